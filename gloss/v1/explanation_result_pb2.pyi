@@ -1,0 +1,256 @@
+from gloss.v1 import common_pb2 as _common_pb2
+from gloss.v1 import explanation_spec_pb2 as _explanation_spec_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class TrustVerdict(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    TRUST_VERDICT_UNSPECIFIED: _ClassVar[TrustVerdict]
+    TRUST_VERDICT_TRUSTED: _ClassVar[TrustVerdict]
+    TRUST_VERDICT_CAUTION: _ClassVar[TrustVerdict]
+    TRUST_VERDICT_NOT_TRUSTED: _ClassVar[TrustVerdict]
+
+class StopReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    STOP_REASON_UNSPECIFIED: _ClassVar[StopReason]
+    STOP_REASON_COMPLETE: _ClassVar[StopReason]
+    STOP_REASON_EVALUATIONS: _ClassVar[StopReason]
+    STOP_REASON_SECONDS: _ClassVar[StopReason]
+    STOP_REASON_STANDARD_ERROR: _ClassVar[StopReason]
+    STOP_REASON_CANCELLED: _ClassVar[StopReason]
+TRUST_VERDICT_UNSPECIFIED: TrustVerdict
+TRUST_VERDICT_TRUSTED: TrustVerdict
+TRUST_VERDICT_CAUTION: TrustVerdict
+TRUST_VERDICT_NOT_TRUSTED: TrustVerdict
+STOP_REASON_UNSPECIFIED: StopReason
+STOP_REASON_COMPLETE: StopReason
+STOP_REASON_EVALUATIONS: StopReason
+STOP_REASON_SECONDS: StopReason
+STOP_REASON_STANDARD_ERROR: StopReason
+STOP_REASON_CANCELLED: StopReason
+
+class ExplanationResult(_message.Message):
+    __slots__ = ("text", "tokens", "target", "removal", "attributions", "base_value", "full_value", "surrogate", "interactions", "group_differences", "completeness_error", "stability", "faithfulness", "converged", "trust", "cost", "precision")
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    REMOVAL_FIELD_NUMBER: _ClassVar[int]
+    ATTRIBUTIONS_FIELD_NUMBER: _ClassVar[int]
+    BASE_VALUE_FIELD_NUMBER: _ClassVar[int]
+    FULL_VALUE_FIELD_NUMBER: _ClassVar[int]
+    SURROGATE_FIELD_NUMBER: _ClassVar[int]
+    INTERACTIONS_FIELD_NUMBER: _ClassVar[int]
+    GROUP_DIFFERENCES_FIELD_NUMBER: _ClassVar[int]
+    COMPLETENESS_ERROR_FIELD_NUMBER: _ClassVar[int]
+    STABILITY_FIELD_NUMBER: _ClassVar[int]
+    FAITHFULNESS_FIELD_NUMBER: _ClassVar[int]
+    CONVERGED_FIELD_NUMBER: _ClassVar[int]
+    TRUST_FIELD_NUMBER: _ClassVar[int]
+    COST_FIELD_NUMBER: _ClassVar[int]
+    PRECISION_FIELD_NUMBER: _ClassVar[int]
+    text: str
+    tokens: _containers.RepeatedCompositeFieldContainer[_common_pb2.Token]
+    target: ResolvedTarget
+    removal: ResolvedRemoval
+    attributions: _containers.RepeatedCompositeFieldContainer[FeatureAttribution]
+    base_value: float
+    full_value: float
+    surrogate: SurrogateFit
+    interactions: _containers.RepeatedCompositeFieldContainer[Interaction]
+    group_differences: _containers.RepeatedCompositeFieldContainer[GroupDifference]
+    completeness_error: float
+    stability: float
+    faithfulness: Faithfulness
+    converged: bool
+    trust: Trust
+    cost: Cost
+    precision: Precision
+    def __init__(self, text: _Optional[str] = ..., tokens: _Optional[_Iterable[_Union[_common_pb2.Token, _Mapping]]] = ..., target: _Optional[_Union[ResolvedTarget, _Mapping]] = ..., removal: _Optional[_Union[ResolvedRemoval, _Mapping]] = ..., attributions: _Optional[_Iterable[_Union[FeatureAttribution, _Mapping]]] = ..., base_value: _Optional[float] = ..., full_value: _Optional[float] = ..., surrogate: _Optional[_Union[SurrogateFit, _Mapping]] = ..., interactions: _Optional[_Iterable[_Union[Interaction, _Mapping]]] = ..., group_differences: _Optional[_Iterable[_Union[GroupDifference, _Mapping]]] = ..., completeness_error: _Optional[float] = ..., stability: _Optional[float] = ..., faithfulness: _Optional[_Union[Faithfulness, _Mapping]] = ..., converged: _Optional[bool] = ..., trust: _Optional[_Union[Trust, _Mapping]] = ..., cost: _Optional[_Union[Cost, _Mapping]] = ..., precision: _Optional[_Union[Precision, _Mapping]] = ...) -> None: ...
+
+class FeatureAttribution(_message.Message):
+    __slots__ = ("text", "span", "positions", "attribution", "standard_error", "interval")
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    SPAN_FIELD_NUMBER: _ClassVar[int]
+    POSITIONS_FIELD_NUMBER: _ClassVar[int]
+    ATTRIBUTION_FIELD_NUMBER: _ClassVar[int]
+    STANDARD_ERROR_FIELD_NUMBER: _ClassVar[int]
+    INTERVAL_FIELD_NUMBER: _ClassVar[int]
+    text: str
+    span: _common_pb2.CharacterSpan
+    positions: _containers.RepeatedScalarFieldContainer[int]
+    attribution: float
+    standard_error: float
+    interval: Interval
+    def __init__(self, text: _Optional[str] = ..., span: _Optional[_Union[_common_pb2.CharacterSpan, _Mapping]] = ..., positions: _Optional[_Iterable[int]] = ..., attribution: _Optional[float] = ..., standard_error: _Optional[float] = ..., interval: _Optional[_Union[Interval, _Mapping]] = ...) -> None: ...
+
+class Interval(_message.Message):
+    __slots__ = ("lower", "upper", "level")
+    LOWER_FIELD_NUMBER: _ClassVar[int]
+    UPPER_FIELD_NUMBER: _ClassVar[int]
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
+    lower: float
+    upper: float
+    level: float
+    def __init__(self, lower: _Optional[float] = ..., upper: _Optional[float] = ..., level: _Optional[float] = ...) -> None: ...
+
+class ResolvedTarget(_message.Message):
+    __slots__ = ("description", "tokens", "rejected_tokens", "shared_tokens", "scale")
+    DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    REJECTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    SHARED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    SCALE_FIELD_NUMBER: _ClassVar[int]
+    description: str
+    tokens: _containers.RepeatedCompositeFieldContainer[_common_pb2.Token]
+    rejected_tokens: _containers.RepeatedCompositeFieldContainer[_common_pb2.Token]
+    shared_tokens: _containers.RepeatedCompositeFieldContainer[_common_pb2.Token]
+    scale: _explanation_spec_pb2.TargetScale
+    def __init__(self, description: _Optional[str] = ..., tokens: _Optional[_Iterable[_Union[_common_pb2.Token, _Mapping]]] = ..., rejected_tokens: _Optional[_Iterable[_Union[_common_pb2.Token, _Mapping]]] = ..., shared_tokens: _Optional[_Iterable[_Union[_common_pb2.Token, _Mapping]]] = ..., scale: _Optional[_Union[_explanation_spec_pb2.TargetScale, str]] = ...) -> None: ...
+
+class ResolvedRemoval(_message.Message):
+    __slots__ = ("kind", "replacement")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    REPLACEMENT_FIELD_NUMBER: _ClassVar[int]
+    kind: _explanation_spec_pb2.RemovalKind
+    replacement: str
+    def __init__(self, kind: _Optional[_Union[_explanation_spec_pb2.RemovalKind, str]] = ..., replacement: _Optional[str] = ...) -> None: ...
+
+class SurrogateFit(_message.Message):
+    __slots__ = ("kind", "r_squared", "held_out_r_squared", "intercept", "coefficients", "nodes")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    R_SQUARED_FIELD_NUMBER: _ClassVar[int]
+    HELD_OUT_R_SQUARED_FIELD_NUMBER: _ClassVar[int]
+    INTERCEPT_FIELD_NUMBER: _ClassVar[int]
+    COEFFICIENTS_FIELD_NUMBER: _ClassVar[int]
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    kind: _explanation_spec_pb2.Surrogate
+    r_squared: float
+    held_out_r_squared: float
+    intercept: float
+    coefficients: _containers.RepeatedCompositeFieldContainer[WordCoefficient]
+    nodes: _containers.RepeatedCompositeFieldContainer[TreeNode]
+    def __init__(self, kind: _Optional[_Union[_explanation_spec_pb2.Surrogate, str]] = ..., r_squared: _Optional[float] = ..., held_out_r_squared: _Optional[float] = ..., intercept: _Optional[float] = ..., coefficients: _Optional[_Iterable[_Union[WordCoefficient, _Mapping]]] = ..., nodes: _Optional[_Iterable[_Union[TreeNode, _Mapping]]] = ...) -> None: ...
+
+class WordCoefficient(_message.Message):
+    __slots__ = ("word", "coefficient")
+    WORD_FIELD_NUMBER: _ClassVar[int]
+    COEFFICIENT_FIELD_NUMBER: _ClassVar[int]
+    word: str
+    coefficient: float
+    def __init__(self, word: _Optional[str] = ..., coefficient: _Optional[float] = ...) -> None: ...
+
+class TreeNode(_message.Message):
+    __slots__ = ("feature", "absent", "present", "value", "samples")
+    FEATURE_FIELD_NUMBER: _ClassVar[int]
+    ABSENT_FIELD_NUMBER: _ClassVar[int]
+    PRESENT_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    feature: int
+    absent: int
+    present: int
+    value: float
+    samples: int
+    def __init__(self, feature: _Optional[int] = ..., absent: _Optional[int] = ..., present: _Optional[int] = ..., value: _Optional[float] = ..., samples: _Optional[int] = ...) -> None: ...
+
+class Interaction(_message.Message):
+    __slots__ = ("first", "second", "value", "standard_error")
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    SECOND_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    STANDARD_ERROR_FIELD_NUMBER: _ClassVar[int]
+    first: int
+    second: int
+    value: float
+    standard_error: float
+    def __init__(self, first: _Optional[int] = ..., second: _Optional[int] = ..., value: _Optional[float] = ..., standard_error: _Optional[float] = ...) -> None: ...
+
+class GroupDifference(_message.Message):
+    __slots__ = ("first", "second", "difference", "standard_error", "interval", "pairs")
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    SECOND_FIELD_NUMBER: _ClassVar[int]
+    DIFFERENCE_FIELD_NUMBER: _ClassVar[int]
+    STANDARD_ERROR_FIELD_NUMBER: _ClassVar[int]
+    INTERVAL_FIELD_NUMBER: _ClassVar[int]
+    PAIRS_FIELD_NUMBER: _ClassVar[int]
+    first: str
+    second: str
+    difference: float
+    standard_error: float
+    interval: Interval
+    pairs: int
+    def __init__(self, first: _Optional[str] = ..., second: _Optional[str] = ..., difference: _Optional[float] = ..., standard_error: _Optional[float] = ..., interval: _Optional[_Union[Interval, _Mapping]] = ..., pairs: _Optional[int] = ...) -> None: ...
+
+class Faithfulness(_message.Message):
+    __slots__ = ("fractions", "comprehensiveness", "sufficiency", "deletion_auc", "insertion_auc", "random_rankings")
+    FRACTIONS_FIELD_NUMBER: _ClassVar[int]
+    COMPREHENSIVENESS_FIELD_NUMBER: _ClassVar[int]
+    SUFFICIENCY_FIELD_NUMBER: _ClassVar[int]
+    DELETION_AUC_FIELD_NUMBER: _ClassVar[int]
+    INSERTION_AUC_FIELD_NUMBER: _ClassVar[int]
+    RANDOM_RANKINGS_FIELD_NUMBER: _ClassVar[int]
+    fractions: _containers.RepeatedScalarFieldContainer[float]
+    comprehensiveness: ControlledCurve
+    sufficiency: ControlledCurve
+    deletion_auc: ControlledMetric
+    insertion_auc: ControlledMetric
+    random_rankings: int
+    def __init__(self, fractions: _Optional[_Iterable[float]] = ..., comprehensiveness: _Optional[_Union[ControlledCurve, _Mapping]] = ..., sufficiency: _Optional[_Union[ControlledCurve, _Mapping]] = ..., deletion_auc: _Optional[_Union[ControlledMetric, _Mapping]] = ..., insertion_auc: _Optional[_Union[ControlledMetric, _Mapping]] = ..., random_rankings: _Optional[int] = ...) -> None: ...
+
+class ControlledCurve(_message.Message):
+    __slots__ = ("values", "random_values", "aopc")
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    RANDOM_VALUES_FIELD_NUMBER: _ClassVar[int]
+    AOPC_FIELD_NUMBER: _ClassVar[int]
+    values: _containers.RepeatedScalarFieldContainer[float]
+    random_values: _containers.RepeatedScalarFieldContainer[float]
+    aopc: ControlledMetric
+    def __init__(self, values: _Optional[_Iterable[float]] = ..., random_values: _Optional[_Iterable[float]] = ..., aopc: _Optional[_Union[ControlledMetric, _Mapping]] = ...) -> None: ...
+
+class ControlledMetric(_message.Message):
+    __slots__ = ("value", "random", "random_deviation")
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    RANDOM_FIELD_NUMBER: _ClassVar[int]
+    RANDOM_DEVIATION_FIELD_NUMBER: _ClassVar[int]
+    value: float
+    random: float
+    random_deviation: float
+    def __init__(self, value: _Optional[float] = ..., random: _Optional[float] = ..., random_deviation: _Optional[float] = ...) -> None: ...
+
+class Trust(_message.Message):
+    __slots__ = ("verdict", "reasons")
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
+    REASONS_FIELD_NUMBER: _ClassVar[int]
+    verdict: TrustVerdict
+    reasons: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, verdict: _Optional[_Union[TrustVerdict, str]] = ..., reasons: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Cost(_message.Message):
+    __slots__ = ("evaluations", "tokens_computed", "tokens_saved", "cache_hits", "seconds", "stop_reason")
+    EVALUATIONS_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_COMPUTED_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_SAVED_FIELD_NUMBER: _ClassVar[int]
+    CACHE_HITS_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    STOP_REASON_FIELD_NUMBER: _ClassVar[int]
+    evaluations: int
+    tokens_computed: int
+    tokens_saved: int
+    cache_hits: int
+    seconds: float
+    stop_reason: StopReason
+    def __init__(self, evaluations: _Optional[int] = ..., tokens_computed: _Optional[int] = ..., tokens_saved: _Optional[int] = ..., cache_hits: _Optional[int] = ..., seconds: _Optional[float] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ...) -> None: ...
+
+class Precision(_message.Message):
+    __slots__ = ("dtype", "measured_error")
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    MEASURED_ERROR_FIELD_NUMBER: _ClassVar[int]
+    dtype: str
+    measured_error: float
+    def __init__(self, dtype: _Optional[str] = ..., measured_error: _Optional[float] = ...) -> None: ...

@@ -1,0 +1,1 @@
+"""Models, attention, perturbation and explanation. Imports none of Gloss's other packages."""

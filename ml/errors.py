@@ -1,0 +1,86 @@
+"""The errors that a caller of `ml` can cause, as one small tree.
+
+    GlossError
+    ├── InputError                 what was asked is not allowed; `field` names the part
+    │   ├── PromptTooLongError     more tokens than the model's context
+    │   └── ReplyTooLargeError     the answer would exceed the caller's limit; nothing was computed
+    ├── CapabilityError            this model cannot do that
+    │   ├── NoAttentionError
+    │   └── NoChatTemplateError
+    ├── NotBuiltError              Gloss does not do that yet; `feature` names what
+    └── ModelLoadError             the model's folder is missing, incomplete, corrupt or not allowed
+"""
+
+from __future__ import annotations
+
+
+class GlossError(Exception):
+    """Root of the tree. Its message is written for the person who caused the error and says what to do."""
+
+
+class InputError(GlossError):
+    """What was asked is not allowed.
+
+    `field` is a path in the words of the public contract, relative to the request or spec: ``prompt.text``, ``layers``,
+    ``features.spans[2]``. An outer layer may prepend where the part sits.
+    """
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class PromptTooLongError(InputError):
+    """A prompt of `tokens` tokens does not fit a context of `limit` tokens."""
+
+    def __init__(self, field: str, tokens: int, limit: int) -> None:
+        super().__init__(field, f"the prompt has {tokens} tokens and this model reads at most {limit}; shorten it")
+        self.tokens = tokens
+        self.limit = limit
+
+
+class ReplyTooLargeError(InputError):
+    """A reply of `size` bytes exceeds the limit of `limit` bytes."""
+
+    def __init__(self, field: str, size: int, limit: int) -> None:
+        super().__init__(
+            field,
+            f"the reply would be {size} bytes and the limit is {limit}; ask for fewer layers, heads or queries, "
+            "a reduction, float16, or top_n",
+        )
+        self.size = size
+        self.limit = limit
+
+
+class CapabilityError(GlossError):
+    """This model cannot do what was asked; another model may."""
+
+    def __init__(self, model: str, message: str) -> None:
+        super().__init__(message)
+        self.model = model
+
+
+class NoAttentionError(CapabilityError):
+    """The model has no attention weights."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__(model, f"model {model!r} has no attention; ask a transformer")
+
+
+class NoChatTemplateError(CapabilityError):
+    """The model has no chat template."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__(model, f"model {model!r} has no chat template; send the prompt as text")
+
+
+class NotBuiltError(GlossError):
+    """This version of Gloss does not do that yet."""
+
+    def __init__(self, feature: str) -> None:
+        super().__init__(f"{feature} is not built yet in this version")
+        self.feature = feature
+
+
+class ModelLoadError(GlossError):
+    """The model cannot be loaded."""

@@ -1,0 +1,64 @@
+"""The small protocol through which everything else sees a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from ml.tokens import Tokenizer
+
+AttentionSink = Callable[[int, torch.Tensor], None]
+"""Receives a layer's number and its weights, float32 [heads, queries, keys], from the lowest layer up."""
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a model is. `heads` is 0 for a model without attention; `digest` is the SHA-256 of its files' contents."""
+
+    name: str
+    digest: str
+    architecture: str
+    parameters: int
+    layers: int
+    heads: int
+    hidden_size: int
+    vocabulary_size: int
+    context_length: int
+    device: str
+    dtype: str
+
+
+class LanguageModel(Protocol):
+    """A causal language model, resident and in evaluation mode. Not safe for use from several threads at once."""
+
+    info: ModelInfo
+    tokenizer: Tokenizer
+
+    def logits(self, sequences: Sequence[Sequence[int]], tails: Sequence[int] | None = None) -> list[torch.Tensor]:
+        """Next-token logits after each of the last `tails[i]` positions of sequence i.
+
+        All sequences run as one batch, so the caller bounds their size. Only the positions asked for go through the
+        language-model head.
+
+        Args:
+            sequences: token ids, each 1 to `context_length` long.
+            tails: how many last positions to read out, each 1 to the sequence's length. Default: 1 for all.
+
+        Returns:
+            One float32 tensor a sequence, [tails[i], vocabulary], on the model's device; row -1 predicts what follows
+            the whole sequence.
+        """
+        ...
+
+    def attention(self, ids: Sequence[int], layers: Sequence[int], queries: Sequence[int], sink: AttentionSink) -> None:
+        """Hand the softmax weights of `queries` over all keys to `sink`, one of `layers` after the other.
+
+        Layers that are not asked for run as usual, and nothing runs above the highest one asked for.
+
+        Raises:
+            NoAttentionError: the model has none.
+        """
+        ...

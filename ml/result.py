@@ -1,0 +1,196 @@
+"""What an explanation found, free of torch and of the wire.
+
+The fields are those of `proto/gloss/v1/explanation_result.proto`, which documents them for users.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from ml.spec import RemovalKind, Scale, Span, SurrogateKind
+
+
+@dataclass(frozen=True)
+class Token:
+    """A token in its text; `span` is None for a token that stands nowhere in it."""
+
+    id: int
+    text: str
+    span: Span | None = None
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A confidence interval."""
+
+    lower: float
+    upper: float
+    level: float = 0.95
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """One feature and what it did; `positions` are its tokens' places in the prompt."""
+
+    text: str
+    span: Span
+    positions: tuple[int, ...]
+    value: float
+    standard_error: float = 0.0
+    interval: Interval | None = None
+
+
+@dataclass(frozen=True)
+class ResolvedTarget:
+    """The target with nothing left open."""
+
+    description: str
+    tokens: tuple[Token, ...]
+    scale: Scale
+    rejected_tokens: tuple[Token, ...] = ()
+    shared_tokens: tuple[Token, ...] = ()
+
+
+@dataclass(frozen=True)
+class ResolvedRemoval:
+    """The removal with nothing left open."""
+
+    kind: RemovalKind
+    replacement: str = ""
+
+
+@dataclass(frozen=True)
+class TreeNode:
+    """A node of a decision tree; -1 where a leaf has no feature or child."""
+
+    feature: int
+    absent: int
+    present: int
+    value: float
+    samples: int
+
+
+@dataclass(frozen=True)
+class SurrogateFit:
+    """A fitted interpretable model."""
+
+    kind: SurrogateKind
+    r_squared: float
+    intercept: float = 0.0
+    nodes: tuple[TreeNode, ...] = ()
+
+
+@dataclass(frozen=True)
+class ControlledMetric:
+    """A metric beside its mean and standard deviation over random rankings."""
+
+    value: float
+    random: float
+    random_deviation: float
+
+
+@dataclass(frozen=True)
+class ControlledCurve:
+    """A metric at each fraction beside its control, and its mean over the fractions."""
+
+    values: tuple[float, ...]
+    random_values: tuple[float, ...]
+    aopc: ControlledMetric
+
+
+@dataclass(frozen=True)
+class Faithfulness:
+    """How well a ranking by attribution predicts what the model does."""
+
+    fractions: tuple[float, ...]
+    comprehensiveness: ControlledCurve
+    sufficiency: ControlledCurve
+    deletion_auc: ControlledMetric
+    insertion_auc: ControlledMetric
+    random_rankings: int
+
+
+class Verdict(Enum):
+    """Whether to rely on an explanation."""
+
+    TRUSTED = "trusted"
+    CAUTION = "caution"
+    NOT_TRUSTED = "not trusted"
+
+
+@dataclass(frozen=True)
+class Trust:
+    """The verdict and, where it is not TRUSTED, its reasons, each a sentence."""
+
+    verdict: Verdict
+    reasons: tuple[str, ...] = ()
+
+
+class StopReason(Enum):
+    """Why an explanation stopped."""
+
+    COMPLETE = "complete"
+    EVALUATIONS = "evaluations"
+    SECONDS = "seconds"
+    STANDARD_ERROR = "standard error"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What it took. `evaluations` are prompts computed; `cache_hits` those whose value was known already."""
+
+    evaluations: int = 0
+    tokens_computed: int = 0
+    tokens_saved: int = 0
+    cache_hits: int = 0
+    seconds: float = 0.0
+    stop_reason: StopReason | None = None
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What the numbers were computed in, and the largest error against float32 seen."""
+
+    dtype: str = "float32"
+    measured_error: float = 0.0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the work is; `remaining_seconds` None while unknown."""
+
+    evaluations_done: int
+    evaluations_planned: int
+    stage: str
+    remaining_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class ExplanationResult:
+    """What an explanation found. A partial result may lack `faithfulness` and `trust`, which come last."""
+
+    text: str
+    tokens: tuple[Token, ...]
+    target: ResolvedTarget
+    removal: ResolvedRemoval
+    attributions: tuple[Attribution, ...]
+    base_value: float
+    full_value: float
+    surrogate: SurrogateFit | None = None
+    completeness_error: float | None = None
+    stability: float | None = None
+    faithfulness: Faithfulness | None = None
+    converged: bool = False
+    trust: Trust | None = None
+    cost: Cost = field(default_factory=Cost)
+    precision: Precision = field(default_factory=Precision)
+
+
+@dataclass(frozen=True)
+class Update:
+    """One step of an explanation under way: always the progress, and now and then what is known so far."""
+
+    progress: Progress
+    result: ExplanationResult | None = None

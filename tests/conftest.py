@@ -1,0 +1,3 @@
+"""Fixtures that all tests share; each file under `tests/fixtures` is one subject."""
+
+pytest_plugins = ["tests.fixtures.redis", "tests.fixtures.models", "tests.fixtures.processes"]
