@@ -40,14 +40,16 @@ class PromptTooLongError(InputError):
 
 
 class ReplyTooLargeError(InputError):
-    """A reply of `size` bytes exceeds the limit of `limit` bytes."""
+    """A reply of `size` bytes exceeds the limit of `limit` bytes; `advice` says what to ask for instead."""
 
-    def __init__(self, field: str, size: int, limit: int) -> None:
-        super().__init__(
-            field,
-            f"the reply would be {size} bytes and the limit is {limit}; ask for fewer layers, heads or queries, "
-            "a reduction, float16, or top_n",
-        )
+    def __init__(
+        self,
+        field: str,
+        size: int,
+        limit: int,
+        advice: str = "ask for fewer layers, heads or queries, a reduction, float16, or top_n",
+    ) -> None:
+        super().__init__(field, f"the reply would be {size} bytes and the limit is {limit}; {advice}")
         self.size = size
         self.limit = limit
 
