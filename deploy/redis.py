@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -57,9 +58,11 @@ class RedisServer:
             client = redis.Redis.from_url(server.url)
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, pass_fds: Sequence[int] = ()) -> None:
         self.folder = folder.absolute()
-        self._child: Child | None = None
+        self._pass_fds = pass_fds
+        self.child: Child | None = None
+        """The server's process, once it was started."""
         self._socket_folder: Path | None = None
         self.socket = self.folder / "redis.sock"
         if len(os.fsencode(self.socket)) > _LONGEST_SOCKET_PATH:
@@ -70,13 +73,6 @@ class RedisServer:
     def url(self) -> str:
         """What clients connect to."""
         return f"unix://{self.socket}?db=0"
-
-    @property
-    def child(self) -> Child:
-        """The server's process."""
-        if self._child is None:
-            raise RuntimeError("the Redis server has not been started")
-        return self._child
 
     def start(self, timeout: float = 30) -> Self:
         """Start, and wait until it answers.
@@ -98,30 +94,30 @@ class RedisServer:
             "daemonize": "no",
         }
         command = [str(find_executable()), *(word for key, value in settings.items() for word in (f"--{key}", value))]
-        self._child = Child("Redis server", command, self.folder / "redis.log")
+        self.child = child = Child("Redis server", command, self.folder / "redis.log", pass_fds=self._pass_fds)
         try:
-            self._wait(timeout)
+            self._wait(child, timeout)
         except BaseException:
             self.stop()
             raise
         return self
 
-    def _wait(self, timeout: float) -> None:
+    def _wait(self, child: Child, timeout: float) -> None:
         deadline = time.monotonic() + timeout
         with Redis(unix_socket_path=str(self.socket), retry=None) as client:
             while time.monotonic() < deadline:
-                self.child.check()
+                child.check()
                 try:
                     client.ping()
                     return
                 except RedisConnectionError:  # no socket yet, or still reading its file
                     time.sleep(POLL_SECONDS)
-        raise StartError(f"Redis did not answer within {timeout:.0f} s:\n{self.child.last_lines()}")
+        raise StartError(f"Redis did not answer within {timeout:.0f} s:\n{child.last_lines()}")
 
     def stop(self, grace: float = 10) -> None:
         """Write what is left to disk and stop; does nothing when it does not run."""
-        if self._child is not None:
-            self._child.stop(grace)
+        if self.child is not None:
+            self.child.stop(grace)
         self.socket.unlink(missing_ok=True)
         if self._socket_folder is not None:
             shutil.rmtree(self._socket_folder, ignore_errors=True)

@@ -1,0 +1,77 @@
+# One command for each task; `make help` lists them. Python 3.11 or later, make, and a package index are all it needs.
+
+# The first one that is recent enough; the lock is tested with 3.11.
+RECENT := import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(or $(shell for python in python3.11 python3.12 python3 python3.13; do \
+            $$python -c '$(RECENT)' 2>/dev/null && echo $$python && break; done),python3)
+VENV   ?= .venv
+ONCE   ?=
+UPGRADE ?=
+PYTEST_ARGS ?=
+COMPOSE ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip
+LINTED := deploy gloss jobs ml server worker tests benchmarks
+
+.DEFAULT_GOAL := help
+.PHONY: help demo up test test-slow test-containers lint format proto lock clean
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.serve ## Start Gloss on this machine, walk through it, and serve until Ctrl-C (ONCE=1: stop after the walk)
+	@$(BIN)/python -m deploy.demo $(if $(filter-out 0 no false,$(ONCE)),--once)
+
+up: $(VENV)/.serve ## Start Gloss on this machine and serve until Ctrl-C
+	@$(BIN)/python -m deploy.stack
+
+test: $(VENV)/.dev ## Run the tests, all but the slow ones (PYTEST_ARGS="-k lime")
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-slow: $(VENV)/.dev ## Run the tests that take minutes
+	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+test-containers: $(VENV)/.dev ## Build the image, run docker-compose.yml, and walk through it (COMPOSE="podman-compose")
+	COMPOSE="$(COMPOSE)" $(BIN)/python -m pytest -m containers -s $(PYTEST_ARGS)
+
+lint: $(VENV)/.dev ## Check style, types and the direction of imports
+	$(BIN)/ruff check $(LINTED)
+	$(BIN)/ruff format --check $(LINTED)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev ## Format the code, and fix what can be fixed without a decision
+	$(BIN)/ruff format $(LINTED)
+	$(BIN)/ruff check --fix $(LINTED)
+
+proto: $(VENV)/.dev ## Regenerate gloss/v1 from proto/gloss/v1
+	$(BIN)/python proto/generate.py
+
+lock: $(VENV)/.dev ## Write requirements.lock from pyproject.toml (UPGRADE=1: the newest of everything)
+	$(BIN)/python -m deploy.lock $(if $(UPGRADE),--upgrade)
+
+clean: ## Remove everything that can be made again, the stack's data among it
+	rm -rf $(VENV) .gloss build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find $(LINTED) -name __pycache__ -prune -exec rm -rf {} +
+
+# Stamps: an environment is made once, and brought up to date when the project's dependencies change.
+
+$(BIN)/python:
+	@$(PYTHON) -c '$(RECENT)' 2>/dev/null || { \
+	  echo "error: Gloss needs Python 3.11 or later, and '$(PYTHON)' is $$($(PYTHON) --version 2>&1)." >&2; \
+	  echo "       Install one and name it: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+	  echo "error: '$(PYTHON)' cannot make virtual environments. On Debian: apt-get install python3-venv" >&2; exit 1; }
+	@echo "Making $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.serve: pyproject.toml requirements.lock | $(BIN)/python
+	@echo "Installing the pinned dependencies into $(VENV); the first time takes a minute or two, or as long as torch's download"
+	@$(PIP) install -qq --disable-pip-version-check -c requirements.lock -e ".[serve]"
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml requirements.lock | $(BIN)/python
+	@echo "Installing the pinned dependencies and the tests' tools into $(VENV); the first time takes a minute or two"
+	@$(PIP) install -qq --disable-pip-version-check -c requirements.lock -e ".[dev]"
+	@touch $@ $(VENV)/.serve

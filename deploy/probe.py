@@ -1,0 +1,70 @@
+"""Asks whether something serves: ``python -m deploy.probe HOST:PORT [SERVICE]``, or an http:// address.
+
+Exit code 0 when the gRPC health service says SERVING (of the whole server, or of one service), or when the page
+answers 200; 1 otherwise, with the reason on stderr. For container health checks and for scripts.
+"""
+
+from __future__ import annotations
+
+import sys
+import urllib.error
+import urllib.request
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+
+class NotServingError(Exception):
+    """It does not serve; the message says why."""
+
+
+def check_grpc(address: str, service: str = "", timeout: float = 5) -> None:
+    """Ask the health service at HOST:PORT about `service`; empty means the server as a whole.
+
+    Raises:
+        NotServingError: it said otherwise, or nothing within `timeout` seconds.
+    """
+    with grpc.insecure_channel(address) as channel:
+        try:
+            reply = health_pb2_grpc.HealthStub(channel).Check(
+                health_pb2.HealthCheckRequest(service=service), timeout=timeout
+            )
+        except grpc.RpcError as error:
+            raise NotServingError(f"{address}: {error.code().name}: {error.details()}") from None
+    if reply.status != health_pb2.HealthCheckResponse.SERVING:
+        status = health_pb2.HealthCheckResponse.ServingStatus.Name(reply.status)
+        raise NotServingError(f"{address}: {service or 'the server'} is {status}")
+
+
+def check_http(url: str, timeout: float = 5) -> None:
+    """Fetch a page.
+
+    Raises:
+        NotServingError: it did not answer 200 within `timeout` seconds.
+    """
+    try:
+        with urllib.request.urlopen(url, timeout=timeout) as reply:  # noqa: S310 - the caller checked the scheme
+            if reply.status != 200:
+                raise NotServingError(f"{url}: HTTP {reply.status}")
+    except (urllib.error.URLError, OSError) as error:
+        raise NotServingError(f"{url}: {error}") from None
+
+
+def main(arguments: list[str]) -> int:
+    """Check what the command line names."""
+    if not 1 <= len(arguments) <= 2:
+        print("usage: python -m deploy.probe HOST:PORT [SERVICE] | http://HOST:PORT/PATH", file=sys.stderr)
+        return 2
+    try:
+        if arguments[0].startswith("http://"):
+            check_http(arguments[0])
+        else:
+            check_grpc(arguments[0], "".join(arguments[1:]))
+    except NotServingError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
