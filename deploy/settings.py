@@ -59,13 +59,14 @@ class Settings(BaseSettings):
             ("GLOSS_WORKER_METRICS_PORT", self.metrics_host, self.worker_metrics_port),
         ]
         claimed: dict[int, str] = {}
-        for variable, host, port in ports:
-            if port == 0:
-                continue
+        for variable, _, port in ports:
             if port in claimed:
                 raise PortTakenError(f"{claimed[port]} and {variable} are both {port}: give each a port of its own")
-            claimed[port] = variable
-            _check_port(variable, host, port)
+            if port != 0:
+                claimed[port] = variable
+        for variable, host, port in ports:
+            if port != 0:
+                _check_port(variable, host, port)
 
 
 def _check_port(variable: str, host: str, port: int) -> None:
