@@ -1,0 +1,160 @@
+"""The asyncio client: the same methods, awaited."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from functools import cached_property
+from types import TracebackType
+from typing import Concatenate, ParamSpec
+
+import grpc
+
+from gloss import calls, v1
+from gloss.calls import Call, Explain, Pages, Reply, Stream, Unary, Watch
+from gloss.connection import Connection, as_method
+from gloss.errors import GlossError, from_rpc
+from gloss.patience import Patience, is_final
+
+P = ParamSpec("P")
+
+
+def _unary(build: Callable[P, Unary[Reply]]) -> Callable[Concatenate[AsyncClient, P], Awaitable[Reply]]:
+    @as_method(build)
+    def method(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> Awaitable[Reply]:
+        return self._ask(build(*args, **kwargs))
+
+    return method
+
+
+def _stream(build: Callable[P, Stream[Reply]]) -> Callable[Concatenate[AsyncClient, P], AsyncIterator[Reply]]:
+    @as_method(build)
+    def method(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[Reply]:
+        return self._read(build(*args, **kwargs))
+
+    return method
+
+
+def _pages(build: Callable[P, Pages]) -> Callable[Concatenate[AsyncClient, P], AsyncIterator[v1.Explanation]]:
+    @as_method(build)
+    def method(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[v1.Explanation]:
+        return self._turn_pages(build(*args, **kwargs))
+
+    return method
+
+
+def _watch(build: Callable[P, Watch]) -> Callable[Concatenate[AsyncClient, P], AsyncIterator[v1.Explanation]]:
+    @as_method(build)
+    def method(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[v1.Explanation]:
+        return self._keep_watching(build(*args, **kwargs))
+
+    return method
+
+
+def _explain(build: Callable[P, Explain]) -> Callable[Concatenate[AsyncClient, P], Awaitable[v1.Explanation]]:
+    @as_method(build)
+    def method(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> Awaitable[v1.Explanation]:
+        return self._see_through(build(*args, **kwargs))
+
+    return method
+
+
+class AsyncClient(Connection):
+    """An asyncio client: `Client`, awaited. It belongs to the event loop of its first call.
+
+    Every method raises `GlossError` when its call fails, and answers the contract's own messages (`gloss.v1`).
+
+        async with gloss.AsyncClient() as client:
+            reply = await client.next_token("The capital of France is", top_k=5)
+            async for explanation in client.watch(name):
+                ...
+
+    The arguments are those of `Connection`.
+    """
+
+    next_token = _unary(calls.next_token)
+    score = _unary(calls.score)
+    score_many = _unary(calls.score_many)
+    generate = _stream(calls.generate)
+    attention = _unary(calls.attention)
+    tokenize = _unary(calls.tokenize)
+    models = _unary(calls.models)
+
+    explain = _explain(calls.explain)
+    create = _unary(calls.create)
+    get = _unary(calls.get)
+    list = _pages(calls.list_)
+    watch = _watch(calls.watch)
+    cancel = _unary(calls.cancel)
+    delete = _unary(calls.delete)
+
+    @cached_property
+    def _channel(self) -> grpc.aio.Channel:
+        if self._credentials is None:
+            return grpc.aio.insecure_channel(self.address, self._options())
+        return grpc.aio.secure_channel(self.address, self._credentials, self._options())
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection; calls under way are cancelled."""
+        await self._channel.close()
+
+    async def _ask(self, call: Call[Reply]) -> Reply:
+        send = self._channel.unary_unary(call.path, type(call.request).SerializeToString, call.reply.FromString)
+        try:
+            return await send(call.request, **self._call_options(call))
+        except grpc.RpcError as error:
+            raise from_rpc(error) from error
+
+    async def _read(self, call: Call[Reply]) -> AsyncGenerator[Reply, None]:
+        send = self._channel.unary_stream(call.path, type(call.request).SerializeToString, call.reply.FromString)
+        replies = send(call.request, **self._call_options(call))
+        try:
+            async for reply in replies:
+                yield reply
+        except grpc.RpcError as error:
+            raise from_rpc(error) from error
+        finally:
+            replies.cancel()  # the caller may have left the loop; after the end it does nothing
+
+    async def _turn_pages(self, pages: Pages) -> AsyncIterator[v1.Explanation]:
+        token = ""
+        while True:
+            reply = await self._ask(pages.page(token))
+            for explanation in reply.explanations:
+                yield explanation
+            token = reply.next_page_token
+            if not token:
+                return
+
+    async def _keep_watching(self, watch: Watch) -> AsyncIterator[v1.Explanation]:
+        patience = Patience(watch)
+        while True:
+            ended: GlossError | None = None
+            try:
+                async with aclosing(self._read(watch.connect(patience.connection_seconds()))) as replies:
+                    async for reply in replies:
+                        last = patience.heard(reply.explanation)
+                        yield reply.explanation
+                        if last:
+                            return
+            except GlossError as error:
+                ended = error
+            await asyncio.sleep(patience.pause(ended))
+
+    async def _see_through(self, plan: Explain) -> v1.Explanation:
+        explanation = await self._ask(plan.create)
+        plan.report(explanation)
+        if plan.wait and not is_final(explanation.state):
+            async for seen in self._keep_watching(plan.watch(explanation)):
+                explanation = seen
+                plan.report(explanation)
+        return plan.outcome(explanation)

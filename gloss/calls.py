@@ -1,0 +1,366 @@
+"""Every method of the clients, once: what it takes, what it asks, what answers it, and its documentation.
+
+A builder turns the caller's arguments into a plan: one call (`Unary`, `Stream`) or a short conversation (`Pages`,
+`Watch`, `Explain`). `Client` and `AsyncClient` take over the builders' signatures and differ in how they carry a plan
+out, never in what it says.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Generic, Literal, TypeVar
+
+from google.protobuf.message import Message
+
+from gloss import build, v1
+from gloss.build import ContinuationLike, FeaturesLike, MethodLike, PromptLike, RemovalName, ScaleName, TargetLike
+from gloss.errors import ExplanationFailedError
+
+Reply = TypeVar("Reply", bound=Message)
+
+INFERENCE = "gloss.v1.InferenceService"
+EXPLANATIONS = "gloss.v1.ExplanationService"
+
+IDEMPOTENT = {
+    INFERENCE: ("NextToken", "Score", "Attention", "Tokenize", "ListModels"),
+    # CreateExplanation is safe to repeat because every request below carries a request_id.
+    EXPLANATIONS: ("CreateExplanation", "GetExplanation", "ListExplanations", "CancelExplanation"),
+}
+"""Unary methods, by service, that may be sent again when the server was unavailable."""
+
+ReductionName = Literal["raw", "head-mean", "rollout"]
+StateName = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+
+
+@dataclass(frozen=True)
+class Call(Generic[Reply]):
+    """One RPC. `timeout` None is the client's own."""
+
+    service: str
+    method: str
+    request: Message
+    reply: type[Reply]
+    timeout: float | None = None
+
+    @property
+    def path(self) -> str:
+        """As HTTP/2 knows the method."""
+        return f"/{self.service}/{self.method}"
+
+
+class Unary(Call[Reply]):
+    """One request, one reply."""
+
+
+class Stream(Call[Reply]):
+    """One request, many replies."""
+
+
+@dataclass(frozen=True)
+class Pages:
+    """All explanations of a list, page after page."""
+
+    request: v1.ListExplanationsRequest
+    timeout: float | None = None
+
+    def page(self, token: str) -> Unary[v1.ListExplanationsResponse]:
+        """The page that `token` asks for."""
+        request = v1.ListExplanationsRequest()
+        request.CopyFrom(self.request)
+        request.page_token = token
+        return Unary(EXPLANATIONS, "ListExplanations", request, v1.ListExplanationsResponse, self.timeout)
+
+
+@dataclass(frozen=True)
+class Watch:
+    """An explanation until it ends; `timeout` bounds the whole wait."""
+
+    name: str
+    timeout: float | None = None
+    known_to_exist: bool = False
+
+    def connect(self, timeout: float) -> Stream[v1.WatchExplanationResponse]:
+        """One connection of at most `timeout` seconds."""
+        request = v1.WatchExplanationRequest(name=self.name)
+        return Stream(EXPLANATIONS, "WatchExplanation", request, v1.WatchExplanationResponse, timeout)
+
+
+@dataclass(frozen=True)
+class Explain:
+    """Create an explanation and, where asked, wait for its end; `timeout` bounds the wait."""
+
+    create: Unary[v1.Explanation]
+    wait: bool
+    on_progress: Callable[[v1.Explanation], None] | None
+    timeout: float | None
+
+    def watch(self, explanation: v1.Explanation) -> Watch:
+        """The wait for the explanation that was created."""
+        return Watch(explanation.name, self.timeout, known_to_exist=True)
+
+    def report(self, explanation: v1.Explanation) -> None:
+        """Tell the caller of a change."""
+        if self.on_progress is not None:
+            self.on_progress(explanation)
+
+    def outcome(self, explanation: v1.Explanation) -> v1.Explanation:
+        """What the caller gets: the explanation, or the error that it ended with while we waited."""
+        if self.wait and explanation.state != v1.EXPLANATION_STATE_SUCCEEDED:
+            raise ExplanationFailedError(explanation)
+        return explanation
+
+
+def next_token(
+    prompts: PromptLike | Sequence[PromptLike],
+    *,
+    top_k: int | None = None,
+    temperature: float | None = None,
+    model: str = "",
+    timeout: float | None = None,
+) -> Unary[v1.NextTokenResponse]:
+    """The most likely next tokens of one prompt or of a batch.
+
+    Args:
+        prompts: text, token ids or chat messages, or a list of prompts.
+        top_k: how many tokens to list for each prompt. Default: 10.
+        temperature: divides the logits before the softmax. Default: 1.
+        model: name of the model. Default: the server's.
+        timeout: seconds. Default: the client's.
+    """
+    request = v1.NextTokenRequest(model=model, prompts=build.prompts(prompts), top_k=top_k, temperature=temperature)
+    return Unary(INFERENCE, "NextToken", request, v1.NextTokenResponse, timeout)
+
+
+def score(
+    prompt: PromptLike, continuation: ContinuationLike, *, model: str = "", timeout: float | None = None
+) -> Unary[v1.ScoreResponse]:
+    """The log-probability and rank of each token of a continuation.
+
+    Args:
+        prompt: text, token ids or chat messages.
+        continuation: text, with the space that separates it from the prompt (" Paris"), or token ids.
+        model: name of the model. Default: the server's.
+        timeout: seconds. Default: the client's.
+    """
+    return score_many([(prompt, continuation)], model=model, timeout=timeout)
+
+
+def score_many(
+    items: Iterable[tuple[PromptLike, ContinuationLike]], *, model: str = "", timeout: float | None = None
+) -> Unary[v1.ScoreResponse]:
+    """As `score`, for a batch of (prompt, continuation) pairs; the scores come in the pairs' order."""
+    pairs = [v1.ScoreItem(prompt=build.prompt(p), continuation=build.continuation(c)) for p, c in items]
+    return Unary(INFERENCE, "Score", v1.ScoreRequest(model=model, items=pairs), v1.ScoreResponse, timeout)
+
+
+def generate(
+    prompt: PromptLike,
+    *,
+    max_tokens: int | None = None,
+    temperature: float | None = None,
+    top_p: float | None = None,
+    seed: int | None = None,
+    stop: Sequence[str] = (),
+    top_k: int | None = None,
+    model: str = "",
+    timeout: float | None = None,
+) -> Stream[v1.GenerateResponse]:
+    """Continues a prompt, one message a token. Leaving the loop stops the server's work.
+
+    Args:
+        prompt: text, token ids or chat messages.
+        max_tokens: the most tokens. Default: 64.
+        temperature: 0 (the default) is greedy; above 0, tokens are drawn.
+        top_p: draw from the smallest set of tokens with this probability. Default: 1.
+        seed: the same seed gives the same text. Default: drawn by the server.
+        stop: generation stops before the first of these texts.
+        top_k: how many alternatives to list at each position. Default: 0.
+        model: name of the model. Default: the server's.
+        timeout: seconds for the whole generation. Default: the client's.
+    """
+    request = v1.GenerateRequest(
+        model=model,
+        prompt=build.prompt(prompt),
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        stop=stop,
+        top_k=top_k,
+    )
+    return Stream(INFERENCE, "Generate", request, v1.GenerateResponse, timeout)
+
+
+def attention(
+    prompt: PromptLike,
+    *,
+    layers: Sequence[int] = (),
+    heads: Sequence[int] = (),
+    queries: Sequence[int] = (),
+    reduction: ReductionName = "raw",
+    top_n: int | None = None,
+    half: bool = False,
+    model: str = "",
+    timeout: float | None = None,
+) -> Unary[v1.AttentionResponse]:
+    """Self-attention weights; `gloss.tensors.unpack` reads the reply's tensors.
+
+    Args:
+        prompt: text, token ids or chat messages.
+        layers: 0 is the lowest. Default: all.
+        heads: from 0. Default: all.
+        queries: positions that attend, negative ones from the end. Default: the last.
+        reduction: each head by itself, their mean, or attention rollout.
+        top_n: send only the n largest weights of each row. Default: all.
+        half: send float16 instead of float32.
+        model: name of the model. Default: the server's.
+        timeout: seconds. Default: the client's.
+    """
+    request = v1.AttentionRequest(
+        model=model,
+        prompt=build.prompt(prompt),
+        layers=layers,
+        heads=heads,
+        queries=queries,
+        reduction=build.enum_value(v1.AttentionReduction, "ATTENTION_REDUCTION_", reduction),
+        top_n=top_n,
+        type=v1.TENSOR_TYPE_FLOAT16 if half else v1.TENSOR_TYPE_FLOAT32,
+    )
+    return Unary(INFERENCE, "Attention", request, v1.AttentionResponse, timeout)
+
+
+def tokenize(prompt: PromptLike, *, model: str = "", timeout: float | None = None) -> Unary[v1.TokenizeResponse]:
+    """The tokens of a prompt, with their places in its text."""
+    request = v1.TokenizeRequest(model=model, prompt=build.prompt(prompt))
+    return Unary(INFERENCE, "Tokenize", request, v1.TokenizeResponse, timeout)
+
+
+def models(*, timeout: float | None = None) -> Unary[v1.ListModelsResponse]:
+    """The models that the server holds, the default one first."""
+    return Unary(INFERENCE, "ListModels", v1.ListModelsRequest(), v1.ListModelsResponse, timeout)
+
+
+def create(
+    spec: v1.ExplanationSpec, *, fresh: bool = False, request_id: str | None = None, timeout: float | None = None
+) -> Unary[v1.Explanation]:
+    """Queues an explanation and answers at once.
+
+    Args:
+        spec: what to explain and how; `explain` builds it from plain values.
+        fresh: compute anew, even when the same spec has been explained before.
+        request_id: makes the call safe to repeat. Default: a random one, so that a lost reply can be asked for again.
+        timeout: seconds. Default: the client's.
+    """
+    request = v1.CreateExplanationRequest(spec=spec, request_id=request_id or uuid.uuid4().hex, fresh=fresh)
+    return Unary(EXPLANATIONS, "CreateExplanation", request, v1.Explanation, timeout)
+
+
+def explain(
+    prompt: PromptLike,
+    method: MethodLike = "occlusion",
+    *,
+    target: TargetLike | None = None,
+    against: ContinuationLike | None = None,
+    continuation: ContinuationLike | None = None,
+    scale: ScaleName | None = None,
+    features: FeaturesLike | None = None,
+    within: tuple[int, int] | None = None,
+    removal: v1.Removal | RemovalName | None = None,
+    replacement: str | None = None,
+    max_evaluations: int | None = None,
+    max_seconds: float | None = None,
+    standard_error: float | None = None,
+    seed: int = 0,
+    faithfulness: bool = True,
+    model: str = "",
+    fresh: bool = False,
+    request_id: str | None = None,
+    wait: bool = True,
+    on_progress: Callable[[v1.Explanation], None] | None = None,
+    timeout: float | None = None,
+) -> Explain:
+    """Asks why: which parts of the prompt speak for what the model says, and how strongly.
+
+    Args:
+        prompt: text, token ids or chat messages.
+        method: name of a method, or its message ("lime", or `Lime(surrogate=SURROGATE_LASSO)`).
+        target: the next token that is explained, as text or id. Default: the model's most likely one.
+        against: why the target rather than this?
+        continuation: explain this whole continuation instead of one token.
+        scale: explain the log-probability (default) or the probability.
+        features: "token", "word" (default) or "sentence", or half-open character spans.
+        within: only units that begin in this half-open range of characters; the rest is never changed.
+        removal: "mask", "delete" or "mean-embedding". Default: mask where the model has such a token, else delete.
+        replacement: a text that takes a removed feature's place, instead of `removal`.
+        max_evaluations: the most model evaluations. Default: what the method needs.
+        max_seconds: the most seconds of work. Default: the worker's limit.
+        standard_error: a sampling method stops once every standard error is below this.
+        seed: of all draws.
+        faithfulness: whether to measure how well the attributions predict the model.
+        model: name of the model. Default: the server's.
+        fresh: compute anew, even when the same spec has been explained before.
+        request_id: makes creating it safe to repeat. Default: a random one.
+        wait: wait for the end; False answers the queued explanation at once.
+        on_progress: called with the explanation whenever it changes.
+        timeout: the most seconds to wait for the end. Default: as long as it takes.
+
+    Raises:
+        ExplanationFailedError: it ended as FAILED or CANCELLED while we waited.
+    """
+    spec = build.spec(
+        build.prompt(prompt),
+        method,
+        model=model,
+        target=build.target(target, against=against, follow=continuation, scale=scale),
+        features=build.features(features, within=within),
+        removal=build.removal(removal, replacement=replacement),
+        budget=v1.Budget(
+            max_evaluations=max_evaluations, max_seconds=max_seconds, standard_error=standard_error, seed=seed
+        ),
+        faithfulness=faithfulness,
+    )
+    return Explain(create(spec, fresh=fresh, request_id=request_id), wait, on_progress, timeout)
+
+
+def get(name: str, *, timeout: float | None = None) -> Unary[v1.Explanation]:
+    """One explanation, with its partial or final result; `name` is "explanations/ID" or the ID alone."""
+    request = v1.GetExplanationRequest(name=build.resource_name(name))
+    return Unary(EXPLANATIONS, "GetExplanation", request, v1.Explanation, timeout)
+
+
+def list_(*, state: StateName | None = None, page_size: int = 0, timeout: float | None = None) -> Pages:
+    """All explanations, newest first, without their results; further pages are fetched as the loop reaches them.
+
+    Args:
+        state: only those in this state. Default: all.
+        page_size: how many to fetch at a time. Default: the server's.
+        timeout: seconds for each page. Default: the client's.
+    """
+    number = build.enum_value(v1.ExplanationState, "EXPLANATION_STATE_", state)
+    return Pages(v1.ListExplanationsRequest(state=number, page_size=page_size), timeout)
+
+
+def watch(name: str, *, timeout: float | None = None) -> Watch:
+    """The explanation now, and again whenever it changes, until it ends.
+
+    A dropped connection is taken up again, so this outlives a restart of the server.
+
+    Args:
+        name: "explanations/ID" or the ID alone.
+        timeout: the most seconds for the whole wait. Default: as long as it takes.
+    """
+    return Watch(build.resource_name(name), timeout)
+
+
+def cancel(name: str, *, timeout: float | None = None) -> Unary[v1.Explanation]:
+    """Stops an explanation, which keeps its partial result; `name` is "explanations/ID" or the ID alone."""
+    request = v1.CancelExplanationRequest(name=build.resource_name(name))
+    return Unary(EXPLANATIONS, "CancelExplanation", request, v1.Explanation, timeout)
+
+
+def delete(name: str, *, timeout: float | None = None) -> Unary[v1.DeleteExplanationResponse]:
+    """Cancels an explanation where needed and forgets it; `name` is "explanations/ID" or the ID alone."""
+    request = v1.DeleteExplanationRequest(name=build.resource_name(name))
+    return Unary(EXPLANATIONS, "DeleteExplanation", request, v1.DeleteExplanationResponse, timeout)

@@ -1,0 +1,155 @@
+"""The blocking client."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from types import TracebackType
+from typing import Concatenate, ParamSpec
+
+import grpc
+
+from gloss import calls, v1
+from gloss.calls import Call, Explain, Pages, Reply, Stream, Unary, Watch
+from gloss.connection import Connection, as_method
+from gloss.errors import GlossError, from_rpc
+from gloss.patience import Patience, is_final
+
+P = ParamSpec("P")
+
+
+def _unary(build: Callable[P, Unary[Reply]]) -> Callable[Concatenate[Client, P], Reply]:
+    @as_method(build)
+    def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> Reply:
+        return self._ask(build(*args, **kwargs))
+
+    return method
+
+
+def _stream(build: Callable[P, Stream[Reply]]) -> Callable[Concatenate[Client, P], Iterator[Reply]]:
+    @as_method(build)
+    def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[Reply]:
+        return self._read(build(*args, **kwargs))
+
+    return method
+
+
+def _pages(build: Callable[P, Pages]) -> Callable[Concatenate[Client, P], Iterator[v1.Explanation]]:
+    @as_method(build)
+    def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[v1.Explanation]:
+        return self._turn_pages(build(*args, **kwargs))
+
+    return method
+
+
+def _watch(build: Callable[P, Watch]) -> Callable[Concatenate[Client, P], Iterator[v1.Explanation]]:
+    @as_method(build)
+    def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[v1.Explanation]:
+        return self._keep_watching(build(*args, **kwargs))
+
+    return method
+
+
+def _explain(build: Callable[P, Explain]) -> Callable[Concatenate[Client, P], v1.Explanation]:
+    @as_method(build)
+    def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> v1.Explanation:
+        return self._see_through(build(*args, **kwargs))
+
+    return method
+
+
+class Client(Connection):
+    """A blocking client. Safe to share between threads; not across a fork.
+
+    Every method raises `GlossError` when its call fails, and answers the contract's own messages (`gloss.v1`).
+
+        with gloss.Client() as client:
+            reply = client.next_token("The capital of France is", top_k=5)
+            why = client.explain("The capital of France is", "lime", target=" Paris")
+
+    The arguments are those of `Connection`.
+    """
+
+    next_token = _unary(calls.next_token)
+    score = _unary(calls.score)
+    score_many = _unary(calls.score_many)
+    generate = _stream(calls.generate)
+    attention = _unary(calls.attention)
+    tokenize = _unary(calls.tokenize)
+    models = _unary(calls.models)
+
+    explain = _explain(calls.explain)
+    create = _unary(calls.create)
+    get = _unary(calls.get)
+    list = _pages(calls.list_)
+    watch = _watch(calls.watch)
+    cancel = _unary(calls.cancel)
+    delete = _unary(calls.delete)
+
+    @cached_property
+    def _channel(self) -> grpc.Channel:
+        if self._credentials is None:
+            return grpc.insecure_channel(self.address, self._options())
+        return grpc.secure_channel(self.address, self._credentials, self._options())
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection; calls under way are cancelled."""
+        self._channel.close()
+
+    def _ask(self, call: Call[Reply]) -> Reply:
+        send = self._channel.unary_unary(call.path, type(call.request).SerializeToString, call.reply.FromString)
+        try:
+            return send(call.request, **self._call_options(call))
+        except grpc.RpcError as error:
+            raise from_rpc(error) from error
+
+    def _read(self, call: Call[Reply]) -> Iterator[Reply]:
+        send = self._channel.unary_stream(call.path, type(call.request).SerializeToString, call.reply.FromString)
+        replies = send(call.request, **self._call_options(call))
+        try:
+            yield from replies
+        except grpc.RpcError as error:
+            raise from_rpc(error) from error
+        finally:
+            replies.cancel()  # the caller may have left the loop; after the end it does nothing
+
+    def _turn_pages(self, pages: Pages) -> Iterator[v1.Explanation]:
+        token = ""
+        while True:
+            reply = self._ask(pages.page(token))
+            yield from reply.explanations
+            token = reply.next_page_token
+            if not token:
+                return
+
+    def _keep_watching(self, watch: Watch) -> Iterator[v1.Explanation]:
+        patience = Patience(watch)
+        while True:
+            ended: GlossError | None = None
+            try:
+                for reply in self._read(watch.connect(patience.connection_seconds())):
+                    last = patience.heard(reply.explanation)
+                    yield reply.explanation
+                    if last:
+                        return
+            except GlossError as error:
+                ended = error
+            time.sleep(patience.pause(ended))
+
+    def _see_through(self, plan: Explain) -> v1.Explanation:
+        explanation = self._ask(plan.create)
+        plan.report(explanation)
+        if plan.wait and not is_final(explanation.state):
+            for seen in self._keep_watching(plan.watch(explanation)):
+                explanation = seen
+                plan.report(explanation)
+        return plan.outcome(explanation)

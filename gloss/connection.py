@@ -1,0 +1,106 @@
+"""What `Client` and `AsyncClient` have in common: where the server is, how to reach it, what to send with each call."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import os
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import grpc
+
+from gloss.calls import IDEMPOTENT, Call, Reply
+
+DEFAULT_ADDRESS = "127.0.0.1:50051"
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+SERVICE_CONFIG = json.dumps(
+    {
+        "loadBalancingConfig": [{"round_robin": {}}],
+        "methodConfig": [
+            {
+                "name": [
+                    {"service": service, "method": method}
+                    for service, methods in IDEMPOTENT.items()
+                    for method in methods
+                ],
+                "retryPolicy": {
+                    "maxAttempts": 4,
+                    "initialBackoff": "0.1s",
+                    "maxBackoff": "2s",
+                    "backoffMultiplier": 2,
+                    "retryableStatusCodes": ["UNAVAILABLE"],
+                },
+            }
+        ],
+    }
+)
+"""Idempotent calls are sent again, within their time-out, when the server was unavailable; all addresses take turns."""
+
+
+class Connection:
+    """Base of the clients: the settings of the connection.
+
+    Args:
+        address: ``HOST:PORT``, or any gRPC target such as ``dns:///gloss.example:443``, whose addresses take turns.
+            Default: the environment variable GLOSS_ADDRESS, else 127.0.0.1:50051.
+        timeout: seconds that a call may take unless it says otherwise.
+        api_key: sent with every call as ``authorization: Bearer KEY``. Use TLS beyond this machine: without it the key
+            travels in the clear.
+        tls: encrypt the connection. Implied by the certificates below.
+        root_certificates: PEM of the authorities to trust. Default: gRPC's own.
+        private_key: PEM of this client's key, for mutual TLS.
+        certificate_chain: PEM of this client's certificate, for mutual TLS.
+    """
+
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        timeout: float = 30.0,
+        api_key: str | None = None,
+        tls: bool = False,
+        root_certificates: bytes | None = None,
+        private_key: bytes | None = None,
+        certificate_chain: bytes | None = None,
+    ) -> None:
+        self.address = address or os.environ.get("GLOSS_ADDRESS") or DEFAULT_ADDRESS
+        self.timeout = timeout
+        self._metadata = (("authorization", f"Bearer {api_key}"),) if api_key else ()
+        self._credentials: grpc.ChannelCredentials | None = None
+        if tls or root_certificates or private_key or certificate_chain:
+            self._credentials = grpc.ssl_channel_credentials(root_certificates, private_key, certificate_chain)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.address!r})"
+
+    def _options(self) -> list[tuple[str, Any]]:
+        """Options of the channel."""
+        return [
+            ("grpc.service_config", SERVICE_CONFIG),
+            ("grpc.primary_user_agent", "gloss"),
+            ("grpc.max_receive_message_length", -1),  # the server bounds its replies and says so; no second limit here
+            # A proxy set for the web must not stand between us and a server on this very machine.
+            ("grpc.enable_http_proxy", int(not self.address.startswith(("127.", "localhost:", "[::1]", "unix:")))),
+        ]
+
+    def _call_options(self, call: Call[Reply]) -> dict[str, Any]:
+        """Keyword arguments of one call."""
+        return {"timeout": self.timeout if call.timeout is None else call.timeout, "metadata": self._metadata}
+
+
+def as_method(build: Callable[..., Any]) -> Callable[[Method], Method]:
+    """Give a method the name, documentation and signature of the builder that it carries out."""
+
+    def decorate(method: Method) -> Method:
+        functools.update_wrapper(method, build)
+        built = inspect.signature(build)
+        this = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+        shown = built.replace(parameters=[this, *built.parameters.values()], return_annotation=inspect.Signature.empty)
+        method.__signature__ = shown  # type: ignore[attr-defined]
+        return method
+
+    return decorate

@@ -1,0 +1,109 @@
+"""What a client's caller can meet: every failed call raises a `GlossError`.
+
+GlossError                      a call failed; `code` and `reason` say how
+└── ExplanationFailedError      the calls went well, the explanation did not
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import grpc
+from google.rpc import error_details_pb2, status_pb2
+
+from gloss.v1 import EXPLANATION_STATE_CANCELLED, ErrorReason, Explanation
+
+STATUS_DETAILS = "grpc-status-details-bin"
+"""Trailing metadata that carries a serialized google.rpc.Status."""
+
+
+class GlossError(Exception):
+    """A call failed.
+
+    Attributes:
+        code: gRPC status.
+        message: what happened and what to do, for a person.
+        reason: stable name from the contract's `ErrorReason` without its prefix ("INVALID_FIELD"), or "" where the
+            server sent none, for instance because there is no server.
+        field: path of the offending field ("prompts[0].text"), or "".
+        retry_after: seconds after which trying again may help, or None where the server does not say.
+        metadata: further facts, as the contract documents them for each reason.
+    """
+
+    def __init__(
+        self,
+        code: grpc.StatusCode,
+        message: str,
+        *,
+        reason: str = "",
+        field: str = "",
+        retry_after: float | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.reason = reason
+        self.field = field
+        self.retry_after = retry_after
+        self.metadata = dict(metadata or {})
+
+    def __str__(self) -> str:
+        where = f"{self.field}: " if self.field and not self.message.startswith(self.field) else ""
+        return f"{self.code.name}: {where}{self.message}"
+
+
+class ExplanationFailedError(GlossError):
+    """An explanation that was waited for ended as FAILED (code ABORTED) or CANCELLED (code CANCELLED).
+
+    Attributes:
+        explanation: as it ended; its `partial_result` holds what was known last.
+    """
+
+    def __init__(self, explanation: Explanation) -> None:
+        if explanation.state == EXPLANATION_STATE_CANCELLED:
+            super().__init__(grpc.StatusCode.CANCELLED, f"{explanation.name} was cancelled")
+        else:
+            error = explanation.error
+            super().__init__(
+                grpc.StatusCode.ABORTED,
+                error.message or f"{explanation.name} failed",
+                reason=reason_name(error.reason),
+                metadata=error.metadata,
+            )
+        self.explanation = explanation
+
+
+def from_rpc(error: grpc.RpcError) -> GlossError:
+    """The `GlossError` of a failed call, of the blocking or of the asyncio API."""
+    code = error.code()
+    trailers: Any = error.trailing_metadata() or ()  # pairs, in both APIs
+    return decode(code, error.details() or code.value[1], trailers)
+
+
+def decode(code: grpc.StatusCode, message: str, trailers: Iterable[tuple[str, str | bytes]]) -> GlossError:
+    """Read the google.rpc.Status among `trailers`, where there is one."""
+    error = GlossError(code, message)
+    for key, value in trailers:
+        if key != STATUS_DETAILS or not isinstance(value, bytes):
+            continue
+        for detail in status_pb2.Status.FromString(value).details:
+            info, bad, retry = (
+                error_details_pb2.ErrorInfo(),
+                error_details_pb2.BadRequest(),
+                error_details_pb2.RetryInfo(),
+            )
+            if detail.Unpack(info):
+                error.reason = info.reason
+                error.metadata = dict(info.metadata)
+            elif detail.Unpack(bad) and bad.field_violations:
+                error.field = bad.field_violations[0].field
+            elif detail.Unpack(retry):
+                error.retry_after = retry.retry_delay.ToTimedelta().total_seconds()
+    return error
+
+
+def reason_name(reason: ErrorReason) -> str:
+    """The contract's name of a reason, without its prefix; "" where it is not set."""
+    return ErrorReason.Name(reason).removeprefix("ERROR_REASON_") if reason in ErrorReason.values() and reason else ""

@@ -1,0 +1,86 @@
+"""When a watch that lost its connection takes it up again, and when it gives up."""
+
+from __future__ import annotations
+
+import random
+import time
+
+import grpc
+
+from gloss.calls import Watch
+from gloss.errors import GlossError
+from gloss.v1 import (
+    EXPLANATION_STATE_CANCELLED,
+    EXPLANATION_STATE_FAILED,
+    EXPLANATION_STATE_SUCCEEDED,
+    Explanation,
+    ExplanationState,
+)
+
+FINAL_STATES = (EXPLANATION_STATE_SUCCEEDED, EXPLANATION_STATE_FAILED, EXPLANATION_STATE_CANCELLED)
+
+CONNECTION_SECONDS = 60.0
+"""Each connection is closed and taken up again after so long. A peer that vanished without a word is found out then."""
+OUTAGE_SECONDS = 60.0
+"""A watch gives up when the server has been away for so long: time enough for a restart."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
+
+
+def is_final(state: ExplanationState) -> bool:
+    """Whether an explanation in this state never changes again."""
+    return state in FINAL_STATES
+
+
+class Patience:
+    """The state of one watch over its connections; whoever drives it does the waiting."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+        self._deadline = None if watch.timeout is None else time.monotonic() + watch.timeout
+        self._seen = watch.known_to_exist
+        self._failures = 0
+        self._away_since: float | None = None
+        self._greeted = False
+
+    def connection_seconds(self) -> float:
+        """How long the next connection may last."""
+        self._greeted = False
+        if self._deadline is None:
+            return CONNECTION_SECONDS
+        return max(0.001, min(CONNECTION_SECONDS, self._deadline - time.monotonic()))
+
+    def heard(self, explanation: Explanation) -> bool:
+        """Take note of a message. Returns whether it is the last."""
+        self._seen = self._greeted = True
+        self._failures, self._away_since = 0, None
+        return is_final(explanation.state)
+
+    def pause(self, error: GlossError | None) -> float:
+        """Seconds to wait before connecting again.
+
+        Args:
+            error: why the connection ended; None when the server closed it in good order, too early.
+
+        Raises:
+            GlossError: patience is over, or `error` is not one that passes.
+        """
+        now = time.monotonic()
+        if self._deadline is not None and now >= self._deadline:
+            raise GlossError(
+                grpc.StatusCode.DEADLINE_EXCEEDED,
+                f"{self._watch.name} has not ended within {self._watch.timeout:g} s; it goes on without us",
+            ) from error
+        if error is None or error.code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            if self._greeted:  # an ordinary end of a connection that worked
+                return FIRST_PAUSE if error is None else 0.0
+        elif error.code is not grpc.StatusCode.UNAVAILABLE or not self._seen:
+            raise error
+
+        self._away_since = now if self._away_since is None else self._away_since
+        if now - self._away_since >= OUTAGE_SECONDS:
+            raise error or GlossError(grpc.StatusCode.UNAVAILABLE, "the server closes the stream without a message")
+        pause = min(LONGEST_PAUSE, FIRST_PAUSE * float(1 << min(self._failures, 16)))
+        self._failures += 1
+        asked = min(LONGEST_PAUSE, error.retry_after or 0.0) if error else 0.0
+        pause = max(asked, pause * random.uniform(0.5, 1.0))  # noqa: S311 jitter needs no cryptography
+        return pause if self._deadline is None else min(pause, self._deadline - now)

@@ -1,0 +1,331 @@
+"""A scripted server: it answers as the real one would for a model of four tokens, and records what it was asked."""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections import defaultdict
+from collections.abc import Iterator
+from concurrent import futures
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import grpc
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+
+from gloss import v1
+from gloss.v1 import explanation_service_pb2_grpc, inference_service_pb2_grpc
+
+MODEL = v1.ModelVersion(name="fake", digest="0123456789abcdef" * 4)
+WORDS = ("The", "capital", "of", "France", "is")
+TEXT = "The capital of France is"
+
+
+@dataclass
+class Script:
+    """What the server says, and what it heard."""
+
+    failures: dict[str, list[grpc.StatusCode | status_pb2.Status]] = field(default_factory=lambda: defaultdict(list))
+    """Failures that the next calls of a method meet, first one first."""
+    requests: dict[str, list[Message]] = field(default_factory=lambda: defaultdict(list))
+    metadata: dict[str, str] = field(default_factory=dict)
+    """Metadata of the last call."""
+    attempts: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    explanations: dict[str, v1.Explanation] = field(default_factory=dict)
+    watches: list[list[v1.Explanation | grpc.StatusCode]] = field(default_factory=list)
+    """What each connection of a watch says before it ends; without any, the explanation's final state."""
+    end: v1.ExplanationState = v1.EXPLANATION_STATE_SUCCEEDED
+
+    def hear(self, method: str, request: Message, context: grpc.ServicerContext) -> None:
+        """Record a call, and fail it where the script says so."""
+        self.attempts[method] += 1
+        self.metadata = {key: value for key, value in context.invocation_metadata() if isinstance(value, str)}
+        if self.failures[method]:
+            failure = self.failures[method].pop(0)
+            if isinstance(failure, grpc.StatusCode):
+                context.abort(failure, f"scripted {failure.name}")
+            code = next(code for code in grpc.StatusCode if code.value[0] == failure.code)
+            context.set_trailing_metadata((("grpc-status-details-bin", failure.SerializeToString()),))
+            context.abort(code, failure.message)
+        self.requests[method].append(request)
+
+
+def rich_status(code: grpc.StatusCode, message: str, *details: Message) -> status_pb2.Status:
+    """A google.rpc.Status with its details."""
+    packed = []
+    for detail in details:
+        packed.append(AnyMessage())
+        packed[-1].Pack(detail)
+    return status_pb2.Status(code=code.value[0], message=message, details=packed)
+
+
+def bad_field(field_: str, message: str) -> status_pb2.Status:
+    """INVALID_ARGUMENT that names a field, as the real server sends it."""
+    return rich_status(
+        grpc.StatusCode.INVALID_ARGUMENT,
+        message,
+        error_details_pb2.ErrorInfo(reason="INVALID_FIELD", domain="gloss.v1"),
+        error_details_pb2.BadRequest(
+            field_violations=[error_details_pb2.BadRequest.FieldViolation(field=field_, description=message)]
+        ),
+    )
+
+
+def queue_full() -> status_pb2.Status:
+    """RESOURCE_EXHAUSTED with the time after which trying again may help."""
+    return rich_status(
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        "1000 explanations are waiting",
+        error_details_pb2.ErrorInfo(reason="QUEUE_FULL", domain="gloss.v1"),
+        error_details_pb2.RetryInfo(retry_delay=Duration(seconds=2, nanos=500_000_000)),
+    )
+
+
+def tokens(text: str) -> list[v1.Token]:
+    """The words of a text as tokens."""
+    found, start = [], 0
+    for number, word in enumerate(text.split()):
+        start = text.index(word, start)
+        found.append(v1.Token(id=number, text=word, span=v1.CharacterSpan(start=start, end=start + len(word))))
+        start += len(word)
+    return found
+
+
+def result(text: str = TEXT, *, sampled: bool = False) -> v1.ExplanationResult:
+    """A finished result whose second-last word matters most."""
+    parts = tokens(text)
+    values = [-0.4, 0.9, 0.05, 2.5, 0.0] if text == TEXT else [1.0 / (1 + number) for number in range(len(parts))]
+    error = 0.2 if sampled else 0.0
+    metric = v1.ControlledMetric(value=2.0, random=0.7, random_deviation=0.3)
+    curve = v1.ControlledCurve(values=[1.0, 3.0], random_values=[0.5, 0.9], aopc=metric)
+    built = v1.ExplanationResult(
+        text=text,
+        tokens=parts,
+        target=v1.ResolvedTarget(
+            description='log p(" Paris")',
+            tokens=[v1.Token(id=9, text=" Paris")],
+            scale=v1.TARGET_SCALE_LOG_PROBABILITY,
+        ),
+        removal=v1.ResolvedRemoval(kind=v1.REMOVAL_KIND_MASK_TOKEN, replacement="<unk>"),
+        attributions=[
+            v1.FeatureAttribution(
+                text=part.text,
+                span=part.span,
+                positions=[number],
+                attribution=value,
+                standard_error=error,
+                interval=v1.Interval(lower=value - 1.96 * error, upper=value + 1.96 * error, level=0.95),
+            )
+            for number, (part, value) in enumerate(zip(parts, values, strict=True))
+        ],
+        base_value=-6.0,
+        full_value=-1.0,
+        faithfulness=v1.Faithfulness(
+            fractions=[0.1, 0.5],
+            comprehensiveness=curve,
+            sufficiency=curve,
+            deletion_auc=v1.ControlledMetric(value=0.2, random=0.5, random_deviation=0.1),
+            insertion_auc=v1.ControlledMetric(value=0.8, random=0.5, random_deviation=0.1),
+            random_rankings=10,
+        ),
+        converged=True,
+        trust=v1.Trust(verdict=v1.TRUST_VERDICT_TRUSTED),
+        cost=v1.Cost(
+            evaluations=32, tokens_computed=160, tokens_saved=40, seconds=0.25, stop_reason=v1.STOP_REASON_COMPLETE
+        ),
+        precision=v1.Precision(dtype="float32"),
+    )
+    if sampled:
+        built.surrogate.CopyFrom(v1.SurrogateFit(kind=v1.SURROGATE_RIDGE, r_squared=0.83, intercept=-6.1))
+        built.stability = 0.97
+    return built
+
+
+class Inference(inference_service_pb2_grpc.InferenceServiceServicer):
+    """Answers at once."""
+
+    def __init__(self, script: Script) -> None:
+        self.script = script
+
+    def NextToken(self, request, context):  # noqa: N802
+        self.script.hear("NextToken", request, context)
+        shares = [0.7, 0.2, 0.05, 0.05][: request.top_k or 10]
+        top = [
+            v1.TokenProbability(id=number, text=word, probability=share, log_probability=math.log(share))
+            for number, (word, share) in enumerate(zip((" Paris", " the", "\n", " a"), shares, strict=False))
+        ]
+        predictions = [v1.NextTokenPrediction(top=top, entropy=1.25, prompt_tokens=5) for _ in request.prompts]
+        timings = v1.Timings(queue_ms=0.1, tokenize_ms=0.2, model_ms=3.0, reply_ms=0.1)
+        return v1.NextTokenResponse(predictions=predictions, model=MODEL, timings=timings)
+
+    def Score(self, request, context):  # noqa: N802
+        self.script.hear("Score", request, context)
+        scores = [
+            v1.ContinuationScore(
+                tokens=[v1.TokenScore(id=9, text=" Paris", log_probability=-0.5, rank=1)], log_probability=-0.5
+            )
+            for _ in request.items
+        ]
+        return v1.ScoreResponse(scores=scores, model=MODEL)
+
+    def Generate(self, request, context):  # noqa: N802
+        self.script.hear("Generate", request, context)
+        for number, word in enumerate((" Paris", ".")):
+            last = number == 1
+            yield v1.GenerateResponse(
+                text=word,
+                token=v1.TokenProbability(id=number, text=word, probability=0.5, log_probability=-0.69),
+                finish_reason=v1.FINISH_REASON_STOP if last else v1.FINISH_REASON_UNSPECIFIED,
+                model=MODEL if last else None,
+            )
+
+    def Attention(self, request, context):  # noqa: N802
+        self.script.hear("Attention", request, context)
+        parts = tokens(request.prompt.text)
+        layers = list(request.layers) or [0, 1]
+        reduced = request.reduction != v1.ATTENTION_REDUCTION_RAW
+        heads = [] if reduced else list(request.heads) or [0, 1]
+        rows = len(layers) * max(1, len(heads))
+        count = len(parts)
+        weights = [(key + 1) * 2 / (count * (count + 1)) for key in range(count)]
+        keys = None
+        if request.HasField("top_n"):
+            order = sorted(range(count), key=lambda key: -weights[key])[: request.top_n]
+            weights = [weights[key] for key in order]
+            keys = v1.Tensor(
+                shape=[len(layers), max(1, len(heads)), 1, len(order)],
+                type=v1.TENSOR_TYPE_INT32,
+                data=struct.pack(f"<{len(order)}i", *order) * rows,
+            )
+        packed = v1.Tensor(
+            shape=[len(layers), max(1, len(heads)), 1, len(weights)],
+            type=v1.TENSOR_TYPE_FLOAT32,
+            data=struct.pack(f"<{len(weights)}f", *weights) * rows,
+        )
+        return v1.AttentionResponse(
+            tokens=parts, layers=layers, heads=heads, queries=[count - 1], weights=packed, keys=keys, model=MODEL
+        )
+
+    def Tokenize(self, request, context):  # noqa: N802
+        self.script.hear("Tokenize", request, context)
+        text = request.prompt.text
+        return v1.TokenizeResponse(tokens=tokens(text), text=text, context_length=64, model=MODEL)
+
+    def ListModels(self, request, context):  # noqa: N802
+        self.script.hear("ListModels", request, context)
+        info = v1.ModelInfo(
+            version=MODEL,
+            architecture="llama",
+            parameters=1234567,
+            layers=2,
+            heads=2,
+            hidden_size=16,
+            vocabulary_size=100,
+            context_length=64,
+            device="cpu",
+            dtype="float32",
+            has_attention=True,
+            mask_token="<unk>",
+            is_default=True,
+        )
+        return v1.ListModelsResponse(models=[info])
+
+
+class Explanations(explanation_service_pb2_grpc.ExplanationServiceServicer):
+    """Explanations that end as soon as they are watched."""
+
+    def __init__(self, script: Script) -> None:
+        self.script = script
+
+    def _find(self, name: str, context: grpc.ServicerContext) -> v1.Explanation:
+        if name not in self.script.explanations:
+            context.abort(grpc.StatusCode.NOT_FOUND, f"{name} does not exist, or it has expired")
+        return self.script.explanations[name]
+
+    def CreateExplanation(self, request, context):  # noqa: N802
+        self.script.hear("CreateExplanation", request, context)
+        name = f"explanations/{len(self.script.explanations) + 1}"
+        explanation = v1.Explanation(
+            name=name, spec=request.spec, state=v1.EXPLANATION_STATE_QUEUED, model=MODEL, attempt=0
+        )
+        explanation.create_time.FromSeconds(1_700_000_000)
+        self.script.explanations[name] = explanation
+        return explanation
+
+    def GetExplanation(self, request, context):  # noqa: N802
+        self.script.hear("GetExplanation", request, context)
+        return self._find(request.name, context)
+
+    def ListExplanations(self, request, context):  # noqa: N802
+        self.script.hear("ListExplanations", request, context)
+        known = [e for e in self.script.explanations.values() if request.state in (0, e.state)][::-1]
+        start, size = int(request.page_token or 0), request.page_size or 50
+        more = str(start + size) if start + size < len(known) else ""
+        return v1.ListExplanationsResponse(explanations=known[start : start + size], next_page_token=more)
+
+    def WatchExplanation(self, request, context):  # noqa: N802
+        self.script.hear("WatchExplanation", request, context)
+        explanation = self._find(request.name, context)
+        steps = self.script.watches.pop(0) if self.script.watches else [*running(explanation), self._ended(explanation)]
+        for step in steps:
+            if isinstance(step, grpc.StatusCode):
+                context.abort(step, f"scripted {step.name}")
+            yield v1.WatchExplanationResponse(explanation=step)
+
+    def _ended(self, explanation: v1.Explanation) -> v1.Explanation:
+        explanation.state = self.script.end
+        explanation.attempt = 1
+        found = result(explanation.spec.prompt.text, sampled=explanation.spec.WhichOneof("method") == "lime")
+        if self.script.end == v1.EXPLANATION_STATE_SUCCEEDED:
+            explanation.result.CopyFrom(found)
+        if self.script.end == v1.EXPLANATION_STATE_FAILED:
+            explanation.error.CopyFrom(
+                v1.ExplanationError(reason=v1.ERROR_REASON_WORKER_LOST, message="every attempt lost its worker")
+            )
+        return explanation
+
+    def CancelExplanation(self, request, context):  # noqa: N802
+        self.script.hear("CancelExplanation", request, context)
+        explanation = self._find(request.name, context)
+        explanation.state = v1.EXPLANATION_STATE_CANCELLED
+        return explanation
+
+    def DeleteExplanation(self, request, context):  # noqa: N802
+        self.script.hear("DeleteExplanation", request, context)
+        self._find(request.name, context)
+        del self.script.explanations[request.name]
+        return v1.DeleteExplanationResponse()
+
+
+def running(explanation: v1.Explanation) -> list[v1.Explanation]:
+    """Two moments of the work."""
+    steps = []
+    for done in (8, 24):
+        step = v1.Explanation()
+        step.CopyFrom(explanation)
+        step.state = v1.EXPLANATION_STATE_RUNNING
+        step.attempt = 1
+        step.progress.CopyFrom(
+            v1.Progress(evaluations_done=done, evaluations_planned=32, remaining_seconds=0.1, stage="sampling")
+        )
+        steps.append(step)
+    steps[-1].partial_result.CopyFrom(result(explanation.spec.prompt.text))
+    return steps
+
+
+@contextmanager
+def serve() -> Iterator[tuple[str, Script]]:
+    """The server's address and its script."""
+    script = Script()
+    server = grpc.server(futures.ThreadPoolExecutor(8))
+    inference_service_pb2_grpc.add_InferenceServiceServicer_to_server(Inference(script), server)
+    explanation_service_pb2_grpc.add_ExplanationServiceServicer_to_server(Explanations(script), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield f"127.0.0.1:{port}", script
+    finally:
+        server.stop(0).wait()
