@@ -1,0 +1,148 @@
+"""Explanations as the worker sees them: begun, reported on, ended, or let go."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from typing import cast
+
+from redis import Redis
+
+from gloss import v1 as pb
+from jobs import names
+from jobs.errors import AttemptEndedError
+from jobs.scripts import Scripts
+from jobs.store import DEFAULT_RETENTION_SECONDS
+
+STRANDED_MS = 5000
+"""How long a job may lie between two workers' hands before it counts as stranded."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One attempt at an explanation. `number` counts from 1, and only the newest attempt's writes are taken."""
+
+    id: str
+    number: int
+    spec: pb.ExplanationSpec
+    model: pb.ModelVersion
+    checkpoint: bytes | None
+    waited_seconds: float
+
+
+class AttemptStore:
+    """The worker's side of the store. Every change is one atomic step, and safe to repeat when its answer got lost.
+
+    Args:
+        redis: a client that answers bytes (``decode_responses`` off).
+        retention_seconds: how long an explanation is kept after it has ended.
+        max_attempts: how many attempts may lose their worker before the explanation fails with WORKER_LOST.
+    """
+
+    def __init__(
+        self, redis: Redis, *, retention_seconds: float = DEFAULT_RETENTION_SECONDS, max_attempts: int = 3
+    ) -> None:
+        self._redis = redis
+        self._scripts = Scripts(redis)
+        self._retention_ms = round(retention_seconds * 1000)
+        lost = pb.ExplanationError(
+            reason=pb.ERROR_REASON_WORKER_LOST,
+            message=f"the worker died in each of {max_attempts} attempts; a smaller budget or prompt may help",
+            metadata={"attempts": str(max_attempts)},
+        )
+        self._limits = (max_attempts, lost.SerializeToString(), self._retention_ms)
+
+    def begin(self, explanation_id: str) -> Attempt | None:
+        """Begin the next attempt; None where the explanation has ended, is deleted, or has lost too many attempts."""
+        number = self._scripts("begin", explanation_id, uuid.uuid4().hex, *self._limits)
+        if number is None:
+            return None
+        fields = ("spec", "model", "created", "started")
+        row = cast("list[bytes | None]", self._redis.hmget(names.record(explanation_id), fields))
+        saved = cast("bytes | None", self._redis.get(names.checkpoint(explanation_id)))
+        spec, model, created, started = (value or b"" for value in row)
+        if not spec:  # deleted between the two steps
+            return None
+        return Attempt(
+            id=explanation_id,
+            number=int(number),
+            spec=pb.ExplanationSpec.FromString(spec),
+            model=pb.ModelVersion.FromString(model),
+            checkpoint=saved,
+            waited_seconds=(int(started) - int(created)) / 1000,
+        )
+
+    def progress(
+        self,
+        attempt: Attempt,
+        progress: pb.Progress | None = None,
+        partial: pb.ExplanationResult | None = None,
+        checkpoint: bytes | None = None,
+    ) -> None:
+        """Write how far the attempt is, and what it knows so far.
+
+        Raises:
+            AttemptEndedError: it was cancelled, deleted or overtaken; nothing was written.
+        """
+        fields = {"progress": progress, "partial": partial}
+        self._write("report", attempt, checkpoint or b"", *_pairs(fields))
+
+    def succeed(self, attempt: Attempt, result: pb.ExplanationResult, progress: pb.Progress | None = None) -> None:
+        """End the explanation with its result.
+
+        Raises:
+            AttemptEndedError: the attempt is over; nothing was written.
+        """
+        fields = {"result": result, "progress": progress}
+        self._write("finish", attempt, "SUCCEEDED", self._retention_ms, *_pairs(fields))
+
+    def fail(self, attempt: Attempt, error: pb.ExplanationError) -> None:
+        """End the explanation with an error; it keeps its partial result.
+
+        Raises:
+            AttemptEndedError: the attempt is over; nothing was written.
+        """
+        self._write("finish", attempt, "FAILED", self._retention_ms, *_pairs({"error": error}))
+
+    def cancel_requested(self, explanation_id: str) -> bool:
+        """Whether the explanation was cancelled or deleted."""
+        return self._redis.hget(names.record(explanation_id), "state") in {b"CANCELLED", None}
+
+    def release(self, queue: str, explanation_id: str, execution: str, *, lost: bool) -> None:
+        """Let go of a job: forget it where its explanation has ended, else put it first in the queue.
+
+        Args:
+            queue: RQ's name of the queue.
+            explanation_id: which explanation.
+            execution: RQ's composite key of the execution. Where it is no longer registered, another worker has
+                released the job already and nothing is changed.
+            lost: whether an explanation that has not ended lost its worker, which counts towards `max_attempts`.
+        """
+        self._scripts("release", queue, explanation_id, execution, int(lost), *self._limits)
+
+    def recover(self, queue: str) -> list[str]:
+        """Release the jobs of workers that died, and return their ids. Any number of workers may do so at once."""
+        return [found.decode() for found in self._scripts("recover", queue, *self._limits, STRANDED_MS)]
+
+    def beat(self, queue: str, digest: str, worker: str, seconds: float) -> int:
+        """Say that a worker holds the model of `digest`, for the next `seconds`; returns how many jobs wait."""
+        return int(self._scripts("beat", queue, names.workers(queue), f"{digest} {worker}", round(seconds * 1000)))
+
+    def retire(self, queue: str, digest: str, worker: str) -> None:
+        """Take back what `beat` said."""
+        self._redis.zrem(names.workers(queue), f"{digest} {worker}")
+
+    def _write(self, script: str, attempt: Attempt, *arguments: str | bytes | float) -> None:
+        state = self._scripts(script, attempt.id, attempt.number, *arguments)
+        if state is not None:
+            raise AttemptEndedError(attempt.id, state.decode())
+
+
+def _pairs(
+    fields: dict[str, pb.Progress | None]
+    | dict[str, pb.ExplanationResult | None]
+    | dict[str, pb.Progress | pb.ExplanationResult | None]
+    | dict[str, pb.ExplanationError],
+) -> list[str | bytes]:
+    given = ((name, message) for name, message in fields.items() if message is not None)
+    return [item for name, message in given for item in (name, message.SerializeToString())]

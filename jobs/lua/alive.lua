@@ -1,0 +1,2 @@
+-- The workers that are ready. ARGV: workers' key.
+return redis.call('ZRANGEBYSCORE', ARGV[1], '(' .. whole(now()), '+inf')

@@ -1,0 +1,43 @@
+-- Create an explanation, its indexes and its RQ job, or find the one that answers the same question.
+-- ARGV: id, queue, spec hash, request id or '', fresh 0|1, max queued, ms that a request id is remembered,
+--       number of record fields n, n names and values, then the RQ job's names and values.
+-- Returns {verdict, id}: created | shared | reused | full.
+local id, queue, hash, request_id, fresh = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5] == '1'
+local max_queued, remembered, fields = tonumber(ARGV[6]), ARGV[7], tonumber(ARGV[8])
+
+local function remember(other)
+  if request_id ~= '' then redis.call('SET', request_key(request_id), hash .. ' ' .. other, 'PX', remembered) end
+end
+
+purge()
+if get(id, 'state') then return { 'created', id } end -- a retry whose first answer was lost
+
+local before = request_id ~= '' and redis.call('GET', request_key(request_id))
+if before then
+  local old_hash, old_id = string.match(before, '^(%x+) (%x+)$')
+  if get(old_id, 'state') then
+    return { old_hash == hash and 'shared' or 'reused', old_id }
+  end
+end
+
+if not fresh then
+  local same = redis.call('GET', spec_key(hash))
+  local state = same and get(same, 'state')
+  if state and state ~= 'FAILED' and state ~= 'CANCELLED' then
+    remember(same)
+    return { 'shared', same }
+  end
+end
+
+if redis.call('LLEN', rq_queue(queue)) >= max_queued then return { 'full', '' } end
+
+redis.call('HSET', record(id), 'queue', queue, 'spec_hash', hash, 'created', whole(now()), 'attempt', 0, 'lost', 0,
+  unpack(ARGV, 9, 8 + 2 * fields))
+redis.call('SET', spec_key(hash), id)
+remember(id)
+redis.call('ZADD', index('ALL'), 0, id)
+move(id, 'QUEUED')
+redis.call('SADD', 'rq:queues', rq_queue(queue))
+redis.call('HSET', rq_job(id), unpack(ARGV, 9 + 2 * fields))
+redis.call('RPUSH', rq_queue(queue), id)
+return { 'created', id }

@@ -1,0 +1,11 @@
+-- End an attempt with SUCCEEDED or FAILED. ARGV: id, attempt, state, retention in ms, then the record's names and values.
+-- Returns nil, or, where the attempt is over and nothing was written, the state now ('' where deleted).
+local id, attempt, wanted, retention = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+local state = get(id, 'state') or ''
+local current = get(id, 'attempt') == attempt
+if current and state == wanted then return nil end -- a retry whose first answer was lost
+if not current or state ~= 'RUNNING' then return state end
+redis.call('HSET', record(id), unpack(ARGV, 5))
+if wanted == 'SUCCEEDED' then redis.call('HDEL', record(id), 'partial') end
+finish(id, wanted, retention)
+return nil

@@ -1,0 +1,2 @@
+-- Drop expired explanations from the indexes.
+purge()
