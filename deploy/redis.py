@@ -13,7 +13,9 @@ from types import TracebackType
 from typing import Self
 
 from redis import Redis
+from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.retry import Retry
 
 from deploy.process import POLL_SECONDS, Child, StartError
 
@@ -104,7 +106,7 @@ class RedisServer:
 
     def _wait(self, child: Child, timeout: float) -> None:
         deadline = time.monotonic() + timeout
-        with Redis(unix_socket_path=str(self.socket), retry=None) as client:
+        with Redis(unix_socket_path=str(self.socket), retry=Retry(NoBackoff(), 0)) as client:
             while time.monotonic() < deadline:
                 child.check()
                 try:

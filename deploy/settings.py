@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from urllib.parse import urlsplit, urlunsplit
 
@@ -71,15 +72,14 @@ class Settings(BaseSettings):
 
 def _check_port(variable: str, host: str, port: int) -> None:
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        family, kind, protocol, _, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
             # As servers do: a connection of an earlier run that lingers in TIME_WAIT does not hold the port.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
     except OSError as error:
-        raise PortTakenError(
-            f"port {port} on {host} cannot be used ({error.strerror or error}): free it, or set {variable} to another"
-        ) from None
+        reason = "is taken" if error.errno == errno.EADDRINUSE else f"cannot be used: {error.strerror or error}"
+        raise PortTakenError(f"port {port} on {host} {reason}; set {variable} to a free port, or 0 for any") from None
 
 
 def without_password(url: str) -> str:
