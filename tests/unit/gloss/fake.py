@@ -228,7 +228,7 @@ class Inference(inference_service_pb2_grpc.InferenceServiceServicer):
             device="cpu",
             dtype="float32",
             has_attention=True,
-            mask_token="<unk>",
+            mask_token="<unk>",  # noqa: S106 no password
             is_default=True,
         )
         return v1.ListModelsResponse(models=[info])

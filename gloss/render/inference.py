@@ -1,0 +1,134 @@
+"""Draws what InferenceService answers on a rich console."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from gloss import v1
+from gloss.render import words
+from gloss.render.paint import WEIGHT, Shaded, quoted, shares
+from gloss.tensors import unpack
+
+
+def next_token(prompt: str, prediction: v1.NextTokenPrediction) -> Group:
+    """What the model expects after a prompt, as bars."""
+    rows = [(quoted(top.text), top.probability, words.number(top.log_probability)) for top in prediction.top]
+    entropy = f"{prediction.prompt_tokens} tokens read · entropy {prediction.entropy:.2f} nats"
+    return Group(
+        Text.assemble((words.visible(prompt), "bold"), (" …", "dim")),
+        Padding(shares(rows), (1, 0)),
+        Text(entropy, "dim"),
+    )
+
+
+def answered(model: v1.ModelVersion, timings: v1.Timings) -> Text:
+    """Who answered and where the time went."""
+    total = timings.queue_ms + timings.tokenize_ms + timings.model_ms + timings.reply_ms
+    return Text(
+        f"{words.model(model)} · {total:.1f} ms (waiting {timings.queue_ms:.1f}, tokenizing {timings.tokenize_ms:.1f}, "
+        f"model {timings.model_ms:.1f})",
+        "dim",
+    )
+
+
+def spelled(tokens: Sequence[v1.Token]) -> Iterator[tuple[str, str]]:
+    """Each token with the white space that stands before it and is no part of it."""
+    end = 0
+    for token in tokens:
+        gap = token.span.start - end if token.HasField("span") else 0
+        yield (" " * gap if gap > 0 and not token.text.startswith(" ") else ""), token.text
+        if token.HasField("span"):
+            end = max(end, token.span.end)
+
+
+def attention(reply: v1.AttentionResponse, *, top: int = 5) -> Iterator[RenderableType]:
+    """One picture for each layer, head and query: the prompt shaded by weight, and the heaviest tokens by name."""
+    layers, heads, queries, _ = reply.weights.shape
+    weights: Any = unpack(reply.weights).tolist()
+    keys: Any = unpack(reply.keys).tolist() if reply.HasField("keys") else None
+    texts = list(spelled(reply.tokens))
+    for layer in range(layers):
+        for head in range(heads):
+            for query in range(queries):
+                row = weights[layer][head][query]
+                places = keys[layer][head][query] if keys else range(len(row))
+                found = {place: weight for place, weight in zip(places, row, strict=True) if place >= 0}
+                yield _attention_row(reply, (layer, head, query), found, texts, top)
+
+
+def _attention_row(
+    reply: v1.AttentionResponse,
+    index: tuple[int, int, int],
+    found: dict[int, float],
+    texts: Sequence[tuple[str, str]],
+    top: int,
+) -> RenderableType:
+    layer, head, query = (
+        f"layer {reply.layers[index[0]]}",
+        f"head {reply.heads[index[1]]}" if reply.heads else "all heads",
+        reply.queries[index[2]],
+    )
+    most = max(found.values(), default=0.0) or 1.0
+    pieces: list[tuple[str, float | None, str]] = []
+    for place, (gap, text) in enumerate(texts):
+        weight = found.get(place, 0.0)
+        pieces += [(gap, None, ""), (text, weight / most, words.percent(weight))]
+    heaviest = sorted(found, key=lambda place: -found[place])[:top]
+    names = Text(" · ", "dim").join(
+        Text.assemble(quoted(reply.tokens[place].text), (f" {words.percent(found[place])}", "dim"))
+        for place in heaviest
+    )
+    title = Text.assemble((f"{layer}, {head}", "bold"), (" · read from ", "dim"), quoted(reply.tokens[query].text))
+    return Padding(Group(title, Shaded(pieces, WEIGHT), names), (0, 0, 1, 0))
+
+
+def score(reply: v1.ScoreResponse) -> Iterator[RenderableType]:
+    """Each token of each continuation: its probability and rank."""
+    for found in reply.scores:
+        table = Table.grid(padding=(0, 2))
+        table.add_row("token", "log p", "p", "rank", style="dim")
+        for column in table.columns[1:]:
+            column.justify = "right"
+        for token in found.tokens:
+            share = words.percent(math.exp(token.log_probability))
+            table.add_row(quoted(token.text), words.number(token.log_probability), share, f"{token.rank:,}")
+        yield table
+        share = words.percent(math.exp(found.log_probability))
+        yield Text.assemble(
+            "together ", (f"log p {words.number(found.log_probability)}", "bold"), (f" · {share}", "dim"), end="\n"
+        )
+
+
+def tokens(reply: v1.TokenizeResponse) -> Group:
+    """The tokens in a row of boxes, and a table of their ids and places."""
+    boxes = Text(" ").join(Text.assemble(quoted(token.text), (f" {token.id}", "dim")) for token in reply.tokens)
+    length = f"{len(reply.tokens)} tokens of the {reply.context_length:,} that {words.model(reply.model)} reads"
+    return Group(boxes, Text(length, "dim"))
+
+
+def models(found: Iterable[v1.ModelInfo]) -> Iterator[RenderableType]:
+    """Each model in two lines: who it is, and what it is and can do."""
+    for info in found:
+        name = Text.assemble((info.version.name, "bold"), (f" {info.version.digest[:8]}", "dim"))
+        if info.is_default:
+            name.append(" default", "green")
+        facts = [
+            info.architecture,
+            f"{info.parameters:,} parameters",
+            f"{info.layers} layers" + (f" × {info.heads} heads" if info.heads else ""),
+            f"context {info.context_length:,}",
+            f"vocabulary {info.vocabulary_size:,}",
+            f"{info.dtype} on {info.device}",
+            "attention" if info.has_attention else "no attention",
+            *(["chat"] if info.has_chat_template else []),
+            f"removes by {info.mask_token}" if info.mask_token else "removes by deletion",
+        ]
+        yield name
+        yield Padding(Text(" · ".join(facts), "dim"), (0, 0, 0, 2))

@@ -1,0 +1,85 @@
+"""The brushes: shaded texts, tokens, bars.
+
+Colours set foreground and background together, in tones that are legible on dark and light terminals alike. On a
+console without colour, signs and numbers stand where colours would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich.bar import Bar
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.style import Style
+from rich.table import Table
+from rich.text import Text
+
+from gloss.render import words
+
+Tone = tuple[int, int, int]
+FOR: tuple[Tone, Tone] = ((150, 112, 104), (214, 40, 40))
+"""Speaks for the target: from the weakest shade to the strongest."""
+AGAINST: tuple[Tone, Tone] = ((104, 118, 150), (37, 99, 235))
+WEIGHT: tuple[Tone, Tone] = ((118, 112, 132), (124, 58, 237))
+"""Attention."""
+FAINT = 0.06
+"""Below this share of the largest, nothing is shaded."""
+
+
+def shade(tones: tuple[Tone, Tone], strength: float) -> Style:
+    """White on a tone between the weakest and the strongest; nothing for a strength near zero (of 0 to 1)."""
+    if strength < FAINT:
+        return Style.null()
+    weak, strong = tones
+    mixed = (round(low + (high - low) * strength) for low, high in zip(weak, strong, strict=True))
+    return Style(color="#ffffff", bgcolor=hexadecimal(tuple(mixed)), bold=strength > 0.6)
+
+
+def hexadecimal(tone: tuple[int, ...]) -> str:
+    """``#d62828``."""
+    return "#" + "".join(f"{part:02x}" for part in tone)
+
+
+class Shaded:
+    """A text whose pieces are shaded by signed strengths from -1 to 1; ``(piece, strength, note)``, None unshaded.
+
+    Without colour, each piece that would have been shaded is followed by its note in brackets.
+    """
+
+    def __init__(self, pieces: Iterable[tuple[str, float | None, str]], tones: tuple[Tone, Tone] = FOR) -> None:
+        self._pieces = list(pieces)
+        self._tones = tones
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        plain = console.no_color or console.color_system is None
+        text = Text()
+        for piece, strength, note in self._pieces:
+            shown = words.visible(piece, keep_lines=strength is None)
+            if strength is None:
+                text.append(shown)
+                continue
+            text.append(shown, shade(self._tones if strength >= 0 else AGAINST, abs(strength)))
+            if plain and abs(strength) >= FAINT:
+                text.append(f"[{note}]")
+        yield text
+
+
+def quoted(token: str) -> Text:
+    """A token as a reader tells it from its neighbours: its leading space shown as ``␣``."""
+    rest = token.lstrip(" ")
+    return Text.assemble(("␣" * (len(token) - len(rest)), "dim"), words.visible(rest))
+
+
+def shares(rows: Iterable[tuple[RenderableType, float, str]], *, colour: str = "cyan", width: int = 36) -> Table:
+    """A bar chart of shares from 0 to 1, relative to the largest: ``(label, share, note)``."""
+    rows = list(rows)
+    most = max((share for _, share, _ in rows), default=0.0) or 1.0
+    table = Table.grid(padding=(0, 1))
+    table.add_column(justify="right", style="dim")
+    table.add_column(min_width=10)
+    table.add_column(width=width)
+    table.add_column(justify="right")
+    table.add_column(justify="right", style="dim")
+    for rank, (label, share, note) in enumerate(rows, 1):
+        table.add_row(str(rank), label, Bar(most, 0, share, width=width, color=colour), words.percent(share), note)
+    return table

@@ -1,0 +1,143 @@
+"""Draws explanations on a rich console."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich.bar import Bar
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+from gloss import v1
+from gloss.render import words
+from gloss.render.paint import AGAINST, FOR, Shaded, hexadecimal
+
+_MARKS = {True: ("✔", "green"), None: ("≈", "yellow"), False: ("✘", "red")}
+_TRUST_MARKS = {
+    v1.TRUST_VERDICT_TRUSTED: ("✔", "bold green"),
+    v1.TRUST_VERDICT_CAUTION: ("▲", "bold yellow"),
+    v1.TRUST_VERDICT_NOT_TRUSTED: ("✘", "bold red"),
+}
+_STATES = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "running": "cyan", "queued": "dim"}
+
+
+def jobs(found: Iterable[v1.Explanation]) -> Table:
+    """Explanations as a table."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", expand=True)
+    for name in ("id", "state", "method", "model", "created"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("prompt", no_wrap=True, overflow="ellipsis", ratio=1)
+    for one in found:
+        state = words.state(one)
+        created = one.create_time.ToDatetime().strftime("%m-%d %H:%M:%S") if one.HasField("create_time") else ""
+        prompt = words.visible(one.spec.prompt.text) or f"({one.spec.prompt.WhichOneof('content') or 'nothing'})"
+        identity = one.name.removeprefix("explanations/")
+        table.add_row(
+            identity, Text(state, _STATES.get(state, "")), words.method(one.spec), one.model.name, created, prompt
+        )
+    return table
+
+
+def coloured_words(result: v1.ExplanationResult) -> Shaded:
+    """The explained text, each feature in the colour of its attribution relative to the largest."""
+    most, places = words.largest(result), words.digits(result)
+    return Shaded(
+        (piece, part.attribution / most if part else None, words.signed(part.attribution, places) if part else "")
+        for piece, part in words.pieces(result)
+    )
+
+
+def attributions(result: v1.ExplanationResult, *, top: int = 12, width: int = 32) -> Group:
+    """The features with the largest attributions, as diverging bars with value and standard error."""
+    most, places, ranking = words.largest(result), words.digits(result), words.ranked(result)
+    sampled = any(part.standard_error for part in ranking)
+    table = Table.grid(padding=(0, 1))
+    table.add_column(max_width=40, no_wrap=True, overflow="ellipsis")
+    table.add_column(width=width)
+    table.add_column(justify="right")
+    table.add_column(justify="right", style="dim")
+    for part in ranking[:top]:
+        length = part.attribution / most
+        bar = Bar(
+            2,
+            1 + min(length, 0),
+            1 + max(length, 0),
+            width=width,
+            color=hexadecimal((FOR if part.attribution > 0 else AGAINST)[1]),
+        )
+        error = f"± {words.number(part.standard_error, places)}" if sampled else ""
+        table.add_row(words.visible(part.text), bar, words.signed(part.attribution, places), error)
+    left = len(ranking) - top
+    more = [Text(f"and {left} smaller", "dim")] if left > 0 else []
+    return Group(table, *more)
+
+
+def tree(result: v1.ExplanationResult) -> Tree:
+    """A decision tree, as questions about which features are present."""
+    nodes, places = result.surrogate.nodes, words.digits(result)
+
+    def grow(branch: Tree, index: int, answer: str) -> None:
+        node = nodes[index]
+        label = Text.assemble(
+            (answer, "dim"), (words.number(node.value, places), "bold"), (f" · {node.samples}", "dim")
+        )
+        if node.feature >= 0:
+            label.append_text(Text.assemble("  ", (words.visible(result.attributions[node.feature].text), "cyan"), "?"))
+        grown = branch.add(label)
+        if node.feature >= 0:
+            grow(grown, node.present, "present: ")
+            grow(grown, node.absent, "removed: ")
+
+    root = Tree(Text("predicted value · samples", "dim"), hide_root=False, guide_style="dim")
+    grow(root, 0, "")
+    return root
+
+
+def verdict(result: v1.ExplanationResult, spec: v1.ExplanationSpec) -> Group:
+    """Whether to rely on it: the trust verdict, and faithfulness beside its random control."""
+    lines: list[RenderableType] = []
+    if result.HasField("trust"):
+        mark, style = _TRUST_MARKS.get(result.trust.verdict, ("·", "dim"))
+        sentence, reasons = words.trust(result.trust)
+        lines.append(Text(f"{mark} {sentence}", style))
+        lines += [Padding(Text(words.visible(reason)), (0, 0, 0, 2)) for reason in reasons]
+    if result.HasField("surrogate"):
+        lines.append(Padding(Text(words.surrogate(result.surrogate)), (0, 0, 0, 2)))
+    if result.HasField("faithfulness"):
+        rankings = result.faithfulness.random_rankings
+        lines.append(Text(f"  Faithful? Beside {rankings} random rankings (✔ better, ≈ alike, ✘ worse):", "dim"))
+        for line in words.faithfulness(result.faithfulness, words.unit(spec, 2)):
+            mark, style = _MARKS[line.better]
+            lines.append(Text.assemble("  ", (mark, style), f" {line.name}: ", (line.sentence, "dim")))
+    return Group(*lines)
+
+
+def explanation(found: v1.Explanation) -> Group:
+    """A finished or partial explanation: the question, the coloured text, the table, and whether to trust it."""
+    result = found.result if found.HasField("result") else found.partial_result
+    heading = Text.assemble(
+        (words.method(found.spec), "bold"), (f" · {words.model(found.model)} · {found.name}", "dim")
+    )
+    if not result.attributions:
+        return Group(heading, Text(f"{words.state(found)}: nothing is known yet", "dim"))
+    blocks: list[RenderableType] = [
+        heading,
+        Text(words.value_line(result, found.spec)),
+        Padding(coloured_words(result), (1, 2)),
+        legend(),
+        Padding(attributions(result), (1, 2)),
+    ]
+    if result.surrogate.nodes:
+        blocks.append(Padding(tree(result), (0, 2, 1, 2)))
+    blocks += [verdict(result, found.spec), Padding(Text(words.cost(result.cost), "dim"), (1, 0, 0, 0))]
+    return Group(*blocks)
+
+
+def legend() -> Shaded:
+    """What the colours mean."""
+    return Shaded(
+        [("  ", None, ""), (" speaks for it ", 1.0, "+"), ("  ", None, ""), (" speaks against it ", -1.0, "−")]
+    )

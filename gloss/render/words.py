@@ -1,0 +1,196 @@
+"""What an explanation says, in plain words: shared by the terminal and the page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from gloss import v1
+
+METHODS = {
+    "occlusion": "Occlusion",
+    "lime": "LIME",
+    "kernel_shap": "KernelSHAP",
+    "shapley_permutation": "Shapley values by permutation",
+    "input_times_gradient": "Input × gradient",
+    "integrated_gradients": "Integrated gradients",
+    "attention_rollout": "Attention rollout",
+    "value_zeroing": "Value zeroing",
+    "context_attribution": "Context attribution",
+    "interactions": "Interactions",
+    "global_surrogate": "Global surrogate",
+    "bias_probe": "Bias probe",
+}
+_UNITS = {v1.FEATURE_UNIT_TOKEN: "token", v1.FEATURE_UNIT_SENTENCE: "sentence"}
+_SURROGATES = {
+    v1.SURROGATE_RIDGE: "ridge regression",
+    v1.SURROGATE_LASSO: "lasso regression",
+    v1.SURROGATE_DECISION_TREE: "decision tree",
+}
+_STOPS = {
+    v1.STOP_REASON_COMPLETE: "nothing was left to evaluate",
+    v1.STOP_REASON_EVALUATIONS: "the evaluations allowed were used up",
+    v1.STOP_REASON_SECONDS: "the time allowed was used up",
+    v1.STOP_REASON_STANDARD_ERROR: "every standard error was small enough",
+    v1.STOP_REASON_CANCELLED: "it was cancelled",
+}
+_TRUST = {
+    v1.TRUST_VERDICT_TRUSTED: "Trusted: nothing speaks against it.",
+    v1.TRUST_VERDICT_CAUTION: "Use it with care.",
+    v1.TRUST_VERDICT_NOT_TRUSTED: "Do not rely on it.",
+}
+
+# What a terminal or a page must not obey: control characters and bidirectional overrides.
+_VISIBLE = {code: chr(0x2400 + code) for code in range(32)} | {0x7F: "\u2421", ord("\n"): "⏎", ord("\t"): "⇥"}
+_VISIBLE |= dict.fromkeys(
+    (*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x2028, 0x2029), "\ufffd"
+)
+
+
+def visible(text: str, *, keep_lines: bool = False) -> str:
+    """The text with its control characters shown instead of obeyed; `keep_lines` breaks lines after their sign."""
+    shown = text.translate(_VISIBLE)
+    return shown.replace("⏎", "⏎\n") if keep_lines else shown
+
+
+def signed(value: float, digits: int = 2) -> str:
+    """``+1.25`` or ``−1.25``, with a true minus sign; what rounds to zero has none."""
+    text = f"{value:+.{digits}f}".replace("-", "−")
+    return text[1:] if float(text.replace("−", "-")) == 0 else text
+
+
+def number(value: float, digits: int = 2) -> str:
+    """``1.25`` or ``−1.25``, with a true minus sign."""
+    return signed(value, digits).removeprefix("+")
+
+
+def percent(share: float) -> str:
+    """A share as ``41.2 %``; ``<0.1 %`` where it would round to nothing."""
+    return "<0.1 %" if 0 < share < 0.0005 else f"{100 * share:.1f} %"
+
+
+def digits(result: v1.ExplanationResult) -> int:
+    """Decimals that suit the scale: probabilities are smaller than log-probabilities."""
+    return 4 if result.target.scale == v1.TARGET_SCALE_PROBABILITY else 2
+
+
+def method(spec: v1.ExplanationSpec) -> str:
+    """The method's name as its papers write it."""
+    return METHODS.get(spec.WhichOneof("method") or "", "Explanation")
+
+
+def unit(spec: v1.ExplanationSpec, count: int = 1) -> str:
+    """What a feature is called: "word", "tokens"."""
+    name = "span" if spec.features.spans else _UNITS.get(spec.features.unit, "word")
+    return name if count == 1 else f"{name}s"
+
+
+def model(version: v1.ModelVersion) -> str:
+    """Name and the beginning of the digest."""
+    return f"{version.name} {version.digest[:8]}".strip()
+
+
+def state(explanation: v1.Explanation) -> str:
+    """ "running"."""
+    return v1.ExplanationState.Name(explanation.state).removeprefix("EXPLANATION_STATE_").lower()
+
+
+def value_line(result: v1.ExplanationResult, spec: v1.ExplanationSpec) -> str:
+    """What is explained, and between which values it lies."""
+    places = digits(result)
+    return (
+        f"{visible(result.target.description)} = {number(result.full_value, places)}; "
+        f"with every {unit(spec)} {removal(result)}, {number(result.base_value, places)}"
+    )
+
+
+def removal(result: v1.ExplanationResult) -> str:
+    """How features were removed."""
+    if result.removal.kind == v1.REMOVAL_KIND_DELETE:
+        return "taken out"
+    if result.removal.kind == v1.REMOVAL_KIND_MEAN_EMBEDDING:
+        return "blurred into the mean embedding"
+    return f"replaced by {visible(result.removal.replacement)!r}"
+
+
+def surrogate(fit: v1.SurrogateFit) -> str:
+    """How well the surrogate fits."""
+    name = _SURROGATES.get(fit.kind, "surrogate")
+    line = f"The {name} explains {100 * max(fit.r_squared, 0.0):.0f} % of the value's variance around this prompt"
+    return f"{line} (R² {number(fit.r_squared)})."
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One faithfulness metric beside its control. `better` is None where the two cannot be told apart."""
+
+    name: str
+    sentence: str
+    metric: v1.ControlledMetric
+    better: bool | None
+
+
+def faithfulness(found: v1.Faithfulness, units: str) -> Iterator[Comparison]:
+    """Each metric in a sentence, with whether it beats random rankings by more than their standard deviation."""
+    parts = (
+        ("comprehensiveness", True, found.comprehensiveness.aopc, "removing the top {0} costs {1}, random ones {2}"),
+        ("sufficiency", False, found.sufficiency.aopc, "keeping only the top {0} costs {1}, random ones {2}"),
+        ("deletion", False, found.deletion_auc, "taking out the top {0} first leaves {1}, in random order {2}"),
+        ("insertion", True, found.insertion_auc, "putting back the top {0} first gives {1}, in random order {2}"),
+    )
+    for name, high_is_good, metric, sentence in parts:
+        gain = (metric.value - metric.random) * (1 if high_is_good else -1)
+        told_apart = abs(gain) > max(metric.random_deviation, 1e-9)
+        control = f"{number(metric.random)} ± {number(metric.random_deviation)}"
+        yield Comparison(
+            name, sentence.format(units, number(metric.value), control), metric, gain > 0 if told_apart else None
+        )
+
+
+def trust(verdict: v1.Trust) -> tuple[str, Sequence[str]]:
+    """The verdict as a sentence, and its reasons."""
+    return _TRUST.get(verdict.verdict, "Not judged yet: this is a partial result."), list(verdict.reasons)
+
+
+def cost(found: v1.Cost) -> str:
+    """What it took and why it stopped."""
+    parts = [f"{found.evaluations:,} model evaluations in {duration(found.seconds)}"]
+    tokens = f"{found.tokens_computed:,} tokens computed"
+    if found.tokens_saved:
+        saved = found.tokens_saved / (found.tokens_saved + found.tokens_computed)
+        tokens += f", {100 * saved:.0f} % saved by shared beginnings"
+    parts.append(tokens)
+    if found.cache_hits:
+        parts.append(f"{found.cache_hits:,} from the cache")
+    if found.stop_reason in _STOPS:
+        parts.append(f"ended because {_STOPS[found.stop_reason]}")
+    return " · ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """``12 ms``, ``1.3 s``, ``2 min 5 s``."""
+    if seconds < 1:
+        return f"{1000 * seconds:.0f} ms"
+    return f"{seconds:.1f} s" if seconds < 60 else f"{int(seconds // 60)} min {int(seconds % 60)} s"
+
+
+def pieces(result: v1.ExplanationResult) -> Iterator[tuple[str, v1.FeatureAttribution | None]]:
+    """The text in order, cut at the features' spans: each piece with its attribution, or None between features."""
+    position = 0
+    for part in result.attributions:
+        if part.span.start > position:
+            yield result.text[position : part.span.start], None
+        yield result.text[part.span.start : part.span.end], part
+        position = part.span.end
+    if position < len(result.text):
+        yield result.text[position:], None
+
+
+def largest(result: v1.ExplanationResult) -> float:
+    """The largest |attribution|, to which colours and bars are relative; at least the smallest positive number."""
+    return max((abs(part.attribution) for part in result.attributions), default=0.0) or 1e-300
+
+
+def ranked(result: v1.ExplanationResult) -> list[v1.FeatureAttribution]:
+    """The features, largest |attribution| first."""
+    return sorted(result.attributions, key=lambda part: -abs(part.attribution))
