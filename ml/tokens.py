@@ -1,0 +1,282 @@
+"""Between text and token ids, with every token's place in the text.
+
+Offsets count Unicode code points. A token's span covers its text, the space before a word included where the token
+holds it. A character that takes several tokens (an emoji in byte-level BPE) gives each of them its whole span.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from jinja2 import TemplateError
+from tokenizers import Encoding as RawEncoding
+from tokenizers.processors import PostProcessor
+from transformers import PreTrainedTokenizerFast
+
+from ml.errors import InputError, NoChatTemplateError, PromptTooLongError
+from ml.result import Token
+from ml.spec import ChatMessage, Continuation, Prompt, Span, check_ids
+
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+"""Shown in place of a character of which a token holds only some bytes."""
+
+_SPACE_MARK = "\N{LOWER ONE EIGHTH BLOCK}"
+"""What SentencePiece vocabularies write for a space."""
+
+_MOST_TOKENS_OF_A_CHARACTER = 4
+"""A character has at most four bytes of UTF-8, and a token at least one."""
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """A prompt's tokens.
+
+    Attributes:
+        text: what the spans count in: the prompt's own text, the rendered chat, or the decoded token ids.
+        ids: the tokens, with the special tokens that the model reads.
+        spans: each token's place in `text`; None for one that stands nowhere in it.
+        editable: the parts of `text` that the user wrote, in order: all of it, or the contents of a chat's messages.
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    spans: tuple[Span | None, ...]
+    editable: tuple[Span, ...]
+
+
+class Tokenizer:
+    """A model's tokenizer, with the checks that every prompt needs."""
+
+    def __init__(
+        self,
+        fast: PreTrainedTokenizerFast,
+        context_length: int,
+        *,
+        vocabulary_size: int | None = None,
+        end_ids: Iterable[int] = (),
+        model: str = "",
+    ) -> None:
+        """Wrap `fast`.
+
+        Args:
+            fast: whatever `AutoTokenizer` gives; truncation and padding are switched off in it.
+            context_length: the longest prompt, in tokens.
+            vocabulary_size: ids that the model knows, which may be more than the tokenizer has. Default: the same.
+            end_ids: tokens that end a text, beside the tokenizer's own end-of-text token.
+            model: the model's name, for errors.
+        """
+        self.context_length = context_length
+        self.vocabulary_size = len(fast) if vocabulary_size is None else vocabulary_size
+        own_end = () if fast.eos_token_id is None else (fast.eos_token_id,)
+        self.end_ids = frozenset((*own_end, *end_ids))
+        self._fast = fast
+        self._model = model
+        self._backend = fast.backend_tokenizer
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        if self._backend.post_processor is not None:
+            self._backend.post_processor = _with_whole_offsets(self._backend.post_processor)
+        self._texts: dict[int, str] = {}
+
+    @property
+    def mask_token(self) -> tuple[int, str] | None:
+        """Id and text of the mask token, else of the unknown token; None where the model has neither.
+
+        Many byte-level models name their end-of-text token as the unknown one, which it is not: they know every byte.
+        """
+        for token_id in (self._fast.mask_token_id, self._fast.unk_token_id):
+            others = self.end_ids | {self._fast.bos_token_id, self._fast.pad_token_id}
+            if token_id is not None and token_id not in others:
+                return token_id, self.token_text(token_id)
+        return None
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether prompts may be chat messages."""
+        return self._fast.chat_template is not None
+
+    def encode(self, prompt: Prompt) -> Encoding:
+        """Turn a prompt into tokens.
+
+        Text gets the special tokens that the tokenizer adds by itself; a chat gets those of its template, and token ids
+        none.
+
+        Raises:
+            InputError: an id outside the vocabulary, a text without tokens, a chat that the template refuses.
+            PromptTooLongError: more tokens than the context.
+            NoChatTemplateError: chat messages for a model without a template.
+        """
+        if prompt.text is not None:
+            field = "prompt.text"
+            encoding = self._encode_text(field, prompt.text, special=True)
+        elif prompt.chat is not None:
+            field = "prompt.chat.messages"
+            encoding = self._encode_chat(field, prompt.chat)
+        else:
+            field = "prompt.token_ids.ids"
+            encoding = self._encode_ids(field, prompt.token_ids or ())
+        if len(encoding.ids) > self.context_length:
+            raise PromptTooLongError(field, len(encoding.ids), self.context_length)
+        return encoding
+
+    def continuation(self, prompt: Encoding, continuation: Continuation) -> tuple[int, ...]:
+        """The tokens that continue a prompt.
+
+        Text is tokenized together with the prompt's. Where that changes the prompt's own tokens, the text is tokenized
+        alone.
+
+        Raises:
+            InputError: an id outside the vocabulary, or a text without tokens.
+        """
+        if continuation.token_ids is not None:
+            check_ids("continuation.token_ids.ids", continuation.token_ids, self.vocabulary_size)
+            return continuation.token_ids
+        text = continuation.text or ""
+        _check_unicode("continuation.text", text)
+        found: tuple[int, ...] = ()
+        for special in (True, False):
+            joint = self._raw(prompt.text + text, special=special).ids
+            if tuple(joint[: len(prompt.ids)]) == prompt.ids:
+                found = tuple(joint[len(prompt.ids) :])
+                break
+        found = found or self.ids(text)
+        if not found:
+            raise InputError("continuation.text", f"{text!r} has no tokens in this model")
+        check_ids("continuation.text", found, self.vocabulary_size)
+        return found
+
+    def ids(self, text: str) -> tuple[int, ...]:
+        """The tokens of `text` alone, without special tokens of the tokenizer's own."""
+        return tuple(self._raw(text, special=False).ids)
+
+    def token_text(self, token_id: int) -> str:
+        """One token as a reader sees it: leading space included, U+FFFD for a part of a character.
+
+        An id that the model has but the tokenizer does not name is shown as ``<id>``.
+        """
+        text = self._texts.get(token_id)
+        if text is None:
+            text = self._texts[token_id] = self._token_text(token_id)
+        return text
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of `ids`, special tokens included."""
+        return str(self._backend.decode(list(ids), skip_special_tokens=False))
+
+    def tokens(self, encoding: Encoding) -> tuple[Token, ...]:
+        """The tokens of a prompt, as results and replies carry them."""
+        return tuple(
+            Token(token_id, self.token_text(token_id), span)
+            for token_id, span in zip(encoding.ids, encoding.spans, strict=True)
+        )
+
+    def _raw(self, text: str, *, special: bool) -> RawEncoding:
+        return self._backend.encode(text, add_special_tokens=special)
+
+    def _encode_text(self, field: str, text: str, *, special: bool) -> Encoding:
+        _check_unicode(field, text)
+        raw = self._raw(text, special=special)
+        if not raw.ids:
+            raise InputError(field, "the text has no tokens in this model; send other text")
+        check_ids(field, raw.ids, self.vocabulary_size)
+        spans = tuple((start, end) if start < end else None for start, end in raw.offsets)
+        return Encoding(text, tuple(raw.ids), spans, ((0, len(text)),))
+
+    def _encode_chat(self, field: str, messages: Sequence[ChatMessage]) -> Encoding:
+        if not self.has_chat_template:
+            raise NoChatTemplateError(self._model)
+        text = self._render(field, messages)
+        encoding = self._encode_text(field, text, special=False)
+        return Encoding(text, encoding.ids, encoding.spans, self._contents(field, text, messages))
+
+    def _encode_ids(self, field: str, ids: tuple[int, ...]) -> Encoding:
+        check_ids(field, ids, self.vocabulary_size)
+        if len(ids) > self.context_length:  # before the decoding, which costs more than the check
+            raise PromptTooLongError(field, len(ids), self.context_length)
+        text, spans = self._decode_with_spans(ids)
+        return Encoding(text, ids, spans, ((0, len(text)),) if text else ())
+
+    def _render(self, field: str, messages: Sequence[ChatMessage]) -> str:
+        conversation = [{"role": message.role, "content": message.content} for message in messages]
+        try:
+            return str(self._fast.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True))
+        except TemplateError as error:
+            raise InputError(field, f"the model's chat template refuses this conversation: {error}") from error
+
+    def _contents(self, field: str, text: str, messages: Sequence[ChatMessage]) -> tuple[Span, ...]:
+        """Where each message's content stands in the rendered `text`.
+
+        Looking for a short content ("user") would find the template's own words first. So the template is rendered once
+        more around marks that occur nowhere else, which tells what stands before each content.
+        """
+        marks = [f"\uf8ff{index}\uf8fe" for index in range(len(messages))]
+        marked = [ChatMessage(message.role, mark) for message, mark in zip(messages, marks, strict=True)]
+        try:
+            frame = self._render(field, marked)
+        except InputError:
+            frame = ""
+        spans: list[Span] = []
+        position = 0
+        for mark, message in zip(marks, messages, strict=True):
+            before, found, frame = frame.partition(mark)
+            if not found or not text.startswith(before, position):
+                before, frame = "", ""  # this template does more than put contents between its own words
+            start = position + len(before)
+            content = message.content if text.startswith(message.content, start) else message.content.strip()
+            start = text.find(content, start)
+            if start >= 0:
+                position = start + len(content)
+                spans.append((start, position))
+        return tuple(spans)
+
+    def _decode_with_spans(self, ids: Sequence[int]) -> tuple[str, tuple[Span | None, ...]]:
+        """Decode token by token; tokens that share a character wait for each other and get one span.
+
+        A decoder may treat the first token apart (it drops its space), so each piece is what it adds to the text of the
+        tokens just before it.
+        """
+        text = ""
+        spans: list[Span | None] = []
+        before: Sequence[int] = ()
+        start = 0
+        for end in range(1, len(ids) + 1):
+            group = ids[start:end]
+            piece = self.decode((*before, *group))[len(self.decode(before)) :]
+            waiting = piece.endswith(REPLACEMENT) and len(group) < _MOST_TOKENS_OF_A_CHARACTER
+            if waiting and end < len(ids):
+                continue
+            # Word-level decoders put a space between tokens that is no part of either.
+            space = len(piece) - len(piece.lstrip()) if not self.token_text(group[0])[:1].isspace() else 0
+            span = (len(text) + space, len(text) + len(piece))
+            spans.extend([span if span[0] < span[1] else None] * len(group))
+            text += piece
+            # A group that never became a character is no context for the next one, whose bytes it would absorb.
+            before, start = (() if piece.endswith(REPLACEMENT) else group), end
+        return text, tuple(spans)
+
+    def _token_text(self, token_id: int) -> str:
+        raw = self._backend.id_to_token(token_id)
+        if raw is None:
+            return f"<{token_id}>"
+        if raw.startswith(_SPACE_MARK):  # decoding it alone would drop the space
+            return str(raw.replace(_SPACE_MARK, " "))
+        return self.decode([token_id])
+
+
+def _with_whole_offsets(processor: PostProcessor) -> PostProcessor:
+    """`processor`, with offsets that keep the space that a byte-level token begins with.
+
+    The `tokenizers` library trims that space from the offset, not from the token. Its processors nest, and have no
+    common setter for this; their state is JSON.
+    """
+    state: bytes = processor.__getstate__()
+    processor.__setstate__(state.replace(b'"trim_offsets":true', b'"trim_offsets":false'))
+    return processor
+
+
+def _check_unicode(field: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(field, f"the text holds half a surrogate pair at position {error.start}; remove it") from error
