@@ -1,0 +1,127 @@
+"""The files of a deployment agree with the code: metrics exist, ports and variables are the settings' own."""
+
+import json
+import re
+import shutil
+import subprocess
+from typing import Any
+
+import pytest
+import yaml
+from prometheus_client import CollectorRegistry, generate_latest
+
+from server.metrics import Metrics as ServerMetrics
+from server.settings import Settings as ServerSettings
+from tests.fixtures.processes import CHECKOUT
+from worker.metrics import Metrics as WorkerMetrics
+from worker.settings import Settings as WorkerSettings
+
+DEPLOY = CHECKOUT / "deploy"
+PROMETHEUS_OWN = {"up"}
+
+
+def series(registry: CollectorRegistry) -> set[str]:
+    """Every name that a query can use."""
+    names = set()
+    for family in registry.collect():
+        ends = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}.get(family.type, ("",))
+        names |= {family.name + end for end in ends}
+    return names
+
+
+def named_in(expression: str) -> set[str]:
+    """The series that a PromQL expression names."""
+    bare = re.sub(r'"[^"]*"|\b(?:by|on|without) \([^)]*\)|\[\w+\]', "", expression)
+    return set(re.findall(r"\b(?:gloss|grpc|process)_\w+(?![\w(=])|\bup\b", re.sub(r"{[^}]*}", "", bare)))
+
+
+def dashboard_expressions() -> list[str]:
+    panels = json.loads((DEPLOY / "grafana/dashboards/gloss.json").read_text())["panels"]
+    return [target["expr"] for panel in panels for target in panel.get("targets", [])]
+
+
+def alert_expressions() -> list[str]:
+    groups = yaml.safe_load((DEPLOY / "prometheus/alerts.yml").read_text())["groups"]
+    return [rule["expr"] for group in groups for rule in group["rules"]]
+
+
+def documented() -> list[str]:
+    return re.findall(r"`((?:gloss|grpc_server)_\w+)", (CHECKOUT / "docs/operations.md").read_text())
+
+
+@pytest.mark.parametrize("source", [dashboard_expressions, alert_expressions, documented])
+def test_only_series_that_exist_are_used(source: Any) -> None:
+    known = series(ServerMetrics().registry) | series(WorkerMetrics().registry) | PROMETHEUS_OWN
+    known |= {name.removesuffix("_bucket") for name in known}
+    used = set().union(*(named_in(expression) for expression in source()))
+    assert used, "nothing found: has the file's layout changed?"
+    assert used <= known
+
+
+@pytest.mark.parametrize("metrics", [ServerMetrics, WorkerMetrics])
+def test_pages_pass_promtool(metrics: Any) -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not on PATH")
+    page = generate_latest(metrics().registry)
+    result = subprocess.run([promtool, "check", "metrics"], input=page, capture_output=True, check=False)
+    assert result.returncode == 0, result.stderr.decode()
+
+
+def test_prometheus_configuration_passes_promtool() -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not on PATH")
+    config = DEPLOY / "prometheus/prometheus.yml"
+    result = subprocess.run([promtool, "check", "config", config], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def variables(*settings: Any) -> set[str]:
+    return {f"GLOSS_{name.upper()}" for each in settings for name in each.model_fields}
+
+
+def test_containers_set_variables_that_exist_and_ports_that_prometheus_scrapes() -> None:
+    compose = yaml.safe_load((CHECKOUT / "docker-compose.yml").read_text())["services"]
+    for service, settings in (("server", ServerSettings), ("worker", WorkerSettings)):
+        environment = compose[service]["environment"]
+        assert set(environment) <= variables(settings)
+        inside = {port.rpartition(":")[2] for port in compose[service]["ports"]}
+        assert inside == {value for name, value in environment.items() if name.endswith("_PORT")}
+        assert all(port.startswith("127.0.0.1:") for port in compose[service]["ports"])
+
+    jobs = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())["scrape_configs"]
+    scraped = {job["dns_sd_configs"][0]["names"][0]: str(job["dns_sd_configs"][0]["port"]) for job in jobs}
+    assert scraped == {
+        "server": compose["server"]["environment"]["GLOSS_METRICS_PORT"],
+        "worker": compose["worker"]["environment"]["GLOSS_WORKER_METRICS_PORT"],
+    }
+
+
+def test_kubernetes_sets_variables_that_exist_and_ports_that_are_theirs() -> None:
+    documents = list(yaml.safe_load_all((DEPLOY / "kubernetes/gloss.yaml").read_text()))
+    (config,) = (document["data"] for document in documents if document["kind"] == "ConfigMap")
+    assert set(config) <= variables(ServerSettings, WorkerSettings)
+    ports = {
+        port["containerPort"]
+        for document in documents
+        if document["kind"] == "Deployment"
+        for container in document["spec"]["template"]["spec"]["containers"]
+        for port in container["ports"]
+    }
+    assert ports == {int(value) for name, value in config.items() if name.endswith("_PORT")}
+
+
+def test_documented_settings_exist() -> None:
+    text = (CHECKOUT / "docs/operations.md").read_text()
+    client = {"GLOSS_ADDRESS"}
+    table = "".join(line for line in text.splitlines(keepends=True) if line.startswith("| `GLOSS_"))
+    names = set(re.findall(r"GLOSS_\w+", table))
+    assert names, "nothing found: has the page's layout changed?"
+    assert names <= variables(ServerSettings, WorkerSettings) | client
+
+
+def test_every_package_is_in_the_image() -> None:
+    ignored = (CHECKOUT / ".dockerignore").read_text()
+    for package in ("gloss", "jobs", "ml", "server", "worker"):
+        assert f"!{package}\n" in ignored
