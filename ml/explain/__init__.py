@@ -1,0 +1,14 @@
+"""Explanations: which parts of a prompt a model's answer rests on, how sure that is, and whether to believe it.
+
+Problem (problem.py)        a spec settled against a tokenizer: features, removal, target, explainer
+ValueFunction               coalitions of features in, target values out; removal, cache, chunks, clock
+Evaluator (evaluation.py)   token sequences in, target values out: the only place that runs the model
+OcclusionExplainer, ...     estimators over any game, which a value function is one of
+Run                         one explanation at work: updates, checkpoint, judged result
+"""
+
+from ml.explain.problem import Problem, prepare
+from ml.explain.run import Run
+from ml.explain.value_function import ValueFunction
+
+__all__ = ["Problem", "Run", "ValueFunction", "prepare"]

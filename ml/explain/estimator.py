@@ -1,0 +1,78 @@
+"""What an explainer is: a generator over a value function.
+
+An explainer asks with ``values = yield from game(coalitions)`` and yields an `Estimate` whenever it knows more than
+before; what the game yields in between (None, after each chunk of work) passes through it to whoever drives it. So
+work can be shown, stopped and resumed between chunks, and no explainer knows of models, tokens, clocks or queues.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ml.result import StopReason, SurrogateFit
+
+BoolArray = npt.NDArray[np.bool_]
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
+
+Asking = Generator[None, None, FloatArray]
+"""Values on their way: yields after each chunk of work, returns one value a coalition, NaN where time ran out."""
+
+
+class Game(Protocol):
+    """A cooperative game: the players are features, the value is what the model does with only those present."""
+
+    features: int
+
+    def __call__(self, coalitions: BoolArray) -> Asking:
+        """The values of `coalitions`, bool [n, features], True where a feature is present. Returns float64 [n].
+
+        NaN stands for a value that was not computed because the time is up.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What is known of every feature so far.
+
+    Attributes:
+        attributions: float64 [features], in the value's unit.
+        standard_errors: float64 [features]; 0 where exact, infinite where nothing is known yet.
+        stop: why the estimator is done; None while it is not.
+        converged: whether the attributions have settled.
+    """
+
+    attributions: FloatArray
+    standard_errors: FloatArray
+    stop: StopReason | None = None
+    converged: bool = False
+    surrogate: SurrogateFit | None = None
+    stability: float | None = None
+
+    @classmethod
+    def nothing(cls, features: int) -> Estimate:
+        """What is known before anything was measured."""
+        return cls(np.zeros(features), np.full(features, np.inf))
+
+
+Estimating = Generator[Estimate | None, None, None]
+"""An explainer at work: estimates as they improve, the last of which has a `stop`; None after chunks in between."""
+
+
+class Explainer(Protocol):
+    """An estimator with its parameters, ready to be asked about any game of `features` players."""
+
+    @property
+    def planned(self) -> int:
+        """The most coalitions that it will ask for."""
+        ...
+
+    def __call__(self, game: Game) -> Estimating:
+        """Estimate every feature's attribution."""
+        ...

@@ -1,0 +1,139 @@
+"""Features: the pieces of a prompt that attributions are given to, and which tokens each of them owns.
+
+A token belongs to the feature that holds its first visible character, so the space that many tokenizers put before a
+word never moves the word elsewhere; a token of white space alone counts by its first character. Tokens that stand
+nowhere in the text (special tokens) and those that no feature holds are never changed.
+
+Every feature owns at least one token. Where one token covers the beginnings of several words, the first of them owns it
+and grows to the end of the last: what is removed together is shown together. A unit that no token covers at all (a
+tokenizer may drop characters) is no feature.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ml import spec
+from ml.errors import InputError
+from ml.explain.units import sentences, words
+from ml.spec import Span, Unit
+from ml.tokens import Encoding
+
+MAX_FEATURES = 4096
+"""The most features of one explanation: what a surrogate with a coefficient each can be solved for in seconds."""
+
+
+@dataclass(frozen=True)
+class Feature:
+    """A piece of the prompt: its text, its place there in characters, and its tokens' positions, ascending."""
+
+    text: str
+    span: Span
+    positions: tuple[int, ...]
+
+
+def segment(encoding: Encoding, features: spec.Features) -> tuple[Feature, ...]:
+    """Cut a prompt into features, in the text's order.
+
+    Raises:
+        InputError: a span leaves the text or owns no token; nothing is left to be a feature; too many features.
+    """
+    text = encoding.text
+    if features.spans:
+        cut = _caller_features(encoding, features.spans)
+    else:
+        if features.within is not None and features.within[1] > len(text):
+            raise InputError("features.within", _outside(features.within, text))
+        if features.unit is Unit.TOKEN:
+            spans = _token_spans(encoding)
+        else:
+            spans = _units(text, features.unit, encoding.editable)
+        if features.within is not None:
+            start, end = features.within
+            spans = [span for span in spans if start <= _first_visible(text, span) < end]
+        cut = _by_token(encoding, spans) if features.unit is Unit.TOKEN else _own(encoding, spans, merge=True)
+        if not cut:
+            field = "features" if features.within is None else "features.within"
+            raise InputError(field, f"no {features.unit.value} of the prompt begins there; there is nothing to explain")
+    if len(cut) > MAX_FEATURES:
+        advice = "choose larger units, or restrict them with features.within"
+        raise InputError("features", f"the prompt has {len(cut)} features and at most {MAX_FEATURES} fit; {advice}")
+    return tuple(cut)
+
+
+def _caller_features(encoding: Encoding, spans: Sequence[Span]) -> list[Feature]:
+    for index, span in enumerate(spans):
+        if span[1] > len(encoding.text):
+            raise InputError(f"features.spans[{index}]", _outside(span, encoding.text))
+    cut = _own(encoding, spans, merge=False)
+    held = {feature.span for feature in cut}
+    for index, (start, end) in enumerate(spans):
+        if (start, end) not in held:
+            shown = encoding.text[start:end]
+            raise InputError(
+                f"features.spans[{index}]", f"no token of the prompt begins in [{start}, {end}) ({shown!r})"
+            )
+    return cut
+
+
+def _units(text: str, unit: Unit, regions: Sequence[Span]) -> list[Span]:
+    cut = words if unit is Unit.WORD else sentences
+    return [(start + first, start + last) for start, end in regions for first, last in cut(text[start:end])]
+
+
+def _own(encoding: Encoding, spans: Sequence[Span], *, merge: bool) -> list[Feature]:
+    """Give every token to the span that holds its anchor; with `merge`, spans without a token join the one before."""
+    starts = [start for start, _ in spans]
+    owned: list[list[int]] = [[] for _ in spans]
+    reach = [0] * len(spans)  # how far the tokens of each span extend
+    for position, span in enumerate(encoding.spans):
+        if span is None or span[0] == span[1]:
+            continue
+        anchor = _first_visible(encoding.text, span)
+        index = bisect_right(starts, anchor) - 1
+        if index >= 0 and anchor < spans[index][1]:
+            owned[index].append(position)
+            reach[index] = max(reach[index], span[1])
+
+    features: list[Feature] = []
+    reached = 0
+    for (start, end), positions, extent in zip(spans, owned, reach, strict=True):
+        if positions:
+            features.append(Feature(encoding.text[start:end], (start, end), tuple(positions)))
+            reached = extent
+        elif merge and features and start < reached:
+            first = features[-1].span[0]
+            features[-1] = Feature(encoding.text[first:end], (first, end), features[-1].positions)
+    return features
+
+
+def _token_spans(encoding: Encoding) -> list[Span]:
+    """Spans of the tokens that begin in an editable part, one entry a token."""
+    spans = [span for span in encoding.spans if span is not None and span[0] < span[1]]
+    anchors = [_first_visible(encoding.text, span) for span in spans]
+    return [
+        span
+        for span, anchor in zip(spans, anchors, strict=True)
+        if any(start <= anchor < end for start, end in encoding.editable)
+    ]
+
+
+def _by_token(encoding: Encoding, spans: Sequence[Span]) -> list[Feature]:
+    """One feature a token; the tokens of a character that takes several share its span but stay apart."""
+    chosen = set(spans)
+    return [
+        Feature(encoding.text[span[0] : span[1]], span, (position,))
+        for position, span in enumerate(encoding.spans)
+        if span is not None and span in chosen
+    ]
+
+
+def _first_visible(text: str, span: Span) -> int:
+    start, end = span
+    return next((index for index in range(start, end) if not text[index].isspace()), start)
+
+
+def _outside(span: Span, text: str) -> str:
+    return f"[{span[0]}, {span[1]}) leaves the text, which has {len(text)} characters"

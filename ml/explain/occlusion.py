@@ -1,0 +1,52 @@
+"""Occlusion: leave a window of features out and see how far the value falls (Zeiler & Fergus 2014; Li et al. 2016)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ml import spec
+from ml.explain.estimator import BoolArray, Estimate, Estimating, Game
+from ml.result import StopReason
+
+
+@dataclass(frozen=True)
+class OcclusionExplainer:
+    """Exact: every window is computed once.
+
+    The attribution of feature i is the mean, over the windows W that hold i, of v(all) − v(all without W). Windows
+    begin at every `stride`-th feature until one reaches the last feature; that one may be cut short.
+    """
+
+    features: int
+    method: spec.Occlusion
+
+    @property
+    def planned(self) -> int:
+        """The whole prompt and every window."""
+        return 1 + len(self.windows())
+
+    def windows(self) -> BoolArray:
+        """The windows, bool [windows, features], True where a feature is left out."""
+        last = max(0, self.features - self.method.window)
+        starts = np.arange(0, last + self.method.stride, self.method.stride)
+        places = np.arange(self.features)
+        return (places >= starts[:, None]) & (places < starts[:, None] + self.method.window)
+
+    def __call__(self, game: Game) -> Estimating:
+        """Ask for all windows at once. A feature of which time left a window out has an infinite standard error."""
+        windows = self.windows()
+        everything = np.ones((1, self.features), dtype=np.bool_)
+        full, *values = yield from game(np.concatenate([everything, ~windows]))
+        falls = full - np.array(values)
+        known = np.isfinite(falls)
+        held_by = windows[known].sum(axis=0)  # [features]: the windows that tell of it
+        attributions = falls[known] @ windows[known] / np.maximum(held_by, 1)
+        complete = bool(known.all())
+        yield Estimate(
+            attributions=attributions,
+            standard_errors=np.where(held_by == windows.sum(axis=0), 0.0, np.inf),
+            stop=StopReason.COMPLETE if complete else StopReason.SECONDS,
+            converged=complete,
+        )

@@ -1,0 +1,139 @@
+"""Removal: from a coalition of features to the tokens that the model reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from ml import spec
+from ml.errors import InputError, NotBuiltError
+from ml.explain.estimator import BoolArray, IntArray
+from ml.explain.features import Feature
+from ml.result import ResolvedRemoval
+from ml.spec import RemovalKind
+from ml.tokens import Encoding, Tokenizer
+
+Ids = IntArray
+"""Token ids, or other numbers of tokens: int64 [tokens]."""
+
+
+@dataclass(frozen=True)
+class Perturbation:
+    """Prompts with features left out.
+
+    Attributes:
+        ids: the whole prompt, int64 [tokens].
+        owner: the feature that each token belongs to, -1 for none, int64 [tokens].
+        replacements: the tokens that take each feature's place, possibly none. They stand where its first token stood.
+        nothing: what the model reads when no token is left, as no model can read nothing.
+        resolved: the removal, for the result.
+    """
+
+    ids: Ids
+    owner: Ids
+    replacements: tuple[tuple[int, ...], ...]
+    nothing: tuple[int, ...]
+    resolved: ResolvedRemoval
+
+    @property
+    def features(self) -> int:
+        """How many features there are."""
+        return len(self.replacements)
+
+    def __call__(self, coalition: BoolArray) -> Ids:
+        """The prompt in which only the features of `coalition` (bool [features]) are left, int64, never empty."""
+        kept = np.append(coalition, True)[self.owner]  # the one more entry is what tokens without an owner (-1) find
+        if self._replaced is not None:
+            return np.where(kept, self.ids, self._replaced)
+        left: list[int] = []
+        replaced = set()
+        for token_id, keep, owner in zip(self.ids.tolist(), kept.tolist(), self.owner.tolist(), strict=True):
+            if keep:
+                left.append(token_id)
+            elif owner not in replaced:
+                replaced.add(owner)
+                left.extend(self.replacements[owner])
+        return np.array(left or self.nothing, dtype=np.int64)
+
+    @property
+    def longest(self) -> int:
+        """The most tokens that any coalition leaves."""
+        gains = [max(0, len(new) - old) for new, old in zip(self.replacements, self._sizes, strict=True)]
+        return max(len(self.ids) + sum(gains), len(self.nothing))
+
+    @cached_property
+    def _sizes(self) -> list[int]:
+        sizes: list[int] = np.bincount(self.owner[self.owner >= 0], minlength=self.features).tolist()
+        return sizes
+
+    @cached_property
+    def _replaced(self) -> Ids | None:
+        """The prompt with everything replaced, where that keeps each token's place; coalitions then are one `where`."""
+        if any(len(new) != old for new, old in zip(self.replacements, self._sizes, strict=True)):
+            return None
+        replaced = self.ids.copy()
+        for feature, new in enumerate(self.replacements):
+            replaced[self.owner == feature] = new
+        return replaced
+
+
+def perturbation(
+    tokenizer: Tokenizer, encoding: Encoding, features: Sequence[Feature], removal: spec.Removal
+) -> Perturbation:
+    """Decide how features are removed.
+
+    Without a kind it is the model's mask or unknown token, or deletion where the model has neither. Where deletion
+    leaves no token at all, the model reads its end-of-text token, which is what precedes a text in training; a model
+    without one reads the prompt's first token.
+
+    Raises:
+        InputError: the model has no mask token, or the replacement text has no tokens.
+        NotBuiltError: the kind is not built yet.
+    """
+    owner = np.full(len(encoding.ids), -1, dtype=np.int64)
+    for index, feature in enumerate(features):
+        owner[list(feature.positions)] = index
+
+    default = RemovalKind.DELETE if tokenizer.mask_token is None else RemovalKind.MASK_TOKEN
+    kind = removal.kind or default
+    replacements: tuple[tuple[int, ...], ...]
+    match kind:
+        case RemovalKind.MASK_TOKEN:
+            if tokenizer.mask_token is None:
+                raise InputError(
+                    "removal.kind", "this model has neither a mask nor an unknown token; delete, or use text"
+                )
+            mask_id, replacement = tokenizer.mask_token
+            replacements = tuple((mask_id,) * len(feature.positions) for feature in features)
+        case RemovalKind.TEXT:
+            replacement = removal.text
+            replacements = tuple(_replacement(tokenizer, encoding, feature, removal.text) for feature in features)
+            if not all(replacements):
+                raise InputError("removal.text", f"{removal.text!r} has no tokens in this model; remove by deletion")
+        case RemovalKind.DELETE:
+            replacement = ""
+            replacements = ((),) * len(features)
+        case RemovalKind.MEAN_EMBEDDING:
+            raise NotBuiltError("removal by the mean embedding")
+    return Perturbation(
+        ids=np.array(encoding.ids, dtype=np.int64),
+        owner=owner,
+        replacements=replacements,
+        nothing=(min(tokenizer.end_ids, default=encoding.ids[0]),),
+        resolved=ResolvedRemoval(kind, replacement),
+    )
+
+
+def _replacement(tokenizer: Tokenizer, encoding: Encoding, feature: Feature, text: str) -> tuple[int, ...]:
+    """The tokens of `text`, after the white space that the feature's first token begins with."""
+    plain = tokenizer.ids(text)
+    span = encoding.spans[feature.positions[0]]
+    first = "" if span is None else encoding.text[span[0] : span[1]]
+    space = first[: len(first) - len(first.lstrip())]
+    # Many tokenizers write a leading space by themselves; a second one would be another token.
+    if not space or not plain or tokenizer.token_text(plain[0])[:1].isspace():
+        return plain
+    return tokenizer.ids(space + text)

@@ -1,0 +1,244 @@
+"""One explanation at work, from the spec to the judged result."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
+from typing import TypeVar
+
+import numpy as np
+
+from ml.explain import faithfulness, target, trust
+from ml.explain.checkpoint import Memory
+from ml.explain.estimator import Estimate
+from ml.explain.evaluation import Evaluator
+from ml.explain.problem import prepare
+from ml.explain.target import Readout
+from ml.explain.value_function import ValueFunction
+from ml.language_model import LanguageModel
+from ml.result import (
+    Attribution,
+    Cost,
+    ExplanationResult,
+    Faithfulness,
+    Interval,
+    Precision,
+    Progress,
+    StopReason,
+    Update,
+)
+from ml.spec import ExplanationSpec
+
+_PARTIAL_SECONDS = 0.25
+_PROGRESS_SECONDS = 0.05
+_TWO_SIDED_95 = 1.959963984540054
+
+T = TypeVar("T")
+
+
+class Run:
+    """Solves one explanation. Iterate over it once: updates come while it works, the last holds the judged result.
+
+    Between two updates lies a chunk of work (about a second), or several short ones, as updates come no faster than a
+    person can follow. To cancel, stop iterating.
+
+    The same spec and model make the same draws, and on one machine the same numbers to the bit. Resuming from a
+    checkpoint repeats the draws over the values found before; the attributions are then those of an undisturbed run
+    within 1e-5, as values computed in other company may differ in their last bits.
+
+    The budget's seconds count the work of this attempt alone; the cost's count that of all attempts. Of a budget's
+    seconds the method gets what the quality block is not expected to need, and at least half.
+
+    Args:
+        checkpoint: what `checkpoint` gave in an earlier attempt. One that is damaged or of another problem is ignored.
+
+    Raises:
+        InputError, PromptTooLongError, NotBuiltError: as `ml.explain.problem.prepare`, at once.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        spec: ExplanationSpec,
+        checkpoint: bytes | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.problem = prepare(model.tokenizer, model.info, spec)
+        self._model = model
+        self._spec = spec
+        self._clock = clock
+        self._given = checkpoint or b""
+        self._fingerprint = b""
+        self._value: ValueFunction | None = None
+        self._started = clock()
+        self._seconds_before = 0.0
+        self._planned = self.problem.planned
+        self._last_progress = self._last_partial = -math.inf
+
+    def checkpoint(self) -> bytes:
+        """What another attempt needs to go on from here; the given checkpoint while there is nothing to add."""
+        if self._value is None:
+            return self._given
+        self._value.memory.seconds = self._seconds_before + self._elapsed
+        return self._value.memory.pack(self._fingerprint)
+
+    def __iter__(self) -> Iterator[Update]:
+        """Work, and tell."""
+        self._started = self._clock()
+        yield self._update("reading the prompt")
+        resolving = target.resolve(self._model, self.problem.encoding, self.problem.target)
+        readout = yield from self._told(resolving, "choosing the target")
+        value = self._open(readout)
+
+        nothing_and_all = np.array([[False], [True]]).repeat(value.features, axis=1)
+        extremes = yield from self._told(value(nothing_and_all), "measuring the whole prompt")
+        blank = self._blank(readout, *extremes.tolist())
+        estimate = yield from self._estimated(value, blank)
+        result = self._filled(value, blank, estimate)
+
+        measured = None
+        if self.problem.quality is not None:
+            self._planned = (
+                value.answered + self.problem.quality.planned
+            )  # the method may have needed less than planned
+            yield self._update("measuring faithfulness", result)
+            measured = yield from self._measured(value, self.problem.quality, estimate)
+        if value.out_of_time:
+            estimate = replace(estimate, stop=StopReason.SECONDS)
+        self._planned = value.answered
+        result = replace(self._filled(value, blank, estimate), faithfulness=measured)
+        verdict = trust.judge(result, faithfulness_asked=self._spec.faithfulness)
+        yield self._update("done", replace(result, trust=verdict))
+
+    def _open(self, readout: Readout) -> ValueFunction:
+        """The value function, with what an earlier attempt found out."""
+        self._fingerprint = self.problem.fingerprint(readout)
+        features = len(self.problem.features)
+        memory = Memory.unpack(self._given, self._fingerprint, features) or Memory(features)
+        self._seconds_before = memory.seconds
+        evaluator = Evaluator(self._model, readout)
+        self._value = ValueFunction(self.problem.perturbation, evaluator, memory, self._clock)
+        return self._value
+
+    def _estimated(self, value: ValueFunction, blank: ExplanationResult) -> Generator[Update, None, Estimate]:
+        """Let the explainer work; its last estimate."""
+        estimate, news = Estimate.nothing(value.features), False
+        value.deadline = self._method_deadline()
+        for step in self.problem.explainer(value):
+            value.deadline = self._method_deadline()
+            if step is not None:
+                estimate, news = step, True
+            if news and self._clock() - self._last_partial >= _PARTIAL_SECONDS:
+                news = False
+                yield self._update("explaining", self._filled(value, blank, estimate))
+            elif self._due:
+                yield self._update("explaining")
+        return estimate
+
+    def _measured(
+        self, value: ValueFunction, plan: faithfulness.Plan, estimate: Estimate
+    ) -> Generator[Update, None, Faithfulness | None]:
+        """The quality block, or None where time does not allow it."""
+        value.deadline = self._started + (self._spec.budget.max_seconds or math.inf)
+        if self._clock() >= value.deadline:
+            value.out_of_time = True
+            return None
+        measuring = faithfulness.evaluate(plan, value, estimate.attributions, self._spec.budget.seed)
+        return (yield from self._told(measuring, "measuring faithfulness"))
+
+    def _told(self, work: Generator[None, None, T], stage: str) -> Generator[Update, None, T]:
+        """Do some work and tell of its progress."""
+        while True:
+            try:
+                next(work)
+            except StopIteration as done:
+                finished: T = done.value
+                return finished
+            if self._due:
+                yield self._update(stage)
+
+    def _update(self, stage: str, result: ExplanationResult | None = None) -> Update:
+        now = self._last_progress = self._clock()
+        if result is not None:
+            self._last_partial = now
+        answered = self._value.answered if self._value else 0
+        return Update(Progress(answered, max(self._planned, answered), stage, self._remaining), result)
+
+    @property
+    def _due(self) -> bool:
+        return self._clock() - self._last_progress >= _PROGRESS_SECONDS
+
+    @property
+    def _elapsed(self) -> float:
+        return self._clock() - self._started
+
+    @property
+    def _seconds_each(self) -> float | None:
+        """Seconds that an answer took so far, where it was not one of an earlier attempt; None before the first."""
+        fresh = self._value.answered - self._value.recalled if self._value and self._value.computed else 0
+        return self._elapsed / fresh if fresh > 0 else None
+
+    @property
+    def _remaining(self) -> float | None:
+        each, limit = self._seconds_each, self._spec.budget.max_seconds
+        if each is None or self._value is None:
+            return None
+        remaining = max(0, self._planned - self._value.answered) * each
+        return remaining if limit is None else max(0.0, min(remaining, limit - self._elapsed))
+
+    def _method_deadline(self) -> float:
+        limit = self._spec.budget.max_seconds
+        if limit is None:
+            return math.inf
+        quality = self.problem.quality.planned if self.problem.quality else 0
+        reserved = min(limit / 2, quality * (self._seconds_each or 0.0))
+        return self._started + limit - reserved
+
+    def _blank(self, readout: Readout, base: float, full: float) -> ExplanationResult:
+        """The result before anything is attributed."""
+        return ExplanationResult(
+            text=self.problem.encoding.text,
+            tokens=self.problem.tokens,
+            target=target.describe(self._model.tokenizer, readout),
+            removal=self.problem.perturbation.resolved,
+            attributions=(),
+            base_value=base,
+            full_value=full,
+            precision=Precision(dtype=self.problem.info.dtype),
+        )
+
+    def _filled(self, value: ValueFunction, blank: ExplanationResult, estimate: Estimate) -> ExplanationResult:
+        """The result as far as `estimate` knows it, with what it has cost by now."""
+        attributions = tuple(
+            Attribution(
+                text=feature.text,
+                span=feature.span,
+                positions=feature.positions,
+                value=each,
+                standard_error=error,
+                interval=Interval(each - _TWO_SIDED_95 * error, each + _TWO_SIDED_95 * error),
+            )
+            for feature, each, error in zip(
+                self.problem.features, estimate.attributions.tolist(), estimate.standard_errors.tolist(), strict=True
+            )
+        )
+        memory = value.memory
+        cost = Cost(
+            evaluations=memory.evaluations,
+            tokens_computed=memory.tokens_computed,
+            tokens_saved=memory.tokens_saved,
+            cache_hits=max(0, value.answered - memory.evaluations),
+            seconds=self._seconds_before + self._elapsed,
+            stop_reason=estimate.stop,
+        )
+        return replace(
+            blank,
+            attributions=attributions,
+            surrogate=estimate.surrogate,
+            stability=estimate.stability,
+            converged=estimate.converged,
+            cost=cost,
+        )

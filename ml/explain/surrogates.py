@@ -1,0 +1,176 @@
+"""Interpretable models fitted to weighted samples of a game: ridge, lasso, decision tree.
+
+Each fit is the one of scikit-learn under the same name, with `sample_weight`; the ridge is solved here, as its standard
+errors come out of the same factorization.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import Lasso
+from sklearn.tree import DecisionTreeRegressor
+
+from ml.explain.estimator import FloatArray, IntArray
+from ml.result import SurrogateFit, TreeNode
+from ml.spec import SurrogateKind
+
+_JACKKNIFE_GROUPS = 20
+_NO_PENALTY = 1e-9
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A fitted surrogate: attributions and their standard errors, float64 [features], and its description."""
+
+    attributions: FloatArray
+    standard_errors: FloatArray
+    surrogate: SurrogateFit
+
+
+class Surrogate(Protocol):
+    """An interpretable model with its parameters."""
+
+    def __call__(self, samples: FloatArray, values: FloatArray, weights: FloatArray, *, errors: bool = True) -> Fit:
+        """Fit `samples` [n, features] of 0 and 1 to `values` [n] with `weights` [n] above 0.
+
+        Without `errors` the standard errors, which may cost more than the fit, are left infinite.
+        """
+        ...
+
+
+def r_squared(values: FloatArray, predicted: FloatArray, weights: FloatArray) -> float:
+    """The weighted coefficient of determination: 1 for constant values met exactly, 0 for those missed."""
+    residual = float(weights @ (values - predicted) ** 2)
+    total = float(weights @ (values - np.average(values, weights=weights)) ** 2)
+    if total == 0:
+        return 1.0 if residual == 0 else 0.0
+    return 1 - residual / total
+
+
+def ridge(alpha: float, samples: FloatArray, values: FloatArray, weights: FloatArray, *, errors: bool = True) -> Fit:
+    """Weighted ridge regression with an unpenalized intercept, and standard errors that trust no error model.
+
+    With Z the samples and y the values, centred and scaled by √w, the coefficients are β = G y, G = (Z'Z + αI)⁻¹ Z'.
+    Their covariance is the sandwich (White 1980) in its HC3 form (MacKinnon & White 1985): Σᵢ gᵢ gᵢ' rᵢ² / (1 − hᵢ)²,
+    where gᵢ is a column of G, rᵢ a residual and hᵢ a leverage. It holds for random masks whether or not the game is
+    linear; the game itself has no noise, so all of the error is in the draw of the masks.
+    """
+    scale = np.sqrt(weights)
+    centre = np.average(samples, axis=0, weights=weights)
+    mean = float(np.average(values, weights=weights))
+    z = (samples - centre) * scale[:, None]  # [n, features]
+    y = (values - mean) * scale
+    projector = _projector(z, alpha)  # [features, n]
+    coefficients = projector @ y
+    intercept = mean - float(centre @ coefficients)
+    fit = SurrogateFit(
+        kind=SurrogateKind.RIDGE,
+        r_squared=r_squared(values, intercept + samples @ coefficients, weights),
+        intercept=intercept,
+    )
+    if not errors:
+        return Fit(coefficients, _unknown(coefficients), fit)
+    residuals = y - z @ coefficients
+    leverage = np.einsum("nf,fn->n", z, projector) + weights / weights.sum()
+    # A sample that the fit must pass through says nothing about its own error; keep its term finite.
+    robust = residuals / np.maximum(1 - leverage, 1e-6)
+    return Fit(coefficients, np.sqrt(projector**2 @ robust**2), fit)
+
+
+def _projector(z: FloatArray, alpha: float) -> FloatArray:
+    """(Z'Z + αI)⁻¹ Z', by the smaller of the two systems that give it; for α near 0 the pseudo-inverse."""
+    n, features = z.shape
+    if alpha < _NO_PENALTY:  # nothing then keeps the systems from being singular
+        return np.asarray(np.linalg.pinv(z), dtype=np.float64)
+    if features <= n:
+        return np.asarray(np.linalg.solve(z.T @ z + alpha * np.eye(features), z.T), dtype=np.float64)
+    return np.asarray(np.linalg.solve(z @ z.T + alpha * np.eye(n), z).T, dtype=np.float64)
+
+
+def lasso(alpha: float, samples: FloatArray, values: FloatArray, weights: FloatArray, *, errors: bool = True) -> Fit:
+    """Weighted lasso (Tibshirani 1996) with an intercept; standard errors by the jackknife."""
+    if alpha < _NO_PENALTY:  # coordinate descent is no way to least squares.
+        fit = ridge(0, samples, values, weights, errors=errors)
+        least_squares = SurrogateFit(SurrogateKind.LASSO, fit.surrogate.r_squared, fit.surrogate.intercept)
+        return Fit(fit.attributions, fit.standard_errors, least_squares)
+
+    def solve(rows: slice | IntArray) -> Lasso:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # a few samples may be fitted without error
+            return Lasso(alpha=alpha).fit(samples[rows], values[rows], sample_weight=weights[rows])
+
+    model = solve(slice(None))
+    standard_errors = _jackknife(len(values), lambda rows: solve(rows).coef_) if errors else _unknown(model.coef_)
+    explained = r_squared(values, model.predict(samples), weights)
+    return Fit(model.coef_, standard_errors, SurrogateFit(SurrogateKind.LASSO, explained, float(model.intercept_)))
+
+
+def decision_tree(
+    depth: int, samples: FloatArray, values: FloatArray, weights: FloatArray, *, errors: bool = True
+) -> Fit:
+    """A weighted regression tree (CART; Breiman et al. 1984).
+
+    An attribution is the feature's share of the impurity that the tree takes away (they sum to 1 in absolute value),
+    with the sign of its mean effect: the weighted mean value where it is present, minus that where it is absent.
+    Standard errors by the jackknife.
+    """
+
+    def solve(rows: slice | IntArray) -> tuple[DecisionTreeRegressor, FloatArray]:
+        tree = DecisionTreeRegressor(max_depth=depth, random_state=0)  # ties between splits are broken alike each time
+        tree.fit(samples[rows], values[rows], sample_weight=weights[rows])
+        sign = np.sign(_mean_effects(samples[rows], values[rows], weights[rows]))
+        return tree, tree.feature_importances_ * sign
+
+    tree, attributions = solve(slice(None))
+    standard_errors = _jackknife(len(values), lambda rows: solve(rows)[1]) if errors else _unknown(attributions)
+    fit = SurrogateFit(
+        kind=SurrogateKind.DECISION_TREE,
+        r_squared=r_squared(values, tree.predict(samples), weights),
+        nodes=_nodes(tree),
+    )
+    return Fit(attributions, standard_errors, fit)
+
+
+def _mean_effects(samples: FloatArray, values: FloatArray, weights: FloatArray) -> FloatArray:
+    present, absent = samples.T * weights, (1 - samples).T * weights  # [features, n]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        effects: FloatArray = present @ values / present.sum(axis=1) - absent @ values / absent.sum(axis=1)
+    return np.nan_to_num(effects)  # a feature always present, or never, has shown no effect
+
+
+def _nodes(tree: DecisionTreeRegressor) -> tuple[TreeNode, ...]:
+    inner = tree.tree_
+    return tuple(
+        # scikit-learn goes left where a feature is at most 0.5, which is where it is absent.
+        TreeNode(max(feature, -1), left, right, value, samples)
+        for feature, left, right, value, samples in zip(
+            inner.feature.tolist(),
+            inner.children_left.tolist(),
+            inner.children_right.tolist(),
+            inner.value[:, 0, 0].tolist(),
+            inner.n_node_samples.tolist(),
+            strict=True,
+        )
+    )
+
+
+def _unknown(coefficients: FloatArray) -> FloatArray:
+    return np.full(coefficients.shape, np.inf)
+
+
+def _jackknife(n: int, statistic: Callable[[IntArray], FloatArray]) -> FloatArray:
+    """Standard errors by leaving out one of up to 20 groups of samples at a time.
+
+    Groups, as leaving out single samples fails for statistics that are not smooth, such as these (Shao & Wu 1989).
+    """
+    groups = min(_JACKKNIFE_GROUPS, n)
+    group = np.arange(n) % groups
+    left_out = np.array([statistic(np.flatnonzero(group != index)) for index in range(groups)])
+    standard_errors: FloatArray = np.sqrt((groups - 1) * left_out.var(axis=0))
+    return standard_errors

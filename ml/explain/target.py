@@ -1,0 +1,199 @@
+"""The target: the one number about the model's answer that an explanation explains.
+
+Two steps, as only the second needs the model: `plan` checks a target against the tokenizer, `resolve` fills in what the
+model itself decides (its most likely token, its own generation).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator
+from dataclasses import dataclass
+
+import torch
+
+from ml.errors import InputError, PromptTooLongError
+from ml.language_model import LanguageModel, ModelInfo
+from ml.result import ResolvedTarget, Token
+from ml.spec import (
+    Continuation,
+    ContinuationTarget,
+    ContrastTarget,
+    GenerationTarget,
+    NextTokenTarget,
+    Scale,
+    Target,
+    check_ids,
+)
+from ml.tokens import Encoding, Tokenizer
+
+
+@dataclass(frozen=True)
+class Readout:
+    """What to read where: the value of a prompt is Σ log p(tokens) − Σ log p(rejected) after prompt + `given`.
+
+    Attributes:
+        given: tokens that follow every prompt and are not measured.
+        tokens: the continuation that is measured, at least one token.
+        rejected: the token that the first is compared with, or nothing.
+        scale: the value itself, or its exponential.
+    """
+
+    tokens: tuple[int, ...]
+    scale: Scale = Scale.LOG_PROBABILITY
+    given: tuple[int, ...] = ()
+    rejected: tuple[int, ...] = ()
+
+    @property
+    def appended(self) -> tuple[int, ...]:
+        """The tokens that the model reads after the prompt: all but the last, which it only has to predict."""
+        return self.given + self.tokens[:-1]
+
+    @property
+    def positions(self) -> int:
+        """How many last positions are read out."""
+        return len(self.tokens)
+
+    def value(self, logits: torch.Tensor) -> torch.Tensor:
+        """The value, a float64 scalar, from `logits` [positions, vocabulary]."""
+        logits = logits.double()  # the sum over the vocabulary is where float32 would lose the last digits
+        totals = torch.logsumexp(logits, dim=-1)
+        rows = torch.arange(self.positions, device=logits.device)
+        value = (logits[rows, torch.tensor(self.tokens, device=logits.device)] - totals).sum()
+        for token_id in self.rejected:
+            value = value - (logits[-1, token_id] - totals[-1])
+        return value.exp() if self.scale is Scale.PROBABILITY else value
+
+
+@dataclass(frozen=True)
+class TargetPlan:
+    """A target that the tokenizer has accepted; `readout` is None while the model has a say in it.
+
+    `generate` is how many tokens the model may then say: 1 is its most likely next token.
+    """
+
+    scale: Scale
+    readout: Readout | None
+    generate: int = 0
+
+    @property
+    def longest(self) -> int:
+        """The most tokens that the model may have to read after a prompt."""
+        return self.generate - 1 if self.readout is None else len(self.readout.appended)
+
+
+def plan(tokenizer: Tokenizer, info: ModelInfo, encoding: Encoding, target: Target) -> TargetPlan:
+    """Check a target against the vocabulary and the context.
+
+    Raises:
+        InputError: an id outside the vocabulary, or a contrast of equals.
+        PromptTooLongError: prompt and target together exceed the context.
+    """
+    planned, field = _plan(tokenizer, info, encoding, target)
+    read = len(encoding.ids) + planned.longest
+    if read > info.context_length:
+        raise PromptTooLongError(field, read, info.context_length)
+    return planned
+
+
+def _plan(tokenizer: Tokenizer, info: ModelInfo, encoding: Encoding, target: Target) -> tuple[TargetPlan, str]:
+    readout: Readout | None = None
+    generate = 0
+    match target.kind:
+        case NextTokenTarget(text=None, id=None):
+            field, generate = "target.next_token", 1
+        case NextTokenTarget(text=None, id=int(token_id)):
+            field = "target.next_token.id"
+            if not 0 <= token_id < info.vocabulary_size:
+                raise InputError(field, f"must be between 0 and {info.vocabulary_size - 1}, not {token_id}")
+            readout = Readout((token_id,), target.scale)
+        case NextTokenTarget(text=text):
+            field = "target.next_token"
+            ids = _ids(tokenizer, info, encoding, Continuation(text=text), field)
+            readout = Readout(ids[:1], target.scale)
+        case ContinuationTarget(continuation):
+            field = "target.continuation"
+            readout = Readout(_ids(tokenizer, info, encoding, continuation, field), target.scale)
+        case GenerationTarget(max_tokens):
+            field, generate = "target.generation.max_tokens", max_tokens
+        case ContrastTarget(chosen, rejected):
+            field = "target.contrast"
+            readout = _contrast(
+                _ids(tokenizer, info, encoding, chosen, f"{field}.chosen"),
+                _ids(tokenizer, info, encoding, rejected, f"{field}.rejected"),
+            )
+    return TargetPlan(target.scale, readout, generate), field
+
+
+def _ids(
+    tokenizer: Tokenizer, info: ModelInfo, encoding: Encoding, continuation: Continuation, field: str
+) -> tuple[int, ...]:
+    """The continuation's tokens, with errors that name `field` in place of the tokenizer's ``continuation``."""
+    if continuation.token_ids is not None:
+        check_ids(f"{field}.token_ids.ids", continuation.token_ids, info.vocabulary_size)
+    try:
+        ids = tokenizer.continuation(encoding, continuation)
+    except InputError as error:
+        error.field = field + error.field.removeprefix("continuation")
+        raise
+    if not ids:
+        raise InputError(field, f"{continuation.text!r} has no tokens in this model")
+    return ids
+
+
+def _contrast(chosen: tuple[int, ...], rejected: tuple[int, ...]) -> Readout:
+    shared = 0
+    while shared < min(len(chosen), len(rejected)) and chosen[shared] == rejected[shared]:
+        shared += 1
+    if chosen == rejected:
+        raise InputError("target.contrast.rejected", "chosen and rejected are the same tokens; they must differ")
+    if shared == min(len(chosen), len(rejected)):
+        message = "one of chosen and rejected only continues the other; they must differ in a token that both have"
+        raise InputError("target.contrast.rejected", message)
+    return Readout(chosen[shared : shared + 1], given=chosen[:shared], rejected=rejected[shared : shared + 1])
+
+
+def resolve(model: LanguageModel, encoding: Encoding, planned: TargetPlan) -> Generator[None, None, Readout]:
+    """Let the model decide what is left open, by greedy generation. Yields after each of its tokens.
+
+    A generation ends before the model's end token, which is not explained unless it is all that the model says.
+    """
+    if planned.readout is not None:
+        return planned.readout
+    said: list[int] = []
+    while len(said) < planned.generate:
+        logits = model.logits([[*encoding.ids, *said]])[0]
+        token_id = int(logits[-1].argmax())
+        if said and token_id in model.tokenizer.end_ids:
+            break
+        said.append(token_id)
+        if token_id in model.tokenizer.end_ids:
+            break
+        yield
+    return Readout(tuple(said), planned.scale)
+
+
+def describe(tokenizer: Tokenizer, readout: Readout) -> ResolvedTarget:
+    """The target for the result: 'log p(" Paris")', 'p(" a" | … " b")', 'log p(" he") − log p(" she")'."""
+    name = "p" if readout.scale is Scale.PROBABILITY else "log p"
+    condition = f" | … {_quoted(tokenizer, readout.given)}" if readout.given else ""
+    description = f"{name}({_quoted(tokenizer, readout.tokens)}{condition})"
+    if readout.rejected:
+        description += f" − {name}({_quoted(tokenizer, readout.rejected)}{condition})"
+    return ResolvedTarget(
+        description=description,
+        tokens=_tokens(tokenizer, readout.tokens),
+        scale=readout.scale,
+        rejected_tokens=_tokens(tokenizer, readout.rejected),
+        shared_tokens=_tokens(tokenizer, readout.given),
+    )
+
+
+def _quoted(tokenizer: Tokenizer, ids: tuple[int, ...]) -> str:
+    # A lone token is shown as it stands in running text, with its leading space, which `decode` may strip.
+    text = tokenizer.token_text(ids[0]) if len(ids) == 1 else tokenizer.decode(ids)
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _tokens(tokenizer: Tokenizer, ids: tuple[int, ...]) -> tuple[Token, ...]:
+    return tuple(Token(token_id, tokenizer.token_text(token_id)) for token_id in ids)

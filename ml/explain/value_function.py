@@ -1,0 +1,105 @@
+"""The value function: coalitions of features in, target values out. Explainers see nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from ml.explain.checkpoint import Memory
+from ml.explain.estimator import Asking, BoolArray, FloatArray
+from ml.explain.evaluation import Evaluator
+from ml.explain.removal import Ids, Perturbation
+
+
+class ValueFunction:
+    """What the model does when only some features are present.
+
+    It owns removal, the cache and the clock. A coalition is computed once, and so is a prompt, however many
+    coalitions lead to it.
+
+    Attributes:
+        features: the number of features.
+        memory: the values known and what finding them cost: all that a checkpoint has to keep.
+        deadline: when to stop computing, on `clock`. It is looked at between chunks: each call computes at least one.
+        answered: values given so far, whether they were computed or known.
+        computed: prompts computed by this object.
+        recalled: values given before anything had to be computed, which an earlier attempt knew.
+        out_of_time: whether a value was ever withheld because the deadline had passed.
+    """
+
+    def __init__(
+        self,
+        perturbation: Perturbation,
+        evaluator: Evaluator,
+        memory: Memory | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.features = perturbation.features
+        self.memory = memory if memory is not None else Memory(perturbation.features)
+        self.deadline = math.inf
+        self.answered = 0
+        self.computed = 0
+        self.recalled = 0
+        self.out_of_time = False
+        self._perturbation = perturbation
+        self._evaluator = evaluator
+        self._clock = clock
+        self._by_prompt: dict[bytes, float] = {}
+
+    def __call__(self, coalitions: BoolArray) -> Asking:
+        """The values of `coalitions`, bool [n, features], True where a feature is present. Returns float64 [n].
+
+        Yields after each chunk of work. NaN stands for what was not computed before the deadline.
+        """
+        values = np.full(len(coalitions), np.nan)
+        keys = [row.tobytes() for row in np.packbits(coalitions, axis=1)]
+        prompts: dict[bytes, Ids] = {}  # what to compute, by digest
+        waiting: dict[bytes, list[int]] = {}  # the rows of `values` that wait for it
+        for row, (key, coalition) in enumerate(zip(keys, coalitions, strict=True)):
+            known = self.memory.values.get(key)
+            if known is None:
+                prompt = self._perturbation(coalition)
+                digest = hashlib.blake2b(prompt.tobytes(), digest_size=16).digest()
+                known = self._by_prompt.get(digest)
+                if known is None:
+                    prompts.setdefault(digest, prompt)
+                    waiting.setdefault(digest, []).append(row)
+                    continue
+                self.memory.values[key] = known
+            values[row] = known
+            self.answered += 1
+
+        if self.computed == 0:
+            self.recalled = self.answered
+        digests = list(prompts)
+        left = len(digests)
+        for chunk in self._evaluator(list(prompts.values())):
+            for index, value in chunk.values:
+                self._by_prompt[digests[index]] = value
+                for row in waiting[digests[index]]:
+                    values[row] = self.memory.values[keys[row]] = value
+                    self.answered += 1
+            left -= len(chunk.values)
+            self.computed += len(chunk.values)
+            self.memory.evaluations += len(chunk.values)
+            self.memory.tokens_computed += chunk.tokens_computed
+            self.memory.tokens_saved += chunk.tokens_saved
+            yield
+            if left and self._clock() >= self.deadline:
+                self.out_of_time = True
+                break
+        return values
+
+    def evaluate(self, coalitions: BoolArray) -> FloatArray:
+        """The same in one go, for a caller to whom the time in between is nothing."""
+        asking = self(coalitions)
+        while True:
+            try:
+                next(asking)
+            except StopIteration as done:
+                values: FloatArray = done.value
+                return values
