@@ -1,0 +1,1 @@
+"""The RQ worker: a parent that never imports torch, and one resident child that holds the model."""

@@ -1,0 +1,59 @@
+"""``python -m worker``: explain until told to stop.
+
+Exit codes: 0 after SIGTERM or SIGINT, 1 for a model that cannot be loaded, 2 for settings that cannot be followed.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+from pydantic import ValidationError
+from rq.exceptions import StopRequested
+
+from worker.metrics import Metrics, PortError
+from worker.model_process import ModelProcess, ModelRefusedError
+from worker.service import serve
+from worker.settings import Settings, complaints
+from worker.stop import ForcedStop, Stop
+
+
+def main() -> int:
+    """Run the worker and return the exit code."""
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        return _complain(2, *complaints(error))
+    logging.basicConfig(
+        level=settings.log_level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s"
+    )
+    logging.getLogger("rq").setLevel(logging.WARNING)  # it logs every breath
+    stop = Stop(settings.grace_seconds)
+    stop.install()
+    metrics = Metrics()
+    child = ModelProcess()
+    try:
+        with metrics.page(settings.metrics_host, settings.worker_metrics_port) as address:
+            try:
+                serve(settings, child, metrics, stop, address)
+            finally:
+                child.stop()
+    except (StopRequested, ForcedStop):
+        pass
+    except ModelRefusedError as error:
+        return _complain(1, str(error))
+    except PortError as error:
+        return _complain(2, str(error))
+    finally:
+        stop.uninstall()
+    return 0
+
+
+def _complain(exit_code: int, *lines: str) -> int:
+    for line in lines:
+        print(f"error: {line}", file=sys.stderr)
+    return exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

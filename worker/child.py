@@ -1,0 +1,69 @@
+"""``python -m worker.child PARENT``: the process with the model. Only the worker starts it."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import sys
+import time
+
+from worker.model_process import INTERRUPT
+from worker.protocol import Message, Ready, Refused, Run, decode, encode
+from worker.settings import Settings
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main() -> int:
+    """Load the model, then perform jobs until the parent closes the pipe or dies."""
+    _die_with(int(sys.argv[1]))
+    # Ctrl-C and an orchestrator's SIGTERM may reach the whole process group. Stopping is the parent's business.
+    for number in (signal.SIGINT, signal.SIGTERM, INTERRUPT):
+        signal.signal(number, signal.SIG_IGN)
+    replies = _take_stdout()
+    settings = Settings()
+    os.nice(settings.worker_nice)
+    logging.basicConfig(
+        level=settings.log_level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s"
+    )
+
+    def notify(message: Message) -> None:
+        os.write(replies, encode(message))
+
+    # Only now: torch takes seconds to import, and until here nobody watched over this process.
+    from ml.errors import ModelLoadError  # noqa: PLC0415
+    from worker.residency import move_in  # noqa: PLC0415
+    from worker.tasks import run_explanation  # noqa: PLC0415
+
+    started = time.monotonic()
+    try:
+        info = move_in(settings, notify)
+    except ModelLoadError as error:
+        notify(Refused(str(error)))
+        return 1
+    notify(Ready(info.name, info.digest, time.monotonic() - started))
+    for line in sys.stdin.buffer:
+        message = decode(line)
+        if isinstance(message, Run):
+            notify(run_explanation(message.explanation_id))
+    return 0
+
+
+def _die_with(parent: int) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before the wish was made
+        sys.exit(1)
+
+
+def _take_stdout() -> int:
+    """A descriptor to the parent that nothing else writes to: what libraries print goes to stderr from here on."""
+    replies = os.dup(1)
+    os.dup2(2, 1)
+    return replies
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""How a job in the child is stopped from outside: by an exception between two steps of Python.
+
+Both kinds derive from BaseException, because explainers and libraries catch Exception. A step that never comes back to
+Python, such as one call of a large model, is not interrupted; so the model runs in bounded batches, and the parent
+replaces a child that does not listen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from types import FrameType
+
+from worker.model_process import INTERRUPT
+
+
+class Interrupted(BaseException):
+    """The parent wants the job stopped: it was cancelled, or the worker is stopping."""
+
+
+class TimeLimitReached(BaseException):
+    """The worker's time for one attempt, `seconds`, is over."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds)
+        self.seconds = seconds
+
+
+class Interruption:
+    """Signals as exceptions, inside `allowed` only and at most one each time."""
+
+    def __init__(self) -> None:
+        self._allowed = False
+        self._limit = 0.0
+        signal.signal(INTERRUPT, self._on_interrupt)
+        signal.signal(signal.SIGALRM, self._on_alarm)
+
+    @contextlib.contextmanager
+    def allowed(self, seconds: float) -> Iterator[None]:
+        """Inside, the parent's signal raises `Interrupted`, and the end of so many seconds `TimeLimitReached`."""
+        self._limit = seconds
+        self._allowed = True
+        try:
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+            yield
+        finally:
+            self._allowed = False
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def _on_interrupt(self, _number: int, _frame: FrameType | None) -> None:
+        self._raise(Interrupted())
+
+    def _on_alarm(self, _number: int, _frame: FrameType | None) -> None:
+        self._raise(TimeLimitReached(self._limit))
+
+    def _raise(self, error: BaseException) -> None:
+        # What follows the first one, such as settling the record, must be left in peace.
+        if self._allowed:
+            self._allowed = False
+            raise error

@@ -1,0 +1,73 @@
+"""Telling the explanation's record how far the work is, at a bounded rate."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+from redis.exceptions import RedisError
+
+from jobs import convert
+from jobs.attempts import Attempt, AttemptStore
+from ml.result import ExplanationResult, Update
+
+REPORT_SECONDS = 0.25
+CHECKPOINT_SECONDS = 1.0
+_CHECKPOINT_SHARE = 0.05
+"""Most of the time that checkpoints may take; those of long explanations are large."""
+_AWAY_SECONDS = 2.0
+
+_log = logging.getLogger(__name__)
+
+
+def reported(
+    updates: Iterable[Update], store: AttemptStore, attempt: Attempt, checkpoint: Callable[[], bytes]
+) -> Iterator[Update]:
+    """Pass the updates through and write them to the record: the first result at once, later ones a few times a second.
+
+    While Redis is away the work goes on unreported.
+
+    Raises:
+        AttemptEndedError: the attempt was cancelled, deleted or overtaken.
+    """
+    report = _Reporter(store, attempt, checkpoint)
+    for update in updates:
+        report(update)
+        yield update
+
+
+class _Reporter:
+    def __init__(self, store: AttemptStore, attempt: Attempt, checkpoint: Callable[[], bytes]) -> None:
+        self._store = store
+        self._attempt = attempt
+        self._checkpoint = checkpoint
+        self._shown_result = False
+        self._unshown: ExplanationResult | None = None
+        self._next_report = 0.0
+        self._next_checkpoint = time.monotonic() + CHECKPOINT_SECONDS
+
+    def __call__(self, update: Update) -> None:
+        self._unshown = update.result or self._unshown
+        first_result = self._unshown is not None and not self._shown_result
+        if not first_result and time.monotonic() < self._next_report:
+            return
+        partial = None if self._unshown is None else convert.from_result(self._unshown)
+        try:
+            self._store.progress(self._attempt, convert.from_progress(update.progress), partial, self._saved())
+        except RedisError as error:
+            _log.warning("working on unreported, Redis cannot be reached: %s", error)
+            self._next_report = time.monotonic() + _AWAY_SECONDS
+            return
+        self._shown_result = self._shown_result or partial is not None
+        self._unshown = None
+        self._next_report = time.monotonic() + REPORT_SECONDS
+
+    def _saved(self) -> bytes | None:
+        started = time.monotonic()
+        if started < self._next_checkpoint:
+            return None
+        saved = self._checkpoint()
+        took = time.monotonic() - started
+        self._next_checkpoint = started + max(CHECKPOINT_SECONDS, took / _CHECKPOINT_SHARE)
+        return saved

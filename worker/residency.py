@@ -1,0 +1,60 @@
+"""What the child holds for all of its jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+from jobs.attempts import AttemptStore
+from jobs.connection import connect
+from ml.language_model import LanguageModel, ModelInfo
+from ml.models import load
+from worker.interruption import Interruption
+from worker.protocol import Message
+from worker.settings import Settings
+
+
+@dataclass(frozen=True)
+class Residency:
+    """The model and the ways out of the process. A task is called with its arguments alone, so it finds these here.
+
+    Attributes:
+        model: loaded once.
+        store: rides out a restart of Redis, for what must be written.
+        reports: gives up soon, for what may be left out.
+        interruption: the signals.
+        notify: sends a message to the parent.
+        max_job_seconds: the longest time of one attempt.
+    """
+
+    model: LanguageModel
+    store: AttemptStore
+    reports: AttemptStore
+    interruption: Interruption
+    notify: Callable[[Message], None]
+    max_job_seconds: float
+
+
+current: ContextVar[Residency] = ContextVar("residency")
+
+
+def move_in(settings: Settings, notify: Callable[[Message], None]) -> ModelInfo:
+    """Load the model and make this process its resident.
+
+    Raises:
+        ModelLoadError: the model cannot be loaded.
+    """
+    model = load(settings.model, device=settings.device, threads=settings.worker_threads or settings.threads)
+    limits = {"retention_seconds": settings.retention_seconds, "max_attempts": settings.max_attempts}
+    current.set(
+        Residency(
+            model=model,
+            store=AttemptStore(connect(settings.redis_url), **limits),
+            reports=AttemptStore(connect(settings.redis_url, patient=False), **limits),
+            interruption=Interruption(),
+            notify=notify,
+            max_job_seconds=settings.max_job_seconds,
+        )
+    )
+    return model.info

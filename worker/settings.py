@@ -1,0 +1,62 @@
+"""What the worker can be told, each by one environment variable: the field's name in capitals after ``GLOSS_``."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Settings of ``python -m worker``. Parent and child each read them once, at their start; never at import."""
+
+    model_config = SettingsConfigDict(env_prefix="GLOSS_", frozen=True, extra="ignore")
+
+    model: str = Field(default="transformer", pattern=r"^\s*[^,\s][^,]*$")
+    """A shipped name, a local folder or a hub name: one, because a worker holds one model. Start a worker a model."""
+
+    device: str = "auto"
+    """Where the weights lie: "auto" (the first GPU, else the CPU), "cpu", "cuda", "cuda:1"."""
+
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads of one model call, for server and worker alike. Unset: torch's own choice."""
+
+    worker_threads: int | None = Field(default=None, ge=1)
+    """As above for the worker alone, and stronger. Give it the cores that the server leaves over."""
+
+    worker_nice: int = Field(default=5, ge=0, le=19)
+    """How far the model's process steps back for others on this machine's CPU: inference beside it stays quick."""
+
+    redis_url: str = Field(default="redis://127.0.0.1:6379/0", repr=False)
+    """The store of explanations. May hold a password, so it is never shown."""
+
+    metrics_host: str = "127.0.0.1"
+    """Address of the metrics page. The page holds no prompts, but do not publish it to the world."""
+
+    worker_metrics_port: int = Field(default=9465, ge=0, le=65535)
+    """Port of the metrics page; 0 takes any free one and the ready line names it."""
+
+    grace_seconds: float = Field(default=5.0, ge=0)
+    """Seconds that a running explanation gets to finish after SIGTERM before it goes back to the queue, with what it
+    knows. Keep it some seconds below your orchestrator's kill time-out. A second signal ends it at once."""
+
+    retention_seconds: int = Field(default=24 * 3600, ge=1)
+    """Seconds for which an explanation that has ended is kept."""
+
+    max_attempts: int = Field(default=3, ge=1)
+    """An explanation that loses its worker this often fails with WORKER_LOST instead of taking the next one down."""
+
+    max_job_seconds: float = Field(default=3600.0, gt=0)
+    """Longest time of one attempt at an explanation, in seconds; after it, the explanation fails with TIME_LIMIT."""
+
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """How much is logged to stderr. Prompts are never logged."""
+
+
+def complaints(error: ValidationError) -> list[str]:
+    """One line for each setting that is not allowed, naming its variable; values are left out, one may be a secret."""
+    return [
+        f"GLOSS_{'_'.join(str(part) for part in item['loc']).upper()}: {item['msg']}"
+        for item in error.errors(include_input=False, include_url=False)
+    ]
