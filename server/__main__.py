@@ -1,0 +1,51 @@
+"""``python -m server``: serve until told to stop.
+
+Exit codes: 0 after SIGTERM or SIGINT, 1 for a model that cannot be loaded, 2 for settings that cannot be followed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+
+from pydantic import ValidationError
+
+from server.settings import Settings, complaints
+
+
+def main() -> int:
+    """Run the server and return the exit code."""
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        return _complain(2, *complaints(error))
+    logging.basicConfig(
+        level=settings.log_level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s"
+    )
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stop_at_once)  # Until it is ready there is nothing to finish.
+    # Only now: torch takes seconds to import, and a wrong setting should be told at once.
+    from server.app import run  # noqa: PLC0415
+    from server.ports import StartError  # noqa: PLC0415
+
+    try:
+        asyncio.run(run(settings))
+    except StartError as error:
+        return _complain(error.exit_code, str(error))
+    return 0
+
+
+def _stop_at_once(*_: object) -> None:
+    sys.exit(0)
+
+
+def _complain(exit_code: int, *lines: str) -> int:
+    for line in lines:
+        print(f"error: {line}", file=sys.stderr)
+    return exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,235 @@
+"""The server put together: listen, load, warm up, serve, drain."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, suppress
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2_grpc
+from grpc_health.v1.health import SERVICE_NAME as HEALTH
+from grpc_reflection.v1alpha import reflection
+
+import ml.models
+from gloss.v1 import explanation_service_pb2_grpc, inference_service_pb2_grpc
+from ml.errors import ModelLoadError
+from ml.language_model import LanguageModel
+from server.batching import Limits
+from server.engine import Engine
+from server.health import EXPLANATION, INFERENCE, Health, watch_explanations
+from server.interceptors import OWN_SERVICES, Drain, Interceptor, count_calls, map_errors
+from server.metrics import Metrics, MetricsPage
+from server.ports import StartError, address, take
+from server.registry import Registry
+from server.services.explanation import ExplanationService
+from server.services.inference import InferenceService
+from server.settings import Settings, is_loopback
+from server.store import Store
+from server.tasks import warm_up
+
+_logger = logging.getLogger(__name__)
+
+_FLUSH_SECONDS = 0.5
+"""What gRPC gets to send the last replies once every call has been answered."""
+
+
+class Server:
+    """One running server: `start`, then `serve_until_signalled` or whatever a test does, then `stop`."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Put together, on the running event loop, what needs no model."""
+        self.settings = settings
+        self.metrics = Metrics()
+        self.drain = Drain()
+        self.health = Health()
+        self.port = 0
+        """The gRPC port, once started."""
+        self.metrics_port = 0
+        """The metrics page's port, once started."""
+        self.engine: Engine
+        self._grpc = grpc.aio.server(
+            interceptors=[
+                Interceptor(count_calls(self.metrics)),
+                Interceptor(map_errors(settings.max_message_bytes), OWN_SERVICES),
+                Interceptor(self.drain.around, OWN_SERVICES),
+            ],
+            options=_options(settings),
+            maximum_concurrent_rpcs=settings.max_calls,
+        )
+        self._closing = AsyncExitStack()  # What to undo once no call is left, the last made first.
+
+    async def start(self) -> None:
+        """Take the ports, load the models, warm them up and begin to serve.
+
+        Raises:
+            StartError: an address is not allowed, a port is taken, or a model cannot be loaded.
+        """
+        try:
+            # The ports come first: a taken one should be told before minutes of loading.
+            self._listen()
+            registry = self._load()
+            await self._warm_up(registry)
+            await self._serve(registry)
+        except BaseException:
+            await self._closing.aclose()
+            raise
+
+    async def serve_until_signalled(self) -> None:
+        """Serve until SIGTERM or SIGINT.
+
+        Raises:
+            RuntimeError: the model's thread died.
+        """
+        signalled = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, signalled.set)
+        stop: asyncio.Future[Any] = asyncio.ensure_future(signalled.wait())
+        await asyncio.wait({stop, self.engine.crashed}, return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        if self.engine.crashed.done():
+            await self.engine.crashed
+
+    async def stop(self) -> None:
+        """Refuse new calls, let the accepted ones finish within the grace, and end."""
+        _logger.info("stopping grace_seconds=%g", self.settings.grace_seconds)
+        await self.health.end()
+        self.drain.begin()
+        try:
+            await asyncio.wait_for(self.drain.wait_idle(), self.settings.grace_seconds)
+        except TimeoutError:
+            _logger.warning("the grace is over, unfinished calls are cancelled")
+        await self._grpc.stop(_FLUSH_SECONDS)
+        await self._closing.aclose()
+        _logger.info("stopped")
+
+    def _listen(self) -> None:
+        settings = self.settings
+        if not is_loopback(settings.host) and not settings.allow_insecure:
+            raise StartError(
+                f"GLOSS_HOST={settings.host} is reachable from other machines, without encryption or keys; "
+                "set GLOSS_ALLOW_INSECURE=1 to listen there all the same",
+                2,
+            )
+        host, port = settings.host, settings.port
+        self.port = take("gRPC", "GLOSS_", host, port, lambda: self._grpc.add_insecure_port(address(host, port)))
+        page_host, page_port = settings.metrics_host, settings.metrics_port
+        page = take(
+            "metrics",
+            "GLOSS_METRICS_",
+            page_host,
+            page_port,
+            lambda: MetricsPage(self.metrics.registry, page_host, page_port),
+        )
+        self._closing.callback(page.close)
+        self.metrics_port = page.port
+
+    def _load(self) -> Registry:
+        models = [self._load_one(source) for source in self.settings.models]
+        try:
+            return Registry(models)
+        except ValueError as error:
+            raise StartError(f"GLOSS_MODEL: {error}", 2) from None
+
+    def _load_one(self, source: str) -> LanguageModel:
+        _logger.info("loading model=%s", source)
+        began = time.perf_counter()
+        try:
+            model = ml.models.load(source, device=self.settings.device, threads=self.settings.threads)
+        except ModelLoadError as error:
+            raise StartError(f"cannot load model {source!r}: {error}", 1) from error
+        seconds = time.perf_counter() - began
+        self.metrics.register_model(model.info, seconds)
+        _logger.info(
+            "loaded model=%s parameters=%d device=%s dtype=%s seconds=%.2f digest=%.12s",
+            model.info.name,
+            model.info.parameters,
+            model.info.device,
+            model.info.dtype,
+            seconds,
+            model.info.digest,
+        )
+        return model
+
+    async def _warm_up(self, registry: Registry) -> None:
+        settings = self.settings
+        limits = Limits(
+            batch_tokens=settings.max_batch_tokens,
+            batch_items=settings.max_batch_prompts,
+            waiting_items=settings.max_waiting_prompts,
+            waiting_tokens=settings.max_waiting_tokens,
+        )
+        self.engine = Engine(registry, limits, self.metrics)
+        self.engine.start()
+        self._closing.push_async_callback(self.engine.stop, 1.0)
+        for name, model in registry.items():
+            for task in warm_up(model):
+                await self.engine.submit(name, [task])
+
+    async def _serve(self, registry: Registry) -> None:
+        settings = self.settings
+        store = Store(
+            settings.redis_url,
+            seconds=settings.store_seconds,
+            retention_seconds=settings.retention_seconds,
+            max_queued=settings.max_queued,
+        )
+        self._closing.push_async_callback(store.close)
+        helpers = ThreadPoolExecutor(2, thread_name_prefix="helper")
+        self._closing.callback(helpers.shutdown, wait=False, cancel_futures=True)
+
+        inference = InferenceService(registry, self.engine, helpers, settings)
+        explanation = ExplanationService(
+            registry, store, helpers, metrics=self.metrics, drain=self.drain, watch_seconds=settings.watch_seconds
+        )
+        inference_service_pb2_grpc.add_InferenceServiceServicer_to_server(inference, self._grpc)
+        explanation_service_pb2_grpc.add_ExplanationServiceServicer_to_server(explanation, self._grpc)
+        health_pb2_grpc.add_HealthServicer_to_server(self.health.servicer, self._grpc)
+        reflection.enable_server_reflection((INFERENCE, EXPLANATION, HEALTH, reflection.SERVICE_NAME), self._grpc)
+        await self.health.begin()
+        await self._grpc.start()
+        await self.health.inference_ready()
+
+        watch = asyncio.create_task(
+            watch_explanations(self.health, store, registry, self.metrics, settings.health_seconds)
+        )
+        self._closing.push_async_callback(_cancel, watch)
+
+
+async def run(settings: Settings) -> None:
+    """Run a server until it is told to stop. Its ready line goes to stdout, for whoever started it."""
+    server = Server(settings)
+    await server.start()
+    try:
+        grpc_address = address(settings.host, server.port)
+        metrics_address = address(settings.metrics_host, server.metrics_port)
+        print(f"ready grpc={grpc_address} metrics={metrics_address}", flush=True)
+        await server.serve_until_signalled()
+    finally:
+        await server.stop()
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+def _options(settings: Settings) -> list[tuple[str, int]]:
+    return [
+        ("grpc.max_receive_message_length", settings.max_message_bytes),
+        ("grpc.max_send_message_length", settings.max_message_bytes),
+        ("grpc.so_reuseport", 0),  # Two servers on one port would share its calls in silence.
+        ("grpc.max_concurrent_streams", 1000),
+        # A peer that vanished without a word is noticed within 40 s, and its calls are cancelled.
+        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        # Clients may do the same, also between calls.
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+        ("grpc.http2.max_ping_strikes", 0),
+    ]

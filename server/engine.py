@@ -1,0 +1,232 @@
+"""The engine: one thread that owns the models and runs what waits, batch after batch."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ml.language_model import LanguageModel
+from server.batching import Item, Limits, Queue, QueueOverflowError
+from server.errors import OverloadedError
+from server.metrics import Metrics
+from server.tasks import Task, lane, output_bytes, run
+
+_logger = logging.getLogger(__name__)
+
+_SHORTEST_RETRY, _LONGEST_RETRY = 0.05, 30.0
+"""Seconds after which a refused caller is told to try again, at least and at most."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of a call's tasks."""
+
+    values: tuple[Any, ...]
+    """One value a task, in the call's order."""
+
+    queue_seconds: float
+    """Time that the call waited for the model, altogether."""
+
+    model_seconds: float
+    """Time of the batches that its tasks ran in."""
+
+
+class _Call:
+    """A call's tasks on their way; only the event loop touches it."""
+
+    def __init__(self, model: str, tasks: int, future: asyncio.Future[Answer]) -> None:
+        self.model = model
+        self.values: list[Any] = [None] * tasks
+        self.left = tasks
+        self.began = time.monotonic()
+        self.model_seconds = 0.0
+        self.future = future
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What the queue holds: the task at `index` of its call."""
+
+    call: _Call
+    index: int
+    task: Task
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """A batch that has run: one value or error a piece of work."""
+
+    work: tuple[_Work, ...]
+    values: tuple[Any, ...]
+    seconds: float
+
+
+class Engine:
+    """Runs tasks on models. All methods are for the event loop that made it."""
+
+    def __init__(self, models: Mapping[str, LanguageModel], limits: Limits, metrics: Metrics) -> None:
+        self._models = models
+        self._metrics = metrics
+        self._loop = asyncio.get_running_loop()
+        self._queue: Queue[_Work] = Queue(limits)
+        self._changed = threading.Condition()  # Guards the queue and `_stopping`.
+        self._stopping = False
+        self._tokens_per_second = 0.0  # Of late; 0 while unknown.
+        self.crashed: asyncio.Future[None] = self._loop.create_future()
+        """Holds the error that ended the model's thread, should there ever be one."""
+        self._thread = threading.Thread(target=self._serve, name="model", daemon=True)
+        metrics.watch_queue(lambda: float(len(self._queue)))
+
+    def start(self) -> None:
+        """Start the model's thread."""
+        self._thread.start()
+
+    async def stop(self, seconds: float) -> None:
+        """Stop after the batch under way, or leave the thread behind after `seconds`."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        await asyncio.to_thread(self._thread.join, seconds)
+
+    async def submit(
+        self, model: str, tasks: Sequence[Task], *, caller: Hashable = None, seconds: float | None = None
+    ) -> Answer:
+        """Run `tasks` on `model` in whatever batches they fit into, and wait for all of them.
+
+        Whoever stops waiting (by cancelling this coroutine) withdraws the tasks that have not begun.
+
+        Args:
+            caller: callers take turns.
+            seconds: nobody waits for the answer any longer than this.
+
+        Raises:
+            OverloadedError: too much is waiting already; nothing was begun.
+        """
+        future: asyncio.Future[Answer] = self._loop.create_future()
+        call = _Call(model, len(tasks), future)
+        deadline = float("inf") if seconds is None else call.began + seconds
+        items = [
+            Item(
+                _Work(call, index, task),
+                tokens=len(task.ids),
+                lane=lane(model, task),
+                caller=caller,
+                call=call,
+                output_bytes=output_bytes(self._models[model], task),
+                deadline=deadline,
+            )
+            for index, task in enumerate(tasks)
+        ]
+        with self._changed:
+            try:
+                self._queue.offer(items)
+            except QueueOverflowError as error:
+                raise OverloadedError(self._seconds_for(error.tokens)) from None
+            self._changed.notify()
+        try:
+            return await future
+        finally:
+            if not future.done() or future.cancelled() or future.exception() is not None:
+                with self._changed:
+                    self._queue.withdraw(items)
+
+    # The model's thread.
+
+    def _serve(self) -> None:
+        try:
+            while batch := self._schedule():
+                outcome = self._run(batch)
+                self._reply(outcome)
+        except BaseException as error:  # A server without its model's thread must not seem alive.
+            self._to_loop(self._crash, error)
+            raise
+
+    def _schedule(self) -> tuple[_Work, ...]:
+        """Wait for work and take the next batch of it; nothing when the engine stops."""
+        with self._changed:
+            while not self._stopping:
+                schedule = self._queue.take(time.monotonic())
+                for item in schedule.expired:
+                    self._to_loop(self._expire, item.payload.call)
+                if schedule.batch:
+                    return tuple(item.payload for item in schedule.batch)
+                self._changed.wait()
+        return ()
+
+    def _run(self, batch: tuple[_Work, ...]) -> _Outcome:
+        """Run a batch and measure it."""
+        began = time.monotonic()
+        values = self._values(self._models[batch[0].call.model], [work.task for work in batch])
+        seconds = time.monotonic() - began
+        self._observe(batch, began, seconds)
+        return _Outcome(batch, values, seconds)
+
+    def _reply(self, outcome: _Outcome) -> None:
+        """Hand the values over to the event loop."""
+        self._to_loop(self._deliver, outcome)
+
+    def _values(self, model: LanguageModel, tasks: Sequence[Task]) -> tuple[Any, ...]:
+        """Values of `tasks`. Where they fail together, each runs alone, so that only the culprit's caller sees it."""
+        try:
+            return tuple(run(model, tasks))
+        except Exception as error:  # noqa: BLE001 -- whatever it is, it belongs to a caller, not to this thread
+            if len(tasks) == 1:
+                return (error,)
+            _logger.warning("batch of %d failed, running one by one: %s", len(tasks), type(error).__name__)
+            return tuple(value for task in tasks for value in self._values(model, [task]))
+
+    def _observe(self, batch: tuple[_Work, ...], began: float, seconds: float) -> None:
+        name, metrics = batch[0].call.model, self._metrics
+        lengths = [len(work.task.ids) for work in batch]
+        padded, useful = len(lengths) * max(lengths), sum(lengths)
+        metrics.batch_size.labels(name).observe(len(batch))
+        metrics.batch_tokens.labels(name).observe(padded)
+        metrics.batch_seconds.labels(name).observe(seconds)
+        metrics.tokens.labels(name, "prompt").inc(useful)
+        metrics.tokens.labels(name, "padding").inc(padded - useful)
+        waited = metrics.queue_seconds.labels(name)
+        for work in batch:
+            waited.observe(began - work.call.began)
+        rate = useful / max(seconds, 1e-6)
+        self._tokens_per_second = 0.9 * self._tokens_per_second + 0.1 * rate if self._tokens_per_second else rate
+
+    def _to_loop(self, callback: Any, *arguments: Any) -> None:
+        try:
+            self._loop.call_soon_threadsafe(callback, *arguments)
+        except RuntimeError:  # The loop has closed: nobody waits any more.
+            self._stopping = True
+
+    # Back on the event loop.
+
+    def _deliver(self, outcome: _Outcome) -> None:
+        for call in {work.call: None for work in outcome.work}:
+            call.model_seconds += outcome.seconds
+        for work, value in zip(outcome.work, outcome.values, strict=True):
+            call = work.call
+            if call.future.done():
+                continue
+            if isinstance(value, Exception):
+                call.future.set_exception(value)
+                continue
+            call.values[work.index] = value
+            call.left -= 1
+            if call.left == 0:
+                waited = time.monotonic() - call.began - call.model_seconds
+                call.future.set_result(Answer(tuple(call.values), max(0.0, waited), call.model_seconds))
+
+    def _expire(self, call: _Call) -> None:
+        self._metrics.dropped.labels(call.model).inc()
+        call.future.cancel()
+
+    def _crash(self, error: BaseException) -> None:
+        if not self.crashed.done():
+            self.crashed.set_exception(RuntimeError(f"the model's thread died: {error!r}"))
+
+    def _seconds_for(self, tokens: int) -> float:
+        rate = self._tokens_per_second or float("inf")
+        return min(max(tokens / rate, _SHORTEST_RETRY), _LONGEST_RETRY)

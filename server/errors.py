@@ -1,0 +1,172 @@
+"""From exceptions to gRPC statuses: the one place where the two meet.
+
+`describe` knows every error that a call can foresee; everything else becomes INTERNAL with an incident id and nothing
+of the inside. Reasons and their metadata are those of `proto/gloss/v1/error_reason.proto`.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import grpc
+import redis.exceptions
+from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from gloss.v1 import error_reason_pb2
+from jobs import errors as jobs_errors
+from ml import errors as ml_errors
+
+_logger = logging.getLogger(__name__)
+
+DOMAIN = "gloss.v1"
+
+_LONGEST_TEXT = 400
+"""Bytes of a message or of a piece of metadata: statuses travel in trailers, which peers accept up to 8 KiB."""
+
+
+class ModelNotFoundError(Exception):
+    """No model called `model` is served here; `available` are."""
+
+    def __init__(self, model: str, available: tuple[str, ...]) -> None:
+        super().__init__(f"no model {model!r} is served here; there is {', '.join(available)}")
+        self.model = model
+        self.available = available
+
+
+class OverloadedError(Exception):
+    """Too much waits for the model; it should be done in about `retry_seconds`."""
+
+    def __init__(self, retry_seconds: float) -> None:
+        super().__init__("too much is waiting for the model; try again a little later")
+        self.retry_seconds = retry_seconds
+
+
+class NoWorkerError(Exception):
+    """No worker is alive for `model`."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__(f"no worker is alive for model {model!r}; start one, or try again later")
+        self.model = model
+
+
+class DrainingError(Exception):
+    """The server is stopping."""
+
+    def __init__(self) -> None:
+        super().__init__("the server is stopping; try again on another one or in a while")
+
+
+class StreamAgeError(Exception):
+    """A stream has reached the longest life that the server gives it."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"the stream has lived for {seconds:g} seconds, the most that one may; open another to go on")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What a failed call tells its caller."""
+
+    code: grpc.StatusCode
+    reason: str
+    message: str
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    field: str | None = None
+    """The request's field that is to blame."""
+    retry_seconds: float | None = None
+    """Trying again after this many seconds may help."""
+
+
+def describe(error: Exception) -> Failure | None:  # noqa: PLR0911, PLR0912 -- a table, written as a match
+    """What `error` tells the caller, or None for an error that nobody foresaw."""
+    code, message = grpc.StatusCode, str(error)
+    match error:
+        case ml_errors.PromptTooLongError():
+            sizes = {"tokens": str(error.tokens), "limit": str(error.limit)}
+            return Failure(code.INVALID_ARGUMENT, "PROMPT_TOO_LONG", message, sizes, field=error.field)
+        case ml_errors.ReplyTooLargeError():
+            sizes = {"bytes": str(error.size), "limit": str(error.limit)}
+            return Failure(code.INVALID_ARGUMENT, "REPLY_TOO_LARGE", message, sizes, field=error.field)
+        case ml_errors.InputError():
+            return Failure(code.INVALID_ARGUMENT, "INVALID_FIELD", message, field=error.field)
+        case jobs_errors.PageTokenError():
+            return Failure(code.INVALID_ARGUMENT, "INVALID_FIELD", message, field="page_token")
+        case ModelNotFoundError():
+            names = {"model": error.model, "available": ",".join(error.available)}
+            return Failure(code.NOT_FOUND, "MODEL_NOT_FOUND", message, names)
+        case jobs_errors.ExplanationNotFoundError():
+            return Failure(code.NOT_FOUND, "EXPLANATION_NOT_FOUND", message, {"name": error.name})
+        case ml_errors.NoAttentionError():
+            return Failure(code.FAILED_PRECONDITION, "NO_ATTENTION", message, {"model": error.model})
+        case ml_errors.NoChatTemplateError():
+            return Failure(code.FAILED_PRECONDITION, "NO_CHAT_TEMPLATE", message, {"model": error.model})
+        case jobs_errors.WrongStateError():
+            state = {"name": error.name, "state": error.state}
+            return Failure(code.FAILED_PRECONDITION, "WRONG_STATE", message, state)
+        case jobs_errors.RequestIdReusedError():
+            ids = {"request_id": error.request_id, "name": error.name}
+            return Failure(code.ALREADY_EXISTS, "REQUEST_ID_REUSED", message, ids)
+        case OverloadedError():
+            return Failure(code.RESOURCE_EXHAUSTED, "QUEUE_FULL", message, retry_seconds=error.retry_seconds)
+        case jobs_errors.QueueFullError():
+            return Failure(code.RESOURCE_EXHAUSTED, "QUEUE_FULL", message, retry_seconds=5)
+        case redis.exceptions.ConnectionError() | redis.exceptions.TimeoutError():
+            away = "the store of explanations cannot be reached; inference is unharmed"
+            return Failure(code.UNAVAILABLE, "STORE_UNAVAILABLE", away, retry_seconds=2)
+        case NoWorkerError():
+            return Failure(code.UNAVAILABLE, "NO_WORKER", message, {"model": error.model}, retry_seconds=5)
+        case DrainingError():
+            return Failure(code.UNAVAILABLE, "DRAINING", message, retry_seconds=1)
+        case StreamAgeError():
+            return Failure(code.UNAVAILABLE, "STREAM_AGE", message, retry_seconds=0)
+        case ml_errors.NotBuiltError():
+            return Failure(code.UNIMPLEMENTED, "NOT_IMPLEMENTED", message, {"feature": error.feature})
+        case _:
+            return None
+
+
+def to_status(error: Exception, method: str) -> grpc.Status:
+    """The status with which `method` ends after `error`. An error that nobody foresaw is logged beside its incident."""
+    return _encode(describe(error) or _incident(error, method))
+
+
+def _incident(error: Exception, method: str) -> Failure:
+    incident = secrets.token_hex(6)
+    _logger.error("incident=%s method=%s", incident, method, exc_info=error)
+    message = f"something unforeseen happened; the server's log has it as incident {incident}"
+    return Failure(grpc.StatusCode.INTERNAL, "INTERNAL", message, {"incident": incident})
+
+
+def _encode(failure: Failure) -> grpc.Status:
+    error_reason_pb2.ErrorReason.Value(f"ERROR_REASON_{failure.reason}")  # The contract knows every reason.
+    description = _clip(failure.message)
+    message = f"{failure.field}: {description}" if failure.field else description
+    metadata = {key: _clip(value) for key, value in failure.metadata.items()}
+    details: list[Message] = [error_details_pb2.ErrorInfo(reason=failure.reason, domain=DOMAIN, metadata=metadata)]
+    if failure.field:
+        violation = error_details_pb2.BadRequest.FieldViolation(field=failure.field, description=description)
+        details.append(error_details_pb2.BadRequest(field_violations=[violation]))
+    if failure.retry_seconds is not None:
+        delay = duration_pb2.Duration()
+        delay.FromNanoseconds(int(failure.retry_seconds * 1e9))
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    status = status_pb2.Status(code=failure.code.value[0], message=message, details=[_pack(part) for part in details])
+    encoded: grpc.Status = rpc_status.to_status(status)
+    return encoded
+
+
+def _pack(message: Message) -> any_pb2.Any:
+    packed = any_pb2.Any()
+    packed.Pack(message)
+    return packed
+
+
+def _clip(text: str) -> str:
+    encoded = text.encode(errors="replace")
+    return text if len(encoded) <= _LONGEST_TEXT else encoded[:_LONGEST_TEXT].decode(errors="ignore") + "…"

@@ -1,0 +1,203 @@
+"""What happens around every call, so that no servicer holds it: metrics, errors, draining."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from google.protobuf.message import Message
+
+from ml.errors import ReplyTooLargeError
+from server.errors import DrainingError, to_status
+from server.metrics import Metrics
+
+OWN_SERVICES = "/gloss.v1."
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Sent = Callable[[Message], None]
+"""Told of every message before it is sent."""
+
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+
+@dataclass(frozen=True)
+class Method:
+    """What is called."""
+
+    path: str
+    """As on the wire: "/package.Service/Method"."""
+
+    streams: bool
+    """Whether the reply is a stream."""
+
+    @property
+    def labels(self) -> tuple[str, str, str]:
+        """grpc_type, grpc_service and grpc_method."""
+        _, service, method = self.path.split("/")
+        return ("server_stream" if self.streams else "unary", service, method)
+
+
+Around = Callable[[Method, Context], AbstractAsyncContextManager[Sent]]
+
+
+class Interceptor(grpc.aio.ServerInterceptor):
+    """Runs each call of the services under `prefix` inside `around`.
+
+    A path that no service answers never comes here, so labels stay bounded. Streaming requests and the health
+    service's Watch, which writes to its context, pass through.
+    """
+
+    def __init__(self, around: Around, prefix: str = "/") -> None:
+        self._around = around
+        self._prefix = prefix
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Wrap the method's handler."""
+        handler = await continuation(handler_call_details)
+        if handler is None or not handler_call_details.method.startswith(self._prefix):
+            return handler
+        codec = {
+            "request_deserializer": handler.request_deserializer,
+            "response_serializer": handler.response_serializer,
+        }
+        if handler.unary_unary is not None:
+            method = Method(handler_call_details.method, streams=False)
+            return grpc.unary_unary_rpc_method_handler(self._wrap_unary(method, handler.unary_unary), **codec)
+        if handler.unary_stream is not None and inspect.isasyncgenfunction(handler.unary_stream):
+            method = Method(handler_call_details.method, streams=True)
+            return grpc.unary_stream_rpc_method_handler(self._wrap_stream(method, handler.unary_stream), **codec)
+        return handler
+
+    def _wrap_unary(self, method: Method, handle: Callable[..., Any]) -> Callable[..., Any]:
+        async def call(request: Message, context: Context) -> Message:
+            async with self._around(method, context) as sent:
+                reply: Message = await handle(request, context)
+                sent(reply)
+                return reply
+            raise AssertionError("whatever runs around a call lets its errors through")
+
+        return call
+
+    def _wrap_stream(self, method: Method, handle: Callable[..., Any]) -> Callable[..., Any]:
+        async def call(request: Message, context: Context) -> AsyncIterator[Message]:
+            async with self._around(method, context) as sent:
+                async for reply in handle(request, context):
+                    sent(reply)
+                    yield reply
+
+        return call
+
+
+def count_calls(metrics: Metrics) -> Around:
+    """Counts and times calls. Outermost, so that it sees the status that the caller sees."""
+
+    @asynccontextmanager
+    async def around(method: Method, context: Context) -> AsyncIterator[Sent]:
+        labels = method.labels
+        began = time.perf_counter()
+        metrics.rpc_started.labels(*labels).inc()
+        metrics.rpc_received.labels(*labels).inc()
+        sent = metrics.rpc_sent.labels(*labels)
+        code = grpc.StatusCode.UNKNOWN
+        try:
+            yield lambda _: sent.inc()
+            code = _code(context)
+        except grpc.aio.AbortError:
+            code = _code(context)
+            raise
+        except (asyncio.CancelledError, GeneratorExit):
+            code = _left(context)
+            raise
+        finally:
+            metrics.rpc_handled.labels(*labels, _camel(code)).inc()
+            metrics.rpc_seconds.labels(*labels).observe(time.perf_counter() - began)
+
+    return around
+
+
+def map_errors(max_message_bytes: int) -> Around:
+    """Ends a call that raised with the status for its error, and refuses replies that gRPC would refuse to send."""
+
+    @asynccontextmanager
+    async def around(method: Method, context: Context) -> AsyncIterator[Sent]:
+        def check(reply: Message) -> None:
+            if (size := reply.ByteSize()) > max_message_bytes:
+                raise ReplyTooLargeError("", size, max_message_bytes, "ask for less at once")
+
+        try:
+            yield check
+        except grpc.aio.AbortError:
+            raise
+        except Exception as error:  # noqa: BLE001 -- this is where the unforeseen ends
+            await context.abort_with_status(to_status(error, method.path))
+
+    return around
+
+
+class Drain:
+    """Refuses new calls once the server is stopping, and knows when the accepted ones are done."""
+
+    def __init__(self) -> None:
+        self._active = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._begun = asyncio.Event()
+
+    @property
+    def begun(self) -> bool:
+        """Whether the server is stopping."""
+        return self._begun.is_set()
+
+    def begin(self) -> None:
+        """Refuse calls from now on."""
+        self._begun.set()
+
+    async def wait_begun(self) -> None:
+        """Wait until the server is stopping."""
+        await self._begun.wait()
+
+    async def wait_idle(self) -> None:
+        """Wait until no call is in progress."""
+        await self._idle.wait()
+
+    @asynccontextmanager
+    async def around(self, method: Method, context: Context) -> AsyncIterator[Sent]:
+        """Count one call in and out."""
+        if self.begun:
+            raise DrainingError
+        self._active += 1
+        self._idle.clear()
+        try:
+            yield lambda _: None
+        finally:
+            self._active -= 1
+            if self._active == 0:
+                self._idle.set()
+
+
+def _code(context: Context) -> grpc.StatusCode:
+    """The code that was set; gRPC keeps it as a number, 0 unless somebody set another."""
+    number: Any = context.code()
+    return _CODES.get(number, grpc.StatusCode.UNKNOWN)
+
+
+def _left(context: Context) -> grpc.StatusCode:
+    """Why a call was cancelled: its time ran out, or its caller left."""
+    remaining = context.time_remaining()
+    expired = remaining is not None and remaining <= 0
+    return grpc.StatusCode.DEADLINE_EXCEEDED if expired else grpc.StatusCode.CANCELLED
+
+
+def _camel(code: grpc.StatusCode) -> str:
+    """The code as the grpc-prometheus family writes it: OK, InvalidArgument."""
+    return "OK" if code is grpc.StatusCode.OK else code.name.title().replace("_", "")

@@ -1,0 +1,137 @@
+"""What the server counts, and the page that Prometheus reads it from."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from wsgiref.simple_server import WSGIServer
+
+import prometheus_client
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from ml.language_model import ModelInfo
+
+# From 1 ms to 80 s, about two buckets an octave where answers usually lie.
+SECONDS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.04, 0.06, 0.1, 0.2, 0.4, 0.8, 2, 5, 10, 20, 40, 80)
+_RPC = ("grpc_type", "grpc_service", "grpc_method")
+
+
+class Metrics:
+    """All series of one server, in a registry of its own. Safe for use from several threads."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
+        prometheus_client.ProcessCollector(registry=registry)
+        prometheus_client.PlatformCollector(registry=registry)
+        prometheus_client.GCCollector(registry=registry)
+
+        # The names and labels of the grpc-prometheus family, which dashboards and alerts know.
+        self.rpc_started = Counter("grpc_server_started_total", "RPCs that began.", _RPC, registry=registry)
+        self.rpc_handled = Counter(
+            "grpc_server_handled_total", "RPCs that ended, by code.", (*_RPC, "grpc_code"), registry=registry
+        )
+        self.rpc_received = Counter("grpc_server_msg_received_total", "Messages received.", _RPC, registry=registry)
+        self.rpc_sent = Counter("grpc_server_msg_sent_total", "Messages sent.", _RPC, registry=registry)
+        self.rpc_seconds = Histogram(
+            "grpc_server_handling_seconds",
+            "Time from an RPC's begin to its end.",
+            _RPC,
+            buckets=SECONDS,
+            registry=registry,
+        )
+
+        self.batch_size = Histogram(
+            "gloss_batch_size",
+            "Sequences in a batch.",
+            ("model",),
+            buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
+            registry=registry,
+        )
+        self.batch_tokens = Histogram(
+            "gloss_batch_tokens",
+            "Tokens in a batch, padding included.",
+            ("model",),
+            buckets=tuple(2**n for n in range(3, 16)),
+            registry=registry,
+        )
+        self.batch_seconds = Histogram(
+            "gloss_batch_seconds", "Time of a batch in the model.", ("model",), buckets=SECONDS, registry=registry
+        )
+        self.tokens = Counter(
+            "gloss_tokens_total",
+            "Tokens of batches, by kind: prompt or padding.",
+            ("model", "kind"),
+            registry=registry,
+        )
+        self.queue_depth = Gauge("gloss_inference_queue_depth", "Sequences that wait for the model.", registry=registry)
+        self.queue_seconds = Histogram(
+            "gloss_inference_queue_seconds",
+            "Time that a sequence waits for the model.",
+            ("model",),
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.dropped = Counter(
+            "gloss_inference_dropped_total",
+            "Sequences whose caller left before they ran.",
+            ("model",),
+            registry=registry,
+        )
+
+        self.model_load_seconds = Gauge(
+            "gloss_model_load_seconds", "Time that loading the model took.", ("model",), registry=registry
+        )
+        self.model_info = Gauge(
+            "gloss_model_info",
+            "Always 1; the labels say which models are served.",
+            ("model", "digest", "architecture", "device", "dtype"),
+            registry=registry,
+        )
+
+        self.explanations_created = Counter(
+            "gloss_explanations_created_total",
+            "CreateExplanation calls that were answered with an explanation.",
+            ("method",),
+            registry=registry,
+        )
+        self.explanation_queue_depth = Gauge(
+            "gloss_explanation_queue_depth",
+            "Explanations that wait for a worker; NaN while Redis is away.",
+            ("model",),
+            registry=registry,
+        )
+
+    def register_model(self, info: ModelInfo, load_seconds: float) -> None:
+        """Make the series of a model that was loaded in `load_seconds`."""
+        self.model_load_seconds.labels(info.name).set(load_seconds)
+        self.model_info.labels(info.name, info.digest, info.architecture, info.device, info.dtype).set(1)
+        for kind in ("prompt", "padding"):
+            self.tokens.labels(info.name, kind)
+        for family in (self.batch_size, self.batch_tokens, self.batch_seconds, self.queue_seconds, self.dropped):
+            family.labels(info.name)
+
+    def watch_queue(self, depth: Callable[[], float]) -> None:
+        """Read the depth of the inference queue from `depth` whenever the page is read."""
+        self.queue_depth.set_function(depth)
+
+
+class MetricsPage:
+    """The page, served by a thread of its own."""
+
+    def __init__(self, registry: CollectorRegistry, host: str, port: int) -> None:
+        """Listen on `host`:`port`.
+
+        Raises:
+            OSError: the port is taken or the address is not this machine's.
+        """
+        self._server: WSGIServer
+        self._thread: threading.Thread
+        self._server, self._thread = prometheus_client.start_http_server(port, host, registry)
+        self.port: int = self._server.server_port
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()

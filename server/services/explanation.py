@@ -1,0 +1,131 @@
+"""ExplanationService: checks what is asked, hands it to the store, and follows it there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from concurrent.futures import Executor
+from typing import Any
+
+from gloss import v1 as pb
+from gloss.v1.explanation_service_pb2_grpc import ExplanationServiceServicer
+from jobs.convert import to_spec
+from ml.errors import InputError
+from ml.explain.problem import prepare
+from ml.language_model import LanguageModel
+from server.errors import DrainingError, NoWorkerError, StreamAgeError
+from server.interceptors import Context, Drain
+from server.metrics import Metrics
+from server.registry import Registry
+from server.services.fields import blamed_at, check_request_id, explanation_id
+from server.services.wire import version
+from server.store import Store
+
+_DEFAULT_PAGE, _LARGEST_PAGE = 50, 1000
+
+
+class ExplanationService(ExplanationServiceServicer):
+    """The methods of the contract, which documents them."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        store: Store,
+        helpers: Executor,
+        *,
+        metrics: Metrics,
+        drain: Drain,
+        watch_seconds: float,
+    ) -> None:
+        """Serve explanations of the models of `registry`; `helpers` are threads for checks that take a while."""
+        self._registry = registry
+        self._store = store
+        self._helpers = helpers
+        self._metrics = metrics
+        self._drain = drain
+        self._watch_seconds = watch_seconds
+
+    async def CreateExplanation(self, request: pb.CreateExplanationRequest, context: Context) -> pb.Explanation:  # noqa: N802
+        """Queue an explanation whose input has been checked in full, so that no bad input ever waits for a worker."""
+        check_request_id(request.request_id)
+        model = self._registry.resolve(request.spec.model)
+        await asyncio.get_running_loop().run_in_executor(self._helpers, _check, model, request.spec)
+        if not await self._store.worker_alive(model.info.name, model.info.digest):
+            raise NoWorkerError(model.info.name)
+        explanation = await self._store.create(
+            request.spec, version(model.info), request_id=request.request_id, fresh=request.fresh
+        )
+        self._metrics.explanations_created.labels(request.spec.WhichOneof("method")).inc()
+        return explanation
+
+    async def GetExplanation(self, request: pb.GetExplanationRequest, context: Context) -> pb.Explanation:  # noqa: N802
+        """Read one."""
+        explanation_id(request.name)
+        return await self._store.get(request.name)
+
+    async def ListExplanations(  # noqa: N802
+        self, request: pb.ListExplanationsRequest, context: Context
+    ) -> pb.ListExplanationsResponse:
+        """Read a page."""
+        if not 0 <= request.page_size <= _LARGEST_PAGE:
+            raise InputError("page_size", f"must be between 1 and {_LARGEST_PAGE}, or 0 for {_DEFAULT_PAGE}")
+        if request.state not in pb.ExplanationState.values():
+            raise InputError("state", f"{request.state} is not a state of explanations")
+        page, following = await self._store.list(request.page_size or _DEFAULT_PAGE, request.page_token, request.state)
+        return pb.ListExplanationsResponse(explanations=page, next_page_token=following)
+
+    async def WatchExplanation(  # noqa: N802
+        self, request: pb.WatchExplanationRequest, context: Context
+    ) -> AsyncIterator[pb.WatchExplanationResponse]:
+        """Send the explanation now and whenever it changes, until it ends or the stream is too old."""
+        changes = self._store.changes(explanation_id(request.name))
+        draining = asyncio.ensure_future(self._drain.wait_begun())
+        oldest = asyncio.get_running_loop().time() + self._watch_seconds
+        try:
+            while await self._changed(changes, draining, oldest):
+                yield pb.WatchExplanationResponse(explanation=await self._store.get(request.name))
+        finally:
+            draining.cancel()
+
+    async def CancelExplanation(self, request: pb.CancelExplanationRequest, context: Context) -> pb.Explanation:  # noqa: N802
+        """Ask for a stop."""
+        explanation_id(request.name)
+        return await self._store.cancel(request.name)
+
+    async def DeleteExplanation(  # noqa: N802
+        self, request: pb.DeleteExplanationRequest, context: Context
+    ) -> pb.DeleteExplanationResponse:
+        """Forget one."""
+        explanation_id(request.name)
+        await self._store.delete(request.name)
+        return pb.DeleteExplanationResponse()
+
+    async def _changed(self, changes: AsyncIterator[object], draining: asyncio.Future[Any], oldest: float) -> bool:
+        """Wait for the next change; false when there will be none.
+
+        Raises:
+            DrainingError: the server is stopping.
+            StreamAgeError: the stream has lived long enough.
+        """
+        change: asyncio.Future[Any] = asyncio.ensure_future(anext(changes, _END))
+        try:
+            left = oldest - asyncio.get_running_loop().time()
+            await asyncio.wait({change, draining}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            if change.done():
+                return change.result() is not _END
+            if draining.done():
+                raise DrainingError
+            raise StreamAgeError(self._watch_seconds)
+        finally:
+            if not change.done():
+                change.cancel()
+                await asyncio.wait({change})
+
+
+_END = object()
+
+
+def _check(model: LanguageModel, spec: pb.ExplanationSpec) -> None:
+    """Raise whatever a worker would raise about this spec before its first evaluation."""
+    with blamed_at("spec"):
+        prepare(model.tokenizer, model.info, to_spec(spec))

@@ -1,0 +1,211 @@
+"""InferenceService: tokenizes what is asked, lets the engine run it, and writes the answer down."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Executor
+from typing import TypeVar
+
+from gloss import v1 as pb
+from gloss.v1.inference_service_pb2_grpc import InferenceServiceServicer
+from jobs.convert import to_continuation, to_prompt
+from ml import attention, predict
+from ml.errors import NotBuiltError, PromptTooLongError
+from ml.language_model import LanguageModel
+from ml.tokens import Encoding
+from server.engine import Answer, Engine
+from server.interceptors import Context
+from server.registry import Registry
+from server.services import sizes, wire
+from server.services.fields import blamed_at, check_count
+from server.settings import Settings
+from server.tasks import AttentionTask, NextTokenTask, ScoreTask, Task
+
+T = TypeVar("T")
+
+_DEFAULT_TOP_K, _DEFAULT_TEMPERATURE = 10, 1.0
+
+_SMALL = 8192
+"""Bytes of a request or reply that are tokenized or written down faster than another thread would take over."""
+
+
+class InferenceService(InferenceServiceServicer):
+    """The methods of the contract, which documents them."""
+
+    def __init__(self, registry: Registry, engine: Engine, helpers: Executor, settings: Settings) -> None:
+        """Serve the models of `registry` through `engine`; `helpers` are threads for large requests and replies."""
+        self._registry = registry
+        self._engine = engine
+        self._helpers = helpers
+        self._max_prompts = settings.max_prompts
+        self._max_bytes = settings.max_message_bytes
+
+    async def NextToken(self, request: pb.NextTokenRequest, context: Context) -> pb.NextTokenResponse:  # noqa: N802
+        """Predict what follows each prompt."""
+        clock = _Clock()
+        model = self._registry.resolve(request.model)
+        check_count("prompts", len(request.prompts), self._max_prompts)
+        top_k = request.top_k if request.HasField("top_k") else _DEFAULT_TOP_K
+        temperature = request.temperature if request.HasField("temperature") else _DEFAULT_TEMPERATURE
+        predict.check_top_k(top_k, model.info.vocabulary_size)
+        predict.check_temperature(temperature)
+        sizes.check_next_token(model, len(request.prompts), top_k, self._max_bytes)
+
+        def read() -> list[NextTokenTask]:
+            return [
+                NextTokenTask(_encode_nth(model, index, prompt).ids, top_k, temperature)
+                for index, prompt in enumerate(request.prompts)
+            ]
+
+        tasks = await self._helped(request.ByteSize(), read)
+        clock.tokenized()
+        answer = await self._run(model, tasks, context)
+        clock.answered(answer)
+
+        def write() -> list[pb.NextTokenPrediction]:
+            return [
+                pb.NextTokenPrediction(
+                    top=wire.probabilities(model, prediction),
+                    entropy=prediction.entropy,
+                    prompt_tokens=len(task.ids),
+                )
+                for task, prediction in zip(tasks, answer.values, strict=True)
+            ]
+
+        predictions = await self._helped(32 * top_k * len(tasks), write)
+        return pb.NextTokenResponse(predictions=predictions, model=wire.version(model.info), timings=clock.timings())
+
+    async def Score(self, request: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:  # noqa: N802
+        """Measure how likely each continuation is."""
+        clock = _Clock()
+        model = self._registry.resolve(request.model)
+        check_count("items", len(request.items), self._max_prompts)
+        tasks = await self._helped(
+            request.ByteSize(), lambda: [_score_task(model, index, item) for index, item in enumerate(request.items)]
+        )
+        positions = sum(len(task.continuation) for task in tasks)
+        sizes.check_score(model, positions, self._max_bytes)
+        clock.tokenized()
+        answer = await self._run(model, tasks, context)
+        clock.answered(answer)
+        scores = await self._helped(
+            32 * positions,
+            lambda: [
+                wire.score(model, task.continuation, score) for task, score in zip(tasks, answer.values, strict=True)
+            ],
+        )
+        return pb.ScoreResponse(scores=scores, model=wire.version(model.info), timings=clock.timings())
+
+    async def Attention(self, request: pb.AttentionRequest, context: Context) -> pb.AttentionResponse:  # noqa: N802
+        """Show what the prompt's tokens attend to."""
+        clock = _Clock()
+        model = self._registry.resolve(request.model)
+        encoding = await self._helped(request.ByteSize(), lambda: _encode(model, request.prompt))
+        plan = attention.resolve(wire.attention_spec(request), model.info, len(encoding.ids))
+        reply = pb.AttentionResponse(
+            tokens=wire.tokens(model.tokenizer.tokens(encoding)),
+            layers=plan.layers,
+            heads=plan.heads,
+            queries=plan.queries,
+            model=wire.version(model.info),
+        )
+        sizes.check_attention(reply.ByteSize(), plan.reply_bytes, self._max_bytes)
+        clock.tokenized()
+        answer = await self._run(model, [AttentionTask(encoding.ids, plan)], context)
+        clock.answered(answer)
+        wire.write_attention(reply, answer.values[0])
+        reply.timings.CopyFrom(clock.timings())
+        return reply
+
+    async def Generate(self, request: pb.GenerateRequest, context: Context) -> AsyncIterator[pb.GenerateResponse]:  # noqa: N802
+        """Not yet."""
+        nothing: tuple[pb.GenerateResponse, ...] = ()
+        for reply in nothing:
+            yield reply
+        raise NotBuiltError("Generate")
+
+    async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:  # noqa: N802
+        """Show how a prompt is cut into tokens."""
+        model = self._registry.resolve(request.model)
+
+        def tokenize() -> pb.TokenizeResponse:
+            encoding = _encode(model, request.prompt)
+            return pb.TokenizeResponse(
+                tokens=wire.tokens(model.tokenizer.tokens(encoding)),
+                text=encoding.text,
+                context_length=model.info.context_length,
+                model=wire.version(model.info),
+            )
+
+        return await self._helped(request.ByteSize(), tokenize)
+
+    async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:  # noqa: N802
+        """Name the models."""
+        default = self._registry.default
+        return pb.ListModelsResponse(
+            models=[wire.model_info(model, is_default=model is default) for model in self._registry.values()]
+        )
+
+    async def _run(self, model: LanguageModel, tasks: Sequence[Task], context: Context) -> Answer:
+        return await self._engine.submit(
+            model.info.name, tasks, caller=context.peer(), seconds=context.time_remaining()
+        )
+
+    async def _helped(self, size: int, work: Callable[[], T]) -> T:
+        """The result of `work` on `size` bytes, in another thread where it would hold up the event loop."""
+        if size <= _SMALL:
+            return work()
+        return await asyncio.get_running_loop().run_in_executor(self._helpers, work)
+
+
+class _Clock:
+    """Where the time of one call goes."""
+
+    def __init__(self) -> None:
+        self._timings = pb.Timings()
+        self._mark = time.perf_counter()
+
+    def tokenized(self) -> None:
+        """The engine comes next."""
+        self._timings.tokenize_ms = self._lap()
+
+    def answered(self, answer: Answer) -> None:
+        """The reply comes next."""
+        self._lap()
+        self._timings.queue_ms = 1e3 * answer.queue_seconds
+        self._timings.model_ms = 1e3 * answer.model_seconds
+
+    def timings(self) -> pb.Timings:
+        """All stages, once the reply has been built."""
+        self._timings.reply_ms = self._lap()
+        return self._timings
+
+    def _lap(self) -> float:
+        now = time.perf_counter()
+        milliseconds, self._mark = 1e3 * (now - self._mark), now
+        return milliseconds
+
+
+def _encode(model: LanguageModel, message: pb.Prompt) -> Encoding:
+    prompt = to_prompt(message)
+    # Ids need no tokenizing to be counted, and decoding far too many of them would take long.
+    if prompt.token_ids is not None and len(prompt.token_ids) > model.info.context_length:
+        raise PromptTooLongError("prompt.token_ids.ids", len(prompt.token_ids), model.info.context_length)
+    return model.tokenizer.encode(prompt)
+
+
+def _encode_nth(model: LanguageModel, index: int, prompt: pb.Prompt) -> Encoding:
+    with blamed_at(f"prompts[{index}]", instead_of="prompt"):
+        return _encode(model, prompt)
+
+
+def _score_task(model: LanguageModel, index: int, item: pb.ScoreItem) -> ScoreTask:
+    with blamed_at(f"items[{index}]"):
+        prompt = _encode(model, item.prompt)
+        continuation = model.tokenizer.continuation(prompt, to_continuation(item.continuation))
+        length = len(prompt.ids) + len(continuation)
+        if length > model.info.context_length:
+            raise PromptTooLongError("continuation", length, model.info.context_length)
+        return ScoreTask(prompt.ids, continuation)

@@ -1,0 +1,115 @@
+"""From the models' own words to the contract's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy.typing as npt
+
+from gloss import v1 as pb
+from ml.attention import AttentionMap, AttentionSpec, Reduction
+from ml.errors import InputError
+from ml.language_model import LanguageModel, ModelInfo
+from ml.predict import Prediction, Score
+from ml.result import Token
+
+_REDUCTIONS = {
+    pb.ATTENTION_REDUCTION_UNSPECIFIED: Reduction.RAW,
+    pb.ATTENTION_REDUCTION_RAW: Reduction.RAW,
+    pb.ATTENTION_REDUCTION_HEAD_MEAN: Reduction.HEAD_MEAN,
+    pb.ATTENTION_REDUCTION_ROLLOUT: Reduction.ROLLOUT,
+}
+_HALF = {pb.TENSOR_TYPE_UNSPECIFIED: False, pb.TENSOR_TYPE_FLOAT32: False, pb.TENSOR_TYPE_FLOAT16: True}
+
+
+def version(info: ModelInfo) -> pb.ModelVersion:
+    """Which weights answer."""
+    return pb.ModelVersion(name=info.name, digest=info.digest)
+
+
+def model_info(model: LanguageModel, *, is_default: bool) -> pb.ModelInfo:
+    """What a model is and can do."""
+    info, tokenizer = model.info, model.tokenizer
+    mask = tokenizer.mask_token
+    return pb.ModelInfo(
+        version=version(info),
+        architecture=info.architecture,
+        parameters=info.parameters,
+        layers=info.layers,
+        heads=info.heads,
+        hidden_size=info.hidden_size,
+        vocabulary_size=info.vocabulary_size,
+        context_length=info.context_length,
+        device=info.device,
+        dtype=info.dtype,
+        has_attention=info.heads > 0,
+        has_chat_template=tokenizer.has_chat_template,
+        mask_token=mask[1] if mask else "",
+        is_default=is_default,
+    )
+
+
+def tokens(found: Iterable[Token]) -> list[pb.Token]:
+    """A prompt's tokens with their places."""
+    return [
+        pb.Token(id=token.id, text=token.text, span=pb.CharacterSpan(start=token.span[0], end=token.span[1]))
+        if token.span
+        else pb.Token(id=token.id, text=token.text)
+        for token in found
+    ]
+
+
+def probabilities(model: LanguageModel, prediction: Prediction) -> list[pb.TokenProbability]:
+    """The most likely tokens."""
+    return [
+        pb.TokenProbability(
+            id=id_, text=model.tokenizer.token_text(id_), probability=math.exp(log_p), log_probability=log_p
+        )
+        for id_, log_p in zip(prediction.ids, prediction.log_probabilities, strict=True)
+    ]
+
+
+def score(model: LanguageModel, continuation: Sequence[int], found: Score) -> pb.ContinuationScore:
+    """How likely a continuation and each of its tokens is."""
+    scored = zip(continuation, found.log_probabilities, found.ranks, strict=True)
+    return pb.ContinuationScore(
+        tokens=[
+            pb.TokenScore(id=id_, text=model.tokenizer.token_text(id_), log_probability=log_p, rank=rank)
+            for id_, log_p, rank in scored
+        ],
+        log_probability=math.fsum(found.log_probabilities),
+    )
+
+
+def attention_spec(request: pb.AttentionRequest) -> AttentionSpec:
+    """Which weights a request asks for.
+
+    Raises:
+        InputError: a reduction or type that this server does not know.
+    """
+    if request.reduction not in _REDUCTIONS:
+        raise InputError("reduction", f"{request.reduction} is not a reduction of attention")
+    if request.type not in _HALF:
+        raise InputError("type", "must be FLOAT32 or FLOAT16")
+    return AttentionSpec(
+        layers=tuple(request.layers),
+        heads=tuple(request.heads),
+        queries=tuple(request.queries),
+        reduction=_REDUCTIONS[request.reduction],
+        top_n=request.top_n if request.HasField("top_n") else None,
+        half=_HALF[request.type],
+    )
+
+
+def write_attention(reply: pb.AttentionResponse, found: AttentionMap) -> None:
+    """Put the weights, and the keys that belong to them, into a reply."""
+    kind = pb.TENSOR_TYPE_FLOAT16 if found.weights.dtype.itemsize == 2 else pb.TENSOR_TYPE_FLOAT32
+    reply.weights.CopyFrom(_tensor(found.weights, kind))
+    if found.keys is not None:
+        reply.keys.CopyFrom(_tensor(found.keys, pb.TENSOR_TYPE_INT32))
+
+
+def _tensor(array: npt.NDArray[Any], kind: pb.TensorType) -> pb.Tensor:
+    return pb.Tensor(shape=array.shape, type=kind, data=array.tobytes())

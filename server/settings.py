@@ -1,0 +1,115 @@
+"""What the server can be told, each by one environment variable: the field's name in capitals after ``GLOSS_``."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Settings of ``python -m server``. Read once, at the start; never at import."""
+
+    model_config = SettingsConfigDict(env_prefix="GLOSS_", frozen=True, extra="ignore")
+
+    # Where it listens.
+
+    host: str = "127.0.0.1"
+    """Address of the gRPC port. Anything but loopback also needs ``GLOSS_ALLOW_INSECURE=1``."""
+
+    port: int = Field(default=50051, ge=0, le=65535)
+    """The gRPC port; 0 takes any free one and the ready line names it."""
+
+    metrics_host: str = "127.0.0.1"
+    """Address of the metrics page. The page holds no prompts, but do not publish it to the world."""
+
+    metrics_port: int = Field(default=9464, ge=0, le=65535)
+    """Port of the metrics page; 0 takes any free one and the ready line names it."""
+
+    allow_insecure: bool = False
+    """Listen beyond loopback without encryption and keys. For a private network or behind a proxy that adds them."""
+
+    # What it serves.
+
+    model: str = "transformer"
+    """Models, separated by commas: shipped names, local folders or hub names. The first is the default."""
+
+    device: str = "auto"
+    """Where the weights lie: "auto" (the first GPU, else the CPU), "cpu", "cuda", "cuda:1"."""
+
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads of one model call. Unset: torch's own choice. Lower it when a worker shares the machine."""
+
+    redis_url: str = Field(default="redis://127.0.0.1:6379/0", repr=False)
+    """The store of explanations. Inference does without it. May hold a password, so it is never shown."""
+
+    # How much it takes on.
+
+    max_message_bytes: int = Field(default=4 * 1024 * 1024, ge=16 * 1024, le=2**31 - 1)
+    """Largest request and reply, in bytes. Clients have a limit of their own for what they receive."""
+
+    max_prompts: int = Field(default=256, ge=1)
+    """The most prompts of one NextToken call and items of one Score call."""
+
+    max_calls: int = Field(default=2048, ge=1)
+    """Calls in progress at once, streams included; more are refused at once. A safety net: keep it above the rest."""
+
+    max_batch_tokens: int = Field(default=4096, ge=1)
+    """Tokens of one batch, padding included. More is better for throughput and worse for everyone's latency."""
+
+    max_batch_prompts: int = Field(default=64, ge=1)
+    """Prompts of one batch."""
+
+    max_waiting_prompts: int = Field(default=2048, ge=1)
+    """Prompts waiting for the model; a call that would exceed it is refused at once. At least max_prompts."""
+
+    max_waiting_tokens: int = Field(default=256 * 1024, ge=1)
+    """Tokens waiting for the model, as above: it bounds how long the last in the queue can have to wait."""
+
+    max_queued: int = Field(default=1000, ge=1)
+    """Explanations waiting for a worker; one more is refused at once."""
+
+    # How long things take.
+
+    grace_seconds: float = Field(default=10.0, ge=0)
+    """Seconds that accepted calls get to finish after SIGTERM. Keep it below your orchestrator's kill time-out."""
+
+    retention_seconds: int = Field(default=24 * 3600, ge=1)
+    """Seconds for which an explanation that has ended is kept."""
+
+    watch_seconds: float = Field(default=3600.0, gt=0)
+    """Longest life of one WatchExplanation stream, in seconds: a client that vanished cannot hold one for ever."""
+
+    store_seconds: float = Field(default=1.5, gt=0)
+    """Seconds to wait for Redis before the answer is UNAVAILABLE."""
+
+    health_seconds: float = Field(default=1.0, gt=0)
+    """Seconds between two looks at Redis and the workers, for ExplanationService's health and queue metrics."""
+
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """How much is logged to stderr. Prompts are never logged."""
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models' sources, the default one first."""
+        return tuple(name.strip() for name in self.model.split(",") if name.strip())
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach `host`. A name other than localhost counts as reachable."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def complaints(error: ValidationError) -> list[str]:
+    """One line for each setting that is not allowed, naming its variable; values are left out, one may be a secret."""
+    return [
+        f"GLOSS_{'_'.join(str(part) for part in item['loc']).upper()}: {item['msg']}"
+        for item in error.errors(include_input=False, include_url=False)
+    ]

@@ -1,0 +1,96 @@
+"""The store of explanations as the event loop sees it: the blocking store behind a few threads and a time limit."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
+
+import redis
+import redis.asyncio
+import redis.exceptions
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from gloss import v1 as pb
+from jobs.store import ExplanationStore
+from jobs.watch import changes
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_WATCH_SECONDS = 5.0
+"""Silence after which a connection that watches counts as dead; Redis itself answers every 2 seconds there."""
+
+_THREADS = 8
+"""Calls that wait for Redis at once. Each takes a fraction of a millisecond while Redis is well."""
+
+
+class Store:
+    """Explanations in Redis. Each call ends within the time limit, with a redis error where Redis is away.
+
+    Unlike a worker, which outwaits an absent Redis, the server tells its caller at once: one fresh connection is tried
+    where an old one turned out to be dead, and no more.
+    """
+
+    def __init__(self, url: str, *, seconds: float, retention_seconds: int, max_queued: int) -> None:
+        self._seconds = seconds
+        self._redis = redis.Redis.from_url(
+            url, socket_timeout=seconds, socket_connect_timeout=seconds, retry=Retry(NoBackoff(), 1)
+        )
+        self._async_redis = redis.asyncio.Redis.from_url(
+            url, socket_timeout=_WATCH_SECONDS, socket_connect_timeout=seconds, retry=AsyncRetry(NoBackoff(), 1)
+        )
+        self._store = ExplanationStore(self._redis, retention_seconds=retention_seconds, max_queued=max_queued)
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="store")
+
+    async def create(
+        self, spec: pb.ExplanationSpec, model: pb.ModelVersion, *, request_id: str, fresh: bool
+    ) -> pb.Explanation:
+        """Queue an explanation, or find the one that exists."""
+        return await self._call(self._store.create, spec, model, request_id=request_id, fresh=fresh)
+
+    async def get(self, name: str) -> pb.Explanation:
+        """One explanation."""
+        return await self._call(self._store.get, name)
+
+    async def list(
+        self, page_size: int, page_token: str, state: pb.ExplanationState
+    ) -> tuple[list[pb.Explanation], str]:
+        """A page of explanations and the token of the next."""
+        return await self._call(self._store.list, page_size, page_token, state)
+
+    async def cancel(self, name: str) -> pb.Explanation:
+        """Ask for a stop."""
+        return await self._call(self._store.cancel, name)
+
+    async def delete(self, name: str) -> None:
+        """Forget an explanation."""
+        await self._call(self._store.delete, name)
+
+    async def worker_alive(self, model: str, digest: str) -> bool:
+        """Whether some worker holds these weights."""
+        return await self._call(self._store.worker_alive, model, digest)
+
+    async def queue_depth(self, model: str) -> int:
+        """Explanations of `model` that wait for a worker."""
+        return await self._call(self._store.queue_depth, model)
+
+    def changes(self, explanation_id: str) -> AsyncIterator[None]:
+        """Yields now and whenever the explanation changed; ends with its final state."""
+        return changes(self._async_redis, explanation_id)
+
+    async def close(self) -> None:
+        """Close the connections. Threads that still wait for Redis end by their time limit."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        await self._async_redis.aclose()
+        self._redis.close()
+
+    async def _call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        work = asyncio.get_running_loop().run_in_executor(self._threads, lambda: function(*args, **kwargs))
+        try:
+            return await asyncio.wait_for(work, self._seconds)
+        except TimeoutError:
+            raise redis.exceptions.TimeoutError(f"no answer within {self._seconds:g} seconds") from None

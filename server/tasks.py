@@ -1,0 +1,108 @@
+"""What the engine can run: how each kind of question reads the model, and what it makes of what it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ml import attention, predict
+from ml.language_model import LanguageModel
+
+_LOGIT_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class NextTokenTask:
+    """The most likely tokens after `ids`. Its value is a `predict.Prediction`."""
+
+    ids: tuple[int, ...]
+    top_k: int = 1
+    temperature: float = 1.0
+
+    @property
+    def rows(self) -> int:
+        """Last positions whose logits are read out."""
+        return 1
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreTask:
+    """How likely `continuation` is after `prompt`. Its value is a `predict.Score`."""
+
+    prompt: tuple[int, ...]
+    continuation: tuple[int, ...]
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """All tokens but the last, after which nothing is asked."""
+        return self.prompt + self.continuation[:-1]
+
+    @property
+    def rows(self) -> int:
+        """Last positions whose logits are read out: each predicts one token of the continuation."""
+        return len(self.continuation)
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionTask:
+    """The weights of `plan` for `ids`. Its value is an `attention.AttentionMap`."""
+
+    ids: tuple[int, ...]
+    plan: attention.AttentionPlan
+
+
+LogitsTask = NextTokenTask | ScoreTask
+Task = LogitsTask | AttentionTask
+
+
+def lane(model: str, task: Task) -> Hashable:
+    """Tasks of equal lane may run together: questions about logits do, whatever they ask; attention runs alone."""
+    return task if isinstance(task, AttentionTask) else model
+
+
+def output_bytes(model: LanguageModel, task: Task) -> int:
+    """Memory for what a task reads out of the model."""
+    if isinstance(task, AttentionTask):
+        return task.plan.reply_bytes
+    return task.rows * model.info.vocabulary_size * _LOGIT_BYTES
+
+
+def run(model: LanguageModel, tasks: Sequence[Task]) -> list[Any]:
+    """The values of tasks of one lane, in order."""
+    match tasks:
+        case [AttentionTask() as task]:
+            return [attention.attend(model, task.ids, task.plan)]
+        case _:
+            return _run_logits(model, [task for task in tasks if not isinstance(task, AttentionTask)])
+
+
+def warm_up(model: LanguageModel) -> Iterator[Task]:
+    """One task of each kind, so that no caller waits for what a model does only the first time."""
+    ids = (0,) * min(16, model.info.context_length)
+    yield NextTokenTask(ids)
+    yield ScoreTask(ids[:1], (0,))
+    if model.info.heads:
+        plan = attention.resolve(attention.AttentionSpec(), model.info, len(ids))
+        yield AttentionTask(ids, plan)
+
+
+def _run_logits(model: LanguageModel, tasks: Sequence[LogitsTask]) -> list[Any]:
+    logits = model.logits([task.ids for task in tasks], [task.rows for task in tasks])
+    values: list[Any] = [
+        predict.score(rows, task.continuation) if isinstance(task, ScoreTask) else None
+        for task, rows in zip(tasks, logits, strict=True)
+    ]
+    # All predictions of a batch take one pass over their logits, and one copy from the device.
+    predicted = [(place, task) for place, task in enumerate(tasks) if isinstance(task, NextTokenTask)]
+    if predicted:
+        predictions = predict.next_token(
+            torch.cat([logits[place] for place, _ in predicted]),
+            [task.top_k for _, task in predicted],
+            [task.temperature for _, task in predicted],
+        )
+        for (place, _), prediction in zip(predicted, predictions, strict=True):
+            values[place] = prediction
+    return values

@@ -1,0 +1,193 @@
+"""The batching policy, by its five rules: properties over arbitrary queues, and a worked example for each."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.batching import Item, Limits, Queue, QueueOverflowError, Schedule
+
+LIMITS = Limits(
+    batch_tokens=64, batch_items=4, batch_bytes=100, padding=0.25, shortest=4, waiting_items=200, waiting_tokens=10_000
+)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One item of a generated queue."""
+
+    tokens: int
+    caller: int
+    call: int
+    lane: int
+    output_bytes: int
+    expires: bool
+
+
+ASKED = st.builds(
+    Asked,
+    tokens=st.integers(1, 100),
+    caller=st.integers(0, 3),
+    call=st.integers(0, 2),
+    lane=st.integers(0, 1),
+    output_bytes=st.integers(0, 120),
+    expires=st.booleans(),
+)
+NOW, LATER = 10.0, 20.0
+
+
+def queue_of(asked: list[Asked], limits: Limits = LIMITS) -> tuple[Queue[int], list[Item[int]]]:
+    items = [
+        Item(
+            index,
+            tokens=a.tokens,
+            lane=a.lane,
+            caller=a.caller,
+            call=(a.caller, a.call),
+            output_bytes=a.output_bytes,
+            deadline=NOW if a.expires else LATER,
+        )
+        for index, a in enumerate(asked)
+    ]
+    queue: Queue[int] = Queue(limits)
+    for item in items:
+        queue.offer([item])
+    return queue, items
+
+
+def drain(queue: Queue[int], now: float = NOW) -> list[Schedule[int]]:
+    schedules = []
+    while len(queue):
+        schedules.append(queue.take(now))
+    return schedules
+
+
+def simple(payload: int, tokens: int = 8, caller: str = "a", call: str = "1", lane: str = "m") -> Item[int]:
+    return Item(payload, tokens=tokens, lane=lane, caller=caller, call=call)
+
+
+@given(st.lists(ASKED, max_size=60))
+def test_everything_runs_once_or_expires_once(asked):
+    queue, items = queue_of(asked)
+    schedules = drain(queue)
+    ran = [item for schedule in schedules for item in schedule.batch]
+    expired = [item for schedule in schedules for item in schedule.expired]
+    assert sorted(item.payload for item in ran + expired) == list(range(len(items)))
+    assert all(item.deadline > NOW for item in ran)
+    assert all(item.deadline <= NOW for item in expired)
+    assert queue.tokens == 0
+
+
+@given(st.lists(ASKED, max_size=60))
+def test_a_batch_keeps_its_bounds(asked):
+    queue, _ = queue_of(asked)
+    for schedule in drain(queue):
+        batch = schedule.batch
+        if len(batch) < 2:
+            continue  # An item that is too large by itself still runs, alone.
+        longest = max(item.tokens for item in batch)
+        padded = [max(item.tokens, LIMITS.shortest) for item in batch]
+        assert len(batch) <= LIMITS.batch_items
+        assert len(batch) * longest <= LIMITS.batch_tokens
+        assert sum(item.output_bytes for item in batch) <= LIMITS.batch_bytes
+        assert len({item.lane for item in batch}) == 1
+        assert sum(max(padded) - tokens for tokens in padded) <= LIMITS.padding * len(batch) * max(padded)
+
+
+@given(st.lists(ASKED, max_size=60))
+def test_nothing_waits_while_the_model_is_idle(asked):
+    queue, _ = queue_of([Asked(a.tokens, a.caller, a.call, a.lane, a.output_bytes, False) for a in asked])
+    while len(queue):
+        assert queue.take(NOW).batch
+    assert queue.take(NOW) == Schedule((), ())
+
+
+@given(st.lists(ASKED, max_size=60))
+def test_a_caller_waits_at_most_one_batch_for_each_other_caller(asked):
+    queue, items = queue_of([Asked(a.tokens, a.caller, a.call, a.lane, a.output_bytes, False) for a in asked])
+    left = Counter(item.caller for item in items)
+    waited = dict.fromkeys(left, 0)
+    while len(queue):
+        batch = queue.take(NOW).batch
+        served = {item.caller for item in batch}
+        for item in batch:
+            left[item.caller] -= 1
+        for caller, items_left in left.items():
+            waited[caller] = 0 if caller in served or not items_left else waited[caller] + 1
+            assert waited[caller] < len(left)
+
+
+@given(st.lists(ASKED, max_size=40), st.data())
+def test_what_is_withdrawn_never_runs(asked, data):
+    queue, items = queue_of(asked)
+    gone = data.draw(st.sets(st.sampled_from(items))) if items else set()
+    queue.withdraw(gone)
+    queue.withdraw(gone)  # Again changes nothing.
+    assert len(queue) == len(items) - len(gone)
+    assert queue.tokens == sum(item.tokens for item in items if item not in gone)
+    assert not gone & {item for schedule in drain(queue) for item in schedule.batch + schedule.expired}
+
+
+@given(st.lists(ASKED, min_size=1, max_size=40))
+def test_items_of_equal_length_of_one_call_keep_their_order(asked):
+    queue, _ = queue_of([Asked(8, a.caller, a.call, 0, 0, False) for a in asked])
+    ran = [item for schedule in drain(queue) for item in schedule.batch]
+    for call in {item.call for item in ran}:
+        payloads = [item.payload for item in ran if item.call == call]
+        assert payloads == sorted(payloads)
+
+
+def test_one_prompt_beside_a_thousand_runs_in_the_next_batch():
+    queue: Queue[int] = Queue(Limits(batch_items=16))
+    queue.offer([simple(n, caller="many") for n in range(1000)])
+    queue.take(NOW)
+    queue.offer([simple(-1, caller="one")])
+    assert -1 in [item.payload for item in queue.take(NOW).batch]
+
+
+def test_calls_of_one_caller_take_turns_too():
+    queue: Queue[int] = Queue(Limits(batch_items=4))
+    queue.offer([simple(n, call="bulk") for n in range(100)])
+    queue.offer([simple(-1, call="interactive")])
+    assert -1 in [item.payload for item in queue.take(NOW).batch]
+
+
+def test_a_caller_of_other_length_gets_its_turn_first():
+    queue: Queue[int] = Queue(Limits(batch_items=4))
+    queue.offer([simple(n, tokens=500, caller="long") for n in range(100)])
+    queue.offer([simple(-1, tokens=3, caller="short")])
+    assert [item.payload for item in queue.take(NOW).batch] == [0, 1, 2, 3]
+    assert [item.payload for item in queue.take(NOW).batch] == [-1]
+
+
+def test_similar_lengths_go_together():
+    queue: Queue[int] = Queue(Limits(batch_items=3))
+    queue.offer([simple(n, tokens=tokens) for n, tokens in enumerate([100, 400, 104, 390, 98, 410])])
+    assert [[item.tokens for item in schedule.batch] for schedule in drain(queue)] == [[100, 104, 98], [400, 390, 410]]
+
+
+def test_short_prompts_share_a_batch_whatever_their_length():
+    queue: Queue[int] = Queue(Limits())
+    queue.offer([simple(n, tokens=n + 1) for n in range(30)])
+    assert len(queue.take(NOW).batch) == 30
+
+
+def test_a_full_queue_takes_all_of_a_call_or_nothing():
+    queue: Queue[int] = Queue(Limits(waiting_items=4))
+    queue.offer([simple(n) for n in range(3)])
+    with pytest.raises(QueueOverflowError):
+        queue.offer([simple(n) for n in range(2)])
+    assert len(queue) == 3
+    queue.offer([simple(3)])
+
+
+def test_tokens_bound_the_queue_but_an_empty_one_takes_any_call():
+    queue: Queue[int] = Queue(Limits(waiting_tokens=100))
+    queue.offer([simple(0, tokens=1000)])
+    with pytest.raises(QueueOverflowError) as caught:
+        queue.offer([simple(1, tokens=1)])
+    assert caught.value.tokens == 1000
