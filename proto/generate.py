@@ -1,4 +1,4 @@
-"""Generates the Python package `gloss.v1` from the contract in `proto/gloss/v1`: ``python proto/generate.py [--out .]``.
+"""Generates the Python package `gloss.v1` from the contract: ``python proto/generate.py [--out .]``.
 
 What is written, below ``OUT/gloss/v1``:
 

@@ -83,7 +83,7 @@ def _table(result: v1.ExplanationResult, unit: str) -> Iterator[str]:
     level = next((part.interval.level for part in result.attributions if part.interval.level), 0.95)
     reach = max((_reach(part) for part in result.attributions), default=0.0) or 1.0
     yield f'<table><tr><th>{escape(unit)}</th><th></th><th class="number">attribution</th>'
-    yield f'<th class="number">± s.e.</th><th class="number">{100 * level:.0f} % interval</th></tr>'
+    yield f'<th class="number">± s.e.</th><th class="number">{100 * level:.0f}% interval</th></tr>'
     for part in words.ranked(result):
         low, high = words.signed(part.interval.lower, places), words.signed(part.interval.upper, places)
         exact = not part.standard_error

@@ -48,7 +48,7 @@ def spelled(tokens: Sequence[v1.Token]) -> Iterator[tuple[str, str]]:
             end = max(end, token.span.end)
 
 
-def attention(reply: v1.AttentionResponse, *, top: int = 5) -> Iterator[RenderableType]:
+def attention(reply: v1.AttentionResponse, *, rollout: bool = False, top: int = 5) -> Iterator[RenderableType]:
     """One picture for each layer, head and query: the prompt shaded by weight, and the heaviest tokens by name."""
     layers, heads, queries, _ = reply.weights.shape
     weights: Any = unpack(reply.weights).tolist()
@@ -60,21 +60,19 @@ def attention(reply: v1.AttentionResponse, *, top: int = 5) -> Iterator[Renderab
                 row = weights[layer][head][query]
                 places = keys[layer][head][query] if keys else range(len(row))
                 found = {place: weight for place, weight in zip(places, row, strict=True) if place >= 0}
-                yield _attention_row(reply, (layer, head, query), found, texts, top)
+                name = _name(reply, layer, head, rollout)
+                title = Text.assemble((name, "bold"), (" · read from ", "dim"), quoted(texts[reply.queries[query]][1]))
+                yield _attention_row(title, texts, found, top)
 
 
-def _attention_row(
-    reply: v1.AttentionResponse,
-    index: tuple[int, int, int],
-    found: dict[int, float],
-    texts: Sequence[tuple[str, str]],
-    top: int,
-) -> RenderableType:
-    layer, head, query = (
-        f"layer {reply.layers[index[0]]}",
-        f"head {reply.heads[index[1]]}" if reply.heads else "all heads",
-        reply.queries[index[2]],
-    )
+def _name(reply: v1.AttentionResponse, layer: int, head: int, rollout: bool) -> str:
+    if rollout:
+        return f"rollout up to layer {reply.layers[layer]}"
+    which = f"head {reply.heads[head]}" if reply.heads else "mean of heads"
+    return f"layer {reply.layers[layer]}, {which}"
+
+
+def _attention_row(title: Text, texts: Sequence[tuple[str, str]], found: dict[int, float], top: int) -> RenderableType:
     most = max(found.values(), default=0.0) or 1.0
     pieces: list[tuple[str, float | None, str]] = []
     for place, (gap, text) in enumerate(texts):
@@ -82,11 +80,9 @@ def _attention_row(
         pieces += [(gap, None, ""), (text, weight / most, words.percent(weight))]
     heaviest = sorted(found, key=lambda place: -found[place])[:top]
     names = Text(" · ", "dim").join(
-        Text.assemble(quoted(reply.tokens[place].text), (f" {words.percent(found[place])}", "dim"))
-        for place in heaviest
+        Text.assemble(quoted(texts[place][1]), (f" {words.percent(found[place])}", "dim")) for place in heaviest
     )
-    title = Text.assemble((f"{layer}, {head}", "bold"), (" · read from ", "dim"), quoted(reply.tokens[query].text))
-    return Padding(Group(title, Shaded(pieces, WEIGHT), names), (0, 0, 1, 0))
+    return Padding(Group(title, Padding(Shaded(pieces, WEIGHT), (0, 2)), Padding(names, (0, 2))), (0, 0, 1, 0))
 
 
 def score(reply: v1.ScoreResponse) -> Iterator[RenderableType]:

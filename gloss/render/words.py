@@ -65,8 +65,8 @@ def number(value: float, digits: int = 2) -> str:
 
 
 def percent(share: float) -> str:
-    """A share as ``41.2 %``; ``<0.1 %`` where it would round to nothing."""
-    return "<0.1 %" if 0 < share < 0.0005 else f"{100 * share:.1f} %"
+    """A share as ``41.2%``; ``<0.1%`` where it would round to nothing."""
+    return "<0.1%" if 0 < share < 0.0005 else f"{100 * share:.1f}%"
 
 
 def digits(result: v1.ExplanationResult) -> int:
@@ -116,7 +116,7 @@ def removal(result: v1.ExplanationResult) -> str:
 def surrogate(fit: v1.SurrogateFit) -> str:
     """How well the surrogate fits."""
     name = _SURROGATES.get(fit.kind, "surrogate")
-    line = f"The {name} explains {100 * max(fit.r_squared, 0.0):.0f} % of the value's variance around this prompt"
+    line = f"The {name} explains {100 * max(fit.r_squared, 0.0):.0f}% of the value's variance around this prompt"
     return f"{line} (R² {number(fit.r_squared)})."
 
 
@@ -133,15 +133,15 @@ class Comparison:
 def faithfulness(found: v1.Faithfulness, units: str) -> Iterator[Comparison]:
     """Each metric in a sentence, with whether it beats random rankings by more than their standard deviation."""
     parts = (
-        ("comprehensiveness", True, found.comprehensiveness.aopc, "removing the top {0} costs {1}, random ones {2}"),
-        ("sufficiency", False, found.sufficiency.aopc, "keeping only the top {0} costs {1}, random ones {2}"),
-        ("deletion", False, found.deletion_auc, "taking out the top {0} first leaves {1}, in random order {2}"),
-        ("insertion", True, found.insertion_auc, "putting back the top {0} first gives {1}, in random order {2}"),
+        ("comprehensiveness", True, found.comprehensiveness.aopc, "removing the top {0} costs {1}, random {2}"),
+        ("sufficiency", False, found.sufficiency.aopc, "keeping only the top {0} costs {1}, random {2}"),
+        ("deletion", False, found.deletion_auc, "top {0} out first leaves {1}, random order {2}"),
+        ("insertion", True, found.insertion_auc, "top {0} back first gives {1}, random order {2}"),
     )
     for name, high_is_good, metric, sentence in parts:
         gain = (metric.value - metric.random) * (1 if high_is_good else -1)
         told_apart = abs(gain) > max(metric.random_deviation, 1e-9)
-        control = f"{number(metric.random)} ± {number(metric.random_deviation)}"
+        control = f"{number(metric.random)}±{number(metric.random_deviation)}"
         yield Comparison(
             name, sentence.format(units, number(metric.value), control), metric, gain > 0 if told_apart else None
         )
@@ -158,7 +158,7 @@ def cost(found: v1.Cost) -> str:
     tokens = f"{found.tokens_computed:,} tokens computed"
     if found.tokens_saved:
         saved = found.tokens_saved / (found.tokens_saved + found.tokens_computed)
-        tokens += f", {100 * saved:.0f} % saved by shared beginnings"
+        tokens += f", {100 * saved:.0f}% saved by shared beginnings"
     parts.append(tokens)
     if found.cache_hits:
         parts.append(f"{found.cache_hits:,} from the cache")

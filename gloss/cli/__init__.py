@@ -1,0 +1,49 @@
+"""The command line: ``gloss next``, ``gloss explain``, ...
+
+Exit codes: 0 done; 1 the server could not be reached or refused; 2 the command makes no sense; 3 the explanation failed
+or was cancelled; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import click
+
+COMMANDS = {
+    "next": "gloss.cli.infer:next_",
+    "attend": "gloss.cli.infer:attend",
+    "score": "gloss.cli.infer:score",
+    "generate": "gloss.cli.infer:generate",
+    "tokenize": "gloss.cli.infer:tokenize",
+    "models": "gloss.cli.infer:models",
+    "explain": "gloss.cli.explain:explain",
+    "jobs": "gloss.cli.jobs:jobs",
+    "walk": "gloss.cli.walk:walk",
+}
+"""Where each command lives; only the one that is called is imported."""
+
+
+class LazyGroup(click.Group):
+    """Imports a command when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order of the table: from the quickest question to the longest tour."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name].partition(":")
+        command: click.Command = getattr(import_module(module), attribute)
+        return command
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="gloss")
+def main() -> None:
+    """Ask a served language model what it expects next, and why.
+
+    Start with `gloss walk`, a guided tour of what a running server can do. A TEXT of "-" is read from standard input.
+    """

@@ -1,0 +1,171 @@
+"""``gloss explain``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import click
+
+from gloss import build, v1
+from gloss.build import MethodLike, ScaleName, UnitName
+from gloss.cli.session import INT32, SPAN, TEXT, Session, connected, with_model
+from gloss.cli.waiting import follow, succeeded
+from gloss.render import html, terminal
+
+METHODS = [name.replace("_", "-") for name in build.METHOD_FIELDS if name not in ("global_surrogate", "bias_probe")]
+"""Those that ask about one prompt."""
+
+_SURROGATES = {"ridge": v1.SURROGATE_RIDGE, "lasso": v1.SURROGATE_LASSO, "tree": v1.SURROGATE_DECISION_TREE}
+
+
+class Removal(click.ParamType[v1.Removal]):
+    """``mask``, ``delete``, ``mean-embedding`` or ``text=REPLACEMENT``."""
+
+    name = "kind"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> v1.Removal:
+        """The contract's message."""
+        kind, given, replacement = str(value).partition("=")
+        try:
+            if kind == "text" and given:
+                return v1.Removal(kind=v1.REMOVAL_KIND_TEXT, text=TEXT.convert(replacement, param, ctx))
+            built = build.removal(value)
+        except ValueError:
+            built = None
+        if built is None:
+            self.fail(f"{value!r} is none of mask, delete, mean-embedding, text=REPLACEMENT", param, ctx)
+        return built
+
+
+@click.command(short_help="Which words speak for what it says, and which against.")
+@click.argument("text", type=TEXT)
+@click.option(
+    "--method",
+    type=click.Choice(METHODS),
+    metavar="METHOD",
+    default="occlusion",
+    show_default=True,
+    help=f"One of {', '.join(METHODS)}.",
+)
+@click.option("--target", type=TEXT, help="Explain this next token. [default: the most likely one]")
+@click.option("--against", type=TEXT, help="Why the target rather than this?")
+@click.option("--continuation", type=TEXT, help="Explain all tokens of this continuation.")
+@click.option("--scale", type=click.Choice(["log", "probability"]), help="Of the explained probability. [default: log]")
+@click.option("--unit", type=click.Choice(["token", "word", "sentence"]), help="What gets a value. [default: word]")
+@click.option("--span", "spans", type=SPAN, multiple=True, help="Give a value to these characters; repeat for several.")
+@click.option("--within", type=SPAN, help="Only units that begin within these characters.")
+@click.option(
+    "--removal",
+    type=Removal(),
+    help="mask, delete, mean-embedding or text=REPLACEMENT. [default: mask where the model can, else delete]",
+)
+@click.option("--window", type=INT32, help="Occlusion: features removed together. [default: 1]")
+@click.option("--stride", type=INT32, help="Occlusion: features between windows. [default: 1]")
+@click.option("--surrogate", type=click.Choice(list(_SURROGATES)), help="LIME: what is fitted. [default: ridge]")
+@click.option("--max-evaluations", type=INT32, help="The most model evaluations.")
+@click.option("--max-seconds", type=float, help="The most seconds of work.")
+@click.option("--standard-error", type=float, help="Stop sampling once every standard error is below this.")
+@click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, show_default=True)
+@click.option("--no-faithfulness", is_flag=True, help="Do not measure how well the values predict the model.")
+@click.option("--fresh", is_flag=True, help="Compute anew, even if the same was asked before.")
+@click.option("--no-wait", is_flag=True, help="Queue it and say its name.")
+@click.option("--html", "page", type=click.Path(path_type=Path, dir_okay=False, writable=True), help="Write a page.")
+@with_model
+@connected
+def explain(
+    session: Session,
+    text: str,
+    *,
+    method: str,
+    target: str | None,
+    against: str | None,
+    continuation: str | None,
+    scale: str | None,
+    unit: UnitName | None,
+    spans: tuple[tuple[int, int], ...],
+    within: tuple[int, int] | None,
+    removal: v1.Removal | None,
+    window: int | None,
+    stride: int | None,
+    surrogate: str | None,
+    max_evaluations: int | None,
+    max_seconds: float | None,
+    standard_error: float | None,
+    seed: int,
+    no_faithfulness: bool,
+    fresh: bool,
+    no_wait: bool,
+    page: Path | None,
+    model: str,
+) -> None:
+    """Why does it say that? Which words of TEXT speak for the next token, and which against it.
+
+    \b
+    gloss explain "The capital of France is" --method lime --target " Paris"
+    gloss explain "The capital of France is" --target " Paris" --against " London"
+    """
+    if unit and spans:
+        raise click.UsageError("--unit and --span exclude each other: spans are the units")
+    if continuation is not None and (target is not None or against is not None):
+        raise click.UsageError("--continuation stands alone; a contrast is --target A --against B")
+    if against is not None and target is None:
+        raise click.UsageError("--against needs --target: why the one rather than the other?")
+    if no_wait and page:
+        raise click.UsageError("--html needs the result; wait for it, or use `gloss jobs get NAME --html FILE` later")
+
+    explanation = session.client.explain(
+        text,
+        _method(method, window, stride, surrogate),
+        target=target,
+        against=against,
+        continuation=continuation,
+        scale=_scale(scale),
+        features=spans or unit,
+        within=within,
+        removal=removal,
+        max_evaluations=max_evaluations,
+        max_seconds=max_seconds,
+        standard_error=standard_error,
+        seed=seed,
+        faithfulness=not no_faithfulness,
+        model=model,
+        fresh=fresh,
+        wait=False,
+    )
+    if no_wait:
+        return session.emit(explanation) if session.json else click.echo(explanation.name)
+    return present(session, follow(session, explanation), page)
+
+
+def present(session: Session, explanation: v1.Explanation, page: Path | None) -> None:
+    """Show an explanation as it is, and raise the error that it ended with."""
+    if session.json:
+        session.emit(explanation)
+    elif explanation.HasField("result") or explanation.HasField("partial_result"):
+        session.show(terminal.explanation(explanation))
+    write_page(page, explanation)
+    succeeded(explanation)
+
+
+def write_page(page: Path | None, explanation: v1.Explanation) -> None:
+    """Write the HTML page, where one is wanted."""
+    if page:
+        page.write_text(html.page(explanation), encoding="utf-8")
+        click.echo(f"wrote {page}", err=True)
+
+
+def _method(name: str, window: int | None, stride: int | None, surrogate: str | None) -> MethodLike:
+    if (window is not None or stride is not None) and name != "occlusion":
+        raise click.UsageError("--window and --stride belong to --method occlusion")
+    if surrogate is not None and name != "lime":
+        raise click.UsageError("--surrogate belongs to --method lime")
+    if name == "occlusion":
+        return v1.Occlusion(window=window, stride=stride)
+    if name == "lime":
+        return v1.Lime(surrogate=_SURROGATES[surrogate] if surrogate else v1.SURROGATE_UNSPECIFIED)
+    return cast(MethodLike, name)
+
+
+def _scale(name: str | None) -> ScaleName | None:
+    return "log-probability" if name == "log" else cast(ScaleName | None, name)

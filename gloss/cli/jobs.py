@@ -1,0 +1,90 @@
+"""``gloss jobs``: explanations that were asked for, now or before."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+from typing import get_args
+
+import click
+
+from gloss import v1
+from gloss.calls import StateName
+from gloss.cli.explain import present, write_page
+from gloss.cli.session import Session, as_dict, connected, emit
+from gloss.cli.waiting import follow, succeeded
+from gloss.render import terminal, words
+
+PAGE = click.Path(path_type=Path, dir_okay=False, writable=True)
+
+
+@click.group(short_help="Explanations that were asked for: list, get, watch, cancel, delete.")
+def jobs() -> None:
+    """What was asked? List, look at, cancel and delete explanations."""
+
+
+@jobs.command("list")
+@click.option("--state", type=click.Choice(get_args(StateName)), help="Only those in this state.")
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="The most to show.")
+@connected
+def list_(session: Session, state: StateName | None, limit: int) -> None:
+    """Explanations, newest first."""
+    found = list(islice(session.client.list(state=state, page_size=min(limit, 1000)), limit))
+    if session.json:
+        return emit({"explanations": [as_dict(one) for one in found]})
+    if not found:
+        return click.echo("nothing yet; `gloss explain TEXT` asks for one", err=True)
+    return session.show(terminal.jobs(found))
+
+
+@jobs.command()
+@click.argument("name")
+@click.option("--html", "page", type=PAGE, help="Write a page.")
+@connected
+def get(session: Session, name: str, page: Path | None) -> None:
+    """One explanation, with what is known so far."""
+    explanation = session.client.get(name)
+    if not session.json and not (explanation.HasField("result") or explanation.HasField("partial_result")):
+        click.echo(f"{explanation.name} {words.state(explanation)}")
+    present(session, explanation, page)
+
+
+@jobs.command()
+@click.argument("name")
+@click.option("--html", "page", type=PAGE, help="Write a page at the end.")
+@connected
+def watch(session: Session, name: str, page: Path | None) -> None:
+    """An explanation until it ends; with --json, one line for each change."""
+    explanation = session.client.get(name)
+    if not session.json:
+        return present(session, follow(session, explanation), page)
+
+    def report(change: v1.Explanation) -> None:
+        session.emit(change, lines=True)
+
+    final = follow(session, explanation, report)
+    write_page(page, final)
+    succeeded(final)
+    return None
+
+
+@jobs.command()
+@click.argument("name")
+@connected
+def cancel(session: Session, name: str) -> None:
+    """Stop an explanation; what it knows so far is kept."""
+    explanation = session.client.cancel(name)
+    if session.json:
+        return session.emit(explanation)
+    return click.echo(f"{explanation.name} {words.state(explanation)}")
+
+
+@jobs.command()
+@click.argument("name")
+@connected
+def delete(session: Session, name: str) -> None:
+    """Cancel an explanation where needed, and forget it."""
+    reply = session.client.delete(name)
+    if session.json:
+        return session.emit(reply)
+    return click.echo(f"{name} deleted")

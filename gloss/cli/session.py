@@ -1,0 +1,203 @@
+"""What every command shares: the connection's options, where output goes, and how errors read."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import grpc
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+from rich.console import Console, Group, RenderableType
+
+from gloss.client import Client
+from gloss.connection import DEFAULT_ADDRESS
+from gloss.errors import ExplanationFailedError, GlossError
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+@dataclass
+class Session:
+    """One run of a command."""
+
+    client: Client
+    json: bool
+
+    @cached_property
+    def out(self) -> Console:
+        """For people, on standard output."""
+        return Console(highlight=False)
+
+    @cached_property
+    def err(self) -> Console:
+        """Progress and advice, on standard error."""
+        return Console(stderr=True, highlight=False)
+
+    def show(self, *drawings: RenderableType) -> None:
+        """Draw for a person."""
+        self.out.print(Group(*drawings))
+
+    def emit(self, message: Message, *, lines: bool = False) -> None:
+        """Print a message as JSON, on one line where several follow each other."""
+        emit(as_dict(message), lines=lines)
+
+
+def emit(value: dict[str, Any], *, lines: bool = False) -> None:
+    """Print JSON, on one line where several follow each other."""
+    click.echo(json.dumps(value, indent=None if lines else 2, ensure_ascii=False))
+
+
+def as_dict(message: Message) -> dict[str, Any]:
+    """The message as the protobuf JSON mapping has it: the contract's field names, and zeros where they are."""
+    return MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+
+
+def connected(command: Command) -> Command:
+    """Give a command the connection's options and hand it a `Session`; its errors become two lines and an exit code."""
+
+    @click.option("--address", metavar="HOST:PORT", help=f"The server. [GLOSS_ADDRESS; default: {DEFAULT_ADDRESS}]")
+    @click.option(
+        "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", default=30.0, show_default=True
+    )
+    @click.option("--json", "as_json", is_flag=True, help="Print JSON for machines instead of a picture.")
+    @click.option("--api-key", envvar="GLOSS_API_KEY", help="Key to present to the server. [GLOSS_API_KEY]")
+    @click.option("--tls", is_flag=True, help="Encrypt the connection.")
+    @click.option(
+        "--ca", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Trust this PEM file; implies --tls."
+    )
+    @functools.wraps(command)
+    def run(
+        *args: Any,
+        address: str | None,
+        timeout: float,
+        as_json: bool,
+        api_key: str | None,
+        tls: bool,
+        ca: Path | None,
+        **kwargs: Any,
+    ) -> Any:
+        roots = ca.read_bytes() if ca else None
+        client = Client(address, timeout=timeout, api_key=api_key, tls=tls, root_certificates=roots)
+        with client:
+            try:
+                return command(Session(client, as_json), *args, **kwargs)
+            except ExplanationFailedError as error:
+                raise ExplanationFailure(error, client) from error
+            except GlossError as error:
+                raise Failure(error, client) from error
+
+    return run  # type: ignore[return-value]
+
+
+def with_model(command: Command) -> Command:
+    """Give a command the choice of a model."""
+    decorate: Callable[[Command], Command] = click.option("--model", default="", help="Default: the server's own.")
+    return decorate(command)
+
+
+class Failure(click.ClickException):
+    """A failed call, in one or two lines: what happened, and what to do."""
+
+    exit_code = 1
+
+    def __init__(self, error: GlossError, client: Client) -> None:
+        super().__init__(error.message)
+        self.lines = [line for line in (_what(error, client), _advice(error, client)) if line]
+
+    def show(self, file: Any = None) -> None:
+        """Print the lines on standard error."""
+        click.secho(f"error: {self.lines[0]}", fg="red", err=True)
+        for line in self.lines[1:]:
+            click.echo(f"       {line}", err=True)
+
+
+class ExplanationFailure(Failure):
+    """The calls went well, the explanation did not."""
+
+    exit_code = 3
+
+
+def _nobody_there(error: GlossError) -> bool:
+    return error.code is grpc.StatusCode.UNAVAILABLE and not error.reason
+
+
+def _what(error: GlossError, client: Client) -> str:
+    if _nobody_there(error):
+        return f"no Gloss server answers at {client.address}"
+    message = error.message.replace("\n", " ")
+    return f"{error.field}: {message}" if error.field and not message.startswith(error.field) else message
+
+
+def _advice(error: GlossError, client: Client) -> str:
+    advice = ""
+    if _nobody_there(error):
+        advice = "Start one with `make up` (or `python -m server`), or name another by --address or GLOSS_ADDRESS."
+    elif error.code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        advice = f"It took longer than {client.timeout:g} s; allow more by --timeout."
+    elif error.code is grpc.StatusCode.UNAUTHENTICATED:
+        advice = "Present a key by --api-key or GLOSS_API_KEY."
+    elif error.reason == "NO_WORKER":
+        advice = "Start one with `make up` (or `python -m worker`)."
+    elif error.reason == "EXPLANATION_NOT_FOUND":
+        advice = "`gloss jobs list` shows those that are there."
+    elif error.retry_after:
+        advice = f"Try again in {error.retry_after:g} s."
+    return advice
+
+
+class Text(click.ParamType[str]):
+    """A text from the command line, or from standard input for ``-``, without the last line's end."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Read and check it."""
+        try:
+            text = sys.stdin.buffer.read().decode().removesuffix("\n") if value == "-" else str(value)
+            text.encode()  # an argument in another encoding arrives with lone surrogates
+        except UnicodeError:
+            self.fail("the text is not valid UTF-8", param, ctx)
+        return text
+
+
+class Int32(click.ParamType[int]):
+    """What the contract's int32 can carry; whether a value makes sense is the server's to say."""
+
+    name = "integer"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """A number of at most 32 bits, sign included."""
+        try:
+            number = int(value)
+        except ValueError:
+            self.fail(f"{value!r} is no whole number", param, ctx)
+        if not -(2**31) <= number < 2**31:
+            self.fail(f"{value} does not fit 32 bits", param, ctx)
+        return number
+
+
+class Span(click.ParamType[tuple[int, int]]):
+    """``A:B``, the characters from A up to but without B."""
+
+    name = "A:B"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        """Two numbers with a colon between them."""
+        found = re.fullmatch(r"(\d{1,9}):(\d{1,9})", str(value))
+        if found is None:
+            self.fail(f"{value!r} is no range of characters such as 4:9", param, ctx)
+        return int(found[1]), int(found[2])
+
+
+TEXT = Text()
+INT32 = Int32()
+SPAN = Span()

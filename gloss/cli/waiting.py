@@ -1,0 +1,91 @@
+"""Waiting for an explanation, with something to look at."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+
+import click
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.padding import Padding
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+
+from gloss import v1
+from gloss.cli.session import Session
+from gloss.errors import ExplanationFailedError
+from gloss.patience import is_final
+from gloss.render import terminal, words
+
+INTERRUPTED = 130
+"""Exit code, as shells have it for SIGINT."""
+
+
+def follow(
+    session: Session, explanation: v1.Explanation, on_change: Callable[[v1.Explanation], None] | None = None
+) -> v1.Explanation:
+    """Wait for the end of an explanation, showing how far it is on standard error; Ctrl-C leaves it running."""
+    latest = explanation
+    try:
+        for latest in _shown(session, _changes(session, explanation)):
+            if on_change:
+                on_change(latest)
+    except KeyboardInterrupt:
+        click.echo(
+            f"\nNobody waits now, but {explanation.name} goes on. Look at it again, or stop it:\n"
+            f"  gloss jobs watch {explanation.name}\n  gloss jobs cancel {explanation.name}",
+            err=True,
+        )
+        sys.exit(INTERRUPTED)
+    return latest
+
+
+def succeeded(explanation: v1.Explanation) -> v1.Explanation:
+    """The explanation, or the error that it ended with."""
+    if is_final(explanation.state) and explanation.state != v1.EXPLANATION_STATE_SUCCEEDED:
+        raise ExplanationFailedError(explanation)
+    return explanation
+
+
+def _changes(session: Session, explanation: v1.Explanation) -> Iterator[v1.Explanation]:
+    yield explanation
+    if not is_final(explanation.state):
+        yield from session.client.watch(explanation.name)
+
+
+def _shown(session: Session, changes: Iterator[v1.Explanation]) -> Iterator[v1.Explanation]:
+    """Pass the changes on, drawn live on a terminal, else as one line for each new state."""
+    if not session.err.is_terminal:
+        last = None
+        for explanation in changes:
+            if explanation.state != last and not session.json:
+                click.echo(f"{explanation.name} {words.state(explanation)}", err=True)
+            last = explanation.state
+            yield explanation
+        return
+
+    progress = Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=32),
+        TextColumn("{task.fields[count]}"),
+        TextColumn("{task.fields[remaining]}", style="dim"),
+        console=session.err,
+    )
+    task = progress.add_task("queued", total=None, count="", remaining="")
+    with Live(progress, console=session.err, transient=True, refresh_per_second=12) as live:
+        for explanation in changes:
+            at = explanation.progress
+            progress.update(
+                task,
+                description=at.stage or words.state(explanation),
+                completed=at.evaluations_done,
+                total=at.evaluations_planned or None,
+                count=f"{at.evaluations_done:,} of {at.evaluations_planned:,}" if at.evaluations_planned else "",
+                remaining=f"{words.duration(at.remaining_seconds)} left" if at.HasField("remaining_seconds") else "",
+            )
+            drawing: list[RenderableType] = [progress]
+            if explanation.partial_result.attributions and not session.json:
+                drawing.insert(0, Padding(terminal.coloured_words(explanation.partial_result), (1, 2)))
+            live.update(Group(*drawing))
+            yield explanation
