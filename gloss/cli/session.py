@@ -21,6 +21,7 @@ from rich.console import Console, Group, RenderableType
 from gloss.client import Client
 from gloss.connection import DEFAULT_ADDRESS
 from gloss.errors import ExplanationFailedError, GlossError
+from gloss.render.words import visible
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -133,7 +134,7 @@ def _nobody_there(error: GlossError) -> bool:
 def _what(error: GlossError, client: Client) -> str:
     if _nobody_there(error):
         return f"no Gloss server answers at {client.address}"
-    message = error.message.replace("\n", " ")
+    message = visible(error.message)
     return f"{error.field}: {message}" if error.field and not message.startswith(error.field) else message
 
 

@@ -66,7 +66,7 @@ def _shown(session: Session, changes: Iterator[v1.Explanation]) -> Iterator[v1.E
 
     progress = Progress(
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=32),
         TextColumn("{task.fields[count]}"),
         TextColumn("{task.fields[remaining]}", style="dim"),

@@ -33,19 +33,24 @@ def page(explanation: v1.Explanation) -> str:
     spec = explanation.spec
     template = Template((files("gloss.render") / "page.html").read_text(encoding="utf-8"))
     return template.substitute(
-        title=escape(f"{words.method(spec)}: {words.visible(result.text)[:60]}"),
-        heading=escape(f"{words.method(spec)}: why {words.visible(result.target.description)}?"),
-        origin=escape(f"{words.model(explanation.model)} · {explanation.name} · {words.state(explanation)}"),
-        question=escape(words.value_line(result, spec)),
+        title=_safe(f"{words.method(spec)}: {result.text[:60]}"),
+        heading=_safe(f"{words.method(spec)}: why {result.target.description}?"),
+        origin=_safe(f"{words.model(explanation.model)} · {explanation.name} · {words.state(explanation)}"),
+        question=_safe(words.value_line(result, spec)),
         text="".join(_text(result)),
-        unit=escape(words.unit(spec)),
+        unit=_safe(words.unit(spec)),
         verdict="".join(_verdict(result)),
         attributions="".join(_table(result, words.unit(spec))),
         surrogate="".join(_surrogate(result)),
         faithfulness="".join(_faithfulness(result, words.unit(spec, 2))),
-        cost=escape(words.cost(result.cost)),
-        spec=escape(MessageToString(spec, as_utf8=True)),
+        cost=_safe(words.cost(result.cost)),
+        spec="\n".join(_safe(line) for line in MessageToString(spec, as_utf8=True).split("\n")),
     )
+
+
+def _safe(text: str) -> str:
+    """Text that a page may hold: its markup escaped, its control characters shown."""
+    return escape(words.visible(text))
 
 
 def _text(result: v1.ExplanationResult) -> Iterator[str]:
@@ -57,7 +62,7 @@ def _text(result: v1.ExplanationResult) -> Iterator[str]:
             continue
         strength = abs(part.attribution) / most
         tone = "for" if part.attribution >= 0 else "against"
-        note = escape(_value(part, result))
+        note = _safe(_value(part, result))
         yield (
             f'<span tabindex="0" title="{note}" data-value="{note}" '
             f'style="background: rgb(var(--{tone}) / {0.7 * strength:.3f})">{shown}</span>'
@@ -73,8 +78,8 @@ def _value(part: v1.FeatureAttribution, result: v1.ExplanationResult) -> str:
 def _verdict(result: v1.ExplanationResult) -> Iterator[str]:
     if result.HasField("trust"):
         sentence, reasons = words.trust(result.trust)
-        yield f'<div class="verdict {_VERDICTS.get(result.trust.verdict, "")}"><strong>{escape(sentence)}</strong>'
-        yield from (f"<p>{escape(words.visible(reason))}</p>" for reason in reasons)
+        yield f'<div class="verdict {_VERDICTS.get(result.trust.verdict, "")}"><strong>{_safe(sentence)}</strong>'
+        yield from (f"<p>{_safe(reason)}</p>" for reason in reasons)
         yield "</div>"
 
 
@@ -82,13 +87,13 @@ def _table(result: v1.ExplanationResult, unit: str) -> Iterator[str]:
     places = words.digits(result)
     level = next((part.interval.level for part in result.attributions if part.interval.level), 0.95)
     reach = max((_reach(part) for part in result.attributions), default=0.0) or 1.0
-    yield f'<table><tr><th>{escape(unit)}</th><th></th><th class="number">attribution</th>'
+    yield f'<table><tr><th>{_safe(unit)}</th><th></th><th class="number">attribution</th>'
     yield f'<th class="number">± s.e.</th><th class="number">{100 * level:.0f}% interval</th></tr>'
     for part in words.ranked(result):
         low, high = words.signed(part.interval.lower, places), words.signed(part.interval.upper, places)
         exact = not part.standard_error
         yield (
-            f'<tr><td class="feature">{escape(words.visible(part.text))}</td><td>{_bar(part, reach)}</td>'
+            f'<tr><td class="feature">{_safe(part.text)}</td><td>{_bar(part, reach)}</td>'
             f'<td class="number">{words.signed(part.attribution, places)}</td>'
             f'<td class="number">{"exact" if exact else words.number(part.standard_error, places)}</td>'
             f'<td class="number">{"" if exact else f"{low} to {high}"}</td></tr>'
@@ -126,7 +131,7 @@ def _bar(part: v1.FeatureAttribution, reach: float) -> str:
 
 def _surrogate(result: v1.ExplanationResult) -> Iterator[str]:
     if result.HasField("surrogate"):
-        yield f"<h2>Surrogate</h2><p>{escape(words.surrogate(result.surrogate))}</p>"
+        yield f"<h2>Surrogate</h2><p>{_safe(words.surrogate(result.surrogate))}</p>"
         if result.surrogate.nodes:
             yield f'<ul class="tree">{_branch(result, 0, "")}</ul>'
 
@@ -136,7 +141,7 @@ def _branch(result: v1.ExplanationResult, index: int, answer: str) -> str:
     line = f"{answer}<strong>{words.number(node.value, words.digits(result))}</strong>"
     if node.feature < 0:
         return f'<li>{line} <span class="soft">{node.samples} samples</span></li>'
-    feature = escape(words.visible(result.attributions[node.feature].text))
+    feature = _safe(result.attributions[node.feature].text)
     children = _branch(result, node.present, "present: ") + _branch(result, node.absent, "removed: ")
     return f'<li>{line} <span class="soft">{node.samples} samples</span> · <em>{feature}</em>?<ul>{children}</ul></li>'
 
@@ -146,13 +151,13 @@ def _faithfulness(result: v1.ExplanationResult, units: str) -> Iterator[str]:
         return
     found = result.faithfulness
     yield '<h2>Faithfulness</h2><p class="soft">Does the ranking predict what the model does? Beside '
-    yield f"{found.random_rankings} random rankings of the same {escape(units)}.</p>"
+    yield f"{found.random_rankings} random rankings of the same {_safe(units)}.</p>"
     yield '<table><tr><th>metric</th><th class="number">this ranking</th><th class="number">random</th><th></th></tr>'
     for line in words.faithfulness(found, units):
         tone, reading = _BETTER[line.better]
         random = f"{words.number(line.metric.random)} ± {words.number(line.metric.random_deviation)}"
         yield (
-            f'<tr><td>{line.name}<br><span class="soft">{escape(line.sentence)}</span></td>'
+            f'<tr><td>{line.name}<br><span class="soft">{_safe(line.sentence)}</span></td>'
             f'<td class="number">{words.number(line.metric.value)}</td><td class="number">{random}</td>'
             f'<td class="{tone}">{reading}</td></tr>'
         )

@@ -112,7 +112,7 @@ def tokens(reply: v1.TokenizeResponse) -> Group:
 def models(found: Iterable[v1.ModelInfo]) -> Iterator[RenderableType]:
     """Each model in two lines: who it is, and what it is and can do."""
     for info in found:
-        name = Text.assemble((info.version.name, "bold"), (f" {info.version.digest[:8]}", "dim"))
+        name = Text(words.model(info.version), "bold")
         if info.is_default:
             name.append(" default", "green")
         facts = [
@@ -127,4 +127,4 @@ def models(found: Iterable[v1.ModelInfo]) -> Iterator[RenderableType]:
             f"removes by {info.mask_token}" if info.mask_token else "removes by deletion",
         ]
         yield name
-        yield Padding(Text(" · ".join(facts), "dim"), (0, 0, 0, 2))
+        yield Padding(Text(words.visible(" · ".join(facts)), "dim"), (0, 0, 0, 2))

@@ -34,9 +34,14 @@ def jobs(found: Iterable[v1.Explanation]) -> Table:
         state = words.state(one)
         created = one.create_time.ToDatetime().strftime("%m-%d %H:%M:%S") if one.HasField("create_time") else ""
         prompt = words.visible(one.spec.prompt.text) or f"({one.spec.prompt.WhichOneof('content') or 'nothing'})"
-        identity = one.name.removeprefix("explanations/")
+        identity = words.visible(one.name.removeprefix("explanations/"))
         table.add_row(
-            identity, Text(state, _STATES.get(state, "")), words.method(one.spec), one.model.name, created, prompt
+            identity,
+            Text(state, _STATES.get(state, "")),
+            words.method(one.spec),
+            words.visible(one.model.name),
+            created,
+            prompt,
         )
     return table
 
@@ -119,7 +124,7 @@ def explanation(found: v1.Explanation) -> Group:
     """A finished or partial explanation: the question, the coloured text, the table, and whether to trust it."""
     result = found.result if found.HasField("result") else found.partial_result
     heading = Text.assemble(
-        (words.method(found.spec), "bold"), (f" · {words.model(found.model)} · {found.name}", "dim")
+        (words.method(found.spec), "bold"), (f" · {words.model(found.model)} · {words.visible(found.name)}", "dim")
     )
     if not result.attributions:
         return Group(heading, Text(f"{words.state(found)}: nothing is known yet", "dim"))

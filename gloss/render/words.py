@@ -87,7 +87,7 @@ def unit(spec: v1.ExplanationSpec, count: int = 1) -> str:
 
 def model(version: v1.ModelVersion) -> str:
     """Name and the beginning of the digest."""
-    return f"{version.name} {version.digest[:8]}".strip()
+    return visible(f"{version.name} {version.digest[:8]}".strip())
 
 
 def state(explanation: v1.Explanation) -> str:

@@ -1,0 +1,290 @@
+"""The command line against a scripted server: what it prints, where, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import grpc
+import pytest
+from click.testing import CliRunner, Result
+
+from gloss import v1
+from gloss.cli import COMMANDS, main
+from tests.unit.gloss import fake
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(address: str) -> Run:
+    """Run a command against the scripted server."""
+
+    def invoke(*arguments: str, **more: object) -> Result:
+        return CliRunner().invoke(main, [*arguments], env={"GLOSS_ADDRESS": address, "COLUMNS": "100"}, **more)
+
+    return invoke
+
+
+def output(result: Result) -> str:
+    """What a command that went well printed."""
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_next_draws_bars_and_shows_white_space(run: Run) -> None:
+    shown = output(run("next", "The capital of France is", "--top-k", "3"))
+    assert "␣Paris" in shown
+    assert "⏎" in shown
+    assert "70.0%" in shown
+    assert "█" in shown
+    assert "fake 01234567" in shown
+
+
+def test_next_takes_several_texts(run: Run, script: fake.Script) -> None:
+    output(run("next", "one", "two"))
+    assert [prompt.text for prompt in script.requests["NextToken"][0].prompts] == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key"),
+    [
+        (["next", "hello"], "predictions"),
+        (["attend", "hello world"], "weights"),
+        (["score", "hello", " world"], "scores"),
+        (["tokenize", "hello world"], "tokens"),
+        (["models"], "models"),
+        (["explain", "hello world"], "result"),
+        (["jobs", "list"], "explanations"),
+        (["walk"], "lime"),
+    ],
+)
+def test_json_is_alone_on_standard_output(run: Run, arguments: list[str], key: str) -> None:
+    assert key in json.loads(output(run(*arguments, "--json")))
+
+
+def test_json_keeps_zeros_and_the_contracts_names(run: Run) -> None:
+    found = json.loads(output(run("explain", fake.TEXT, "--json")))
+    last = found["result"]["attributions"][-1]
+    assert last["attribution"] == 0
+    assert last["standard_error"] == 0
+    assert found["result"]["faithfulness"]["random_rankings"] == 10
+
+
+def test_text_from_standard_input(run: Run, script: fake.Script) -> None:
+    output(run("next", "-", input="from a pipe\n"))
+    assert script.requests["NextToken"][0].prompts[0].text == "from a pipe"
+
+
+def test_text_that_is_no_utf8_is_a_usage_error(run: Run) -> None:
+    assert run("next", "-", input=b"\xff\xfe").exit_code == 2
+    assert run("next", "caf\udce9").exit_code == 2
+
+
+def test_attend_asks_for_what_it_draws(run: Run, script: fake.Script) -> None:
+    shown = output(run("attend", fake.TEXT, "--layer", "1", "--head", "0", "--query", "-2", "--top-n", "2"))
+    request = script.requests["Attention"][0]
+    assert (request.layers, request.heads, request.queries, request.top_n) == ([1], [0], [-2], 2)
+    assert request.reduction == v1.ATTENTION_REDUCTION_RAW
+    assert "layer 1, head 0" in shown
+
+    assert "mean of heads" in output(run("attend", fake.TEXT))
+    assert "rollout up to layer 1" in output(run("attend", fake.TEXT, "--rollout"))
+
+
+def test_attend_json_holds_numbers(run: Run) -> None:
+    found = json.loads(output(run("attend", fake.TEXT, "--top-n", "2", "--json")))
+    assert found["weights"]["shape"] == [2, 1, 1, 2]
+    assert found["keys"]["values"][0][0][0] == [4, 3]
+
+
+def test_generate_streams(run: Run) -> None:
+    assert output(run("generate", "The capital is")) == "The capital is Paris.\n"
+    lines = output(run("generate", "The capital is", "--json")).splitlines()
+    assert [json.loads(line)["text"] for line in lines] == [" Paris", "."]
+
+
+def test_explain_builds_the_spec(run: Run, script: fake.Script) -> None:
+    output(
+        run(
+            *("explain", "one two three", "--method", "lime", "--surrogate", "lasso"),
+            *("--target", " a", "--against", " b", "--span", "0:3", "--span", "4:7"),
+            *("--removal", "text= ", "--max-evaluations", "50", "--max-seconds", "2.5", "--standard-error", "0.1"),
+            *("--seed", "7", "--no-faithfulness", "--fresh"),
+        )
+    )
+    request = script.requests["CreateExplanation"][0]
+    assert request.fresh
+    assert request.request_id
+    assert request.spec == v1.ExplanationSpec(
+        prompt=v1.Prompt(text="one two three"),
+        target=v1.Target(
+            contrast=v1.ContrastTarget(chosen=v1.Continuation(text=" a"), rejected=v1.Continuation(text=" b"))
+        ),
+        features=v1.Features(spans=[v1.CharacterSpan(start=0, end=3), v1.CharacterSpan(start=4, end=7)]),
+        removal=v1.Removal(kind=v1.REMOVAL_KIND_TEXT, text=" "),
+        lime=v1.Lime(surrogate=v1.SURROGATE_LASSO),
+        budget=v1.Budget(max_evaluations=50, max_seconds=2.5, standard_error=0.1, seed=7),
+        quality=v1.Quality(faithfulness=False),
+    )
+
+
+def test_explain_draws_words_table_and_verdict(run: Run) -> None:
+    shown = output(run("explain", fake.TEXT, "--method", "lime"))
+    assert "France[+2.50]" in shown
+    assert "± 0.20" in shown
+    assert "R² 0.83" in shown
+    assert "✔ Trusted" in shown
+    assert "✘ sufficiency" in shown
+    assert "32 model evaluations" in shown
+
+
+def test_explain_says_its_state_on_standard_error(run: Run) -> None:
+    assert run("explain", fake.TEXT).stderr.splitlines() == [
+        "explanations/1 queued",
+        "explanations/1 running",
+        "explanations/1 succeeded",
+    ]
+
+
+def test_explain_writes_a_page(run: Run, tmp_path: Path) -> None:
+    page = tmp_path / "why.html"
+    output(run("explain", fake.TEXT, "--html", str(page)))
+    assert "France" in page.read_text(encoding="utf-8")
+
+
+def test_explain_without_waiting(run: Run, script: fake.Script) -> None:
+    assert output(run("explain", fake.TEXT, "--no-wait")) == "explanations/1\n"
+    assert script.attempts["WatchExplanation"] == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--unit", "word", "--span", "0:2"],
+        ["--continuation", " x", "--target", " y"],
+        ["--against", " y"],
+        ["--method", "lime", "--window", "2"],
+        ["--surrogate", "tree"],
+        ["--method", "magic"],
+        ["--span", "3"],
+        ["--span", "-1:3"],
+        ["--removal", "text"],
+        ["--removal", "burn"],
+        ["--no-wait", "--html", "x.html"],
+        ["--max-evaluations", "99999999999"],
+        ["--seed", "-1"],
+    ],
+)
+def test_what_makes_no_sense_is_a_usage_error(run: Run, script: fake.Script, arguments: list[str]) -> None:
+    result = run("explain", fake.TEXT, *arguments)
+    assert result.exit_code == 2, result.output
+    assert "Traceback" not in result.output
+    assert script.attempts["CreateExplanation"] == 0
+
+
+@pytest.mark.parametrize("end", [v1.EXPLANATION_STATE_FAILED, v1.EXPLANATION_STATE_CANCELLED])
+def test_an_explanation_that_ends_badly_exits_with_3(run: Run, script: fake.Script, end: int) -> None:
+    script.end = end
+    result = run("explain", fake.TEXT)
+    assert result.exit_code == 3
+    assert result.stderr.splitlines()[-1].startswith("error: ")
+
+    result = run("jobs", "watch", "1", "--json")
+    assert result.exit_code == 3
+    assert json.loads(result.stdout.splitlines()[-1])["state"] == v1.ExplanationState.Name(end)
+
+
+def test_server_errors_name_the_field_and_exit_with_1(run: Run, script: fake.Script) -> None:
+    script.failures["NextToken"].append(fake.bad_field("top_k", "must be between 1 and 1000, not 0"))
+    result = run("next", "hello", "--top-k", "0")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "error: top_k: must be between 1 and 1000, not 0\n"
+
+
+def test_errors_say_when_to_try_again(run: Run, script: fake.Script) -> None:
+    script.failures["CreateExplanation"].append(fake.queue_full())
+    assert run("explain", fake.TEXT).stderr.splitlines()[1].strip() == "Try again in 2.5 s."
+
+
+def test_no_server_says_how_to_start_one() -> None:
+    result = CliRunner().invoke(main, ["models", "--address", "127.0.0.1:1"])
+    assert result.exit_code == 1
+    assert "no Gloss server answers at 127.0.0.1:1" in result.stderr
+    assert "make up" in result.stderr
+
+
+def test_jobs_from_list_to_delete(run: Run, script: fake.Script) -> None:
+    assert "nothing yet" in run("jobs", "list").stderr
+    for prompt in ("first prompt", "second prompt"):
+        output(run("explain", prompt, "--no-wait"))
+    listed = output(run("jobs", "list"))
+    assert listed.index("second prompt") < listed.index("first prompt")
+    assert len(json.loads(output(run("jobs", "list", "--json", "--limit", "1")))["explanations"]) == 1
+    assert "queued" in output(run("jobs", "get", "1"))
+
+    assert "second" in output(run("jobs", "watch", "2"))
+    assert "succeeded" in output(run("jobs", "list", "--state", "succeeded"))
+    assert json.loads(output(run("jobs", "get", "2", "--json")))["state"] == "EXPLANATION_STATE_SUCCEEDED"
+
+    assert output(run("jobs", "cancel", "explanations/1")) == "explanations/1 cancelled\n"
+    assert run("jobs", "get", "1").exit_code == 3
+    assert output(run("jobs", "delete", "1")) == "1 deleted\n"
+    assert run("jobs", "get", "1").exit_code == 1
+
+
+def test_jobs_get_of_an_unknown_explanation(run: Run) -> None:
+    result = run("jobs", "get", "nope")
+    assert result.exit_code == 1
+    assert "explanations/nope does not exist" in result.stderr
+
+
+def test_walk_shows_every_stop_and_the_command_for_it(run: Run) -> None:
+    shown = output(run("walk", fake.TEXT))
+    for command in ("models", "next", "attend", "explain"):
+        assert f"$ gloss {command}" in shown
+    assert "Occlusion ·" in shown
+    assert "LIME ·" in shown
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_and_takes_json(run: Run, command: str) -> None:
+    arguments = ["jobs", "list", "--help"] if command == "jobs" else [command, "--help"]
+    shown = output(run(*arguments))
+    for option in ("--address", "--timeout", "--json"):
+        assert option in shown
+
+
+def test_the_key_is_read_from_the_environment(address: str, script: fake.Script) -> None:
+    result = CliRunner().invoke(main, ["models"], env={"GLOSS_ADDRESS": address, "GLOSS_API_KEY": "secret"})
+    assert result.exit_code == 0
+    assert script.metadata["authorization"] == "Bearer secret"
+
+
+def test_interrupting_a_wait_leaves_the_job_and_says_so(address: str, script: fake.Script) -> None:
+    env = {**os.environ, "GLOSS_ADDRESS": address, "GLOSS_TEST": "1"}
+    endless = v1.Explanation(name="explanations/1", state=v1.EXPLANATION_STATE_RUNNING)
+    script.watches += [[endless]] * 10_000  # every connection ends at once, so the wait goes on
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gloss", "explain", "hello world"], env=env, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    with process.stderr as stderr:
+        assert stderr.readline() == "explanations/1 queued\n"
+        process.send_signal(signal.SIGINT)
+        rest = stderr.read()
+    assert process.wait(10) == 130
+    assert "gloss jobs watch explanations/1" in rest
+    assert "gloss jobs cancel explanations/1" in rest
+    assert "Traceback" not in rest
+    assert script.attempts["CancelExplanation"] == 0
+
+
+def test_a_deadline_is_explained(run: Run, script: fake.Script) -> None:
+    script.failures["Tokenize"].append(grpc.StatusCode.DEADLINE_EXCEEDED)
+    assert "--timeout" in run("tokenize", "hello").stderr

@@ -1,0 +1,185 @@
+"""Drawings: with colour and without, and nothing obeyed that a prompt smuggles in."""
+
+from __future__ import annotations
+
+import io
+import re
+from html.parser import HTMLParser
+
+import pytest
+from rich.console import Console, RenderableType
+
+from gloss import v1
+from gloss.render import html, terminal, words
+from gloss.render.inference import quoted
+from tests.unit.gloss import fake
+
+
+def draw(drawing: RenderableType, *, colour: bool = False) -> str:
+    """What a console shows."""
+    console = Console(
+        file=io.StringIO(),
+        width=100,
+        force_terminal=colour,
+        color_system="truecolor" if colour else None,
+        no_color=None,
+    )
+    console.print(drawing)
+    text = console.file.getvalue()
+    assert isinstance(text, str)
+    return text
+
+
+def explained(**changes: object) -> v1.Explanation:
+    """A finished LIME explanation."""
+    spec = v1.ExplanationSpec(prompt=v1.Prompt(text=fake.TEXT), lime=v1.Lime())
+    found = v1.Explanation(
+        name="explanations/1", spec=spec, model=fake.MODEL, state=v1.EXPLANATION_STATE_SUCCEEDED, **changes
+    )
+    if not found.HasField("partial_result"):
+        found.result.CopyFrom(fake.result(sampled=True))
+    return found
+
+
+def test_colours_are_relative_to_the_largest_and_follow_the_sign() -> None:
+    shown = draw(terminal.coloured_words(fake.result()), colour=True)
+    assert re.search(r"\x1b\[[\d;]*48;2;214;40;40mFrance", shown)  # the strongest red
+    assert re.search(r"\x1b\[[\d;]*48;2;9\d;\d+;1\d\dmThe", shown)  # a weak blue
+    assert "of" in re.sub(r"\x1b\[[\d;]*m[^\x1b]+\x1b\[0m", "", shown)  # near zero: not coloured
+
+
+def test_without_colour_numbers_stand_in() -> None:
+    shown = draw(terminal.coloured_words(fake.result()))
+    assert shown == "The[−0.40] capital[+0.90] of France[+2.50] is\n"
+
+
+def test_no_color_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    console = Console(file=io.StringIO(), width=100, force_terminal=True, color_system="truecolor")
+    console.print(terminal.coloured_words(fake.result()))
+    shown = console.file.getvalue()
+    assert "France[+2.50]" in re.sub(r"\x1b\[[\d;]*m", "", shown)
+    assert "48;2" not in shown
+
+
+def test_the_table_is_sorted_and_names_what_it_leaves_out() -> None:
+    shown = draw(terminal.attributions(fake.result(), top=3))
+    assert [line.split()[0] for line in shown.splitlines()] == ["France", "capital", "The", "and"]
+    assert "and 2 smaller" in shown
+    assert "±" not in shown  # occlusion does not sample
+
+
+def test_a_decision_tree_is_drawn() -> None:
+    found = explained()
+    found.result.surrogate.CopyFrom(
+        v1.SurrogateFit(
+            kind=v1.SURROGATE_DECISION_TREE,
+            r_squared=0.5,
+            nodes=[
+                v1.TreeNode(feature=3, absent=2, present=1, value=-3, samples=100),
+                v1.TreeNode(feature=-1, absent=-1, present=-1, value=-1, samples=60),
+                v1.TreeNode(feature=-1, absent=-1, present=-1, value=-6, samples=40),
+            ],
+        )
+    )
+    shown = draw(terminal.explanation(found))
+    assert "France?" in shown
+    assert "present: −1.00 · 60" in shown
+    assert "removed: −6.00" in shown
+    assert "France</em>?" in html.page(found)
+
+
+def test_partial_and_empty_results_are_drawn() -> None:
+    partial = explained(partial_result=v1.ExplanationResult(text="a b"))
+    assert "nothing is known yet" in draw(terminal.explanation(partial))
+    assert "<main>" in html.page(partial)
+
+
+def test_all_zero_attributions_are_no_error() -> None:
+    found = explained()
+    for part in found.result.attributions:
+        part.attribution = part.standard_error = 0
+    assert "0.00" in draw(terminal.explanation(found))
+    assert "0.00" in html.page(found)
+
+
+HOSTILE = "<script>alert(1)</script> \x1b[31m\u202e\"&' $text {0} [bold]x[/bold]"
+
+
+def hostile() -> v1.Explanation:
+    """An explanation whose every text tries to be obeyed."""
+    result = fake.result(HOSTILE)
+    result.target.description = result.removal.replacement = HOSTILE
+    result.trust.verdict = v1.TRUST_VERDICT_NOT_TRUSTED
+    result.trust.reasons.append(HOSTILE)
+    found = explained()
+    found.result.CopyFrom(result)
+    found.spec.prompt.text = HOSTILE
+    found.name = found.model.name = HOSTILE
+    return found
+
+
+def test_the_terminal_obeys_nothing_in_the_text() -> None:
+    shown = draw(terminal.explanation(hostile()))
+    assert "\x1b" not in shown
+    assert "\u202e" not in shown
+    assert "[bold]x[/bold]" in shown
+    assert "\x1b" not in draw(terminal.jobs([hostile()]))
+    assert draw(quoted(" \x1b[2J")) == "␣␛[2J\n"
+
+
+class Elements(HTMLParser):
+    """Collects the elements and attributes of a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_page_escapes_everything_and_loads_nothing() -> None:
+    page = html.page(hostile())
+    seen = Elements()
+    seen.feed(page)
+    assert not {"script", "link", "img", "iframe"} & set(seen.tags)
+    assert not [name for name, _ in seen.attributes if name.startswith("on") or name in ("src", "href")]
+    assert "http" not in page.replace('http-equiv="Content-Security-Policy"', "")
+    assert "<script>alert(1)</script>" in seen.text
+    assert "\x1b" not in page
+    assert "\u202e" not in page
+
+
+def test_the_page_says_all_that_the_terminal_says() -> None:
+    page = html.page(explained())
+    for part in ("France", "+2.50", "95% interval", "Trusted", "R² 0.83", "better than random", "32 model evaluations"):
+        assert part in page
+    assert "prefers-color-scheme: dark" in page
+    assert page.count("data-value=") >= 5
+
+
+def test_numbers_for_people() -> None:
+    assert [words.signed(value) for value in (1.25, -1.25, 0.0, -0.001)] == ["+1.25", "−1.25", "0.00", "0.00"]
+    assert [words.percent(value) for value in (0.412, 0.0001, 0.0, 1.0)] == ["41.2%", "<0.1%", "0.0%", "100.0%"]
+    assert [words.duration(value) for value in (0.012, 1.25, 125)] == ["12 ms", "1.2 s", "2 min 5 s"]
+
+
+def test_a_metric_that_chance_explains_is_called_alike() -> None:
+    found = v1.Faithfulness(deletion_auc=v1.ControlledMetric(value=0.45, random=0.5, random_deviation=0.1))
+    deletion = next(line for line in words.faithfulness(found, "words") if line.name == "deletion")
+    assert deletion.better is None
+
+
+def test_spans_count_in_code_points() -> None:
+    result = v1.ExplanationResult(
+        text="😀 né ok",
+        attributions=[v1.FeatureAttribution(text="né", span=v1.CharacterSpan(start=2, end=4), attribution=1)],
+    )
+    assert [piece for piece, _ in words.pieces(result)] == ["😀 ", "né", " ok"]
