@@ -1,0 +1,183 @@
+"""Self-attention of chosen layers, heads and queries: what is asked for, what it will weigh, and how it is reduced.
+
+A request becomes a plan, whose reply size is known before the model runs; the plan then collects the weights layer by
+layer, so that no more is held than the reply and one layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ml.errors import InputError, NoAttentionError
+from ml.language_model import LanguageModel, ModelInfo
+
+
+class Reduction(Enum):
+    """How weights are reduced; ROLLOUT is Abnar & Zuidema 2020 ("Quantifying attention flow in transformers")."""
+
+    RAW = "raw"
+    HEAD_MEAN = "head mean"
+    ROLLOUT = "rollout"
+
+
+@dataclass(frozen=True)
+class AttentionSpec:
+    """Which weights are asked for. Empty `layers` and `heads` mean all, empty `queries` the last position.
+
+    Queries may be negative and then count from the end. `top_n` None sends every key; `half` sends float16.
+    """
+
+    layers: tuple[int, ...] = ()
+    heads: tuple[int, ...] = ()
+    queries: tuple[int, ...] = ()
+    reduction: Reduction = Reduction.RAW
+    top_n: int | None = None
+    half: bool = False
+
+
+@dataclass(frozen=True)
+class AttentionPlan:
+    """A spec with nothing left open, for a prompt of `keys` tokens. `heads` is empty where heads are reduced."""
+
+    layers: tuple[int, ...]
+    heads: tuple[int, ...]
+    queries: tuple[int, ...]
+    keys: int
+    reduction: Reduction
+    chosen_heads: tuple[int, ...]
+    top_n: int | None
+    half: bool
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """[layers, heads, queries, keys or n] of the reply."""
+        return len(self.layers), len(self.heads) or 1, len(self.queries), self.top_n or self.keys
+
+    @property
+    def reply_bytes(self) -> int:
+        """Size of the reply's tensors."""
+        element = (2 if self.half else 4) + (4 if self.top_n else 0)
+        return int(np.prod(self.shape, dtype=object)) * element
+
+
+@dataclass(frozen=True)
+class AttentionMap:
+    """The weights, [layers, heads, queries, keys]; or the largest n of each row, largest first, with their keys.
+
+    Attributes:
+        weights: float32 or float16, little-endian.
+        keys: int32, the shape of `weights`; -1 (with weight 0) where a row has fewer than n keys. None without top_n.
+    """
+
+    weights: npt.NDArray[np.floating]
+    keys: npt.NDArray[np.int32] | None = None
+
+
+def resolve(spec: AttentionSpec, info: ModelInfo, tokens: int) -> AttentionPlan:
+    """Check a spec against a model and a prompt of `tokens` tokens, and fill in what it leaves open.
+
+    Raises:
+        NoAttentionError: the model has no attention.
+        InputError: a layer, head or query out of range or repeated, or a reduction that contradicts the rest.
+    """
+    if not info.heads:
+        raise NoAttentionError(info.name)
+    layers = _chosen("layers", spec.layers, info.layers)
+    heads = _chosen("heads", spec.heads, info.heads)
+    queries = _queries(spec.queries, tokens)
+    if spec.top_n is not None and spec.top_n < 1:
+        raise InputError("top_n", f"must be at least 1, not {spec.top_n}")
+    top_n = None if spec.top_n is None else min(spec.top_n, tokens)
+    if spec.reduction is Reduction.ROLLOUT:
+        if spec.heads:
+            raise InputError("heads", "rollout uses the mean over all heads; leave heads empty")
+        layers = (max(layers),)
+    shown = heads if spec.reduction is Reduction.RAW else ()
+    return AttentionPlan(layers, shown, queries, tokens, spec.reduction, heads, top_n, spec.half)
+
+
+def attend(model: LanguageModel, ids: Sequence[int], plan: AttentionPlan) -> AttentionMap:
+    """Run the model up to the highest layer asked for and collect what the plan asks for."""
+    collected = np.zeros(plan.shape, dtype="<f2" if plan.half else "<f4")
+    keys = None if plan.top_n is None else np.full(plan.shape, -1, dtype="<i4")
+
+    def put(place: int, weights: Tensor) -> None:
+        """Store one layer of the reply: `weights` [heads, queries, keys]."""
+        if keys is None:
+            collected[place] = weights.cpu().numpy()
+            return
+        assert plan.top_n is not None
+        top = weights.topk(plan.top_n, dim=-1)
+        # A causal row has query + 1 keys; the others are 0 and no keys of it.
+        before = torch.tensor(plan.queries, device=weights.device)[:, None]
+        indices = torch.where(top.indices <= before, top.indices, -1)
+        collected[place] = top.values.masked_fill(indices < 0, 0.0).cpu().numpy()
+        keys[place] = indices.cpu().numpy()
+
+    if plan.reduction is Reduction.ROLLOUT:
+        put(0, _rollout(model, ids, plan))
+    else:
+        place_of = {layer: place for place, layer in enumerate(plan.layers)}
+        chosen = list(plan.chosen_heads)
+
+        def sink(layer: int, weights: Tensor) -> None:
+            weights = weights[chosen]
+            put(place_of[layer], weights.mean(0, keepdim=True) if plan.reduction is Reduction.HEAD_MEAN else weights)
+
+        model.attention(ids, sorted(plan.layers), plan.queries, sink)
+    return AttentionMap(collected, keys)
+
+
+def _rollout(model: LanguageModel, ids: Sequence[int], plan: AttentionPlan) -> Tensor:
+    """Rows `plan.queries` of the product of 0.5 A + 0.5 I over the layers, A the mean over heads. [1, queries, keys].
+
+    Layers come from the lowest up and are multiplied in as they come, so one product [keys, keys] is held and not a
+    matrix a layer.
+    """
+    product: Tensor | None = None
+
+    def sink(layer: int, weights: Tensor) -> None:
+        nonlocal product
+        mixed = 0.5 * weights.mean(0)
+        mixed.diagonal().add_(0.5)
+        product = mixed if product is None else mixed @ product
+
+    model.attention(ids, range(plan.layers[0] + 1), range(len(ids)), sink)
+    assert product is not None
+    return product[list(plan.queries)].unsqueeze(0)
+
+
+def _chosen(field: str, numbers: Sequence[int], count: int) -> tuple[int, ...]:
+    if not numbers:
+        return tuple(range(count))
+    seen: set[int] = set()
+    for index, number in enumerate(numbers):
+        if not 0 <= number < count:
+            raise InputError(f"{field}[{index}]", f"must be between 0 and {count - 1}, not {number}")
+        if number in seen:
+            raise InputError(f"{field}[{index}]", f"{number} is named twice")
+        seen.add(number)
+    return tuple(numbers)
+
+
+def _queries(numbers: Sequence[int], tokens: int) -> tuple[int, ...]:
+    if not numbers:
+        return (tokens - 1,)
+    seen: set[int] = set()
+    for index, number in enumerate(numbers):
+        if not -tokens <= number < tokens:
+            raise InputError(
+                f"queries[{index}]", f"must be between {-tokens} and {tokens - 1} for this prompt, not {number}"
+            )
+        position = number % tokens
+        if position in seen:
+            raise InputError(f"queries[{index}]", f"position {position} is named twice")
+        seen.add(position)
+    return tuple(number % tokens for number in numbers)
