@@ -11,16 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deploy.process import StartError
-from deploy.settings import Settings
 from deploy.stack import CHECKOUT, Stack, parser, run
-
-TRY = (
-    'gloss next "The capital of France is"',
-    'gloss attend "The war began in"',
-    'gloss explain "The film was a great" --method lime --html why.html',
-    "gloss jobs list",
-    "gloss --help",
-)
+from gloss.connection import DEFAULT_ADDRESS
 
 
 def walk(stack: Stack) -> None:
@@ -45,18 +37,16 @@ def walk(stack: Stack) -> None:
     stack.announce()
 
 
-def suggest(stack: Stack) -> None:
-    """Print commands for a second terminal."""
-    address = "" if stack.address == default_address() else f"GLOSS_ADDRESS={stack.address} "
-    folder = os.path.relpath(Path(sys.executable).parent)
-    stack.console.print("\n[bold]Try, in a second terminal:[/]")
-    for command in TRY:
-        stack.console.print(f"  {address}{shlex.quote(folder)}/{command}", markup=False, soft_wrap=True)
-
-
-def default_address() -> str:
-    """Where the client looks for a server that it was told nothing about."""
-    return f"{Settings.model_fields['host'].default}:{Settings.model_fields['port'].default}"
+def invite(stack: Stack) -> None:
+    """Print what a second terminal needs for the commands of the walk."""
+    activate = Path(sys.executable).parent / "activate"
+    lines = [f". {shlex.quote(os.path.relpath(activate))}"] if activate.exists() else []
+    if stack.address != DEFAULT_ADDRESS:
+        lines.append(f"export GLOSS_ADDRESS={stack.address}")
+    if lines:
+        stack.console.print("\n[bold]In a second terminal, first[/]")
+    for line in lines:
+        stack.console.print(f"  {line}", markup=False, soft_wrap=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -68,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def once_ready(stack: Stack) -> None:
         walk(stack)
         if not chosen.once:
-            suggest(stack)
+            invite(stack)
 
     return run(chosen.state.absolute(), once_ready, once=chosen.once)
 

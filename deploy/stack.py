@@ -81,7 +81,9 @@ class Stack:
         for index, model in enumerate(self.settings.models):
             port = self.settings.worker_metrics_port if index == 0 else 0
             self.workers.append(
-                self._program("worker", f"worker {model}", GLOSS_MODEL=model, GLOSS_WORKER_METRICS_PORT=str(port))
+                self._program(
+                    "worker", f"worker {Path(model).name}", GLOSS_MODEL=model, GLOSS_WORKER_METRICS_PORT=str(port)
+                )
             )
         with self._progress(f"server, loading {self.settings.model}"):
             ready = self.server.wait_ready(READY_SECONDS)
@@ -96,7 +98,7 @@ class Stack:
     def _program(self, module: str, name: str | None = None, **env: str) -> Child:
         name = name or module
         path = os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")]))
-        log = self.state / "logs" / f"{name.replace(' ', '-').replace(os.sep, '-')}.log"
+        log = self.state / "logs" / f"{name.replace(' ', '-')}.log"
         return Child(
             name,
             [sys.executable, "-m", module],
@@ -195,8 +197,8 @@ def run(state: Path, once_ready: Callable[[Stack], None] = Stack.announce, *, on
         with hold(state) as lock, Stack(settings, state, lock, console) as stack:
             once_ready(stack)
             if not once:
-                console.print("\nCtrl-C stops it.")
                 serving = True
+                console.print("\nCtrl-C stops it.")
                 stack.serve()
     except Interrupted as interrupted:
         return 0 if serving else 128 + interrupted.signum
