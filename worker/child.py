@@ -66,4 +66,5 @@ def _take_stdout() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    # Not sys.exit: taking torch apart takes seconds, and everything of worth is written by now.
+    os._exit(main())

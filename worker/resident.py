@@ -128,12 +128,12 @@ class ResidentWorker(Worker):
             _log.warning("no heartbeat, Redis cannot be reached: %s", error)
 
     def _let_go(self, job: Job, queue: Queue, execution: Execution, *, lost: bool) -> None:
-        self.executions.pop(execution.id, None)
         while True:
             try:
                 self._store.release(queue.name, job.id, execution.composite_key, lost=lost)
-                self.connection.delete(execution.key)
-                self.connection.srem(self.executions_key, execution.composite_key)
+                with self.connection.pipeline() as pipeline:
+                    self.cleanup_execution(job, pipeline, execution)
+                    pipeline.execute()
                 return
             except RedisError as error:
                 # Unreleased, the job would be run again when its heartbeat has run out.

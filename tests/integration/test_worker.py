@@ -1,0 +1,220 @@
+"""A real worker process on a tiny model, to which nothing bad happens: one process for all of these tests."""
+
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+from rq.job import Job
+from rq.serializers import JSONSerializer
+
+from deploy.process import Child
+from deploy.redis import RedisServer
+from gloss import v1 as pb
+from jobs import names
+from jobs.connection import connect
+from jobs.rq import open_queue
+from jobs.store import ExplanationStore
+from tests.fixtures.processes import environment
+from tests.integration.explanations import ended, lime, model_of, under_way, wait_for
+
+
+@pytest.fixture(scope="module")
+def redis_server_here(tmp_path_factory, redis_server):
+    # Not the shared database: the worker outlives single tests, which find that one empty.
+    with RedisServer(tmp_path_factory.mktemp("worker-redis")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def worker(redis_server_here: RedisServer, tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory):
+    settings = environment(
+        GLOSS_REDIS_URL=redis_server_here.url, GLOSS_MODEL=str(tiny_llama), GLOSS_MAX_JOB_SECONDS="8"
+    )
+    child = Child("worker", [sys.executable, "-m", "worker"], tmp_path_factory.mktemp("worker") / "log", settings)
+    try:
+        child.ready = child.wait_ready(180)
+        yield child
+        assert child.terminate(10)
+        assert child.exit_code() == 0
+    finally:
+        child.kill()
+        print(child.output())
+
+
+@pytest.fixture(scope="module")
+def client(redis_server_here):
+    with connect(redis_server_here.url, patient=False) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def store(client):
+    return ExplanationStore(client)
+
+
+@pytest.fixture(scope="module")
+def model(worker, client) -> pb.ModelVersion:
+    return model_of(client, worker.ready["queue"])
+
+
+def metric(worker: Child, series: str) -> float:
+    with urllib.request.urlopen(f"http://{worker.ready['metrics']}/metrics", timeout=5) as page:
+        values = dict(line.rsplit(" ", 1) for line in page.read().decode().splitlines() if not line.startswith("#"))
+    return float(values.get(series, 0))
+
+
+def test_explains_and_counts(worker, model, store, client):
+    def counted() -> float:
+        return metric(worker, 'gloss_jobs_total{method="lime",outcome="succeeded"}')
+
+    before = counted()
+    evaluations_before = metric(worker, 'gloss_model_evaluations_total{method="lime"}')
+    explanation = ended(store, store.create(lime(40), model).name)
+
+    assert explanation.state == pb.EXPLANATION_STATE_SUCCEEDED, explanation.error
+    assert explanation.attempt == 1
+    assert explanation.result.attributions
+    assert explanation.result.trust.verdict != pb.TRUST_VERDICT_UNSPECIFIED
+    assert explanation.progress.evaluations_done == explanation.progress.evaluations_planned > 0
+    assert not explanation.HasField("partial_result")
+    times = (explanation.create_time, explanation.start_time, explanation.end_time, explanation.expire_time)
+    assert [t.ToMilliseconds() for t in times] == sorted(t.ToMilliseconds() for t in times)
+
+    wait_for(lambda: counted() == before + 1)
+    evaluations = metric(worker, 'gloss_model_evaluations_total{method="lime"}') - evaluations_before
+    assert evaluations == explanation.result.cost.evaluations > 0
+    assert metric(worker, "gloss_job_waiting_seconds_count") >= 1
+    assert metric(worker, 'gloss_job_running_seconds_count{method="lime"}') >= 1
+    assert metric(worker, 'gloss_job_tokens_total{kind="computed"}') > 0
+    assert metric(worker, "gloss_jobs_running") == 0
+    assert metric(worker, "gloss_model_load_seconds") > 0
+    assert metric(worker, "gloss_queue_depth") == 0
+    # RQ forgets a job that is over.
+    wait_for(lambda: not client.keys("rq:job:*") and not client.keys("rq:execution*") and not client.keys("rq:wip*"))
+
+
+def test_says_that_it_is_alive(model, store, worker):
+    assert store.worker_alive(model.name, model.digest)
+    assert not store.worker_alive(model.name, "0" * 64)
+    assert not store.worker_alive("another", model.digest)
+
+
+def test_shows_partial_results_while_running(model, store):
+    name = store.create(lime(1_000_000, seed=1), model).name
+    seen = wait_for(lambda: e if (e := store.get(name)).HasField("partial_result") else None)
+    assert seen.state == pb.EXPLANATION_STATE_RUNNING
+    assert len(seen.partial_result.attributions) > 20
+    later = wait_for(lambda: e if (e := store.get(name)).progress != seen.progress else None)
+    assert later.progress.evaluations_done > seen.progress.evaluations_done
+    assert later.progress.remaining_seconds > 0
+    store.cancel(name)
+
+
+def test_cancels_a_running_one_within_a_second_and_keeps_the_model(worker, model, store, client):
+    name = store.create(lime(1_000_000, seed=2), model).name
+    under_way(store, name, evaluations=50)
+    wait_for(lambda: store.get(name).HasField("partial_result"))
+    restarts = metric(worker, "gloss_worker_child_restarts_total")
+
+    asked = time.monotonic()
+    cancelled = store.cancel(name)
+    assert cancelled.state == pb.EXPLANATION_STATE_CANCELLED
+    assert cancelled.partial_result.attributions
+    wait_for(lambda: metric(worker, "gloss_jobs_running") == 0, timeout=5)
+    took = time.monotonic() - asked
+    assert took < 1, f"the worker went on for {took:.2f} s"
+
+    assert metric(worker, 'gloss_jobs_total{method="lime",outcome="cancelled"}') >= 1
+    assert ended(store, store.create(lime(20, seed=2), model).name).state == pb.EXPLANATION_STATE_SUCCEEDED
+    assert store.get(name).state == pb.EXPLANATION_STATE_CANCELLED
+    assert metric(worker, "gloss_worker_child_restarts_total") == restarts
+    wait_for(lambda: not client.keys("rq:job:*"))
+
+
+def test_stops_when_the_command_is_lost(model, store, client, worker):
+    name = store.create(lime(1_000_000, seed=3), model).name
+    under_way(store, name)
+    store._scripts("cancel", name.split("/")[1], 1000)  # what `cancel` does, all but its message to the worker
+    wait_for(lambda: metric(worker, "gloss_jobs_running") == 0, timeout=3)
+
+
+def test_stops_when_it_is_deleted(model, store, worker, client):
+    name = store.create(lime(1_000_000, seed=4), model).name
+    under_way(store, name)
+    store.delete(name)
+    wait_for(lambda: metric(worker, "gloss_jobs_running") == 0, timeout=3)
+    wait_for(lambda: not client.keys("rq:job:*"))
+
+
+def test_never_begins_one_that_was_cancelled_in_the_queue(model, store):
+    running = store.create(lime(1_000_000, seed=5), model).name
+    waiting = store.create(lime(20, seed=5), model).name
+    under_way(store, running)
+    assert store.queue_depth(model.name) == 1
+    store.cancel(waiting)
+    assert store.queue_depth(model.name) == 0
+    store.cancel(running)
+    assert ended(store, store.create(lime(20, seed=6), model).name).state == pb.EXPLANATION_STATE_SUCCEEDED
+    assert store.get(waiting).attempt == 0
+
+
+def test_fails_with_the_callers_own_mistake(model, store):
+    spec = lime()
+    spec.features.spans.add(start=0, end=100_000)
+    explanation = ended(store, store.create(spec, model).name)
+    assert explanation.state == pb.EXPLANATION_STATE_FAILED
+    assert explanation.error.reason == pb.ERROR_REASON_INVALID_FIELD
+    assert "features.spans[0]" in explanation.error.message
+
+    explanation = ended(store, store.create(lime(text="word " * 500), model).name)
+    assert explanation.error.reason == pb.ERROR_REASON_PROMPT_TOO_LONG
+    assert explanation.error.metadata["limit"] == "128"
+
+    spec = pb.ExplanationSpec(prompt=pb.Prompt(text="one two"), kernel_shap=pb.KernelShap())
+    explanation = ended(store, store.create(spec, model).name)
+    assert explanation.error.reason == pb.ERROR_REASON_NOT_IMPLEMENTED
+    assert explanation.error.metadata["feature"] == "the method kernel_shap"
+
+
+def test_fails_when_the_model_has_changed(model, store):
+    former = pb.ModelVersion(name=model.name, digest="f" * 64)
+    explanation = ended(store, store.create(lime(20), former).name)
+    assert explanation.state == pb.EXPLANATION_STATE_FAILED
+    assert explanation.error.reason == pb.ERROR_REASON_MODEL_CHANGED
+    assert explanation.error.metadata == {"expected": former.digest, "actual": model.digest}
+
+
+def test_fails_at_the_time_limit(model, store):
+    explanation = ended(store, store.create(lime(10_000_000, seed=7), model).name)
+    assert explanation.state == pb.EXPLANATION_STATE_FAILED
+    assert explanation.error.reason == pb.ERROR_REASON_TIME_LIMIT
+    assert explanation.error.metadata["seconds"] == "8"
+    assert explanation.partial_result.attributions
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments"),
+    [
+        ("os.system", ["touch {}"]),
+        ("subprocess.check_call", [["touch", "{}"]]),
+        (names.TASK, ["another"]),
+        (names.TASK, []),
+    ],
+)
+def test_runs_nothing_but_the_task(function, arguments, model, client, tmp_path):
+    store = ExplanationStore(client)
+    trace = tmp_path / "ran"
+    arguments = [[part.format(trace) for part in a] if isinstance(a, list) else a.format(trace) for a in arguments]
+    queue = open_queue(names.queue(model.name), client)
+    hostile = Job.create(
+        function, args=arguments, connection=client, serializer=JSONSerializer, on_failure="os.abort", origin=queue.name
+    )
+    hostile.save()
+    queue.push_job_id(hostile.id)
+    # The queue is first in, first out: when this one has ended, the hostile one was taken before it.
+    explanation = ended(store, store.create(lime(20), model, fresh=True).name)
+    assert explanation.state == pb.EXPLANATION_STATE_SUCCEEDED
+    assert not trace.exists()
+    wait_for(lambda: not client.exists(hostile.key))
