@@ -81,7 +81,7 @@ class Plan:
         Rankings with unknown (NaN) values are left out. None when too little is known: the ranking by attribution, or
         three random ones.
         """
-        known: BoolArray = np.isfinite(values.reshape(len(values), -1)).all(axis=1)
+        known: BoolArray = np.isfinite(values.sum(axis=(1, 2)))
         if not known[0] or known.sum() < 4:
             return None
         removed, kept = values[known, 0], values[known, 1]  # each [rankings, points]

@@ -130,8 +130,7 @@ def perturbation(
 def _replacement(tokenizer: Tokenizer, encoding: Encoding, feature: Feature, text: str) -> tuple[int, ...]:
     """The tokens of `text`, after the white space that the feature's first token begins with."""
     plain = tokenizer.ids(text)
-    span = encoding.spans[feature.positions[0]]
-    first = "" if span is None else encoding.text[span[0] : span[1]]
+    first = tokenizer.token_text(encoding.ids[feature.positions[0]])
     space = first[: len(first) - len(first.lstrip())]
     # Many tokenizers write a leading space by themselves; a second one would be another token.
     if not space or not plain or tokenizer.token_text(plain[0])[:1].isspace():

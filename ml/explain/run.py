@@ -126,9 +126,8 @@ class Run:
     def _estimated(self, value: ValueFunction, blank: ExplanationResult) -> Generator[Update, None, Estimate]:
         """Let the explainer work; its last estimate."""
         estimate, news = Estimate.nothing(value.features), False
-        value.deadline = self._method_deadline()
         for step in self.problem.explainer(value):
-            value.deadline = self._method_deadline()
+            value.deadline = self._method_deadline()  # so the first chunk, at least, is always computed
             if step is not None:
                 estimate, news = step, True
             if news and self._clock() - self._last_partial >= _PARTIAL_SECONDS:

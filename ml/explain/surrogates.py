@@ -22,6 +22,7 @@ from ml.spec import SurrogateKind
 
 _JACKKNIFE_GROUPS = 20
 _NO_PENALTY = 1e-9
+_ROUNDING = 1e-12  # values that differ by less than this part of them are equal
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,9 @@ def r_squared(values: FloatArray, predicted: FloatArray, weights: FloatArray) ->
     """The weighted coefficient of determination: 1 for constant values met exactly, 0 for those missed."""
     residual = float(weights @ (values - predicted) ** 2)
     total = float(weights @ (values - np.average(values, weights=weights)) ** 2)
-    if total == 0:
-        return 1.0 if residual == 0 else 0.0
+    rounding = _ROUNDING**2 * float(weights @ values**2)
+    if total <= rounding:
+        return 1.0 if residual <= rounding else 0.0
     return 1 - residual / total
 
 
@@ -124,6 +126,8 @@ def decision_tree(
     def solve(rows: slice | IntArray) -> tuple[DecisionTreeRegressor, FloatArray]:
         tree = DecisionTreeRegressor(max_depth=depth, random_state=0)  # ties between splits are broken alike each time
         tree.fit(samples[rows], values[rows], sample_weight=weights[rows])
+        if np.ptp(values[rows]) <= _ROUNDING * np.abs(values[rows]).max():  # nothing to share but rounding
+            return tree, np.zeros(samples.shape[1])
         sign = np.sign(_mean_effects(samples[rows], values[rows], weights[rows]))
         return tree, tree.feature_importances_ * sign
 

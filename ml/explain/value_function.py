@@ -24,7 +24,7 @@ class ValueFunction:
     Attributes:
         features: the number of features.
         memory: the values known and what finding them cost: all that a checkpoint has to keep.
-        deadline: when to stop computing, on `clock`. It is looked at between chunks: each call computes at least one.
+        deadline: when to stop computing, on `clock`. It is looked at before each chunk.
         answered: values given so far, whether they were computed or known.
         computed: prompts computed by this object.
         recalled: values given before anything had to be computed, which an earlier attempt knew.
@@ -76,8 +76,12 @@ class ValueFunction:
         if self.computed == 0:
             self.recalled = self.answered
         digests = list(prompts)
-        left = len(digests)
-        for chunk in self._evaluator(list(prompts.values())):
+        chunks, left = self._evaluator(list(prompts.values())), len(digests)
+        while left:
+            if self._clock() >= self.deadline:
+                self.out_of_time = True
+                break
+            chunk = next(chunks)
             for index, value in chunk.values:
                 self._by_prompt[digests[index]] = value
                 for row in waiting[digests[index]]:
@@ -89,9 +93,6 @@ class ValueFunction:
             self.memory.tokens_computed += chunk.tokens_computed
             self.memory.tokens_saved += chunk.tokens_saved
             yield
-            if left and self._clock() >= self.deadline:
-                self.out_of_time = True
-                break
         return values
 
     def evaluate(self, coalitions: BoolArray) -> FloatArray:

@@ -1,0 +1,234 @@
+from dataclasses import replace
+from itertools import count
+
+import pytest
+
+from ml.errors import InputError, NotBuiltError, PromptTooLongError
+from ml.explain import Run, prepare
+from ml.result import StopReason, Verdict
+from ml.spec import (
+    Budget,
+    ExplanationSpec,
+    Features,
+    GenerationTarget,
+    Lime,
+    Occlusion,
+    Prompt,
+    Removal,
+    RemovalKind,
+    SurrogateKind,
+    Target,
+    Unbuilt,
+    Unit,
+)
+from tests.unit.ml.explain.toys import YES_RATHER_THAN_NO, ToyModel, byte_tokenizer, word_tokenizer
+
+TEXT = "the film was not good and the film was bad"
+EFFECTS = {"good": 2.0, "bad": -1.5, "film": 0.25}
+
+
+def toy():
+    return ToyModel(EFFECTS, {("not", "good"): -3.0})
+
+
+def spec(method=None, **parts):
+    return ExplanationSpec(Prompt(text=TEXT), method or Occlusion(), **{"target": YES_RATHER_THAN_NO, **parts})
+
+
+def last(run):
+    *_, update = run
+    return update.result
+
+
+def test_occlusion_of_a_toy():
+    result = last(Run(toy(), spec()))
+    by_word = {(each.text, each.span[0]): each.value for each in result.attributions}
+    assert by_word["good", 17] == pytest.approx(-1.0)  # 2 alone, -3 with "not"
+    assert by_word["not", 13] == pytest.approx(-3.0)
+    assert by_word["bad", 39] == pytest.approx(-1.5)
+    assert by_word["the", 0] == pytest.approx(0.0)
+    assert result.full_value == pytest.approx(2.0 - 1.5 + 0.5 - 3.0)
+    assert result.base_value == pytest.approx(0.0)
+    assert result.target.description == 'log p("yes") − log p("no")'
+    assert result.cost.stop_reason is StopReason.COMPLETE
+    assert result.converged
+    assert result.faithfulness.comprehensiveness.aopc.value > result.faithfulness.comprehensiveness.aopc.random
+    assert all(each.interval.lower == each.value == each.interval.upper for each in result.attributions)
+    assert [token.text for token in result.tokens] == TEXT.split()
+
+
+@pytest.mark.parametrize("surrogate", SurrogateKind)
+def test_lime_of_a_toy(surrogate):
+    result = last(Run(toy(), spec(Lime(surrogate), budget=Budget(max_evaluations=400))))
+    ranked = sorted(result.attributions, key=lambda each: each.value)
+    assert ranked[0].text in {"not", "bad"}
+    assert result.surrogate.kind is surrogate
+    assert result.surrogate.r_squared > 0.5
+    assert all(each.standard_error >= 0 for each in result.attributions)
+    assert all(each.interval.lower <= each.value <= each.interval.upper for each in result.attributions)
+    assert result.cost.stop_reason is StopReason.EVALUATIONS
+    assert result.cost.evaluations <= 2**10
+    assert result.trust is not None
+    assert result.stability > 0.8
+
+
+def test_progress_moves_forward_to_its_end():
+    ticks = count()
+    updates = list(Run(toy(), spec(Lime()), clock=lambda: next(ticks) * 0.1))
+    done = [update.progress.evaluations_done for update in updates]
+    assert done == sorted(done)
+    assert done[-1] == updates[-1].progress.evaluations_planned
+    assert {update.progress.stage for update in updates} >= {
+        "reading the prompt",
+        "explaining",
+        "measuring faithfulness",
+    }
+    assert all(update.progress.evaluations_done <= update.progress.evaluations_planned for update in updates)
+    assert updates[-1].progress.remaining_seconds == 0
+    partial = [update.result for update in updates[:-1] if update.result is not None]
+    assert len(partial) > 3
+    assert all(result.trust is None and result.faithfulness is None for result in partial)
+    assert len(partial[0].attributions) == 10
+    assert updates[0].progress.evaluations_planned == 2 + 1000 + Run(toy(), spec()).problem.quality.planned
+
+
+def test_updates_come_at_a_bounded_rate():
+    stopped = 0.0
+    updates = list(Run(toy(), spec(Lime()), clock=lambda: stopped))
+    assert len(updates) <= 4
+
+
+def test_the_same_run_twice_is_equal_to_the_bit(tiny_llama, load_model):
+    model = load_model(tiny_llama)
+    task = ExplanationSpec(Prompt(text="The film was long, slow and dull"), Lime(), budget=Budget(max_evaluations=100))
+    first, second = (last(Run(model, task)) for _ in range(2))
+    assert replace(first, cost=None) == replace(second, cost=None)
+
+
+@pytest.mark.parametrize("folder", ["tiny_llama", "tiny_gpt2", "tiny_lstm"])
+@pytest.mark.parametrize("method", [Occlusion(2, 1), Lime()])
+def test_resumed_equals_undisturbed(request, load_model, folder, method):
+    model = load_model(request.getfixturevalue(folder))
+    task = ExplanationSpec(
+        Prompt(text="The film was long, slow and dull"),
+        method,
+        Target(GenerationTarget(3)),
+        removal=Removal(RemovalKind.DELETE),
+        budget=Budget(max_evaluations=150, seed=4),
+    )
+    undisturbed = last(Run(model, task))
+    checkpoint = None
+    for attempt in range(4):  # each attempt is cut short a little later
+        ticks = count()
+        run = Run(model, task, checkpoint, clock=lambda ticks=ticks: float(next(ticks)))
+        for _, _update in zip(range(3 + 3 * attempt), run, strict=False):
+            pass
+        checkpoint = run.checkpoint()
+    resumed = last(Run(model, task, checkpoint))
+    for ours, theirs in zip(resumed.attributions, undisturbed.attributions, strict=True):
+        assert ours.value == pytest.approx(theirs.value, abs=1e-5)
+        assert ours.standard_error == pytest.approx(theirs.standard_error, abs=1e-5)
+    assert resumed.faithfulness.deletion_auc.value == pytest.approx(
+        undisturbed.faithfulness.deletion_auc.value, abs=1e-4
+    )
+    assert resumed.cost.evaluations == undisturbed.cost.evaluations
+    assert resumed.cost.cache_hits == undisturbed.cost.cache_hits
+
+
+def test_a_finished_runs_checkpoint_needs_no_model():
+    run = Run(toy(), spec(Lime()))
+    first = last(run)
+    model = toy()
+    again = Run(model, spec(Lime()), run.checkpoint())
+    assert replace(last(again), cost=first.cost) == first
+    assert not model.read
+
+
+@pytest.mark.parametrize("checkpoint", [b"", b"junk", None])
+def test_a_useless_checkpoint_is_ignored(checkpoint):
+    assert last(Run(toy(), spec(), checkpoint)).cost.evaluations == last(Run(toy(), spec())).cost.evaluations
+
+
+def test_a_checkpoint_of_another_problem_is_ignored():
+    run = Run(toy(), spec())
+    last(run)
+    other = spec(removal=Removal(RemovalKind.DELETE))
+    model = toy()
+    last(Run(model, other, run.checkpoint()))
+    assert model.read
+    assert Run(toy(), spec(), b"given").checkpoint() == b"given"
+
+
+def test_time_is_kept():
+    ticks = count()
+    result = last(Run(toy(), spec(Lime(), budget=Budget(max_seconds=40)), clock=lambda: float(next(ticks))))
+    assert result.cost.stop_reason is StopReason.SECONDS
+    assert result.cost.evaluations < 300
+    assert len(result.attributions) == 10
+    assert result.cost.seconds < 60
+
+
+def test_hardly_any_time_still_gives_an_answer():
+    ticks = count()
+    result = last(Run(toy(), spec(Lime(), budget=Budget(max_seconds=0.001)), clock=lambda: float(next(ticks))))
+    assert result.cost.stop_reason is StopReason.SECONDS
+    assert result.faithfulness is None
+    assert result.trust.verdict is not Verdict.TRUSTED
+    assert "time ran out" in result.trust.reasons[-1]
+    assert any(each.value != 0 for each in result.attributions)
+
+
+def test_faithfulness_may_be_left_out():
+    result = last(Run(toy(), spec(faithfulness=False)))
+    assert result.faithfulness is None
+    assert result.trust.verdict is Verdict.CAUTION
+    assert result.cost.evaluations <= 12
+
+
+def test_a_prompt_that_does_not_matter_is_not_trusted():
+    result = last(Run(ToyModel({}), spec()))
+    assert result.trust.verdict is Verdict.NOT_TRUSTED
+    assert "hardly matters" in result.trust.reasons[0]
+
+
+@pytest.mark.parametrize("unit", Unit)
+def test_units(unit):
+    result = last(Run(toy(), spec(features=Features(unit))))
+    assert len(result.attributions) == {Unit.TOKEN: 10, Unit.WORD: 10, Unit.SENTENCE: 1}[unit]
+
+
+@pytest.mark.parametrize(
+    ("task", "field"),
+    [
+        (spec(budget=Budget(max_evaluations=10)), "budget.max_evaluations"),
+        (spec(features=Features(within=(0, 999))), "features.within"),
+        (spec(removal=Removal(RemovalKind.TEXT, "very " * 30)), "removal.text"),
+        (ExplanationSpec(Prompt(token_ids=(1, 99)), Occlusion()), "prompt.token_ids.ids[1]"),
+    ],
+)
+def test_refused_before_anything_runs(task, field):
+    model = toy()
+    with pytest.raises(InputError) as error:
+        prepare(model.tokenizer, model.info, task)
+    assert error.value.field == field
+    with pytest.raises(InputError):
+        Run(model, task)
+    assert not model.read
+
+
+def test_too_long_a_prompt():
+    model = ToyModel({}, tokenizer=word_tokenizer(context=9))
+    with pytest.raises(PromptTooLongError) as error:
+        Run(model, spec())
+    assert (error.value.field, error.value.tokens, error.value.limit) == ("prompt.text", 10, 9)
+
+
+def test_methods_to_come():
+    with pytest.raises(NotBuiltError, match="kernel_shap"):
+        Run(toy(), spec(Unbuilt("kernel_shap")))
+
+
+def test_a_model_without_a_mask_token_deletes():
+    model = ToyModel({}, tokenizer=byte_tokenizer(unk=False))
+    result = last(Run(model, replace(spec(), target=Target())))
+    assert result.removal.kind is RemovalKind.DELETE

@@ -1,0 +1,106 @@
+import numpy as np
+import pytest
+from sklearn.linear_model import Lasso, Ridge
+from sklearn.tree import DecisionTreeRegressor
+
+from ml.explain.surrogates import decision_tree, lasso, r_squared, ridge
+from ml.spec import SurrogateKind
+
+
+def data(n=80, features=6, seed=0):
+    random = np.random.default_rng(seed)
+    samples = (random.random((n, features)) < 0.6).astype(float)
+    values = samples @ np.array([2.0, -1.0, 0.5, 0.0, 0.0, 0.0][:features]) + samples[:, 0] * samples[:, 1] + 3
+    return samples, values, random.random(n) + 0.01
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0, 50.0])
+def test_ridge_is_that_of_scikit_learn(alpha):
+    samples, values, weights = data()
+    reference = Ridge(alpha=alpha).fit(samples, values, sample_weight=weights)
+    fit = ridge(alpha, samples, values, weights)
+    assert fit.attributions == pytest.approx(reference.coef_, abs=1e-9)
+    assert fit.surrogate.intercept == pytest.approx(reference.intercept_, abs=1e-9)
+    assert fit.surrogate.r_squared == pytest.approx(reference.score(samples, values, weights), abs=1e-12)
+
+
+def test_ridge_with_more_features_than_samples():
+    random = np.random.default_rng(1)
+    samples, values = (random.random((20, 50)) < 0.5).astype(float), random.random(20)
+    reference = Ridge(alpha=1).fit(samples, values, sample_weight=np.full(20, 0.7))
+    fit = ridge(1, samples, values, np.full(20, 0.7))
+    assert fit.attributions == pytest.approx(reference.coef_, abs=1e-9)
+    assert np.isfinite(fit.standard_errors).all()
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1e-300, 1.0])
+def test_ridge_of_degenerate_samples(alpha):
+    fit = ridge(alpha, np.ones((2, 3)), np.array([1.0, 1.0]), np.array([1.0, 1e-100]))
+    assert fit.attributions == pytest.approx(np.zeros(3))
+    assert np.isfinite(fit.standard_errors).all()
+    assert fit.surrogate.r_squared == 1.0
+
+
+def test_sandwich_without_penalty_is_hc3():
+    samples, values, weights = data()
+    fit = ridge(0, samples, values, weights)
+    # The textbook's own: weighted least squares with the intercept as a column.
+    x = np.column_stack([np.ones(len(samples)), samples]) * np.sqrt(weights)[:, None]
+    y = values * np.sqrt(weights)
+    bread = np.linalg.inv(x.T @ x)
+    residuals = y - x @ (bread @ x.T @ y)
+    leverage = np.einsum("nf,fg,ng->n", x, bread, x)
+    covariance = bread @ (x.T * (residuals / (1 - leverage)) ** 2) @ x @ bread
+    assert fit.standard_errors == pytest.approx(np.sqrt(np.diag(covariance))[1:], rel=1e-9)
+
+
+def test_lasso_is_that_of_scikit_learn():
+    samples, values, weights = data()
+    reference = Lasso(alpha=0.05).fit(samples, values, sample_weight=weights)
+    fit = lasso(0.05, samples, values, weights)
+    assert fit.attributions == pytest.approx(reference.coef_, abs=1e-12)
+    assert fit.surrogate.r_squared == pytest.approx(reference.score(samples, values, weights), abs=1e-12)
+    assert (fit.standard_errors[:2] > 0).all()
+    assert fit.standard_errors.tolist() == lasso(0.05, samples, values, weights).standard_errors.tolist()
+
+
+def test_lasso_without_penalty_is_least_squares():
+    samples, values, weights = data()
+    fit = lasso(0, samples, values, weights)
+    assert fit.attributions == pytest.approx(ridge(0, samples, values, weights).attributions)
+    assert fit.surrogate.kind is SurrogateKind.LASSO
+
+
+def test_tree_is_that_of_scikit_learn_and_reads_as_written():
+    samples, values, weights = data()
+    reference = DecisionTreeRegressor(max_depth=3, random_state=0).fit(samples, values, sample_weight=weights)
+    fit = decision_tree(3, samples, values, weights)
+    assert np.abs(fit.attributions) == pytest.approx(reference.feature_importances_)
+    assert fit.attributions[0] > 0
+    assert fit.attributions[1] < 0
+    assert np.abs(fit.attributions).sum() == pytest.approx(1)
+
+    def predict(sample):
+        node = fit.surrogate.nodes[0]
+        while node.feature >= 0:
+            node = fit.surrogate.nodes[node.present if sample[node.feature] else node.absent]
+        assert (node.absent, node.present) == (-1, -1)
+        return node.value
+
+    assert [predict(sample) for sample in samples] == pytest.approx(reference.predict(samples).tolist())
+    assert fit.surrogate.nodes[0].samples == len(samples)
+
+
+def test_without_errors_they_are_unknown():
+    for fit in (
+        ridge(1, *data(), errors=False),
+        lasso(0.1, *data(), errors=False),
+        decision_tree(2, *data(), errors=False),
+    ):
+        assert np.isinf(fit.standard_errors).all()
+
+
+def test_r_squared_of_constant_values():
+    ones, zeros = np.ones(3), np.zeros(3)
+    assert r_squared(ones, ones, ones) == 1
+    assert r_squared(ones, zeros, ones) == 0

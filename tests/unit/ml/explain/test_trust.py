@@ -1,0 +1,94 @@
+import math
+from dataclasses import replace
+
+import pytest
+
+from ml.explain.trust import judge
+from ml.result import (
+    Attribution,
+    ControlledCurve,
+    ControlledMetric,
+    ExplanationResult,
+    Faithfulness,
+    ResolvedRemoval,
+    ResolvedTarget,
+    SurrogateFit,
+    Verdict,
+)
+from ml.spec import RemovalKind, Scale, SurrogateKind
+
+
+def faithfulness(value, random, deviation):
+    metric = ControlledMetric(value, random, deviation)
+    curve = ControlledCurve((value,), (random,), metric)
+    return Faithfulness((0.5,), curve, curve, metric, metric, 10)
+
+
+GOOD = ExplanationResult(
+    text="a b c d",
+    tokens=(),
+    target=ResolvedTarget("log p(x)", (), Scale.LOG_PROBABILITY),
+    removal=ResolvedRemoval(RemovalKind.DELETE),
+    attributions=tuple(
+        Attribution(text, (0, 1), (0,), value, 0.01) for text, value in zip("abcd", (3.0, 1, 0, -1), strict=True)
+    ),
+    base_value=-5.0,
+    full_value=-1.0,
+    surrogate=SurrogateFit(SurrogateKind.RIDGE, 0.9),
+    faithfulness=faithfulness(3.0, 1.0, 0.5),
+    converged=True,
+)
+
+
+def with_errors(error):
+    return replace(GOOD, attributions=tuple(replace(each, standard_error=error) for each in GOOD.attributions))
+
+
+def test_nothing_speaks_against_it():
+    trust = judge(GOOD, faithfulness_asked=True)
+    assert (trust.verdict, trust.reasons) == (Verdict.TRUSTED, ())
+
+
+@pytest.mark.parametrize(
+    ("result", "verdict", "words"),
+    [
+        (replace(GOOD, faithfulness=None), Verdict.CAUTION, "time ran out"),
+        (replace(GOOD, faithfulness=faithfulness(1.2, 1.0, 0.5)), Verdict.CAUTION, "1.2 on average"),
+        (replace(GOOD, faithfulness=faithfulness(0.9, 1.0, 0.5)), Verdict.NOT_TRUSTED, "no better than a random one"),
+        (replace(GOOD, surrogate=SurrogateFit(SurrogateKind.RIDGE, 0.41)), Verdict.CAUTION, "R² is 0.41"),
+        (replace(GOOD, surrogate=SurrogateFit(SurrogateKind.LASSO, 0.1)), Verdict.NOT_TRUSTED, "lasso"),
+        (with_errors(2.0), Verdict.CAUTION, "standard error is 2"),
+        (with_errors(4.0), Verdict.NOT_TRUSTED, "largest attribution 3"),
+        (with_errors(math.inf), Verdict.NOT_TRUSTED, "4 of 4 features"),
+        (
+            replace(with_errors(0.0), full_value=-5.001, attributions=()),
+            Verdict.NOT_TRUSTED,
+            "changes the value by 0.001",
+        ),
+    ],
+)
+def test_reasons(result, verdict, words):
+    trust = judge(result, faithfulness_asked=True)
+    assert trust.verdict is verdict
+    assert len(trust.reasons) == 1
+    assert words in trust.reasons[0]
+    assert trust.reasons[0].endswith(".")
+
+
+def test_effects_that_cancel_are_no_lack_of_effect():
+    assert judge(replace(GOOD, full_value=GOOD.base_value), faithfulness_asked=True).verdict is Verdict.TRUSTED
+
+
+def test_the_worst_reason_decides():
+    result = replace(GOOD, faithfulness=None, surrogate=SurrogateFit(SurrogateKind.RIDGE, 0.0))
+    trust = judge(result, faithfulness_asked=False)
+    assert trust.verdict is Verdict.NOT_TRUSTED
+    assert len(trust.reasons) == 2
+    assert "not asked for" in trust.reasons[1]
+
+
+def test_few_features_have_no_noise_to_rise_above():
+    few = replace(GOOD, attributions=GOOD.attributions[:2], faithfulness=faithfulness(1.2, 1.0, 0.5))
+    assert judge(few, faithfulness_asked=True).verdict is Verdict.TRUSTED
+    one = replace(GOOD, attributions=GOOD.attributions[:1], faithfulness=faithfulness(1.0, 1.0, 0.0))
+    assert judge(one, faithfulness_asked=True).verdict is Verdict.TRUSTED

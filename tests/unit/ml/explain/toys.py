@@ -1,0 +1,134 @@
+"""Games and models whose explanations are known beforehand."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Generator, Mapping, Sequence
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from ml.explain.estimator import BoolArray, Estimate, Explainer, FloatArray, Game
+from ml.language_model import AttentionSink, ModelInfo
+from ml.spec import Continuation, ContrastTarget, Target
+from ml.tokens import Tokenizer
+
+WORDS = ["<unk>", "<eos>", "yes", "no", "the", "film", "was", "good", "bad", "not", "very", ".", "!", "and"]
+
+
+def word_tokenizer(*, context: int = 64) -> Tokenizer:
+    """Whole words and punctuation marks; everything else is <unk>."""
+    backend = Backend(models.WordLevel({word: index for index, word in enumerate(WORDS)}, "<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    special = {"eos_token": "<eos>", "unk_token": "<unk>"}
+    return Tokenizer(PreTrainedTokenizerFast(tokenizer_object=backend, **special), context)
+
+
+def byte_tokenizer(*, unk: bool, context: int = 128) -> Tokenizer:
+    """A byte-level BPE. Without `unk` the end of the text doubles as the unknown token, so that there is no mask."""
+    backend = Backend(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    special = {"eos_token": "<|endoftext|>", "unk_token": "<unk>" if unk else "<|endoftext|>"}
+    trainer = trainers.BpeTrainer(
+        vocab_size=320,
+        special_tokens=["<|endoftext|>", "<unk>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(["The capital of France is Paris.", "the film was good, the film was bad"], trainer)
+    return Tokenizer(PreTrainedTokenizerFast(tokenizer_object=backend, **special), context)
+
+
+class ToyModel:
+    """A bag of words: the logit of "yes" is the sum of effects of the words and pairs of words read; all others are 0.
+
+    So under `YES_RATHER_THAN_NO` a prompt's value is exactly that sum.
+    """
+
+    def __init__(
+        self,
+        effects: Mapping[str, float],
+        pairs: Mapping[tuple[str, str], float] | None = None,
+        tokenizer: Tokenizer | None = None,
+        parameters: int = 1,
+    ) -> None:
+        self.tokenizer = tokenizer or word_tokenizer()
+        self.info = ModelInfo(
+            name="toy",
+            digest="d" * 64,
+            architecture="toy",
+            parameters=parameters,
+            layers=1,
+            heads=0,
+            hidden_size=1,
+            vocabulary_size=self.tokenizer.vocabulary_size,
+            context_length=self.tokenizer.context_length,
+            device="cpu",
+            dtype="float32",
+        )
+        self._effects = {self._id(word): effect for word, effect in effects.items()}
+        self._pairs = {(self._id(a), self._id(b)): effect for (a, b), effect in (pairs or {}).items()}
+        self.read: list[tuple[int, ...]] = []
+        self.batches: list[int] = []
+
+    def _id(self, word: str) -> int:
+        return self.tokenizer.ids(word)[0]
+
+    def logits(self, sequences: Sequence[Sequence[int]], tails: Sequence[int] | None = None) -> list[torch.Tensor]:
+        assert all(1 <= len(sequence) <= self.info.context_length for sequence in sequences)
+        self.read.extend(map(tuple, sequences))
+        self.batches.append(len(sequences) * max(map(len, sequences)))
+        rows = []
+        for sequence, tail in zip(sequences, tails or [1] * len(sequences), strict=True):
+            ends = range(len(sequence) - tail + 1, len(sequence) + 1)
+            row = torch.zeros(tail, self.info.vocabulary_size)
+            row[:, self._id("yes")] = torch.tensor([self._sum(sequence[:end]) for end in ends])
+            rows.append(row)
+        return rows
+
+    def _sum(self, sequence: Sequence[int]) -> float:
+        counts = Counter(sequence)
+        alone = sum(effect * counts[token] for token, effect in self._effects.items())
+        return alone + sum(effect for (a, b), effect in self._pairs.items() if counts[a] and counts[b])
+
+    def attention(self, ids: Sequence[int], layers: Sequence[int], queries: Sequence[int], sink: AttentionSink) -> None:
+        raise NotImplementedError
+
+
+YES_RATHER_THAN_NO = Target(ContrastTarget(Continuation(text="yes"), Continuation(text="no")))
+
+
+class ToyGame:
+    """A game given by a function of coalitions, which answers `patience` coalitions before its time is up."""
+
+    def __init__(self, features: int, value: Callable[[BoolArray], FloatArray], patience: float = float("inf")) -> None:
+        self.features = features
+        self.asked = 0
+        self._value = value
+        self._patience = patience
+
+    def __call__(self, coalitions: BoolArray) -> Generator[None, None, FloatArray]:
+        assert coalitions.dtype == np.bool_
+        assert coalitions.shape[1] == self.features
+        yield
+        values = np.asarray(self._value(coalitions), dtype=np.float64)
+        late = self.asked + np.arange(len(values)) >= self._patience
+        self.asked += len(values)
+        return np.where(late, np.nan, values)
+
+
+def additive(effects: Sequence[float]) -> ToyGame:
+    return ToyGame(len(effects), lambda coalitions: coalitions @ np.array(effects) + 0.5)
+
+
+def conjunction(features: int, first: int, second: int) -> ToyGame:
+    return ToyGame(features, lambda coalitions: (coalitions[:, first] & coalitions[:, second]) * 1.0)
+
+
+def estimates(explainer: Explainer, game: Game) -> list[Estimate]:
+    """All that an explainer tells."""
+    return [step for step in explainer(game) if step is not None]
