@@ -81,5 +81,5 @@ def shares(rows: Iterable[tuple[RenderableType, float, str]], *, colour: str = "
     table.add_column(justify="right")
     table.add_column(justify="right", style="dim")
     for rank, (label, share, note) in enumerate(rows, 1):
-        table.add_row(str(rank), label, Bar(most, 0, share, width=width, color=colour), words.percent(share), note)
+        table.add_row(str(rank), label, Bar(1, 0, share / most, width=width, color=colour), words.percent(share), note)
     return table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 
 from rich.bar import Bar
@@ -24,24 +25,21 @@ _TRUST_MARKS = {
 _STATES = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "running": "cyan", "queued": "dim"}
 
 
-def jobs(found: Iterable[v1.Explanation]) -> Table:
-    """Explanations as a table."""
+def jobs(found: Iterable[v1.Explanation], now: float | None = None) -> Table:
+    """Explanations as a table; `now` is the time from which their ages count, in seconds since the epoch."""
+    now = time.time() if now is None else now
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", expand=True)
-    for name in ("id", "state", "method", "model", "created"):
-        table.add_column(name, no_wrap=True)
+    for name in ("id", "state", "method", "age"):
+        table.add_column(name, no_wrap=True, overflow="ignore")
     table.add_column("prompt", no_wrap=True, overflow="ellipsis", ratio=1)
     for one in found:
         state = words.state(one)
-        created = one.create_time.ToDatetime().strftime("%m-%d %H:%M:%S") if one.HasField("create_time") else ""
-        prompt = words.visible(one.spec.prompt.text) or f"({one.spec.prompt.WhichOneof('content') or 'nothing'})"
-        identity = words.visible(one.name.removeprefix("explanations/"))
         table.add_row(
-            identity,
+            words.visible(one.name.removeprefix("explanations/")),
             Text(state, _STATES.get(state, "")),
             words.method(one.spec),
-            words.visible(one.model.name),
-            created,
-            prompt,
+            words.age(now - one.create_time.ToNanoseconds() / 1e9),
+            words.visible(one.spec.prompt.text) or f"({one.spec.prompt.WhichOneof('content') or 'nothing'})",
         )
     return table
 

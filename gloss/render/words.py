@@ -174,6 +174,14 @@ def duration(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 60 else f"{int(seconds // 60)} min {int(seconds % 60)} s"
 
 
+def age(seconds: float) -> str:
+    """``12 s``, ``5 min``, ``3 h``, ``2 d``."""
+    for unit_, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds // size:.0f} {unit_}"
+    return f"{max(seconds, 0):.0f} s"
+
+
 def pieces(result: v1.ExplanationResult) -> Iterator[tuple[str, v1.FeatureAttribution | None]]:
     """The text in order, cut at the features' spans: each piece with its attribution, or None between features."""
     position = 0
