@@ -186,9 +186,9 @@ class Drain:
 
 
 def _code(context: Context) -> grpc.StatusCode:
-    """The code that was set; gRPC keeps it as a number, 0 unless somebody set another."""
-    number: Any = context.code()
-    return _CODES.get(number, grpc.StatusCode.UNKNOWN)
+    """The code with which a call ends. gRPC has it as a code after an abort, else as a number, 0 or None for OK."""
+    code: Any = context.code()
+    return code if isinstance(code, grpc.StatusCode) else _CODES.get(code or 0, grpc.StatusCode.UNKNOWN)
 
 
 def _left(context: Context) -> grpc.StatusCode:
@@ -199,5 +199,6 @@ def _left(context: Context) -> grpc.StatusCode:
 
 
 def _camel(code: grpc.StatusCode) -> str:
-    """The code as the grpc-prometheus family writes it: OK, InvalidArgument."""
-    return "OK" if code is grpc.StatusCode.OK else code.name.title().replace("_", "")
+    """The code as the grpc-prometheus family, which is Go's, writes it: OK, Canceled, InvalidArgument."""
+    odd = {grpc.StatusCode.OK: "OK", grpc.StatusCode.CANCELLED: "Canceled"}
+    return odd.get(code) or code.name.title().replace("_", "")

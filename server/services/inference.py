@@ -189,11 +189,7 @@ class _Clock:
 
 
 def _encode(model: LanguageModel, message: pb.Prompt) -> Encoding:
-    prompt = to_prompt(message)
-    # Ids need no tokenizing to be counted, and decoding far too many of them would take long.
-    if prompt.token_ids is not None and len(prompt.token_ids) > model.info.context_length:
-        raise PromptTooLongError("prompt.token_ids.ids", len(prompt.token_ids), model.info.context_length)
-    return model.tokenizer.encode(prompt)
+    return model.tokenizer.encode(to_prompt(message))
 
 
 def _encode_nth(model: LanguageModel, index: int, prompt: pb.Prompt) -> Encoding:

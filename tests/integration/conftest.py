@@ -1,0 +1,37 @@
+"""Servers that the tests of several files share."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ml.models
+from tests.integration.serving import Gate, Served, serve
+
+
+@pytest.fixture(scope="session")
+def served(tiny_llama_chat: Path, tiny_gpt2: Path, tiny_lstm: Path) -> Iterator[Served]:
+    """Three models, tiny-llama-chat the default, and no Redis at all."""
+    with serve([tiny_llama_chat, tiny_gpt2, tiny_lstm]) as server:
+        yield server
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    """Holds up the models of servers that are started after it."""
+    gate = Gate()
+    monkeypatch.setattr(ml.models, "load", gate.load)
+    yield gate
+    gate.open.set()
+
+
+@pytest.fixture
+def gated(gate: Gate, tiny_gpt2: Path) -> Callable[..., AbstractContextManager[Served]]:
+    """Start a server of tiny-gpt2 behind the gate, with settings of the test's own."""
+
+    def start(**settings: Any) -> AbstractContextManager[Served]:
+        return serve([tiny_gpt2], **settings)
+
+    return start

@@ -1,0 +1,243 @@
+"""ExplanationService over real gRPC and a real Redis. The test plays the worker, through the same store."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from gloss import v1 as pb
+from jobs import names
+from jobs.attempts import AttemptStore
+from jobs.connection import connect
+from tests.integration.explanations import lime, wait_for
+from tests.integration.serving import Code, Served, refused, serve
+
+EXPLANATIONS = "gloss.v1.ExplanationService"
+
+
+@pytest.fixture(scope="module")
+def served(redis_server, tiny_gpt2: Path) -> Iterator[Served]:
+    with serve([tiny_gpt2], redis_url=redis_server.url) as server:
+        yield server
+
+
+class Worker:
+    """A worker that does what the test says."""
+
+    def __init__(self, redis, digest: str) -> None:
+        self.store = AttemptStore(redis)
+        self.queue = names.queue("tiny-gpt2")
+        self.digest = digest
+        self.beat()
+
+    def beat(self) -> None:
+        self.store.beat(self.queue, self.digest, "test-worker", 60)
+
+    def retire(self) -> None:
+        self.store.retire(self.queue, self.digest, "test-worker")
+
+    def begin(self, explanation: pb.Explanation):
+        attempt = self.store.begin(explanation.name.removeprefix("explanations/"))
+        assert attempt is not None
+        return attempt
+
+
+@pytest.fixture
+def worker(redis_url, load_model, tiny_gpt2) -> Iterator[Worker]:
+    """A worker for the served model, on an empty Redis."""
+    with connect(redis_url, patient=False) as client:
+        yield Worker(client, load_model(tiny_gpt2).info.digest)
+
+
+def create(served, spec=None, **fields) -> pb.Explanation:
+    return served.explanations.CreateExplanation(pb.CreateExplanationRequest(spec=spec or lime(), **fields), timeout=20)
+
+
+def test_create_queues_and_get_reads(served, worker, load_model, tiny_gpt2):
+    before = served.metric("gloss_explanations_created_total", method="lime")
+    created = create(served)
+    assert created.name.startswith("explanations/")
+    assert created.state == pb.EXPLANATION_STATE_QUEUED
+    assert created.spec.model == "tiny-gpt2"
+    assert created.model.digest == load_model(tiny_gpt2).info.digest
+    assert served.explanations.GetExplanation(pb.GetExplanationRequest(name=created.name)) == created
+    assert served.metric("gloss_explanations_created_total", method="lime") == before + 1
+    wait_for(lambda: served.metric("gloss_explanation_queue_depth", model="tiny-gpt2") == 1)
+
+
+def test_equal_specs_share_one_explanation_unless_told_otherwise(served, worker):
+    first = create(served)
+    assert create(served).name == first.name
+    named = lime()
+    named.model = "tiny-gpt2"
+    assert create(served, named).name == first.name
+    assert create(served, fresh=True).name != first.name
+    assert create(served, lime(seed=1)).name != first.name
+
+
+def test_a_request_id_is_one_explanation(served, worker):
+    first = create(served, request_id="r-1", fresh=True)
+    assert create(served, request_id="r-1", fresh=True).name == first.name
+    other = pb.CreateExplanationRequest(spec=lime(seed=7), request_id="r-1")
+    refusal = refused(served.explanations.CreateExplanation, other)
+    assert (refusal.code, refusal.reason) == (Code.ALREADY_EXISTS, "REQUEST_ID_REUSED")
+    assert refusal.metadata == {"request_id": "r-1", "name": first.name}
+
+
+def test_list_pages_newest_first(served, worker):
+    made = [create(served, lime(seed=seed)).name for seed in range(5)]
+    found, token = [], ""
+    while True:
+        page = served.explanations.ListExplanations(pb.ListExplanationsRequest(page_size=2, page_token=token))
+        found += [explanation.name for explanation in page.explanations]
+        token = page.next_page_token
+        if not token:
+            break
+    assert found == made[::-1]
+    succeeded = pb.ListExplanationsRequest(state=pb.EXPLANATION_STATE_SUCCEEDED)
+    assert not served.explanations.ListExplanations(succeeded).explanations
+    refusal = refused(served.explanations.ListExplanations, pb.ListExplanationsRequest(page_token="nonsense"))  # noqa: S106
+    assert (refusal.code, refusal.field) == (Code.INVALID_ARGUMENT, "page_token")
+
+
+def test_watch_follows_an_explanation_to_its_end(served, worker):
+    created = create(served)
+    stream = served.explanations.WatchExplanation(pb.WatchExplanationRequest(name=created.name), timeout=20)
+    seen = [next(stream).explanation]
+    attempt = worker.begin(created)
+    seen.append(next(stream).explanation)
+    worker.store.progress(attempt, pb.Progress(evaluations_done=3, evaluations_planned=9, stage="sampling"))
+    while seen[-1].progress.evaluations_done != 3:
+        seen.append(next(stream).explanation)
+    worker.store.succeed(attempt, pb.ExplanationResult(text="done"))
+    seen += [message.explanation for message in stream]
+    assert [explanation.state for explanation in (seen[0], seen[1], seen[-1])] == [
+        pb.EXPLANATION_STATE_QUEUED,
+        pb.EXPLANATION_STATE_RUNNING,
+        pb.EXPLANATION_STATE_SUCCEEDED,
+    ]
+    assert seen[-1].result.text == "done"
+    again = list(served.explanations.WatchExplanation(pb.WatchExplanationRequest(name=created.name), timeout=20))
+    assert [message.explanation for message in again] == seen[-1:]
+
+
+def test_cancel_and_delete(served, worker):
+    created = create(served)
+    for _ in range(2):  # Cancelling again changes nothing.
+        cancelled = served.explanations.CancelExplanation(pb.CancelExplanationRequest(name=created.name))
+        assert cancelled.state == pb.EXPLANATION_STATE_CANCELLED
+    done = create(served, lime(seed=1))
+    worker.store.succeed(worker.begin(done), pb.ExplanationResult())
+    refusal = refused(served.explanations.CancelExplanation, pb.CancelExplanationRequest(name=done.name))
+    assert (refusal.code, refusal.reason) == (Code.FAILED_PRECONDITION, "WRONG_STATE")
+    assert refusal.metadata == {"name": done.name, "state": "SUCCEEDED"}
+    served.explanations.DeleteExplanation(pb.DeleteExplanationRequest(name=done.name))
+    gone = refused(served.explanations.GetExplanation, pb.GetExplanationRequest(name=done.name))
+    assert (gone.code, gone.reason) == (Code.NOT_FOUND, "EXPLANATION_NOT_FOUND")
+
+
+def test_what_nobody_knows_is_not_found(served, worker):
+    name = "explanations/" + "0" * 32
+    for method, kind in [
+        (served.explanations.GetExplanation, pb.GetExplanationRequest),
+        (served.explanations.WatchExplanation, pb.WatchExplanationRequest),
+        (served.explanations.CancelExplanation, pb.CancelExplanationRequest),
+        (served.explanations.DeleteExplanation, pb.DeleteExplanationRequest),
+    ]:
+        refusal = refused(method, kind(name=name))
+        assert (refusal.code, refusal.reason) == (Code.NOT_FOUND, "EXPLANATION_NOT_FOUND")
+        assert refusal.metadata == {"name": name}
+
+
+def test_without_a_worker_nothing_is_queued(served, worker):
+    worker.retire()
+    refusal = refused(served.explanations.CreateExplanation, pb.CreateExplanationRequest(spec=lime()))
+    assert (refusal.code, refusal.reason) == (Code.UNAVAILABLE, "NO_WORKER")
+    assert refusal.metadata == {"model": "tiny-gpt2"}
+    assert refusal.retry_seconds
+    assert not served.explanations.ListExplanations(pb.ListExplanationsRequest()).explanations
+
+
+def test_a_worker_with_other_weights_does_not_count(served, worker):
+    worker.retire()
+    worker.digest = "f" * 64
+    worker.beat()
+    refusal = refused(served.explanations.CreateExplanation, pb.CreateExplanationRequest(spec=lime()))
+    assert refusal.reason == "NO_WORKER"
+
+
+def test_a_full_queue_refuses(redis_server, worker, tiny_gpt2):
+    with serve([tiny_gpt2], redis_url=redis_server.url, max_queued=1) as server:
+        create(server)
+        refusal = refused(server.explanations.CreateExplanation, pb.CreateExplanationRequest(spec=lime(seed=1)))
+        assert (refusal.code, refusal.reason) == (Code.RESOURCE_EXHAUSTED, "QUEUE_FULL")
+        assert refusal.retry_seconds
+
+
+def test_a_stream_ends_by_age_and_by_the_servers_end(redis_server, worker, tiny_gpt2):
+    with serve([tiny_gpt2], redis_url=redis_server.url, watch_seconds=0.3) as server:
+        request = pb.WatchExplanationRequest(name=create(server).name)
+        refusal = refused(server.explanations.WatchExplanation, request)
+        assert (refusal.code, refusal.reason) == (Code.UNAVAILABLE, "STREAM_AGE")
+    with serve([tiny_gpt2], redis_url=redis_server.url) as server:
+        stream = server.explanations.WatchExplanation(request, timeout=20)
+        next(stream)
+        stopping = threading.Thread(target=lambda: server.on_loop(server.server.stop()))
+        stopping.start()
+        with pytest.raises(grpc.RpcError) as caught:
+            list(stream)
+        assert caught.value.code() is Code.UNAVAILABLE
+        stopping.join()
+
+
+def test_redis_away_is_unavailable_at_once_and_inference_is_unharmed(private_redis, load_model, tiny_gpt2):
+    with serve([tiny_gpt2], redis_url=private_redis.url) as server:
+        with connect(private_redis.url, patient=False) as client:
+            Worker(client, load_model(tiny_gpt2).info.digest)
+        wait_for(lambda: server.health(EXPLANATIONS) == "SERVING")
+        name = create(server).name
+        stream = server.explanations.WatchExplanation(pb.WatchExplanationRequest(name=name), timeout=20)
+        next(stream)
+
+        private_redis.stop()
+        for method, request in [
+            (server.explanations.CreateExplanation, pb.CreateExplanationRequest(spec=lime(seed=2))),
+            (server.explanations.GetExplanation, pb.GetExplanationRequest(name=name)),
+            (server.explanations.ListExplanations, pb.ListExplanationsRequest()),
+            (server.explanations.WatchExplanation, pb.WatchExplanationRequest(name=name)),
+            (server.explanations.CancelExplanation, pb.CancelExplanationRequest(name=name)),
+        ]:
+            before = time.perf_counter()
+            refusal = refused(method, request)
+            assert time.perf_counter() - before < 2
+            assert (refusal.code, refusal.reason) == (Code.UNAVAILABLE, "STORE_UNAVAILABLE")
+            assert refusal.retry_seconds
+        with pytest.raises(grpc.RpcError) as caught:
+            list(stream)
+        assert caught.value.code() is Code.UNAVAILABLE
+        assert server.next_token("The capital of France is").predictions
+        wait_for(lambda: server.health(EXPLANATIONS) == "NOT_SERVING")
+        assert server.health("gloss.v1.InferenceService") == "SERVING"
+        assert "gloss_explanation_queue_depth" in server.page()
+
+        private_redis.start()
+        wait_for(lambda: server.health(EXPLANATIONS) == "SERVING")
+        assert server.explanations.GetExplanation(pb.GetExplanationRequest(name=name)).name == name
+
+
+def test_a_redis_that_hangs_is_unavailable_within_two_seconds(private_redis, load_model, tiny_gpt2):
+    with serve([tiny_gpt2], redis_url=private_redis.url) as server:
+        with connect(private_redis.url, patient=False) as client:
+            Worker(client, load_model(tiny_gpt2).info.digest)
+            client.execute_command("CLIENT", "PAUSE", 5000, "ALL")
+        before = time.perf_counter()
+        refusal = refused(server.explanations.ListExplanations, pb.ListExplanationsRequest())
+        assert time.perf_counter() - before < 2.5
+        assert refusal.reason == "STORE_UNAVAILABLE"
+        assert server.next_token("The capital of France is").predictions
+        assert server.page()

@@ -1,0 +1,282 @@
+"""InferenceService over real gRPC: the right numbers, together or alone, and order under load."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import numpy as np
+import pytest
+import torch
+
+from gloss import v1 as pb
+from ml import spec
+from tests.integration.explanations import wait_for
+from tests.integration.serving import Code, Refusal, refused
+
+PROMPTS = [
+    "The capital of France is",
+    "She sells",
+    "To be, or not to be: that is",
+    "In 1969 the first man walked on the",
+]
+
+
+def text(prompt: str) -> pb.Prompt:
+    return pb.Prompt(text=prompt)
+
+
+def array(tensor: pb.Tensor) -> np.ndarray:
+    kind = {pb.TENSOR_TYPE_FLOAT32: "<f4", pb.TENSOR_TYPE_FLOAT16: "<f2", pb.TENSOR_TYPE_INT32: "<i4"}[tensor.type]
+    return np.frombuffer(tensor.data, kind).reshape(tuple(tensor.shape))
+
+
+# Numbers
+
+
+def test_next_token_is_the_models_own_softmax(served, load_model, tiny_llama_chat):
+    model = load_model(tiny_llama_chat)
+    [prediction] = served.next_token(PROMPTS[0], top_k=5, temperature=0.7).predictions
+    ids = model.tokenizer.encode(spec.Prompt(text=PROMPTS[0])).ids
+    expected = torch.log_softmax(model.logits([ids])[0][-1] / 0.7, dim=-1)
+    assert [token.id for token in prediction.top] == expected.topk(5).indices.tolist()
+    for token in prediction.top:
+        assert token.log_probability == pytest.approx(expected[token.id].item(), abs=1e-4)
+        assert token.probability == pytest.approx(math.exp(token.log_probability))
+        assert token.text == model.tokenizer.token_text(token.id)
+    assert prediction.entropy == pytest.approx(-(expected.exp() * expected).sum().item(), abs=1e-4)
+    assert prediction.prompt_tokens == len(ids)
+
+
+def test_the_reply_names_the_model_and_its_stages(served, load_model, tiny_llama_chat):
+    before = time.perf_counter()
+    reply = served.next_token(PROMPTS[0])
+    elapsed = 1e3 * (time.perf_counter() - before)
+    assert (reply.model.name, reply.model.digest) == ("tiny-llama-chat", load_model(tiny_llama_chat).info.digest)
+    assert len(reply.predictions[0].top) == 10
+    stages = reply.timings
+    assert stages.model_ms > 0
+    assert stages.tokenize_ms > 0
+    assert stages.queue_ms >= 0
+    assert stages.queue_ms + stages.tokenize_ms + stages.model_ms + stages.reply_ms <= elapsed
+
+
+@pytest.mark.parametrize("model", ["tiny-llama-chat", "tiny-gpt2", "tiny-lstm"])
+def test_a_batch_answers_as_each_prompt_alone(served, model):
+    together = served.next_token(*PROMPTS, model=model, top_k=8).predictions
+    for prompt, prediction in zip(PROMPTS, together, strict=True):
+        [alone] = served.next_token(prompt, model=model, top_k=8).predictions
+        assert [token.id for token in prediction.top] == [token.id for token in alone.top]
+        for one, other in zip(prediction.top, alone.top, strict=True):
+            assert one.log_probability == pytest.approx(other.log_probability, abs=1e-4)
+        assert prediction.entropy == pytest.approx(alone.entropy, abs=1e-4)
+
+
+def test_text_ids_and_chat_are_prompts(served, load_model, tiny_llama_chat):
+    ids = load_model(tiny_llama_chat).tokenizer.encode(spec.Prompt(text=PROMPTS[0])).ids
+    chat = pb.Chat(messages=[pb.ChatMessage(role="user", content="Hello")])
+    prompts = [text(PROMPTS[0]), pb.Prompt(token_ids=pb.TokenIds(ids=ids)), pb.Prompt(chat=chat)]
+    by_text, by_ids, by_chat = served.inference.NextToken(pb.NextTokenRequest(prompts=prompts)).predictions
+    assert by_text.top[0].id == by_ids.top[0].id
+    assert by_chat.prompt_tokens > 0
+
+
+def test_score_sums_to_the_continuations_log_probability(served, load_model, tiny_gpt2):
+    model = load_model(tiny_gpt2)
+    items = [
+        pb.ScoreItem(prompt=text("The capital of"), continuation=pb.Continuation(text=" France is Paris")),
+        pb.ScoreItem(prompt=text("She sells"), continuation=pb.Continuation(token_ids=pb.TokenIds(ids=[5, 7]))),
+    ]
+    reply = served.inference.Score(pb.ScoreRequest(model="tiny-gpt2", items=items))
+    first, second = reply.scores
+    assert "".join(token.text for token in first.tokens) == " France is Paris"
+    assert [token.id for token in second.tokens] == [5, 7]
+    for item, score in zip(items, reply.scores, strict=True):
+        prompt = model.tokenizer.encode(spec.Prompt(text=item.prompt.text)).ids
+        ids = [token.id for token in score.tokens]
+        rows = torch.log_softmax(model.logits([[*prompt, *ids]], [len(ids) + 1])[0], dim=-1)
+        for row, token in zip(rows, score.tokens, strict=False):
+            assert token.log_probability == pytest.approx(row[token.id].item(), abs=1e-4)
+            assert token.rank == 1 + int((row > row[token.id]).sum())
+        assert score.log_probability == pytest.approx(sum(token.log_probability for token in score.tokens))
+
+
+def test_attention_rows_are_distributions(served):
+    request = pb.AttentionRequest(prompt=text(PROMPTS[0]), layers=[1, 0], heads=[2], queries=[-1, 0])
+    reply = served.inference.Attention(request)
+    weights = array(reply.weights)
+    tokens = len(reply.tokens)
+    assert weights.shape == (2, 1, 2, tokens)
+    assert (list(reply.layers), list(reply.heads), list(reply.queries)) == ([1, 0], [2], [tokens - 1, 0])
+    np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-5)
+    np.testing.assert_allclose(weights[:, :, 1, 1:], 0)  # The first token sees itself only.
+    assert reply.timings.model_ms > 0
+
+
+def test_attention_reduced_and_cut_is_the_dense_one(served):
+    def ask(**fields):
+        return served.inference.Attention(pb.AttentionRequest(prompt=text(PROMPTS[0]), **fields))
+
+    dense = array(ask().weights)
+    mean = ask(reduction=pb.ATTENTION_REDUCTION_HEAD_MEAN)
+    np.testing.assert_allclose(array(mean.weights)[:, 0], dense.mean(1), atol=1e-6)
+    assert list(mean.heads) == []
+    top = ask(top_n=3)
+    np.testing.assert_allclose(np.take_along_axis(dense, array(top.keys), -1), array(top.weights), atol=1e-6)
+    np.testing.assert_allclose(array(top.weights), -np.sort(-dense, -1)[..., :3], atol=1e-6)
+    half = ask(type=pb.TENSOR_TYPE_FLOAT16)
+    assert half.weights.type == pb.TENSOR_TYPE_FLOAT16
+    np.testing.assert_allclose(array(half.weights), dense, atol=1e-3)
+    rollout = ask(reduction=pb.ATTENTION_REDUCTION_ROLLOUT)
+    np.testing.assert_allclose(array(rollout.weights).sum(-1), 1, atol=1e-5)
+
+
+def test_tokenize_points_into_the_text(served):
+    reply = served.inference.Tokenize(pb.TokenizeRequest(prompt=text("Naïve café 😀 in Zürich")))
+    assert reply.text == "Naïve café 😀 in Zürich"
+    for token in [token for token in reply.tokens if token.HasField("span")]:
+        shown = reply.text[token.span.start : token.span.end]
+        assert token.text == shown or "\N{REPLACEMENT CHARACTER}" in token.text
+    assert reply.context_length == 128
+
+
+def test_list_models(served):
+    models = served.inference.ListModels(pb.ListModelsRequest()).models
+    assert [model.version.name for model in models] == ["tiny-llama-chat", "tiny-gpt2", "tiny-lstm"]
+    assert [model.is_default for model in models] == [True, False, False]
+    assert [model.has_attention for model in models] == [True, True, False]
+    assert [model.has_chat_template for model in models] == [True, False, False]
+    llama = models[0]
+    assert (llama.layers, llama.heads, llama.context_length, llama.device) == (2, 4, 128, "cpu")
+    assert (llama.mask_token, models[1].mask_token) == ("<unk>", "")
+
+
+def test_what_a_model_cannot_do_is_a_failed_precondition(served):
+    no_attention = refused(served.inference.Attention, pb.AttentionRequest(model="tiny-lstm", prompt=text("It")))
+    assert (no_attention.code, no_attention.reason) == (Code.FAILED_PRECONDITION, "NO_ATTENTION")
+    chat = pb.Prompt(chat=pb.Chat(messages=[pb.ChatMessage(role="user", content="Hello")]))
+    no_chat = refused(served.inference.Tokenize, pb.TokenizeRequest(model="tiny-gpt2", prompt=chat))
+    assert (no_chat.code, no_chat.reason) == (Code.FAILED_PRECONDITION, "NO_CHAT_TEMPLATE")
+
+
+def test_generate_says_that_it_is_not_built(served):
+    refusal = refused(served.inference.Generate, pb.GenerateRequest(prompt=text("It")))
+    assert (refusal.code, refusal.reason) == (Code.UNIMPLEMENTED, "NOT_IMPLEMENTED")
+
+
+# Order under load
+
+
+def hold(gate, server):
+    """Occupy the model until the gate opens; the call that does it."""
+    gate.open.clear()
+    while gate.entered.acquire(blocking=False):
+        pass
+    call = server.inference.NextToken.future(pb.NextTokenRequest(prompts=[text("It was")]))
+    assert gate.entered.acquire(timeout=20)
+    return call
+
+
+def waiting(server):
+    return server.metric("gloss_inference_queue_depth")
+
+
+def test_calls_that_come_together_run_together(gate, gated):
+    with gated() as server:
+        first = hold(gate, server)
+        calls = [server.inference.NextToken.future(pb.NextTokenRequest(prompts=[text(p)])) for p in PROMPTS * 2]
+        wait_for(lambda: waiting(server) == 8)
+        gate.open.set()
+        for call in [first, *calls]:
+            assert call.result(20).predictions
+        assert gate.batches[-1] == 8
+
+
+def test_overload_is_refused_at_once_with_a_time_to_return(gate, gated):
+    with gated(max_waiting_prompts=2) as server:
+        first = hold(gate, server)
+        queued = server.inference.NextToken.future(pb.NextTokenRequest(prompts=[text("a"), text("b")]))
+        wait_for(lambda: waiting(server) == 2)
+        before = time.perf_counter()
+        refusal = refused(server.inference.NextToken, pb.NextTokenRequest(prompts=[text("c")]))
+        assert time.perf_counter() - before < 1
+        assert (refusal.code, refusal.reason) == (Code.RESOURCE_EXHAUSTED, "QUEUE_FULL")
+        assert refusal.retry_seconds > 0
+        gate.open.set()
+        assert first.result(20).predictions
+        assert queued.result(20).predictions
+
+
+def test_a_caller_that_leaves_frees_its_place(gate, gated):
+    with gated() as server:
+        first = hold(gate, server)
+        leaving = server.inference.NextToken.future(pb.NextTokenRequest(prompts=[text("a")] * 5))
+        staying = server.inference.NextToken.future(pb.NextTokenRequest(prompts=[text("b")]))
+        wait_for(lambda: waiting(server) == 6)
+        leaving.cancel()
+        wait_for(lambda: waiting(server) == 1)
+        gate.open.set()
+        first.result(20)
+        staying.result(20)
+        assert gate.batches[-1] == 1
+        labels = {"grpc_type": "unary", "grpc_service": "gloss.v1.InferenceService", "grpc_method": "NextToken"}
+        wait_for(lambda: server.metric("grpc_server_handled_total", **labels, grpc_code="Canceled") == 1)
+
+
+def test_a_deadline_ends_a_call_that_waits(gate, gated):
+    with gated() as server:
+        first = hold(gate, server)
+        with pytest.raises(grpc.RpcError) as caught:
+            server.next_token("a", timeout=0.2)
+        assert caught.value.code() is Code.DEADLINE_EXCEEDED
+        wait_for(lambda: waiting(server) == 0)
+        gate.open.set()
+        first.result(20)
+        assert gate.batches[-1] == 1
+
+
+def test_many_callers_at_once_all_get_their_own_answer(served):
+    expected = {prompt: served.next_token(prompt).predictions[0].top[0].id for prompt in PROMPTS}
+    start = threading.Barrier(8)
+
+    def ask(worker: int) -> list[tuple[str, int]]:
+        start.wait()
+        prompts = [PROMPTS[(worker + step) % len(PROMPTS)] for step in range(10)]
+        return [(prompt, served.next_token(prompt).predictions[0].top[0].id) for prompt in prompts]
+
+    with ThreadPoolExecutor(8) as pool:
+        for answers in pool.map(ask, range(8)):
+            assert all(expected[prompt] == found for prompt, found in answers)
+
+
+def test_a_failure_inside_stays_inside(gate, gated, monkeypatch, caplog):
+    with gated() as server:
+        monkeypatch.setattr("server.services.wire.version", lambda _: 1 / 0)
+        with pytest.raises(grpc.RpcError) as caught:
+            server.next_token("a")
+        refusal = Refusal(caught.value)
+        assert (refusal.code, refusal.reason) == (Code.INTERNAL, "INTERNAL")
+        assert "division" not in refusal.message
+        assert refusal.metadata["incident"] in caplog.text
+
+
+# The end
+
+
+def test_draining_finishes_what_was_accepted_and_refuses_the_rest(gate, gated):
+    with gated() as server:
+        first = hold(gate, server)
+        stopping = threading.Thread(target=lambda: server.on_loop(server.server.stop()))
+        stopping.start()
+        wait_for(lambda: server.server.drain.begun)
+        assert server.health("gloss.v1.InferenceService") == "NOT_SERVING"
+        refusal = refused(server.inference.NextToken, pb.NextTokenRequest(prompts=[text("late")]))
+        assert (refusal.code, refusal.reason) == (Code.UNAVAILABLE, "DRAINING")
+        assert refusal.retry_seconds is not None
+        gate.open.set()
+        assert first.result(20).predictions
+        stopping.join(20)
+        assert not stopping.is_alive()
