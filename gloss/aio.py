@@ -12,10 +12,10 @@ from typing import Concatenate, ParamSpec
 import grpc
 
 from gloss import calls, v1
-from gloss.calls import Call, Explain, Pages, Reply, Stream, Unary, Watch
 from gloss.connection import Connection, as_method
 from gloss.errors import GlossError, from_rpc
 from gloss.patience import Patience, is_final
+from gloss.plans import Call, Explain, Pages, Reply, Stream, Unary, Watch
 
 P = ParamSpec("P")
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import grpc
 
-from gloss.calls import IDEMPOTENT, Call, Reply
+from gloss.plans import IDEMPOTENT, Call, Reply
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 
@@ -83,6 +83,7 @@ class Connection:
             ("grpc.service_config", SERVICE_CONFIG),
             ("grpc.primary_user_agent", "gloss"),
             ("grpc.max_receive_message_length", -1),  # the server bounds its replies and says so; no second limit here
+            ("grpc.max_reconnect_backoff_ms", 5000),  # a server that restarts is found again soon
             # A proxy set for the web must not stand between us and a server on this very machine.
             ("grpc.enable_http_proxy", int(not self.address.startswith(("127.", "localhost:", "[::1]", "unix:")))),
         ]

@@ -7,8 +7,8 @@ import time
 
 import grpc
 
-from gloss.calls import Watch
 from gloss.errors import GlossError
+from gloss.plans import Watch
 from gloss.v1 import (
     EXPLANATION_STATE_CANCELLED,
     EXPLANATION_STATE_FAILED,

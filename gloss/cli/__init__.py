@@ -6,7 +6,7 @@ or was cancelled; 130 interrupted.
 
 from __future__ import annotations
 
-from importlib import import_module
+from importlib import import_module, metadata
 
 import click
 
@@ -40,8 +40,17 @@ class LazyGroup(click.Group):
         return command
 
 
+def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        try:
+            click.echo(f"gloss {metadata.version('gloss')}")
+        except metadata.PackageNotFoundError:
+            click.echo("gloss, from a checkout that is not installed")
+        ctx.exit()
+
+
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(package_name="gloss")
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
 def main() -> None:
     """Ask a served language model what it expects next, and why.
 

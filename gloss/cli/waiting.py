@@ -67,7 +67,7 @@ def _shown(session: Session, changes: Iterator[v1.Explanation]) -> Iterator[v1.E
     progress = Progress(
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=32),
+        BarColumn(bar_width=32, complete_style="cyan", pulse_style="cyan"),
         TextColumn("{task.fields[count]}"),
         TextColumn("{task.fields[remaining]}", style="dim"),
         console=session.err,

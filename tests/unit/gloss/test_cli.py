@@ -260,6 +260,10 @@ def test_every_command_has_help_and_takes_json(run: Run, command: str) -> None:
         assert option in shown
 
 
+def test_version(run: Run) -> None:
+    assert output(run("--version")).startswith("gloss")
+
+
 def test_the_key_is_read_from_the_environment(address: str, script: fake.Script) -> None:
     result = CliRunner().invoke(main, ["models"], env={"GLOSS_ADDRESS": address, "GLOSS_API_KEY": "secret"})
     assert result.exit_code == 0

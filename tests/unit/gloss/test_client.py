@@ -189,6 +189,18 @@ def test_watch_survives_dropped_connections(client: Client, script: fake.Script)
     assert script.attempts["WatchExplanation"] == 4
 
 
+def test_watch_survives_a_restart_of_the_server() -> None:
+    endless = v1.Explanation(name="explanations/1", state=v1.EXPLANATION_STATE_RUNNING)
+    with fake.serve() as (address, script):
+        client = Client(address)
+        client.explain("hello world", wait=False)
+        script.watches += [[endless, grpc.StatusCode.UNAVAILABLE]]
+        changes = client.watch("1")
+        assert next(changes).state == v1.EXPLANATION_STATE_RUNNING
+    with client, fake.serve(script, port=int(address.rpartition(":")[2])):
+        assert [change.state for change in changes][-1] == v1.EXPLANATION_STATE_SUCCEEDED
+
+
 def test_watch_gives_up_in_time(client: Client, script: fake.Script, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patience, "OUTAGE_SECONDS", 0.2)
     queued = client.explain("hello world", wait=False)

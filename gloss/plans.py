@@ -1,0 +1,102 @@
+"""What a client carries out: one call (`Unary`, `Stream`) or a short conversation (`Pages`, `Watch`, `Explain`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from google.protobuf.message import Message
+
+from gloss import v1
+from gloss.errors import ExplanationFailedError
+
+Reply = TypeVar("Reply", bound=Message)
+
+INFERENCE = "gloss.v1.InferenceService"
+EXPLANATIONS = "gloss.v1.ExplanationService"
+
+IDEMPOTENT = {
+    INFERENCE: ("NextToken", "Score", "Attention", "Tokenize", "ListModels"),
+    # CreateExplanation is safe to repeat because every request below carries a request_id.
+    EXPLANATIONS: ("CreateExplanation", "GetExplanation", "ListExplanations", "CancelExplanation"),
+}
+"""Unary methods, by service, that may be sent again when the server was unavailable."""
+
+
+@dataclass(frozen=True)
+class Call(Generic[Reply]):
+    """One RPC. `timeout` None is the client's own."""
+
+    service: str
+    method: str
+    request: Message
+    reply: type[Reply]
+    timeout: float | None = None
+
+    @property
+    def path(self) -> str:
+        """As HTTP/2 knows the method."""
+        return f"/{self.service}/{self.method}"
+
+
+class Unary(Call[Reply]):
+    """One request, one reply."""
+
+
+class Stream(Call[Reply]):
+    """One request, many replies."""
+
+
+@dataclass(frozen=True)
+class Pages:
+    """All explanations of a list, page after page."""
+
+    request: v1.ListExplanationsRequest
+    timeout: float | None = None
+
+    def page(self, token: str) -> Unary[v1.ListExplanationsResponse]:
+        """The page that `token` asks for."""
+        request = v1.ListExplanationsRequest()
+        request.CopyFrom(self.request)
+        request.page_token = token
+        return Unary(EXPLANATIONS, "ListExplanations", request, v1.ListExplanationsResponse, self.timeout)
+
+
+@dataclass(frozen=True)
+class Watch:
+    """An explanation until it ends; `timeout` bounds the whole wait."""
+
+    name: str
+    timeout: float | None = None
+    known_to_exist: bool = False
+
+    def connect(self, timeout: float) -> Stream[v1.WatchExplanationResponse]:
+        """One connection of at most `timeout` seconds."""
+        request = v1.WatchExplanationRequest(name=self.name)
+        return Stream(EXPLANATIONS, "WatchExplanation", request, v1.WatchExplanationResponse, timeout)
+
+
+@dataclass(frozen=True)
+class Explain:
+    """Create an explanation and, where asked, wait for its end; `timeout` bounds the wait."""
+
+    create: Unary[v1.Explanation]
+    wait: bool
+    on_progress: Callable[[v1.Explanation], None] | None
+    timeout: float | None
+
+    def watch(self, explanation: v1.Explanation) -> Watch:
+        """The wait for the explanation that was created."""
+        return Watch(explanation.name, self.timeout, known_to_exist=True)
+
+    def report(self, explanation: v1.Explanation) -> None:
+        """Tell the caller of a change."""
+        if self.on_progress is not None:
+            self.on_progress(explanation)
+
+    def outcome(self, explanation: v1.Explanation) -> v1.Explanation:
+        """What the caller gets: the explanation, or the error that it ended with while we waited."""
+        if self.wait and explanation.state != v1.EXPLANATION_STATE_SUCCEEDED:
+            raise ExplanationFailedError(explanation)
+        return explanation
