@@ -101,9 +101,8 @@ class Run:
 
         measured = None
         if self.problem.quality is not None:
-            self._planned = (
-                value.answered + self.problem.quality.planned
-            )  # the method may have needed less than planned
+            # Counted anew, as the method may have needed less than planned.
+            self._planned = value.answered + self.problem.quality.planned
             yield self._update("measuring faithfulness", result)
             measured = yield from self._measured(value, self.problem.quality, estimate)
         if value.out_of_time:
