@@ -18,6 +18,9 @@ from torch import Tensor
 from ml.errors import InputError, NoAttentionError
 from ml.language_model import LanguageModel, ModelInfo
 
+MAX_LAYER_BYTES = 1 << 31
+"""The most memory that one layer's weights may take while they are reduced. Dense replies end far below it."""
+
 
 class Reduction(Enum):
     """How weights are reduced; ROLLOUT is Abnar & Zuidema 2020 ("Quantifying attention flow in transformers")."""
@@ -83,9 +86,12 @@ class AttentionMap:
 def resolve(spec: AttentionSpec, info: ModelInfo, tokens: int) -> AttentionPlan:
     """Check a spec against a model and a prompt of `tokens` tokens, and fill in what it leaves open.
 
+    More keys than the prompt has are not listed: the plan's `top_n` is at most `tokens`.
+
     Raises:
         NoAttentionError: the model has no attention.
-        InputError: a layer, head or query out of range or repeated, or a reduction that contradicts the rest.
+        InputError: a layer, head or query out of range or repeated, a reduction that contradicts the rest, or more
+            weights in one layer than memory is given to.
     """
     if not info.heads:
         raise NoAttentionError(info.name)
@@ -95,10 +101,16 @@ def resolve(spec: AttentionSpec, info: ModelInfo, tokens: int) -> AttentionPlan:
     if spec.top_n is not None and spec.top_n < 1:
         raise InputError("top_n", f"must be at least 1, not {spec.top_n}")
     top_n = None if spec.top_n is None else min(spec.top_n, tokens)
-    if spec.reduction is Reduction.ROLLOUT:
+    rollout = spec.reduction is Reduction.ROLLOUT
+    if rollout:
         if spec.heads:
             raise InputError("heads", "rollout uses the mean over all heads; leave heads empty")
         layers = (max(layers),)
+    rows = tokens if rollout else len(queries)
+    if (size := info.heads * rows * tokens * 4) > MAX_LAYER_BYTES:
+        message = f"one layer's weights would take {size} bytes of memory and the limit is {MAX_LAYER_BYTES}"
+        advice = "shorten the prompt" if rollout else "ask for fewer queries at once"
+        raise InputError("reduction" if rollout else "queries", f"{message}; {advice}")
     shown = heads if spec.reduction is Reduction.RAW else ()
     return AttentionPlan(layers, shown, queries, tokens, spec.reduction, heads, top_n, spec.half)
 
@@ -110,16 +122,14 @@ def attend(model: LanguageModel, ids: Sequence[int], plan: AttentionPlan) -> Att
 
     def put(place: int, weights: Tensor) -> None:
         """Store one layer of the reply: `weights` [heads, queries, keys]."""
-        if keys is None:
+        if keys is None or plan.top_n is None:
             collected[place] = weights.cpu().numpy()
             return
-        assert plan.top_n is not None
-        top = weights.topk(plan.top_n, dim=-1)
-        # A causal row has query + 1 keys; the others are 0 and no keys of it.
-        before = torch.tensor(plan.queries, device=weights.device)[:, None]
-        indices = torch.where(top.indices <= before, top.indices, -1)
-        collected[place] = top.values.masked_fill(indices < 0, 0.0).cpu().numpy()
-        keys[place] = indices.cpu().numpy()
+        # Keys behind the query must lose to every other, also to those whose weight is so small that it is 0.
+        unseen = torch.arange(plan.keys) > torch.tensor(plan.queries)[:, None]
+        top = weights.masked_fill(unseen.to(weights.device), -1.0).topk(plan.top_n, dim=-1)
+        collected[place] = top.values.clamp(min=0.0).cpu().numpy()
+        keys[place] = top.indices.masked_fill(top.values < 0, -1).cpu().numpy()
 
     if plan.reduction is Reduction.ROLLOUT:
         put(0, _rollout(model, ids, plan))
@@ -138,19 +148,18 @@ def attend(model: LanguageModel, ids: Sequence[int], plan: AttentionPlan) -> Att
 def _rollout(model: LanguageModel, ids: Sequence[int], plan: AttentionPlan) -> Tensor:
     """Rows `plan.queries` of the product of 0.5 A + 0.5 I over the layers, A the mean over heads. [1, queries, keys].
 
-    Layers come from the lowest up and are multiplied in as they come, so one product [keys, keys] is held and not a
-    matrix a layer.
+    Layers come from the lowest up and are multiplied in as they come: one product [keys, keys] is held, and not a
+    matrix a layer. Each row of each factor sums to 1, and so does each of the product.
     """
-    product: Tensor | None = None
+    product = torch.eye(plan.keys, device=model.info.device)
 
-    def sink(layer: int, weights: Tensor) -> None:
+    def sink(_: int, weights: Tensor) -> None:
         nonlocal product
         mixed = 0.5 * weights.mean(0)
         mixed.diagonal().add_(0.5)
-        product = mixed if product is None else mixed @ product
+        product = mixed @ product
 
-    model.attention(ids, range(plan.layers[0] + 1), range(len(ids)), sink)
-    assert product is not None
+    model.attention(ids, range(plan.layers[0] + 1), range(plan.keys), sink)
     return product[list(plan.queries)].unsqueeze(0)
 
 

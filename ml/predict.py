@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ml.errors import InputError
+from ml.errors import GlossError, InputError
 
 MAX_TOP_K = 1000
 """The most tokens listed for one position."""
@@ -45,34 +45,45 @@ def check_temperature(temperature: float) -> None:
 
 
 def next_token(logits: Tensor, top_k: Sequence[int], temperatures: Sequence[float]) -> list[Prediction]:
-    """Predict what follows each of n prompts.
+    """Predict what follows each of n prompts, in double precision.
 
     Args:
         logits: float32 [n, vocabulary].
         top_k: how many tokens to list for each prompt.
         temperatures: what each prompt's logits are divided by.
+
+    Raises:
+        GlossError: a row is not a distribution.
     """
-    scale = torch.tensor(temperatures, dtype=logits.dtype, device=logits.device).unsqueeze(1)
-    log_probs = torch.log_softmax(logits / scale, dim=-1)
-    probs = log_probs.exp()
-    # A token of probability 0 adds nothing, and 0 x -inf is not a number.
-    entropy = -torch.where(probs > 0, probs * log_probs, 0.0).sum(dim=-1)
-    top = log_probs.topk(max(top_k), dim=-1)
-    return [
-        Prediction(tuple(ids[:k]), tuple(values[:k]), nats)
-        for k, ids, values, nats in zip(top_k, top.indices.tolist(), top.values.tolist(), entropy.tolist(), strict=True)
-    ]
+    scale = torch.tensor(temperatures, dtype=torch.float64, device=logits.device).unsqueeze(1)
+    # The largest logit becomes 0, which stays 0 at any temperature; the others may only fall.
+    logits = logits.double()
+    shifted = (logits - logits.amax(dim=-1, keepdim=True)) / scale
+    log_probabilities = torch.log_softmax(shifted, dim=-1)
+    entropies = torch.special.entr(log_probabilities.exp()).sum(dim=-1)
+    _check_numbers(entropies)
+    top = log_probabilities.topk(max(top_k), dim=-1)
+    rows = zip(top_k, top.indices.tolist(), top.values.tolist(), entropies.tolist(), strict=True)
+    return [Prediction(tuple(ids[:k]), tuple(values[:k]), nats) for k, ids, values, nats in rows]
 
 
 def score(logits: Tensor, ids: Sequence[int]) -> Score:
-    """Score the tokens of one continuation.
+    """Score the tokens of one continuation, in double precision.
 
     Args:
         logits: float32 [n, vocabulary]; row i predicts ids[i].
         ids: n token ids.
+
+    Raises:
+        GlossError: a row is not a distribution.
     """
     wanted = torch.tensor(list(ids), device=logits.device).unsqueeze(1)
-    chosen = logits.gather(1, wanted)
-    log_probs = (chosen - torch.logsumexp(logits, dim=-1, keepdim=True)).squeeze(1)
-    ranks = (logits > chosen).sum(dim=-1) + 1
-    return Score(tuple(log_probs.tolist()), tuple(ranks.tolist()))
+    log_probabilities = torch.log_softmax(logits.double(), dim=-1).gather(1, wanted).squeeze(1)
+    _check_numbers(log_probabilities)
+    ranks = (logits > logits.gather(1, wanted)).sum(dim=-1) + 1
+    return Score(tuple(log_probabilities.tolist()), tuple(ranks.tolist()))
+
+
+def _check_numbers(values: Tensor) -> None:
+    if bool(values.isnan().any()):
+        raise GlossError("the model gives no probabilities (not a number); its weights may be damaged")

@@ -247,7 +247,7 @@ class Tokenizer:
             if waiting and end < len(ids):
                 continue
             # Word-level decoders put a space between tokens that is no part of either.
-            space = len(piece) - len(piece.lstrip()) if not self.token_text(group[0])[:1].isspace() else 0
+            space = len(piece) > 1 and piece[0] == " " != self.token_text(group[0])[:1]
             span = (len(text) + space, len(text) + len(piece))
             spans.extend([span if span[0] < span[1] else None] * len(group))
             text += piece

@@ -1,14 +1,16 @@
 """Attention weights of chosen layers and queries, from an unmodified Hugging Face model.
 
-The weights are computed in an attention function registered with transformers, and only where they are asked for: every
-layer's own output still comes from SDPA. What to capture travels as a keyword argument of the model's call, so there is
-no global state, and nothing runs above the highest layer asked for.
+Models call the attention function that transformers has under a name, and hand it whatever keyword arguments their own
+call had. So what to capture travels with the call, and there is no global state; a call without it is plain SDPA. Only
+the rows asked for are computed, the layer itself still runs through SDPA, and nothing runs above the highest layer
+asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -16,70 +18,146 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from ml.errors import InputError
 from ml.language_model import AttentionSink
 
-_NAME = "gloss_capture"
+NAME = "gloss"
+"""What transformers calls the attention function."""
+
+Reader = Callable[[PreTrainedModel, Sequence[int], Sequence[int], Sequence[int], AttentionSink], None]
+"""Runs a model over ids and hands the weights of layers and queries to a sink; see `LanguageModel.attention`."""
 
 
-class _Done(Exception):  # noqa: N818  (it is no error)
-    """Raised from the highest layer asked for, to leave the model."""
+class _Done(Exception):  # noqa: N818 - no error: it leaves the model from the highest layer asked for
+    pass
 
 
 class _Capture:
     """Which weights are wanted, and where they go."""
 
-    def __init__(self, layers: Sequence[int], queries: Sequence[int], sink: AttentionSink) -> None:
-        self.layers = frozenset(layers)
-        self.last = max(layers)
-        self.queries = torch.as_tensor(queries)
-        self.sink = sink
+    def __init__(self, layers: Sequence[int], queries: Tensor, sink: AttentionSink) -> None:
+        self.missing = set(layers)
+        self._last = max(layers)
+        self._queries = queries
+        self._sink = sink
 
-    def see(self, layer: int, query: Tensor, key: Tensor, mask: Tensor | None, scale: float) -> None:
-        """Take one layer's weights: `query` [1, heads, T, size], `key` [1, key heads, T, size]."""
-        if layer not in self.layers:
+    def take(self, layer: int, query: Tensor, key: Tensor, mask: Tensor | None, scale: float) -> None:
+        """Hand over the weights of one layer, if they are wanted.
+
+        Args:
+            layer: its number.
+            query: [1, heads, T, size].
+            key: [1, key heads, T, size]; each serves as many neighbouring heads as there are more of them.
+            mask: [1, 1 or heads, T, T], bool (True is seen) or added to the scores. None is causal.
+            scale: multiplies the scores.
+        """
+        if layer not in self.missing:
             return
-        queries = self.queries.to(query.device)
-        q = query[0, :, queries].float()
-        k = key[0].float().repeat_interleave(query.shape[1] // key.shape[1], dim=0)
-        scores = torch.matmul(q, k.transpose(-1, -2)) * scale
+        self.missing.remove(layer)
+        heads, keys = query.shape[1], key.shape[2]
+        # [key heads, heads of each, Q, size] x [key heads, 1, size, T]; float32 as eager attention's softmax has it.
+        q = query[0, :, self._queries].float().view(key.shape[1], -1, len(self._queries), query.shape[3])
+        k = key[0].float().unsqueeze(1)
+        scores = torch.matmul(q * scale, k.transpose(-1, -2)).view(heads, -1, keys)
         if mask is None:
-            hidden = torch.arange(k.shape[1], device=q.device) > queries[:, None]
-            scores = scores.masked_fill(hidden, float("-inf"))
+            hidden = torch.arange(keys, device=scores.device) > self._queries[:, None]
+            scores.masked_fill_(hidden, float("-inf"))
         elif mask.dtype == torch.bool:
-            scores = scores.masked_fill(~mask[0, :, queries], float("-inf"))
+            scores.masked_fill_(~mask[0, :, self._queries], float("-inf"))
         else:
-            scores = scores + mask[0, :, queries]
-        self.sink(layer, torch.softmax(scores, dim=-1))
-        if layer == self.last:
+            scores += mask[0, :, self._queries]
+        self._sink(layer, torch.softmax(scores, dim=-1))
+        if layer == self._last:
             raise _Done
 
 
-def capture(
-    model: PreTrainedModel, ids: Sequence[int], layers: Sequence[int], queries: Sequence[int], sink: AttentionSink
-) -> None:
-    """Run `model` over `ids` and hand the weights of `queries` to `sink`, layer by layer.
+def prepare(module: PreTrainedModel) -> Reader | None:
+    """Set `module` up and return the cheapest way to read its attention; None where it has none.
 
-    `sink` gets float32 [heads, queries, keys], for each of `layers` from the lowest up.
+    Each way is tried out on two tokens: models differ in whether they hand keyword arguments on, and only that tells.
     """
-    before = model.config._attn_implementation
-    model.set_attn_implementation(_NAME)
+    # A model that SDPA does not support caps its scores or has attention sinks, of which `_Capture` knows nothing.
+    if module._can_set_attn_implementation() and module._supports_sdpa:
+        before = module.config._attn_implementation
+        module.set_attn_implementation(NAME)
+        if _gives_weights(capture, module):
+            return capture
+        module.set_attn_implementation(before)
+    return read_eager if _gives_weights(read_eager, module) else None
+
+
+def _gives_weights(read: Reader, module: PreTrainedModel) -> bool:
+    causal: list[bool] = []
+    layers = range(module.config.get_text_config().num_hidden_layers)
+    # Some layers may be of another kind: one that gives weights is enough. None may show the first token the second.
+    with contextlib.suppress(InputError), torch.inference_mode():
+        read(module, [0, 0], layers, [0], lambda _, weights: causal.append(not weights[:, 0, 1].any()))
+    return bool(causal) and all(causal)
+
+
+def capture(
+    module: PreTrainedModel, ids: Sequence[int], layers: Sequence[int], queries: Sequence[int], sink: AttentionSink
+) -> None:
+    """Run a prepared `module` over `ids` and hand the weights of `queries` to `sink`; see `LanguageModel.attention`.
+
+    Raises:
+        InputError: a layer of this model is of another kind (some mix attention with recurrence).
+    """
+    input_ids = torch.tensor([list(ids)], device=module.device)
+    wanted = _Capture(layers, torch.tensor(list(queries), device=module.device), sink)
+    with contextlib.suppress(_Done):
+        module(input_ids=input_ids, use_cache=False, logits_to_keep=1, gloss_capture=wanted)
+    _check_complete(wanted.missing)
+
+
+def read_eager(
+    module: PreTrainedModel, ids: Sequence[int], layers: Sequence[int], queries: Sequence[int], sink: AttentionSink
+) -> None:
+    """As `capture`, for a model that has its own way with attention: all layers run, and keep all their weights.
+
+    Raises:
+        InputError: the model gives no weights for one of `layers`.
+    """
+    input_ids = torch.tensor([list(ids)], device=module.device)
+    before = module.config._attn_implementation
+    switched = module._can_set_attn_implementation()
     try:
-        input_ids = torch.tensor([list(ids)], device=model.device)
-        model(input_ids=input_ids, use_cache=False, logits_to_keep=1, capture=_Capture(layers, queries, sink))
-    except _Done:
-        pass
+        if switched:
+            module.set_attn_implementation("eager")
+        out = module(input_ids=input_ids, use_cache=False, logits_to_keep=1, output_attentions=True)
     finally:
-        model.set_attn_implementation(before)
+        if switched:
+            module.set_attn_implementation(before)
+    weights = getattr(out, "attentions", None) or ()
+    # With fewer weights than layers nobody can tell whose they are.
+    complete = len(weights) == module.config.get_text_config().num_hidden_layers
+    missing = {layer for layer in layers if not complete or weights[layer] is None}
+    for layer in sorted(set(layers) - missing):
+        sink(layer, weights[layer][0, :, list(queries)].float())
+    _check_complete(missing)
 
 
-def _attention(
-    module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+def _check_complete(missing: set[int]) -> None:
+    if missing:
+        names = ", ".join(map(str, sorted(missing)))
+        raise InputError("layers", f"layers without attention in this model: {names}; leave them out")
+
+
+def _attention(  # noqa: PLR0917 - transformers' signature
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    gloss_capture: _Capture | None = None,
+    **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    scale = kwargs.get("scaling") or query.shape[-1] ** -0.5
-    kwargs.pop("capture").see(module.layer_idx, query, key, attention_mask, scale)
+    if gloss_capture is not None:
+        scale = kwargs.get("scaling") or query.shape[-1] ** -0.5
+        gloss_capture.take(cast(int, module.layer_idx), query, key, attention_mask, scale)
     out: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     return out
 
 
-AttentionInterface.register(_NAME, _attention)
-AttentionMaskInterface.register(_NAME, sdpa_mask)
+AttentionInterface.register(NAME, _attention)
+AttentionMaskInterface.register(NAME, sdpa_mask)

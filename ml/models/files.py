@@ -7,7 +7,6 @@ from pathlib import Path
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
 
 from ml.errors import ModelLoadError
 
@@ -69,16 +68,11 @@ def digest(folder: Path) -> str:
 
 def _fetch(name: str) -> Path:
     choices = f"a shipped model ({', '.join(shipped()) or 'none'}), a folder, or a name on the Hugging Face Hub"
+    wanted, unwanted = [*_DESCRIPTIONS, "*.safetensors"], ["*/*", "consolidated*"]
     try:
-        validate_repo_id(name)
+        return Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=unwanted))
     except HFValidationError:
         raise ModelLoadError(f"there is no folder {name!r}; give {choices}") from None
-    try:
-        return Path(
-            snapshot_download(
-                name, allow_patterns=[*_DESCRIPTIONS, "*.safetensors"], ignore_patterns=["*/*", "consolidated*"]
-            )
-        )
     except Exception as error:  # httpx, requests, OSError and the Hub's own: all mean that it cannot be had
         reason = str(error).strip().partition("\n")[0]
         raise ModelLoadError(f"{name!r} cannot be fetched from the Hub ({reason}); give {choices}") from error

@@ -4,58 +4,68 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 from transformers.utils import logging as transformers_logging
 
 from ml.errors import ModelLoadError, NoAttentionError
 from ml.language_model import AttentionSink, ModelInfo
-from ml.models import attention_capture
+from ml.models.attention_capture import Reader, prepare
 from ml.tokens import Tokenizer
+
+_UNBOUNDED_CONTEXT = 2048
+"""Longest prompt of a model that names no limit of its own."""
 
 
 class HuggingFaceModel:
     """A causal language model of transformers, resident and in evaluation mode."""
 
-    def __init__(self, model: PreTrainedModel, tokenizer: Tokenizer, info: ModelInfo) -> None:
-        self.model = model.eval()
+    def __init__(self, module: PreTrainedModel, tokenizer: Tokenizer, info: ModelInfo, read: Reader | None) -> None:
+        """Wrap `module`, whose attention `read` reads; None where it has none."""
+        self.module = module
         self.tokenizer = tokenizer
         self.info = info
+        self._read = read
 
     @torch.inference_mode()
     def logits(self, sequences: Sequence[Sequence[int]], tails: Sequence[int] | None = None) -> list[Tensor]:
-        """Next-token logits after each of the last `tails[i]` positions of sequence i; see `LanguageModel.logits`."""
-        lengths = [len(ids) for ids in sequences]
+        """Next-token logits after each of the last `tails[i]` positions of sequence i; see `LanguageModel.logits`.
+
+        Padding stands on the right, where no position of a causal model sees it: so there is no mask, SDPA takes its
+        causal fast path whatever the lengths, and every position has the number that it has alone.
+        """
         tails = [1] * len(sequences) if tails is None else tails
-        longest = max(lengths)
-        # Padding stands on the left, so that all that is read out stands at the end, whatever the model does behind
-        # its last layer. Without padding there is no mask, and SDPA takes its causal fast path.
-        ids = torch.zeros(len(sequences), longest, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for row, seen, sequence in zip(ids, mask, sequences, strict=True):
-            row[longest - len(sequence) :] = torch.as_tensor(sequence)
-            seen[longest - len(sequence) :] = 1
-        ids, mask = ids.to(self.model.device), mask.to(self.model.device)
-        padding = (
-            {}
-            if min(lengths) == longest
-            else {
-                "attention_mask": mask,
-                "position_ids": (mask.cumsum(1) - 1).clamp_(min=0),
-            }
-        )
-        out = self.model(input_ids=ids, use_cache=False, logits_to_keep=max(tails), **padding).logits.float()
-        return [row[row.shape[0] - tail :] for row, tail in zip(out, tails, strict=True)]
+        ids = torch.zeros(len(sequences), max(map(len, sequences)), dtype=torch.long)
+        wanted = torch.zeros_like(ids, dtype=torch.bool)
+        for row, sequence, tail in zip(range(len(sequences)), sequences, tails, strict=True):
+            ids[row, : len(sequence)] = torch.as_tensor(sequence)
+            wanted[row, len(sequence) - tail : len(sequence)] = True
+        device = self.module.device
+        # The mask picks the hidden states before the head: the result is [sum of tails, vocabulary], row by row.
+        out = self.module(input_ids=ids.to(device), use_cache=False, logits_to_keep=wanted.to(device)).logits
+        return list(out.float().split(list(tails)))
 
     @torch.inference_mode()
     def attention(self, ids: Sequence[int], layers: Sequence[int], queries: Sequence[int], sink: AttentionSink) -> None:
-        """Hand the softmax weights of `queries` to `sink`; see `LanguageModel.attention`."""
-        if not self.info.heads:
+        """Hand the softmax weights of `queries` over all keys to `sink`; see `LanguageModel.attention`.
+
+        Raises:
+            NoAttentionError: the model has none.
+            InputError: some layers of this model have none.
+        """
+        if self._read is None:
             raise NoAttentionError(self.info.name)
-        attention_capture.capture(self.model, ids, layers, queries, sink)
+        self._read(self.module, ids, layers, queries, sink)
 
 
 def load_huggingface(folder: Path, device: torch.device, name: str, digest: str) -> HuggingFaceModel:
@@ -64,38 +74,87 @@ def load_huggingface(folder: Path, device: torch.device, name: str, digest: str)
     Raises:
         ModelLoadError: the files are incomplete, corrupt or of a kind that transformers does not know.
     """
-    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
+    _quieten(transformers_logging)
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    fast = _tokenizer(folder)
+    module = _module(folder, dtype, device)
+    read = prepare(module)
+    config = module.config.get_text_config()
+    info = ModelInfo(
+        name=name,
+        digest=digest,
+        architecture=str(module.config.model_type),
+        parameters=sum(parameter.numel() for parameter in module.parameters()),
+        layers=config.num_hidden_layers,
+        heads=config.num_attention_heads if read else 0,
+        hidden_size=config.hidden_size,
+        vocabulary_size=config.vocab_size,
+        context_length=_context_length(config),
+        device=str(module.device),
+        dtype=str(dtype).removeprefix("torch."),
+    )
+    tokenizer = Tokenizer(
+        fast, info.context_length, vocabulary_size=info.vocabulary_size, end_ids=_end_ids(module), model=name
+    )
+    return HuggingFaceModel(module, tokenizer, info, read)
+
+
+def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        model = AutoModelForCausalLM.from_pretrained(
+    except Exception as error:  # whatever a damaged tokenizer file makes of several parsers
+        raise ModelLoadError(f"the tokenizer of {folder} cannot be loaded: {_reason(error)}") from error
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise ModelLoadError(f"{folder} has no fast tokenizer (tokenizer.json), which alone gives tokens their places")
+    return tokenizer
+
+
+def _module(folder: Path, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+    auto: Any = AutoModelForCausalLM  # its annotations know neither loading info nor `to`
+    try:
+        module, report = auto.from_pretrained(
             folder,
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
             dtype=dtype,
-            attn_implementation="sdpa",
+            output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelLoadError(f"{folder} cannot be loaded: {reason}") from error
-    if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise ModelLoadError(f"{folder} has no fast tokenizer (tokenizer.json), which gives tokens their places")
-    model = model.to(device)
-    config = model.config.get_text_config()
-    info = ModelInfo(
-        name=name,
-        digest=digest,
-        architecture=config.model_type,
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        layers=config.num_hidden_layers,
-        heads=getattr(config, "num_attention_heads", 0) or 0,
-        hidden_size=config.hidden_size,
-        vocabulary_size=config.vocab_size,
-        context_length=config.max_position_embeddings,
-        device=str(device),
-        dtype=str(dtype).removeprefix("torch."),
-    )
-    wrapped = Tokenizer(tokenizer, info.context_length, vocabulary_size=info.vocabulary_size, model=name)
-    return HuggingFaceModel(model, wrapped, info)
+    except SafetensorError as error:
+        raise ModelLoadError(f"the weights of {folder} are damaged ({_reason(error)}); fetch them again") from error
+    except Exception as error:  # each architecture has its own ways to stumble over a configuration
+        raise ModelLoadError(f"{folder} cannot be loaded: {_reason(error)}") from error
+    # transformers would start from random numbers where a weight is missing.
+    if missing := sorted(report["missing_keys"]):
+        raise ModelLoadError(f"{folder} lacks {len(missing)} of its weights, such as {missing[0]}; fetch it again")
+    try:
+        loaded: PreTrainedModel = module.to(device).eval()
+    except torch.OutOfMemoryError as error:
+        raise ModelLoadError(f"{folder} does not fit into the memory of {device}") from error
+    return loaded
+
+
+def _quieten(logs: Any) -> None:
+    """Keep progress bars and advice for authors of training scripts out of a server's log."""
+    logs.disable_progress_bar()
+    logs.set_verbosity_error()
+
+
+def _context_length(config: PreTrainedConfig) -> int:
+    for key in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
+        length = getattr(config, key, None)
+        if isinstance(length, int) and length > 0:
+            return length
+    return _UNBOUNDED_CONTEXT
+
+
+def _end_ids(module: PreTrainedModel) -> list[int]:
+    """The tokens at which the model's own generation settings stop; chat models have several."""
+    settings = getattr(module, "generation_config", None)
+    ends = getattr(settings, "eos_token_id", None)
+    return [ends] if isinstance(ends, int) else list(ends or ())
+
+
+def _reason(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
