@@ -1,7 +1,8 @@
 """Write requirements.lock: `make lock`.
 
 Resolves the `dev` extra, which holds all others, without installing anything. What the lock pins already stays at its
-version, unless `--upgrade` asks for the newest of everything.
+version, unless `--upgrade` asks for the newest of everything. Best run with the oldest Python that Gloss supports
+(3.11.0 to 3.11.2, as Debian 12 has it): what is needed there only is then pinned too.
 """
 
 from __future__ import annotations
