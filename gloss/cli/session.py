@@ -44,8 +44,8 @@ class Session:
         return Console(stderr=True, highlight=False)
 
     def show(self, *drawings: RenderableType) -> None:
-        """Draw for a person."""
-        self.out.print(Group(*drawings))
+        """Draw for a person. Lines that must stay whole, such as commands to copy, may be wider than the console."""
+        self.out.print(Group(*drawings), crop=False)
 
     def emit(self, message: Message, *, lines: bool = False) -> None:
         """Print a message as JSON, on one line where several follow each other."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -70,8 +71,9 @@ def percent(share: float) -> str:
 
 
 def digits(result: v1.ExplanationResult) -> int:
-    """Decimals that suit the scale: probabilities are smaller than log-probabilities."""
-    return 4 if result.target.scale == v1.TARGET_SCALE_PROBABILITY else 2
+    """Decimals that show three figures of the largest attribution, from 2 to 6."""
+    most = max((abs(part.attribution) for part in result.attributions), default=0.0)
+    return min(6, max(2, 2 - math.floor(math.log10(most)))) if most else 2
 
 
 def method(spec: v1.ExplanationSpec) -> str:

@@ -251,6 +251,9 @@ def test_walk_shows_every_stop_and_the_command_for_it(run: Run) -> None:
     assert "Occlusion ·" in shown
     assert "LIME ·" in shown
 
+    long = "word " * 40 + "end"
+    assert f"$ gloss explain '{long}' --method lime\n" in output(run("walk", long)), "a command is copied in one piece"
+
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help_and_takes_json(run: Run, command: str) -> None:

@@ -171,6 +171,17 @@ def test_numbers_for_people() -> None:
     assert [words.duration(value) for value in (0.012, 1.25, 125)] == ["12 ms", "1.2 s", "2 min 5 s"]
 
 
+def test_small_attributions_keep_their_figures() -> None:
+    found = fake.result()
+    assert words.digits(found) == 2
+    for part in found.attributions:
+        part.attribution /= 1000
+    assert words.digits(found) == 5
+    for part in found.attributions:
+        part.attribution = 0
+    assert words.digits(found) == 2
+
+
 def test_a_metric_that_chance_explains_is_called_alike() -> None:
     found = v1.Faithfulness(deletion_auc=v1.ControlledMetric(value=0.45, random=0.5, random_deviation=0.1))
     deletion = next(line for line in words.faithfulness(found, "words") if line.name == "deletion")
