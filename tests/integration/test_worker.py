@@ -6,6 +6,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from rq import Callback
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
@@ -209,7 +210,12 @@ def test_runs_nothing_but_the_task(function, arguments, model, client, tmp_path)
     arguments = [[part.format(trace) for part in a] if isinstance(a, list) else a.format(trace) for a in arguments]
     queue = open_queue(names.queue(model.name), client)
     hostile = Job.create(
-        function, args=arguments, connection=client, serializer=JSONSerializer, on_failure="os.abort", origin=queue.name
+        function,
+        args=arguments,
+        origin=queue.name,
+        on_failure=Callback("os.abort"),
+        connection=client,
+        serializer=JSONSerializer,
     )
     hostile.save()
     queue.push_job_id(hostile.id)

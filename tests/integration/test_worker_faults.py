@@ -1,0 +1,213 @@
+"""Real workers that lose their child, their parent, their Redis, or their place."""
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from deploy.process import Child
+from deploy.redis import RedisServer
+from gloss import v1 as pb
+from jobs.connection import connect
+from jobs.store import ExplanationStore
+from tests.fixtures.processes import ProcessFactory, environment
+from tests.integration.explanations import ended, lime, model_of, under_way, wait_for
+
+Start = Callable[..., Child]
+
+# Enough work to be disturbed in its midst, and little enough to be done again.
+EVALUATIONS = 4000
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, redis_server) -> Iterator[RedisServer]:
+    with RedisServer(tmp_path_factory.mktemp("faults-redis")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def client(server: RedisServer) -> Iterator[redis.Redis]:
+    with connect(server.url, patient=False) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def store(client: redis.Redis) -> ExplanationStore:
+    return ExplanationStore(client)
+
+
+@pytest.fixture(scope="module")
+def start(server: RedisServer, tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
+    started: list[Child] = []
+
+    def start(**settings: str) -> Child:
+        log = tmp_path_factory.mktemp("worker") / "log"
+        env = environment(GLOSS_REDIS_URL=server.url, GLOSS_MODEL=str(tiny_llama), **settings)
+        started.append(Child("worker", [sys.executable, "-m", "worker"], log, env))
+        return started[-1]
+
+    yield start
+    for worker in started:
+        worker.kill()
+        print(worker.output())
+
+
+@pytest.fixture(scope="module")
+def workers(start: Start) -> Iterator[list[Child]]:
+    """The worker that the tests of this module share, last in the list: a start takes seconds."""
+    workers: list[Child] = []
+    yield workers
+    if workers and workers[-1].exit_code() is None:
+        child = child_of(workers[-1])
+        assert workers[-1].terminate(20)
+        assert workers[-1].exit_code() == 0
+        assert not runs(child)
+
+
+@pytest.fixture
+def worker(workers: list[Child], start: Start) -> Child:
+    """The shared worker, started anew where the test before has ended it."""
+    if not workers or workers[-1].exit_code() is not None:
+        workers.append(start(GLOSS_MAX_ATTEMPTS="2", GLOSS_GRACE_SECONDS="0.2"))
+    workers[-1].wait_ready(180)
+    return workers[-1]
+
+
+@pytest.fixture
+def model(worker: Child, client: redis.Redis) -> pb.ModelVersion:
+    return model_of(client, worker.wait_ready(180)["queue"])
+
+
+def child_of(worker: Child) -> int:
+    """The process id of a worker's child."""
+    children = Path(f"/proc/{worker.pid}/task/{worker.pid}/children")
+    return int(wait_for(lambda: children.read_text().split())[0])
+
+
+def runs(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
+
+
+def values(explanation: pb.Explanation) -> list[float]:
+    assert explanation.state == pb.EXPLANATION_STATE_SUCCEEDED, explanation
+    return [value for a in explanation.result.attributions for value in (a.attribution, a.standard_error)]
+
+
+def test_a_killed_child_is_replaced_and_its_job_resumed(worker, model, store, client):
+    undisturbed = ended(store, store.create(lime(EVALUATIONS), model).name, timeout=60)
+
+    name = store.create(lime(EVALUATIONS), model, fresh=True).name
+    under_way(store, name, evaluations=EVALUATIONS // 10)
+    child = child_of(worker)
+    os.kill(child, signal.SIGKILL)
+    again = wait_for(lambda: e if (e := store.get(name)).attempt == 2 else None, timeout=60)
+    explanation = ended(store, name, timeout=60)
+
+    assert again.start_time.ToMilliseconds() > undisturbed.end_time.ToMilliseconds()
+    assert explanation.attempt == 2
+    assert values(explanation) == pytest.approx(values(undisturbed), abs=1e-5)
+    assert child_of(worker) != child
+    assert not runs(child)
+    wait_for(lambda: not client.keys("rq:job:*"))
+    assert store.queue_depth(model.name) == 0
+
+
+def test_an_explanation_that_kills_its_workers_fails(worker, model, store, client):
+    name = store.create(lime(1_000_000, seed=1), model).name
+    for attempt in (1, 2):
+        wait_for(lambda attempt=attempt: store.get(name).attempt == attempt, timeout=60)
+        os.kill(child_of(worker), signal.SIGKILL)
+    explanation = ended(store, name)
+    assert explanation.state == pb.EXPLANATION_STATE_FAILED
+    assert explanation.error.reason == pb.ERROR_REASON_WORKER_LOST
+    assert explanation.error.metadata == {"attempts": "2"}
+    # The next in the queue is none the worse for it.
+    explanation = ended(store, store.create(lime(20, seed=1), model).name, timeout=60)
+    assert explanation.state == pb.EXPLANATION_STATE_SUCCEEDED
+    wait_for(lambda: not client.keys("rq:job:*"))
+
+
+def test_a_job_ends_while_redis_is_away(worker, model, store, server):
+    name = store.create(lime(EVALUATIONS, seed=2), model).name
+    under_way(store, name)
+    child = child_of(worker)
+    server.stop()
+    # With its last heartbeat the parent says when it has noticed; the child goes on for the seconds that are left.
+    wait_for(lambda: "Redis cannot be reached" in worker.output())
+    server.start()
+    explanation = ended(store, name, timeout=60)
+    assert explanation.state == pb.EXPLANATION_STATE_SUCCEEDED, explanation.error
+    assert child_of(worker) == child
+    assert ended(store, store.create(lime(20, seed=2), model).name).state == pb.EXPLANATION_STATE_SUCCEEDED
+    wait_for(lambda: store.worker_alive(model.name, model.digest))
+
+
+def test_another_worker_takes_over_when_one_is_killed(worker, start, model, store):
+    busy = store.create(lime(1_000_000, seed=3), model).name
+    under_way(store, busy)
+    second = start()
+    name = store.create(lime(1_000_000, seed=4), model).name
+    under_way(store, name, timeout=180)
+    orphan = child_of(second)
+    second.kill()
+    wait_for(lambda: not runs(orphan), timeout=5)
+    store.cancel(busy)
+    wait_for(lambda: store.get(name).attempt == 2)
+    under_way(store, name)
+    store.cancel(name)
+
+
+def test_sigterm_puts_the_job_back(worker, model, store, client):
+    name = store.create(lime(1_000_000, seed=5), model).name
+    key = f"gloss:checkpoint:{name.split('/')[1]}"
+    wait_for(lambda: client.exists(key))
+    child = child_of(worker)
+    assert worker.terminate(10)
+    assert worker.exit_code() == 0
+    assert not runs(child)
+
+    explanation = store.get(name)
+    assert explanation.state == pb.EXPLANATION_STATE_QUEUED
+    assert explanation.attempt == 1
+    assert store.queue_depth(model.name) == 1
+    assert client.exists(key)
+    assert not store.worker_alive(model.name, model.digest)
+    store.cancel(name)
+    assert not client.keys("rq:job:*")
+
+
+def test_a_taken_port_is_named(worker_process: ProcessFactory, tiny_llama: Path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        worker = worker_process(wait=False, GLOSS_MODEL=str(tiny_llama), GLOSS_WORKER_METRICS_PORT=str(port))
+        wait_for(lambda: worker.child.exit_code() is not None, timeout=60)
+    assert worker.child.exit_code() == 2
+    [line] = worker.log.splitlines()
+    assert str(port) in line
+    assert "GLOSS_WORKER_METRICS_PORT" in line
+
+
+def test_a_wrong_setting_is_named(worker_process: ProcessFactory):
+    worker = worker_process(wait=False, GLOSS_MODEL="a,b", GLOSS_MAX_ATTEMPTS="0")
+    wait_for(lambda: worker.child.exit_code() is not None, timeout=60)
+    assert worker.child.exit_code() == 2
+    first, second = worker.log.splitlines()
+    assert "GLOSS_MODEL" in first
+    assert "GLOSS_MAX_ATTEMPTS" in second
+
+
+def test_a_model_that_cannot_be_loaded_ends_the_worker(worker_process: ProcessFactory, tmp_path: Path):
+    worker = worker_process(wait=False, GLOSS_MODEL=str(tmp_path / "nowhere"))
+    wait_for(lambda: worker.child.exit_code() is not None, timeout=100)
+    assert worker.child.exit_code() == 1
+    [line] = worker.log.splitlines()
+    assert "nowhere" in line
