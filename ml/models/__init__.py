@@ -35,13 +35,14 @@ def load(name_or_path: str, *, device: str = "auto", threads: int | None = None)
     folder = find(name_or_path)
     name = folder.name if Path(name_or_path).is_dir() else name_or_path.rstrip("/").rpartition("/")[2]
     checksum = digest(folder)
-    if _model_type(folder) == LSTM:
+    kind = _model_type(folder)
+    if kind == LSTM:
         from ml.models.lstm import load_lstm  # noqa: PLC0415 - each kind of model imports only what it needs
 
         return load_lstm(folder, chosen, name, checksum)
     from ml.models.huggingface import load_huggingface  # noqa: PLC0415
 
-    return load_huggingface(folder, chosen, name, checksum)
+    return load_huggingface(folder, chosen, name, checksum, kind)
 
 
 def _device(device: str) -> torch.device:

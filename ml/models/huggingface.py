@@ -15,7 +15,9 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
+    __version__,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
 from ml.errors import ModelLoadError, NoAttentionError
@@ -68,12 +70,16 @@ class HuggingFaceModel:
         self._read(self.module, ids, layers, queries, sink)
 
 
-def load_huggingface(folder: Path, device: torch.device, name: str, digest: str) -> HuggingFaceModel:
+def load_huggingface(folder: Path, device: torch.device, name: str, digest: str, model_type: str) -> HuggingFaceModel:
     """Load a model's folder: safetensors only, no code of the model's own, float32 on a CPU and bfloat16 on a GPU.
 
     Raises:
         ModelLoadError: the files are incomplete, corrupt or of a kind that transformers does not know.
     """
+    if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise ModelLoadError(
+            f"{folder} is of model_type {model_type!r}, no causal language model that transformers {__version__} knows"
+        )
     _quieten(transformers_logging)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     fast = _tokenizer(folder)
@@ -83,7 +89,7 @@ def load_huggingface(folder: Path, device: torch.device, name: str, digest: str)
     info = ModelInfo(
         name=name,
         digest=digest,
-        architecture=str(module.config.model_type),
+        architecture=model_type,
         parameters=sum(parameter.numel() for parameter in module.parameters()),
         layers=config.num_hidden_layers,
         heads=config.num_attention_heads if read else 0,
@@ -103,6 +109,8 @@ def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # whatever a damaged tokenizer file makes of several parsers
+        if not (folder / "tokenizer.json").is_file():
+            raise ModelLoadError(f"{folder} has no tokenizer.json, and none can be made of its other files") from error
         raise ModelLoadError(f"the tokenizer of {folder} cannot be loaded: {_reason(error)}") from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ModelLoadError(f"{folder} has no fast tokenizer (tokenizer.json), which alone gives tokens their places")
@@ -118,15 +126,18 @@ def _module(folder: Path, dtype: torch.dtype, device: torch.device) -> PreTraine
             trust_remote_code=False,
             use_safetensors=True,
             dtype=dtype,
+            ignore_mismatched_sizes=True,  # they are reported, and refused below with their names
             output_loading_info=True,
         )
     except SafetensorError as error:
         raise ModelLoadError(f"the weights of {folder} are damaged ({_reason(error)}); fetch them again") from error
     except Exception as error:  # each architecture has its own ways to stumble over a configuration
         raise ModelLoadError(f"{folder} cannot be loaded: {_reason(error)}") from error
-    # transformers would start from random numbers where a weight is missing.
+    # transformers would put random numbers where a weight is missing or has another shape.
     if missing := sorted(report["missing_keys"]):
         raise ModelLoadError(f"{folder} lacks {len(missing)} of its weights, such as {missing[0]}; fetch it again")
+    if mismatched := sorted(str(key[0]) for key in report["mismatched_keys"]):
+        raise ModelLoadError(f"{mismatched[0]} in {folder} has another shape than config.json says; fetch it again")
     try:
         loaded: PreTrainedModel = module.to(device).eval()
     except torch.OutOfMemoryError as error:

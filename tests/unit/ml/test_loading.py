@@ -51,15 +51,16 @@ def wrong_shape(folder: Path) -> None:
     [
         (lambda folder: (folder / "config.json").unlink(), "no config.json; name the folder"),
         (lambda folder: (folder / "config.json").write_text("{"), "does not name a model_type"),
-        (lambda folder: edit(folder / "config.json", model_type="gpt9"), "gpt9"),
-        (lambda folder: edit(folder / "config.json", model_type="t5"), "cannot be loaded"),
+        (lambda folder: edit(folder / "config.json", model_type="gpt9"), "'gpt9', no causal language model"),
+        (lambda folder: edit(folder / "config.json", model_type="t5"), "'t5', no causal language model"),
+        (lambda folder: edit(folder / "config.json", hidden_size="wide"), "cannot be loaded"),
         (drop_safetensors, "no \\*.safetensors; pickled weights can run code"),
         (lambda folder: (folder / "model.safetensors").unlink(), "its weights are missing"),
         (truncate, "damaged .*; fetch them again"),
         (drop_a_weight, "lacks 1 of its weights, such as lm_head.weight"),
-        (wrong_shape, "cannot be loaded"),
+        (wrong_shape, "mlp.down_proj.weight .* has another shape than config.json says"),
         (lambda folder: (folder / "tokenizer.json").write_text("{"), "tokenizer of .* cannot be loaded"),
-        (lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer"),
+        (lambda folder: (folder / "tokenizer.json").unlink(), "has no tokenizer.json"),
     ],
 )
 def test_damaged_folders(folder: Path, damage: Callable[[Path], object], said: str) -> None:
