@@ -1,0 +1,50 @@
+"""Signals as exceptions, where they are allowed."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from worker.interruption import Interrupted, Interruption, TimeLimitReached
+from worker.model_process import INTERRUPT
+
+
+@pytest.fixture
+def interruption():
+    before = {number: signal.getsignal(number) for number in (INTERRUPT, signal.SIGALRM)}
+    yield Interruption()
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_interrupts_what_catches_exceptions(interruption):
+    with pytest.raises(Interrupted), interruption.allowed(60):
+        try:
+            os.kill(os.getpid(), INTERRUPT)
+            time.sleep(10)
+        except Exception:  # noqa: BLE001 - as explainers and libraries do
+            pytest.fail("the interruption was swallowed")
+
+
+def test_is_deaf_elsewhere(interruption):
+    os.kill(os.getpid(), INTERRUPT)
+    with interruption.allowed(60):
+        pass
+    os.kill(os.getpid(), INTERRUPT)
+
+
+def test_interrupts_once(interruption):
+    with pytest.raises(Interrupted), interruption.allowed(60):  # noqa: PT012
+        try:
+            os.kill(os.getpid(), INTERRUPT)
+            time.sleep(10)
+        finally:
+            os.kill(os.getpid(), INTERRUPT)  # while it is being settled
+
+
+def test_time_is_limited(interruption):
+    with pytest.raises(TimeLimitReached) as caught, interruption.allowed(0.02):
+        time.sleep(10)
+    assert caught.value.seconds == 0.02
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
