@@ -12,6 +12,7 @@ import sys
 
 from pydantic import ValidationError
 
+from server.ports import StartError, probe, take
 from server.settings import Settings, complaints
 
 
@@ -26,11 +27,13 @@ def main() -> int:
     )
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop_at_once)  # Until it is ready there is nothing to finish.
-    # Only now: torch takes seconds to import, and a wrong setting should be told at once.
-    from server.app import run  # noqa: PLC0415
-    from server.ports import StartError  # noqa: PLC0415
-
     try:
+        # A taken port should be told at once, and torch takes seconds to import.
+        take("gRPC", "GLOSS_", settings.host, settings.port, lambda: probe(settings.host, settings.port))
+        page_host, page_port = settings.metrics_host, settings.metrics_port
+        take("metrics", "GLOSS_METRICS_", page_host, page_port, lambda: probe(page_host, page_port))
+        from server.app import run  # noqa: PLC0415
+
         asyncio.run(run(settings))
     except StartError as error:
         return _complain(error.exit_code, str(error))

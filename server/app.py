@@ -28,7 +28,7 @@ from server.ports import StartError, address, take
 from server.registry import Registry
 from server.services.explanation import ExplanationService
 from server.services.inference import InferenceService
-from server.settings import Settings, is_loopback
+from server.settings import Settings
 from server.store import Store
 from server.tasks import warm_up
 
@@ -67,7 +67,7 @@ class Server:
         """Take the ports, load the models, warm them up and begin to serve.
 
         Raises:
-            StartError: an address is not allowed, a port is taken, or a model cannot be loaded.
+            StartError: a port is taken or a model cannot be loaded.
         """
         try:
             # The ports come first: a taken one should be told before minutes of loading.
@@ -109,12 +109,6 @@ class Server:
 
     def _listen(self) -> None:
         settings = self.settings
-        if not is_loopback(settings.host) and not settings.allow_insecure:
-            raise StartError(
-                f"GLOSS_HOST={settings.host} is reachable from other machines, without encryption or keys; "
-                "set GLOSS_ALLOW_INSECURE=1 to listen there all the same",
-                2,
-            )
         host, port = settings.host, settings.port
         self.port = take("gRPC", "GLOSS_", host, port, lambda: self._grpc.add_insecure_port(address(host, port)))
         page_host, page_port = settings.metrics_host, settings.metrics_port

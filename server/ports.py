@@ -34,7 +34,7 @@ def take(what: str, prefix: str, host: str, port: int, bind: Callable[[], T]) ->
         return bind()
     except (OSError, RuntimeError) as error:
         # gRPC keeps the operating system's reason to itself, so ask again.
-        reason = error if isinstance(error, OSError) else _probe(host, port) or error
+        reason = error if isinstance(error, OSError) else _refusal(host, port) or error
         if isinstance(reason, OSError) and reason.errno == errno.EADDRINUSE:
             message = f"{what} port {port} is taken; set {prefix}PORT to a free port, or to 0 for any"
         else:
@@ -42,13 +42,22 @@ def take(what: str, prefix: str, host: str, port: int, bind: Callable[[], T]) ->
         raise StartError(message, 2) from None
 
 
-def _probe(host: str, port: int) -> OSError | None:
+def probe(host: str, port: int) -> None:
+    """Listen for a moment.
+
+    Raises:
+        OSError: the operating system's reason why nobody can listen there now.
+    """
+    family, kind, protocol, _, target = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
+    with closing(socket.socket(family, kind, protocol)) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(target)
+        listener.listen()
+
+
+def _refusal(host: str, port: int) -> OSError | None:
     try:
-        family, kind, protocol, _, target = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
-        with closing(socket.socket(family, kind, protocol)) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(target)
-            probe.listen()
+        probe(host, port)
     except OSError as error:
         return error
     return None

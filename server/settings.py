@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -91,6 +91,15 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """How much is logged to stderr. Prompts are never logged."""
 
+    @model_validator(mode="after")
+    def _closed_to_others(self) -> Self:
+        if not is_loopback(self.host) and not self.allow_insecure:
+            raise ValueError(
+                f"{self.host} is reachable from other machines, without encryption or keys; "
+                "set GLOSS_ALLOW_INSECURE=1 to listen there all the same"
+            )
+        return self
+
     @property
     def models(self) -> tuple[str, ...]:
         """The models' sources, the default one first."""
@@ -110,6 +119,7 @@ def is_loopback(host: str) -> bool:
 def complaints(error: ValidationError) -> list[str]:
     """One line for each setting that is not allowed, naming its variable; values are left out, one may be a secret."""
     return [
-        f"GLOSS_{'_'.join(str(part) for part in item['loc']).upper()}: {item['msg']}"
+        # Only the check of the address looks at more than one setting.
+        f"GLOSS_{'_'.join(map(str, item['loc'] or ('host',))).upper()}: {item['msg'].removeprefix('Value error, ')}"
         for item in error.errors(include_input=False, include_url=False)
     ]

@@ -37,6 +37,16 @@ def test_a_wrong_value_is_named_by_its_variable_without_the_value(monkeypatch):
     assert not any("secret" in line for line in lines)
 
 
+def test_an_open_address_is_refused_unless_it_is_meant(monkeypatch):
+    monkeypatch.setenv("GLOSS_HOST", "0.0.0.0")  # noqa: S104 -- the very address that is refused
+    with pytest.raises(ValidationError) as caught:
+        Settings()
+    [line] = complaints(caught.value)
+    assert line.startswith("GLOSS_HOST: 0.0.0.0 is reachable")
+    monkeypatch.setenv("GLOSS_ALLOW_INSECURE", "1")
+    assert Settings().allow_insecure
+
+
 def test_the_password_of_redis_is_never_shown(monkeypatch):
     monkeypatch.setenv("GLOSS_REDIS_URL", "redis://:hunter2@example.org/0")
     assert "hunter2" not in repr(Settings())

@@ -1,0 +1,216 @@
+"""The engine: batches, turns, failures, callers that leave. Its model is a fake whose answers are known."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+
+from ml.language_model import ModelInfo
+from server.batching import Limits
+from server.engine import Engine
+from server.errors import OverloadedError
+from server.metrics import Metrics
+from server.tasks import NextTokenTask, ScoreTask
+
+VOCABULARY = 50
+POISON = 49
+
+
+class FakeModel:
+    """Holds the token after n to be n + 1. The gate holds its calls up; the poison fails the batch it is in."""
+
+    tokenizer: Any = None
+
+    def __init__(self) -> None:
+        self.info = ModelInfo("fake", "0", "fake", 1, 1, 0, 1, VOCABULARY, 100, "cpu", "float32")
+        self.gate = threading.Event()
+        self.gate.set()
+        self.entered = threading.Semaphore(0)
+        self.batches: list[list[tuple[int, ...]]] = []
+
+    def logits(self, sequences: Sequence[Sequence[int]], tails: Sequence[int] | None = None) -> list[torch.Tensor]:
+        self.batches.append([tuple(sequence) for sequence in sequences])
+        self.entered.release()
+        assert self.gate.wait(10)
+        if any(POISON in sequence for sequence in sequences):
+            raise RuntimeError("poison")
+        tails = tails or [1] * len(sequences)
+        return [
+            10 * torch.nn.functional.one_hot(torch.tensor(sequence[-tail:]) + 1, VOCABULARY).float()
+            for sequence, tail in zip(sequences, tails, strict=True)
+        ]
+
+    def attention(self, *_: Any) -> None:
+        raise AssertionError
+
+
+class Bench:
+    """An engine over a fake model."""
+
+    def __init__(self, **limits: Any) -> None:
+        self.model = FakeModel()
+        self.metrics = Metrics()
+        self.engine = Engine({"fake": self.model}, Limits(**limits), self.metrics)
+
+    async def __aenter__(self) -> Bench:
+        self.engine.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.model.gate.set()
+        await self.engine.stop(5)
+
+    def ask(self, *ids: int, caller: str = "a", seconds: float | None = None) -> asyncio.Task[Any]:
+        """Ask for the token after each of `ids`, as one call."""
+        tasks = [NextTokenTask((id_,)) for id_ in ids]
+        return asyncio.create_task(self.engine.submit("fake", tasks, caller=caller, seconds=seconds))
+
+    async def ask_while_busy(self, *calls: tuple[int, ...], **how: Any) -> list[asyncio.Task[Any]]:
+        """Hold the model up with token 0, and ask behind it."""
+        self.model.gate.clear()
+        first = self.ask(0)
+        await asyncio.to_thread(self.model.entered.acquire)
+        tasks = [self.ask(*ids, **how) for ids in calls]
+        await asyncio.sleep(0)  # All of them are queued now.
+        return [first, *tasks]
+
+    def sample(self, name: str, **labels: str) -> float:
+        value = self.metrics.registry.get_sample_value(name, labels)
+        assert value is not None
+        return value
+
+
+def predicted(answer: Any) -> list[int]:
+    return [value.ids[0] for value in answer.values]
+
+
+def test_answers_come_in_the_calls_order():
+    async def scenario():
+        async with Bench(batch_items=2) as bench:
+            answer = await bench.ask(5, 3, 9, 1, 7)
+            assert predicted(answer) == [6, 4, 10, 2, 8]
+            assert answer.model_seconds > 0
+            assert answer.queue_seconds >= 0
+
+    asyncio.run(scenario())
+
+
+def test_calls_that_wait_share_a_batch_whatever_they_ask():
+    async def scenario():
+        async with Bench() as bench:
+            first, second = await bench.ask_while_busy((1, 2))
+            score = asyncio.create_task(bench.engine.submit("fake", [ScoreTask((4,), (5, 6))]))
+            await asyncio.sleep(0)
+            bench.model.gate.set()
+            await first
+            assert predicted(await second) == [2, 3]
+            assert (await score).values[0].ranks == (1, 1)
+            assert [sorted(batch) for batch in bench.model.batches] == [[(0,)], [(1,), (2,), (4, 5)]]
+            assert bench.sample("gloss_batch_size_sum", model="fake") == 4
+            assert bench.sample("gloss_tokens_total", model="fake", kind="prompt") == 5
+            assert bench.sample("gloss_tokens_total", model="fake", kind="padding") == 2
+
+    asyncio.run(scenario())
+
+
+def test_only_the_culprits_caller_sees_a_failure():
+    async def scenario():
+        async with Bench() as bench:
+            _, good, bad, also_good = await bench.ask_while_busy((1,), (POISON,), (2, 3))
+            bench.model.gate.set()
+            assert predicted(await good) == [2]
+            assert predicted(await also_good) == [3, 4]
+            with pytest.raises(RuntimeError, match="poison"):
+                await bad
+            assert predicted(await bench.ask(8)) == [9]  # The thread lives on.
+
+    asyncio.run(scenario())
+
+
+def test_a_failed_call_takes_the_rest_of_its_tasks_with_it():
+    async def scenario():
+        async with Bench(batch_items=1) as bench:
+            with pytest.raises(RuntimeError, match="poison"):
+                await bench.ask(POISON, *range(20))
+            await bench.ask(30)
+            assert len(bench.model.batches) < 10
+
+    asyncio.run(scenario())
+
+
+def test_whoever_leaves_costs_no_batch():
+    async def scenario():
+        async with Bench() as bench:
+            first, leaving, staying = await bench.ask_while_busy((1, 2, 3), (4,))
+            leaving.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await leaving
+            assert bench.sample("gloss_inference_queue_depth") == 1
+            bench.model.gate.set()
+            await asyncio.gather(first, staying)
+            assert bench.model.batches == [[(0,)], [(4,)]]
+
+    asyncio.run(scenario())
+
+
+def test_work_whose_time_is_up_is_dropped_before_it_runs():
+    async def scenario():
+        async with Bench() as bench:
+            first, late = await bench.ask_while_busy((1,), seconds=0.0)
+            bench.model.gate.set()
+            await first
+            with pytest.raises(asyncio.CancelledError):
+                await late
+            assert bench.model.batches == [[(0,)]]
+            assert bench.sample("gloss_inference_dropped_total", model="fake") == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_full_queue_refuses_at_once_and_says_when_to_return():
+    async def scenario():
+        async with Bench(waiting_items=3) as bench:
+            first, waiting = await bench.ask_while_busy((1, 2))
+            with pytest.raises(OverloadedError) as caught:
+                await bench.ask(3, 4)
+            assert 0 < caught.value.retry_seconds <= 30
+            third = bench.ask(5)
+            bench.model.gate.set()
+            assert predicted(await waiting) == [2, 3]
+            assert predicted(await third) == [6]
+            await first
+
+    asyncio.run(scenario())
+
+
+def test_one_call_does_not_wait_for_anothers_thousand():
+    async def scenario():
+        async with Bench(batch_items=4) as bench:
+            _, bulk = await bench.ask_while_busy(tuple(n % 40 for n in range(1000)), caller="bulk")
+            one = bench.ask(42, caller="one")
+            await asyncio.sleep(0)
+            bench.model.gate.set()
+            await one
+            assert (42,) in [sequence for batch in bench.model.batches[:3] for sequence in batch]
+            assert not bulk.done()
+            await bulk
+
+    asyncio.run(scenario())
+
+
+def test_a_dead_thread_is_told(monkeypatch):
+    async def scenario():
+        bench = Bench()
+        monkeypatch.setattr(bench.engine, "_observe", lambda *_: 1 / 0)
+        bench.engine.start()
+        call = bench.ask(1)
+        with pytest.raises(RuntimeError, match="model's thread died"):
+            await bench.engine.crashed
+        call.cancel()
+
+    asyncio.run(scenario())
