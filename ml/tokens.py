@@ -214,15 +214,16 @@ class Tokenizer:
         marked = [ChatMessage(message.role, mark) for message, mark in zip(messages, marks, strict=True)]
         try:
             frame = self._render(field, marked)
-        except InputError:
-            frame = ""
+        except InputError:  # it looks into the contents, so only their order is known
+            frame = "".join(marks)
         spans: list[Span] = []
         position = 0
         for mark, message in zip(marks, messages, strict=True):
-            before, found, frame = frame.partition(mark)
-            if not found or not text.startswith(before, position):
-                before, frame = "", ""  # this template does more than put contents between its own words
-            start = position + len(before)
+            before, found, rest = frame.partition(mark)
+            if not found:
+                continue  # the template leaves this message out
+            frame = rest
+            start = position + len(before) if text.startswith(before, position) else position
             content = message.content if text.startswith(message.content, start) else message.content.strip()
             start = text.find(content, start)
             if start >= 0:

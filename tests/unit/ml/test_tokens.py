@@ -127,6 +127,28 @@ def test_chat_contents_are_found_where_the_template_puts_them(tokens: Tokenizer)
     assert encoding.ids.count(0) == 5, "the template's start tokens, and none besides"
 
 
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        ("{% for m in messages if m.role != 'system' %}[{{ m.content }}]{% endfor %}", ["system", "e"]),
+        ("{% for m in messages %}{{ m.content | length }}[{{ m.content }}]{% endfor %}", ["e", "system", "e"]),
+        (
+            "{% for m in messages %}{% if m.content | length == 3 %}{{ raise_exception('no') }}{% endif %}"
+            "{{ m.content }}.{% endfor %}",
+            ["e", "system", "e"],
+        ),
+        ("{% for m in messages %}{{ m.content | upper }} {% endfor %}", []),
+    ],
+    ids=["leaves a message out", "depends on the content", "refuses some contents", "rewrites the content"],
+)
+def test_chat_templates_with_ideas_of_their_own(template: str, expected: list[str]) -> None:
+    fast = byte_level(unknown="<unk>")
+    fast.chat_template = template
+    chat = (ChatMessage("system", "e"), ChatMessage("user", "system"), ChatMessage("user", "e"))
+    encoding = Tokenizer(fast, 64).encode(Prompt(chat=chat))
+    assert [encoding.text[slice(*span)] for span in encoding.editable] == expected
+
+
 def test_chat_is_refused_with_the_templates_own_words(tokens: Tokenizer, words: Tokenizer) -> None:
     with pytest.raises(InputError, match="the role must be system, user or assistant") as caught:
         tokens.encode(Prompt(chat=(ChatMessage("robot", "hello"),)))
