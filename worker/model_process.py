@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, cast
 
@@ -37,10 +38,13 @@ class ModelProcess:
 
     It ends with this process, even by kill -9. Start it in the main thread: Linux counts a child's parent as dead when
     the thread that started it ends.
+
+    Args:
+        command: the child's program, which is given this process's id as its last argument.
     """
 
-    def __init__(self) -> None:
-        self.starts = 0
+    def __init__(self, command: Sequence[str] = (sys.executable, "-m", "worker.child")) -> None:
+        self._command = command
         self._process: subprocess.Popen[bytes] | None = None
         self._inbox = Inbox(-1)
         self._busy = False
@@ -65,10 +69,10 @@ class ModelProcess:
         Raises:
             ModelRefusedError: it cannot load the model, or died over it.
         """
-        self.starts += 1
+        self.kill()  # it is dead already, but its pipes are open
         path = os.pathsep.join(filter(None, (str(_CHECKOUT), os.environ.get("PYTHONPATH"))))
         self._process = subprocess.Popen(  # noqa: S603 - our own program
-            [sys.executable, "-m", "worker.child", str(os.getpid())],
+            [*self._command, str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": path},

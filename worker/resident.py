@@ -79,17 +79,17 @@ class ResidentWorker(Worker):
         """Have the child perform one job, and let go of it."""
         execution = self.prepare_execution(job)
         self.prepare_job_execution(job, remove_from_intermediate_queue=True)
-        lost = False
         try:
             cast("GlossJob", job).check()
-            lost = self._supervise(job, execution)
+            outcome = self._supervise(job, execution)
         except (TaskNotAllowedError, DeserializationError) as error:
             _log.error("dropped job %s: %s", job.id, error)
-        self._let_go(job, queue, execution, lost=lost)
+            outcome = "refused"
+        self._let_go(job, queue, execution, outcome)
         self.set_state(WorkerStatus.IDLE)
 
-    def _supervise(self, job: Job, execution: Execution) -> bool:
-        """Watch over the child until its job is over. Returns whether the job lost its child."""
+    def _supervise(self, job: Job, execution: Execution) -> str:
+        """Watch over the child until its job is over. Returns the outcome that it tells, or "lost"."""
         started = beaten = time.monotonic()
         killed = False
         try:
@@ -101,7 +101,7 @@ class ResidentWorker(Worker):
                 elif isinstance(message, Ended):
                     self._child.rest()
                     self._metrics.ended(message)
-                    return False
+                    return message.outcome
                 if self._stop.overdue:
                     self._child.interrupt()
                 if self._child.deaf:
@@ -117,7 +117,7 @@ class ResidentWorker(Worker):
             self._metrics.lost(time.monotonic() - started)
             if not killed:
                 _log.error("the model's process died (%s) during %s", self._child.exit_status(), job.id)
-            return not killed
+            return "interrupted" if killed else "lost"
 
     def _beat(self, job: Job, execution: Execution) -> None:
         try:
@@ -127,10 +127,13 @@ class ResidentWorker(Worker):
         except RedisError as error:
             _log.warning("no heartbeat, Redis cannot be reached: %s", error)
 
-    def _let_go(self, job: Job, queue: Queue, execution: Execution, *, lost: bool) -> None:
+    def _let_go(self, job: Job, queue: Queue, execution: Execution, outcome: str) -> None:
         while True:
             try:
-                self._store.release(queue.name, job.id, execution.composite_key, lost=lost)
+                if outcome != "overtaken":  # else it is in another worker's hands
+                    # Whatever the child says, an explanation that has not ended counts as lost, lest it runs for ever.
+                    lost = outcome != "interrupted"
+                    self._store.release(queue.name, job.id, execution.composite_key, lost=lost)
                 with self.connection.pipeline() as pipeline:
                     self.cleanup_execution(job, pipeline, execution)
                     pipeline.execute()

@@ -19,7 +19,7 @@ def interruption():
 
 
 def test_interrupts_what_catches_exceptions(interruption):
-    with pytest.raises(Interrupted), interruption.allowed(60):
+    with pytest.raises(Interrupted), interruption.allowed(60):  # noqa: PT012
         try:
             os.kill(os.getpid(), INTERRUPT)
             time.sleep(10)
