@@ -91,10 +91,11 @@ def deployment() -> Iterator[Deployment]:
     up = Deployment([*compose_command(), "-p", f"gloss-test-{os.getpid()}"], env)
     try:
         up.run("up", "-d", "--build", *SERVICES)
+        # Health checks are not waited for: not every implementation of compose runs them.
         wait_for(lambda: check_grpc(up.at("GLOSS_PORT"), EXPLANATIONS), timeout=300)
         yield up
     finally:
-        up.run("logs", check=False)
+        print(up.run("logs", check=False).stdout)
         up.run("down", "-v", check=False)
 
 
