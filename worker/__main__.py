@@ -37,6 +37,7 @@ def main() -> int:
             try:
                 serve(settings, child, metrics, stop, address)
             finally:
+                stop.uninstall()
                 child.stop()
     except (StopRequested, ForcedStop):
         pass
@@ -44,8 +45,6 @@ def main() -> int:
         return _complain(1, str(error))
     except PortError as error:
         return _complain(2, str(error))
-    finally:
-        stop.uninstall()
     return 0
 
 

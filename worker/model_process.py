@@ -144,13 +144,13 @@ class ModelProcess:
         self._close()
 
     def stop(self) -> None:
-        """End the child, gently where it listens, and wait for it."""
+        """End the child, gently where it is idle, and wait for it."""
         if self._process is None:
             return
         with contextlib.suppress(BrokenPipeError):
             cast("IO[bytes]", self._process.stdin).close()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(_STOP_SECONDS)
+            self._process.wait(0 if self._busy else _STOP_SECONDS)
         self.kill()
 
     def _close(self) -> None:

@@ -17,6 +17,8 @@ CHECKPOINT_SECONDS = 1.0
 _CHECKPOINT_SHARE = 0.05
 """Most of the time that checkpoints may take; those of long explanations are large."""
 _AWAY_SECONDS = 2.0
+_AWAY_SHARE = 0.2
+"""Most of the time that asking in vain whether Redis is back may take."""
 
 _log = logging.getLogger(__name__)
 
@@ -44,6 +46,7 @@ class _Reporter:
         self._checkpoint = checkpoint
         self._shown_result = False
         self._unshown: ExplanationResult | None = None
+        self._away = False
         self._next_report = 0.0
         self._next_checkpoint = time.monotonic() + CHECKPOINT_SECONDS
 
@@ -53,12 +56,17 @@ class _Reporter:
         if not first_result and time.monotonic() < self._next_report:
             return
         partial = None if self._unshown is None else convert.from_result(self._unshown)
+        asked = time.monotonic()
         try:
             self._store.progress(self._attempt, convert.from_progress(update.progress), partial, self._saved())
         except RedisError as error:
-            _log.warning("working on unreported, Redis cannot be reached: %s", error)
-            self._next_report = time.monotonic() + _AWAY_SECONDS
+            if not self._away:
+                _log.warning("working on unreported, Redis cannot be reached: %s", error)
+            self._away = True
+            now = time.monotonic()
+            self._next_report = now + max(_AWAY_SECONDS, (now - asked) / _AWAY_SHARE)
             return
+        self._away = False
         self._shown_result = self._shown_result or partial is not None
         self._unshown = None
         self._next_report = time.monotonic() + REPORT_SECONDS

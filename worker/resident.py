@@ -199,5 +199,7 @@ class ResidentWorker(Worker):
 
     def teardown(self) -> None:
         """Say goodbye to RQ, if Redis listens."""
+        if self._stop.forced:
+            return
         with contextlib.suppress(RedisError):
             super().teardown()  # type: ignore[no-untyped-call]

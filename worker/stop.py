@@ -11,7 +11,8 @@ from types import FrameType
 
 from rq.exceptions import StopRequested
 
-_LAST_RESORT_SECONDS = 5.0
+_LAST_RESORT_SECONDS = 3.0
+_AGAIN_SECONDS = 1.0
 
 
 class ForcedStop(SystemExit):
@@ -22,7 +23,7 @@ class Stop:
     """The wish to stop.
 
     The first signal gives a running job its grace, a second one takes it back. Whatever the parent is doing, some
-    seconds after the grace it is torn out of it by `ForcedStop`.
+    seconds after the grace it is torn out of it by `ForcedStop`, and out of what it does next, until `uninstall`.
     """
 
     def __init__(self, grace_seconds: float) -> None:
@@ -30,6 +31,7 @@ class Stop:
         self._wished = threading.Event()
         self._deadline = float("inf")
         self._interruptible = False
+        self.forced = False
 
     @property
     def requested(self) -> bool:
@@ -48,7 +50,7 @@ class Stop:
         signal.signal(signal.SIGALRM, self._on_alarm)
 
     def uninstall(self) -> None:
-        """No last resort is needed any more."""
+        """Nothing must disturb what follows: there is no last resort any more."""
         signal.setitimer(signal.ITIMER_REAL, 0)
 
     def wait(self, seconds: float) -> None:
@@ -69,9 +71,11 @@ class Stop:
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         self._deadline = time.monotonic() + (0 if self.requested else self._grace)
         self._wished.set()
-        signal.setitimer(signal.ITIMER_REAL, max(0.0, self._deadline - time.monotonic()) + _LAST_RESORT_SECONDS)
+        delay = max(0.0, self._deadline - time.monotonic()) + _LAST_RESORT_SECONDS
+        signal.setitimer(signal.ITIMER_REAL, delay, _AGAIN_SECONDS)
         if self._interruptible:
             raise StopRequested
 
     def _on_alarm(self, _number: int, _frame: FrameType | None) -> None:
+        self.forced = True
         raise ForcedStop
