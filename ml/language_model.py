@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -31,6 +31,23 @@ class ModelInfo:
     dtype: str
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Logits of some of the sequences that were asked for, and what they took.
+
+    Attributes:
+        indices: which sequences.
+        logits: for each of them float32 [tail, vocabulary], as `LanguageModel.logits` gives it.
+        tokens_computed: positions that went through the model, padding left out.
+        tokens_saved: positions that did not have to, because they belong to a prefix that was computed before.
+    """
+
+    indices: Sequence[int]
+    logits: Sequence[torch.Tensor]
+    tokens_computed: int
+    tokens_saved: int
+
+
 class LanguageModel(Protocol):
     """A causal language model, resident and in evaluation mode. Not safe for use from several threads at once."""
 
@@ -50,6 +67,22 @@ class LanguageModel(Protocol):
         Returns:
             One float32 tensor a sequence, [tails[i], vocabulary], on the model's device; row -1 predicts what follows
             the whole sequence.
+        """
+        ...
+
+    def stream_logits(
+        self, sequences: Sequence[Sequence[int]], tails: Sequence[int], *, max_tokens: int, max_readout: int
+    ) -> Iterator[Batch]:
+        """As `logits`, of any number of sequences: a batch at a time, in whatever order is cheapest.
+
+        Where the model can, a prefix that sequences share is computed once. The batches depend on the arguments only,
+        so equal calls give equal bits.
+
+        Args:
+            sequences: token ids, each 1 to `context_length` long.
+            tails: how many last positions to read out, each 1 to the sequence's length.
+            max_tokens: positions of one batch, padding included; one sequence may exceed it.
+            max_readout: read-out positions of one batch; likewise.
         """
         ...
 

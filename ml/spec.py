@@ -129,7 +129,7 @@ class Target:
 class Unit(Enum):
     """Units that a prompt is cut into."""
 
-    TOKEN = "token"
+    TOKEN = "token"  # noqa: S105
     WORD = "word"
     SENTENCE = "sentence"
 
@@ -165,7 +165,7 @@ class Features:
 class RemovalKind(Enum):
     """What takes a removed feature's place."""
 
-    MASK_TOKEN = "mask token"
+    MASK_TOKEN = "mask token"  # noqa: S105
     TEXT = "text"
     DELETE = "delete"
     MEAN_EMBEDDING = "mean embedding"
@@ -248,9 +248,7 @@ class Budget:
 
     def __post_init__(self) -> None:
         if self.max_evaluations is not None and not 2 <= self.max_evaluations <= 10_000_000:
-            raise InputError(
-                "budget.max_evaluations", f"must be between 2 and 10,000,000, not {self.max_evaluations}"
-            )
+            raise InputError("budget.max_evaluations", f"must be between 2 and 10,000,000, not {self.max_evaluations}")
         if self.max_seconds is not None and not 0 < self.max_seconds < float("inf"):
             raise InputError("budget.max_seconds", f"must be above 0, not {self.max_seconds}")
         if self.standard_error is not None and not 0 < self.standard_error < float("inf"):

@@ -19,6 +19,7 @@ from ml.language_model import LanguageModel, ModelInfo
 _CPU_OPERATIONS = 1e11
 _DEVICE_OPERATIONS = 1e13
 _MAX_LOGITS = 1 << 25
+"""Logits of one chunk: every prompt's, [positions, vocabulary] each, are held until it ends."""
 
 
 def chunk_tokens(info: ModelInfo) -> int:
@@ -49,8 +50,6 @@ class Evaluator:
         self._model = model
         self._readout = readout
         self._budget = tokens_per_chunk or chunk_tokens(model.info)
-        # Every prompt's logits, [positions, vocabulary] each, are held until its chunk ends.
-        self._most_prompts = max(1, _MAX_LOGITS // (readout.positions * model.info.vocabulary_size))
 
     def __call__(self, prompts: Sequence[Ids]) -> Iterator[Chunk]:
         """Values of `prompts`, a chunk at a time and in whatever order suits the work.
@@ -59,24 +58,18 @@ class Evaluator:
             GlossError: the model answers with something that is not a number.
         """
         appended = list(self._readout.appended)
-        for chunk in self._chunks([len(prompt) + len(appended) for prompt in prompts]):
-            sequences = [[*prompts[index].tolist(), *appended] for index in chunk]
-            logits = self._model.logits(sequences, [self._readout.positions] * len(chunk))
-            values = torch.stack([self._readout.value(rows) for rows in logits])
+        positions = self._readout.positions
+        batches = self._model.stream_logits(
+            [[*prompt.tolist(), *appended] for prompt in prompts],
+            [positions] * len(prompts),
+            max_tokens=self._budget,
+            max_readout=max(positions, _MAX_LOGITS // self._model.info.vocabulary_size),
+        )
+        for batch in batches:
+            values = torch.stack([self._readout.value(rows) for rows in batch.logits])
             if not bool(values.isfinite().all()):
                 raise GlossError(
                     f"model {self._model.info.name!r} gives no finite probability; its weights may be damaged"
                 )
-            yield Chunk(list(zip(chunk, values.tolist(), strict=True)), sum(map(len, sequences)))
-
-    def _chunks(self, lengths: Sequence[int]) -> Iterator[list[int]]:
-        """Indexes of prompts of similar length, whose padded size stays within the budget; at least one a chunk."""
-        chunk: list[int] = []
-        for index in sorted(range(len(lengths)), key=lengths.__getitem__):
-            # Ascending: the newest prompt is the longest, and what the others are padded to.
-            if chunk and (len(chunk) == self._most_prompts or (len(chunk) + 1) * lengths[index] > self._budget):
-                yield chunk
-                chunk = []
-            chunk.append(index)
-        if chunk:
-            yield chunk
+            found = list(zip(batch.indices, values.tolist(), strict=True))
+            yield Chunk(found, batch.tokens_computed, batch.tokens_saved)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,14 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import logging as transformers_logging
 
 from ml.errors import ModelLoadError, NoAttentionError
-from ml.language_model import AttentionSink, ModelInfo
+from ml.language_model import AttentionSink, Batch, ModelInfo
 from ml.models.attention_capture import Reader, prepare
+from ml.models.batches import padded_batches
+from ml.models.packed_attention import BLOCK, PackedRun, can_pack
+from ml.packing import Packing
 from ml.tokens import Tokenizer
+
+_log = logging.getLogger(__name__)
 
 _UNBOUNDED_CONTEXT = 2048
 """Longest prompt of a model that names no limit of its own."""
@@ -32,9 +38,18 @@ _UNBOUNDED_CONTEXT = 2048
 class HuggingFaceModel:
     """A causal language model of transformers, resident and in evaluation mode."""
 
-    def __init__(self, module: PreTrainedModel, tokenizer: Tokenizer, info: ModelInfo, read: Reader | None) -> None:
-        """Wrap `module`, whose attention `read` reads; None where it has none."""
+    def __init__(
+        self,
+        module: PreTrainedModel,
+        tokenizer: Tokenizer,
+        info: ModelInfo,
+        read: Reader | None,
+        *,
+        packs: bool = False,
+    ) -> None:
+        """Wrap `module`, whose attention `read` reads; None where it has none. `packs`: see `can_pack`."""
         self.module = module
+        self.packs = packs
         self.tokenizer = tokenizer
         self.info = info
         self._read = read
@@ -58,6 +73,26 @@ class HuggingFaceModel:
         return list(out.float().split(list(tails)))
 
     @torch.inference_mode()
+    def stream_logits(
+        self, sequences: Sequence[Sequence[int]], tails: Sequence[int], *, max_tokens: int, max_readout: int
+    ) -> Iterator[Batch]:
+        """Logits of many sequences, each distinct prefix computed once; see `LanguageModel.stream_logits`."""
+        if not self._can_pack(max(map(len, sequences), default=0)):
+            yield from padded_batches(self.logits, sequences, tails, max_tokens=max_tokens, max_readout=max_readout)
+            return
+        run = PackedRun()
+        computed = 0  # of the prefix that all share, which is a step without sequences
+        for step in Packing(sequences, tails).steps(max_rows=max_tokens, max_readout=max_readout, block=BLOCK):
+            logits = run.forward(self.module, step).float()
+            computed += step.rows
+            if step.is_trunk:
+                continue
+            indices = step.sequences.tolist()
+            rows = logits.split([tails[i] for i in indices])
+            yield Batch(indices, rows, computed, sum(len(sequences[i]) for i in indices) - computed)
+            computed = 0
+
+    @torch.inference_mode()
     def attention(self, ids: Sequence[int], layers: Sequence[int], queries: Sequence[int], sink: AttentionSink) -> None:
         """Hand the softmax weights of `queries` over all keys to `sink`; see `LanguageModel.attention`.
 
@@ -68,6 +103,11 @@ class HuggingFaceModel:
         if self._read is None:
             raise NoAttentionError(self.info.name)
         self._read(self.module, ids, layers, queries, sink)
+
+    def _can_pack(self, longest: int) -> bool:
+        # Packed attention sees the whole prefix, so it is right as long as a sliding window does.
+        window = getattr(self.module.config.get_text_config(), "sliding_window", None)
+        return self.packs and longest <= (window or longest)
 
 
 def load_huggingface(folder: Path, device: torch.device, name: str, digest: str, model_type: str) -> HuggingFaceModel:
@@ -85,6 +125,11 @@ def load_huggingface(folder: Path, device: torch.device, name: str, digest: str,
     fast = _tokenizer(folder)
     module = _module(folder, dtype, device)
     read = prepare(module)
+    packs = can_pack(module)
+    if not packs:
+        _log.warning(
+            "model %s cannot share prefixes: its explanations run in plain batches, several times slower", name
+        )
     config = module.config.get_text_config()
     info = ModelInfo(
         name=name,
@@ -102,7 +147,7 @@ def load_huggingface(folder: Path, device: torch.device, name: str, digest: str,
     tokenizer = Tokenizer(
         fast, info.context_length, vocabulary_size=info.vocabulary_size, end_ids=_end_ids(module), model=name
     )
-    return HuggingFaceModel(module, tokenizer, info, read)
+    return HuggingFaceModel(module, tokenizer, info, read, packs=packs)
 
 
 def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:

@@ -8,7 +8,7 @@ Ghahramani 2016), and dropout of whole embedding rows and of recurrent weights (
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import cast
@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from ml.errors import ModelLoadError, NoAttentionError
-from ml.language_model import AttentionSink, ModelInfo
+from ml.language_model import AttentionSink, Batch, ModelInfo
+from ml.models.batches import padded_batches
 from ml.tokens import Tokenizer
 
 MODEL_TYPE = "gloss_lstm"
@@ -155,6 +156,12 @@ class LstmModel:
         ]
         logits: Tensor = self.module.head(torch.cat(wanted))
         return list(logits.float().split(list(tails)))
+
+    def stream_logits(
+        self, sequences: Sequence[Sequence[int]], tails: Sequence[int], *, max_tokens: int, max_readout: int
+    ) -> Iterator[Batch]:
+        """Logits of many sequences in padded batches; see `LanguageModel.stream_logits`."""
+        return padded_batches(self.logits, sequences, tails, max_tokens=max_tokens, max_readout=max_readout)
 
     def attention(self, ids: Sequence[int], layers: Sequence[int], queries: Sequence[int], sink: AttentionSink) -> None:
         """Raise `NoAttentionError`: a recurrent model has no attention weights."""

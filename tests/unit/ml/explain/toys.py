@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -12,7 +12,8 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from ml.explain.estimator import BoolArray, Estimate, Explainer, FloatArray, Game
-from ml.language_model import AttentionSink, ModelInfo
+from ml.language_model import AttentionSink, Batch, ModelInfo
+from ml.models.batches import padded_batches
 from ml.spec import Continuation, ContrastTarget, Target
 from ml.tokens import Tokenizer
 
@@ -89,6 +90,11 @@ class ToyModel:
             row[:, self._id("yes")] = torch.tensor([self._sum(sequence[:end]) for end in ends])
             rows.append(row)
         return rows
+
+    def stream_logits(
+        self, sequences: Sequence[Sequence[int]], tails: Sequence[int], *, max_tokens: int, max_readout: int
+    ) -> Iterator[Batch]:
+        return padded_batches(self.logits, sequences, tails, max_tokens=max_tokens, max_readout=max_readout)
 
     def _sum(self, sequence: Sequence[int]) -> float:
         counts = Counter(sequence)

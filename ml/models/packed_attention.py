@@ -1,0 +1,166 @@
+"""Attention over packed rows: each row sees its ancestors in the prefix tree, and nothing is copied per sequence.
+
+`ml.packing` lays sequences out so that each distinct prefix is one row. To a Hugging Face model the rows are one
+"sequence" with position ids of its own; what tells them apart travels as a keyword argument of the model's call to the
+attention function, so the model stays unmodified and there is no global state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from ml.packing import Packing, Step
+
+BLOCK = 64
+"""Rows that share a list of keys: a smaller block copies more paths, a larger one multiplies more that is masked."""
+
+_UNSUPPORTED = ("softcap", "s_aux", "position_bias")
+"""Arguments with which models ask their attention for more than a softmax over the visible scores."""
+
+
+class PackedRun:
+    """One packing's way through a model: the step under way, and what earlier steps leave to it."""
+
+    def __init__(self) -> None:
+        self.layers: set[int] = set()
+        """Layers that computed the last step."""
+        # By layer: keys and values of the path at which the step before ended, each [key heads, positions, size].
+        self._before: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def forward(self, module: PreTrainedModel, step: Step) -> Tensor:
+        """Logits of the step's read-out rows, [readout, vocabulary]."""
+        device = module.device
+        self._step = step
+        self._path = torch.from_numpy(step.path).to(device)
+        self.layers = set()
+        if not step.is_trunk:
+            blocks, block = step.visible.shape[:2]
+            self._queries = torch.arange(blocks * block, device=device).clamp_(max=step.rows - 1)
+            self._keys = torch.from_numpy(step.keys).to(device)
+            visible = torch.from_numpy(step.visible).to(device).unsqueeze(1)
+            self._mask = torch.zeros_like(visible, dtype=module.dtype).masked_fill_(~visible, float("-inf"))
+        logits: Tensor = module(
+            input_ids=torch.from_numpy(step.ids).to(device).unsqueeze(0),
+            position_ids=torch.from_numpy(step.positions).to(device).unsqueeze(0),
+            use_cache=False,
+            logits_to_keep=torch.from_numpy(step.readout).to(device),
+            gloss_packed=self,
+        ).logits[0]
+        return logits
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float, **kwargs: Any) -> Tensor:
+        """What one layer's attention gives for the step's R rows.
+
+        Args:
+            layer: its number.
+            query: [1, heads, R, size].
+            key, value: [1, key heads, R, size]; each serves as many neighbouring heads as there are more of them.
+            scale: multiplies the scores.
+            kwargs: whatever else the model hands to its attention.
+
+        Returns:
+            [1, R, heads, size].
+
+        Raises:
+            NotImplementedError: the model asks for an attention of another kind.
+        """
+        if any(kwargs.get(name) is not None for name in _UNSUPPORTED):
+            raise NotImplementedError(f"attention with {', '.join(_UNSUPPORTED)} cannot be packed")
+        self.layers.add(layer)
+        step, q, k, v = self._step, query[0], key[0], value[0]
+        if step.cached:
+            k_before, v_before = self._before[layer]
+            k = torch.cat([k_before[:, : step.cached], k], dim=1)
+            v = torch.cat([v_before[:, : step.cached], v], dim=1)
+        self._before[layer] = k[:, self._path], v[:, self._path]
+        if step.is_trunk:
+            return F.scaled_dot_product_attention(
+                query, key, value, is_causal=True, scale=scale, enable_gqa=query.shape[1] != key.shape[1]
+            ).transpose(1, 2)
+        return self._attend_blocks(q, k, v, scale).unsqueeze(0)
+
+    def _attend_blocks(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+        """`q` [heads, R, size] over `k`, `v` [key heads, C + R, size]; returns [R, heads, size]."""
+        heads, rows, size = q.shape
+        groups = heads // len(k)
+
+        def blocks(rows_of: Tensor, indices: Tensor) -> Tensor:
+            """[heads, rows, size] -> [N, heads, rows of a block, size]."""
+            return rows_of[:, indices.flatten()].view(len(rows_of), len(self._keys), -1, size).transpose(0, 1)
+
+        def unblocked(block_rows: Tensor) -> Tensor:
+            """[N, heads, B, x] -> [R, heads, x]."""
+            return block_rows.transpose(1, 2).flatten(0, 1)[:rows]
+
+        keys, values = _repeat(blocks(k, self._keys), groups), _repeat(blocks(v, self._keys), groups)
+        out, mass = attention_with_mass(blocks(q, self._queries), keys, values, scale, self._mask)
+        trunk = self._step.trunk
+        if not trunk:
+            return unblocked(out)
+        trunk_keys, trunk_values = _repeat(k[None, :, :trunk], groups), _repeat(v[None, :, :trunk], groups)
+        trunk_out, trunk_mass = attention_with_mass(q[None], trunk_keys, trunk_values, scale)
+        # A softmax over both sets of keys gives each set its share of the sum of exponentials.
+        share = torch.sigmoid(trunk_mass[0].transpose(0, 1) - unblocked(mass)).to(out.dtype)
+        return torch.lerp(unblocked(out), trunk_out[0].transpose(0, 1), share)
+
+
+def attention_with_mass(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Attention, and the logarithm of the sum of the exponentials of its scores: what merging two attentions needs.
+
+    Args:
+        q: [batch, heads, queries, size].
+        k, v: [batch, heads, keys, size].
+        scale: multiplies the scores.
+        mask: added to the scores, [batch, 1, queries, keys].
+
+    Returns:
+        [batch, heads, queries, size] and [batch, heads, queries, 1].
+    """
+    if q.device.type == "cpu":
+        # What SDPA runs on a CPU; called by its own name, it also returns the mass.
+        out, mass = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, attn_mask=mask, scale=scale)
+        return out, mass.unsqueeze(-1)
+    scores = torch.matmul(q, k.transpose(-1, -2)).float() * scale
+    if mask is not None:
+        scores = scores + mask
+    mass = torch.logsumexp(scores, dim=-1, keepdim=True)
+    return torch.matmul(torch.exp(scores - mass).to(v.dtype), v), mass
+
+
+def can_pack(module: PreTrainedModel) -> bool:
+    """Whether `module`, prepared by `attention_capture.prepare`, computes packed rows: tried out on a few tokens."""
+    sequences = [[0, 1, 2, 3], [0, 1, 3, 2], [1, 0]]
+    run = PackedRun()
+    try:
+        with torch.inference_mode():
+            packed = _last_logits(module, sequences, run)
+            alone = [module(input_ids=torch.tensor([ids], device=module.device)).logits[0, -1] for ids in sequences]
+    except Exception:  # noqa: BLE001 - models refuse what they do not know in ways of their own
+        return False
+    layers = module.config.get_text_config().num_hidden_layers
+    # Half precision rounds differently in other company; rows that saw the wrong rows differ in the first digit.
+    tolerance = 1e-3 if module.dtype == torch.float32 else 5e-2
+    return len(run.layers) == layers and all(
+        bool((one - other).abs().max() <= tolerance * other.abs().max())
+        for one, other in zip(packed, alone, strict=True)
+    )
+
+
+def _last_logits(module: PreTrainedModel, sequences: Sequence[Sequence[int]], run: PackedRun) -> list[Tensor]:
+    packing = Packing(sequences, [1] * len(sequences))
+    found: dict[int, Tensor] = {}
+    for step in packing.steps(max_rows=4, max_readout=2, block=2):
+        found.update(zip(step.sequences.tolist(), run.forward(module, step), strict=True))
+    return [found[i] for i in range(len(sequences))]
+
+
+def _repeat(heads: Tensor, groups: int) -> Tensor:
+    return heads if groups == 1 else heads.repeat_interleave(groups, dim=1)

@@ -1,0 +1,223 @@
+"""Pack many token sequences so that each distinct prefix goes through the model once.
+
+Sorted, the sequences stand in the order of a depth-first walk through their prefix tree: the rows that sequence i adds
+to those before it are its tokens from the longest common prefix with its left neighbour on. Laid end to end, without
+padding, these new rows are all that a model has to compute. Two facts make attention over them simple:
+
+- The subtree of a row is a contiguous run of rows. With `end[s]` its end, row s is an ancestor of row r, and so visible
+  to it, exactly when s <= r < end[s].
+- Whatever rows a walk has reached, the ancestors of all later rows are later rows themselves or lie on the one path
+  from the root to where the walk stands. So a step of any size needs the keys and values of one path from the steps
+  before it, and memory stays bounded by the longest sequence, not by their number.
+
+Attention then works in blocks of neighbouring rows: each block sees the path at its start and itself, under a mask that
+the first fact gives. What every row of a step shares, its trunk, is left out of the blocks: the caller attends to it
+once, without a copy or a mask, and merges the two by their log-sum-exp.
+
+This module is arithmetic on indices: no torch, no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+Indices = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Step:
+    """Rows that go through the model together: R rows in N blocks of B, beside C cached rows.
+
+    Key indices count the cached rows first, then the step's own: 0..C-1 and C..C+R-1. The cached rows are the first C
+    positions of the path at which the step before ended, in order.
+    """
+
+    ids: Indices
+    """Token of each row, [R]."""
+    positions: Indices
+    """Position of each row in its sequence, [R]."""
+    cached: int
+    """C: how many positions of the path so far this step builds on."""
+    trunk: int
+    """The first positions of the path that every row sees, at most C. They are in no block's keys."""
+    keys: Indices
+    """Key index of each block's keys, [N, P + B]: the path behind the trunk, padded to P, and the block's own rows."""
+    visible: npt.NDArray[np.bool_]
+    """Which of its block's keys a row sees, [N, B, P + B]. Rows that only fill a block up see one key."""
+    path: Indices
+    """Key index of the rows that make up the path at which this step ends, by position: what the next step may use."""
+    sequences: Indices
+    """Index, in the caller's order, of each sequence whose rows end in this step, [S]."""
+    readout: Indices
+    """Rows to read out, in 0..R-1: the last `tails` rows of each of `sequences`, in their order."""
+
+    @property
+    def rows(self) -> int:
+        """R."""
+        return len(self.ids)
+
+    @property
+    def is_trunk(self) -> bool:
+        """Whether this is the prefix that all sequences share: one block, causal, nothing cached or read out."""
+        return not len(self.sequences)
+
+
+class Packing:
+    """The steps through some sequences, and what sharing saves."""
+
+    def __init__(self, sequences: Sequence[Sequence[int]], tails: Sequence[int]) -> None:
+        """Lay out the rows.
+
+        Args:
+            sequences: token ids, each at least one.
+            tails: how many last positions of each sequence will be read out, from 1 to its length. A sequence's
+                read-out rows are always rows of its own.
+        """
+        self._order = np.array(sorted(range(len(sequences)), key=lambda i: tuple(sequences[i])), dtype=np.int64)
+        walk = [np.asarray(sequences[i], dtype=np.int64) for i in self._order]
+        self._lengths = np.array([len(sequence) for sequence in walk], dtype=np.int64)
+        self._tails = np.array([tails[i] for i in self._order], dtype=np.int64)
+        shared = [0] + [_common_prefix(left, right) for left, right in pairwise(walk)]
+        self._shared = np.minimum(shared, self._lengths - self._tails)
+        # Rows of sequence i: _first[i].._first[i + 1].
+        self._first = np.concatenate([[0], np.cumsum(self._lengths - self._shared)])
+        self._ids = np.concatenate([sequence[s:] for sequence, s in zip(walk, self._shared, strict=True)])
+        self._positions = np.concatenate([np.arange(s, n) for s, n in zip(self._shared, self._lengths, strict=True)])
+
+    @property
+    def rows(self) -> int:
+        """Rows that the model computes."""
+        return int(self._first[-1])
+
+    @property
+    def rows_saved(self) -> int:
+        """Rows that the model would compute besides, did each sequence go through it whole."""
+        return int(self._lengths.sum()) - self.rows
+
+    def steps(self, *, max_rows: int, max_readout: int, block: int) -> Iterator[Step]:
+        """Walk all rows in steps of about `max_rows` rows and `max_readout` read-out rows, in blocks of `block` rows.
+
+        A step holds at least one sequence. A prefix that all sequences share and that is worth a step of its own comes
+        first, with nothing to read out: a step whose one block holds the whole prefix, causally.
+        """
+        walk = _Walk(self.rows, int(self._lengths.max()))
+        trunk = self._trunk_rows(block)
+        if trunk:
+            walk.append(0, 0, trunk)
+            yield self._step(walk, range(0), range(trunk), _Entry(walk.path(0)), [walk.path(0)], trunk)
+        read_before = np.concatenate([[0], np.cumsum(self._tails)])
+        begin = 0
+        while begin < len(self._order):
+            start_row = max(int(self._first[begin]), trunk)
+            most = (
+                int(np.searchsorted(self._first, start_row + max_rows, side="right")) - 1,
+                int(np.searchsorted(read_before, read_before[begin] + max_readout, side="right")) - 1,
+            )
+            stop = max(min(most), begin + 1)
+            yield self._walk_step(walk, range(begin, stop), start_row, block)
+            begin = stop
+
+    def _trunk_rows(self, block: int) -> int:
+        """Rows of the first sequence that all others share, where they are worth a step of their own."""
+        if len(self._order) == 1:
+            return 0
+        shared = min(int(self._shared[1:].min()), int(self._lengths[0] - self._tails[0]))
+        return shared if shared >= block else 0
+
+    def _walk_step(self, walk: _Walk, sequences: range, start_row: int, block: int) -> Step:
+        """The step that holds the rows of `sequences` from `start_row` on."""
+        rows = range(start_row, int(self._first[sequences.stop]))
+        block_starts = iter(range(rows.start, rows.stop, block))
+        next_start = next(block_starts)
+        entered_at = int(self._shared[sequences.start]) + rows.start - int(self._first[sequences.start])
+        walk.branch(entered_at, rows.start)
+        shared = self._shared[sequences.start + 1 : sequences.stop]
+        entry = _Entry(walk.path(), int(min([entered_at, *shared])))
+        paths: list[Indices] = []  # at the start of each block
+        for i in sequences:
+            position, row, last = int(self._shared[i]), int(self._first[i]), int(self._first[i + 1])
+            if row < start_row:  # the trunk's step has computed these
+                position, row = position + start_row - row, start_row
+            walk.branch(position, row)
+            while next_start < last:
+                walk.append(position, row, next_start - row)
+                position, row = position + next_start - row, next_start
+                paths.append(walk.path(position))
+                next_start = next(block_starts, rows.stop)
+            walk.append(position, row, last - row)
+        return self._step(walk, sequences, rows, entry, paths, block)
+
+    def _step(  # noqa: PLR0917 - what the two kinds of step differ in
+        self, walk: _Walk, sequences: range, rows: range, entry: _Entry, paths: list[Indices], block: int
+    ) -> Step:
+        own = np.arange(rows.start, rows.start + len(paths) * block).reshape(len(paths), block)
+        filler = own >= rows.stop
+        longest = max(len(path) for path in paths) - entry.trunk
+        keys = np.full((len(paths), longest + block), -1, dtype=np.int64)
+        for keys_of_block, path in zip(keys, paths, strict=True):
+            keys_of_block[: len(path) - entry.trunk] = path[entry.trunk :]
+        keys[:, longest:] = np.where(filler, -1, own)
+        known = keys[:, None, :] >= 0
+        visible = known & (keys[:, None, :] <= own[:, :, None]) & (own[:, :, None] < walk.end[keys][:, None, :])
+        visible[:, :, longest] |= filler  # a softmax over nothing is not a number
+
+        cached = len(entry.path)
+        local = np.zeros(len(walk.end) + 1, dtype=np.int64)  # its last entry serves the key -1
+        local[entry.path] = np.arange(cached)
+        local[rows.start : rows.stop] = np.arange(cached, cached + len(rows))
+        ends = self._first[sequences.start + 1 : sequences.stop + 1] - rows.start
+        tails = self._tails[sequences.start : sequences.stop]
+        readout = [np.arange(end - tail, end) for end, tail in zip(ends, tails, strict=True)]
+        return Step(
+            ids=self._ids[rows.start : rows.stop],
+            positions=self._positions[rows.start : rows.stop],
+            cached=cached,
+            trunk=entry.trunk,
+            keys=local[keys],
+            visible=visible,
+            path=local[walk.path()],
+            sequences=self._order[sequences.start : sequences.stop],
+            readout=np.concatenate(readout) if readout else np.empty(0, dtype=np.int64),
+        )
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """Where a step enters the walk: the path at its first row, and how much of it all of the step's rows share."""
+
+    path: Indices
+    trunk: int = 0
+
+
+class _Walk:
+    """Where a depth-first walk stands: the path from the root, and how far each row's subtree reaches so far."""
+
+    def __init__(self, rows: int, depth: int) -> None:
+        self.end = np.full(rows, rows, dtype=np.int64)
+        self._rows = np.zeros(depth, dtype=np.int64)
+        self._depth = 0
+
+    def branch(self, position: int, row: int) -> None:
+        """Leave the path from `position` on: the subtrees there end before `row`."""
+        self.end[self._rows[position : self._depth]] = row
+        self._depth = min(self._depth, position)
+
+    def append(self, position: int, row: int, count: int) -> None:
+        """Go down `count` positions, through the rows from `row` on."""
+        self._rows[position : position + count] = np.arange(row, row + count)
+        self._depth = position + count
+
+    def path(self, depth: int | None = None) -> Indices:
+        """The rows at the first `depth` positions of the path; all by default."""
+        return self._rows[: self._depth if depth is None else depth].copy()
+
+
+def _common_prefix(left: Indices, right: Indices) -> int:
+    shortest = min(len(left), len(right))
+    different = np.nonzero(left[:shortest] != right[:shortest])[0]
+    return int(different[0]) if len(different) else shortest
