@@ -142,7 +142,7 @@ class Engine:
             while batch := self._schedule():
                 outcome = self._run(batch)
                 self._reply(outcome)
-        except BaseException as error:  # noqa: BLE001 -- a server without its model's thread must not seem alive
+        except BaseException as error:  # A server without its model's thread must not seem alive.
             _logger.critical("the model's thread died", exc_info=error)
             self._to_loop(self._crash, error)
 

@@ -69,7 +69,7 @@ class Settings(BaseSettings):
     """Tokens waiting for the model, as above: it bounds how long the last in the queue can have to wait."""
 
     max_queued: int = Field(default=1000, ge=1)
-    """Explanations waiting for a worker; one more is refused at once."""
+    """Explanations of one model waiting for a worker; one more is refused at once."""
 
     # How long things take.
 

@@ -22,6 +22,7 @@ from server.services.wire import version
 from server.store import Store
 
 _DEFAULT_PAGE, _LARGEST_PAGE = 50, 1000
+_CANCEL_SECONDS = 0.05
 
 
 class ExplanationService(ExplanationServiceServicer):
@@ -117,9 +118,12 @@ class ExplanationService(ExplanationServiceServicer):
                 raise DrainingError
             raise StreamAgeError(self._watch_seconds)
         finally:
-            if not change.done():
+            # Not once but until it is true: redis-py swallows a cancellation that comes while it connects.
+            while not change.done():
                 change.cancel()
-                await asyncio.wait({change})
+                await asyncio.wait({change}, timeout=_CANCEL_SECONDS)
+            if not change.cancelled():
+                change.exception()  # Nobody waits for it any more.
 
 
 _END = object()
