@@ -2,10 +2,11 @@
 
 GlossError
 └── TrainingError
-    ├── DataError        the data folder is missing or malformed
-    ├── DivergedError    the loss is no longer a number; the last good checkpoint is kept
-    ├── StorageError     the disk is full or refuses; the last good checkpoint is kept
-    └── ResumeError      the checkpoint does not fit what is to be trained
+    ├── DataError            the data folder is missing or malformed
+    ├── DivergedError        the loss is no longer a number; the last good checkpoint is kept
+    ├── StorageError         the disk is full or refuses; the last good checkpoint is kept
+    ├── ResumeError          the checkpoint does not fit what is to be trained
+    └── InterruptedRunError  someone asked the run to stop; the checkpoint is up to date
 """
 
 from __future__ import annotations
@@ -31,3 +32,7 @@ class StorageError(TrainingError):
 
 class ResumeError(TrainingError):
     """The checkpoint is missing, or does not fit what is to be trained."""
+
+
+class InterruptedRunError(TrainingError):
+    """Someone asked the run to stop. The checkpoint is up to date."""

@@ -15,7 +15,7 @@ from torch.nn.utils import clip_grad_norm_
 from ml.train.average import WeightAverage
 from ml.train.checkpoint import load_checkpoint, save_checkpoint
 from ml.train.display import Display
-from ml.train.errors import DivergedError, ResumeError, StorageError
+from ml.train.errors import DivergedError, InterruptedRunError, ResumeError, StorageError
 from ml.train.perplexity import Perplexity
 from ml.train.plot import plot_history
 from ml.train.schedule import Schedule, Shape
@@ -75,6 +75,7 @@ class Training:
         self._schedule = Schedule(settings.shape, self._total, settings.warmup, settings.decay)
         self._average = WeightAverage(task.module, settings.average) if settings.average else None
         self._averaging = self._average is not None and not settings.stall
+        self._stopping = False
         self._step = 0
         self._plateau = 1.0
         self._seconds = 0.0
@@ -105,10 +106,15 @@ class Training:
         self.history = [Record(**record) for record in state["history"]]
         torch.set_rng_state(state["rng"])
 
+    def stop(self) -> None:
+        """End `run` after the step it is in. May be called from a signal handler."""
+        self._stopping = True
+
     def run(self) -> None:
-        """Train to the end, to an early stop, or to an interruption, which leaves a checkpoint.
+        """Train to the end, to an early stop, or to a `stop`.
 
         Raises:
+            InterruptedRunError: `stop` was called; the checkpoint is up to date.
             DivergedError: the loss is no longer a number.
             StorageError: the disk is full or refuses.
         """
@@ -117,27 +123,24 @@ class Training:
         # The epoch's last step always validates.
         validate_at = {per_epoch * (i + 1) // self.settings.validations for i in range(self.settings.validations)}
         with self.display.running(self._step, self._total):
-            try:
-                while self._step < self._total and not self._exhausted():
-                    epoch, skip = divmod(self._step, per_epoch)
-                    saved = began = time.monotonic()
-                    for inputs, targets in self.task.batches(epoch, skip):
-                        loss = self._train_on(inputs, targets)
-                        now = time.monotonic()
-                        self._seconds, began = self._seconds + now - began, now
-                        self.display.step(self._step, loss, inputs.numel())
-                        if (self._step - 1) % per_epoch + 1 in validate_at:
-                            self._validate()
-                            self._save()
-                            saved = began = time.monotonic()
-                            if self._exhausted():
-                                break
-                        elif now - saved > self.settings.checkpoint_seconds:
-                            self._save()
-                            saved = began = time.monotonic()
-            except KeyboardInterrupt:
-                self._save()
-                raise
+            while self._step < self._total and not self._exhausted():
+                epoch, skip = divmod(self._step, per_epoch)
+                saved = began = time.monotonic()
+                for inputs, targets in self.task.batches(epoch, skip):
+                    loss = self._train_on(inputs, targets)
+                    now = time.monotonic()
+                    self._seconds, began = self._seconds + now - began, now
+                    self.display.step(self._step, loss, inputs.numel())
+                    validated = (self._step - 1) % per_epoch + 1 in validate_at
+                    if validated:
+                        self._validate()
+                    if validated or self._stopping or now - saved > self.settings.checkpoint_seconds:
+                        self._save()
+                        saved = began = time.monotonic()
+                    if self._stopping:
+                        raise InterruptedRunError(f"interrupted after step {self._step}; go on with --resume")
+                    if self._exhausted():
+                        break
 
     def _train_on(self, inputs: torch.Tensor, targets: torch.Tensor) -> float:
         factor = self._schedule.factor(self._step) * self._plateau

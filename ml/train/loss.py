@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 CHUNK_ELEMENTS = 1 << 22
 """Logits held at a time (16 MiB in float32): about what a processor's last cache keeps between the passes over them."""
@@ -49,18 +53,25 @@ class _CrossEntropy(torch.autograd.Function):
         d_weight = torch.zeros_like(weight)
         d_bias = None if bias is None else torch.zeros_like(bias)
         total = hidden.new_zeros((), dtype=torch.float64)
+        # With E = exp(logits − top) and S its row sums, d loss / d logits = (E / S − one-hot) / count. E is the large
+        # matrix: it is written over the logits, 1 / S goes to the narrow factors of its products, and the one-hot part
+        # needs no matrix at all.
         for rows in _chunks(hidden, weight):
-            logits, wanted = _logits(hidden[rows], weight, bias), targets[rows, None]
-            normalizer = logits.logsumexp(1, keepdim=True)
-            total += (normalizer - logits.gather(1, wanted)).sum(dtype=torch.float64)
-            # d loss / d logits = (softmax − one-hot) / count
-            gradient = logits.sub_(normalizer).exp_()
-            gradient.scatter_add_(1, wanted, gradient.new_full(wanted.shape, -1.0))
-            torch.mm(gradient, weight, out=d_hidden[rows])
-            d_weight.addmm_(gradient.T, hidden[rows])
+            logits, chosen = _logits(hidden[rows], weight, bias), targets[rows, None]
+            total -= logits.gather(1, chosen).sum(dtype=torch.float64)
+            top = logits.amax(1, keepdim=True)
+            exponentials = logits.sub_(top).exp_()
+            sums = exponentials.sum(1, keepdim=True)
+            total += (sums.log() + top).sum(dtype=torch.float64)
+            torch.mm(exponentials, weight, out=d_hidden[rows]).div_(sums)
+            d_weight.addmm_(exponentials.T, hidden[rows] / sums)
             if d_bias is not None:
-                d_bias += gradient.sum(0)
-        ctx.save_for_backward(d_hidden.div_(count), d_weight.div_(count), None if d_bias is None else d_bias / count)
+                d_bias.addmv_(exponentials.T, sums.reciprocal().squeeze(1))
+        d_hidden.sub_(weight[targets]).div_(count)
+        d_weight.index_add_(0, targets, hidden, alpha=-1).div_(count)
+        if d_bias is not None:
+            d_bias.index_add_(0, targets, d_bias.new_ones(count), alpha=-1).div_(count)
+        ctx.save_for_backward(d_hidden, d_weight, d_bias)
         return (total / count).to(hidden.dtype)
 
     @staticmethod
@@ -70,9 +81,35 @@ class _CrossEntropy(torch.autograd.Function):
 
 
 def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return hidden @ weight.T if bias is None else torch.addmm(bias, hidden, weight.T)
+    if _ONEDNN and hidden.device.type == "cpu" and hidden.dtype is torch.float32:
+        # For a few rows and many columns oneDNN is up to twice as fast as the BLAS behind `F.linear`.
+        return cast(Tensor, torch.ops.mkldnn._linear_pointwise(hidden, weight, bias, "none", [], ""))
+    return F.linear(hidden, weight, bias)
 
 
 def _chunks(hidden: Tensor, weight: Tensor) -> list[slice]:
     size = max(1, CHUNK_ELEMENTS // len(weight))
     return [slice(start, start + size) for start in range(0, len(hidden), size)]
+
+
+def sampled_cross_entropy(
+    hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, *, frequent: int, samples: int
+) -> Tensor:
+    """An estimate of `cross_entropy` from a part of the vocabulary, whose ids are ordered by falling frequency.
+
+    The normaliser's sum is exact over the `frequent` first words and over all targets of the batch; the rest is
+    estimated from `samples` words drawn evenly, each counted for as many as it stands for (stratified importance
+    sampling, after Bengio & Senécal 2003). The sum is unbiased for every position and so nearly is its logarithm.
+    """
+    present = torch.zeros(len(weight), dtype=torch.bool, device=targets.device)
+    present[:frequent] = True
+    present[targets] = True
+    rare = (~present).nonzero().squeeze(1)
+    drawn = rare[torch.randint(len(rare), (samples,), device=rare.device)] if len(rare) > samples else rare
+    exact = present.nonzero().squeeze(1)
+    columns = torch.cat([exact, drawn])
+    correction = bias.new_zeros(len(columns))
+    correction[len(exact) :] = math.log(max(1.0, len(rare) / samples))
+    place = torch.empty(len(weight), dtype=torch.long, device=targets.device)
+    place[exact] = torch.arange(len(exact), device=targets.device)
+    return cross_entropy(hidden, weight[columns], bias[columns] + correction, place[targets])

@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ml.train.loss import cross_entropy_sum
 
 if TYPE_CHECKING:
+    from ml.language_model import LanguageModel
     from ml.models.lstm import WordLSTM
 
 
@@ -39,47 +40,77 @@ def _exp(nats: float) -> float:
     return math.exp(nats) if nats < 700 else math.inf
 
 
-@torch.inference_mode()
-def transformer_nats(
-    model: nn.Module, ids: Tensor, start: int, *, window: int, stride: int, batch: int = 8
-) -> Iterator[tuple[float, int]]:
-    """Nats of every one of `ids`, in windows that overlap.
+@dataclass(frozen=True)
+class Window:
+    """Predictions `first` to `end` of a stream, made with the tokens from `begin` on."""
 
-    A window is the start token and `window` − 1 ids before the one predicted last; it counts its last `stride`
-    predictions only, so each has at least `window` − `stride` tokens of context (the text's first ones what there is).
+    begin: int
+    first: int
+    end: int
 
-    Yields:
-        (nats, tokens) of one batch of windows, until every id has been counted once.
+
+def windows(length: int, size: int, stride: int) -> Iterator[Window]:
+    """Windows of `size` predictions over a stream of `length` tokens that count each prediction once.
+
+    Each window but the first counts its last `stride` predictions, so that they have at least `size` − `stride` tokens
+    of context; the first counts all.
     """
-    windows = []
     counted = 0
-    while counted < len(ids):
-        end = min(len(ids), max(counted + stride, window) if counted == 0 else counted + stride)
-        windows.append((max(0, end - window), counted, end))
+    while counted < length:
+        end = min(length, counted + stride if counted else size)
+        yield Window(max(0, end - size), counted, end)
         counted = end
-    for at in range(0, len(windows), batch):
-        group = windows[at : at + batch]
-        longest = max(end - begin for begin, _, end in group)
-        inputs = torch.full((len(group), longest), start)
-        targets = torch.full((len(group), longest), -1)
-        for row, (begin, first, end) in enumerate(group):
-            inputs[row, 1 : end - begin] = ids[begin : end - 1]
-            targets[row, first - begin : end - begin] = ids[first:end]
-        hidden = model.model(input_ids=inputs, use_cache=False).last_hidden_state
-        kept = targets >= 0
-        yield float(cross_entropy_sum(hidden[kept], model.lm_head.weight, None, targets[kept])), int(kept.sum())
 
 
 @torch.inference_mode()
-def lstm_nats(module: WordLSTM, ids: Tensor, first: int, window: int = 512) -> Iterator[tuple[float, int]]:
-    """Nats of every one of `ids`, read as one stream after the word `first`, in steps of `window` words.
+def transformer_nats(module: Any, ids: Tensor, start: int, *, size: int, batch: int = 8) -> Iterator[tuple[float, int]]:
+    """Nats of each of `ids` in windows of `size` that do not overlap, each after the token `start`.
+
+    Args:
+        module: a Llama of transformers.
+        ids: [tokens].
 
     Yields:
-        (nats, tokens) of one window, until every id has been counted once.
+        (nats, tokens) of `batch` windows.
+    """
+    rows = ids[: len(ids) // size * size].view(-1, size).split(batch)
+    rest = ids[len(ids) // size * size :]
+    for targets in (*rows, *([rest[None]] if len(rest) else [])):
+        inputs = torch.cat([targets.new_full((len(targets), 1), start), targets[:, :-1]], 1)
+        hidden = module.model(input_ids=inputs, use_cache=False).last_hidden_state.flatten(0, 1)
+        yield float(cross_entropy_sum(hidden, module.lm_head.weight, None, targets.flatten())), targets.numel()
+
+
+@torch.inference_mode()
+def strided_nats(
+    model: LanguageModel, ids: Tensor, start: int, *, size: int, stride: int, batch: int = 4
+) -> Iterator[tuple[float, int]]:
+    """Nats of each of `ids` in windows that overlap (see `windows`), each after the token `start`.
+
+    Yields:
+        (nats, tokens) of `batch` windows.
+    """
+    pending = list(windows(len(ids), size, stride))
+    for at in range(0, len(pending), batch):
+        group = pending[at : at + batch]
+        prompts = [[start, *ids[window.begin : window.end - 1].tolist()] for window in group]
+        logits = torch.cat(model.logits(prompts, [window.end - window.first for window in group]))
+        targets = torch.cat([ids[window.first : window.end] for window in group]).to(logits.device)
+        chosen = logits.gather(1, targets[:, None]).squeeze(1)
+        yield float((logits.logsumexp(1) - chosen).sum(dtype=torch.float64)), len(targets)
+
+
+@torch.inference_mode()
+def lstm_nats(module: WordLSTM, ids: Tensor, start: int, *, size: int = 512) -> Iterator[tuple[float, int]]:
+    """Nats of each of `ids`, read as one stream after the word `start`, its hidden state carried all the way.
+
+    Yields:
+        (nats, tokens) of `size` words.
     """
     state = module.initial_state(1)
-    stream = torch.cat([torch.tensor([first]), ids])
-    for at in range(0, len(ids), window):
-        inputs, targets = stream[at : at + window][: len(ids) - at], ids[at : at + window]
-        hidden, state = module(inputs[None], state)
+    device = module.embedding.weight.device
+    stream = torch.cat([torch.tensor([start]), ids]).to(device)
+    for at in range(0, len(ids), size):
+        targets = stream[at + 1 : at + 1 + size]
+        hidden, state = module(stream[at : at + len(targets)][None], state)
         yield float(cross_entropy_sum(hidden[0], module.head.weight, module.head.bias, targets)), len(targets)

@@ -1,0 +1,24 @@
+"""Keeping freed memory, so that each step's large tensors reuse the last step's pages."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+_NEVER = 1 << 30
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep what is freed.
+
+    By default it hands every block of more than a few megabytes back to the system at once, and the next step waits
+    while its pages are mapped and zeroed anew: a tenth of the time of training. Elsewhere than on glibc this does
+    nothing.
+    """
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, _NEVER)
