@@ -67,11 +67,11 @@ $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.serve: pyproject.toml requirements.lock | $(BIN)/python
-	@echo "Installing the pinned dependencies into $(VENV); the first time takes a minute or two, or as long as torch's download"
+	@echo "Installing the pinned dependencies into $(VENV); the first time takes some minutes, most of them for torch"
 	@$(PIP) install -qq --disable-pip-version-check -c requirements.lock -e ".[serve]"
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml requirements.lock | $(BIN)/python
-	@echo "Installing the pinned dependencies and the tests' tools into $(VENV); the first time takes a minute or two"
+	@echo "Installing the pinned dependencies and the tests' tools into $(VENV); the first time takes some minutes"
 	@$(PIP) install -qq --disable-pip-version-check -c requirements.lock -e ".[dev]"
 	@touch $@ $(VENV)/.serve
