@@ -111,8 +111,8 @@ class WordLSTM(nn.Module):
         if not (self.training and self.config.weight_dropout):
             y, after = layer(x, state)
             return y, after
-        recurrent = F.dropout(layer.weight_hh_l0, self.config.weight_dropout)
-        weights = [layer.weight_ih_l0, recurrent, layer.bias_ih_l0, layer.bias_hh_l0]
+        inward, recurrent, *biases = cast(list[Tensor], layer.all_weights[0])
+        weights = [inward, F.dropout(recurrent, self.config.weight_dropout), *biases]
         y, h, c = torch.lstm(x, list(state), weights, True, 1, 0.0, True, False, True)
         return y, (h, c)
 

@@ -20,7 +20,7 @@ class WeightAverage:
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
         self.steps = 0
-        self._parameters = list(module.parameters())
+        self._parameters = list[Tensor](module.parameters())
         self._means = [parameter.detach().clone() for parameter in self._parameters]
 
     @torch.no_grad()

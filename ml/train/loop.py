@@ -149,7 +149,7 @@ class Training:
                 group["lr"] = group["initial_lr"] * factor
             optimizer.zero_grad()
         loss = self.task.loss(inputs, targets)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         value = loss.item()
         norm = clip_grad_norm_(self.task.module.parameters(), self.settings.clip or math.inf).item()
         if not (math.isfinite(value) and math.isfinite(norm)):

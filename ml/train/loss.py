@@ -39,8 +39,7 @@ def cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: 
     for a chunk of positions at a time and are turned into their own gradient in place: the matrix of all logits, which
     the plain way writes four times and reads ten, never reaches main memory.
     """
-    loss: Tensor = _CrossEntropy.apply(hidden, weight, bias, targets)
-    return loss
+    return cast(Tensor, _CrossEntropy.apply(hidden, weight, bias, targets))  # type: ignore[no-untyped-call]
 
 
 class _CrossEntropy(torch.autograd.Function):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -43,9 +43,10 @@ class Muon(Optimizer):
     def _step_together(self, weights: list[Tensor], group: dict[str, Any]) -> None:
         updates = []
         for weight in weights:
+            gradient = cast(Tensor, weight.grad)
             average = self.state[weight].setdefault("momentum", torch.zeros_like(weight))
-            average.lerp_(weight.grad, 1 - group["momentum"])
-            updates.append(weight.grad.lerp(average, group["momentum"]))  # Nesterov's look ahead
+            average.lerp_(gradient, 1 - group["momentum"])
+            updates.append(gradient.lerp(average, group["momentum"]))  # Nesterov's look ahead
         rows, columns = weights[0].shape
         scale = max(1.0, rows / columns) ** 0.5
         for weight, update in zip(weights, orthogonalized(torch.stack(updates)), strict=True):

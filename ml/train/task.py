@@ -15,9 +15,13 @@ from ml.train.perplexity import Perplexity
 class Task(Protocol):
     """A module, its optimizers, and batches to feed them."""
 
-    module: nn.Module
     optimizers: list[Optimizer]
     steps_per_epoch: int
+
+    @property
+    def module(self) -> nn.Module:
+        """What is trained, in training mode."""
+        ...
 
     def batches(self, epoch: int, skip: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The epoch's inputs and targets from its batch `skip` on: always the same for the same epoch and seed."""

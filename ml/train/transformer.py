@@ -118,7 +118,6 @@ def _build(settings: TransformerSettings, tokenizer: PreTrainedTokenizerFast) ->
             tie_word_embeddings=True,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
-            attn_implementation="sdpa",
         )
     )
 
@@ -135,7 +134,8 @@ def _build(settings: TransformerSettings, tokenizer: PreTrainedTokenizerFast) ->
         # A block that adds nothing at first: training starts from the embeddings alone and stays even.
         nn.init.zeros_(layer.self_attn.o_proj.weight)
         nn.init.zeros_(layer.mlp.down_proj.weight)
-    return module.train()
+    module.train()
+    return module
 
 
 def _optimizers(module: LlamaForCausalLM, settings: TransformerSettings) -> list[Optimizer]:
