@@ -6,7 +6,7 @@ holds it. A character that takes several tokens (an emoji in byte-level BPE) giv
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from jinja2 import TemplateError
@@ -36,7 +36,8 @@ class Encoding:
         text: what the spans count in: the prompt's own text, the rendered chat, or the decoded token ids.
         ids: the tokens, with the special tokens that the model reads.
         spans: each token's place in `text`; None for one that stands nowhere in it.
-        editable: the parts of `text` that the user wrote, in order: all of it, or the contents of a chat's messages.
+        editable: the parts of `text` that the user wrote, in order: all of it but starts and ends of text given as ids,
+            or the contents of a chat's messages.
     """
 
     text: str
@@ -195,7 +196,10 @@ class Tokenizer:
         if len(ids) > self.context_length:  # before the decoding, which costs more than the check
             raise PromptTooLongError(field, len(ids), self.context_length)
         text, spans = self._decode_with_spans(ids)
-        return Encoding(text, ids, spans, ((0, len(text)),) if text else ())
+        # A start or end of text that the caller spelled out is as little a word of the prompt as one that is added.
+        around = self.end_ids | {self._fast.bos_token_id, self._fast.pad_token_id}
+        marks = [span for token_id, span in zip(ids, spans, strict=True) if span and token_id in around]
+        return Encoding(text, ids, spans, tuple(_between(marks, len(text))))
 
     def _render(self, field: str, messages: Sequence[ChatMessage]) -> str:
         conversation = [{"role": message.role, "content": message.content} for message in messages]
@@ -263,6 +267,15 @@ class Tokenizer:
         if raw.startswith(_SPACE_MARK):  # decoding it alone would drop the space
             return str(raw.replace(_SPACE_MARK, " "))
         return self.decode([token_id])
+
+
+def _between(spans: Sequence[Span], length: int) -> Iterator[Span]:
+    """What ascending `spans` leave of a text of `length` characters."""
+    start = 0
+    for span in (*spans, (length, length)):
+        if start < span[0]:
+            yield start, span[0]
+        start = span[1]
 
 
 def _with_whole_offsets(processor: PostProcessor) -> PostProcessor:

@@ -222,3 +222,10 @@ def test_end_of_text_is_no_unknown_token() -> None:
     assert tokenizer.mask_token is None
     assert tokenizer.end_ids == {0, 7}
     assert tokenizer.token_text(499) == "<499>"
+
+
+def test_a_start_given_as_an_id_is_no_word_of_the_prompt(tokens: Tokenizer) -> None:
+    spelled_out = tokens.encode(Prompt(text="The man")).ids
+    encoding = tokens.encode(Prompt(token_ids=spelled_out))
+    assert encoding.text == f"{START}The man"
+    assert [encoding.text[start:end] for start, end in encoding.editable] == ["The man"]
