@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import redis
-import redis.asyncio
-from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.retry import Retry
 
@@ -18,29 +16,13 @@ def connect(url: str, *, patient: bool = True) -> redis.Redis:
     Args:
         url: where Redis is.
         patient: ride out a restart of Redis, with about a minute of retries; the workers' choice, because redis-py's
-            own default ends a worker whose job ends while Redis is away. False gives up after one retry, so that a
-            server can say at once that Redis is away.
+            own default ends a worker whose job ends while Redis is away. False gives up after one retry, for what can
+            be left out.
     """
     return redis.Redis.from_url(
         url,
-        retry=Retry(_backoff(), 60 if patient else 1),
+        retry=Retry(ExponentialWithJitterBackoff(cap=2, base=0.05), 60 if patient else 1),
         socket_connect_timeout=SOCKET_SECONDS,
         socket_timeout=SOCKET_SECONDS,
         health_check_interval=HEALTH_CHECK_SECONDS,
     )
-
-
-def connect_async(url: str) -> redis.asyncio.Redis:
-    """An impatient asyncio client, as `connect` with ``patient=False``."""
-    client: redis.asyncio.Redis = redis.asyncio.Redis.from_url(
-        url,
-        retry=AsyncRetry(_backoff(), 1),
-        socket_connect_timeout=SOCKET_SECONDS,
-        socket_timeout=SOCKET_SECONDS,
-        health_check_interval=HEALTH_CHECK_SECONDS,
-    )
-    return client
-
-
-def _backoff() -> ExponentialWithJitterBackoff:
-    return ExponentialWithJitterBackoff(cap=2, base=0.05)

@@ -5,12 +5,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import redis.asyncio
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from gloss import v1 as pb
 from jobs import names, watch
 from jobs.attempts import AttemptStore
-from jobs.connection import connect, connect_async
+from jobs.connection import connect
 from jobs.errors import (
     AttemptEndedError,
     ExplanationNotFoundError,
@@ -502,7 +503,7 @@ class TestWatch:
     @pytest.fixture
     def watched(self, redis_url):
         async def follow(explanation_id, on_wake):
-            async with connect_async(redis_url) as client:
+            async with redis.asyncio.Redis.from_url(redis_url) as client:
                 async for _ in watch.changes(client, explanation_id):
                     await on_wake()
 

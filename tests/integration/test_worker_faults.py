@@ -19,10 +19,12 @@ from jobs.store import ExplanationStore
 from tests.fixtures.processes import ProcessFactory, environment
 from tests.integration.explanations import ended, lime, model_of, under_way, wait_for
 
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds and watches processes in /proc")
+
 Start = Callable[..., Child]
 
 # Enough work to be disturbed in its midst, and little enough to be done again.
-EVALUATIONS = 4000
+EVALUATIONS = 1500
 
 
 @pytest.fixture(scope="module")
