@@ -9,16 +9,17 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import Lasso
-from sklearn.tree import DecisionTreeRegressor
 
 from ml.explain.estimator import FloatArray, IntArray
 from ml.result import SurrogateFit, TreeNode
 from ml.spec import SurrogateKind
+
+if TYPE_CHECKING:  # scikit-learn takes a second to import: who checks a spec or fits a ridge need not wait for it
+    from sklearn.linear_model import Lasso
+    from sklearn.tree import DecisionTreeRegressor
 
 _JACKKNIFE_GROUPS = 20
 _NO_PENALTY = 1e-9
@@ -101,6 +102,8 @@ def lasso(alpha: float, samples: FloatArray, values: FloatArray, weights: FloatA
         fit = ridge(0, samples, values, weights, errors=errors)
         least_squares = SurrogateFit(SurrogateKind.LASSO, fit.surrogate.r_squared, fit.surrogate.intercept)
         return Fit(fit.attributions, fit.standard_errors, least_squares)
+    from sklearn.exceptions import ConvergenceWarning  # noqa: PLC0415
+    from sklearn.linear_model import Lasso  # noqa: PLC0415
 
     def solve(rows: slice | IntArray) -> Lasso:
         with warnings.catch_warnings():
@@ -122,6 +125,7 @@ def decision_tree(
     with the sign of its mean effect: the weighted mean value where it is present, minus that where it is absent.
     Standard errors by the jackknife.
     """
+    from sklearn.tree import DecisionTreeRegressor  # noqa: PLC0415
 
     def solve(rows: slice | IntArray) -> tuple[DecisionTreeRegressor, FloatArray]:
         tree = DecisionTreeRegressor(max_depth=depth, random_state=0)  # ties between splits are broken alike each time
