@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+_RAMP = 10
+
 
 class WeightAverage:
     """A running mean of a module's parameters.
 
-    With `decay` 1 every step counts alike (averaged SGD, Polyak & Juditsky 1992); below 1 the mean forgets, with a
-    memory of about 1 / (1 − decay) steps.
+    With `decay` 1 every step counts alike (averaged SGD, Polyak & Juditsky 1992). Below 1 the mean forgets: its memory
+    is 1 / (1 − decay) steps, but at most a tenth of those taken, so that it is soon rid of the first ones.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
@@ -27,7 +29,8 @@ class WeightAverage:
     def update(self) -> None:
         """Take the weights as they are now into the mean."""
         self.steps += 1
-        torch._foreach_lerp_(self._means, self._parameters, max(1 / self.steps, 1 - self.decay))
+        share = 1 / self.steps if self.decay == 1 else max(1 - self.decay, _RAMP / (_RAMP - 1 + self.steps))
+        torch._foreach_lerp_(self._means, self._parameters, share)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
