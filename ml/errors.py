@@ -1,14 +1,14 @@
 """The errors that a caller of `ml` can cause, as one small tree.
 
-    GlossError
-    ├── InputError                 what was asked is not allowed; `field` names the part
-    │   ├── PromptTooLongError     more tokens than the model's context
-    │   └── ReplyTooLargeError     the answer would exceed the caller's limit; nothing was computed
-    ├── CapabilityError            this model cannot do that
-    │   ├── NoAttentionError
-    │   └── NoChatTemplateError
-    ├── NotBuiltError              Gloss does not do that yet; `feature` names what
-    └── ModelLoadError             the model's folder is missing, incomplete, corrupt or not allowed
+GlossError
+├── InputError                 what was asked is not allowed; `field` names the part
+│   ├── PromptTooLongError     more tokens than the model's context
+│   └── ReplyTooLargeError     the answer would exceed the caller's limit; nothing was computed
+├── CapabilityError            this model cannot do that
+│   ├── NoAttentionError
+│   └── NoChatTemplateError
+├── NotBuiltError              Gloss does not do that yet; `feature` names what
+└── ModelLoadError             the model's folder is missing, incomplete, corrupt or not allowed
 """
 
 from __future__ import annotations
