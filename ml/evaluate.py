@@ -38,14 +38,11 @@ def evaluate(model: LanguageModel, lines: list[str], *, stride: int = 0, console
         stride: predictions that a window counts; 0 is half the context. An LSTM needs none.
         console: where to show a progress bar.
     """
-    start = _start(model)
+    start, ids = stream(model, lines)
     if isinstance(model, LstmModel):
-        # Line by line: the tokenizer turns a line's end into <eos>.
-        ids = torch.tensor([token for line in lines for token in model.tokenizer.ids(line + "\n")])
         parts = lstm_nats(model.module, ids, start)
         batches = -(-len(ids) // 512)
     else:
-        ids = torch.tensor(model.tokenizer.ids(natural_text(lines)))
         size = model.info.context_length
         stride = stride or size // 2
         parts = strided_nats(model, ids, start, size=size, stride=stride)
@@ -54,10 +51,17 @@ def evaluate(model: LanguageModel, lines: list[str], *, stride: int = 0, console
     return Perplexity(nats, len(ids), count_words(lines))
 
 
-def _start(model: LanguageModel) -> int:
-    """The token that the tokenizer begins every prompt with, else the one that ends a text."""
+def stream(model: LanguageModel, lines: list[str]) -> tuple[int, torch.Tensor]:
+    """The token that a text starts after, and the lines as the model reads them: one stream of token ids.
+
+    The start is what the tokenizer begins every prompt with, else what ends a text.
+    """
     whole, alone = model.tokenizer.encode(Prompt(text="a")).ids, model.tokenizer.ids("a")
-    return whole[0] if len(whole) > len(alone) else min(model.tokenizer.end_ids, default=0)
+    start = whole[0] if len(whole) > len(alone) else min(model.tokenizer.end_ids, default=0)
+    if isinstance(model, LstmModel):
+        # Line by line, each with its end, which the tokenizer turns into <eos>.
+        return start, torch.tensor([token for line in lines for token in model.tokenizer.ids(line + "\n")])
+    return start, torch.tensor(model.tokenizer.ids(natural_text(lines)))
 
 
 def _tracked(parts: Iterator[tuple[float, int]], batches: int, console: Console | None) -> Iterator[tuple[float, int]]:
