@@ -12,7 +12,7 @@ COMPOSE ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
-LINTED := deploy gloss jobs ml server worker tests benchmarks
+LINTED := $(wildcard benchmarks deploy gloss jobs ml proto server tests worker)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo up test test-slow test-containers lint format proto lock clean
