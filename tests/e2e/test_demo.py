@@ -104,7 +104,7 @@ def test_the_demo_walks_and_ends(tmp_path: Path, token: str) -> None:
         check=False,
     )
     assert result.returncode == 0, result.stdout + result.stderr
-    for part in ("next token", "attention", "occlusion", "lime", "grpc", "/metrics"):
+    for part in ("gloss next", "gloss attend", "occlusion ·", "lime ·", "grpc", "/metrics"):
         assert part in result.stdout.lower(), f"no {part} in:\n{result.stdout}"
     assert wait_until_none("GLOSS_TEST_TOKEN", token) == []
 
