@@ -122,6 +122,13 @@ def _to_method(message: pb.ExplanationSpec) -> spec.Method:
             kernel_width=lime.kernel_width if lime.HasField("kernel_width") else 25.0,
             max_depth=lime.max_depth if lime.HasField("max_depth") else 3,
         )
+    if kind == "kernel_shap":
+        return spec.KernelShap()
+    if kind == "shapley_permutation":
+        return spec.ShapleyPermutation()
+    if kind == "context_attribution":
+        context = message.context_attribution
+        return spec.ContextAttribution(context.alpha) if context.HasField("alpha") else spec.ContextAttribution()
     return spec.Unbuilt(kind)
 
 

@@ -228,13 +228,34 @@ class Lime:
 
 
 @dataclass(frozen=True)
+class KernelShap:
+    """Shapley values by weighted regression."""
+
+
+@dataclass(frozen=True)
+class ShapleyPermutation:
+    """Shapley values by antithetic permutations."""
+
+
+@dataclass(frozen=True)
+class ContextAttribution:
+    """A lasso on the logit of the target's probability over random halves of the features."""
+
+    alpha: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.alpha < float("inf"):
+            raise InputError("context_attribution.alpha", f"must be 0 or above, not {self.alpha}")
+
+
+@dataclass(frozen=True)
 class Unbuilt:
     """A method of the contract that this version does not compute yet; `name` is its field there."""
 
     name: str
 
 
-Method = Occlusion | Lime | Unbuilt
+Method = Occlusion | Lime | KernelShap | ShapleyPermutation | ContextAttribution | Unbuilt
 
 
 @dataclass(frozen=True)

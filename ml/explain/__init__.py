@@ -4,6 +4,7 @@ Problem (problem.py)        a spec settled against a tokenizer: features, remova
 ValueFunction               coalitions of features in, target values out; removal, cache, chunks, clock
 Evaluator (evaluation.py)   token sequences in, target values out: the only place that runs the model
 OcclusionExplainer, ...     estimators over any game, which a value function is one of
+anytime (sampling.py)       what those that sample do alike: growing batches, limits, when to stop
 Run                         one explanation at work: updates, checkpoint, judged result
 """
 

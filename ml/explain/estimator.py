@@ -46,6 +46,10 @@ class Estimate:
         standard_errors: float64 [features]; 0 where exact, infinite where nothing is known yet.
         stop: why the estimator is done; None while it is not.
         converged: whether the attributions have settled.
+        surrogate: the fitted model, for methods that fit one.
+        stability: Pearson correlation between the attributions of two halves of the samples.
+        freedom: degrees of freedom of the standard errors, infinite where there are plenty.
+        completeness_error: |Σ attributions − (v(all) − v(nothing))|, for methods that promise 0.
     """
 
     attributions: FloatArray
@@ -54,11 +58,13 @@ class Estimate:
     converged: bool = False
     surrogate: SurrogateFit | None = None
     stability: float | None = None
+    freedom: float = np.inf
+    completeness_error: float | None = None
 
     @classmethod
-    def nothing(cls, features: int) -> Estimate:
+    def nothing(cls, features: int, stop: StopReason | None = None) -> Estimate:
         """What is known before anything was measured."""
-        return cls(np.zeros(features), np.full(features, np.inf))
+        return cls(np.zeros(features), np.full(features, np.inf), stop)
 
 
 Estimating = Generator[Estimate | None, None, None]
@@ -71,6 +77,11 @@ class Explainer(Protocol):
     @property
     def planned(self) -> int:
         """The most coalitions that it will ask for."""
+        ...
+
+    @property
+    def fewest(self) -> int:
+        """The fewest coalitions that it must be allowed to ask for."""
         ...
 
     def __call__(self, game: Game) -> Estimating:

@@ -9,19 +9,16 @@ the same seed even the draws are the package's own.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
 from ml import spec
-from ml.explain.estimator import BoolArray, Estimate, Estimating, FloatArray, Game
+from ml.explain.estimator import BoolArray, Estimating, FloatArray, Game
+from ml.explain.sampling import DEFAULT_SAMPLES, anytime, fitted
 from ml.explain.surrogates import Fit, Surrogate, decision_tree, lasso, ridge
-from ml.result import StopReason
 from ml.spec import SurrogateKind
-
-DEFAULT_SAMPLES = 1000
-_FIRST_BATCH = 64
 
 
 def draw(features: int, samples: int, seed: int) -> Iterator[BoolArray]:
@@ -61,6 +58,11 @@ class LimeExplainer:
         """The samples, those drawn more than once counted each time."""
         return self.budget.max_evaluations or DEFAULT_SAMPLES
 
+    @property
+    def fewest(self) -> int:
+        """Two, the least that a surrogate can be fitted to."""
+        return 2
+
     def __call__(self, game: Game) -> Estimating:
         """Sample, fit, and tell, again and again.
 
@@ -68,49 +70,17 @@ class LimeExplainer:
         holds coefficients and their errors near 0 whatever the game.
         """
         draws = draw(self.features, self.planned, self.budget.seed)
-        coalitions = np.empty((0, self.features), dtype=np.bool_)
-        values = np.empty(0)
-        while True:
-            size = min(max(_FIRST_BATCH, len(values) // 4), self.planned - len(values))
-            batch = np.array([next(draws) for _ in range(size)])
-            answers = yield from game(batch)
-            # Only the samples before the first unanswered one: which of the others were answered depends on the order
-            # of the work, not on chance alone.
-            answered = size if np.isfinite(answers).all() else int(np.argmin(np.isfinite(answers)))
-            coalitions = np.concatenate([coalitions, batch[:answered]])
-            values = np.concatenate([values, answers[:answered]])
-
-            estimate = self._estimate(coalitions, values)
-            stop = self._stop(estimate, len(values), out_of_time=answered < size)
-            yield replace(estimate, stop=stop)
-            if stop is not None:
-                return
-
-    def _stop(self, estimate: Estimate, samples: int, *, out_of_time: bool) -> StopReason | None:
-        limit = self.budget.standard_error
-        enough = samples >= min(2 * (self.features + 1), self.planned)
-        if limit is not None and enough and float(estimate.standard_errors.max()) < limit:
-            return StopReason.STANDARD_ERROR
-        if out_of_time:
-            return StopReason.SECONDS
-        return StopReason.EVALUATIONS if samples == self.planned else None
-
-    def _estimate(self, coalitions: BoolArray, values: FloatArray) -> Estimate:
-        if len(values) < 2:
-            return Estimate.nothing(self.features)
-        fit = self._fit(coalitions, values)
-        limit = self.budget.standard_error
-        # Where the budget names no limit: a tenth of the largest attribution.
-        settled = np.abs(fit.attributions).max() / 10 if limit is None else limit
-        return Estimate(
-            attributions=fit.attributions,
-            standard_errors=fit.standard_errors,
-            converged=bool(fit.standard_errors.max() <= settled),
-            surrogate=fit.surrogate,
-            stability=self._stability(coalitions, values),
+        return anytime(
+            game,
+            (coalition[None] for coalition in draws),
+            lambda coalitions, values: fitted(self._fit, coalitions[:, 0], values[:, 0], self.budget.standard_error),
+            rows=1,
+            blocks=self.planned,
+            limit=self.budget.standard_error,
+            enough=2 * (self.features + 1),
         )
 
-    def _fit(self, coalitions: BoolArray, values: FloatArray, *, errors: bool = True) -> Fit:
+    def _fit(self, coalitions: BoolArray, values: FloatArray, *, errors: bool) -> Fit:
         weights = kernel(coalitions, self.method.kernel_width)
         return self._surrogate(coalitions.astype(np.float64), values, weights, errors=errors)
 
@@ -123,10 +93,3 @@ class LimeExplainer:
                 return partial(lasso, 0.01 if self.method.alpha is None else self.method.alpha)
             case SurrogateKind.DECISION_TREE:
                 return partial(decision_tree, self.method.max_depth)
-
-    def _stability(self, coalitions: BoolArray, values: FloatArray) -> float | None:
-        """Pearson correlation between the attributions of every other sample and those of the rest."""
-        if self.features < 3 or len(values) < 4:
-            return None  # any two points lie on a line
-        halves = [self._fit(coalitions[half::2], values[half::2], errors=False).attributions for half in (0, 1)]
-        return None if min(map(np.ptp, halves)) == 0 else float(np.corrcoef(halves[0], halves[1])[0, 1])

@@ -27,6 +27,11 @@ class OcclusionExplainer:
         """The whole prompt and every window."""
         return 1 + len(self.windows())
 
+    @property
+    def fewest(self) -> int:
+        """All of them."""
+        return self.planned
+
     def windows(self) -> BoolArray:
         """The windows, bool [windows, features], True where a feature is left out."""
         last = max(0, self.features - self.method.window)

@@ -11,15 +11,27 @@ from dataclasses import dataclass
 
 from ml.errors import InputError, NotBuiltError
 from ml.explain import faithfulness, target
+from ml.explain.context import ContextExplainer, link
 from ml.explain.estimator import Explainer
 from ml.explain.features import Feature, segment
+from ml.explain.kernel_shap import KernelShapExplainer
 from ml.explain.lime import LimeExplainer
 from ml.explain.occlusion import OcclusionExplainer
+from ml.explain.permutation import PermutationExplainer
 from ml.explain.removal import Perturbation, perturbation
+from ml.explain.shapley import EnumerationExplainer, is_enumerable
 from ml.explain.target import Readout, TargetPlan
 from ml.language_model import ModelInfo
 from ml.result import Token
-from ml.spec import ExplanationSpec, Lime, Occlusion, Unbuilt
+from ml.spec import (
+    ContextAttribution,
+    ExplanationSpec,
+    KernelShap,
+    Lime,
+    Occlusion,
+    ShapleyPermutation,
+    Unbuilt,
+)
 from ml.tokens import Encoding, Tokenizer
 
 
@@ -96,18 +108,30 @@ def prepare(tokenizer: Tokenizer, info: ModelInfo, spec: ExplanationSpec) -> Pro
 
 
 def _explainer(spec: ExplanationSpec, features: int) -> Explainer:
+    explainer = _chosen(spec, features)
+    most = spec.budget.max_evaluations
+    if most is not None and explainer.fewest > most:
+        raise InputError(
+            "budget.max_evaluations",
+            f"this method takes at least {explainer.fewest} evaluations of these {features} features, more than {most};"
+            " raise the limit, use larger features (or for occlusion wider windows with a stride), or choose LIME",
+        )
+    return explainer
+
+
+def _chosen(spec: ExplanationSpec, features: int) -> Explainer:
     match spec.method:
         case Occlusion():
-            occlusion = OcclusionExplainer(features, spec.method)
-            most = spec.budget.max_evaluations
-            if most is not None and occlusion.planned > most:
-                raise InputError(
-                    "budget.max_evaluations",
-                    f"occlusion of these {features} features takes {occlusion.planned} evaluations, more than {most};"
-                    " raise the limit, use wider windows with a stride, or choose LIME",
-                )
-            return occlusion
+            return OcclusionExplainer(features, spec.method)
         case Lime():
             return LimeExplainer(features, spec.method, spec.budget)
+        case KernelShap() | ShapleyPermutation() if is_enumerable(features, spec.budget):
+            return EnumerationExplainer(features, spec.budget)
+        case KernelShap():
+            return KernelShapExplainer(features, spec.budget)
+        case ShapleyPermutation():
+            return PermutationExplainer(features, spec.budget)
+        case ContextAttribution():
+            return ContextExplainer(features, spec.method, spec.budget, link(spec.target))
         case Unbuilt(name):
             raise NotBuiltError(f"the method {name}")

@@ -14,6 +14,7 @@ from ml.explain import faithfulness, target, trust
 from ml.explain.checkpoint import Memory
 from ml.explain.estimator import Estimate
 from ml.explain.evaluation import Evaluator
+from ml.explain.interval import two_sided_95
 from ml.explain.problem import prepare
 from ml.explain.target import Readout
 from ml.explain.value_function import ValueFunction
@@ -33,7 +34,6 @@ from ml.spec import ExplanationSpec
 
 _PARTIAL_SECONDS = 0.25
 _PROGRESS_SECONDS = 0.05
-_TWO_SIDED_95 = 1.959963984540054
 
 T = TypeVar("T")
 
@@ -210,6 +210,7 @@ class Run:
 
     def _filled(self, value: ValueFunction, blank: ExplanationResult, estimate: Estimate) -> ExplanationResult:
         """The result as far as `estimate` knows it, with what it has cost by now."""
+        reach = two_sided_95(estimate.freedom)
         attributions = tuple(
             Attribution(
                 text=feature.text,
@@ -217,7 +218,7 @@ class Run:
                 positions=feature.positions,
                 value=each,
                 standard_error=error,
-                interval=Interval(each - _TWO_SIDED_95 * error, each + _TWO_SIDED_95 * error),
+                interval=Interval(each - reach * error, each + reach * error),
             )
             for feature, each, error in zip(
                 self.problem.features, estimate.attributions.tolist(), estimate.standard_errors.tolist(), strict=True
@@ -237,6 +238,7 @@ class Run:
             attributions=attributions,
             surrogate=estimate.surrogate,
             stability=estimate.stability,
+            completeness_error=estimate.completeness_error,
             converged=estimate.converged,
             cost=cost,
         )

@@ -74,8 +74,28 @@ class TestToSpec:
         assert convert.to_spec(message(target=target)).target == expected
 
     @pytest.mark.parametrize(
+        ("parts", "method"),
+        [
+            ({"kernel_shap": pb.KernelShap()}, spec.KernelShap()),
+            ({"shapley_permutation": pb.ShapleyPermutation()}, spec.ShapleyPermutation()),
+            ({"context_attribution": pb.ContextAttribution()}, spec.ContextAttribution(0.01)),
+            ({"context_attribution": pb.ContextAttribution(alpha=0)}, spec.ContextAttribution(0)),
+        ],
+    )
+    def test_shapley_and_context(self, parts, method):
+        assert convert.to_spec(pb.ExplanationSpec(prompt=pb.Prompt(text="one"), **parts)).method == method
+
+    @pytest.mark.parametrize(
         "method",
-        [f.name for f in pb.ExplanationSpec.DESCRIPTOR.oneofs_by_name["method"].fields if f.number > 7],
+        [
+            "input_times_gradient",
+            "integrated_gradients",
+            "attention_rollout",
+            "value_zeroing",
+            "interactions",
+            "global_surrogate",
+            "bias_probe",
+        ],
     )
     def test_what_is_not_built_keeps_its_name(self, method):
         asked = pb.ExplanationSpec(prompt=pb.Prompt(text="one"))

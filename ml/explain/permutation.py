@@ -1,0 +1,115 @@
+"""Shapley values by permutations: a feature's mean contribution where it joins in random order, as it improves.
+
+Sampled permutations (Castro, Gómez & Tejada 2009), each with its reverse (antithetic; Mitchell et al. 2022): who joins
+early in one joins late in the other, so that their mean varies less than two of their own would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from ml import spec
+from ml.explain.estimator import BoolArray, Estimate, Estimating, FloatArray, Game
+from ml.explain.sampling import DEFAULT_SAMPLES, anytime, settled, stability
+from ml.explain.shapley import completeness_error, ends
+from ml.result import StopReason
+
+_ENOUGH_PAIRS = 16
+
+
+@dataclass(frozen=True)
+class PermutationExplainer:
+    """Growing numbers of permutations with their reverses, until a limit of the budget.
+
+    For problems of two features or more that cannot be enumerated within the budget; `EnumerationExplainer` is for the
+    others.
+    """
+
+    features: int
+    budget: spec.Budget
+
+    @property
+    def planned(self) -> int:
+        """The two ends, and what lies between them in every permutation that the budget has room for."""
+        return 2 + self._pairs * self._rows
+
+    @property
+    def fewest(self) -> int:
+        """Two pairs, as one alone does not tell how sure it is; or all coalitions, where they are fewer."""
+        return min(2 + 2 * self._rows, int(2**self.features))
+
+    def __call__(self, game: Game) -> Estimating:
+        """Ask for the two ends, then for the coalitions of pairs of permutations.
+
+        The standard-error limit is looked at once there are 16 pairs: features that rarely matter may not have
+        mattered yet, and look more certain than they are.
+        """
+        empty, whole = yield from game(ends(game))
+        if not np.isfinite(whole - empty):
+            yield Estimate.nothing(self.features, StopReason.SECONDS)
+            return
+        yield from anytime(
+            game,
+            self._draws(),
+            lambda coalitions, values: self._estimate(coalitions, values, float(empty), float(whole)),
+            rows=self._rows,
+            blocks=self._pairs,
+            limit=self.budget.standard_error,
+            enough=_ENOUGH_PAIRS,
+        )
+
+    @property
+    def _rows(self) -> int:
+        """Coalitions between the ends of a permutation and of its reverse."""
+        return 2 * (self.features - 1)
+
+    @property
+    def _pairs(self) -> int:
+        most = self.budget.max_evaluations or max(DEFAULT_SAMPLES, 2 + 2 * self._rows)
+        return (most - 2) // self._rows
+
+    def _draws(self) -> Iterator[BoolArray]:
+        random = np.random.default_rng(self.budget.seed)
+        joined = np.arange(1, self.features)[:, None]  # how many features are present at each step
+        while True:
+            ranks = random.permutation(self.features)
+            yield np.concatenate([ranks < joined, ranks >= self.features - joined])
+
+    def _estimate(self, coalitions: BoolArray, values: FloatArray, empty: float, whole: float) -> Estimate:
+        pairs = len(values)
+        if pairs < 2:
+            return Estimate.nothing(self.features)
+        contributions = _contributions(coalitions, values, empty, whole)
+        attributions = contributions.mean(axis=0)
+        standard_errors = contributions.std(axis=0, ddof=1) / np.sqrt(pairs)
+        return Estimate(
+            attributions=attributions,
+            standard_errors=standard_errors,
+            converged=settled(attributions, standard_errors, self.budget.standard_error),
+            stability=stability(contributions[0::2].mean(axis=0), contributions[1::2].mean(axis=0)),
+            freedom=pairs - 1,
+            completeness_error=completeness_error(attributions, whole - empty),
+        )
+
+
+def _contributions(coalitions: BoolArray, values: FloatArray, empty: float, whole: float) -> FloatArray:
+    """What each feature added where it joined, mean of a permutation and its reverse.
+
+    Args:
+        coalitions: [pairs, rows, features], the inner coalitions of the permutation and then those of its reverse.
+        values: theirs, [pairs, rows].
+
+    Returns:
+        [pairs, features].
+    """
+    pairs, _, features = coalitions.shape
+    walked = np.pad(values.reshape(pairs, 2, features - 1), ((0, 0), (0, 0), (1, 1)))
+    walked[..., 0], walked[..., -1] = empty, whole
+    added = np.diff(walked, axis=-1)  # [pairs, 2, features], in the order of joining
+    # Who joins at step k is absent from the k coalitions before it, of the features − 1 inner ones.
+    steps = features - 1 - coalitions.reshape(pairs, 2, features - 1, features).sum(axis=2)
+    contributions: FloatArray = np.take_along_axis(added, steps, axis=-1).mean(axis=1)
+    return contributions

@@ -1,0 +1,100 @@
+"""What all sampling explainers do alike: ask for more and more, tell what is known by then, and know when to stop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Protocol
+
+import numpy as np
+
+from ml.explain.estimator import BoolArray, Estimate, Estimating, FloatArray, Game
+from ml.explain.surrogates import Fit
+from ml.result import StopReason
+
+DEFAULT_SAMPLES = 1000
+_FIRST_BATCH = 64
+
+
+class Estimator(Protocol):
+    """What the samples so far tell."""
+
+    def __call__(self, coalitions: BoolArray, values: FloatArray) -> Estimate:
+        """Estimate from `coalitions` [blocks, rows, features] and their `values` [blocks, rows]; blocks may be 0."""
+        ...
+
+
+def anytime(
+    game: Game,
+    draws: Iterator[BoolArray],
+    estimate: Estimator,
+    *,
+    rows: int,
+    blocks: int,
+    limit: float | None,
+    enough: int = 2,
+    end: StopReason = StopReason.EVALUATIONS,
+) -> Estimating:
+    """Ask in growing batches, about 64 coalitions and then a quarter more each time; tell after each.
+
+    Args:
+        draws: at least `blocks` blocks of coalitions, bool [rows, features] each, that only tell something together
+            (a pair, a permutation). They are drawn as they are asked for.
+        limit: the standard error below which to stop, looked at once there are `enough` blocks.
+        end: why it stopped when all blocks were asked for.
+    """
+    coalitions = np.empty((0, rows, game.features), dtype=np.bool_)
+    values = np.empty((0, rows))
+    while True:
+        size = min(max(_FIRST_BATCH // rows, len(values) // 4, 1), blocks - len(values))
+        batch = np.array([next(draws) for _ in range(size)])
+        asked = yield from game(batch.reshape(-1, game.features))
+        answers = asked.reshape(size, rows)
+        # Only the blocks before the first unanswered one: which of the others were answered depends on the order of
+        # the work, not on chance alone.
+        known = np.isfinite(answers).all(axis=1)
+        answered = size if known.all() else int(np.argmin(known))
+        coalitions = np.concatenate([coalitions, batch[:answered]])
+        values = np.concatenate([values, answers[:answered]])
+
+        found = estimate(coalitions, values)
+        stop: StopReason | None = None
+        finished = len(values) == blocks
+        if finished and end is StopReason.COMPLETE:
+            stop = end
+        elif limit is not None and len(values) >= min(enough, blocks) and float(found.standard_errors.max()) < limit:
+            stop = StopReason.STANDARD_ERROR
+        elif answered < size:
+            stop = StopReason.SECONDS
+        elif finished:
+            stop = end
+        yield replace(found, stop=stop)
+        if stop is not None:
+            return
+
+
+def settled(attributions: FloatArray, standard_errors: FloatArray, limit: float | None) -> bool:
+    """Whether the largest standard error is within the limit, or without one within a tenth of the largest value."""
+    return bool(standard_errors.max() <= (np.abs(attributions).max() / 10 if limit is None else limit))
+
+
+def stability(first: FloatArray, second: FloatArray) -> float | None:
+    """Pearson correlation between the attributions of two halves of the samples, where it means anything."""
+    if len(first) < 3 or min(np.ptp(first), np.ptp(second)) == 0:
+        return None  # any two points lie on a line
+    return float(np.corrcoef(first, second)[0, 1])
+
+
+def fitted(fit: Callable[..., Fit], coalitions: BoolArray, values: FloatArray, limit: float | None) -> Estimate:
+    """The estimate that is a surrogate's `fit(coalitions, values, errors=...)` to `coalitions` [n, features]."""
+    if len(values) < 2:
+        return Estimate.nothing(coalitions.shape[1])
+    whole = fit(coalitions, values, errors=True)
+    halves = [fit(coalitions[half::2], values[half::2], errors=False).attributions for half in (0, 1)]
+    return Estimate(
+        attributions=whole.attributions,
+        standard_errors=whole.standard_errors,
+        converged=settled(whole.attributions, whole.standard_errors, limit),
+        surrogate=whole.surrogate,
+        stability=stability(*halves) if len(values) >= 4 else None,
+    )

@@ -1,0 +1,163 @@
+"""Shapley values as a regression on pairs of coalitions, and their exact enumeration.
+
+Shapley values solve a weighted least-squares problem over all coalitions S but the empty and the whole one: v(S) fitted
+by v(∅) + Σ φᵢ over i in S, weight (d − 1) / [C(d, s) · s · (d − s)] for s = |S|, under the constraint that the values
+sum to v(N) − v(∅) (Charnes et al. 1988; Lundberg & Lee 2017). A coalition and its complement have equal weights, and
+their two equations amount to one on half of their difference, free of the constraint and of v(∅):
+
+    [v(S) − v(N∖S)] / 2 − (s/d − ½) (v(N) − v(∅)) = Σ zᵢ γᵢ,    zᵢ = 1[i ∈ S] − s/d,    φ = [v(N) − v(∅)] / d + γ.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from ml import spec
+from ml.explain.estimator import BoolArray, Estimate, Estimating, FloatArray, Game, IntArray
+from ml.explain.sampling import DEFAULT_SAMPLES, anytime, settled
+from ml.result import StopReason
+
+_SINGULAR = 1e-10  # eigenvalues below this part of the largest are rounding
+_FREE = 1e-6  # the least part of a row's residual that is taken for its own
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs of a coalition and its complement, as rows of the regression.
+
+    Attributes:
+        sizes: int64 [pairs], of the first of each pair.
+        design: z above, float64 [pairs, features].
+        differences: the left side of the equation above, float64 [pairs].
+    """
+
+    sizes: IntArray
+    design: FloatArray
+    differences: FloatArray
+
+    @classmethod
+    def of(cls, coalitions: BoolArray, values: FloatArray, gain: float) -> Pairs:
+        """From `coalitions` [pairs, 2, features] with `values` [pairs, 2]; `gain` is v(N) − v(∅)."""
+        kept = coalitions[:, 0]
+        share = kept.mean(axis=1)
+        differences = (values[:, 0] - values[:, 1]) / 2 - (share - 0.5) * gain
+        return cls(kept.sum(axis=1), kept - share[:, None], differences)
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __getitem__(self, chosen: BoolArray) -> Pairs:
+        """The pairs where `chosen`, bool [pairs], is True."""
+        return Pairs(self.sizes[chosen], self.design[chosen], self.differences[chosen])
+
+    def regress(self, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Weighted least squares.
+
+        Returns γ, float64 [features], and what each pair pulls it by, [pairs, features]: the terms whose squares sum
+        to the variance of γ (White 1980; residuals as in HC3, MacKinnon & White 1985).
+        """
+        weighted = self.design * weights[:, None]
+        # Σ zᵢ = 0 in every row, so that the matrix is singular by one at least; so is the solution's sum 0.
+        inverse = np.linalg.pinv(self.design.T @ weighted, rcond=_SINGULAR, hermitian=True)
+        projector = weighted @ inverse  # [pairs, features]
+        gamma: FloatArray = self.differences @ projector
+        leverage = np.einsum("pf,pf->p", projector, self.design)
+        residuals = (self.differences - self.design @ gamma) / np.maximum(1 - leverage, _FREE)
+        pulls: FloatArray = projector * residuals[:, None]
+        return gamma, pulls
+
+
+def kernel(features: int) -> FloatArray:
+    """The Shapley kernel's share of all coalitions of each size 1..d−1 together, float64 [features − 1], sum 1."""
+    sizes = np.arange(1, features)
+    mass = 1 / (sizes * (features - sizes))
+    share: FloatArray = mass / mass.sum()
+    return share
+
+
+def completeness_error(attributions: FloatArray, gain: float) -> float:
+    """How far attributions are from what they promise to sum to, v(N) − v(∅)."""
+    return abs(float(attributions.sum()) - gain)
+
+
+def ends(game: Game) -> BoolArray:
+    """The empty and the whole coalition, bool [2, features]."""
+    return np.array([[False], [True]]).repeat(game.features, axis=1)
+
+
+def is_enumerable(features: int, budget: spec.Budget) -> bool:
+    """Whether all coalitions are within the budget, so that nothing has to be left to chance."""
+    return features < 63 and 2**features <= (budget.max_evaluations or DEFAULT_SAMPLES)
+
+
+@dataclass(frozen=True)
+class EnumerationExplainer:
+    """Shapley values from all coalitions, which are asked for in random order.
+
+    So what is known when time runs out is a sample without replacement, with standard errors that shrink to 0 as it
+    becomes the whole.
+    """
+
+    features: int
+    budget: spec.Budget
+
+    @property
+    def planned(self) -> int:
+        """All coalitions."""
+        return int(2**self.features)
+
+    @property
+    def fewest(self) -> int:
+        """All coalitions."""
+        return self.planned
+
+    def __call__(self, game: Game) -> Estimating:
+        """Ask for the two ends, then for the pairs between them."""
+        empty, whole = yield from game(ends(game))
+        gain = float(whole - empty)
+        if not np.isfinite(gain):
+            yield Estimate.nothing(self.features, StopReason.SECONDS)
+        elif self.features == 1:
+            yield Estimate(np.array([gain]), np.zeros(1), StopReason.COMPLETE, converged=True, completeness_error=0.0)
+        else:
+            yield from anytime(
+                game,
+                self._draws(),
+                lambda coalitions, values: self._estimate(Pairs.of(coalitions, values, gain), gain),
+                rows=2,
+                blocks=self._pairs,
+                limit=self.budget.standard_error,
+                enough=4 * self.features,
+                end=StopReason.COMPLETE,
+            )
+
+    @property
+    def _pairs(self) -> int:
+        return self.planned // 2 - 1
+
+    def _draws(self) -> Iterator[BoolArray]:
+        """Every pair once: the number of a pair's first coalition is its members in binary, the last one left out."""
+        members = 1 << np.arange(self.features, dtype=np.int64)
+        for number in np.random.default_rng(self.budget.seed).permutation(self._pairs) + 1:
+            coalition = (number & members) > 0
+            yield np.stack([coalition, ~coalition])
+
+    def _estimate(self, pairs: Pairs, gain: float) -> Estimate:
+        left_out = 1 - len(pairs) / self._pairs
+        if left_out and len(pairs) < 2 * self.features:
+            return Estimate.nothing(self.features)
+        each = kernel(self.features) / [math.comb(self.features, size) for size in range(1, self.features)]
+        gamma, pulls = pairs.regress(each[pairs.sizes - 1])
+        attributions = gain / self.features + gamma
+        # The share that is left out is the sampling theory's correction for finite populations (Cochran 1977).
+        standard_errors = np.sqrt(left_out * (pulls**2).sum(axis=0))
+        return Estimate(
+            attributions=attributions,
+            standard_errors=standard_errors,
+            converged=settled(attributions, standard_errors, self.budget.standard_error),
+            completeness_error=completeness_error(attributions, gain),
+        )

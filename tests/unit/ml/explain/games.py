@@ -1,0 +1,55 @@
+"""Games for the Shapley methods, and their values by the definition."""
+
+from __future__ import annotations
+
+from itertools import pairwise, permutations
+from math import factorial
+
+import numpy as np
+
+from ml.explain.estimator import FloatArray
+from tests.unit.ml.explain.toys import ToyGame
+
+
+def glove(left: int, right: int) -> ToyGame:
+    """Left and right gloves are worth 1 a pair (Shapley & Shubik 1969)."""
+    return ToyGame(left + right, lambda present: np.minimum(present[:, :left].sum(1), present[:, left:].sum(1)))
+
+
+def crooked(features: int) -> ToyGame:
+    """Far from additive, with a dummy (the last) and twins (the first two)."""
+    random = np.random.default_rng(1)
+    alone = random.normal(size=features) / np.sqrt(features)
+    together = np.triu(random.normal(size=(features, features)), 1) / features
+    alone[1], alone[-1] = alone[0], 0
+    together[:2], together[:, -1] = 0, 0
+    return ToyGame(
+        features,
+        lambda present: (
+            2 * np.tanh(present @ alone + ((present @ together) * present).sum(1)) + present[:, :3].all(1) + 0.25
+        ),
+    )
+
+
+def shapley_values(game: ToyGame) -> FloatArray:
+    """By the definition: Σ over S without i of |S|! (d − |S| − 1)! / d! · [v(S ∪ i) − v(S)]."""
+    d = game.features
+    numbers = np.arange(2**d)
+    coalitions = (numbers[:, None] >> np.arange(d)) % 2 == 1
+    values = game._value(coalitions) * 1.0
+    sizes = coalitions.sum(axis=1)
+    weights = np.array([factorial(s) * factorial(d - s - 1) / factorial(d) for s in range(d)] + [0.0])
+    gains = [values[numbers | 1 << i] - values for i in range(d)]
+    return np.array([(weights[sizes] * gain)[~coalitions[:, i]].sum() for i, gain in enumerate(gains)])
+
+
+def mean_over_all_orders(game: ToyGame) -> FloatArray:
+    """By the other definition: the mean contribution where a feature joins, over all orders."""
+    total = np.zeros(game.features)
+    orders = list(permutations(range(game.features)))
+    for order in orders:
+        walk = np.array([np.isin(range(game.features), order[:size]) for size in range(game.features + 1)])
+        values = game._value(walk) * 1.0
+        for feature, (before, after) in zip(order, pairwise(values), strict=True):
+            total[feature] += after - before
+    return total / len(orders)
