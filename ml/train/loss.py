@@ -32,40 +32,49 @@ def cross_entropy_sum(hidden: Tensor, weight: Tensor, bias: Tensor | None, targe
     return total
 
 
-def cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
+def cross_entropy(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, *, products: torch.dtype = torch.float32
+) -> Tensor:
     """Mean over positions of −log softmax(hidden · weightᵀ + bias)[target], in nats; differentiable.
 
     The same number and gradients as `F.cross_entropy(F.linear(hidden, weight, bias), targets)`, but the logits exist
     for a chunk of positions at a time and are turned into their own gradient in place: the matrix of all logits, which
     the plain way writes four times and reads ten, never reaches main memory.
+
+    Args:
+        products: type of the matrix products and of the logits. In bfloat16 a logit is rounded to 8 bits; sums over the
+            vocabulary and gradients are float32 all the same.
     """
-    return cast(Tensor, _CrossEntropy.apply(hidden, weight, bias, targets))  # type: ignore[no-untyped-call]
+    return cast(Tensor, _CrossEntropy.apply(hidden, weight, bias, targets, products))  # type: ignore[no-untyped-call]
 
 
 class _CrossEntropy(torch.autograd.Function):
     """Computes the gradients along with the loss; backward only scales them."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, products: torch.dtype
+    ) -> Tensor:
         count = len(targets)
         d_hidden = torch.empty_like(hidden)
         d_weight = torch.zeros_like(weight)
         d_bias = None if bias is None else torch.zeros_like(bias)
         total = hidden.new_zeros((), dtype=torch.float64)
+        factors = hidden.to(products), weight.to(products), None if bias is None else bias.to(products)
         # With E = exp(logits − top) and S its row sums, d loss / d logits = (E / S − one-hot) / count. E is the large
         # matrix: it is written over the logits, 1 / S goes to the narrow factors of its products, and the one-hot part
         # needs no matrix at all.
-        for rows in _chunks(hidden, weight):
-            logits, chosen = _logits(hidden[rows], weight, bias), targets[rows, None]
+        for rows in _chunks(*factors[:2]):
+            logits, chosen = _logits(factors[0][rows], *factors[1:]), targets[rows, None]
             total -= logits.gather(1, chosen).sum(dtype=torch.float64)
             top = logits.amax(1, keepdim=True)
             exponentials = logits.sub_(top).exp_()
-            sums = exponentials.sum(1, keepdim=True)
+            sums = exponentials.sum(1, keepdim=True, dtype=hidden.dtype)
             total += (sums.log() + top).sum(dtype=torch.float64)
-            torch.mm(exponentials, weight, out=d_hidden[rows]).div_(sums)
-            d_weight.addmm_(exponentials.T, hidden[rows] / sums)
+            d_hidden[rows] = torch.mm(exponentials, factors[1]) / sums
+            _add_product(d_weight, exponentials.T, hidden[rows] / sums)
             if d_bias is not None:
-                d_bias.addmv_(exponentials.T, sums.reciprocal().squeeze(1))
+                _add_product(d_bias[:, None], exponentials.T, sums.reciprocal())
         d_hidden.sub_(weight[targets]).div_(count)
         d_weight.index_add_(0, targets, hidden, alpha=-1).div_(count)
         if d_bias is not None:
@@ -76,7 +85,15 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         (scale,) = upstream
-        return *(None if gradient is None else gradient * scale for gradient in ctx.saved_tensors), None
+        return *(None if gradient is None else gradient * scale for gradient in ctx.saved_tensors), None, None
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """total += a · b, in a's precision."""
+    if a.dtype is total.dtype:
+        total.addmm_(a, b)
+    else:
+        total.add_(a @ b.to(a.dtype))
 
 
 def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -87,12 +104,21 @@ def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _chunks(hidden: Tensor, weight: Tensor) -> list[slice]:
-    size = max(1, CHUNK_ELEMENTS // len(weight))
+    # A chunk in bfloat16 is larger: its gradients are added up apart, which has to be worth a pass over all weights.
+    elements = CHUNK_ELEMENTS if hidden.dtype is torch.float32 else 4 * CHUNK_ELEMENTS
+    size = max(1, elements // len(weight))
     return [slice(start, start + size) for start in range(0, len(hidden), size)]
 
 
 def sampled_cross_entropy(
-    hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, *, frequent: int, samples: int
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    targets: Tensor,
+    *,
+    frequent: int,
+    samples: int,
+    products: torch.dtype = torch.float32,
 ) -> Tensor:
     """An estimate of `cross_entropy` from a part of the vocabulary, whose ids are ordered by falling frequency.
 
@@ -111,4 +137,4 @@ def sampled_cross_entropy(
     correction[len(exact) :] = math.log(max(1.0, len(rare) / samples))
     place = torch.empty(len(weight), dtype=torch.long, device=targets.device)
     place[exact] = torch.arange(len(exact), device=targets.device)
-    return cross_entropy(hidden, weight[columns], bias[columns] + correction, place[targets])
+    return cross_entropy(hidden, weight[columns], bias[columns] + correction, place[targets], products=products)

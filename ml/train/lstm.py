@@ -16,6 +16,7 @@ from ml.models.lstm import LstmConfig, State, WordLSTM, save_lstm
 from ml.train.corpus import Corpus, count_words
 from ml.train.loss import cross_entropy, sampled_cross_entropy
 from ml.train.perplexity import Perplexity, lstm_nats
+from ml.train.precision import Precision
 from ml.train.words import Vocabulary, build_words
 
 
@@ -50,6 +51,8 @@ class LstmSettings:
     """With `samples`: this many most frequent words are always in the softmax, beside the batch's own."""
     samples: int = 0
     """Estimate the rest of the softmax from this many words; 0 computes all of it."""
+    precision: Precision = Precision.AUTO
+    """Of the softmax's products, which are nine tenths of the work."""
 
 
 class LstmTask:
@@ -58,6 +61,7 @@ class LstmTask:
     def __init__(self, corpus: Corpus, settings: LstmSettings, seed: int) -> None:
         self.settings = settings
         self.seed = seed
+        self._products = settings.precision.dtype
         self._words = build_words(corpus.train, settings.vocabulary)
         ids = self._words.encode(corpus.train)
         # [batch, time]: row i is the i-th stretch of the text.
@@ -101,8 +105,10 @@ class LstmTask:
         hidden, wanted, head = hidden.flatten(0, 1), targets.flatten(), self.module.head
         frequent, samples = self.settings.frequent, self.settings.samples
         if samples:
-            return sampled_cross_entropy(hidden, head.weight, head.bias, wanted, frequent=frequent, samples=samples)
-        return cross_entropy(hidden, head.weight, head.bias, wanted)
+            return sampled_cross_entropy(
+                hidden, head.weight, head.bias, wanted, frequent=frequent, samples=samples, products=self._products
+            )
+        return cross_entropy(hidden, head.weight, head.bias, wanted, products=self._products)
 
     def validate(self) -> Perplexity:
         """Over the whole split as one stream."""

@@ -1,8 +1,8 @@
 """Muon (Jordan 2024): momentum whose matrices are made orthogonal before they are applied.
 
 It learns in about two thirds of the steps that AdamW takes for the matrices of a transformer. torch's own computes in
-bfloat16, which processors without it emulate slowly, and one matrix at a time; this one computes in the weights' own
-precision, and matrices of one shape together.
+bfloat16, which processors without it emulate slowly, and one matrix at a time; this one computes in the precision that
+it is told, and matrices of one shape together.
 """
 
 from __future__ import annotations
@@ -23,9 +23,15 @@ class Muon(Optimizer):
     """For matrices only, embeddings excluded. `lr` is the length of a step in units of the matrix's spectral norm."""
 
     def __init__(
-        self, params: Iterable[Tensor], lr: float = 0.02, momentum: float = 0.95, weight_decay: float = 0.0
+        self,
+        params: Iterable[Tensor],
+        lr: float = 0.02,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+        products: torch.dtype = torch.float32,
     ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self._products = products
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -49,7 +55,7 @@ class Muon(Optimizer):
             updates.append(gradient.lerp(average, group["momentum"]))  # Nesterov's look ahead
         rows, columns = weights[0].shape
         scale = max(1.0, rows / columns) ** 0.5
-        for weight, update in zip(weights, orthogonalized(torch.stack(updates)), strict=True):
+        for weight, update in zip(weights, orthogonalized(torch.stack(updates).to(self._products)), strict=True):
             weight.mul_(1 - group["lr"] * group["weight_decay"])
             weight.add_(update, alpha=-group["lr"] * scale)
 

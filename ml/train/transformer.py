@@ -19,6 +19,7 @@ from ml.train.loss import cross_entropy
 from ml.train.muon import Muon
 from ml.train.natural import natural, natural_text
 from ml.train.perplexity import Perplexity, transformer_nats
+from ml.train.precision import Precision
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class TransformerSettings:
     embedding_rate: float = 0.003
     """AdamW's, for the rest."""
     weight_decay: float = 0.1
+    precision: Precision = Precision.AUTO
+    """Of matrix products and attention; the residual stream is float32."""
 
 
 class TransformerTask:
@@ -48,6 +51,7 @@ class TransformerTask:
     def __init__(self, corpus: Corpus, settings: TransformerSettings, seed: int) -> None:
         self.settings = settings
         self.seed = seed
+        self._products = settings.precision.dtype
         self.tokenizer = train_tokenizer(
             [natural(line) + "\n" for line in corpus.train], settings.vocabulary_size, settings.context_length
         )
@@ -74,16 +78,21 @@ class TransformerTask:
 
     def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Mean nats per token."""
-        hidden = self.module.model(input_ids=inputs, use_cache=False).last_hidden_state
-        return cross_entropy(hidden.flatten(0, 1), self.module.lm_head.weight, None, targets.flatten())
+        with self._autocast():
+            hidden = self.module.model(input_ids=inputs, use_cache=False).last_hidden_state.flatten(0, 1)
+        return cross_entropy(hidden, self.module.lm_head.weight, None, targets.flatten(), products=self._products)
 
     def validate(self) -> Perplexity:
         """Over windows that do not overlap: a little worse than `ml.evaluate` finds, at half its cost."""
         self.module.eval()
         length = self.settings.context_length
-        parts = list(transformer_nats(self.module, self._valid_ids, self.start, size=length))
+        with self._autocast():
+            parts = list(transformer_nats(self.module, self._valid_ids, self.start, size=length))
         self.module.train()
         return Perplexity(sum(nats for nats, _ in parts), len(self._valid_ids), self._valid_words)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast("cpu", torch.bfloat16, enabled=self._products is torch.bfloat16)
 
     def export(self, folder: Path) -> None:
         """A Hugging Face folder with weights in half precision."""
@@ -143,7 +152,9 @@ def _optimizers(module: LlamaForCausalLM, settings: TransformerSettings) -> list
     norms = [parameter for parameter in module.parameters() if parameter.ndim == 1]
     decayed = {"params": [module.model.embed_tokens.weight], "weight_decay": settings.weight_decay}
     return [
-        Muon(matrices, lr=settings.matrix_rate, weight_decay=settings.weight_decay),
+        Muon(
+            matrices, lr=settings.matrix_rate, weight_decay=settings.weight_decay, products=settings.precision.dtype
+        ),
         AdamW(
             [decayed, {"params": norms, "weight_decay": 0.0}],
             lr=settings.embedding_rate,
