@@ -52,7 +52,7 @@ class _CrossEntropy(torch.autograd.Function):
     """Computes the gradients along with the loss; backward only scales them."""
 
     @staticmethod
-    def forward(
+    def forward(  # noqa: PLR0917 -- autograd passes arguments by position
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, products: torch.dtype
     ) -> Tensor:
         count = len(targets)
