@@ -152,9 +152,7 @@ def _optimizers(module: LlamaForCausalLM, settings: TransformerSettings) -> list
     norms = [parameter for parameter in module.parameters() if parameter.ndim == 1]
     decayed = {"params": [module.model.embed_tokens.weight], "weight_decay": settings.weight_decay}
     return [
-        Muon(
-            matrices, lr=settings.matrix_rate, weight_decay=settings.weight_decay, products=settings.precision.dtype
-        ),
+        Muon(matrices, lr=settings.matrix_rate, weight_decay=settings.weight_decay, products=settings.precision.dtype),
         AdamW(
             [decayed, {"params": norms, "weight_decay": 0.0}],
             lr=settings.embedding_rate,
