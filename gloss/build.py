@@ -29,6 +29,7 @@ FeaturesLike = v1.Features | UnitName | Sequence[tuple[int, int]]
 
 RemovalName = Literal["mask", "delete", "mean-embedding"]
 ScaleName = Literal["log-probability", "probability"]
+PrecisionName = Literal["float32", "auto"]
 
 MethodName = Literal[
     "occlusion",
@@ -204,6 +205,7 @@ def spec(
     removal: v1.Removal | None = None,
     budget: v1.Budget | None = None,
     faithfulness: bool = True,
+    precision: PrecisionName | None = None,
 ) -> v1.ExplanationSpec:
     """A whole spec. A part that is None is left to the contract's default."""
     built = v1.ExplanationSpec(
@@ -214,6 +216,7 @@ def spec(
         removal=removal,
         budget=budget,
         quality=None if faithfulness else v1.Quality(faithfulness=False),
+        precision=enum_value(v1.PrecisionPolicy, "PRECISION_POLICY_", precision),
     )
     if isinstance(method, str):
         field = method.replace("-", "_")

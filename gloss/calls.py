@@ -11,7 +11,16 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 from gloss import build, v1
-from gloss.build import ContinuationLike, FeaturesLike, MethodLike, PromptLike, RemovalName, ScaleName, TargetLike
+from gloss.build import (
+    ContinuationLike,
+    FeaturesLike,
+    MethodLike,
+    PrecisionName,
+    PromptLike,
+    RemovalName,
+    ScaleName,
+    TargetLike,
+)
 from gloss.plans import EXPLANATIONS, INFERENCE, Explain, Pages, Stream, Unary, Watch
 
 ReductionName = Literal["raw", "head-mean", "rollout"]
@@ -180,6 +189,7 @@ def explain(
     standard_error: float | None = None,
     seed: int = 0,
     faithfulness: bool = True,
+    precision: PrecisionName | None = None,
     model: str = "",
     fresh: bool = False,
     request_id: str | None = None,
@@ -205,6 +215,7 @@ def explain(
         standard_error: a sampling method stops once every standard error is below this.
         seed: of all draws.
         faithfulness: whether to measure how well the attributions predict the model.
+        precision: "float32" (default), or "auto": bfloat16 where it is faster and its measured error is small.
         model: name of the model. Default: the server's.
         fresh: compute anew, even when the same spec has been explained before.
         request_id: makes creating it safe to repeat. Default: a random one.
@@ -226,6 +237,7 @@ def explain(
             max_evaluations=max_evaluations, max_seconds=max_seconds, standard_error=standard_error, seed=seed
         ),
         faithfulness=faithfulness,
+        precision=precision,
     )
     return Explain(create(spec, fresh=fresh, request_id=request_id), wait, on_progress, timeout)
 

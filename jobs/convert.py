@@ -37,6 +37,11 @@ _SURROGATES = {
     pb.SURROGATE_LASSO: spec.SurrogateKind.LASSO,
     pb.SURROGATE_DECISION_TREE: spec.SurrogateKind.DECISION_TREE,
 }
+_PRECISIONS = {
+    pb.PRECISION_POLICY_UNSPECIFIED: spec.PrecisionPolicy.FLOAT32,
+    pb.PRECISION_POLICY_FLOAT32: spec.PrecisionPolicy.FLOAT32,
+    pb.PRECISION_POLICY_AUTO: spec.PrecisionPolicy.AUTO,
+}
 # The other way round, a later spelling of the same meaning (never UNSPECIFIED) wins.
 _SCALE_NUMBERS = {scale: number for number, scale in _SCALES.items()}
 _REMOVAL_NUMBERS = {kind: number for number, kind in _REMOVALS.items()}
@@ -100,6 +105,7 @@ def to_spec(message: pb.ExplanationSpec) -> spec.ExplanationSpec:
         removal=spec.Removal(_known("removal.kind", _REMOVALS, message.removal.kind), message.removal.text),
         budget=_to_budget(message.budget),
         faithfulness=quality.faithfulness if quality.HasField("faithfulness") else True,
+        precision=_known("precision", _PRECISIONS, message.precision),
     )
 
 

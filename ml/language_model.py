@@ -86,6 +86,14 @@ class LanguageModel(Protocol):
         """
         ...
 
+    def in_bfloat16(self) -> LanguageModel | None:
+        """The same model with its matrix products in bfloat16, made on first use.
+
+        None where that is no faster on this device, where the model computes in less than float32 already, and for a
+        kind of model that gains nothing.
+        """
+        ...
+
     def attention(self, ids: Sequence[int], layers: Sequence[int], queries: Sequence[int], sink: AttentionSink) -> None:
         """Hand the softmax weights of `queries` over all keys to `sink`, one of `layers` after the other.
 

@@ -276,6 +276,15 @@ class Budget:
             raise InputError("budget.standard_error", f"must be above 0, not {self.standard_error}")
 
 
+class PrecisionPolicy(Enum):
+    """What the model computes perturbed prompts in."""
+
+    FLOAT32 = "float32"
+    """The reference; or what the model is kept in, where that is less."""
+    AUTO = "auto"
+    """bfloat16 where that is faster and its error, measured on some of the job's own prompts, is small enough."""
+
+
 @dataclass(frozen=True)
 class ExplanationSpec:
     """One explanation's task. The model is the caller's to choose."""
@@ -287,6 +296,7 @@ class ExplanationSpec:
     removal: Removal = field(default_factory=Removal)
     budget: Budget = field(default_factory=Budget)
     faithfulness: bool = True
+    precision: PrecisionPolicy = PrecisionPolicy.FLOAT32
 
 
 def _check_text(path: str, text: str) -> None:

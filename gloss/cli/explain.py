@@ -8,7 +8,7 @@ from typing import Any, cast
 import click
 
 from gloss import build, v1
-from gloss.build import MethodLike, ScaleName, UnitName
+from gloss.build import MethodLike, PrecisionName, ScaleName, UnitName
 from gloss.cli.session import INT32, SPAN, TEXT, Session, connected, with_model
 from gloss.cli.waiting import follow, succeeded
 from gloss.render import html, terminal
@@ -68,6 +68,11 @@ class Removal(click.ParamType[v1.Removal]):
 @click.option("--standard-error", type=float, help="Stop sampling once every standard error is below this.")
 @click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, show_default=True)
 @click.option("--no-faithfulness", is_flag=True, help="Do not measure how well the values predict the model.")
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "auto"]),
+    help="auto: bfloat16 where it is faster and its measured error is small. [default: float32]",
+)
 @click.option("--fresh", is_flag=True, help="Compute anew, even if the same was asked before.")
 @click.option("--no-wait", is_flag=True, help="Queue it and say its name.")
 @click.option("--html", "page", type=click.Path(path_type=Path, dir_okay=False, writable=True), help="Write a page.")
@@ -94,6 +99,7 @@ def explain(
     standard_error: float | None,
     seed: int,
     no_faithfulness: bool,
+    precision: PrecisionName | None,
     fresh: bool,
     no_wait: bool,
     page: Path | None,
@@ -129,6 +135,7 @@ def explain(
         standard_error=standard_error,
         seed=seed,
         faithfulness=not no_faithfulness,
+        precision=precision,
         model=model,
         fresh=fresh,
         wait=False,

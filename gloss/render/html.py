@@ -43,7 +43,7 @@ def page(explanation: v1.Explanation) -> str:
         attributions="".join(_table(result, words.unit(spec))),
         surrogate="".join(_surrogate(result)),
         faithfulness="".join(_faithfulness(result, words.unit(spec, 2))),
-        cost=_safe(words.cost(result.cost)),
+        cost=_safe(words.cost(result)),
         spec="\n".join(_safe(line) for line in MessageToString(spec, as_utf8=True).split("\n")),
     )
 

@@ -135,7 +135,7 @@ def explanation(found: v1.Explanation) -> Group:
     ]
     if result.surrogate.nodes:
         blocks.append(Padding(tree(result), (0, 2, 1, 2)))
-    blocks += [verdict(result, found.spec), Padding(Text(words.cost(result.cost), "dim"), (1, 0, 0, 0))]
+    blocks += [verdict(result, found.spec), Padding(Text(words.cost(result), "dim"), (1, 0, 0, 0))]
     return Group(*blocks)
 
 

@@ -154,8 +154,9 @@ def trust(verdict: v1.Trust) -> tuple[str, Sequence[str]]:
     return _TRUST.get(verdict.verdict, "Not judged yet: this is a partial result."), list(verdict.reasons)
 
 
-def cost(found: v1.Cost) -> str:
-    """What it took and why it stopped."""
+def cost(result: v1.ExplanationResult) -> str:
+    """What it took, in what precision where that is not the usual one, and why it stopped."""
+    found, precision = result.cost, result.precision
     parts = [f"{found.evaluations:,} model evaluations in {duration(found.seconds)}"]
     tokens = f"{found.tokens_computed:,} tokens computed"
     if found.tokens_saved:
@@ -164,6 +165,8 @@ def cost(found: v1.Cost) -> str:
     parts.append(tokens)
     if found.cache_hits:
         parts.append(f"{found.cache_hits:,} from the cache")
+    if precision.measured_error:
+        parts.append(f"in {precision.dtype}, off by at most {precision.measured_error:.1g} in a trial")
     if found.stop_reason in _STOPS:
         parts.append(f"ended because {_STOPS[found.stop_reason]}")
     return " · ".join(parts)

@@ -25,12 +25,11 @@ from ml.result import (
     ExplanationResult,
     Faithfulness,
     Interval,
-    Precision,
     Progress,
     StopReason,
     Update,
 )
-from ml.spec import ExplanationSpec
+from ml.spec import ExplanationSpec, PrecisionPolicy
 
 _PARTIAL_SECONDS = 0.25
 _PROGRESS_SECONDS = 0.05
@@ -118,8 +117,9 @@ class Run:
         features = len(self.problem.features)
         memory = Memory.unpack(self._given, self._fingerprint, features) or Memory(features)
         self._seconds_before = memory.seconds
-        evaluator = Evaluator(self._model, readout)
-        self._value = ValueFunction(self.problem.perturbation, evaluator, memory, self._clock)
+        fast = self._model.in_bfloat16() if self._spec.precision is PrecisionPolicy.AUTO else None
+        self._evaluator = Evaluator(self._model, readout, fast=fast)
+        self._value = ValueFunction(self.problem.perturbation, self._evaluator, memory, self._clock)
         return self._value
 
     def _estimated(self, value: ValueFunction, blank: ExplanationResult) -> Generator[Update, None, Estimate]:
@@ -205,7 +205,6 @@ class Run:
             attributions=(),
             base_value=base,
             full_value=full,
-            precision=Precision(dtype=self.problem.info.dtype),
         )
 
     def _filled(self, value: ValueFunction, blank: ExplanationResult, estimate: Estimate) -> ExplanationResult:
@@ -239,6 +238,7 @@ class Run:
             surrogate=estimate.surrogate,
             stability=estimate.stability,
             completeness_error=estimate.completeness_error,
+            precision=self._evaluator.precision,
             converged=estimate.converged,
             cost=cost,
         )

@@ -54,15 +54,16 @@ class Readout:
         """How many last positions are read out."""
         return len(self.tokens)
 
-    def value(self, logits: torch.Tensor) -> torch.Tensor:
-        """The value, a float64 scalar, from `logits` [positions, vocabulary]."""
-        logits = logits.double()  # the sum over the vocabulary is where float32 would lose the last digits
-        totals = torch.logsumexp(logits, dim=-1)
-        rows = torch.arange(self.positions, device=logits.device)
-        value = (logits[rows, torch.tensor(self.tokens, device=logits.device)] - totals).sum()
+    def values(self, logits: torch.Tensor) -> torch.Tensor:
+        """The values of some prompts, float64 [prompts], from `logits`, float32 [prompts, positions, vocabulary]."""
+        top = logits.amax(-1, keepdim=True)
+        # The sum over the vocabulary is where float32 would lose the last digits.
+        totals = (logits - top).exp_().sum(-1, dtype=torch.float64).log_() + top.squeeze(-1)
+        tokens = torch.tensor(self.tokens, device=logits.device).view(1, -1, 1).expand(len(logits), -1, 1)
+        values = (logits.gather(2, tokens).squeeze(2) - totals).sum(1)
         for token_id in self.rejected:
-            value = value - (logits[-1, token_id] - totals[-1])
-        return value.exp() if self.scale is Scale.PROBABILITY else value
+            values = values - (logits[:, -1, token_id] - totals[:, -1])
+        return values.exp() if self.scale is Scale.PROBABILITY else values
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,10 @@ from ml.errors import ModelLoadError, NoAttentionError
 from ml.language_model import AttentionSink, Batch, ModelInfo
 from ml.models.attention_capture import Reader, prepare
 from ml.models.batches import padded_batches
+from ml.models.bfloat16 import bfloat16_twin
 from ml.models.packed_attention import BLOCK, PackedRun, can_pack
 from ml.packing import Packing
+from ml.precision import has_fast_bfloat16
 from ml.tokens import Tokenizer
 
 _log = logging.getLogger(__name__)
@@ -53,6 +56,16 @@ class HuggingFaceModel:
         self.tokenizer = tokenizer
         self.info = info
         self._read = read
+        self._twin: HuggingFaceModel | None = None
+
+    def in_bfloat16(self) -> HuggingFaceModel | None:
+        """The same weights with products in bfloat16; see `LanguageModel.in_bfloat16`."""
+        if self.module.dtype != torch.float32 or not has_fast_bfloat16(self.module.device):
+            return None
+        if self._twin is None:
+            info = replace(self.info, dtype="bfloat16")
+            self._twin = HuggingFaceModel(bfloat16_twin(self.module), self.tokenizer, info, None, packs=self.packs)
+        return self._twin
 
     @torch.inference_mode()
     def logits(self, sequences: Sequence[Sequence[int]], tails: Sequence[int] | None = None) -> list[Tensor]:

@@ -163,6 +163,9 @@ class LstmModel:
         """Logits of many sequences in padded batches; see `LanguageModel.stream_logits`."""
         return padded_batches(self.logits, sequences, tails, max_tokens=max_tokens, max_readout=max_readout)
 
+    def in_bfloat16(self) -> None:
+        """Nothing: a small recurrence gains nothing from it."""
+
     def attention(self, ids: Sequence[int], layers: Sequence[int], queries: Sequence[int], sink: AttentionSink) -> None:
         """Raise `NoAttentionError`: a recurrent model has no attention weights."""
         raise NoAttentionError(self.info.name)

@@ -40,6 +40,7 @@ class TestToSpec:
             lime=pb.Lime(surrogate=pb.SURROGATE_DECISION_TREE, alpha=0, kernel_width=3.5, max_depth=2),
             budget=pb.Budget(max_evaluations=9, max_seconds=2.5, standard_error=0.1, seed=2**63),
             quality=pb.Quality(faithfulness=False),
+            precision=pb.PRECISION_POLICY_AUTO,
         )
         assert convert.to_spec(full) == spec.ExplanationSpec(
             prompt=spec.Prompt(chat=(spec.ChatMessage("user", "hi"),)),
@@ -49,6 +50,7 @@ class TestToSpec:
             method=spec.Lime(spec.SurrogateKind.DECISION_TREE, alpha=0.0, kernel_width=3.5, max_depth=2),
             budget=spec.Budget(9, 2.5, 0.1, 2**63),
             faithfulness=False,
+            precision=spec.PrecisionPolicy.AUTO,
         )
 
     def test_spans_are_features(self):

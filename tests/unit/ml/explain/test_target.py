@@ -88,11 +88,11 @@ def test_values():
     logits = torch.tensor([[0.0, 1.0, 2.0], [1.0, 1.0, 1.0]])
     log_p = torch.log_softmax(logits.double(), -1)
     single = target.Readout((2, 0))
-    assert single.value(logits).item() == pytest.approx((log_p[0, 2] + log_p[1, 0]).item(), abs=1e-12)
+    assert single.values(logits[None]).item() == pytest.approx((log_p[0, 2] + log_p[1, 0]).item(), abs=1e-6)
     probability = target.Readout((2, 0), Scale.PROBABILITY)
-    assert probability.value(logits).item() == pytest.approx(math.exp(single.value(logits)), abs=1e-12)
+    assert probability.values(logits[None]).item() == pytest.approx(math.exp(single.values(logits[None])), abs=1e-12)
     contrast = target.Readout((2,), rejected=(0,))
-    assert contrast.value(logits[:1]).item() == pytest.approx(2.0, abs=1e-12)
+    assert contrast.values(logits[None, :1]).item() == pytest.approx(2.0, abs=1e-6)
 
 
 @pytest.mark.parametrize(
