@@ -18,24 +18,46 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import shap
 import torch
-from captum.attr import FeatureAblation, LLMAttribution, TextTokenInput
+from captum.attr import FeatureAblation, LLMAttribution, ShapleyValueSampling, TextTemplateInput
+from captum.attr import KernelShap as CaptumKernelShap
+from captum.attr import Lime as CaptumLime
 from lime.lime_text import LimeTextExplainer
 from rich.console import Console
 from rich.table import Table
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from ml.explain import Run
+from ml.memory import keep_freed_memory
 from ml.models import load
 from ml.models.files import PRETRAINED
 from ml.models.huggingface import HuggingFaceModel
-from ml.packing import Packing
-from ml.spec import Budget, ExplanationSpec, Features, Lime, NextTokenTarget, Occlusion, Prompt, Target, Unit
+from ml.precision import has_fast_bfloat16
+from ml.result import Cost, ExplanationResult
+from ml.spec import (
+    Budget,
+    ExplanationSpec,
+    Features,
+    KernelShap,
+    Lime,
+    Method,
+    NextTokenTarget,
+    Occlusion,
+    PrecisionPolicy,
+    Prompt,
+    ShapleyPermutation,
+    Target,
+    Unit,
+)
 
 TEXT = (
     "The bridge was built in 1932 by the city engineers , and it was the longest of its kind in the country until"
@@ -51,18 +73,22 @@ Values = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Measurement:
-    """One way to one explanation: the median of its seconds, and how far its numbers are from Gloss's."""
+    """One way to one explanation: the median of its seconds, and how its numbers agree with Gloss's in float32."""
 
     work: str
     who: str
     seconds: float
     difference: float | None = None
+    """Largest absolute one, where both compute the same numbers."""
+    correlation: float | None = None
+    """Pearson's, where both estimate the same numbers."""
+    precision: str = "float32"
 
 
 class Bench:
     """One model and the ways to explain it."""
 
-    def __init__(self, model: HuggingFaceModel, folder: Path, repeats: int) -> None:
+    def __init__(self, model: HuggingFaceModel, folder: Path, repeats: int, share: float) -> None:
         self.model = model
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         mask = model.tokenizer.mask_token
@@ -70,12 +96,13 @@ class Bench:
             raise SystemExit("the peers replace removed tokens by the mask or unknown token, and this model has none")
         self.mask_id, self.mask_text = mask
         self.repeats = repeats
+        self.share = share
 
     def occlusion(self, tokens: int, last: int) -> list[Measurement]:
         """Leave out each of the last `last` of `tokens` tokens."""
         ids = self.model.tokenizer.ids(TEXT * 8)[:tokens]
         text = self.model.tokenizer.decode(ids)
-        target = int(self.model.logits([ids])[0][-1].argmax())
+        target = self._likeliest(ids)
         within = self.model.tokenizer.encode(Prompt(token_ids=ids)).spans[tokens - last]
         start = within[0] if within else 0
         spec = ExplanationSpec(
@@ -92,56 +119,137 @@ class Bench:
             values = self._plain(variants, target, batch)
             return values[0] - values[1:]
 
-        seconds, ours = self._timed(lambda: self._gloss(spec))
-        found = [Measurement(work, "gloss", seconds), Measurement(work, "floor", self._floor(variants))]
-        ours = ours[-last:]
-        for name, way in self._plain_ways(plain):
-            seconds, theirs = self._timed(way)
-            found.append(Measurement(work, name, seconds, float(np.abs(theirs - ours).max())))
-        if last == tokens:
-            attribution = LLMAttribution(FeatureAblation(self.model.module), self.tokenizer)
-            prompt = TextTokenInput(text, self.tokenizer, baselines=self.mask_id)
-            continuation = self.model.tokenizer.token_text(target)
-            seconds, _ = self._timed(lambda: attribution.attribute(prompt, target=continuation))
-            found.append(Measurement(work, "captum", seconds))
-        return found
+        found, ours = self._ours(work, spec)
+        batch = self._best_batch(plain)
+        seconds, theirs = self._timed(lambda: plain(batch))
+        difference = float(np.abs(theirs - ours[-last:]).max())
+        found.append(Measurement(work, f"plain loop, batches of {batch}", seconds, difference))
+
+        # captum leaves out every token; of the last 32 alone it would have as many forwards as these.
+        attribution = LLMAttribution(FeatureAblation(self.model.module), self.tokenizer)
+        kept, left = ids[: tokens - last], ids[tokens - last :]
+        template = self.model.tokenizer.decode(kept).replace("{", "(").replace("}", ")") + "{}" * last
+        values = [self.model.tokenizer.token_text(one) for one in left]
+        prompt = TextTemplateInput(template, values, baselines=[self.mask_text] * last)
+        continuation = self.model.tokenizer.token_text(target)
+        seconds, _ = self._timed(lambda: attribution.attribute(prompt, target=continuation))
+        return [*found, Measurement(work, "captum FeatureAblation", seconds)]
 
     def lime(self, words: int, samples: int) -> list[Measurement]:
         """LIME with `samples` evaluations of a prompt of `words` words."""
+        text, target = self._words(words)
+        spec = self._word_spec(text, target, Lime(), samples)
+        work = f"LIME, {samples} samples of {words} words"
+        found, ours = self._ours(work, spec)
+
+        def peer() -> Values:
+            explainer = LimeTextExplainer(
+                bow=False, split_expression=str.split, mask_string=self.mask_text, random_state=0
+            )
+            predict = self._predict(target)
+            explained = explainer.explain_instance(text, predict, labels=(0,), num_features=words, num_samples=samples)
+            weights = dict(explained.as_map()[0])
+            return np.array([weights[i] for i in range(words)])
+
+        seconds, theirs = self._timed(peer)
+        found.append(Measurement(work, "lime, batched predict", seconds, correlation=_correlation(ours, theirs)))
+        captum = CaptumLime(self.model.module)
+        return [*found, self._captum(work, "captum Lime", captum, text, target, samples)]
+
+    def shapley(self, words: int, samples: int) -> list[Measurement]:
+        """Shapley values with `samples` evaluations of a prompt of `words` words."""
+        text, target = self._words(words)
+        work = f"Shapley values, {samples} evaluations of {words} words"
+        found, ours = self._ours(work, self._word_spec(text, target, KernelShap(), samples))
+        spec = self._word_spec(text, target, ShapleyPermutation(), samples)
+        seconds, theirs = self._timed(lambda: self._gloss(spec)[0])
+        found.append(Measurement(work, "gloss, permutations", seconds, correlation=_correlation(ours, theirs)))
+        pieces, predict = text.split(), self._predict(target)
+
+        def game(masks: Values) -> Values:
+            return predict(
+                [" ".join(w if m else self.mask_text for w, m in zip(pieces, row, strict=True)) for row in masks]
+            )[:, 0]
+
+        def peer() -> Values:
+            explainer = shap.KernelExplainer(game, np.zeros((1, words)), seed=0)
+            values: Values = explainer.shap_values(np.ones(words), nsamples=samples, silent=True, l1_reg=False)
+            return values
+
+        seconds, theirs = self._timed(peer)
+        found.append(
+            Measurement(work, "shap KernelExplainer, batched", seconds, correlation=_correlation(ours, theirs))
+        )
+        found.append(
+            self._captum(work, "captum KernelShap", CaptumKernelShap(self.model.module), text, target, samples)
+        )
+        # One permutation walks through all words.
+        sampling = ShapleyValueSampling(self.model.module)
+        permutations = self._captum(work, "captum ShapleyValueSampling", sampling, text, target, samples // words)
+        return [*found, permutations]
+
+    def _words(self, words: int) -> tuple[str, int]:
         text = " ".join(TEXT.split()[:words])
-        ids = self.model.tokenizer.encode(Prompt(text=text)).ids
-        target = int(self.model.logits([ids])[0][-1].argmax())
-        spec = ExplanationSpec(
+        return text, self._likeliest(self.model.tokenizer.encode(Prompt(text=text)).ids)
+
+    def _likeliest(self, ids: Sequence[int]) -> int:
+        return int(self.model.logits([ids])[0][-1].argmax())
+
+    def _word_spec(self, text: str, target: int, method: Method, samples: int) -> ExplanationSpec:
+        return ExplanationSpec(
             Prompt(text=text),
-            Lime(),
+            method,
             target=Target(NextTokenTarget(id=target)),
             budget=Budget(max_evaluations=samples),
             faithfulness=False,
         )
-        work = f"LIME, {samples} samples of {words} words"
-        seconds, _ = self._timed(lambda: self._gloss(spec))
-        found = [Measurement(work, "gloss", seconds)]
+
+    def _ours(self, work: str, spec: ExplanationSpec) -> tuple[list[Measurement], Values]:
+        """Gloss in float32 and in what `auto` chooses, each with the floor of the same work."""
+        found, reference = [], np.empty(0)
+        for policy in PrecisionPolicy:
+            chosen = replace(spec, precision=policy)
+            seconds, values = self._timed(lambda chosen=chosen: self._gloss(chosen)[0])  # type: ignore[misc]
+            _, result = self._gloss(chosen)
+            reference = reference if len(reference) else values
+            who, precision = f"gloss, {policy.value}", result.precision.dtype
+            difference, correlation = float(np.abs(values - reference).max()), _correlation(values, reference)
+            found.append(Measurement(work, who, seconds, difference, correlation, precision))
+            if policy is PrecisionPolicy.FLOAT32:
+                found.append(Measurement(work, "floor", self._floor(result.cost)))
+        return found, reference
+
+    def _gloss(self, spec: ExplanationSpec) -> tuple[Values, ExplanationResult]:
+        *_, last = Run(self.model, spec)
+        if last.result is None:
+            raise AssertionError("the last update holds the result")
+        return np.array([attribution.value for attribution in last.result.attributions]), last.result
+
+    def _captum(  # noqa: PLR0917 - one way of captum's
+        self, work: str, who: str, method: Any, text: str, target: int, samples: int
+    ) -> Measurement:
+        """One of captum's sampling methods, on a share of the samples, scaled to all of them."""
+        pieces = text.split()
+        blanks = [self.mask_text, *[f" {self.mask_text}"] * (len(pieces) - 1)]
+        values = [pieces[0], *(f" {piece}" for piece in pieces[1:])]
+        prompt = TextTemplateInput("{}" * len(pieces), values, baselines=blanks)
+        attribution = LLMAttribution(method, self.tokenizer)
+        continuation = self.model.tokenizer.token_text(target)
+        some = max(1, round(samples * self.share))
+        began = time.perf_counter()
+        attribution.attribute(prompt, target=continuation, n_samples=some)
+        seconds = (time.perf_counter() - began) * samples / some
+        return Measurement(work, who if some == samples else f"{who} ({some}, scaled to {samples})", seconds)
+
+    def _predict(self, target: int) -> Callable[[Sequence[str]], Values]:
+        """What `lime` and `shap` call: log-probabilities of texts, batched as well as the plain loop does it."""
 
         def predict(texts: Sequence[str]) -> Values:
             sequences = [list(self.model.tokenizer.encode(Prompt(text=variant)).ids) for variant in texts]
             log_p = self._plain(sequences, target, 32)
             return np.stack([log_p, -log_p], axis=1)
 
-        def peer() -> Values:
-            explainer = LimeTextExplainer(
-                bow=False, split_expression=str.split, mask_string=self.mask_text, random_state=0
-            )
-            explained = explainer.explain_instance(text, predict, labels=(0,), num_features=words, num_samples=samples)
-            return np.array([weight for _, weight in explained.as_list(label=0)])
-
-        seconds, _ = self._timed(peer)
-        return [*found, Measurement(work, "lime", seconds)]
-
-    def _gloss(self, spec: ExplanationSpec) -> Values:
-        *_, last = Run(self.model, spec)
-        if last.result is None:
-            raise AssertionError("the last update holds the result")
-        return np.array([attribution.value for attribution in last.result.attributions])
+        return predict
 
     @torch.inference_mode()
     def _plain(self, sequences: Sequence[Sequence[int]], target: int, batch: int) -> Values:
@@ -161,15 +269,14 @@ class Bench:
             values[chosen] = torch.log_softmax(out.logits[:, -1].double(), dim=-1)[:, target].numpy()
         return values
 
-    def _plain_ways(self, plain: Callable[[int], Values]) -> list[tuple[str, Callable[[], Values]]]:
-        """The plain loop at its best batch size, found by one trial of each."""
+    def _best_batch(self, plain: Callable[[int], Values]) -> int:
+        """The plain loop's best batch size, found by one trial of each."""
         seconds = {}
         for batch in PLAIN_BATCHES:
             begin = time.perf_counter()
             plain(batch)
             seconds[batch] = time.perf_counter() - begin
-        best = min(seconds, key=lambda batch: seconds[batch])
-        return [(f"plain loop, batches of {best}", lambda: plain(best))]
+        return min(seconds, key=lambda batch: seconds[batch])
 
     def _timed(self, way: Callable[[], Values]) -> tuple[float, Values]:
         times = []
@@ -179,15 +286,19 @@ class Bench:
             times.append(time.perf_counter() - begin)
         return float(np.median(times)), values
 
-    def _floor(self, variants: Sequence[Sequence[int]]) -> float:
-        """Seconds of the matrix products, each distinct prefix computed once and the head once a variant."""
-        rows = Packing(variants, [1] * len(variants)).rows
+    def _floor(self, cost: Cost) -> float:
+        """Seconds of the matrix products alone, each distinct prefix computed once and the head once a prompt."""
         module = self.model.module
         embedding = module.get_input_embeddings().weight.numel()
         head = module.get_output_embeddings().weight.numel()
         body = sum(p.numel() for p in module.parameters() if p.dim() == 2) - embedding
         body -= 0 if module.config.tie_word_embeddings else head
-        return 2 * (rows * body + len(variants) * head) / matmul_rate(module.config.hidden_size)
+        operations = 2 * (cost.tokens_computed * body + cost.evaluations * head)
+        return operations / matmul_rate(module.config.hidden_size)
+
+
+def _correlation(one: Values, other: Values) -> float:
+    return float(np.corrcoef(one, other)[0, 1])
 
 
 def matmul_rate(width: int) -> float:
@@ -215,31 +326,65 @@ def main() -> None:
     parser.add_argument("--model", default="transformer", help="shipped name, folder, or gpt2-small")
     parser.add_argument("--repeats", type=int, default=3, help="each figure is the median of so many")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--share", type=float, default=0.1, help="of captum's samples that are run; the rest is scaled")
     parser.add_argument("--json", type=Path, help="write the figures here")
     options = parser.parse_args()
-    console = Console()
     with tempfile.TemporaryDirectory() as temporary:
         shipped = PRETRAINED / options.model
         folder = shipped if shipped.is_dir() else Path(options.model)
         if options.model == "gpt2-small":
             folder = gpt2_small(Path(temporary) / "gpt2-small")
+        keep_freed_memory()  # as the worker does
         model = load(str(folder), device="cpu", threads=options.threads)
         if not isinstance(model, HuggingFaceModel):
             raise SystemExit("the peers explain models of transformers only")
-        bench = Bench(model, folder, options.repeats)
+        bench = Bench(model, folder, options.repeats, options.share)
         longest = min(512, model.info.context_length)
-        found = bench.occlusion(64, 64) + bench.occlusion(longest, 32) + bench.lime(32, 1000)
-
-    table = Table("work", "who", "seconds", "of gloss's", "largest difference", title=f"{model.info.name}, float32")
-    ours = {one.work: one.seconds for one in found if one.who == "gloss"}
-    for one in found:
-        difference = "" if one.difference is None else f"{one.difference:.1e}"
-        table.add_row(one.work, one.who, f"{one.seconds:.2f}", f"{one.seconds / ours[one.work]:.2f}", difference)
-    console.print(table)
+        found = bench.occlusion(64, 64) + bench.occlusion(longest, 32) + bench.lime(32, 1000) + bench.shapley(32, 500)
+    show(model.info.name, found)
     if options.json:
-        machine = {"processor": platform.processor() or platform.machine(), "threads": options.threads}
-        figures = {"model": model.info.name, "torch": torch.__version__, **machine, "found": [asdict(m) for m in found]}
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+        write(options.json, model.info.name, options.threads, found)
+
+
+def show(model: str, found: Sequence[Measurement]) -> None:
+    """A table for each work: all ways to it, beside Gloss's in float32."""
+    ours = {one.work: one.seconds for one in found if one.who == "gloss, float32"}
+    for work, reference in ours.items():
+        table = Table("who", "seconds", "÷ gloss's", "largest difference", "correlation", "precision")
+        table.title = f"{model}: {work}"
+        for one in (each for each in found if each.work == work):
+            difference = "" if one.difference is None else f"{one.difference:.1e}"
+            correlation = "" if one.correlation is None else f"{one.correlation:.5f}"
+            ratio = f"{one.seconds / reference:.2f}"
+            table.add_row(one.who, f"{one.seconds:.3f}", ratio, difference, correlation, one.precision)
+        Console().print(table)
+
+
+def write(file: Path, model: str, threads: int, found: Sequence[Measurement]) -> None:
+    """The figures of `model`, beside those of other models that the file holds."""
+    figures = json.loads(file.read_text()) if file.exists() else {}
+    figures[model] = {
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "processor": processor(),
+        "threads": threads,
+        "versions": {name: version(name) for name in ("torch", "transformers", "captum", "lime", "shap")},
+        "found": [asdict(one) for one in found],
+    }
+    file.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+def processor() -> str:
+    """The processor's name, and whether it has bfloat16 of its own."""
+    names = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
+    name = names[0] if names else platform.processor() or platform.machine()
+    return f"{name}, {'fast' if has_fast_bfloat16() else 'no fast'} bfloat16"
+
+
+def _lines(file: str) -> list[str]:
+    try:
+        return Path(file).read_text().splitlines()
+    except OSError:
+        return []
 
 
 if __name__ == "__main__":

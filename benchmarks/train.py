@@ -29,7 +29,7 @@ from torch.optim import AdamW
 from ml.models.lstm import LstmConfig, WordLSTM
 from ml.train.corpus import read_split
 from ml.train.loss import cross_entropy, sampled_cross_entropy
-from ml.train.memory import keep_freed_memory
+from ml.memory import keep_freed_memory
 from ml.train.words import Vocabulary, build_words
 
 Loss = Callable[[WordLSTM, Tensor, Tensor], Tensor]

@@ -18,6 +18,7 @@ from grpc_reflection.v1alpha import reflection
 import ml.models
 from gloss.v1 import explanation_service_pb2_grpc, inference_service_pb2_grpc
 from ml.errors import ModelLoadError
+from ml.memory import keep_freed_memory
 from ml.language_model import LanguageModel
 from server.batching import Limits
 from server.engine import Engine
@@ -123,6 +124,7 @@ class Server:
         self.metrics_port = page.port
 
     def _load(self) -> Registry:
+        keep_freed_memory()
         models = [self._load_one(source) for source in self.settings.models]
         try:
             return Registry(models)

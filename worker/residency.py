@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from jobs.attempts import AttemptStore
 from jobs.connection import connect
 from ml.language_model import LanguageModel, ModelInfo
+from ml.memory import keep_freed_memory
 from ml.models import load
 from worker.interruption import Interruption
 from worker.protocol import Message
@@ -45,6 +46,7 @@ def move_in(settings: Settings, notify: Callable[[Message], None]) -> ModelInfo:
     Raises:
         ModelLoadError: the model cannot be loaded.
     """
+    keep_freed_memory()
     model = load(settings.model, device=settings.device, threads=settings.worker_threads or settings.threads)
     limits = {"retention_seconds": settings.retention_seconds, "max_attempts": settings.max_attempts}
     current.set(

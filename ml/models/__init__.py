@@ -10,6 +10,7 @@ import torch
 from ml.errors import ModelLoadError
 from ml.language_model import LanguageModel
 from ml.models.files import digest, find
+from ml.threads import give_threads_to_torch
 
 LSTM = "gloss_lstm"
 """The `model_type` of our own word-level LSTM; every other one is left to transformers."""
@@ -30,8 +31,7 @@ def load(name_or_path: str, *, device: str = "auto", threads: int | None = None)
         ModelLoadError: there is no such model, or its files are incomplete, corrupt or not allowed.
     """
     chosen = _device(device)
-    if threads is not None:
-        torch.set_num_threads(threads)
+    give_threads_to_torch(threads)
     folder = find(name_or_path)
     name = folder.name if Path(name_or_path).is_dir() else name_or_path.rstrip("/").rpartition("/")[2]
     checksum = digest(folder)

@@ -27,6 +27,8 @@ _UNSUPPORTED = ("softcap", "s_aux", "position_bias")
 class PackedRun:
     """One packing's way through a model: the step under way, and what earlier steps leave to it."""
 
+    _no_mask = torch.zeros(1, 1, 1, 1)
+
     def __init__(self) -> None:
         self.layers: set[int] = set()
         """Layers that computed the last step."""
@@ -48,6 +50,9 @@ class PackedRun:
         logits: Tensor = module(
             input_ids=torch.from_numpy(step.ids).to(device).unsqueeze(0),
             position_ids=torch.from_numpy(step.positions).to(device).unsqueeze(0),
+            # Already of the shape that attention takes, so transformers does not make one of its own, which would cost
+            # [rows, rows] and go unused: `attend` knows who sees whom.
+            attention_mask=self._no_mask.to(device),
             use_cache=False,
             logits_to_keep=torch.from_numpy(step.readout).to(device),
             gloss_packed=self,

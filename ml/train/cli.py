@@ -20,7 +20,7 @@ from ml.train.display import Display
 from ml.train.errors import InterruptedRunError, TrainingError
 from ml.train.loop import RunSettings, Training
 from ml.train.lstm import LstmSettings, LstmTask
-from ml.train.memory import keep_freed_memory
+from ml.memory import keep_freed_memory
 from ml.train.task import Task
 from ml.train.transformer import TransformerSettings, TransformerTask
 
