@@ -26,10 +26,10 @@ from rich.table import Table
 from torch import Tensor
 from torch.optim import AdamW
 
+from ml.memory import keep_freed_memory
 from ml.models.lstm import LstmConfig, WordLSTM
 from ml.train.corpus import read_split
 from ml.train.loss import cross_entropy, sampled_cross_entropy
-from ml.memory import keep_freed_memory
 from ml.train.words import Vocabulary, build_words
 
 Loss = Callable[[WordLSTM, Tensor, Tensor], Tensor]

@@ -48,6 +48,22 @@ class Batch:
     tokens_saved: int
 
 
+class Decoder(Protocol):
+    """Sequences that grow by a token at a time, together. They may join and leave between two steps."""
+
+    def start(self, ids: Sequence[int]) -> torch.Tensor:
+        """Add a sequence behind the others and read `ids`. Returns what it predicts next, float32 [vocabulary]."""
+        ...
+
+    def step(self, tokens: Sequence[int]) -> torch.Tensor:
+        """Read one more token of each sequence, in order. Returns what they predict next, float32 [n, vocabulary]."""
+        ...
+
+    def leave(self, index: int) -> None:
+        """Drop a sequence and free its memory; the last one takes its place."""
+        ...
+
+
 class LanguageModel(Protocol):
     """A causal language model, resident and in evaluation mode. Not safe for use from several threads at once."""
 
@@ -84,6 +100,15 @@ class LanguageModel(Protocol):
             max_tokens: positions of one batch, padding included; one sequence may exceed it.
             max_readout: read-out positions of one batch; likewise.
         """
+        ...
+
+    def decoder(self) -> Decoder:
+        """A decoder without sequences."""
+        ...
+
+    @property
+    def decoder_bytes(self) -> int:
+        """The most memory that one sequence of a decoder takes, at the model's full context."""
         ...
 
     def in_bfloat16(self) -> LanguageModel | None:

@@ -18,10 +18,11 @@ from grpc_reflection.v1alpha import reflection
 import ml.models
 from gloss.v1 import explanation_service_pb2_grpc, inference_service_pb2_grpc
 from ml.errors import ModelLoadError
-from ml.memory import keep_freed_memory
 from ml.language_model import LanguageModel
+from ml.memory import keep_freed_memory
 from server.batching import Limits
 from server.engine import Engine
+from server.generation import GenerationLimits
 from server.health import EXPLANATION, INFERENCE, Health, watch_explanations
 from server.interceptors import OWN_SERVICES, Drain, Interceptor, count_calls, map_errors
 from server.metrics import Metrics, MetricsPage
@@ -159,7 +160,16 @@ class Server:
             waiting_items=settings.max_waiting_prompts,
             waiting_tokens=settings.max_waiting_tokens,
         )
-        self.engine = Engine(registry, limits, self.metrics)
+        self.engine = Engine(
+            registry,
+            limits,
+            self.metrics,
+            GenerationLimits(
+                texts=self.settings.max_generations,
+                bytes=self.settings.max_generation_bytes,
+                waiting=self.settings.max_waiting_generations,
+            ),
+        )
         self.engine.start()
         self._closing.push_async_callback(self.engine.stop, 1.0)
         for name, model in registry.items():

@@ -1,4 +1,8 @@
-"""The engine: one thread that owns the models and runs what waits, batch after batch."""
+"""The engine: one thread that owns the models and runs what waits, batch after batch.
+
+Where texts are being generated, each batch is followed by one step of all of them, so neither waits for the other's
+end.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +14,11 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ml.generation import Generation
 from ml.language_model import LanguageModel
 from server.batching import Item, Limits, Queue, QueueOverflowError
 from server.errors import OverloadedError
+from server.generation import GenerationLimits, Generations, Stream
 from server.metrics import Metrics
 from server.tasks import Task, lane, output_bytes, run
 
@@ -69,12 +75,21 @@ class _Outcome:
 class Engine:
     """Runs tasks on models. All methods are for the event loop that made it."""
 
-    def __init__(self, models: Mapping[str, LanguageModel], limits: Limits, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        models: Mapping[str, LanguageModel],
+        limits: Limits,
+        metrics: Metrics,
+        generation: GenerationLimits = GenerationLimits(),  # noqa: B008 -- frozen
+    ) -> None:
         self._models = models
         self._metrics = metrics
         self._loop = asyncio.get_running_loop()
         self._queue: Queue[_Work] = Queue(limits)
-        self._changed = threading.Condition()  # Guards the queue and `_stopping`.
+        self._changed = threading.Condition()  # Guards the queue, the texts that wait, and `_stopping`.
+        self._generations = Generations(
+            models, generation, metrics, lambda stream, step: self._to_loop(stream.steps.put_nowait, step)
+        )
         self._stopping = False
         self._tokens_per_second = 0.0  # Of late; 0 while unknown.
         self.crashed: asyncio.Future[None] = self._loop.create_future()
@@ -135,28 +150,46 @@ class Engine:
                 with self._changed:
                     self._queue.withdraw(items)
 
+    def generate(self, model: str, ids: Sequence[int], generation: Generation) -> Stream:
+        """Begin to continue `ids` as soon as there is a place.
+
+        Raises:
+            OverloadedError: too many texts wait already.
+        """
+        stream = Stream(model, ids, generation, self._wake)
+        with self._changed:
+            self._generations.offer(stream)
+            self._changed.notify()
+        return stream
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify()
+
     # The model's thread.
 
     def _serve(self) -> None:
         try:
-            while batch := self._schedule():
-                outcome = self._run(batch)
-                self._reply(outcome)
+            while (batch := self._schedule()) is not None:
+                if batch:
+                    outcome = self._run(batch)
+                    self._reply(outcome)
+                self._generations.step()
         except BaseException as error:  # A server without its model's thread must not seem alive.
             _logger.critical("the model's thread died", exc_info=error)
             self._to_loop(self._crash, error)
 
-    def _schedule(self) -> tuple[_Work, ...]:
-        """Wait for work and take the next batch of it; nothing when the engine stops."""
+    def _schedule(self) -> tuple[_Work, ...] | None:
+        """Wait for work and take the next batch, empty if only texts are to grow; None when the engine stops."""
         with self._changed:
             while not self._stopping:
                 schedule = self._queue.take(time.monotonic())
                 for item in schedule.expired:
                     self._to_loop(self._expire, item.payload.call)
-                if schedule.batch:
+                if schedule.batch or self._generations.busy:
                     return tuple(item.payload for item in schedule.batch)
                 self._changed.wait()
-        return ()
+        return None
 
     def _run(self, batch: tuple[_Work, ...]) -> _Outcome:
         """Run a batch and measure it."""

@@ -60,9 +60,12 @@ class Metrics:
         )
         self.tokens = Counter(
             "gloss_tokens_total",
-            "Tokens of batches, by kind: prompt or padding.",
+            "Tokens by kind: prompt, padding of batches, generated.",
             ("model", "kind"),
             registry=registry,
+        )
+        self.generations = Gauge(
+            "gloss_generations", "Texts that grow, and that wait for a place.", ("state",), registry=registry
         )
         self.queue_depth = Gauge("gloss_inference_queue_depth", "Sequences that wait for the model.", registry=registry)
         self.queue_seconds = Histogram(

@@ -68,6 +68,15 @@ class Settings(BaseSettings):
     max_waiting_tokens: int = Field(default=256 * 1024, ge=1)
     """Tokens waiting for the model, as above: it bounds how long the last in the queue can have to wait."""
 
+    max_generations: int = Field(default=16, ge=1)
+    """Texts that each model generates at once; more wait. More is better for throughput, and slower for each."""
+
+    max_generation_bytes: int = Field(default=1024**3, ge=1)
+    """Memory for the keys and values of one model's texts, in bytes; it may lower max_generations, to 1 at least."""
+
+    max_waiting_generations: int = Field(default=128, ge=1)
+    """Texts waiting to be generated; one more is refused at once."""
+
     max_queued: int = Field(default=1000, ge=1)
     """Explanations of one model waiting for a worker; one more is refused at once."""
 

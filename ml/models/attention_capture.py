@@ -20,6 +20,7 @@ from transformers.masking_utils import sdpa_mask
 
 from ml.errors import InputError
 from ml.language_model import AttentionSink
+from ml.models.decoding import SlotDecoder
 from ml.models.packed_attention import PackedRun
 
 NAME = "gloss"
@@ -152,12 +153,15 @@ def _attention(  # noqa: PLR0917 - transformers' signature
     attention_mask: Tensor | None,
     gloss_capture: _Capture | None = None,
     gloss_packed: PackedRun | None = None,
+    gloss_decoder: SlotDecoder | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     scale = kwargs.get("scaling") or query.shape[-1] ** -0.5
     if gloss_packed is not None:
         kwargs.pop("scaling", None)
         return gloss_packed.attend(cast(int, module.layer_idx), query, key, value, scale, **kwargs), None
+    if gloss_decoder is not None:
+        return gloss_decoder.attend(cast(int, module.layer_idx), query, key, value, scale), None
     if gloss_capture is not None:
         gloss_capture.take(cast(int, module.layer_idx), query, key, attention_mask, scale)
     out: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)

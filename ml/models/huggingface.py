@@ -23,10 +23,11 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import logging as transformers_logging
 
 from ml.errors import ModelLoadError, NoAttentionError
-from ml.language_model import AttentionSink, Batch, ModelInfo
+from ml.language_model import AttentionSink, Batch, Decoder, ModelInfo
 from ml.models.attention_capture import Reader, prepare
 from ml.models.batches import padded_batches
 from ml.models.bfloat16 import bfloat16_twin
+from ml.models.decoding import CacheDecoder, SlotDecoder
 from ml.models.packed_attention import BLOCK, PackedRun, can_pack
 from ml.packing import Packing
 from ml.precision import has_fast_bfloat16
@@ -104,6 +105,20 @@ class HuggingFaceModel:
             rows = logits.split([tails[i] for i in indices])
             yield Batch(indices, rows, computed, sum(len(sequences[i]) for i in indices) - computed)
             computed = 0
+
+    def decoder(self) -> Decoder:
+        """All sequences in one pass where the model allows it, else one after the other."""
+        return SlotDecoder(self.module) if self._can_pack(self.info.context_length) else CacheDecoder(self.module)
+
+    @property
+    def decoder_bytes(self) -> int:
+        """Keys and values of all layers at the full context; see `LanguageModel.decoder_bytes`."""
+        config = self.module.config.get_text_config()
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        per_position = 2 * config.num_hidden_layers * heads * size * self.module.dtype.itemsize
+        # The buffers double as they grow, so up to half of them may lie idle.
+        return 2 * int(per_position) * self.info.context_length
 
     @torch.inference_mode()
     def attention(self, ids: Sequence[int], layers: Sequence[int], queries: Sequence[int], sink: AttentionSink) -> None:

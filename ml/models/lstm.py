@@ -163,12 +163,59 @@ class LstmModel:
         """Logits of many sequences in padded batches; see `LanguageModel.stream_logits`."""
         return padded_batches(self.logits, sequences, tails, max_tokens=max_tokens, max_readout=max_readout)
 
+    def decoder(self) -> LstmDecoder:
+        """Each sequence is its hidden state."""
+        return LstmDecoder(self.module)
+
+    @property
+    def decoder_bytes(self) -> int:
+        """A hidden and a cell state for each layer; see `LanguageModel.decoder_bytes`."""
+        return 2 * 4 * self.module.config.layers * self.module.config.hidden_size
+
     def in_bfloat16(self) -> None:
         """Nothing: a small recurrence gains nothing from it."""
 
     def attention(self, ids: Sequence[int], layers: Sequence[int], queries: Sequence[int], sink: AttentionSink) -> None:
         """Raise `NoAttentionError`: a recurrent model has no attention weights."""
         raise NoAttentionError(self.info.name)
+
+
+class LstmDecoder:
+    """Decodes with a hidden state for each sequence; see `ml.language_model.Decoder`."""
+
+    def __init__(self, module: WordLSTM) -> None:
+        self._module = module
+        self._states: list[State] = []
+
+    @torch.inference_mode()
+    def start(self, ids: Sequence[int]) -> Tensor:
+        """Add a sequence; see `Decoder.start`."""
+        logits, (state,) = self._run(torch.tensor([list(ids)]), [self._module.initial_state(1)])
+        self._states.append(state)
+        return logits[0]
+
+    @torch.inference_mode()
+    def step(self, tokens: Sequence[int]) -> Tensor:
+        """Read one more token of each sequence; see `Decoder.step`."""
+        logits, self._states = self._run(torch.tensor([[token] for token in tokens]), self._states)
+        return logits
+
+    def leave(self, index: int) -> None:
+        """Drop a sequence; see `Decoder.leave`."""
+        self._states[index] = self._states[-1]
+        self._states.pop()
+
+    def _run(self, ids: Tensor, states: list[State]) -> tuple[Tensor, list[State]]:
+        """Read `ids` [n, time] on from `states`. Logits after the last word [n, vocabulary], and the states then."""
+        layers = range(self._module.config.layers)
+        joined = [
+            (torch.cat([s[layer][0] for s in states], 1), torch.cat([s[layer][1] for s in states], 1))
+            for layer in layers
+        ]
+        hidden, after = self._module(ids.to(self._module.embedding.weight.device), joined)
+        parted = [[(h[:, i : i + 1], c[:, i : i + 1]) for h, c in after] for i in range(len(ids))]
+        logits: Tensor = self._module.head(hidden[:, -1])
+        return logits.float(), parted
 
 
 def _shared_prefix(sequences: Sequence[Sequence[int]], tails: Sequence[int]) -> int:

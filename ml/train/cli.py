@@ -15,12 +15,12 @@ import torch
 from rich.console import Console
 from transformers.utils.logging import disable_progress_bar
 
+from ml.memory import keep_freed_memory
 from ml.train.corpus import Corpus, read_corpus
 from ml.train.display import Display
 from ml.train.errors import InterruptedRunError, TrainingError
 from ml.train.loop import RunSettings, Training
 from ml.train.lstm import LstmSettings, LstmTask
-from ml.memory import keep_freed_memory
 from ml.train.task import Task
 from ml.train.transformer import TransformerSettings, TransformerTask
 

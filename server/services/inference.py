@@ -12,10 +12,12 @@ from gloss import v1 as pb
 from gloss.v1.inference_service_pb2_grpc import InferenceServiceServicer
 from jobs.convert import to_continuation, to_prompt
 from ml import attention, predict
-from ml.errors import NotBuiltError, PromptTooLongError
+from ml.errors import PromptTooLongError
+from ml.generation import Generation
 from ml.language_model import LanguageModel
 from ml.tokens import Encoding
 from server.engine import Answer, Engine
+from server.generation import Stream
 from server.interceptors import Context
 from server.registry import Registry
 from server.services import sizes, wire
@@ -120,11 +122,23 @@ class InferenceService(InferenceServiceServicer):
         return reply
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> AsyncIterator[pb.GenerateResponse]:  # noqa: N802
-        """Not yet."""
-        nothing: tuple[pb.GenerateResponse, ...] = ()
-        for reply in nothing:
+        """Continue a prompt, a token at a time."""
+        clock = _Clock()
+        model = self._registry.resolve(request.model)
+        spec = wire.generation_spec(request)
+        prompt = await self._helped(request.ByteSize(), lambda: _encode(model, request.prompt))
+        most = spec.tokens(len(prompt.ids), model.info.context_length)
+        clock.tokenized()
+        stream = self._engine.generate(model.info.name, prompt.ids, Generation(spec, model.tokenizer, prompt.ids, most))
+        # However the call ends: a handler that waits for its caller to read is not told of it otherwise.
+        context.add_done_callback(lambda *_: stream.leave())  # type: ignore[arg-type]  # its stub wants a class
+        async for step in stream:
+            reply = wire.generated(model, step)
+            if step.finish is not None:
+                clock.answered(stream)
+                reply.model.CopyFrom(wire.version(model.info))
+                reply.timings.CopyFrom(clock.timings())
             yield reply
-        raise NotBuiltError("Generate")
 
     async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:  # noqa: N802
         """Show how a prompt is cut into tokens."""
@@ -171,7 +185,7 @@ class _Clock:
         """The engine comes next."""
         self._timings.tokenize_ms = self._lap()
 
-    def answered(self, answer: Answer) -> None:
+    def answered(self, answer: Answer | Stream) -> None:
         """The reply comes next."""
         self._lap()
         self._timings.queue_ms = 1e3 * answer.queue_seconds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import secrets
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy.typing as npt
 from gloss import v1 as pb
 from ml.attention import AttentionMap, AttentionSpec, Reduction
 from ml.errors import InputError
+from ml.generation import FinishReason, GenerationSpec, Step
 from ml.language_model import LanguageModel, ModelInfo
 from ml.predict import Prediction, Score
 from ml.result import Token
@@ -21,12 +23,47 @@ _REDUCTIONS = {
     pb.ATTENTION_REDUCTION_HEAD_MEAN: Reduction.HEAD_MEAN,
     pb.ATTENTION_REDUCTION_ROLLOUT: Reduction.ROLLOUT,
 }
+_FINISHES = {
+    None: pb.FINISH_REASON_UNSPECIFIED,
+    FinishReason.END_OF_TEXT: pb.FINISH_REASON_END_OF_TEXT,
+    FinishReason.LENGTH: pb.FINISH_REASON_LENGTH,
+    FinishReason.STOP: pb.FINISH_REASON_STOP,
+}
+_MOST_STOPS = 16
 _HALF = {pb.TENSOR_TYPE_UNSPECIFIED: False, pb.TENSOR_TYPE_FLOAT32: False, pb.TENSOR_TYPE_FLOAT16: True}
 
 
 def version(info: ModelInfo) -> pb.ModelVersion:
     """Which weights answer."""
     return pb.ModelVersion(name=info.name, digest=info.digest)
+
+
+def generation_spec(request: pb.GenerateRequest) -> GenerationSpec:
+    """How to continue a request's prompt.
+
+    Raises:
+        InputError: a field's value is not allowed, whatever the model.
+    """
+    if len(request.stop) > _MOST_STOPS:
+        raise InputError("stop", f"send at most {_MOST_STOPS} texts, not {len(request.stop)}")
+    return GenerationSpec(
+        max_tokens=request.max_tokens if request.HasField("max_tokens") else None,
+        temperature=request.temperature if request.HasField("temperature") else 0.0,
+        top_p=request.top_p if request.HasField("top_p") else 1.0,
+        seed=request.seed if request.HasField("seed") else secrets.randbits(64),
+        stop=tuple(request.stop),
+        top_k=request.top_k,
+    )
+
+
+def generated(model: LanguageModel, step: Step) -> pb.GenerateResponse:
+    """One more token of a text."""
+    return pb.GenerateResponse(
+        text=step.text,
+        token=_probability(model, step.token_id, step.log_probability),
+        top=[_probability(model, token_id, nats) for token_id, nats in step.top],
+        finish_reason=_FINISHES[step.finish],
+    )
 
 
 def model_info(model: LanguageModel, *, is_default: bool) -> pb.ModelInfo:
@@ -64,11 +101,14 @@ def tokens(found: Iterable[Token]) -> list[pb.Token]:
 def probabilities(model: LanguageModel, prediction: Prediction) -> list[pb.TokenProbability]:
     """The most likely tokens."""
     return [
-        pb.TokenProbability(
-            id=id_, text=model.tokenizer.token_text(id_), probability=math.exp(log_p), log_probability=log_p
-        )
-        for id_, log_p in zip(prediction.ids, prediction.log_probabilities, strict=True)
+        _probability(model, id_, log_p) for id_, log_p in zip(prediction.ids, prediction.log_probabilities, strict=True)
     ]
+
+
+def _probability(model: LanguageModel, token_id: int, log_p: float) -> pb.TokenProbability:
+    return pb.TokenProbability(
+        id=token_id, text=model.tokenizer.token_text(token_id), probability=math.exp(log_p), log_probability=log_p
+    )
 
 
 def score(model: LanguageModel, continuation: Sequence[int], found: Score) -> pb.ContinuationScore:

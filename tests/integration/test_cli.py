@@ -128,7 +128,7 @@ def test_walk(gloss: Gloss, stack: str) -> None:
         (["attend", PROMPT, "--head", "77"], "heads[0]"),
         (["explain", PROMPT, "--span", "2:4", "--span", "3:9"], "spans[1]"),
         (["explain", PROMPT, "--method", "integrated-gradients"], "not built yet"),
-        (["generate", PROMPT], "not built yet"),
+        (["generate", PROMPT, "--max-tokens", "0"], "max_tokens"),
         (["next", PROMPT, "--model", "nobody"], "nobody"),
         (["jobs", "get", "unknown"], "unknown"),
     ],

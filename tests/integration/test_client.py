@@ -48,11 +48,16 @@ def test_attention_unpacks_to_rows_that_sum_to_one(client: Client) -> None:
     assert tensors.unpack(halves.keys).tolist()[0][0][0][0] >= 0
 
 
-def test_generate_is_not_built_yet(client: Client) -> None:
+def test_generate(client: Client) -> None:
+    replies = list(client.generate(PROMPT, max_tokens=5, top_k=2))
+    assert len(replies) == 5
+    assert replies[0].token.id == client.next_token(PROMPT, top_k=1).predictions[0].top[0].id
+    assert [len(reply.top) for reply in replies] == [2] * 5
+    assert replies[-1].finish_reason == v1.FINISH_REASON_LENGTH
+    assert replies[-1].model.name
     with pytest.raises(GlossError) as caught:
-        list(client.generate(PROMPT))
-    assert caught.value.code is grpc.StatusCode.UNIMPLEMENTED
-    assert caught.value.reason == "NOT_IMPLEMENTED"
+        list(client.generate(PROMPT, top_p=2.0))
+    assert caught.value.field == "top_p"
 
 
 @pytest.mark.parametrize("method", ["occlusion", "lime"])

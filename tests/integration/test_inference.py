@@ -162,11 +162,6 @@ def test_what_a_model_cannot_do_is_a_failed_precondition(served):
     assert (no_chat.code, no_chat.reason) == (Code.FAILED_PRECONDITION, "NO_CHAT_TEMPLATE")
 
 
-def test_generate_says_that_it_is_not_built(served):
-    refusal = refused(served.inference.Generate, pb.GenerateRequest(prompt=text("It")))
-    assert (refusal.code, refusal.reason) == (Code.UNIMPLEMENTED, "NOT_IMPLEMENTED")
-
-
 # Order under load
 
 

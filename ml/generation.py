@@ -1,0 +1,202 @@
+"""Generating text: which token comes next, which text is certain by now, and when it ends. No model in here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+import numpy.typing as npt
+
+from ml.errors import InputError, PromptTooLongError
+from ml.predict import MAX_TOP_K
+from ml.tokens import Tokenizer
+
+_DEFAULT_TOKENS = 64
+_CONTEXT = 8
+"""Tokens before the generated ones that decoding looks back on: spaces and characters depend on their neighbours."""
+_PART_OF_CHARACTER = "\N{REPLACEMENT CHARACTER}"
+
+
+class FinishReason(Enum):
+    """Why a generation ended."""
+
+    END_OF_TEXT = "end of text"
+    LENGTH = "length"
+    STOP = "stop"
+
+
+@dataclass(frozen=True)
+class GenerationSpec:
+    """How to continue a prompt.
+
+    Attributes:
+        max_tokens: the most tokens to generate; None for 64, or as many as the model's context has room for.
+        temperature: 0 takes the most likely token; above 0, tokens are drawn at this temperature.
+        top_p: draws from the smallest set of tokens whose probabilities sum to this (Holtzman et al. 2020).
+        seed: of the draws.
+        stop: the text ends before the first of these.
+        top_k: alternatives to list at each position.
+
+    Raises:
+        InputError: a value is not allowed, whatever the model.
+    """
+
+    max_tokens: int | None = None
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+    top_k: int = 0
+
+    def __post_init__(self) -> None:
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise InputError("max_tokens", f"must be at least 1, not {self.max_tokens}")
+        if not 0 <= self.temperature <= 100:
+            raise InputError("temperature", f"must be between 0 and 100, not {self.temperature:g}")
+        if not 0 < self.top_p <= 1:
+            raise InputError("top_p", f"must be above 0 and at most 1, not {self.top_p:g}")
+        if not 0 <= self.top_k <= MAX_TOP_K:
+            raise InputError("top_k", f"must be between 0 and {MAX_TOP_K}, not {self.top_k}")
+        for index, text in enumerate(self.stop):
+            if not text:
+                raise InputError(f"stop[{index}]", "is empty; leave it out")
+
+    def tokens(self, prompt: int, context_length: int) -> int:
+        """The most tokens to generate after `prompt` tokens.
+
+        Raises:
+            PromptTooLongError: prompt and generation do not fit the context.
+        """
+        room = context_length - prompt
+        wanted = 1 if self.max_tokens is None else self.max_tokens
+        if wanted > room:
+            raise PromptTooLongError("prompt", prompt + wanted, context_length)
+        return min(_DEFAULT_TOKENS, room) if self.max_tokens is None else self.max_tokens
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one more token brought.
+
+    Attributes:
+        token_id: the token.
+        log_probability: its natural log-probability, after the temperature and before top-p.
+        top: the most likely tokens and their log-probabilities.
+        text: what became certain: no part of a character, and nothing that may yet become a stop text.
+        finish: why it was the last token; None while there is more to come.
+    """
+
+    token_id: int
+    log_probability: float
+    top: tuple[tuple[int, float], ...]
+    text: str
+    finish: FinishReason | None
+
+
+class Generation:
+    """One text on its way. Hand it the model's log-probabilities, and it says what comes."""
+
+    def __init__(self, spec: GenerationSpec, tokenizer: Tokenizer, prompt: Sequence[int], max_tokens: int) -> None:
+        """Continue `prompt` by at most `max_tokens` tokens."""
+        self._spec = spec
+        self._ends = tokenizer.end_ids
+        self._left = max_tokens
+        self._draws = np.random.default_rng(spec.seed)
+        self._decoder = _IncrementalDecoder(tokenizer, prompt[-_CONTEXT:])
+        self._stops = _StopFilter(spec.stop)
+
+    def advance(self, log_probabilities: npt.NDArray[np.float64]) -> Step:
+        """Choose the next token by the model's `log_probabilities`, [vocabulary]."""
+        if self._spec.temperature:
+            log_probabilities = log_probabilities / self._spec.temperature
+            log_probabilities -= np.logaddexp.reduce(log_probabilities)
+        token_id = self._choose(log_probabilities)
+        self._left -= 1
+        ended = token_id in self._ends
+        text, stopped = self._stops.push("" if ended else self._decoder.push(token_id))
+        finish = None
+        if stopped:
+            finish = FinishReason.STOP
+        elif ended or self._left == 0:
+            finish = FinishReason.END_OF_TEXT if ended else FinishReason.LENGTH
+            text += self._stops.flush()
+        top = _most_likely(log_probabilities, self._spec.top_k)
+        return Step(token_id, float(log_probabilities[token_id]), top, text, finish)
+
+    def _choose(self, log_probabilities: npt.NDArray[np.float64]) -> int:
+        if self._spec.temperature == 0:
+            return int(log_probabilities.argmax())
+        order = np.argsort(-log_probabilities, kind="stable")
+        mass = np.cumsum(np.exp(log_probabilities[order]))
+        # The nucleus: the token that first reaches top_p of the mass belongs to it.
+        kept = int(np.searchsorted(mass, self._spec.top_p * mass[-1])) + 1
+        mass = mass[:kept]
+        drawn = int(np.searchsorted(mass, self._draws.random() * mass[-1], side="right"))
+        return int(order[min(drawn, len(mass) - 1)])
+
+
+def _most_likely(log_probabilities: npt.NDArray[np.float64], count: int) -> tuple[tuple[int, float], ...]:
+    if not count:
+        return ()
+    count = min(count, len(log_probabilities))
+    some = np.argpartition(-log_probabilities, count - 1)[:count]
+    ranked = some[np.lexsort((some, -log_probabilities[some]))]
+    return tuple((int(i), float(log_probabilities[i])) for i in ranked)
+
+
+class _IncrementalDecoder:
+    """Text of tokens as they come, each character once and whole.
+
+    A tokenizer decodes a token differently in other company (spaces between words, characters of several tokens), so
+    only the difference that a token makes to the text of its neighbours is its text.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, before: Sequence[int]) -> None:
+        self._tokenizer = tokenizer
+        self._ids = list(before)
+        self._start = 0  # decoding begins here
+        self._said = len(self._ids)  # and these tokens' text has been given out
+
+    def push(self, token_id: int) -> str:
+        """The text that became certain with `token_id`."""
+        self._ids.append(token_id)
+        known = self._tokenizer.decode(self._ids[self._start : self._said])
+        text = self._tokenizer.decode(self._ids[self._start :])
+        if text.endswith(_PART_OF_CHARACTER) or len(text) <= len(known):
+            return ""
+        self._start, self._said = self._said, len(self._ids)
+        return text[len(known) :]
+
+
+class _StopFilter:
+    """Passes text on, up to the first stop text and without the beginning of one."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = stops
+        self._held = ""
+
+    def push(self, text: str) -> tuple[str, bool]:
+        """What can be passed on, and whether a stop text has come."""
+        text = self._held + text
+        found = [place for stop in self._stops if (place := text.find(stop)) >= 0]
+        if found:
+            self._held = ""
+            return text[: min(found)], True
+        held = max((_overlap(text, stop) for stop in self._stops), default=0)
+        self._held = text[len(text) - held :]
+        return text[: len(text) - held], False
+
+    def flush(self) -> str:
+        """What was held back, once nothing more can come."""
+        text, self._held = self._held, ""
+        return text
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` with which `stop` begins."""
+    for length in range(min(len(stop) - 1, len(text)), 0, -1):
+        if text.endswith(stop[:length]):
+            return length
+    return 0

@@ -1,0 +1,177 @@
+"""Decoders: sequences that grow by a token at a time, together, and may join and leave between two steps.
+
+`SlotDecoder` is for models whose attention can be replaced: the keys and values of each sequence lie in a slot of
+buffers that grow with the longest of them, the newest token of all sequences go through the model as one row each, and
+each row attends to its own slot. Nothing is copied from step to step, and no sequence is padded to another's length in
+anything but the attention itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import DynamicCache, PreTrainedModel
+
+_FIRST_CAPACITY = 64
+
+
+class SlotDecoder:
+    """Decodes with a model that `ml.models.packed_attention.can_pack`; see `ml.language_model.Decoder`."""
+
+    # Already of the shape that attention takes, so transformers makes none of its own.
+    _no_mask = torch.zeros(1, 1, 1, 1)
+
+    def __init__(self, module: PreTrainedModel) -> None:
+        self._module = module
+        self._lengths: list[int] = []
+        # By layer: keys and values, each [slots, key heads, capacity, size]. The sequences are in the first slots.
+        self._buffers: dict[int, tuple[Tensor, Tensor]] = {}
+        self._slots = self._capacity = 0
+        self._mask: Tensor | None = None  # of a step, [sequences, 1, 1, longest]; None while a prompt is read
+
+    @torch.inference_mode()
+    def start(self, ids: Sequence[int]) -> Tensor:
+        """Add a sequence; see `Decoder.start`."""
+        self._reserve(len(self._lengths) + 1, len(ids))
+        self._lengths.append(len(ids))
+        self._mask = None
+        try:
+            return self._run(list(ids), list(range(len(ids))))[0]
+        except BaseException:
+            self._lengths.pop()
+            raise
+
+    @torch.inference_mode()
+    def step(self, tokens: Sequence[int]) -> Tensor:
+        """Read one more token of each sequence; see `Decoder.step`."""
+        positions = self._lengths.copy()
+        self._reserve(len(tokens), max(positions) + 1)
+        seen = torch.arange(max(positions) + 1) <= torch.tensor(positions)[:, None]
+        self._mask = seen[:, None, None, :].to(self._module.device)
+        logits = self._run(list(tokens), positions, rows=len(tokens))
+        self._lengths = [length + 1 for length in self._lengths]
+        return logits
+
+    @torch.inference_mode()
+    def leave(self, index: int) -> None:
+        """Drop a sequence; see `Decoder.leave`."""
+        last = len(self._lengths) - 1
+        if index != last:
+            length = self._lengths[last]
+            for buffers in self._buffers.values():
+                for buffer in buffers:
+                    buffer[index, :, :length] = buffer[last, :, :length]
+            self._lengths[index] = self._lengths[last]
+        self._lengths.pop()
+        if not self._lengths:
+            self._buffers.clear()
+            self._slots = self._capacity = 0
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """One layer's attention.
+
+        Args:
+            layer: its number.
+            query: [1, heads, rows, size]: the rows are a new sequence's positions, or one position of each sequence.
+            key, value: [1, key heads, rows, size].
+            scale: multiplies the scores.
+
+        Returns:
+            [1, rows, heads, size].
+        """
+        keys, values = self._buffer(layer, key)
+        grouped = query.shape[1] != key.shape[1]
+        if self._mask is None:
+            slot, rows = len(self._lengths) - 1, key.shape[2]
+            keys[slot, :, :rows], values[slot, :, :rows] = key[0], value[0]
+            out = F.scaled_dot_product_attention(query, key, value, is_causal=rows > 1, scale=scale, enable_gqa=grouped)
+            return out.transpose(1, 2)
+        count, longest = self._mask.shape[0], self._mask.shape[3]
+        slots = torch.arange(count, device=key.device)
+        places = torch.tensor(self._lengths, device=key.device)
+        keys[slots, :, places], values[slots, :, places] = key[0].transpose(0, 1), value[0].transpose(0, 1)
+        out = F.scaled_dot_product_attention(
+            query[0].transpose(0, 1).unsqueeze(2),
+            keys[:count, :, :longest],
+            values[:count, :, :longest],
+            attn_mask=self._mask,
+            scale=scale,
+            enable_gqa=grouped,
+        )
+        return out.squeeze(2).unsqueeze(0)
+
+    def _run(self, ids: list[int], positions: list[int], rows: int = 1) -> Tensor:
+        """Logits of the last `rows` rows, float32 [rows, vocabulary]."""
+        device = self._module.device
+        logits: Tensor = self._module(
+            input_ids=torch.tensor([ids], device=device),
+            position_ids=torch.tensor([positions], device=device),
+            attention_mask=self._no_mask.to(device),
+            use_cache=False,
+            logits_to_keep=rows,
+            gloss_decoder=self,
+        ).logits[0]
+        return logits.float()
+
+    def _reserve(self, slots: int, length: int) -> None:
+        """Make room for `slots` sequences of up to `length` positions."""
+        while self._slots < slots:
+            self._slots = max(1, 2 * self._slots)
+        while self._capacity < length:
+            self._capacity = max(_FIRST_CAPACITY, 2 * self._capacity)
+        for layer, buffers in self._buffers.items():
+            if buffers[0].shape[0] < self._slots or buffers[0].shape[2] < self._capacity:
+                self._buffers[layer] = (self._grown(buffers[0]), self._grown(buffers[1]))
+
+    def _grown(self, buffer: Tensor) -> Tensor:
+        slots, heads, capacity, size = buffer.shape
+        # Zeros: what lies behind a sequence's end is masked, but not a number times nothing is not a number.
+        grown = buffer.new_zeros(self._slots, heads, self._capacity, size)
+        grown[:slots, :, :capacity] = buffer
+        return grown
+
+    def _buffer(self, layer: int, key: Tensor) -> tuple[Tensor, Tensor]:
+        if layer not in self._buffers:
+            shape = (self._slots, key.shape[1], self._capacity, key.shape[3])
+            self._buffers[layer] = (key.new_zeros(shape), key.new_zeros(shape))
+        return self._buffers[layer]
+
+
+class CacheDecoder:
+    """Decodes with any model that takes a cache, one sequence after the other; see `ml.language_model.Decoder`."""
+
+    def __init__(self, module: PreTrainedModel) -> None:
+        self._module = module
+        self._caches: list[Any] = []
+
+    @torch.inference_mode()
+    def start(self, ids: Sequence[int]) -> Tensor:
+        """Add a sequence; see `Decoder.start`."""
+        cache = DynamicCache(config=self._module.config)
+        logits = self._run(list(ids), cache)
+        self._caches.append(cache)
+        return logits
+
+    @torch.inference_mode()
+    def step(self, tokens: Sequence[int]) -> Tensor:
+        """Read one more token of each sequence; see `Decoder.step`."""
+        return torch.stack([self._run([token], cache) for token, cache in zip(tokens, self._caches, strict=True)])
+
+    def leave(self, index: int) -> None:
+        """Drop a sequence; see `Decoder.leave`."""
+        self._caches[index] = self._caches[-1]
+        self._caches.pop()
+
+    def _run(self, ids: list[int], cache: Any) -> Tensor:
+        out = self._module(
+            input_ids=torch.tensor([ids], device=self._module.device),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        logits: Tensor = out.logits[0, -1].float()
+        return logits

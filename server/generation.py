@@ -1,0 +1,227 @@
+"""Texts in the making: the model's thread takes one step of all of them after the other.
+
+Between two steps texts join and leave, so a new one waits for a step and for a place, never for another text's end
+when there is room. A text's place is the memory for its keys and values; how many there are follows from a bound on
+that memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from ml.errors import GlossError
+from ml.generation import Generation, Step
+from ml.language_model import Decoder, LanguageModel
+from server.errors import OverloadedError
+from server.metrics import Metrics
+
+_logger = logging.getLogger(__name__)
+
+_RETRY_SECONDS = 1.0
+"""After which a refused caller is told to try again: about a short text's time."""
+
+
+@dataclass(frozen=True)
+class GenerationLimits:
+    """Bounds of what is generated at once."""
+
+    texts: int = 16
+    """Texts of one model that grow together."""
+
+    bytes: int = 1024**3
+    """Memory for keys and values of one model's texts; at least one text has a place."""
+
+    waiting: int = 128
+    """Texts of all models that wait for a place."""
+
+    def places(self, model: LanguageModel) -> int:
+        """How many texts of `model` may grow together."""
+        return max(1, min(self.texts, self.bytes // max(1, model.decoder_bytes)))
+
+
+class Stream:
+    """One text on its way to its caller. Iterate over its steps on the event loop; whoever stops says `leave`."""
+
+    def __init__(self, model: str, ids: Sequence[int], generation: Generation, wake: Callable[[], None]) -> None:
+        self.model = model
+        self.ids = ids
+        self.generation = generation
+        self.left = False
+        """Whether nobody waits for the rest."""
+        self.began = time.monotonic()
+        self.queue_seconds = 0.0
+        """Time until it had a place."""
+        self.model_seconds = 0.0
+        """Time of the steps that it was part of."""
+        # Holds at most the text's own tokens, which the model's context bounds, however slowly its caller reads.
+        self.steps: asyncio.Queue[Step | Exception] = asyncio.Queue()
+        self._wake = wake
+
+    def leave(self) -> None:
+        """Give the place up after the step under way."""
+        if not self.left:
+            self.left = True
+            self._wake()
+
+    def __aiter__(self) -> Stream:
+        return self
+
+    async def __anext__(self) -> Step:
+        """The next step.
+
+        Raises:
+            StopAsyncIteration: the last one came before.
+            Exception: what went wrong in the model.
+        """
+        if self.left:
+            raise StopAsyncIteration
+        try:
+            step = await self.steps.get()
+        except asyncio.CancelledError:
+            self.leave()
+            raise
+        if isinstance(step, Exception):
+            self.left = True
+            raise step
+        self.left = step.finish is not None
+        return step
+
+
+@dataclass
+class _Growing:
+    """One model's texts that have a place, in the decoder's order, and the token that each reads next."""
+
+    decoder: Decoder
+    places: int
+    streams: list[Stream] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+
+    def leave(self, index: int) -> None:
+        self.decoder.leave(index)
+        self.streams[index], self.tokens[index] = self.streams[-1], self.tokens[-1]
+        self.streams.pop()
+        self.tokens.pop()
+
+
+class Generations:
+    """All texts. `offer` is for any thread that holds the engine's lock, the rest for the model's thread."""
+
+    def __init__(
+        self,
+        models: Mapping[str, LanguageModel],
+        limits: GenerationLimits,
+        metrics: Metrics,
+        deliver: Callable[[Stream, Step | Exception], None],
+    ) -> None:
+        self._models = models
+        self._limits = limits
+        self._metrics = metrics
+        self._deliver = deliver
+        self._waiting: deque[Stream] = deque()
+        self._growing: dict[str, _Growing] = {}
+        metrics.generations.labels("waiting").set_function(lambda: float(len(self._waiting)))
+        metrics.generations.labels("growing").set_function(self._count)
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is anything to do."""
+        return bool(self._waiting) or any(growing.streams for growing in self._growing.values())
+
+    def offer(self, stream: Stream) -> None:
+        """Let a text wait for a place.
+
+        Raises:
+            OverloadedError: too many wait already.
+        """
+        if len(self._waiting) >= self._limits.waiting:
+            raise OverloadedError(_RETRY_SECONDS)
+        self._waiting.append(stream)
+
+    def step(self) -> None:
+        """Let every text grow by a token, and one of each model begin."""
+        for growing in self._growing.values():
+            for index in reversed(range(len(growing.streams))):
+                if growing.streams[index].left:
+                    growing.leave(index)
+            if growing.streams:
+                self._grow(growing)
+        begun: set[str] = set()
+        # Whoever has no place yet goes round once and keeps the order of arrival.
+        for _ in range(len(self._waiting)):
+            stream = self._waiting.popleft()
+            if stream.left:
+                continue
+            growing = self._growing_of(stream.model)
+            if stream.model in begun or len(growing.streams) >= growing.places:
+                self._waiting.append(stream)
+                continue
+            begun.add(stream.model)
+            self._begin(growing, stream)
+
+    def _growing_of(self, model: str) -> _Growing:
+        if model not in self._growing:
+            served = self._models[model]
+            self._growing[model] = _Growing(served.decoder(), self._limits.places(served))
+        return self._growing[model]
+
+    def _begin(self, growing: _Growing, stream: Stream) -> None:
+        """Read a text's prompt and choose its first token."""
+        began = time.monotonic()
+        stream.queue_seconds = began - stream.began
+        try:
+            logits = growing.decoder.start(stream.ids)
+        except Exception as error:  # noqa: BLE001 -- whatever it is, it belongs to the caller, not to this thread
+            self._deliver(stream, error)
+            return
+        self._metrics.tokens.labels(stream.model, "prompt").inc(len(stream.ids))
+        growing.streams.append(stream)
+        growing.tokens.append(0)
+        self._advance(growing, logits.unsqueeze(0), [len(growing.streams) - 1], began)
+
+    def _grow(self, growing: _Growing) -> None:
+        """One step of all texts of a model."""
+        began = time.monotonic()
+        try:
+            logits = growing.decoder.step(growing.tokens)
+        except Exception as error:  # noqa: BLE001 -- nobody knows whose fault it is, and the decoder's state is lost
+            _logger.warning("a step of %d texts failed: %s", len(growing.streams), type(error).__name__)
+            failed, growing.streams, growing.tokens = growing.streams, [], []
+            growing.decoder = self._models[failed[0].model].decoder()
+            for stream in failed:
+                self._deliver(stream, error)
+            return
+        self._advance(growing, logits, list(range(len(growing.streams))), began)
+
+    def _advance(self, growing: _Growing, logits: torch.Tensor, indices: list[int], began: float) -> None:
+        """Choose the next token of the texts at `indices`, each by its row of `logits`, and tell their callers."""
+        log_probabilities = torch.log_softmax(logits.double(), dim=-1).cpu().numpy()
+        seconds = time.monotonic() - began
+        ended: list[int] = []
+        told: list[tuple[Stream, Step | Exception]] = []
+        for index, row in zip(indices, log_probabilities, strict=True):
+            stream = growing.streams[index]
+            stream.model_seconds += seconds
+            item: Step | Exception
+            if row[0] != row[0]:
+                item = GlossError("the model gives no probabilities (not a number); its weights may be damaged")
+            else:
+                item = stream.generation.advance(row)
+                growing.tokens[index] = item.token_id
+            if isinstance(item, Exception) or item.finish is not None:
+                ended.append(index)
+            told.append((stream, item))
+        self._metrics.tokens.labels(growing.streams[0].model, "generated").inc(len(indices))
+        for index in reversed(ended):
+            growing.leave(index)
+        for stream, item in told:  # Only now: who hears of an end may count on the place.
+            self._deliver(stream, item)
+
+    def _count(self) -> float:
+        return float(sum(len(growing.streams) for growing in list(self._growing.values())))

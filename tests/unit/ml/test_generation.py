@@ -1,0 +1,187 @@
+"""What is generated, and what of it is said when."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM
+
+from ml.errors import InputError, PromptTooLongError
+from ml.generation import FinishReason, Generation, GenerationSpec, Step
+from ml.language_model import Decoder, LanguageModel
+from ml.models import load
+from ml.models.decoding import CacheDecoder
+from ml.models.huggingface import HuggingFaceModel
+from tests.unit.ml.explain.toys import byte_tokenizer
+
+BYTES = byte_tokenizer(unk=True)
+
+
+def said(spec: GenerationSpec, ids: Sequence[int], prompt: Sequence[int] = ()) -> list[Step]:
+    """The steps of a generation whose model insists on `ids`."""
+    generation = Generation(spec, BYTES, prompt, len(ids))
+    steps = []
+    for token_id in ids:
+        row = np.full(BYTES.vocabulary_size, -50.0)
+        row[token_id] = 0.0
+        steps.append(generation.advance(row))
+        if steps[-1].finish:
+            break
+    return steps
+
+
+def by_bytes(text: str) -> list[int]:
+    """One token a byte, wherever the tokenizer has none for more."""
+    return list(BYTES.ids(text))
+
+
+@given(st.text(alphabet=st.characters(codec="utf-8", exclude_characters="\0\N{REPLACEMENT CHARACTER}"), min_size=1))
+def test_no_character_is_cut(text: str):
+    steps = said(GenerationSpec(), by_bytes(text), by_bytes("so"))
+    assert all("\N{REPLACEMENT CHARACTER}" not in step.text for step in steps)
+    assert "".join(step.text for step in steps) == text
+
+
+def test_a_character_of_four_bytes_comes_with_its_last():
+    assert [step.text for step in said(GenerationSpec(), by_bytes("a😀"))] == ["a", "", "", "", "😀"]
+
+
+@given(st.text(alphabet="abc", max_size=20), st.lists(st.text(alphabet="abc", min_size=1, max_size=4), max_size=3))
+def test_a_stop_text_ends_it_and_is_not_said(text: str, stops: list[str]):
+    ids = [token_id for character in text + "c" for token_id in by_bytes(character)]
+    steps = said(GenerationSpec(stop=tuple(stops)), ids)
+    places = [place for stop in stops if (place := (text + "c").find(stop)) >= 0]
+    # The first to be complete ends it, and several that are complete with one token by where they begin.
+    whole = "".join(step.text for step in steps)
+    assert (text + "c").startswith(whole)
+    assert not any(stop in whole for stop in stops)
+    assert (steps[-1].finish is FinishReason.STOP) == bool(places)
+    if not places:
+        assert whole == text + "c"
+
+
+def test_what_may_become_a_stop_text_is_held_back():
+    ids = [token_id for character in "xa\nby" for token_id in by_bytes(character)]
+    assert [step.text for step in said(GenerationSpec(stop=("a\nb!",)), ids)] == ["x", "", "", "", "a\nby"]
+
+
+def test_the_end_of_text_ends_it():
+    end = next(iter(BYTES.end_ids))
+    steps = said(GenerationSpec(stop=("ab",)), [*by_bytes("a"), end, *by_bytes("b")])
+    assert [(step.text, step.finish) for step in steps] == [("", None), ("a", FinishReason.END_OF_TEXT)]
+
+
+def test_draws_follow_the_distribution_and_the_seed():
+    log_probabilities = np.log(np.array([0.5, 0.3, 0.15, 0.05]))
+
+    def drawn(**settings: float) -> list[int]:
+        generation = Generation(GenerationSpec(seed=7, **settings), BYTES, [], 4000)  # type: ignore[arg-type]
+        return [generation.advance(log_probabilities).token_id for _ in range(2000)]
+
+    shares = np.bincount(drawn(temperature=1.0), minlength=4) / 2000
+    assert shares == pytest.approx([0.5, 0.3, 0.15, 0.05], abs=0.04)
+    assert set(drawn(temperature=1.0, top_p=0.8)) == {0, 1}
+    assert set(drawn(temperature=1.0, top_p=1e-9)) == {0}
+    assert set(drawn()) == {0}
+    assert drawn(temperature=1.0) == drawn(temperature=1.0)
+    cold = np.bincount(drawn(temperature=0.5), minlength=4) / 2000
+    assert cold == pytest.approx(np.array([0.25, 0.09, 0.0225, 0.0025]) / 0.365, abs=0.04)
+
+
+@pytest.mark.parametrize(
+    ("settings", "field"),
+    [
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"temperature": -0.1}, "temperature"),
+        ({"temperature": float("nan")}, "temperature"),
+        ({"top_p": 0.0}, "top_p"),
+        ({"top_p": 1.1}, "top_p"),
+        ({"top_k": -1}, "top_k"),
+        ({"top_k": 2**31 - 1}, "top_k"),
+        ({"stop": ("a", "")}, "stop[1]"),
+    ],
+)
+def test_what_is_not_allowed_is_named(settings: dict[str, object], field: str):
+    with pytest.raises(InputError) as caught:
+        GenerationSpec(**settings)  # type: ignore[arg-type]
+    assert caught.value.field == field
+
+
+def test_prompt_and_generation_fit_the_context():
+    assert GenerationSpec().tokens(10, 128) == 64
+    assert GenerationSpec().tokens(100, 128) == 28
+    assert GenerationSpec(max_tokens=28).tokens(100, 128) == 28
+    for spec, prompt in ((GenerationSpec(max_tokens=29), 100), (GenerationSpec(), 128)):
+        with pytest.raises(PromptTooLongError):
+            spec.tokens(prompt, 128)
+
+
+PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [12], [30, 20, 10] * 20, [7, 6]]
+
+
+def grown(decoder: Decoder, prompts: Sequence[Sequence[int]], tokens: int) -> dict[int, list[int]]:
+    """Greedy texts of `prompts`: each joins a step after the one before, and leaves when it has `tokens` tokens."""
+    texts: dict[int, list[int]] = {}
+    present: list[int] = []
+    pending = list(range(len(prompts)))
+    while pending or present:
+        if present:
+            logits = decoder.step([texts[i][-1] for i in present])
+            for i, row in zip(present, logits, strict=True):
+                texts[i].append(int(row.argmax()))
+        if pending:
+            i = pending.pop(0)
+            texts[i] = [int(decoder.start(prompts[i]).argmax())]
+            present.append(i)
+        for place in reversed(range(len(present))):
+            if len(texts[present[place]]) == tokens:
+                decoder.leave(place)
+                present[place] = present[-1]
+                present.pop()
+    return texts
+
+
+@pytest.mark.parametrize("folder", ["tiny_llama", "tiny_gpt2", "tiny_lstm"])
+def test_texts_that_join_and_leave_are_what_they_are_alone(folder: str, request: pytest.FixtureRequest):
+    model = load(str(request.getfixturevalue(folder)), device="cpu")
+    prompts = [[i % model.info.vocabulary_size for i in prompt] for prompt in PROMPTS]
+    assert grown(model.decoder(), prompts, 12) == {i: alone(model, prompt, 12) for i, prompt in enumerate(prompts)}
+
+
+def alone(model: LanguageModel, prompt: list[int], tokens: int) -> list[int]:
+    said: list[int] = []
+    for _ in range(tokens):
+        said.append(int(model.logits([prompt + said])[0][-1].argmax()))
+    return said
+
+
+@pytest.mark.parametrize("folder", ["tiny_llama", "tiny_gpt2"])
+def test_greedy_texts_are_those_of_transformers(folder: str, request: pytest.FixtureRequest):
+    path: Path = request.getfixturevalue(folder)
+    model = load(str(path), device="cpu")
+    assert isinstance(model, HuggingFaceModel)
+    reference = AutoModelForCausalLM.from_pretrained(path)
+    for decoder in (model.decoder(), CacheDecoder(model.module)):
+        found = grown(decoder, PROMPTS, 8)
+        for i, prompt in enumerate(PROMPTS):
+            with torch.inference_mode():
+                out = reference.generate(
+                    torch.tensor([prompt]), max_new_tokens=8, do_sample=False, eos_token_id=None, pad_token_id=0
+                )
+            assert found[i] == out[0, len(prompt) :].tolist()
+
+
+def test_a_decoder_without_sequences_holds_no_memory(tiny_llama: Path):
+    decoder = load(str(tiny_llama), device="cpu").decoder()
+    decoder.start([1, 2, 3])
+    decoder.start([4])
+    decoder.leave(0)
+    assert decoder._buffers  # type: ignore[attr-defined]
+    decoder.leave(0)
+    assert not decoder._buffers  # type: ignore[attr-defined]

@@ -1,0 +1,167 @@
+"""Texts in the making: places, turns, callers that leave, failures. The models are tiny and real, or count."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ml.generation import FinishReason, Generation, GenerationSpec, Step
+from ml.language_model import LanguageModel
+from ml.models import load
+from server.batching import Limits
+from server.engine import Engine
+from server.errors import OverloadedError
+from server.generation import GenerationLimits, Stream
+from server.metrics import Metrics
+from server.tasks import NextTokenTask
+
+
+@pytest.fixture(scope="module")
+def llama(tiny_llama: Path) -> LanguageModel:
+    return load(str(tiny_llama), device="cpu")
+
+
+def on_a_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Run an asynchronous test on an event loop of its own."""
+
+    @functools.wraps(test)
+    def run(*arguments: Any, **named: Any) -> None:
+        asyncio.run(test(*arguments, **named))
+
+    return run
+
+
+class Bench:
+    """An engine over one model."""
+
+    def __init__(self, model: LanguageModel, **limits: int) -> None:
+        self.model = model
+        self.metrics = Metrics()
+        self.engine = Engine({model.info.name: model}, Limits(), self.metrics, GenerationLimits(**limits))
+
+    def begin(self, ids: Sequence[int], **settings: Any) -> Stream:
+        spec = GenerationSpec(**settings)
+        generation = Generation(spec, self.model.tokenizer, ids, spec.tokens(len(ids), self.model.info.context_length))
+        return self.engine.generate(self.model.info.name, ids, generation)
+
+    def gauge(self, state: str) -> float:
+        return self.metrics.registry.get_sample_value("gloss_generations", {"state": state}) or 0.0
+
+
+@asynccontextmanager
+async def engine_of(model: LanguageModel, **limits: int):
+    bench = Bench(model, **limits)
+    bench.engine.start()
+    try:
+        yield bench
+    finally:
+        await bench.engine.stop(10)
+
+
+async def all_of(stream: Stream) -> list[Step]:
+    return [step async for step in stream]
+
+
+def ids_of(steps: Sequence[Step]) -> list[int]:
+    return [step.token_id for step in steps]
+
+
+@pytest.mark.parametrize("texts", [1, 2, 8])
+@on_a_loop
+async def test_texts_in_company_are_what_they_are_alone(llama: LanguageModel, texts: int):
+    prompts = [[5 + i, 6, 7] * (i + 1) for i in range(5)]
+    settings = {"temperature": 0.7, "top_p": 0.9, "max_tokens": 9}
+    async with engine_of(llama, texts=1) as bench:
+        alone = [ids_of(await all_of(bench.begin(ids, seed=i, **settings))) for i, ids in enumerate(prompts)]
+    async with engine_of(llama, texts=texts) as bench:
+        streams = [bench.begin(ids, seed=i, **settings) for i, ids in enumerate(prompts)]
+        found = [ids_of(steps) for steps in await asyncio.gather(*map(all_of, streams))]
+        assert found == alone
+        assert bench.gauge("growing") == 0
+
+
+@on_a_loop
+async def test_who_leaves_frees_the_place(llama: LanguageModel):
+    async with engine_of(llama, texts=1) as bench:
+        first = bench.begin([5, 6], max_tokens=120)
+        await anext(first)
+        second = bench.begin([7], max_tokens=2)
+        first.leave()
+        steps = await all_of(second)
+        assert steps[-1].finish is FinishReason.LENGTH
+        assert await all_of(first) == []
+        assert (bench.gauge("growing"), bench.gauge("waiting")) == (0, 0)
+
+
+@on_a_loop
+async def test_who_is_cancelled_frees_the_place(llama: LanguageModel):
+    async with engine_of(llama, texts=1) as bench:
+        waiting = asyncio.create_task(all_of(bench.begin([5, 6], max_tokens=120)))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert len(await all_of(bench.begin([7], max_tokens=2))) == 2
+
+
+@on_a_loop
+async def test_too_many_waiting_texts_are_refused(llama: LanguageModel):
+    bench = Bench(llama, texts=1, waiting=2)  # not started: all of them wait
+    for _ in range(2):
+        bench.begin([5])
+    with pytest.raises(OverloadedError):
+        bench.begin([5])
+
+
+@on_a_loop
+async def test_other_work_goes_on_between_the_steps(llama: LanguageModel):
+    async with engine_of(llama) as bench:
+        stream = bench.begin([5, 6], max_tokens=120)
+        await anext(stream)
+        answer = await bench.engine.submit(llama.info.name, [NextTokenTask((5, 6, 7))])
+        assert answer.values[0].ids
+        assert not stream.left
+        stream.leave()
+
+
+def test_memory_bounds_the_places(llama: LanguageModel):
+    assert GenerationLimits(texts=16, bytes=3 * llama.decoder_bytes).places(llama) == 3
+    assert GenerationLimits(texts=16, bytes=1).places(llama) == 1
+    assert GenerationLimits(texts=2).places(llama) == 2
+
+
+class Failing:
+    """A decoder whose steps fail, and whose first prompt does."""
+
+    def start(self, ids: Sequence[int]) -> torch.Tensor:
+        if ids == [1]:
+            raise RuntimeError("prompt")
+        if ids == [2]:
+            return torch.full((50,), float("nan"))
+        return 10 * torch.eye(50)[9]
+
+    def step(self, tokens: Sequence[int]) -> torch.Tensor:
+        raise RuntimeError("step")
+
+    def leave(self, index: int) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("prompt", "message"), [([1], "prompt"), ([2], "not a number"), ([3], "step")])
+@on_a_loop
+async def test_a_failure_reaches_its_caller_and_no_other(
+    llama: LanguageModel, monkeypatch: pytest.MonkeyPatch, prompt: list[int], message: str
+):
+    decoders = [Failing(), llama.decoder()]
+    monkeypatch.setattr(type(llama), "decoder", lambda _: decoders.pop(0) if len(decoders) > 1 else decoders[0])
+    async with engine_of(llama) as bench:
+        with pytest.raises(Exception, match=message):
+            await all_of(bench.begin(prompt))
+        assert bench.gauge("growing") == 0
