@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from jobs.attempts import AttemptStore
 from jobs.connection import connect
+from ml.explain.cache import ValueCache
 from ml.language_model import LanguageModel, ModelInfo
 from ml.memory import keep_freed_memory
 from ml.models import load
@@ -27,6 +28,7 @@ class Residency:
         interruption: the signals.
         notify: sends a message to the parent.
         max_job_seconds: the longest time of one attempt.
+        cache: values that jobs before found, for as long as the process lives.
     """
 
     model: LanguageModel
@@ -35,6 +37,7 @@ class Residency:
     interruption: Interruption
     notify: Callable[[Message], None]
     max_job_seconds: float
+    cache: ValueCache = field(default_factory=ValueCache)
 
 
 current: ContextVar[Residency] = ContextVar("residency")

@@ -66,7 +66,7 @@ def explain(resident: Residency, attempt: Attempt, work: Work) -> None:
     """Explain, from where the attempt before came to."""
     if attempt.model.digest != resident.model.info.digest:
         raise ModelChangedError(expected=attempt.model.digest, actual=resident.model.info.digest)
-    run = Run(resident.model, convert.to_spec(attempt.spec), attempt.checkpoint)
+    run = Run(resident.model, convert.to_spec(attempt.spec), attempt.checkpoint, cache=resident.cache)
     for update in reported(run, resident.reports, attempt, run.checkpoint):
         work.follow(update)
 

@@ -11,6 +11,7 @@ from typing import TypeVar
 import numpy as np
 
 from ml.explain import faithfulness, target, trust
+from ml.explain.cache import ValueCache, scope
 from ml.explain.checkpoint import Memory
 from ml.explain.estimator import Estimate
 from ml.explain.evaluation import Evaluator
@@ -52,6 +53,8 @@ class Run:
 
     Args:
         checkpoint: what `checkpoint` gave in an earlier attempt. One that is damaged or of another problem is ignored.
+        cache: values of earlier explanations by any model, to be used and added to. Left alone where the precision may
+            change on the way, as its trial must not depend on what was explained before.
 
     Raises:
         InputError, PromptTooLongError, NotBuiltError: as `ml.explain.problem.prepare`, at once.
@@ -63,12 +66,14 @@ class Run:
         spec: ExplanationSpec,
         checkpoint: bytes | None = None,
         *,
+        cache: ValueCache | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.problem = prepare(model.tokenizer, model.info, spec)
         self._model = model
         self._spec = spec
         self._clock = clock
+        self._cache = cache
         self._given = checkpoint or b""
         self._fingerprint = b""
         self._value: ValueFunction | None = None
@@ -119,7 +124,14 @@ class Run:
         self._seconds_before = memory.seconds
         fast = self._model.in_bfloat16() if self._spec.precision is PrecisionPolicy.AUTO else None
         self._evaluator = Evaluator(self._model, readout, fast=fast)
-        self._value = ValueFunction(self.problem.perturbation, self._evaluator, memory, self._clock)
+        self._value = ValueFunction(
+            self.problem.perturbation,
+            self._evaluator,
+            memory,
+            self._clock,
+            cache=self._cache if fast is None else None,
+            scope=scope(self._model.info, readout),
+        )
         return self._value
 
     def _estimated(self, value: ValueFunction, blank: ExplanationResult) -> Generator[Update, None, Estimate]:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from ml.explain.cache import ValueCache
 from ml.explain.checkpoint import Memory
 from ml.explain.estimator import Asking, BoolArray, FloatArray
 from ml.explain.evaluation import Evaluator
@@ -20,6 +21,10 @@ class ValueFunction:
 
     It owns removal, the cache and the clock. A coalition is computed once, and so is a prompt, however many
     coalitions lead to it.
+
+    Args:
+        cache: values that other explanations found, to be used and added to.
+        scope: up to 64 bytes that keep apart the prompts of `cache` whose values differ, as `ml.explain.cache.scope`.
 
     Attributes:
         features: the number of features.
@@ -37,6 +42,9 @@ class ValueFunction:
         evaluator: Evaluator,
         memory: Memory | None = None,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        cache: ValueCache | None = None,
+        scope: bytes = b"",
     ) -> None:
         self.features = perturbation.features
         self.memory = memory if memory is not None else Memory(perturbation.features)
@@ -49,6 +57,8 @@ class ValueFunction:
         self._evaluator = evaluator
         self._clock = clock
         self._by_prompt: dict[bytes, float] = {}
+        self._cache = cache
+        self._scope = scope
 
     def __call__(self, coalitions: BoolArray) -> Asking:
         """The values of `coalitions`, bool [n, features], True where a feature is present. Returns float64 [n].
@@ -63,8 +73,8 @@ class ValueFunction:
             known = self.memory.values.get(key)
             if known is None:
                 prompt = self._perturbation(coalition)
-                digest = hashlib.blake2b(prompt.tobytes(), digest_size=16).digest()
-                known = self._by_prompt.get(digest)
+                digest = hashlib.blake2b(prompt.tobytes(), digest_size=16, key=self._scope).digest()
+                known = self._known(digest)
                 if known is None:
                     prompts.setdefault(digest, prompt)
                     waiting.setdefault(digest, []).append(row)
@@ -84,6 +94,8 @@ class ValueFunction:
             chunk = next(chunks)
             for index, value in chunk.values:
                 self._by_prompt[digests[index]] = value
+                if self._cache is not None:
+                    self._cache.put(digests[index], value)
                 for row in waiting[digests[index]]:
                     values[row] = self.memory.values[keys[row]] = value
                     self.answered += 1
@@ -94,6 +106,15 @@ class ValueFunction:
             self.memory.tokens_saved += chunk.tokens_saved
             yield
         return values
+
+    def _known(self, digest: bytes) -> float | None:
+        """The value of a prompt that this explanation or one before it computed."""
+        known = self._by_prompt.get(digest)
+        if known is None and self._cache is not None:
+            known = self._cache.get(digest)
+            if known is not None:
+                self._by_prompt[digest] = known  # the cache may forget it before this explanation ends
+        return known
 
     def evaluate(self, coalitions: BoolArray) -> FloatArray:
         """The same in one go, for a caller to whom the time in between is nothing."""

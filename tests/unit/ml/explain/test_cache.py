@@ -1,0 +1,77 @@
+from dataclasses import replace
+
+import pytest
+
+from ml.explain import Run
+from ml.explain.cache import ValueCache
+from ml.spec import Budget, Continuation, ContinuationTarget, ExplanationSpec, Lime, Occlusion, Prompt, Target
+from tests.unit.ml.explain.toys import YES_RATHER_THAN_NO, ToyModel
+
+TEXT = "the film was not good and the film was bad"
+
+
+def toy():
+    return ToyModel({"good": 2.0, "bad": -1.5}, {("not", "good"): -3.0})
+
+
+def spec(method=None, **parts):
+    return ExplanationSpec(Prompt(text=TEXT), method or Occlusion(), **{"target": YES_RATHER_THAN_NO, **parts})
+
+
+def last(run):
+    *_, update = run
+    return update.result
+
+
+def test_it_forgets_what_was_not_used_for_longest():
+    cache = ValueCache(max_bytes=2 * 256)
+    cache.put(b"a", 1.0)
+    cache.put(b"b", 2.0)
+    assert cache.get(b"a") == 1.0
+    cache.put(b"c", 3.0)
+    assert (cache.get(b"a"), cache.get(b"b"), cache.get(b"c"), len(cache)) == (1.0, None, 3.0, 2)
+
+
+def test_a_second_explanation_of_a_prompt_computes_nothing():
+    cache = ValueCache()
+    first = last(Run(toy(), spec(), cache=cache))
+    model = toy()
+    second = last(Run(model, spec(), cache=cache))
+    assert not model.read
+    assert second.cost.evaluations == second.cost.tokens_computed == 0
+    assert second.cost.cache_hits == first.cost.evaluations + first.cost.cache_hits
+    assert replace(second, cost=first.cost) == first
+
+
+def test_methods_share_values():
+    cache = ValueCache()
+    last(Run(toy(), spec(), cache=cache))
+    task = spec(Lime(), budget=Budget(max_evaluations=50))
+    alone, together = last(Run(toy(), task)), last(Run(toy(), task, cache=cache))
+    assert together.cost.evaluations < alone.cost.evaluations
+    assert replace(together, cost=alone.cost) == alone
+
+
+def test_another_target_or_model_has_values_of_its_own():
+    cache = ValueCache()
+    last(Run(toy(), spec(), cache=cache))
+    other = toy()
+    other.info = replace(other.info, digest="e" * 64)
+    elsewhere = Target(ContinuationTarget(Continuation(text="no")))
+    for model, task in ((toy(), spec(target=elsewhere)), (other, spec())):
+        assert last(Run(model, task, cache=cache)).cost.evaluations == last(Run(toy(), task)).cost.evaluations
+
+
+def test_a_cache_without_room_changes_nothing():
+    alone = last(Run(toy(), spec()))
+    crowded = last(Run(toy(), spec(), cache=ValueCache(max_bytes=256)))
+    assert crowded == replace(alone, cost=replace(alone.cost, seconds=crowded.cost.seconds))
+
+
+def test_real_values_are_the_same_within_rounding(tiny_llama, load_model):
+    model, cache = load_model(tiny_llama), ValueCache()
+    task = ExplanationSpec(Prompt(text="The film was long, slow and dull"), Lime(), budget=Budget(max_evaluations=60))
+    last(Run(model, replace(task, method=Occlusion()), cache=cache))
+    alone, together = last(Run(model, task)), last(Run(model, task, cache=cache))
+    for ours, theirs in zip(together.attributions, alone.attributions, strict=True):
+        assert ours.value == pytest.approx(theirs.value, abs=1e-5)
