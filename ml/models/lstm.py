@@ -281,7 +281,7 @@ def load_lstm(folder: str | Path, device: torch.device | str, name: str, digest:
     info = ModelInfo(
         name=name,
         digest=digest,
-        architecture="WordLSTM",
+        architecture="lstm",
         parameters=sum(parameter.numel() for parameter in module.parameters()),
         layers=config.layers,
         heads=0,
