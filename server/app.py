@@ -36,6 +36,8 @@ from server.tasks import warm_up
 
 _logger = logging.getLogger(__name__)
 
+_STUCK_SECONDS = 5.0
+"""Seconds beyond `_FLUSH_SECONDS` after which gRPC's stop counts as stuck."""
 _FLUSH_SECONDS = 0.5
 """What gRPC gets to send the last replies once every call has been answered."""
 
@@ -105,7 +107,11 @@ class Server:
             await asyncio.wait_for(self.drain.wait_idle(), self.settings.grace_seconds)
         except TimeoutError:
             _logger.warning("the grace is over, unfinished calls are cancelled")
-        await self._grpc.stop(_FLUSH_SECONDS)
+        # Once in a great while gRPC's own stop never returns; nothing that matters is left to wait for.
+        stopping = asyncio.ensure_future(self._grpc.stop(_FLUSH_SECONDS))
+        if not (await asyncio.wait({stopping}, timeout=_FLUSH_SECONDS + _STUCK_SECONDS))[0]:
+            _logger.warning("gRPC does not stop, going on without it")
+            stopping.cancel()
         await self._closing.aclose()
         _logger.info("stopped")
 
