@@ -48,6 +48,15 @@ class Batch:
     tokens_saved: int
 
 
+class Prefix(Protocol):
+    """What a model keeps of a beginning that it has read: keys and values, or a hidden state."""
+
+    @property
+    def length(self) -> int:
+        """How many tokens were read."""
+        ...
+
+
 class Decoder(Protocol):
     """Sequences that grow by a token at a time, together. They may join and leave between two steps."""
 
@@ -86,8 +95,18 @@ class LanguageModel(Protocol):
         """
         ...
 
+    def read_prefix(self, ids: Sequence[int]) -> Prefix | None:
+        """Read a beginning once for all sequences to come; None where the model cannot build on it."""
+        ...
+
     def stream_logits(
-        self, sequences: Sequence[Sequence[int]], tails: Sequence[int], *, max_tokens: int, max_readout: int
+        self,
+        sequences: Sequence[Sequence[int]],
+        tails: Sequence[int],
+        *,
+        max_tokens: int,
+        max_readout: int,
+        prefix: Prefix | None = None,
     ) -> Iterator[Batch]:
         """As `logits`, of any number of sequences: a batch at a time, in whatever order is cheapest.
 
@@ -99,6 +118,7 @@ class LanguageModel(Protocol):
             tails: how many last positions to read out, each 1 to the sequence's length.
             max_tokens: positions of one batch, padding included; one sequence may exceed it.
             max_readout: read-out positions of one batch; likewise.
+            prefix: of this model, read from what all sequences begin with, none of which is read out.
         """
         ...
 

@@ -56,6 +56,22 @@ class Step:
     readout: Indices
     """Rows to read out, in 0..R-1: the last `tails` rows of each of `sequences`, in their order."""
 
+    @classmethod
+    def prefix(cls, ids: Sequence[int]) -> Step:
+        """The step that reads `ids`, the beginning of sequences to come: see `is_trunk`."""
+        places, nothing = np.arange(len(ids)), np.empty(0, dtype=np.int64)
+        return cls(
+            ids=np.asarray(ids, dtype=np.int64),
+            positions=places,
+            cached=0,
+            trunk=0,
+            keys=nothing.reshape(0, 0),
+            visible=np.empty((0, 0, 0), dtype=np.bool_),
+            path=places,
+            sequences=nothing,
+            readout=nothing,
+        )
+
     @property
     def rows(self) -> int:
         """R."""
@@ -70,14 +86,17 @@ class Step:
 class Packing:
     """The steps through some sequences, and what sharing saves."""
 
-    def __init__(self, sequences: Sequence[Sequence[int]], tails: Sequence[int]) -> None:
+    def __init__(self, sequences: Sequence[Sequence[int]], tails: Sequence[int], known: int = 0) -> None:
         """Lay out the rows.
 
         Args:
             sequences: token ids, each at least one.
             tails: how many last positions of each sequence will be read out, from 1 to its length. A sequence's
                 read-out rows are always rows of its own.
+            known: how many first positions, the same in all sequences and not read out, were computed before. They are
+                the path on which the first step builds.
         """
+        self._known = known
         self._order = np.array(sorted(range(len(sequences)), key=lambda i: tuple(sequences[i])), dtype=np.int64)
         walk = [np.asarray(sequences[i], dtype=np.int64) for i in self._order]
         self._lengths = np.array([len(sequence) for sequence in walk], dtype=np.int64)
@@ -92,7 +111,7 @@ class Packing:
     @property
     def rows(self) -> int:
         """Rows that the model computes."""
-        return int(self._first[-1])
+        return int(self._first[-1]) - self._known
 
     @property
     def rows_saved(self) -> int:
@@ -105,10 +124,11 @@ class Packing:
         A step holds at least one sequence. A prefix that all sequences share and that is worth a step of its own comes
         first, with nothing to read out: a step whose one block holds the whole prefix, causally.
         """
-        walk = _Walk(self.rows, int(self._lengths.max()))
-        trunk = self._trunk_rows(block)
+        walk = _Walk(int(self._first[-1]), int(self._lengths.max()))
+        trunk = self._known or self._trunk_rows(block)
         if trunk:
             walk.append(0, 0, trunk)
+        if trunk > self._known:
             yield self._step(walk, range(0), range(trunk), _Entry(walk.path(0)), [walk.path(0)], trunk)
         read_before = np.concatenate([[0], np.cumsum(self._tails)])
         begin = 0

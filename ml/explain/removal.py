@@ -59,6 +59,14 @@ class Perturbation:
         return np.array(left or self.nothing, dtype=np.int64)
 
     @property
+    def beginning(self) -> list[int]:
+        """The tokens with which every perturbed prompt begins and is longer than."""
+        changed = np.flatnonzero(self.owner >= 0)
+        fixed = int(changed[0]) if len(changed) else len(self.ids)
+        kept: list[int] = self.ids[: max(0, fixed - 1)].tolist()  # one less, as nothing may follow the fixed ones
+        return kept
+
+    @property
     def longest(self) -> int:
         """The most tokens that any coalition leaves."""
         gains = [max(0, len(new) - old) for new, old in zip(self.replacements, self._sizes, strict=True)]

@@ -123,7 +123,13 @@ class Run:
         memory = Memory.unpack(self._given, self._fingerprint, features) or Memory(features)
         self._seconds_before = memory.seconds
         fast = self._model.in_bfloat16() if self._spec.precision is PrecisionPolicy.AUTO else None
-        self._evaluator = Evaluator(self._model, readout, fast=fast)
+        self._evaluator = Evaluator(
+            self._model,
+            readout,
+            fast=fast,
+            beginning=self.problem.perturbation.beginning,
+            planned=self.problem.planned,
+        )
         self._value = ValueFunction(
             self.problem.perturbation,
             self._evaluator,

@@ -23,12 +23,13 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import logging as transformers_logging
 
 from ml.errors import ModelLoadError, NoAttentionError
-from ml.language_model import AttentionSink, Batch, Decoder, ModelInfo
+from ml.language_model import AttentionSink, Batch, Decoder, ModelInfo, Prefix
 from ml.models.attention_capture import Reader, prepare
 from ml.models.batches import padded_batches
 from ml.models.bfloat16 import bfloat16_twin
 from ml.models.decoding import CacheDecoder, SlotDecoder
-from ml.models.packed_attention import BLOCK, PackedRun, can_pack
+from ml.models.fast_layers import use_fast_layers
+from ml.models.packed_attention import BLOCK, PackedPrefix, PackedRun, can_pack
 from ml.packing import Packing
 from ml.precision import has_fast_bfloat16
 from ml.tokens import Tokenizer
@@ -87,16 +88,29 @@ class HuggingFaceModel:
         return list(out.float().split(list(tails)))
 
     @torch.inference_mode()
+    def read_prefix(self, ids: Sequence[int]) -> PackedPrefix | None:
+        """Read a beginning once for all sequences to come; see `LanguageModel.read_prefix`."""
+        return PackedRun().read(self.module, ids) if self._can_pack(len(ids)) else None
+
+    @torch.inference_mode()
     def stream_logits(
-        self, sequences: Sequence[Sequence[int]], tails: Sequence[int], *, max_tokens: int, max_readout: int
+        self,
+        sequences: Sequence[Sequence[int]],
+        tails: Sequence[int],
+        *,
+        max_tokens: int,
+        max_readout: int,
+        prefix: Prefix | None = None,
     ) -> Iterator[Batch]:
         """Logits of many sequences, each distinct prefix computed once; see `LanguageModel.stream_logits`."""
         if not self._can_pack(max(map(len, sequences), default=0)):
             yield from padded_batches(self.logits, sequences, tails, max_tokens=max_tokens, max_readout=max_readout)
             return
-        run = PackedRun()
+        known = prefix if isinstance(prefix, PackedPrefix) else PackedPrefix(0, {})
+        run = PackedRun(known.states)
+        packing = Packing(sequences, tails, known.length)
         computed = 0  # of the prefix that all share, which is a step without sequences
-        for step in Packing(sequences, tails).steps(max_rows=max_tokens, max_readout=max_readout, block=BLOCK):
+        for step in packing.steps(max_rows=max_tokens, max_readout=max_readout, block=BLOCK):
             logits = run.forward(self.module, step).float()
             computed += step.rows
             if step.is_trunk:
@@ -152,6 +166,8 @@ def load_huggingface(folder: Path, device: torch.device, name: str, digest: str,
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     fast = _tokenizer(folder)
     module = _module(folder, dtype, device)
+    if module.device.type == "cpu" and dtype == torch.float32:
+        use_fast_layers(module)
     read = prepare(module)
     packs = can_pack(module)
     if not packs:

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from ml.errors import ModelLoadError, NoAttentionError
-from ml.language_model import AttentionSink, Batch, ModelInfo
-from ml.models.batches import padded_batches
+from ml.language_model import AttentionSink, Batch, ModelInfo, Prefix
+from ml.models.fast_layers import linear
+from ml.models.lstm_sharing import LstmPrefix, stream
 from ml.tokens import Tokenizer
 
 MODEL_TYPE = "gloss_lstm"
@@ -154,14 +155,29 @@ class LstmModel:
         wanted = [
             hidden[i, n - shared - tail : n - shared] for i, (n, tail) in enumerate(zip(lengths, tails, strict=True))
         ]
-        logits: Tensor = self.module.head(torch.cat(wanted))
+        logits = linear(torch.cat(wanted), self.module.head.weight, self.module.head.bias)
         return list(logits.float().split(list(tails)))
 
+    @torch.inference_mode()
+    def read_prefix(self, ids: Sequence[int]) -> LstmPrefix:
+        """Read a beginning once for all sequences to come; see `LanguageModel.read_prefix`."""
+        device = self.module.embedding.weight.device
+        _, state = self.module(torch.tensor([list(ids)], device=device), self.module.initial_state(1))
+        return LstmPrefix(len(ids), state)
+
+    @torch.inference_mode()
     def stream_logits(
-        self, sequences: Sequence[Sequence[int]], tails: Sequence[int], *, max_tokens: int, max_readout: int
+        self,
+        sequences: Sequence[Sequence[int]],
+        tails: Sequence[int],
+        *,
+        max_tokens: int,
+        max_readout: int,
+        prefix: Prefix | None = None,
     ) -> Iterator[Batch]:
-        """Logits of many sequences in padded batches; see `LanguageModel.stream_logits`."""
-        return padded_batches(self.logits, sequences, tails, max_tokens=max_tokens, max_readout=max_readout)
+        """Logits of many sequences, shared beginnings read once; see `LanguageModel.stream_logits`."""
+        known = prefix if isinstance(prefix, LstmPrefix) else LstmPrefix(0, self.module.initial_state(1))
+        yield from stream(self.module, sequences, tails, max_tokens=max_tokens, max_readout=max_readout, prefix=known)
 
     def decoder(self) -> LstmDecoder:
         """Each sequence is its hidden state."""

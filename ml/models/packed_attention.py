@@ -7,7 +7,9 @@ attention function, so the model stays unmodified and there is no global state.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from ml.models.last_layer import KeysKnownError, trim_last_layer
 from ml.packing import Packing, Step
 
 BLOCK = 64
@@ -24,22 +27,52 @@ _UNSUPPORTED = ("softcap", "s_aux", "position_bias")
 """Arguments with which models ask their attention for more than a softmax over the visible scores."""
 
 
+KeysAndValues = Mapping[int, tuple[Tensor, Tensor]]
+"""By layer: keys and values of consecutive positions, each [key heads, positions, size]."""
+
+
+@dataclass(frozen=True)
+class PackedPrefix:
+    """A beginning that was read once, for sequences that share it; see `ml.language_model.Prefix`."""
+
+    length: int
+    states: KeysAndValues
+
+
 class PackedRun:
     """One packing's way through a model: the step under way, and what earlier steps leave to it."""
 
     _no_mask = torch.zeros(1, 1, 1, 1)
 
-    def __init__(self) -> None:
+    def __init__(self, before: KeysAndValues | None = None) -> None:
+        """Begin with nothing, or with the keys and values of a path that was computed `before`."""
         self.layers: set[int] = set()
         """Layers that computed the last step."""
-        # By layer: keys and values of the path at which the step before ended, each [key heads, positions, size].
-        self._before: dict[int, tuple[Tensor, Tensor]] = {}
+        self.trims = False
+        """Whether the step's last layer runs on the read-out rows alone."""
+        self.rows = 0
+        """Rows of the step."""
+        self.readout = torch.empty(0, dtype=torch.long)
+        """Which of them are read out."""
+        # Of the path at which the step before ended.
+        self._before = dict(before or {})
+        self._collecting = False
+        self._collected: tuple[Tensor, Tensor] | None = None
+
+    def read(self, module: PreTrainedModel, ids: Sequence[int]) -> PackedPrefix:
+        """Read the beginning of sequences to come, of which nothing is read out."""
+        self.forward(module, Step.prefix(ids))
+        return PackedPrefix(len(ids), self._before)
 
     def forward(self, module: PreTrainedModel, step: Step) -> Tensor:
         """Logits of the step's read-out rows, [readout, vocabulary]."""
         device = module.device
         self._step = step
         self._path = torch.from_numpy(step.path).to(device)
+        self.readout = torch.from_numpy(step.readout).to(device)
+        self.rows = step.rows
+        # Two runs through the layer's first half are only worth it where few rows take the second.
+        self.trims = 2 * len(self.readout) < step.rows
         self.layers = set()
         if not step.is_trunk:
             blocks, block = step.visible.shape[:2]
@@ -47,48 +80,70 @@ class PackedRun:
             self._keys = torch.from_numpy(step.keys).to(device)
             visible = torch.from_numpy(step.visible).to(device).unsqueeze(1)
             self._mask = torch.zeros_like(visible, dtype=module.dtype).masked_fill_(~visible, float("-inf"))
-        logits: Tensor = module(
-            input_ids=torch.from_numpy(step.ids).to(device).unsqueeze(0),
-            position_ids=torch.from_numpy(step.positions).to(device).unsqueeze(0),
-            # Already of the shape that attention takes, so transformers does not make one of its own, which would cost
-            # [rows, rows] and go unused: `attend` knows who sees whom.
-            attention_mask=self._no_mask.to(device),
-            use_cache=False,
-            logits_to_keep=torch.from_numpy(step.readout).to(device),
-            gloss_packed=self,
-        ).logits[0]
-        return logits
+        with suppress(KeysKnownError):
+            logits: Tensor = module(
+                input_ids=torch.from_numpy(step.ids).to(device).unsqueeze(0),
+                position_ids=torch.from_numpy(step.positions).to(device).unsqueeze(0),
+                # Already of the shape that attention takes, so transformers does not make one of its own, which would
+                # cost [rows, rows] and go unused: `attend` knows who sees whom.
+                attention_mask=self._no_mask.to(device),
+                use_cache=False,
+                logits_to_keep=self.readout,
+                gloss_packed=self,
+            ).logits[0]
+            return logits
+        return torch.empty(0, module.config.get_text_config().vocab_size, dtype=module.dtype, device=device)
+
+    @contextmanager
+    def collecting(self) -> Iterator[None]:
+        """Within, attention only keeps the keys and values that it is handed, and leaves by an exception."""
+        self._collecting = True
+        try:
+            with suppress(KeysKnownError):
+                yield
+        finally:
+            self._collecting = False
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float, **kwargs: Any) -> Tensor:
         """What one layer's attention gives for the step's R rows.
 
         Args:
             layer: its number.
-            query: [1, heads, R, size].
+            query: [1, heads, R, size]; in a last layer that was trimmed, the read-out rows only.
             key, value: [1, key heads, R, size]; each serves as many neighbouring heads as there are more of them.
             scale: multiplies the scores.
             kwargs: whatever else the model hands to its attention.
 
         Returns:
-            [1, R, heads, size].
+            [1, R, heads, size], or the read-out rows of it.
 
         Raises:
             NotImplementedError: the model asks for an attention of another kind.
+            KeysKnownError: within `collecting`, once the keys and values are known.
         """
         if any(kwargs.get(name) is not None for name in _UNSUPPORTED):
             raise NotImplementedError(f"attention with {', '.join(_UNSUPPORTED)} cannot be packed")
         self.layers.add(layer)
-        step, q, k, v = self._step, query[0], key[0], value[0]
+        step = self._step
+        if self._collected is not None:
+            (k, v), self._collected = self._collected, None
+            q = query.new_zeros(query.shape[1], step.rows, query.shape[3])
+            q[:, self.readout] = query[0]
+            return self._attend_blocks(q, k, v, scale)[self.readout].unsqueeze(0)
+        k, v = key[0], value[0]
         if step.cached:
             k_before, v_before = self._before[layer]
             k = torch.cat([k_before[:, : step.cached], k], dim=1)
             v = torch.cat([v_before[:, : step.cached], v], dim=1)
         self._before[layer] = k[:, self._path], v[:, self._path]
+        if self._collecting:
+            self._collected = None if step.is_trunk else (k, v)
+            raise KeysKnownError
         if step.is_trunk:
             return F.scaled_dot_product_attention(
                 query, key, value, is_causal=True, scale=scale, enable_gqa=query.shape[1] != key.shape[1]
             ).transpose(1, 2)
-        return self._attend_blocks(q, k, v, scale).unsqueeze(0)
+        return self._attend_blocks(query[0], k, v, scale).unsqueeze(0)
 
     def _attend_blocks(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
         """`q` [heads, R, size] over `k`, `v` [key heads, C + R, size]; returns [R, heads, size]."""
@@ -141,7 +196,19 @@ def attention_with_mass(
 
 
 def can_pack(module: PreTrainedModel) -> bool:
-    """Whether `module`, prepared by `attention_capture.prepare`, computes packed rows: tried out on a few tokens."""
+    """Whether `module`, prepared by `attention_capture.prepare`, computes packed rows: tried out on a few tokens.
+
+    Where it does with its last layer trimmed, it stays so.
+    """
+    trimmed = trim_last_layer(module)
+    if trimmed and _packs(module):
+        return True
+    for hook in trimmed:
+        hook.remove()
+    return _packs(module)
+
+
+def _packs(module: PreTrainedModel) -> bool:
     sequences = [[0, 1, 2, 3], [0, 1, 3, 2], [1, 0]]
     run = PackedRun()
     try:

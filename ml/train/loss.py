@@ -61,20 +61,19 @@ class _CrossEntropy(torch.autograd.Function):
         d_bias = None if bias is None else torch.zeros_like(bias)
         total = hidden.new_zeros((), dtype=torch.float64)
         factors = hidden.to(products), weight.to(products), None if bias is None else bias.to(products)
-        # With E = exp(logits − top) and S its row sums, d loss / d logits = (E / S − one-hot) / count. E is the large
-        # matrix: it is written over the logits, 1 / S goes to the narrow factors of its products, and the one-hot part
-        # needs no matrix at all.
+        ones = factors[0].new_ones(count, 1)
+        # d loss / d logits = (softmax − one-hot) / count. The softmax is the large matrix: it is made in one pass, and
+        # the one-hot part and the division need no matrix at all.
         for rows in _chunks(*factors[:2]):
-            logits, chosen = _logits(factors[0][rows], *factors[1:]), targets[rows, None]
-            total -= logits.gather(1, chosen).sum(dtype=torch.float64)
-            top = logits.amax(1, keepdim=True)
-            exponentials = logits.sub_(top).exp_()
-            sums = exponentials.sum(1, keepdim=True, dtype=hidden.dtype)
-            total += (sums.log() + top).sum(dtype=torch.float64)
-            d_hidden[rows] = torch.mm(exponentials, factors[1]) / sums
-            _add_product(d_weight, exponentials.T, hidden[rows] / sums)
+            logits = _logits(factors[0][rows], *factors[1:])
+            probabilities = torch.softmax(logits, 1)
+            # The largest probability is 1 / Σ exp(logit − top): it tells the normaliser without another sum.
+            normalisers = logits.amax(1).to(hidden.dtype) - probabilities.amax(1).to(hidden.dtype).log()
+            total += (normalisers - logits.gather(1, targets[rows, None]).squeeze(1)).sum(dtype=torch.float64)
+            d_hidden[rows] = (probabilities @ factors[1]).to(hidden.dtype)
+            _add_product(d_weight, probabilities.T, factors[0][rows])
             if d_bias is not None:
-                _add_product(d_bias[:, None], exponentials.T, sums.reciprocal())
+                _add_product(d_bias[:, None], probabilities.T, ones[rows])
         d_hidden.sub_(weight[targets]).div_(count)
         d_weight.index_add_(0, targets, hidden, alpha=-1).div_(count)
         if d_bias is not None:
@@ -85,15 +84,18 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         (scale,) = upstream
-        return *(None if gradient is None else gradient * scale for gradient in ctx.saved_tensors), None, None
+        gradients = ctx.saved_tensors
+        if scale.item() != 1:  # a pass over all weights, which a loss that is not scaled can spare
+            gradients = tuple(None if gradient is None else gradient * scale for gradient in gradients)
+        return *gradients, None, None
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """total += a · b, in a's precision."""
+    """total += a · b, in the precision of the factors."""
     if a.dtype is total.dtype:
         total.addmm_(a, b)
     else:
-        total.add_(a @ b.to(a.dtype))
+        total.add_(a @ b)
 
 
 def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -106,7 +108,8 @@ def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def _chunks(hidden: Tensor, weight: Tensor) -> list[slice]:
     # A chunk in bfloat16 is larger: its gradients are added up apart, which has to be worth a pass over all weights.
     elements = CHUNK_ELEMENTS if hidden.dtype is torch.float32 else 4 * CHUNK_ELEMENTS
-    size = max(1, elements // len(weight))
+    most = max(1, elements // len(weight))
+    size = -(-len(hidden) // -(-len(hidden) // most)) if len(hidden) else 1  # chunks of equal size
     return [slice(start, start + size) for start in range(0, len(hidden), size)]
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from ml.language_model import LanguageModel
+from ml.language_model import LanguageModel, Prefix
 from ml.models import load
 from ml.models.attention_capture import prepare
 from ml.models.huggingface import HuggingFaceModel
@@ -30,11 +30,15 @@ ALIKE = [ORIGINAL[:5]] * 3
 
 
 def streamed(
-    model: LanguageModel, sequences: Sequence[Sequence[int]], tails: Sequence[int], max_tokens: int = 300
+    model: LanguageModel,
+    sequences: Sequence[Sequence[int]],
+    tails: Sequence[int],
+    max_tokens: int = 300,
+    prefix: Prefix | None = None,
 ) -> tuple[list[torch.Tensor], int, int]:
     found: dict[int, torch.Tensor] = {}
     computed = saved = 0
-    for batch in model.stream_logits(sequences, tails, max_tokens=max_tokens, max_readout=50):
+    for batch in model.stream_logits(sequences, tails, max_tokens=max_tokens, max_readout=50, prefix=prefix):
         assert not found.keys() & set(batch.indices)
         found.update(zip(batch.indices, batch.logits, strict=True))
         computed += batch.tokens_computed
@@ -53,6 +57,28 @@ def test_streamed_equals_alone(request, load_model, folder, max_tokens, sequence
     found, _, _ = streamed(model, sequences, tails, max_tokens)
     for ids, tail, logits in zip(sequences, tails, found, strict=True):
         torch.testing.assert_close(logits, model.logits([ids], [tail])[0], atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("folder", ["tiny_llama", "tiny_gpt2", "tiny_lstm"])
+@pytest.mark.parametrize("max_tokens", [1, 10_000])
+@pytest.mark.parametrize("known", [1, 20, 89])
+def test_a_beginning_is_read_once_for_several_requests(request, load_model, folder, max_tokens, known) -> None:
+    model = load_model(request.getfixturevalue(folder))
+    sequences = [[token % model.info.vocabulary_size for token in ids] for ids in LATE]
+    prefix = model.read_prefix(sequences[0][:known])
+    for chosen in (sequences, sequences[:1], sequences[3:7]):
+        found, computed, _ = streamed(model, chosen, [1] * len(chosen), max_tokens, prefix)
+        assert computed <= sum(len(ids) - known for ids in chosen)
+        for ids, logits in zip(chosen, found, strict=True):
+            torch.testing.assert_close(logits, model.logits([ids])[0], atol=2e-5, rtol=1e-5)
+
+
+def test_an_lstm_reads_what_is_shared_once(load_model, tiny_lstm) -> None:
+    model = load_model(tiny_lstm)
+    sequences = [[token % model.info.vocabulary_size for token in ids] for ids in LATE]
+    _, computed, saved = streamed(model, sequences, [1] * len(sequences), 10_000)
+    assert computed < 90 + 12 * len(sequences) + 10
+    assert saved > 0.8 * (computed + saved)
 
 
 @pytest.mark.parametrize("folder", ["tiny_llama", "tiny_gpt2"])

@@ -12,7 +12,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from ml.explain.estimator import BoolArray, Estimate, Explainer, FloatArray, Game
-from ml.language_model import AttentionSink, Batch, ModelInfo
+from ml.language_model import AttentionSink, Batch, ModelInfo, Prefix
 from ml.models.batches import padded_batches
 from ml.spec import Continuation, ContrastTarget, Target
 from ml.tokens import Tokenizer
@@ -94,8 +94,17 @@ class ToyModel:
     def in_bfloat16(self) -> None:
         """Nothing that is faster."""
 
+    def read_prefix(self, ids: Sequence[int]) -> None:
+        pass
+
     def stream_logits(
-        self, sequences: Sequence[Sequence[int]], tails: Sequence[int], *, max_tokens: int, max_readout: int
+        self,
+        sequences: Sequence[Sequence[int]],
+        tails: Sequence[int],
+        *,
+        max_tokens: int,
+        max_readout: int,
+        prefix: Prefix | None = None,
     ) -> Iterator[Batch]:
         return padded_batches(self.logits, sequences, tails, max_tokens=max_tokens, max_readout=max_readout)
 
