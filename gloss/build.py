@@ -30,6 +30,7 @@ FeaturesLike = v1.Features | UnitName | Sequence[tuple[int, int]]
 RemovalName = Literal["mask", "delete", "mean-embedding"]
 ScaleName = Literal["log-probability", "probability"]
 PrecisionName = Literal["float32", "auto"]
+EstimatorName = Literal["control-variates", "textbook"]
 
 MethodName = Literal[
     "occlusion",
@@ -206,6 +207,7 @@ def spec(
     budget: v1.Budget | None = None,
     faithfulness: bool = True,
     precision: PrecisionName | None = None,
+    estimator: EstimatorName | None = None,
 ) -> v1.ExplanationSpec:
     """A whole spec. A part that is None is left to the contract's default."""
     built = v1.ExplanationSpec(
@@ -217,6 +219,7 @@ def spec(
         budget=budget,
         quality=None if faithfulness else v1.Quality(faithfulness=False),
         precision=enum_value(v1.PrecisionPolicy, "PRECISION_POLICY_", precision),
+        estimator=enum_value(v1.Estimator, "ESTIMATOR_", estimator),
     )
     if isinstance(method, str):
         field = method.replace("-", "_")

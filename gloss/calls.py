@@ -13,6 +13,7 @@ from typing import Literal
 from gloss import build, v1
 from gloss.build import (
     ContinuationLike,
+    EstimatorName,
     FeaturesLike,
     MethodLike,
     PrecisionName,
@@ -190,6 +191,7 @@ def explain(
     seed: int = 0,
     faithfulness: bool = True,
     precision: PrecisionName | None = None,
+    estimator: EstimatorName | None = None,
     model: str = "",
     fresh: bool = False,
     request_id: str | None = None,
@@ -216,6 +218,7 @@ def explain(
         seed: of all draws.
         faithfulness: whether to measure how well the attributions predict the model.
         precision: "float32" (default), or "auto": bfloat16 where it is faster and its measured error is small.
+        estimator: "control-variates" (default) or "textbook": how samples of LIME's ridge and KernelSHAP are used.
         model: name of the model. Default: the server's.
         fresh: compute anew, even when the same spec has been explained before.
         request_id: makes creating it safe to repeat. Default: a random one.
@@ -238,6 +241,7 @@ def explain(
         ),
         faithfulness=faithfulness,
         precision=precision,
+        estimator=estimator,
     )
     return Explain(create(spec, fresh=fresh, request_id=request_id), wait, on_progress, timeout)
 

@@ -42,6 +42,11 @@ _PRECISIONS = {
     pb.PRECISION_POLICY_FLOAT32: spec.PrecisionPolicy.FLOAT32,
     pb.PRECISION_POLICY_AUTO: spec.PrecisionPolicy.AUTO,
 }
+_ESTIMATORS = {
+    pb.ESTIMATOR_UNSPECIFIED: spec.Estimator.CONTROL_VARIATES,
+    pb.ESTIMATOR_CONTROL_VARIATES: spec.Estimator.CONTROL_VARIATES,
+    pb.ESTIMATOR_TEXTBOOK: spec.Estimator.TEXTBOOK,
+}
 # The other way round, a later spelling of the same meaning (never UNSPECIFIED) wins.
 _SCALE_NUMBERS = {scale: number for number, scale in _SCALES.items()}
 _REMOVAL_NUMBERS = {kind: number for number, kind in _REMOVALS.items()}
@@ -106,6 +111,7 @@ def to_spec(message: pb.ExplanationSpec) -> spec.ExplanationSpec:
         budget=_to_budget(message.budget),
         faithfulness=quality.faithfulness if quality.HasField("faithfulness") else True,
         precision=_known("precision", _PRECISIONS, message.precision),
+        estimator=_known("estimator", _ESTIMATORS, message.estimator),
     )
 
 
@@ -186,6 +192,7 @@ def from_progress(progress: result.Progress) -> pb.Progress:
         evaluations_planned=progress.evaluations_planned,
         remaining_seconds=progress.remaining_seconds,
         stage=progress.stage,
+        tokens_planned=progress.tokens_planned,
     )
 
 

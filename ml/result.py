@@ -159,12 +159,16 @@ class Precision:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far the work is; `remaining_seconds` None while unknown."""
+    """How far the work is; `remaining_seconds` is a guess before the first evaluation, None where nothing is known.
+
+    `tokens_planned` is the most tokens that the model will read.
+    """
 
     evaluations_done: int
     evaluations_planned: int
     stage: str
     remaining_seconds: float | None = None
+    tokens_planned: int = 0
 
 
 @dataclass(frozen=True)

@@ -276,6 +276,13 @@ class Budget:
             raise InputError("budget.standard_error", f"must be above 0, not {self.standard_error}")
 
 
+class Estimator(Enum):
+    """How LIME's ridge and KernelSHAP make attributions of their samples; see `ml.explain.control`."""
+
+    CONTROL_VARIATES = "control variates"
+    TEXTBOOK = "textbook"
+
+
 class PrecisionPolicy(Enum):
     """What the model computes perturbed prompts in."""
 
@@ -297,6 +304,7 @@ class ExplanationSpec:
     budget: Budget = field(default_factory=Budget)
     faithfulness: bool = True
     precision: PrecisionPolicy = PrecisionPolicy.FLOAT32
+    estimator: Estimator = Estimator.CONTROL_VARIATES
 
 
 def _check_text(path: str, text: str) -> None:

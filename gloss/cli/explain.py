@@ -8,7 +8,7 @@ from typing import Any, cast
 import click
 
 from gloss import build, v1
-from gloss.build import MethodLike, PrecisionName, ScaleName, UnitName
+from gloss.build import EstimatorName, MethodLike, PrecisionName, ScaleName, UnitName
 from gloss.cli.session import INT32, SPAN, TEXT, Session, connected, with_model
 from gloss.cli.waiting import follow, succeeded
 from gloss.render import html, terminal
@@ -73,6 +73,11 @@ class Removal(click.ParamType[v1.Removal]):
     type=click.Choice(["float32", "auto"]),
     help="auto: bfloat16 where it is faster and its measured error is small. [default: float32]",
 )
+@click.option(
+    "--estimator",
+    type=click.Choice(["control-variates", "textbook"]),
+    help="LIME's ridge and KernelSHAP: textbook is what other packages compute. [default: control-variates]",
+)
 @click.option("--fresh", is_flag=True, help="Compute anew, even if the same was asked before.")
 @click.option("--no-wait", is_flag=True, help="Queue it and say its name.")
 @click.option("--html", "page", type=click.Path(path_type=Path, dir_okay=False, writable=True), help="Write a page.")
@@ -100,6 +105,7 @@ def explain(
     seed: int,
     no_faithfulness: bool,
     precision: PrecisionName | None,
+    estimator: EstimatorName | None,
     fresh: bool,
     no_wait: bool,
     page: Path | None,
@@ -136,6 +142,7 @@ def explain(
         seed=seed,
         faithfulness=not no_faithfulness,
         precision=precision,
+        estimator=estimator,
         model=model,
         fresh=fresh,
         wait=False,

@@ -81,7 +81,7 @@ def _shown(session: Session, changes: Iterator[v1.Explanation]) -> Iterator[v1.E
                 description=at.stage or words.state(explanation),
                 completed=at.evaluations_done,
                 total=at.evaluations_planned or None,
-                count=f"{at.evaluations_done:,} of {at.evaluations_planned:,}" if at.evaluations_planned else "",
+                count=_count(at),
                 remaining=f"{words.duration(at.remaining_seconds)} left" if at.HasField("remaining_seconds") else "",
             )
             drawing: list[RenderableType] = [progress]
@@ -89,3 +89,11 @@ def _shown(session: Session, changes: Iterator[v1.Explanation]) -> Iterator[v1.E
                 drawing.insert(0, Padding(terminal.coloured_words(explanation.partial_result), (1, 2)))
             live.update(Group(*drawing))
             yield explanation
+
+
+def _count(at: v1.Progress) -> str:
+    """How far it is, with what it will cost while nothing is done yet."""
+    if not at.evaluations_planned:
+        return ""
+    cost = f", at most {at.tokens_planned:,} tokens" if at.tokens_planned and not at.evaluations_done else ""
+    return f"{at.evaluations_done:,} of {at.evaluations_planned:,} evaluations{cost}"

@@ -60,16 +60,18 @@ class Explanation(_message.Message):
     def __init__(self, name: _Optional[str] = ..., spec: _Optional[_Union[_explanation_spec_pb2.ExplanationSpec, _Mapping]] = ..., state: _Optional[_Union[ExplanationState, str]] = ..., model: _Optional[_Union[_common_pb2.ModelVersion, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., attempt: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., partial_result: _Optional[_Union[_explanation_result_pb2.ExplanationResult, _Mapping]] = ..., result: _Optional[_Union[_explanation_result_pb2.ExplanationResult, _Mapping]] = ..., error: _Optional[_Union[ExplanationError, _Mapping]] = ...) -> None: ...
 
 class Progress(_message.Message):
-    __slots__ = ("evaluations_done", "evaluations_planned", "remaining_seconds", "stage")
+    __slots__ = ("evaluations_done", "evaluations_planned", "remaining_seconds", "stage", "tokens_planned")
     EVALUATIONS_DONE_FIELD_NUMBER: _ClassVar[int]
     EVALUATIONS_PLANNED_FIELD_NUMBER: _ClassVar[int]
     REMAINING_SECONDS_FIELD_NUMBER: _ClassVar[int]
     STAGE_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_PLANNED_FIELD_NUMBER: _ClassVar[int]
     evaluations_done: int
     evaluations_planned: int
     remaining_seconds: float
     stage: str
-    def __init__(self, evaluations_done: _Optional[int] = ..., evaluations_planned: _Optional[int] = ..., remaining_seconds: _Optional[float] = ..., stage: _Optional[str] = ...) -> None: ...
+    tokens_planned: int
+    def __init__(self, evaluations_done: _Optional[int] = ..., evaluations_planned: _Optional[int] = ..., remaining_seconds: _Optional[float] = ..., stage: _Optional[str] = ..., tokens_planned: _Optional[int] = ...) -> None: ...
 
 class ExplanationError(_message.Message):
     __slots__ = ("reason", "message", "metadata")

@@ -8,6 +8,12 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class Estimator(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ESTIMATOR_UNSPECIFIED: _ClassVar[Estimator]
+    ESTIMATOR_CONTROL_VARIATES: _ClassVar[Estimator]
+    ESTIMATOR_TEXTBOOK: _ClassVar[Estimator]
+
 class TargetScale(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     TARGET_SCALE_UNSPECIFIED: _ClassVar[TargetScale]
@@ -41,6 +47,9 @@ class PrecisionPolicy(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PRECISION_POLICY_UNSPECIFIED: _ClassVar[PrecisionPolicy]
     PRECISION_POLICY_FLOAT32: _ClassVar[PrecisionPolicy]
     PRECISION_POLICY_AUTO: _ClassVar[PrecisionPolicy]
+ESTIMATOR_UNSPECIFIED: Estimator
+ESTIMATOR_CONTROL_VARIATES: Estimator
+ESTIMATOR_TEXTBOOK: Estimator
 TARGET_SCALE_UNSPECIFIED: TargetScale
 TARGET_SCALE_LOG_PROBABILITY: TargetScale
 TARGET_SCALE_PROBABILITY: TargetScale
@@ -62,7 +71,7 @@ PRECISION_POLICY_FLOAT32: PrecisionPolicy
 PRECISION_POLICY_AUTO: PrecisionPolicy
 
 class ExplanationSpec(_message.Message):
-    __slots__ = ("model", "prompt", "target", "features", "removal", "occlusion", "lime", "kernel_shap", "shapley_permutation", "input_times_gradient", "integrated_gradients", "attention_rollout", "value_zeroing", "context_attribution", "interactions", "global_surrogate", "bias_probe", "budget", "quality", "precision")
+    __slots__ = ("model", "prompt", "target", "features", "removal", "occlusion", "lime", "kernel_shap", "shapley_permutation", "input_times_gradient", "integrated_gradients", "attention_rollout", "value_zeroing", "context_attribution", "interactions", "global_surrogate", "bias_probe", "budget", "quality", "precision", "estimator")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
@@ -83,6 +92,7 @@ class ExplanationSpec(_message.Message):
     BUDGET_FIELD_NUMBER: _ClassVar[int]
     QUALITY_FIELD_NUMBER: _ClassVar[int]
     PRECISION_FIELD_NUMBER: _ClassVar[int]
+    ESTIMATOR_FIELD_NUMBER: _ClassVar[int]
     model: str
     prompt: _common_pb2.Prompt
     target: Target
@@ -103,7 +113,8 @@ class ExplanationSpec(_message.Message):
     budget: Budget
     quality: Quality
     precision: PrecisionPolicy
-    def __init__(self, model: _Optional[str] = ..., prompt: _Optional[_Union[_common_pb2.Prompt, _Mapping]] = ..., target: _Optional[_Union[Target, _Mapping]] = ..., features: _Optional[_Union[Features, _Mapping]] = ..., removal: _Optional[_Union[Removal, _Mapping]] = ..., occlusion: _Optional[_Union[Occlusion, _Mapping]] = ..., lime: _Optional[_Union[Lime, _Mapping]] = ..., kernel_shap: _Optional[_Union[KernelShap, _Mapping]] = ..., shapley_permutation: _Optional[_Union[ShapleyPermutation, _Mapping]] = ..., input_times_gradient: _Optional[_Union[InputTimesGradient, _Mapping]] = ..., integrated_gradients: _Optional[_Union[IntegratedGradients, _Mapping]] = ..., attention_rollout: _Optional[_Union[AttentionRollout, _Mapping]] = ..., value_zeroing: _Optional[_Union[ValueZeroing, _Mapping]] = ..., context_attribution: _Optional[_Union[ContextAttribution, _Mapping]] = ..., interactions: _Optional[_Union[Interactions, _Mapping]] = ..., global_surrogate: _Optional[_Union[GlobalSurrogate, _Mapping]] = ..., bias_probe: _Optional[_Union[BiasProbe, _Mapping]] = ..., budget: _Optional[_Union[Budget, _Mapping]] = ..., quality: _Optional[_Union[Quality, _Mapping]] = ..., precision: _Optional[_Union[PrecisionPolicy, str]] = ...) -> None: ...
+    estimator: Estimator
+    def __init__(self, model: _Optional[str] = ..., prompt: _Optional[_Union[_common_pb2.Prompt, _Mapping]] = ..., target: _Optional[_Union[Target, _Mapping]] = ..., features: _Optional[_Union[Features, _Mapping]] = ..., removal: _Optional[_Union[Removal, _Mapping]] = ..., occlusion: _Optional[_Union[Occlusion, _Mapping]] = ..., lime: _Optional[_Union[Lime, _Mapping]] = ..., kernel_shap: _Optional[_Union[KernelShap, _Mapping]] = ..., shapley_permutation: _Optional[_Union[ShapleyPermutation, _Mapping]] = ..., input_times_gradient: _Optional[_Union[InputTimesGradient, _Mapping]] = ..., integrated_gradients: _Optional[_Union[IntegratedGradients, _Mapping]] = ..., attention_rollout: _Optional[_Union[AttentionRollout, _Mapping]] = ..., value_zeroing: _Optional[_Union[ValueZeroing, _Mapping]] = ..., context_attribution: _Optional[_Union[ContextAttribution, _Mapping]] = ..., interactions: _Optional[_Union[Interactions, _Mapping]] = ..., global_surrogate: _Optional[_Union[GlobalSurrogate, _Mapping]] = ..., bias_probe: _Optional[_Union[BiasProbe, _Mapping]] = ..., budget: _Optional[_Union[Budget, _Mapping]] = ..., quality: _Optional[_Union[Quality, _Mapping]] = ..., precision: _Optional[_Union[PrecisionPolicy, str]] = ..., estimator: _Optional[_Union[Estimator, str]] = ...) -> None: ...
 
 class Target(_message.Message):
     __slots__ = ("next_token", "continuation", "generation", "contrast", "scale")

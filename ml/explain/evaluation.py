@@ -40,6 +40,14 @@ def chunk_tokens(info: ModelInfo) -> int:
     return int(min(max(operations / (2 * max(info.parameters, 1)), least), most))
 
 
+def rough_seconds(info: ModelInfo, tokens: int) -> float:
+    """How long reading `tokens` tokens may take, from the model's size and the kind of device alone: within a factor of
+    about three of the truth on a server's processor, and meant for "seconds or hours?".
+    """
+    rate = _CPU_OPERATIONS if info.device.startswith("cpu") else _DEVICE_OPERATIONS
+    return tokens * 2 * info.parameters / rate
+
+
 @dataclass(frozen=True)
 class Chunk:
     """What one step of the model gave: (index of the prompt, value) for some of the prompts, and its cost in tokens."""

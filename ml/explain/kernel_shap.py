@@ -10,17 +10,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from ml import spec
+from ml.explain.control import Control, Kernel, subsets
 from ml.explain.estimator import BoolArray, Estimate, Estimating, FloatArray, Game, IntArray
-from ml.explain.sampling import DEFAULT_SAMPLES, anytime, settled, stability
+from ml.explain.sampling import DEFAULT_SAMPLES, GOLDEN, anytime, settled, stability
 from ml.explain.shapley import Pairs, completeness_error, ends, kernel
 from ml.result import StopReason
 
-_GOLDEN = (5**0.5 - 1) / 2
 _FEWEST_PAIRS = 32
+_FEWEST_FOR_CONTROL = 1.5  # pairs a feature
+_MANY = 4096
+"""Pairs for the answer about a fitted game."""
 
 
 @dataclass(frozen=True)
@@ -44,16 +48,20 @@ class Layers:
         return cls(kernel(features)[: len(sizes)] * twice, counts * twice / 2)
 
 
-def draw(features: int, seed: int) -> Iterator[BoolArray]:
-    """Pairs of a coalition of at most half of the features and its complement, bool [2, features], each pair once."""
+def draw(features: int, seed: int, *, large: bool = False) -> Iterator[BoolArray]:
+    """Pairs of a coalition of at most half of the features and its complement, bool [2, features], each pair once.
+
+    With `large`, sizes are drawn in proportion to the kernel's share times the size: a pair of larger coalitions tells
+    a fitted game more.
+    """
     random = np.random.default_rng(seed)
     layers = Layers.of(features)
     left, seen = layers.counts.copy(), set[bytes]()
     level = random.random()
     while left.any():
-        # Multiples of the golden ratio fill the unit interval evenly, however many there are (Weyl 1916).
-        level = (level + _GOLDEN) % 1
-        bounds = np.where(left > 0, layers.mass, 0).cumsum()
+        level = (level + GOLDEN) % 1
+        mass = layers.mass * np.arange(1, len(layers.mass) + 1) if large else layers.mass
+        bounds = np.where(left > 0, mass, 0).cumsum()
         layer = int(np.searchsorted(bounds, level * bounds[-1], side="right"))
         coalition = np.zeros(features, dtype=np.bool_)
         while True:
@@ -78,6 +86,8 @@ class KernelShapExplainer:
 
     features: int
     budget: spec.Budget
+    control: bool = False
+    """Whether control variates help the regression; see `ml.explain.control`."""
 
     @property
     def planned(self) -> int:
@@ -98,7 +108,7 @@ class KernelShapExplainer:
             return
         yield from anytime(
             game,
-            draw(self.features, self.budget.seed),
+            draw(self.features, self.budget.seed, large=self.control),
             lambda coalitions, values: self._estimate(Pairs.of(coalitions, values, gain), gain),
             rows=2,
             blocks=self._pairs,
@@ -114,8 +124,10 @@ class KernelShapExplainer:
         if len(pairs) < 2:
             return Estimate.nothing(self.features)
         gamma, pulls = self._regress(pairs)
-        attributions = gain / self.features + gamma
         standard_errors = _spread(pulls, pairs.sizes, Layers.of(self.features).counts)
+        if self.control and len(pairs) >= _FEWEST_FOR_CONTROL * self.features:
+            gamma, standard_errors = self._controlled(pairs, gain / self.features + gamma)
+        attributions = gain / self.features + gamma
         halves = [np.arange(len(pairs)) % 2 == half for half in (0, 1)]
         first, second = (self._regress(pairs[half])[0] for half in halves)
         return Estimate(
@@ -126,6 +138,22 @@ class KernelShapExplainer:
             freedom=len(pairs) - 1,
             completeness_error=completeness_error(attributions, gain),
         )
+
+    def _controlled(self, pairs: Pairs, first: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """γ and its standard errors: of the fitted game, from many pairs, and of what it leaves, from those drawn."""
+        for _ in range(2):  # the first answer's noise is no good guide to what matters
+            fitted_game = Control(Kernel.of(first, odd=True), pairs.kept, pairs.differences)
+            rest, _ = self._regress(pairs.with_differences(fitted_game.residuals))
+            gamma, errors = fitted_game.estimate(self._many, _projector, rest)
+            first = first.mean() + gamma
+        return gamma, errors
+
+    @cached_property
+    def _many(self) -> BoolArray:
+        """The first coalitions of pairs drawn from the kernel, which cost no evaluations."""
+        random = np.random.default_rng([self.budget.seed, 2])  # a stream apart from the samples'
+        sizes = 1 + random.choice(self.features // 2, _MANY, p=Layers.of(self.features).mass)
+        return subsets(random, sizes, self.features)
 
     def _regress(self, pairs: Pairs) -> tuple[FloatArray, FloatArray]:
         """γ and each pair's pull, as `Pairs.regress`.
@@ -143,6 +171,13 @@ class KernelShapExplainer:
         weights *= 2 * (1 / np.arange(1, self.features)).sum() / layers.mass[drawn > 0].sum()
         pulls: FloatArray = pairs.design * (weights * pairs.differences)[:, None]
         return pulls.sum(axis=0), pulls
+
+
+def _projector(kept: BoolArray) -> FloatArray:
+    """What makes γ of the differences of evenly weighted pairs, given by their first coalitions [pairs, features]."""
+    design = kept - kept.mean(axis=1, keepdims=True)
+    projector: FloatArray = design @ np.linalg.pinv(design.T @ design, hermitian=True)
+    return projector
 
 
 def _spread(pulls: FloatArray, sizes: IntArray, counts: FloatArray) -> FloatArray:

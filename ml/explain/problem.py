@@ -25,6 +25,7 @@ from ml.language_model import ModelInfo
 from ml.result import Token
 from ml.spec import (
     ContextAttribution,
+    Estimator,
     ExplanationSpec,
     KernelShap,
     Lime,
@@ -40,7 +41,7 @@ class Problem:
     """What there is to solve.
 
     Attributes:
-        tokens: the prompt's tokens, for the result.
+        prompt_tokens: the prompt's tokens, for the result.
         quality: what is measured of the result; None when not asked for.
         planned: coalitions that will be asked for, with the base value, the full value and the quality block.
     """
@@ -48,7 +49,7 @@ class Problem:
     spec: ExplanationSpec
     info: ModelInfo
     encoding: Encoding
-    tokens: tuple[Token, ...]
+    prompt_tokens: tuple[Token, ...]
     features: tuple[Feature, ...]
     perturbation: Perturbation
     target: TargetPlan
@@ -58,6 +59,12 @@ class Problem:
     @property
     def planned(self) -> int:
         return 2 + self.explainer.planned + (self.quality.planned if self.quality else 0)
+
+    def tokens(self, evaluations: int) -> int:
+        """The most tokens that the model reads for so many evaluations: what prompts share is not left out."""
+        beginning = len(self.perturbation.beginning)
+        longest = self.perturbation.longest + self.target.longest
+        return beginning + self.target.generate * len(self.encoding.ids) + evaluations * (longest - beginning)
 
     def fingerprint(self, readout: Readout) -> bytes:
         """32 bytes, equal where a coalition has the same value: same weights, prompt, features, removal and target."""
@@ -98,7 +105,7 @@ def prepare(tokenizer: Tokenizer, info: ModelInfo, spec: ExplanationSpec) -> Pro
         spec=spec,
         info=info,
         encoding=encoding,
-        tokens=tokenizer.tokens(encoding),
+        prompt_tokens=tokenizer.tokens(encoding),
         features=features,
         perturbation=perturbed,
         target=planned_target,
@@ -120,15 +127,16 @@ def _explainer(spec: ExplanationSpec, features: int) -> Explainer:
 
 
 def _chosen(spec: ExplanationSpec, features: int) -> Explainer:
+    controlled = spec.estimator is Estimator.CONTROL_VARIATES
     match spec.method:
         case Occlusion():
             return OcclusionExplainer(features, spec.method)
         case Lime():
-            return LimeExplainer(features, spec.method, spec.budget)
+            return LimeExplainer(features, spec.method, spec.budget, control=controlled)
         case KernelShap() | ShapleyPermutation() if is_enumerable(features, spec.budget):
             return EnumerationExplainer(features, spec.budget)
         case KernelShap():
-            return KernelShapExplainer(features, spec.budget)
+            return KernelShapExplainer(features, spec.budget, control=controlled)
         case ShapleyPermutation():
             return PermutationExplainer(features, spec.budget)
         case ContextAttribution():

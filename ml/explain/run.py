@@ -14,7 +14,7 @@ from ml.explain import faithfulness, target, trust
 from ml.explain.cache import ValueCache, scope
 from ml.explain.checkpoint import Memory
 from ml.explain.estimator import Estimate
-from ml.explain.evaluation import Evaluator
+from ml.explain.evaluation import Evaluator, rough_seconds
 from ml.explain.interval import two_sided_95
 from ml.explain.problem import prepare
 from ml.explain.target import Readout
@@ -181,7 +181,9 @@ class Run:
         if result is not None:
             self._last_partial = now
         answered = self._value.answered if self._value else 0
-        return Update(Progress(answered, max(self._planned, answered), stage, self._remaining), result)
+        planned = max(self._planned, answered)
+        progress = Progress(answered, planned, stage, self._remaining, self.problem.tokens(planned))
+        return Update(progress, result)
 
     @property
     def _due(self) -> bool:
@@ -200,9 +202,12 @@ class Run:
     @property
     def _remaining(self) -> float | None:
         each, limit = self._seconds_each, self._spec.budget.max_seconds
-        if each is None or self._value is None:
-            return None
-        remaining = max(0, self._planned - self._value.answered) * each
+        if self._value is None or (each is None and not self._value.answered):
+            remaining = rough_seconds(self._model.info, self.problem.tokens(self._planned))
+        elif each is None:
+            return None  # an earlier attempt's values came for nothing: there is no pace yet
+        else:
+            remaining = max(0, self._planned - self._value.answered) * each
         return remaining if limit is None else max(0.0, min(remaining, limit - self._elapsed))
 
     def _method_deadline(self) -> float:
@@ -217,7 +222,7 @@ class Run:
         """The result before anything is attributed."""
         return ExplanationResult(
             text=self.problem.encoding.text,
-            tokens=self.problem.tokens,
+            tokens=self.problem.prompt_tokens,
             target=target.describe(self._model.tokenizer, readout),
             removal=self.problem.perturbation.resolved,
             attributions=(),

@@ -14,6 +14,8 @@ from ml.result import StopReason
 
 DEFAULT_SAMPLES = 1000
 _FIRST_BATCH = 64
+GOLDEN = (5**0.5 - 1) / 2
+"""Its multiples, modulo 1, fill the unit interval evenly, however many there are (Weyl 1916)."""
 
 
 class Estimator(Protocol):

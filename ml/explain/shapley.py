@@ -54,6 +54,16 @@ class Pairs:
         """The pairs where `chosen`, bool [pairs], is True."""
         return Pairs(self.sizes[chosen], self.design[chosen], self.differences[chosen])
 
+    @property
+    def kept(self) -> BoolArray:
+        """The first coalition of each pair, bool [pairs, features]."""
+        present: BoolArray = self.design > 0
+        return present
+
+    def with_differences(self, differences: FloatArray) -> Pairs:
+        """The same pairs in another game."""
+        return Pairs(self.sizes, self.design, differences)
+
     def regress(self, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Weighted least squares.
 

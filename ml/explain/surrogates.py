@@ -86,6 +86,15 @@ def ridge(alpha: float, samples: FloatArray, values: FloatArray, weights: FloatA
     return Fit(coefficients, np.sqrt(projector**2 @ robust**2), fit)
 
 
+def ridge_projector(alpha: float, samples: FloatArray, weights: FloatArray) -> FloatArray:
+    """The matrix [n, features] that makes the coefficients of `ridge` of the samples' values."""
+    scale = np.sqrt(weights)
+    z = (samples - np.average(samples, axis=0, weights=weights)) * scale[:, None]
+    centred = _projector(z, alpha).T * scale[:, None]
+    # What `ridge` takes off the values, their weighted mean, is linear in them as well.
+    return centred - np.outer(weights / weights.sum(), centred.sum(axis=0))
+
+
 def _projector(z: FloatArray, alpha: float) -> FloatArray:
     """(Z'Z + αI)⁻¹ Z', by the smaller of the two systems that give it; for α near 0 the pseudo-inverse."""
     n, features = z.shape

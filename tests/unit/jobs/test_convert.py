@@ -41,6 +41,7 @@ class TestToSpec:
             budget=pb.Budget(max_evaluations=9, max_seconds=2.5, standard_error=0.1, seed=2**63),
             quality=pb.Quality(faithfulness=False),
             precision=pb.PRECISION_POLICY_AUTO,
+            estimator=pb.ESTIMATOR_TEXTBOOK,
         )
         assert convert.to_spec(full) == spec.ExplanationSpec(
             prompt=spec.Prompt(chat=(spec.ChatMessage("user", "hi"),)),
@@ -51,6 +52,7 @@ class TestToSpec:
             budget=spec.Budget(9, 2.5, 0.1, 2**63),
             faithfulness=False,
             precision=spec.PrecisionPolicy.AUTO,
+            estimator=spec.Estimator.TEXTBOOK,
         )
 
     def test_spans_are_features(self):

@@ -9,7 +9,7 @@ from ml.explain import Run
 from ml.explain.lime import LimeExplainer, draw, kernel
 from ml.explain.surrogates import ridge
 from ml.result import StopReason
-from ml.spec import Budget, ExplanationSpec, Lime, Prompt, Scale, SurrogateKind, Target
+from ml.spec import Budget, Estimator, ExplanationSpec, Lime, Prompt, Scale, SurrogateKind, Target
 from tests.unit.ml.explain.toys import ToyGame, additive, conjunction, estimates
 
 
@@ -161,6 +161,7 @@ def test_agrees_with_lime_from_text_to_numbers(tiny_lstm, load_model):
         Target(scale=Scale.PROBABILITY),
         budget=Budget(max_evaluations=200, seed=11),
         faithfulness=False,
+        estimator=Estimator.TEXTBOOK,
     )
     *_, update = Run(model, spec)
     result = update.result
