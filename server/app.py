@@ -18,7 +18,7 @@ from grpc_reflection.v1alpha import reflection
 import ml.models
 from gloss.v1 import explanation_service_pb2_grpc, inference_service_pb2_grpc
 from ml.errors import ModelLoadError
-from ml.language_model import LanguageModel
+from ml.language_model import Closeable, LanguageModel
 from ml.memory import keep_freed_memory
 from server.batching import Limits
 from server.engine import Engine
@@ -142,9 +142,17 @@ class Server:
         _logger.info("loading model=%s", source)
         began = time.perf_counter()
         try:
-            model = ml.models.load(source, device=self.settings.device, threads=self.settings.threads)
+            model = ml.models.load(
+                source,
+                device=self.settings.device,
+                threads=self.settings.threads,
+                max_bytes=self.settings.max_model_bytes,
+                tensor_parallel=self.settings.tensor_parallel,
+            )
         except ModelLoadError as error:
             raise StartError(f"cannot load model {source!r}: {error}", 1) from error
+        if isinstance(model, Closeable):
+            self._closing.callback(model.close)
         seconds = time.perf_counter() - began
         self.metrics.register_model(model.info, seconds)
         _logger.info(
@@ -179,8 +187,10 @@ class Server:
         self.engine.start()
         self._closing.push_async_callback(self.engine.stop, 1.0)
         for name, model in registry.items():
+            began = time.perf_counter()
             for task in warm_up(model):
                 await self.engine.submit(name, [task])
+            _logger.info("warm model=%s seconds=%.2f", name, time.perf_counter() - began)
 
     async def _serve(self, registry: Registry) -> None:
         settings = self.settings

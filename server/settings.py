@@ -37,7 +37,16 @@ class Settings(BaseSettings):
     """Models, separated by commas: shipped names, local folders or hub names. The first is the default."""
 
     device: str = "auto"
-    """Where the weights lie: "auto" (the first GPU, else the CPU), "cpu", "cuda", "cuda:1"."""
+    """Where the weights lie: "auto" (the first GPU, else the CPU), "cpu", "cuda:1", or "balanced" (the layers spread
+    over all GPUs, one computing after the other)."""
+
+    tensor_parallel: int = Field(default=1, ge=1)
+    """Processes that compute every layer of the one model together, a GPU each: for a model larger than one GPU. This
+    server is the first of them and starts the others."""
+
+    max_model_bytes: int | None = Field(default=None, ge=1)
+    """The most memory that a model's weights may take, in bytes. Unset: what is available. A larger one is refused
+    before it is loaded."""
 
     threads: int | None = Field(default=None, ge=1)
     """CPU threads of one model call. Unset: torch's own choice. Lower it when a worker shares the machine."""
@@ -104,9 +113,15 @@ class Settings(BaseSettings):
     def _closed_to_others(self) -> Self:
         if not is_loopback(self.host) and not self.allow_insecure:
             raise ValueError(
-                f"{self.host} is reachable from other machines, without encryption or keys; "
+                f"GLOSS_HOST: {self.host} is reachable from other machines, without encryption or keys; "
                 "set GLOSS_ALLOW_INSECURE=1 to listen there all the same"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _one_model_a_group(self) -> Self:
+        if self.tensor_parallel > 1 and len(self.models) > 1:
+            raise ValueError("GLOSS_TENSOR_PARALLEL: a server of several models cannot be tensor parallel; serve one")
         return self
 
     @property
@@ -128,7 +143,8 @@ def is_loopback(host: str) -> bool:
 def complaints(error: ValidationError) -> list[str]:
     """One line for each setting that is not allowed, naming its variable; values are left out, one may be a secret."""
     return [
-        # Only the check of the address looks at more than one setting.
-        f"GLOSS_{'_'.join(map(str, item['loc'] or ('host',))).upper()}: {item['msg'].removeprefix('Value error, ')}"
+        # Checks that look at more than one setting name a variable themselves.
+        (f"GLOSS_{'_'.join(map(str, item['loc'])).upper()}: " if item["loc"] else "")
+        + item["msg"].removeprefix("Value error, ")
         for item in error.errors(include_input=False, include_url=False)
     ]

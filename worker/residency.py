@@ -50,7 +50,12 @@ def move_in(settings: Settings, notify: Callable[[Message], None]) -> ModelInfo:
         ModelLoadError: the model cannot be loaded.
     """
     keep_freed_memory()
-    model = load(settings.model, device=settings.device, threads=settings.worker_threads or settings.threads)
+    model = load(
+        settings.model,
+        device=settings.device,
+        threads=settings.worker_threads or settings.threads,
+        max_bytes=settings.max_model_bytes,
+    )
     limits = {"retention_seconds": settings.retention_seconds, "max_attempts": settings.max_attempts}
     current.set(
         Residency(
