@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
@@ -17,7 +18,8 @@ class Settings(BaseSettings):
     # Where it listens.
 
     host: str = "127.0.0.1"
-    """Address of the gRPC port. Anything but loopback also needs ``GLOSS_ALLOW_INSECURE=1``."""
+    """Address of the gRPC port. Anything but loopback needs TLS and a check of callers, by keys or by certificates, or
+    ``GLOSS_ALLOW_INSECURE=1``."""
 
     port: int = Field(default=50051, ge=0, le=65535)
     """The gRPC port; 0 takes any free one and the ready line names it."""
@@ -27,6 +29,19 @@ class Settings(BaseSettings):
 
     metrics_port: int = Field(default=9464, ge=0, le=65535)
     """Port of the metrics page; 0 takes any free one and the ready line names it."""
+
+    tls_certificate: Path | None = None
+    """PEM file of the server's certificate and the chain above it. With it, the gRPC port speaks TLS only."""
+
+    tls_key: Path | None = None
+    """PEM file of the certificate's private key, without a passphrase."""
+
+    tls_client_ca: Path | None = None
+    """PEM file of the authorities whose clients may connect: mutual TLS. Every client then needs a certificate."""
+
+    api_keys_file: Path | None = None
+    """File of API keys, as ``python -m server.keys new NAME`` writes it. With it, every call but the health service's
+    needs a key. It is read again when it changes; certificates are not."""
 
     allow_insecure: bool = False
     """Listen beyond loopback without encryption and keys. For a private network or behind a proxy that adds them."""
@@ -111,11 +126,24 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _closed_to_others(self) -> Self:
-        if not is_loopback(self.host) and not self.allow_insecure:
+        checked = self.api_keys_file is not None or self.tls_client_ca is not None
+        if not is_loopback(self.host) and not self.allow_insecure and not (self.tls_certificate and checked):
+            missing = [
+                *([] if self.tls_certificate else ["encryption (GLOSS_TLS_CERTIFICATE and GLOSS_TLS_KEY)"]),
+                *([] if checked else ["a check of callers (GLOSS_API_KEYS_FILE or GLOSS_TLS_CLIENT_CA)"]),
+            ]
             raise ValueError(
-                f"GLOSS_HOST: {self.host} is reachable from other machines, without encryption or keys; "
+                f"GLOSS_HOST: {self.host} is reachable from other machines, without {' and without '.join(missing)}; "
                 "set GLOSS_ALLOW_INSECURE=1 to listen there all the same"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _whole_tls(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("GLOSS_TLS_CERTIFICATE: needs GLOSS_TLS_KEY, and the other way round")
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            raise ValueError("GLOSS_TLS_CLIENT_CA: needs GLOSS_TLS_CERTIFICATE and GLOSS_TLS_KEY")
         return self
 
     @model_validator(mode="after")

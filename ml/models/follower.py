@@ -61,7 +61,7 @@ def follow(model: Any, calls: Iterator[list[Any]]) -> None:
     """Make the calls of rank 0, for what they do to this rank; their results are rank 0's business."""
     from ml.errors import GlossError  # noqa: PLC0415
 
-    decoders: dict[int, Any] = {}
+    made: dict[int, Any] = {}
     batches: Iterator[Any] = iter(())
     for name, *arguments in calls:
         try:
@@ -75,12 +75,14 @@ def follow(model: Any, calls: Iterator[list[Any]]) -> None:
                     next(batches, None)
                 case "attention":
                     model.attention(*arguments, lambda *_: None)
-                case "decoder":
-                    decoders[arguments[0]] = model.decoder()
+                case "make":  # a decoder, say, under a number
+                    number, kind, *rest = arguments
+                    made[number] = getattr(model, kind)(*rest)
+                case "on":
+                    number, method, *rest = arguments
+                    getattr(made[number], method)(*rest)
                 case "drop":
-                    decoders.pop(arguments[0], None)
-                case _:
-                    getattr(decoders[arguments[0]], name)(*arguments[1:])
+                    made.pop(arguments[0], None)
         except GlossError:
             continue  # rank 0 met it too, and tells its caller
 

@@ -138,7 +138,7 @@ class LeadingModel:
         self.tokenizer = model.tokenizer
         self._model = model
         self._followers = followers
-        self._decoders = itertools.count()
+        self._numbers = itertools.count()
         self._dropped: list[int] = []
 
     def logits(self, sequences: Sequence[Sequence[int]], tails: Sequence[int] | None = None) -> list[Tensor]:
@@ -161,8 +161,8 @@ class LeadingModel:
 
     def decoder(self) -> Decoder:
         """As `LanguageModel.decoder`."""
-        number = next(self._decoders)
-        with self.together("decoder", number):
+        number = next(self._numbers)
+        with self.together("make", number, "decoder"):
             return _LeadingDecoder(self, number, self._model.decoder())
 
     @property
@@ -183,9 +183,10 @@ class LeadingModel:
         self._followers.close()
         dist.destroy_process_group()
 
-    def drop(self, decoder: int) -> None:
-        """A decoder is not needed any more. The others hear of it with the next call: this may be any thread."""
-        self._dropped.append(decoder)
+    def drop(self, number: int) -> None:
+        """What was made under a number is not needed any more. The others hear of it with the next call: this may be
+        any thread."""
+        self._dropped.append(number)
 
     @contextlib.contextmanager
     def together(self, *call: Any) -> Iterator[None]:
@@ -213,17 +214,17 @@ class _LeadingDecoder:
 
     def start(self, ids: Sequence[int]) -> Tensor:
         """As `Decoder.start`."""
-        with self._model.together("start", self._number, list(ids)):
+        with self._model.together("on", self._number, "start", list(ids)):
             return self._decoder.start(ids)
 
     def step(self, tokens: Sequence[int]) -> Tensor:
         """As `Decoder.step`."""
-        with self._model.together("step", self._number, list(tokens)):
+        with self._model.together("on", self._number, "step", list(tokens)):
             return self._decoder.step(tokens)
 
     def leave(self, index: int) -> None:
         """As `Decoder.leave`."""
-        with self._model.together("leave", self._number, index):
+        with self._model.together("on", self._number, "leave", index):
             self._decoder.leave(index)
 
     def __del__(self) -> None:
