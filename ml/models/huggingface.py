@@ -29,6 +29,7 @@ from ml.language_model import AttentionSink, Batch, Decoder, ModelInfo
 from ml.models.attention_capture import Reader, prepare
 from ml.models.batches import padded_batches
 from ml.models.bfloat16 import bfloat16_twin
+from ml.models.cuda import record, to_device
 from ml.models.decoding import CacheDecoder, SlotDecoder
 from ml.models.packed_attention import BLOCK, PackedRun, can_pack
 from ml.models.placement import BALANCED, Placement
@@ -64,6 +65,8 @@ class HuggingFaceModel:
         self.info = info
         self._read = read
         self._twin: HuggingFaceModel | None = None
+        one_device = not self._placement.spread and self._placement.ranks == 1
+        self._recorded = record(module, info.context_length) if packs and one_device else None
 
     def in_bfloat16(self) -> HuggingFaceModel | None:
         """The same weights with products in bfloat16; see `LanguageModel.in_bfloat16`."""
@@ -84,6 +87,12 @@ class HuggingFaceModel:
         causal fast path whatever the lengths, and every position has the number that it has alone.
         """
         tails = [1] * len(sequences) if tails is None else tails
+        if (
+            self._recorded is not None
+            and list(tails) == [1]
+            and (logits := self._recorded.logits(sequences[0])) is not None
+        ):
+            return [logits]
         ids = torch.zeros(len(sequences), max(map(len, sequences)), dtype=torch.long)
         wanted = torch.zeros_like(ids, dtype=torch.bool)
         for row, sequence, tail in zip(range(len(sequences)), sequences, tails, strict=True):
@@ -91,9 +100,9 @@ class HuggingFaceModel:
             wanted[row, len(sequence) - tail : len(sequence)] = True
         device = self.module.device
         # A mask on the CPU picks from a tensor on whichever GPU, and the last layer's need not be the first's.
-        wanted = wanted if self._placement.spread else wanted.to(device)
+        wanted = wanted if self._placement.spread else to_device(wanted, device)
         # The mask picks the hidden states before the head: the result is [sum of tails, vocabulary], row by row.
-        out = self.module(input_ids=ids.to(device), use_cache=False, logits_to_keep=wanted).logits
+        out = self.module(input_ids=to_device(ids, device), use_cache=False, logits_to_keep=wanted).logits
         return list(out.float().split(list(tails)))
 
     @torch.inference_mode()
