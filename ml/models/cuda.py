@@ -28,7 +28,7 @@ LENGTHS = (16, 32, 64, 128, 256)
 
 _WARM_UPS = 3
 _TOLERANCE = 5e-2
-"""Of the largest logit: half precision rounds differently at another length; a wrong pass is wrong in the first digit."""
+"""Of the largest logit: half precision rounds differently at another length, and a wrong pass is wrong at once."""
 
 _HIGH_PRIORITY = -1
 """Of a stream: 0 is what every other one has, and lower numbers go first."""

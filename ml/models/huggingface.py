@@ -229,6 +229,8 @@ def _module(folder: Path, placement: Placement) -> PreTrainedModel:
         where["device_map"] = BALANCED
     if placement.ranks > 1:
         where["distributed_config"] = DistributedConfig(tp_size=placement.ranks)
+    if placement.device.type == "cuda" and not where and is_accelerate_available():
+        where["device_map"] = {"": placement.device}  # straight there, and not through the machine's own memory
     if where and not is_accelerate_available():
         raise ModelLoadError("transformers places a model on several devices by the package accelerate; install it")
     try:
