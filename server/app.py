@@ -26,7 +26,7 @@ from server.gate import Gate
 from server.generation import GenerationLimits
 from server.health import EXPLANATION, INFERENCE, Health, watch_explanations
 from server.interceptors import OWN_SERVICES, Drain, Interceptor, count_calls, map_errors
-from server.keys import KeyFile, KeyFileError
+from server.keys import key_file
 from server.metrics import Metrics, MetricsPage
 from server.ports import StartError, address, take
 from server.registry import Registry
@@ -256,12 +256,8 @@ async def _cancel(task: asyncio.Task[None]) -> None:
 
 
 def _gates(settings: Settings) -> list[Gate]:
-    if settings.api_keys_file is None:
-        return []
-    try:
-        return [Gate(KeyFile(settings.api_keys_file))]
-    except KeyFileError as error:
-        raise StartError(f"GLOSS_API_KEYS_FILE: {error}", 2) from None
+    keys = key_file(settings.api_keys_file)
+    return [] if keys is None else [Gate(keys)]
 
 
 def _options(settings: Settings) -> list[tuple[str, int]]:

@@ -20,6 +20,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from server.ports import StartError
+
 _logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -82,6 +84,20 @@ class KeyFile:
             _logger.info("read %d API keys again", len(self._keys))
         except KeyFileError as error:  # whoever edits it is not done; those who have keys keep them
             _logger.error("the API keys stay as they were: %s", error)
+
+
+def key_file(path: Path | None) -> KeyFile | None:
+    """The keys that a setting names, if it is set.
+
+    Raises:
+        StartError: they cannot be used, with exit code 2.
+    """
+    if path is None:
+        return None
+    try:
+        return KeyFile(path)
+    except KeyFileError as error:
+        raise StartError(f"GLOSS_API_KEYS_FILE: {error}", 2) from None
 
 
 def digest(key: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 import grpc
 import pytest
@@ -115,6 +116,26 @@ def test_a_key_beyond_its_limits_is_told_when_to_come_back(gate, tiny_gpt2, keys
         assert 0 < refusal.retry_seconds <= 12
         assert len(ask(other, 9).result().predictions) == 9, "others are unharmed"
         assert len(ask(few, 2).result().predictions) == 2, "what was refused is not counted"
+
+
+def test_a_stream_that_its_caller_leaves_gives_its_place_back(tiny_gpt2, keys):
+    key = keys("one", "--calls", "1")
+    with serve([tiny_gpt2], api_keys_file=keys.path) as served:
+        client = Client(f"127.0.0.1:{served.server.port}", key=key)
+        stream = client.generate(TEXT, max_tokens=100)
+        next(stream)
+        with pytest.raises(GlossError) as caught:
+            client.models()
+        assert (caught.value.reason, caught.value.metadata["limit"]) == ("KEY_LIMIT", "calls")
+        stream.close()
+
+        def allowed():
+            with suppress(GlossError):
+                return bool(client.models().models)
+            return False
+
+        wait_for(allowed)
+        client.close()
 
 
 def test_tls(tiny_gpt2, authority, monkeypatch):
