@@ -1,17 +1,22 @@
 """Asks whether something serves: ``python -m deploy.probe HOST:PORT [SERVICE]``, or an http:// address.
 
 Exit code 0 when the gRPC health service says SERVING (of the whole server, or of one service), or when the page
-answers 200; 1 otherwise, with the reason on stderr. For container health checks and for scripts.
+answers 200; 1 otherwise, with the reason on stderr. For container health checks and for scripts. A server that speaks
+TLS is asked with GLOSS_CA, GLOSS_CERTIFICATE and GLOSS_CERTIFICATE_KEY, as a client has them, and GLOSS_TLS_NAME, the
+name in its certificate.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import urllib.error
 import urllib.request
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from gloss.connection import credentials
 
 
 class NotServingError(Exception):
@@ -24,7 +29,7 @@ def check_grpc(address: str, service: str = "", timeout: float = 5) -> None:
     Raises:
         NotServingError: it said otherwise, or nothing within `timeout` seconds.
     """
-    with grpc.insecure_channel(address) as channel:
+    with _channel(address) as channel:
         try:
             reply = health_pb2_grpc.HealthStub(channel).Check(
                 health_pb2.HealthCheckRequest(service=service), timeout=timeout
@@ -34,6 +39,15 @@ def check_grpc(address: str, service: str = "", timeout: float = 5) -> None:
     if reply.status != health_pb2.HealthCheckResponse.SERVING:
         status = health_pb2.HealthCheckResponse.ServingStatus.Name(reply.status)
         raise NotServingError(f"{address}: {service or 'the server'} is {status}")
+
+
+def _channel(address: str) -> grpc.Channel:
+    secured = credentials()
+    if secured is None:
+        return grpc.insecure_channel(address)
+    # From beside the server its certificate's name is not the address that is asked.
+    name = os.environ.get("GLOSS_TLS_NAME")
+    return grpc.secure_channel(address, secured, [("grpc.ssl_target_name_override", name)] if name else None)
 
 
 def check_http(url: str, timeout: float = 5) -> None:

@@ -7,6 +7,7 @@ import inspect
 import json
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc
@@ -48,12 +49,15 @@ class Connection:
         address: ``HOST:PORT``, or any gRPC target such as ``dns:///gloss.example:443``, whose addresses take turns.
             Default: the environment variable GLOSS_ADDRESS, else 127.0.0.1:50051.
         timeout: seconds that a call may take unless it says otherwise.
-        api_key: sent with every call as ``authorization: Bearer KEY``. Use TLS beyond this machine: without it the key
-            travels in the clear.
-        tls: encrypt the connection. Implied by the certificates below.
-        root_certificates: PEM of the authorities to trust. Default: gRPC's own.
-        private_key: PEM of this client's key, for mutual TLS.
-        certificate_chain: PEM of this client's certificate, for mutual TLS.
+        key: API key, sent with every call as ``authorization: Bearer KEY``. Use TLS beyond this machine: without it the
+            key travels in the clear. Default: the environment variable GLOSS_KEY, else none.
+        tls: encrypt the connection, and trust the authorities that gRPC brings along. Implied by the two below.
+        ca: PEM file of the authorities to trust instead. Default: the environment variable GLOSS_CA, else none.
+        certificate: PEM files of this client's certificate and of its private key, for mutual TLS. Default: the
+            environment variables GLOSS_CERTIFICATE and GLOSS_CERTIFICATE_KEY, else none.
+
+    Raises:
+        OSError: one of the files cannot be read.
     """
 
     def __init__(
@@ -61,18 +65,16 @@ class Connection:
         address: str | None = None,
         *,
         timeout: float = 30.0,
-        api_key: str | None = None,
+        key: str | None = None,
         tls: bool = False,
-        root_certificates: bytes | None = None,
-        private_key: bytes | None = None,
-        certificate_chain: bytes | None = None,
+        ca: str | os.PathLike[str] | None = None,
+        certificate: tuple[str | os.PathLike[str], str | os.PathLike[str]] | None = None,
     ) -> None:
         self.address = address or os.environ.get("GLOSS_ADDRESS") or DEFAULT_ADDRESS
         self.timeout = timeout
-        self._metadata = (("authorization", f"Bearer {api_key}"),) if api_key else ()
-        self._credentials: grpc.ChannelCredentials | None = None
-        if tls or root_certificates or private_key or certificate_chain:
-            self._credentials = grpc.ssl_channel_credentials(root_certificates, private_key, certificate_chain)
+        key = key or os.environ.get("GLOSS_KEY")
+        self._metadata = (("authorization", f"Bearer {key}"),) if key else ()
+        self._credentials = credentials(tls=tls, ca=ca, certificate=certificate)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.address!r})"
@@ -91,6 +93,28 @@ class Connection:
     def _call_options(self, call: Call[Reply]) -> dict[str, Any]:
         """Keyword arguments of one call."""
         return {"timeout": self.timeout if call.timeout is None else call.timeout, "metadata": self._metadata}
+
+
+def credentials(
+    *,
+    tls: bool = False,
+    ca: str | os.PathLike[str] | None = None,
+    certificate: tuple[str | os.PathLike[str], str | os.PathLike[str]] | None = None,
+) -> grpc.ChannelCredentials | None:
+    """What a channel is secured with, the environment included; None where it is not. See `Connection`.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    environment = os.environ.get
+    ca = ca or environment("GLOSS_CA")
+    if certificate is None and (own := environment("GLOSS_CERTIFICATE")):
+        certificate = own, environment("GLOSS_CERTIFICATE_KEY") or own
+    if not (tls or ca or certificate):
+        return None
+    roots = Path(ca).read_bytes() if ca else None
+    chain, private = (Path(file).read_bytes() for file in certificate) if certificate else (None, None)
+    return grpc.ssl_channel_credentials(roots, private, chain)
 
 
 def as_method(build: Callable[..., Any]) -> Callable[[Method], Method]:

@@ -9,6 +9,7 @@ GlossError
 │   └── NoChatTemplateError
 ├── NotBuiltError              Gloss does not do that yet; `feature` names what
 └── ModelLoadError             the model's folder is missing, incomplete, corrupt or not allowed
+    └── ModelTooLargeError     its weights exceed the memory that there is
 """
 
 from __future__ import annotations
@@ -86,3 +87,21 @@ class NotBuiltError(GlossError):
 
 class ModelLoadError(GlossError):
     """The model cannot be loaded."""
+
+
+class ModelTooLargeError(ModelLoadError):
+    """The weights of `model` take `needed` bytes and `available` are there; nothing was loaded."""
+
+    def __init__(self, model: str, needed: int, available: int, dtype: str, where: str) -> None:
+        super().__init__(
+            f"the weights of {model!r} take {_size(needed)} in {dtype} and {_size(available)} are available {where}; "
+            "free or add memory, choose a smaller model, or spread it over several GPUs (GLOSS_DEVICE=balanced, "
+            "GLOSS_TENSOR_PARALLEL)"
+        )
+        self.model = model
+        self.needed = needed
+        self.available = available
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"

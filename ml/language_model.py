@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -147,4 +147,13 @@ class LanguageModel(Protocol):
         Raises:
             NoAttentionError: the model has none.
         """
+        ...
+
+
+@runtime_checkable
+class Closeable(Protocol):
+    """A model that holds more than memory, such as other processes."""
+
+    def close(self) -> None:
+        """Let go of it. The model does not compute any more."""
         ...

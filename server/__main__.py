@@ -12,8 +12,10 @@ import sys
 
 from pydantic import ValidationError
 
+from server.keys import key_file
 from server.ports import StartError, probe, take
 from server.settings import Settings, complaints
+from server.tls import credentials
 
 
 def main() -> int:
@@ -28,7 +30,9 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop_at_once)  # Until it is ready there is nothing to finish.
     try:
-        # A taken port should be told at once, and torch takes seconds to import.
+        # A taken port or a wrong file should be told at once, and torch takes seconds to import.
+        credentials(settings)
+        key_file(settings.api_keys_file)
         take("gRPC", "GLOSS_", settings.host, settings.port, lambda: probe(settings.host, settings.port))
         page_host, page_port = settings.metrics_host, settings.metrics_port
         take("metrics", "GLOSS_METRICS_", page_host, page_port, lambda: probe(page_host, page_port))

@@ -18,13 +18,15 @@ from grpc_reflection.v1alpha import reflection
 import ml.models
 from gloss.v1 import explanation_service_pb2_grpc, inference_service_pb2_grpc
 from ml.errors import ModelLoadError
-from ml.language_model import LanguageModel
+from ml.language_model import Closeable, LanguageModel
 from ml.memory import keep_freed_memory
 from server.batching import Limits
 from server.engine import Engine
+from server.gate import Gate
 from server.generation import GenerationLimits
 from server.health import EXPLANATION, INFERENCE, Health, watch_explanations
 from server.interceptors import OWN_SERVICES, Drain, Interceptor, count_calls, map_errors
+from server.keys import key_file
 from server.metrics import Metrics, MetricsPage
 from server.ports import StartError, address, take
 from server.registry import Registry
@@ -33,6 +35,7 @@ from server.services.inference import InferenceService
 from server.settings import Settings
 from server.store import Store
 from server.tasks import warm_up
+from server.tls import credentials
 
 _logger = logging.getLogger(__name__)
 
@@ -46,7 +49,11 @@ class Server:
     """One running server: `start`, then `serve_until_signalled` or whatever a test does, then `stop`."""
 
     def __init__(self, settings: Settings) -> None:
-        """Put together, on the running event loop, what needs no model."""
+        """Put together, on the running event loop, what needs no model.
+
+        Raises:
+            StartError: the files of certificates or keys cannot be used.
+        """
         self.settings = settings
         self.metrics = Metrics()
         self.drain = Drain()
@@ -56,10 +63,12 @@ class Server:
         self.metrics_port = 0
         """The metrics page's port, once started."""
         self.engine: Engine
+        self._credentials = credentials(settings)
         self._grpc = grpc.aio.server(
             interceptors=[
                 Interceptor(count_calls(self.metrics)),
                 Interceptor(map_errors(settings.max_message_bytes), OWN_SERVICES),
+                *_gates(settings),
                 Interceptor(self.drain.around, OWN_SERVICES),
             ],
             options=_options(settings),
@@ -118,7 +127,7 @@ class Server:
     def _listen(self) -> None:
         settings = self.settings
         host, port = settings.host, settings.port
-        self.port = take("gRPC", "GLOSS_", host, port, lambda: self._grpc.add_insecure_port(address(host, port)))
+        self.port = take("gRPC", "GLOSS_", host, port, lambda: self._add_port(address(host, port)))
         page_host, page_port = settings.metrics_host, settings.metrics_port
         page = take(
             "metrics",
@@ -129,6 +138,11 @@ class Server:
         )
         self._closing.callback(page.close)
         self.metrics_port = page.port
+
+    def _add_port(self, where: str) -> int:
+        if self._credentials is None:
+            return self._grpc.add_insecure_port(where)
+        return self._grpc.add_secure_port(where, self._credentials)
 
     def _load(self) -> Registry:
         keep_freed_memory()
@@ -142,9 +156,17 @@ class Server:
         _logger.info("loading model=%s", source)
         began = time.perf_counter()
         try:
-            model = ml.models.load(source, device=self.settings.device, threads=self.settings.threads)
+            model = ml.models.load(
+                source,
+                device=self.settings.device,
+                threads=self.settings.threads,
+                max_bytes=self.settings.max_model_bytes,
+                tensor_parallel=self.settings.tensor_parallel,
+            )
         except ModelLoadError as error:
             raise StartError(f"cannot load model {source!r}: {error}", 1) from error
+        if isinstance(model, Closeable):
+            self._closing.callback(model.close)
         seconds = time.perf_counter() - began
         self.metrics.register_model(model.info, seconds)
         _logger.info(
@@ -179,8 +201,10 @@ class Server:
         self.engine.start()
         self._closing.push_async_callback(self.engine.stop, 1.0)
         for name, model in registry.items():
+            began = time.perf_counter()
             for task in warm_up(model):
                 await self.engine.submit(name, [task])
+            _logger.info("warm model=%s seconds=%.2f", name, time.perf_counter() - began)
 
     async def _serve(self, registry: Registry) -> None:
         settings = self.settings
@@ -229,6 +253,11 @@ async def _cancel(task: asyncio.Task[None]) -> None:
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task
+
+
+def _gates(settings: Settings) -> list[Gate]:
+    keys = key_file(settings.api_keys_file)
+    return [] if keys is None else [Gate(keys)]
 
 
 def _options(settings: Settings) -> list[tuple[str, int]]:

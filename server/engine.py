@@ -16,6 +16,7 @@ from typing import Any
 
 from ml.generation import Generation
 from ml.language_model import LanguageModel
+from ml.models.cuda import in_front
 from server.batching import Item, Limits, Queue, QueueOverflowError
 from server.errors import OverloadedError
 from server.generation import GenerationLimits, Generations, Stream
@@ -94,7 +95,7 @@ class Engine:
         self._tokens_per_second = 0.0  # Of late; 0 while unknown.
         self.crashed: asyncio.Future[None] = self._loop.create_future()
         """Holds the error that ended the model's thread, should there ever be one."""
-        self._thread = threading.Thread(target=self._serve, name="model", daemon=True)
+        self._thread = threading.Thread(target=in_front(self._serve), name="model", daemon=True)
         metrics.watch_queue(lambda: float(len(self._queue)))
 
     def start(self) -> None:

@@ -55,6 +55,24 @@ class NoWorkerError(Exception):
         self.model = model
 
 
+class UnauthenticatedError(Exception):
+    """A call came without an API key, or with one that is not known. The message does not say which is nearer."""
+
+    def __init__(self) -> None:
+        super().__init__("this server wants an API key: send one that it knows as metadata authorization: Bearer KEY")
+
+
+class KeyLimitError(Exception):
+    """An API key has reached a limit of its own: `limit` is its name, `value` how much the key is allowed."""
+
+    def __init__(self, limit: str, value: int, retry_seconds: float) -> None:
+        what = {"calls": "calls in progress", "prompts_per_minute": "prompts a minute"}[limit]
+        super().__init__(f"your API key is allowed {value} {what}; try again a little later")
+        self.limit = limit
+        self.value = value
+        self.retry_seconds = retry_seconds
+
+
 class DrainingError(Exception):
     """The server is stopping."""
 
@@ -121,6 +139,11 @@ def describe(error: Exception) -> Failure | None:  # noqa: PLR0911, PLR0912 -- a
             return Failure(code.UNAVAILABLE, "STORE_UNAVAILABLE", away, retry_seconds=2)
         case NoWorkerError():
             return Failure(code.UNAVAILABLE, "NO_WORKER", message, {"model": error.model}, retry_seconds=5)
+        case UnauthenticatedError():
+            return Failure(code.UNAUTHENTICATED, "UNAUTHENTICATED", message)
+        case KeyLimitError():
+            allowed = {"limit": error.limit, "value": str(error.value)}
+            return Failure(code.RESOURCE_EXHAUSTED, "KEY_LIMIT", message, allowed, retry_seconds=error.retry_seconds)
         case DrainingError():
             return Failure(code.UNAVAILABLE, "DRAINING", message, retry_seconds=1)
         case StreamAgeError():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
@@ -17,7 +18,8 @@ class Settings(BaseSettings):
     # Where it listens.
 
     host: str = "127.0.0.1"
-    """Address of the gRPC port. Anything but loopback also needs ``GLOSS_ALLOW_INSECURE=1``."""
+    """Address of the gRPC port. Anything but loopback needs TLS and a check of callers, by keys or by certificates, or
+    ``GLOSS_ALLOW_INSECURE=1``."""
 
     port: int = Field(default=50051, ge=0, le=65535)
     """The gRPC port; 0 takes any free one and the ready line names it."""
@@ -28,6 +30,19 @@ class Settings(BaseSettings):
     metrics_port: int = Field(default=9464, ge=0, le=65535)
     """Port of the metrics page; 0 takes any free one and the ready line names it."""
 
+    tls_certificate: Path | None = None
+    """PEM file of the server's certificate and the chain above it. With it, the gRPC port speaks TLS only."""
+
+    tls_key: Path | None = None
+    """PEM file of the certificate's private key, without a passphrase."""
+
+    tls_client_ca: Path | None = None
+    """PEM file of the authorities whose clients may connect: mutual TLS. Every client then needs a certificate."""
+
+    api_keys_file: Path | None = None
+    """File of API keys, as ``python -m server.keys new NAME`` writes it. With it, every call but the health service's
+    needs a key. It is read again when it changes; certificates are not."""
+
     allow_insecure: bool = False
     """Listen beyond loopback without encryption and keys. For a private network or behind a proxy that adds them."""
 
@@ -37,7 +52,16 @@ class Settings(BaseSettings):
     """Models, separated by commas: shipped names, local folders or hub names. The first is the default."""
 
     device: str = "auto"
-    """Where the weights lie: "auto" (the first GPU, else the CPU), "cpu", "cuda", "cuda:1"."""
+    """Where the weights lie: "auto" (the first GPU, else the CPU), "cpu", "cuda:1", or "balanced" (the layers spread
+    over all GPUs, one computing after the other)."""
+
+    tensor_parallel: int = Field(default=1, ge=1)
+    """Processes that compute every layer of the one model together, a GPU each: for a model larger than one GPU. This
+    server is the first of them and starts the others."""
+
+    max_model_bytes: int | None = Field(default=None, ge=1)
+    """The most memory that a model's weights may take, in bytes. Unset: what is available. A larger one is refused
+    before it is loaded."""
 
     threads: int | None = Field(default=None, ge=1)
     """CPU threads of one model call. Unset: torch's own choice. Lower it when a worker shares the machine."""
@@ -102,11 +126,30 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _closed_to_others(self) -> Self:
-        if not is_loopback(self.host) and not self.allow_insecure:
+        checked = self.api_keys_file is not None or self.tls_client_ca is not None
+        if not is_loopback(self.host) and not self.allow_insecure and not (self.tls_certificate and checked):
+            missing = [
+                *([] if self.tls_certificate else ["encryption (GLOSS_TLS_CERTIFICATE and GLOSS_TLS_KEY)"]),
+                *([] if checked else ["a check of callers (GLOSS_API_KEYS_FILE or GLOSS_TLS_CLIENT_CA)"]),
+            ]
             raise ValueError(
-                f"{self.host} is reachable from other machines, without encryption or keys; "
+                f"GLOSS_HOST: {self.host} is reachable from other machines, without {' and without '.join(missing)}; "
                 "set GLOSS_ALLOW_INSECURE=1 to listen there all the same"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _whole_tls(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("GLOSS_TLS_CERTIFICATE: needs GLOSS_TLS_KEY, and the other way round")
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            raise ValueError("GLOSS_TLS_CLIENT_CA: needs GLOSS_TLS_CERTIFICATE and GLOSS_TLS_KEY")
+        return self
+
+    @model_validator(mode="after")
+    def _one_model_a_group(self) -> Self:
+        if self.tensor_parallel > 1 and len(self.models) > 1:
+            raise ValueError("GLOSS_TENSOR_PARALLEL: a server of several models cannot be tensor parallel; serve one")
         return self
 
     @property
@@ -128,7 +171,8 @@ def is_loopback(host: str) -> bool:
 def complaints(error: ValidationError) -> list[str]:
     """One line for each setting that is not allowed, naming its variable; values are left out, one may be a secret."""
     return [
-        # Only the check of the address looks at more than one setting.
-        f"GLOSS_{'_'.join(map(str, item['loc'] or ('host',))).upper()}: {item['msg'].removeprefix('Value error, ')}"
+        # Checks that look at more than one setting name a variable themselves.
+        (f"GLOSS_{'_'.join(map(str, item['loc'])).upper()}: " if item["loc"] else "")
+        + item["msg"].removeprefix("Value error, ")
         for item in error.errors(include_input=False, include_url=False)
     ]

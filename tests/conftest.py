@@ -1,3 +1,9 @@
 """Fixtures that all tests share; each file under `tests/fixtures` is one subject."""
 
-pytest_plugins = ["tests.fixtures.redis", "tests.fixtures.models", "tests.fixtures.processes", "tests.fixtures.stack"]
+pytest_plugins = [
+    "tests.fixtures.redis",
+    "tests.fixtures.models",
+    "tests.fixtures.processes",
+    "tests.fixtures.stack",
+    "tests.fixtures.certificates",
+]

@@ -12,6 +12,7 @@ from ml.explain.cache import ValueCache
 from ml.language_model import LanguageModel, ModelInfo
 from ml.memory import keep_freed_memory
 from ml.models import load
+from ml.models.cuda import behind
 from worker.interruption import Interruption
 from worker.protocol import Message
 from worker.settings import Settings
@@ -50,7 +51,13 @@ def move_in(settings: Settings, notify: Callable[[Message], None]) -> ModelInfo:
         ModelLoadError: the model cannot be loaded.
     """
     keep_freed_memory()
-    model = load(settings.model, device=settings.device, threads=settings.worker_threads or settings.threads)
+    behind()
+    model = load(
+        settings.model,
+        device=settings.device,
+        threads=settings.worker_threads or settings.threads,
+        max_bytes=settings.max_model_bytes,
+    )
     limits = {"retention_seconds": settings.retention_seconds, "max_attempts": settings.max_attempts}
     current.set(
         Residency(

@@ -17,7 +17,12 @@ class Settings(BaseSettings):
     """A shipped name, a local folder or a hub name: one, because a worker holds one model. Start a worker a model."""
 
     device: str = "auto"
-    """Where the weights lie: "auto" (the first GPU, else the CPU), "cpu", "cuda", "cuda:1"."""
+    """Where the weights lie: "auto" (the first GPU, else the CPU), "cpu", "cuda:1", or "balanced" (the layers spread
+    over all GPUs, one computing after the other)."""
+
+    max_model_bytes: int | None = Field(default=None, ge=1)
+    """The most memory that the model's weights may take, in bytes. Unset: what is available. A larger one is refused
+    before it is loaded."""
 
     threads: int | None = Field(default=None, ge=1)
     """CPU threads of one model call, for server and worker alike. Unset: torch's own choice."""

@@ -62,6 +62,9 @@ def as_dict(message: Message) -> dict[str, Any]:
     return MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
 
 
+_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+
+
 def connected(command: Command) -> Command:
     """Give a command the connection's options and hand it a `Session`; its errors become two lines and an exit code."""
 
@@ -70,10 +73,14 @@ def connected(command: Command) -> Command:
         "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", default=30.0, show_default=True
     )
     @click.option("--json", "as_json", is_flag=True, help="Print JSON for machines instead of a picture.")
-    @click.option("--api-key", envvar="GLOSS_API_KEY", help="Key to present to the server. [GLOSS_API_KEY]")
+    @click.option("--key", help="API key to present to the server; prefer the variable. [GLOSS_KEY]")
     @click.option("--tls", is_flag=True, help="Encrypt the connection.")
+    @click.option("--ca", type=_FILE, help="Trust this PEM file; implies --tls. [GLOSS_CA]")
     @click.option(
-        "--ca", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Trust this PEM file; implies --tls."
+        "--certificate",
+        type=(_FILE, _FILE),
+        metavar="CERTIFICATE KEY",
+        help="This client's PEM files, for mutual TLS. [GLOSS_CERTIFICATE, GLOSS_CERTIFICATE_KEY]",
     )
     @functools.wraps(command)
     def run(
@@ -81,13 +88,16 @@ def connected(command: Command) -> Command:
         address: str | None,
         timeout: float,
         as_json: bool,
-        api_key: str | None,
+        key: str | None,
         tls: bool,
         ca: Path | None,
+        certificate: tuple[Path, Path] | None,
         **kwargs: Any,
     ) -> Any:
-        roots = ca.read_bytes() if ca else None
-        client = Client(address, timeout=timeout, api_key=api_key, tls=tls, root_certificates=roots)
+        try:
+            client = Client(address, timeout=timeout, key=key, tls=tls, ca=ca, certificate=certificate)
+        except OSError as error:  # a file that a variable names
+            raise click.UsageError(f"{error.filename}: {error.strerror}") from error
         with client:
             try:
                 return command(Session(client, as_json), *args, **kwargs)
@@ -145,7 +155,7 @@ def _advice(error: GlossError, client: Client) -> str:
     elif error.code is grpc.StatusCode.DEADLINE_EXCEEDED:
         advice = f"It took longer than {client.timeout:g} s; allow more by --timeout."
     elif error.code is grpc.StatusCode.UNAUTHENTICATED:
-        advice = "Present a key by --api-key or GLOSS_API_KEY."
+        advice = "Present a key by GLOSS_KEY or --key."
     elif error.reason == "NO_WORKER":
         advice = "Start one with `make up` (or `python -m worker`)."
     elif error.reason == "EXPLANATION_NOT_FOUND":

@@ -83,7 +83,8 @@ class Control:
         # The residuals' answer is as noisy as the plain estimator where samples are few, and only then needed little.
         self._share = len(values) / (len(values) + _FIRM * coalitions.shape[1])
         self._weights: FloatArray = self._scale * ((1 - self._share) * weights + self._share * alone)
-        self._variance = float(centred @ weights) / len(fitted)  # its most likely value (ibid. 5.4.1)
+        # Of the process, as each sample alone shows it: their mean is the most likely value (ibid. 5.4.1).
+        self._variances: FloatArray = weights * left
         rest = values[MOST:] - mean - self._scale * kernel(coalitions[MOST:], self._known) @ alone
         self.residuals: FloatArray = np.concatenate([self._scale * left, rest])
 
@@ -104,7 +105,10 @@ class Control:
         cross = rows.T @ self._kernel(some, self._known)
         before = np.einsum("mf,mf->f", rows, self._kernel(some, some) @ rows)
         known = np.einsum("fn,fn->f", cross @ self._inverse, cross)
-        deviations: FloatArray = self._scale * np.sqrt(self._variance * np.maximum(before - known, 0.0))
+        # The process varies more in some places than in others; what counts is where a feature's answer comes from.
+        importance = project(self._known) ** 2  # [n, features]
+        variances = self._variances @ importance / importance.sum(axis=0)
+        deviations: FloatArray = self._scale * np.sqrt(variances * np.maximum(before - known, 0.0))
         return answer, deviations
 
 

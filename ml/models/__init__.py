@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import torch
@@ -10,51 +11,67 @@ import torch
 from ml.errors import ModelLoadError
 from ml.language_model import LanguageModel
 from ml.models.files import digest, find
+from ml.models.placement import place
+from ml.models.room import check_room, weight_bytes
 from ml.threads import give_threads_to_torch
 
 LSTM = "gloss_lstm"
 """The `model_type` of our own word-level LSTM; every other one is left to transformers."""
 
+_log = logging.getLogger(__name__)
 
-def load(name_or_path: str, *, device: str = "auto", threads: int | None = None) -> LanguageModel:
+
+def load(
+    name_or_path: str,
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+    max_bytes: int | None = None,
+    tensor_parallel: int = 1,
+) -> LanguageModel:
     """Load a model into memory, in evaluation mode.
 
     The model is named after its folder ("transformer", "tiny-llama"), and its digest covers weights, configuration and
-    tokenizer. Only safetensors are read, and no code that comes with a model ever runs.
+    tokenizer. Only safetensors are read, and no code that comes with a model ever runs. A model that does not fit is
+    refused before its weights are read.
 
     Args:
         name_or_path: a name under ``ml/pretrained``, a local folder, or a name on the Hub, tried in this order.
-        device: "auto" (the first GPU, else the CPU), or what torch calls it: "cpu", "cuda:1".
+        device: "auto" (the first GPU, else the CPU), what torch calls it ("cpu", "cuda:1"), or "balanced": layers
+            spread over all GPUs.
         threads: CPU threads of every operation of this process. Default: torch's own choice.
+        max_bytes: the most memory that weights may take, where that is less than what is available.
+        tensor_parallel: processes that compute each layer together, a GPU each. This one is the first, and starts the
+            others; see `ml.models.parallel`.
 
     Raises:
-        ModelLoadError: there is no such model, or its files are incomplete, corrupt or not allowed.
+        ModelLoadError: there is no such model, its files are incomplete, corrupt or not allowed, or it does not fit.
     """
-    chosen = _device(device)
+    placement = place(device, tensor_parallel)
     give_threads_to_torch(threads)
     folder = find(name_or_path)
     name = folder.name if Path(name_or_path).is_dir() else name_or_path.rstrip("/").rpartition("/")[2]
-    checksum = digest(folder)
     kind = _model_type(folder)
+    dtype = torch.float32 if kind == LSTM else placement.dtype
+    available = placement.available_bytes()
+    if max_bytes is not None:
+        available = max_bytes if available is None else min(available, max_bytes)
+    check_room(name, weight_bytes(folder, dtype), dtype, available, placement.where)
+    _log.info("model=%s computing the digest of its files", name)
+    checksum = digest(folder)
     if kind == LSTM:
+        if placement.spread or placement.ranks > 1:
+            raise ModelLoadError("a word-level LSTM lies on one device; set device to auto and tensor parallelism to 1")
         from ml.models.lstm import load_lstm  # noqa: PLC0415 - each kind of model imports only what it needs
 
-        return load_lstm(folder, chosen, name, checksum)
+        return load_lstm(folder, placement.device, name, checksum)
+    if placement.ranks > 1:
+        from ml.models.parallel import lead  # noqa: PLC0415
+
+        return lead(folder, placement, name, checksum, kind)
     from ml.models.huggingface import load_huggingface  # noqa: PLC0415
 
-    return load_huggingface(folder, chosen, name, checksum, kind)
-
-
-def _device(device: str) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-        torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
-        reason = str(error).partition("\n")[0]
-        raise ModelLoadError(f"device {device!r} is not usable here ({reason}); use auto, cpu or cuda:0") from error
-    return chosen
+    return load_huggingface(folder, placement, name, checksum, kind)
 
 
 def _model_type(folder: Path) -> str:

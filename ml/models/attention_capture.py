@@ -37,8 +37,9 @@ class _Done(Exception):  # noqa: N818 - no error: it leaves the model from the h
 class _Capture:
     """Which weights are wanted, and where they go."""
 
-    def __init__(self, layers: Sequence[int], queries: Tensor, sink: AttentionSink) -> None:
+    def __init__(self, layers: Sequence[int], queries: Tensor, sink: AttentionSink, heads: int) -> None:
         self.missing = set(layers)
+        self._heads = heads
         self._last = max(layers)
         self._queries = queries
         self._sink = sink
@@ -57,18 +58,19 @@ class _Capture:
             return
         self.missing.remove(layer)
         heads, keys = query.shape[1], key.shape[2]
+        queries = self._queries.to(query.device)  # the layers may lie on several
         # [key heads, heads of each, Q, size] x [key heads, 1, size, T]; float32 as eager attention's softmax has it.
-        q = query[0, :, self._queries].float().view(key.shape[1], -1, len(self._queries), query.shape[3])
+        q = query[0, :, queries].float().view(key.shape[1], -1, len(queries), query.shape[3])
         k = key[0].float().unsqueeze(1)
         scores = torch.matmul(q * scale, k.transpose(-1, -2)).view(heads, -1, keys)
         if mask is None:
-            hidden = torch.arange(keys, device=scores.device) > self._queries[:, None]
+            hidden = torch.arange(keys, device=scores.device) > queries[:, None]
             scores.masked_fill_(hidden, float("-inf"))
         elif mask.dtype == torch.bool:
-            scores.masked_fill_(~mask[0, :, self._queries], float("-inf"))
+            scores.masked_fill_(~mask[0, :, queries], float("-inf"))
         else:
-            scores += mask[0, :, self._queries]
-        self._sink(layer, torch.softmax(scores, dim=-1))
+            scores += mask[0, :, queries]
+        self._sink(layer, all_heads(torch.softmax(scores, dim=-1), self._heads))
         if layer == self._last:
             raise _Done
 
@@ -106,7 +108,8 @@ def capture(
         InputError: a layer of this model is of another kind (some mix attention with recurrence).
     """
     input_ids = torch.tensor([list(ids)], device=module.device)
-    wanted = _Capture(layers, torch.tensor(list(queries), device=module.device), sink)
+    heads = module.config.get_text_config().num_attention_heads
+    wanted = _Capture(layers, torch.tensor(list(queries), device=module.device), sink, heads)
     with contextlib.suppress(_Done):
         module(input_ids=input_ids, use_cache=False, logits_to_keep=1, gloss_capture=wanted)
     _check_complete(wanted.missing)
@@ -135,8 +138,21 @@ def read_eager(
     complete = len(weights) == module.config.get_text_config().num_hidden_layers
     missing = {layer for layer in layers if not complete or weights[layer] is None}
     for layer in sorted(set(layers) - missing):
-        sink(layer, weights[layer][0, :, list(queries)].float())
+        rows = weights[layer][0, :, list(queries)].float()
+        sink(layer, all_heads(rows, module.config.get_text_config().num_attention_heads))
     _check_complete(missing)
+
+
+def all_heads(weights: Tensor, heads: int) -> Tensor:
+    """The weights [heads, queries, keys] of a layer, of which this process may have computed those of its own heads.
+
+    In a tensor-parallel group every process holds an equal run of heads, in the order of their ranks.
+    """
+    if len(weights) == heads or not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return weights
+    parts = [torch.empty_like(weights) for _ in range(heads // len(weights))]
+    torch.distributed.all_gather(parts, weights.contiguous())
+    return torch.cat(parts)
 
 
 def _check_complete(missing: set[int]) -> None:

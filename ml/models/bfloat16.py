@@ -14,8 +14,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from ml.models.fast_layers import FastLinear
-
 
 class Bfloat16Linear(nn.Module):
     """x · weightᵀ + bias in bfloat16, float32 in and out."""
@@ -40,10 +38,8 @@ def bfloat16_twin(module: PreTrainedModel) -> PreTrainedModel:
         for name, child in parent.named_children():
             if child is head:
                 continue
-            if isinstance(child, FastLinear):
-                setattr(parent, name, Bfloat16Linear(child.matrix, child.bias))
-            elif type(child) is nn.Linear:
+            if isinstance(child, nn.Linear):
                 setattr(parent, name, Bfloat16Linear(child.weight, child.bias))
-            elif type(child) is Conv1D:  # GPT-2's: a linear layer that stores its weight the other way round
+            elif isinstance(child, Conv1D):  # GPT-2's: a linear layer that stores its weight the other way round
                 setattr(parent, name, Bfloat16Linear(child.weight.T, child.bias))
     return twin

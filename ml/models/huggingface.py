@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,17 +19,22 @@ from transformers import (
     PreTrainedTokenizerFast,
     __version__,
 )
+from transformers.distributed.configuration_utils import DistributedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
+from transformers.utils.import_utils import is_accelerate_available
 
 from ml.errors import ModelLoadError, NoAttentionError
 from ml.language_model import AttentionSink, Batch, Decoder, ModelInfo, Prefix
 from ml.models.attention_capture import Reader, prepare
 from ml.models.batches import padded_batches
 from ml.models.bfloat16 import bfloat16_twin
+from ml.models.cuda import record, to_device
 from ml.models.decoding import CacheDecoder, SlotDecoder
 from ml.models.fast_layers import use_fast_layers
 from ml.models.packed_attention import BLOCK, PackedPrefix, PackedRun, can_pack
+from ml.models.placement import BALANCED, Placement
+from ml.models.progress import logged_progress
 from ml.packing import Packing
 from ml.precision import has_fast_bfloat16
 from ml.tokens import Tokenizer
@@ -51,18 +56,24 @@ class HuggingFaceModel:
         read: Reader | None,
         *,
         packs: bool = False,
+        placement: Placement | None = None,
     ) -> None:
         """Wrap `module`, whose attention `read` reads; None where it has none. `packs`: see `can_pack`."""
         self.module = module
         self.packs = packs
+        self._placement = placement or Placement(module.device)
         self.tokenizer = tokenizer
         self.info = info
         self._read = read
         self._twin: HuggingFaceModel | None = None
+        one_device = not self._placement.spread and self._placement.ranks == 1
+        self._recorded = record(module, info.context_length) if packs and one_device else None
 
     def in_bfloat16(self) -> HuggingFaceModel | None:
         """The same weights with products in bfloat16; see `LanguageModel.in_bfloat16`."""
         if self.module.dtype != torch.float32 or not has_fast_bfloat16(self.module.device):
+            return None
+        if self._placement.spread or self._placement.ranks > 1:
             return None
         if self._twin is None:
             info = replace(self.info, dtype="bfloat16")
@@ -77,14 +88,22 @@ class HuggingFaceModel:
         causal fast path whatever the lengths, and every position has the number that it has alone.
         """
         tails = [1] * len(sequences) if tails is None else tails
+        if (
+            self._recorded is not None
+            and list(tails) == [1]
+            and (logits := self._recorded.logits(sequences[0])) is not None
+        ):
+            return [logits]
         ids = torch.zeros(len(sequences), max(map(len, sequences)), dtype=torch.long)
         wanted = torch.zeros_like(ids, dtype=torch.bool)
         for row, sequence, tail in zip(range(len(sequences)), sequences, tails, strict=True):
             ids[row, : len(sequence)] = torch.as_tensor(sequence)
             wanted[row, len(sequence) - tail : len(sequence)] = True
         device = self.module.device
+        # A mask on the CPU picks from a tensor on whichever GPU, and the last layer's need not be the first's.
+        wanted = wanted if self._placement.spread else to_device(wanted, device)
         # The mask picks the hidden states before the head: the result is [sum of tails, vocabulary], row by row.
-        out = self.module(input_ids=ids.to(device), use_cache=False, logits_to_keep=wanted.to(device)).logits
+        out = self.module(input_ids=to_device(ids, device), use_cache=False, logits_to_keep=wanted).logits
         return list(out.float().split(list(tails)))
 
     @torch.inference_mode()
@@ -152,8 +171,19 @@ class HuggingFaceModel:
         return self.packs and longest <= (window or longest)
 
 
-def load_huggingface(folder: Path, device: torch.device, name: str, digest: str, model_type: str) -> HuggingFaceModel:
+def load_huggingface(
+    folder: Path,
+    placement: Placement,
+    name: str,
+    digest: str,
+    model_type: str,
+    *,
+    read_in: Callable[[], None] = lambda: None,
+) -> HuggingFaceModel:
     """Load a model's folder: safetensors only, no code of the model's own, float32 on a CPU and bfloat16 on a GPU.
+
+    Args:
+        read_in: called once the weights are there, before the model computes for the first time.
 
     Raises:
         ModelLoadError: the files are incomplete, corrupt or of a kind that transformers does not know.
@@ -163,11 +193,12 @@ def load_huggingface(folder: Path, device: torch.device, name: str, digest: str,
             f"{folder} is of model_type {model_type!r}, no causal language model that transformers {__version__} knows"
         )
     _quieten(transformers_logging)
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     fast = _tokenizer(folder)
-    module = _module(folder, dtype, device)
-    if module.device.type == "cpu" and dtype == torch.float32:
-        use_fast_layers(module)
+    with logged_progress(_log, name):
+        module = _module(folder, placement)
+    use_fast_layers(module)
+    read_in()
+    _log.info("model=%s trying out its attention", name)
     read = prepare(module)
     packs = can_pack(module)
     if not packs:
@@ -186,12 +217,12 @@ def load_huggingface(folder: Path, device: torch.device, name: str, digest: str,
         vocabulary_size=config.vocab_size,
         context_length=_context_length(config),
         device=str(module.device),
-        dtype=str(dtype).removeprefix("torch."),
+        dtype=str(placement.dtype).removeprefix("torch."),
     )
     tokenizer = Tokenizer(
         fast, info.context_length, vocabulary_size=info.vocabulary_size, end_ids=_end_ids(module), model=name
     )
-    return HuggingFaceModel(module, tokenizer, info, read, packs=packs)
+    return HuggingFaceModel(module, tokenizer, info, read, packs=packs, placement=placement)
 
 
 def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:
@@ -206,17 +237,27 @@ def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def _module(folder: Path, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+def _module(folder: Path, placement: Placement) -> PreTrainedModel:
     auto: Any = AutoModelForCausalLM  # its annotations know neither loading info nor `to`
+    where: dict[str, Any] = {}
+    if placement.spread:
+        where["device_map"] = BALANCED
+    if placement.ranks > 1:
+        where["distributed_config"] = DistributedConfig(tp_size=placement.ranks)
+    if placement.device.type == "cuda" and not where and is_accelerate_available():
+        where["device_map"] = {"": placement.device}  # straight there, and not through the machine's own memory
+    if where and not is_accelerate_available():
+        raise ModelLoadError("transformers places a model on several devices by the package accelerate; install it")
     try:
         module, report = auto.from_pretrained(
             folder,
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
-            dtype=dtype,
+            dtype=placement.dtype,
             ignore_mismatched_sizes=True,  # they are reported, and refused below with their names
             output_loading_info=True,
+            **where,
         )
     except SafetensorError as error:
         raise ModelLoadError(f"the weights of {folder} are damaged ({_reason(error)}); fetch them again") from error
@@ -227,10 +268,15 @@ def _module(folder: Path, dtype: torch.dtype, device: torch.device) -> PreTraine
         raise ModelLoadError(f"{folder} lacks {len(missing)} of its weights, such as {missing[0]}; fetch it again")
     if mismatched := sorted(str(key[0]) for key in report["mismatched_keys"]):
         raise ModelLoadError(f"{mismatched[0]} in {folder} has another shape than config.json says; fetch it again")
+    if placement.device.type == "cuda" and {"cpu", "disk"} & set(
+        map(str, getattr(module, "hf_device_map", {}).values())
+    ):
+        # It would serve, and fetch the rest of its weights again for every token.
+        raise ModelLoadError(f"{folder} does not fit into the memory of the GPUs")
     try:
-        loaded: PreTrainedModel = module.to(device).eval()
+        loaded: PreTrainedModel = (module if where else module.to(placement.device)).eval()
     except torch.OutOfMemoryError as error:
-        raise ModelLoadError(f"{folder} does not fit into the memory of {device}") from error
+        raise ModelLoadError(f"{folder} does not fit into the memory of {placement.device}") from error
     return loaded
 
 

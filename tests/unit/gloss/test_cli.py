@@ -268,7 +268,7 @@ def test_version(run: Run) -> None:
 
 
 def test_the_key_is_read_from_the_environment(address: str, script: fake.Script) -> None:
-    result = CliRunner().invoke(main, ["models"], env={"GLOSS_ADDRESS": address, "GLOSS_API_KEY": "secret"})
+    result = CliRunner().invoke(main, ["models"], env={"GLOSS_ADDRESS": address, "GLOSS_KEY": "secret"})
     assert result.exit_code == 0
     assert script.metadata["authorization"] == "Bearer secret"
 

@@ -116,7 +116,7 @@ def test_every_call_has_a_time_out(client: Client, script: fake.Script, monkeypa
 
 
 def test_api_key_travels_as_a_bearer_token(address: str, script: fake.Script) -> None:
-    with Client(address, api_key="secret") as client:
+    with Client(address, key="secret") as client:
         client.models()
         assert "secret" not in repr(client)
     assert script.metadata["authorization"] == "Bearer secret"

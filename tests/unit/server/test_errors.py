@@ -12,10 +12,12 @@ from jobs import errors as jobs_errors
 from ml import errors as ml_errors
 from server.errors import (
     DrainingError,
+    KeyLimitError,
     ModelNotFoundError,
     NoWorkerError,
     OverloadedError,
     StreamAgeError,
+    UnauthenticatedError,
     to_status,
 )
 
@@ -78,6 +80,11 @@ def decode(error):
         (redis.exceptions.TimeoutError("x"), Code.UNAVAILABLE, "STORE_UNAVAILABLE", {}, None, True),
         (redis.exceptions.BusyLoadingError("x"), Code.UNAVAILABLE, "STORE_UNAVAILABLE", {}, None, True),
         (NoWorkerError("m"), Code.UNAVAILABLE, "NO_WORKER", {"model": "m"}, None, True),
+        (UnauthenticatedError(), Code.UNAUTHENTICATED, "UNAUTHENTICATED", {}, None, False),
+        (
+            KeyLimitError("calls", 2, 1.0),
+            Code.RESOURCE_EXHAUSTED, "KEY_LIMIT", {"limit": "calls", "value": "2"}, None, True,
+        ),
         (DrainingError(), Code.UNAVAILABLE, "DRAINING", {}, None, True),
         (StreamAgeError(60), Code.UNAVAILABLE, "STREAM_AGE", {}, None, True),
         (

@@ -1,0 +1,134 @@
+"""Who may call: every call but the health service's needs a key, and stays within what that key is allowed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+from google.protobuf.message import Message
+
+from server.errors import KeyLimitError, UnauthenticatedError, to_status
+from server.interceptors import OWN_SERVICES, Context, Method
+from server.keys import Key, KeyFile
+
+_HEALTH = "/grpc.health.v1.Health/"
+_SCHEME = "bearer "
+_BUSY_RETRY_SECONDS = 1.0
+"""When a key with too many calls in progress may try again: one of them may have ended."""
+
+Metadata = Any
+
+
+class Gate(grpc.aio.ServerInterceptor):
+    """Lets calls with a known key through. Stands inside what maps errors, so that refusals are counted and mapped."""
+
+    def __init__(self, keys: KeyFile, clock: Callable[[], float] = time.monotonic) -> None:
+        self._keys = keys
+        self._clock = clock
+        self._usage: dict[str, _Usage] = {}
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Wrap the method's handler."""
+        handler = await continuation(handler_call_details)
+        path = handler_call_details.method
+        if handler is None or path.startswith(_HEALTH):
+            return handler
+        codec = {
+            "request_deserializer": handler.request_deserializer,
+            "response_serializer": handler.response_serializer,
+        }
+        if path.startswith(OWN_SERVICES) and handler.unary_unary is not None:
+            return grpc.unary_unary_rpc_method_handler(self._unary(handler.unary_unary), **codec)
+        if path.startswith(OWN_SERVICES) and handler.unary_stream is not None:
+            return grpc.unary_stream_rpc_method_handler(self._stream(handler.unary_stream), **codec)
+        # Reflection, the one service here that is not ours, streams both ways.
+        if self._find(handler_call_details.invocation_metadata) is None:
+            return grpc.stream_stream_rpc_method_handler(_refuse(Method(path, streams=True)), **codec)
+        return handler
+
+    def _unary(self, handle: Callable[..., Any]) -> Callable[..., Any]:
+        async def call(request: Message, context: Context) -> Message:
+            with self._admitted(request, context):
+                reply: Message = await handle(request, context)
+                return reply
+
+        return call
+
+    def _stream(self, handle: Callable[..., Any]) -> Callable[..., Any]:
+        async def call(request: Message, context: Context) -> AsyncIterator[Message]:
+            with self._admitted(request, context):
+                async for reply in handle(request, context):
+                    yield reply
+
+        return call
+
+    @contextmanager
+    def _admitted(self, request: Message, context: Context) -> Iterator[None]:
+        """Hold one of the key's places while a call is in progress.
+
+        Raises:
+            UnauthenticatedError: the call has no key that is known.
+            KeyLimitError: the key has reached a limit.
+        """
+        key = self._find(context.invocation_metadata())
+        if key is None:
+            raise UnauthenticatedError
+        usage = self._usage.setdefault(key.name, _Usage())
+        usage.enter(key, prompts(request), self._clock())
+        try:
+            yield
+        finally:
+            usage.calls -= 1
+
+    def _find(self, metadata: Metadata) -> Key | None:
+        for name, value in metadata or ():
+            if name == "authorization" and isinstance(value, str) and value[: len(_SCHEME)].lower() == _SCHEME:
+                return self._keys.find(value[len(_SCHEME) :].strip())
+        return None
+
+
+class _Usage:
+    """What a key uses: its calls in progress, and a bucket of prompts that fills up again within a minute."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self._spent = 0.0
+        self._at = 0.0
+
+    def enter(self, key: Key, count: int, now: float) -> None:
+        """Begin a call of `count` prompts. One larger than a minute's worth needs all of it.
+
+        Raises:
+            KeyLimitError: the key has reached a limit; nothing was counted.
+        """
+        if key.calls is not None and self.calls >= key.calls:
+            raise KeyLimitError("calls", key.calls, _BUSY_RETRY_SECONDS)
+        if key.prompts_per_minute is not None:
+            rate = key.prompts_per_minute / 60
+            self._spent = max(0.0, self._spent - rate * (now - self._at))
+            self._at = now
+            over = self._spent + min(count, key.prompts_per_minute) - key.prompts_per_minute
+            if over > 1e-9:
+                raise KeyLimitError("prompts_per_minute", key.prompts_per_minute, over / rate)
+            self._spent += count
+        self.calls += 1
+
+
+def prompts(request: Message) -> int:
+    """How many prompts a request counts as."""
+    many: Any = getattr(request, "prompts", None) or getattr(request, "items", None)
+    return len(many) if many else 1
+
+
+def _refuse(method: Method) -> Callable[..., Any]:
+    async def call(_: AsyncIterator[Message], context: Context) -> None:
+        await context.abort_with_status(to_status(UnauthenticatedError(), method.path))
+
+    return call

@@ -1,0 +1,84 @@
+"""How a server and a worker start on a model: too large, damaged, or over several processes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from gloss import v1 as pb
+from gloss.v1.inference_service_pb2_grpc import InferenceServiceStub
+from tests.fixtures.processes import processes_with
+from tests.integration.explanations import wait_for
+from tests.integration.serving import serve
+
+
+def refusal(process):
+    """The one line with which a process ends, and its exit code."""
+    wait_for(lambda: process.child.exit_code() is not None, timeout=60)
+    assert "Traceback" not in process.log
+    [line] = [line for line in process.log.splitlines() if line.startswith("error: ")]
+    return line, process.child.exit_code()
+
+
+def truncated(folder, copy):
+    shutil.copytree(folder, copy)
+    weights = copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:10_000])
+    return copy
+
+
+@pytest.mark.parametrize("kind", ["server_process", "worker_process"])
+def test_a_model_that_does_not_fit_or_is_damaged_ends_the_process(kind, request, tiny_llama, tmp_path):
+    start = request.getfixturevalue(kind)
+    large = start(GLOSS_MODEL=str(tiny_llama), GLOSS_MAX_MODEL_BYTES="100000", wait=False)
+    damaged = start(GLOSS_MODEL=str(truncated(tiny_llama, tmp_path / "damaged")), wait=False)
+    line, code = refusal(large)
+    assert code == 1
+    assert "the weights of 'tiny-llama' take 0.2 MiB in float32 and 0.1 MiB are available on cpu; free" in line
+    line, code = refusal(damaged)
+    assert code == 1
+    assert "damaged" in line
+    assert "fetch them again" in line
+
+
+def test_loading_is_logged_and_serving_comes_after_it(server_process, tiny_gpt2):
+    server = server_process(GLOSS_MODEL=str(tiny_gpt2))
+    with grpc.insecure_channel(server.grpc) as channel:
+        reply = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=20)
+    assert reply.status == health_pb2.HealthCheckResponse.SERVING
+    told = [server.log.index(part) for part in ("loading model=", "weights_bytes=", "weights read in", "loaded model=")]
+    assert told == sorted(told)
+    assert told[-1] < server.log.index("warm model=") < server.log.index("ready grpc=")
+
+
+def ask(address):
+    """What a server answers: a next token, weights of attention, a text."""
+    with grpc.insecure_channel(address) as channel:
+        stub = InferenceServiceStub(channel)
+        prompt = pb.Prompt(text="The capital of France is")
+        tokens = stub.NextToken(pb.NextTokenRequest(prompts=[prompt], top_k=3), timeout=20).predictions[0].top
+        weights = stub.Attention(pb.AttentionRequest(prompt=prompt), timeout=20).weights
+        text = [step.text for step in stub.Generate(pb.GenerateRequest(prompt=prompt, max_tokens=8), timeout=20)]
+    return [(token.id, pytest.approx(token.probability, abs=1e-5)) for token in tokens], list(weights.shape), text
+
+
+def test_a_tensor_parallel_server_answers_alike_and_does_not_outlive_its_ranks(server_process, tiny_llama):
+    pytest.importorskip("accelerate")
+    divided = server_process(GLOSS_MODEL=str(tiny_llama), GLOSS_TENSOR_PARALLEL="2")
+    with serve([tiny_llama]) as whole:
+        assert ask(divided.grpc) == ask(f"127.0.0.1:{whole.server.port}")
+    # One stops in good order, of the other a rank is killed.
+    assert divided.stop() == 0
+    assert "ranks" not in divided.log
+    divided = server_process(GLOSS_MODEL=str(tiny_llama), GLOSS_TENSOR_PARALLEL="2")
+    ranks = [line for line in processes_with("GLOSS_MODEL", str(tiny_llama)) if "ml.models.follower" in line]
+    assert len(ranks) == 1
+    os.kill(int(ranks[0].partition(":")[0]), signal.SIGKILL)
+    wait_for(lambda: divided.child.exit_code() is not None)
+    assert divided.child.exit_code() == 1
+    assert "rank 1 of the tensor-parallel model ended with -9" in divided.log

@@ -1,0 +1,147 @@
+"""API keys: made, kept as hashes, found, limited, revoked."""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+
+import pytest
+
+from gloss import v1 as pb
+from server.errors import KeyLimitError
+from server.gate import _Usage, prompts
+from server.keys import Key, KeyFile, KeyFileError, digest, main, parse
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "keys"
+
+
+@pytest.fixture
+def new(path, capsys):
+    """Makes a key by the command, and returns what it printed."""
+
+    def make(name, *options):
+        assert main(["new", name, "--file", str(path), *options]) == 0
+        return capsys.readouterr().out.strip()
+
+    return make
+
+
+def test_a_key_is_shown_once_and_kept_as_its_hash(new, path):
+    key = new("alice", "--calls", "2", "--prompts-per-minute", "60")
+    assert len(key) > 45
+    text = path.read_text()
+    assert key not in text
+    assert text == f"alice sha256:{digest(key)} calls=2 prompts_per_minute=60\n"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    keys = KeyFile(path)
+    assert keys.find(key) == Key("alice", digest(key), 2, 60)
+    assert keys.find(key[:-1]) is None
+    assert keys.find("") is None
+    assert key not in repr(keys.find(key))
+
+
+def test_keys_come_and_go_while_the_file_is_in_use(new, path, capsys):
+    first = new("first")
+    path.write_text("# whose is whose\n\n" + path.read_text())
+    keys = KeyFile(path)
+    second = new("second")
+    assert keys.find(second).name == "second"
+    assert main(["revoke", "first", "--file", str(path)]) == 0
+    assert keys.find(first) is None
+    assert keys.find(second).name == "second"
+    assert path.read_text().startswith("# whose is whose\n")
+    assert main(["list", "--file", str(path)]) == 0
+    assert capsys.readouterr().out == "second\n"
+
+
+def test_a_file_that_is_being_broken_leaves_the_keys_as_they_were(new, path, caplog):
+    key = new("first")
+    keys = KeyFile(path)
+    path.write_text(f"{path.read_text()}second {key}\n")
+    with caplog.at_level(logging.ERROR, "server.keys"):
+        assert keys.find(key).name == "first"
+        assert keys.find(key).name == "first"
+    assert len(caplog.records) == 1, "told once"
+    assert key not in caplog.text
+    path.unlink()
+    assert keys.find(key).name == "first"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "alice",
+        "alice sha256:12",
+        f"alice md5:{'0' * 64}",
+        f"al/ice sha256:{'0' * 64}",
+        f"alice sha256:{'0' * 64} calls=0",
+        f"alice sha256:{'0' * 64} calls=many",
+        f"alice sha256:{'0' * 64} speed=1",
+        f"alice sha256:{'0' * 64} calls=1 calls=2",
+        f"alice sha256:{'0' * 64}\nalice sha256:{'1' * 64}",
+    ],
+)
+def test_a_line_that_makes_no_sense_is_named(path, line):
+    path.write_text(f"# a comment\n{line}\n")
+    with pytest.raises(KeyFileError, match=r"^line [23] of "):
+        parse(path)
+
+
+def test_files_that_are_no_help(path, tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("GLOSS_API_KEYS_FILE", raising=False)
+    with pytest.raises(KeyFileError, match="No such file"):
+        KeyFile(path)
+    path.write_text("# none yet\n")
+    with pytest.raises(KeyFileError, match=r"has no key; make one by `python -m server.keys new NAME"):
+        KeyFile(path)
+    assert main(["new", "alice"]) == 1
+    assert "--file or GLOSS_API_KEYS_FILE" in capsys.readouterr().err
+    monkeypatch.setenv("GLOSS_API_KEYS_FILE", str(path))
+    assert main(["new", "alice"]) == 0
+    assert main(["new", "alice"]) == 1
+    assert main(["new", "a b"]) == 1
+    assert main(["revoke", "bob"]) == 1
+    assert len(parse(path)) == 1
+    assert os.listdir(tmp_path) == ["keys"], "nothing half written"
+
+
+def test_calls_in_progress():
+    usage, key = _Usage(), Key("k", "", calls=2)
+    usage.enter(key, 1, 0.0)
+    usage.enter(key, 1, 0.0)
+    with pytest.raises(KeyLimitError) as caught:
+        usage.enter(key, 1, 0.0)
+    assert (caught.value.limit, caught.value.value) == ("calls", 2)
+    usage.calls -= 1
+    usage.enter(key, 1, 0.0)
+
+
+def test_prompts_a_minute():
+    usage, key = _Usage(), Key("k", "", prompts_per_minute=60)
+    usage.enter(key, 50, 100.0)
+    with pytest.raises(KeyLimitError) as caught:
+        usage.enter(key, 12, 100.0)
+    assert caught.value.retry_seconds == pytest.approx(2.0)
+    usage.enter(key, 12, 102.0)
+    with pytest.raises(KeyLimitError):
+        usage.enter(key, 1, 102.0)
+    usage.enter(key, 60, 162.0)
+
+
+def test_a_call_of_more_than_a_minutes_worth_waits_for_all_of_it_and_pays_for_it():
+    usage, key = _Usage(), Key("k", "", prompts_per_minute=60)
+    usage.enter(key, 120, 0.0)
+    with pytest.raises(KeyLimitError) as caught:
+        usage.enter(key, 1, 0.0)
+    assert caught.value.retry_seconds == pytest.approx(61.0)
+    usage.enter(key, 1, 61.0)
+
+
+def test_what_counts_as_prompts():
+    assert prompts(pb.NextTokenRequest(prompts=[pb.Prompt(), pb.Prompt()])) == 2
+    assert prompts(pb.ScoreRequest(items=[pb.ScoreItem()] * 3)) == 3
+    assert prompts(pb.NextTokenRequest()) == prompts(pb.GenerateRequest()) == 1
