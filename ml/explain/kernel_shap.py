@@ -18,7 +18,7 @@ from ml import spec
 from ml.explain.control import Control, Kernel, subsets
 from ml.explain.estimator import BoolArray, Estimate, Estimating, FloatArray, Game, IntArray
 from ml.explain.sampling import DEFAULT_SAMPLES, GOLDEN, anytime, settled, stability
-from ml.explain.shapley import Pairs, completeness_error, ends, kernel
+from ml.explain.shapley import SINGULAR, Pairs, completeness_error, ends, kernel
 from ml.result import StopReason
 
 _FEWEST_PAIRS = 32
@@ -126,7 +126,7 @@ class KernelShapExplainer:
         gamma, pulls = self._regress(pairs)
         standard_errors = _spread(pulls, pairs.sizes, Layers.of(self.features).counts)
         if self.control and len(pairs) >= _FEWEST_FOR_CONTROL * self.features:
-            gamma, standard_errors = self._controlled(pairs, gain / self.features + gamma)
+            gamma, standard_errors = self._controlled(pairs, gain / self.features + gamma, gain)
         attributions = gain / self.features + gamma
         halves = [np.arange(len(pairs)) % 2 == half for half in (0, 1)]
         first, second = (self._regress(pairs[half])[0] for half in halves)
@@ -139,13 +139,18 @@ class KernelShapExplainer:
             completeness_error=completeness_error(attributions, gain),
         )
 
-    def _controlled(self, pairs: Pairs, first: FloatArray) -> tuple[FloatArray, FloatArray]:
+    def _controlled(self, pairs: Pairs, first: FloatArray, gain: float) -> tuple[FloatArray, FloatArray]:
         """γ and its standard errors: of the fitted game, from many pairs, and of what it leaves, from those drawn."""
+        kept, many = pairs.kept, self._many
+        # The process is fitted to half of v(S) − v(N∖S) itself, in which what does not matter has no part.
+        halves = pairs.differences + (kept.mean(axis=1) - 0.5) * gain
+        shared = (many.mean(axis=1) - 0.5) * gain @ _projector(many)
         for _ in range(2):  # the first answer's noise is no good guide to what matters
-            fitted_game = Control(Kernel.of(first, odd=True), pairs.kept, pairs.differences)
+            fitted_game = Control(Kernel.of(first, odd=True), kept, halves)
             rest, _ = self._regress(pairs.with_differences(fitted_game.residuals))
-            gamma, errors = fitted_game.estimate(self._many, _projector, rest)
-            first = first.mean() + gamma
+            answer, errors = fitted_game.estimate(many, _projector, rest)
+            gamma = answer - shared
+            first = gain / self.features + gamma
         return gamma, errors
 
     @cached_property
@@ -176,7 +181,7 @@ class KernelShapExplainer:
 def _projector(kept: BoolArray) -> FloatArray:
     """What makes γ of the differences of evenly weighted pairs, given by their first coalitions [pairs, features]."""
     design = kept - kept.mean(axis=1, keepdims=True)
-    projector: FloatArray = design @ np.linalg.pinv(design.T @ design, hermitian=True)
+    projector: FloatArray = design @ np.linalg.pinv(design.T @ design, rcond=SINGULAR, hermitian=True)
     return projector
 
 

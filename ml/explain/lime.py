@@ -151,12 +151,17 @@ class LimeExplainer:
 
     def _controlled(self, plain: Fit, coalitions: BoolArray, values: FloatArray, weights: FloatArray) -> Fit:
         """The ridge of the fitted game, from many coalitions, and that of what the fit leaves, from those sampled."""
-        samples, alpha = coalitions.astype(np.float64), self._alpha(1.0)
+        samples = coalitions.astype(np.float64)
+
+        def alpha(count: int) -> float:
+            """The penalty that weighs as much beside `count` samples as α beside the package's own number of them."""
+            return self._alpha(1.0) * count / DEFAULT_SAMPLES
+
         fitted_game = Control(Kernel.of(plain.attributions), coalitions, values)
-        rest = ridge(alpha, samples, fitted_game.residuals, weights, errors=False)
+        rest = ridge(alpha(len(values)), samples, fitted_game.residuals, weights, errors=False)
 
         def project(many: BoolArray) -> FloatArray:
-            return ridge_projector(alpha * len(many) / len(values), many.astype(np.float64), self._weights(many))
+            return ridge_projector(alpha(len(many)), many.astype(np.float64), self._weights(many))
 
         coefficients, errors = fitted_game.estimate(self._many, project, rest.attributions)
         intercept = float(np.average(values - samples @ coefficients, weights=weights))

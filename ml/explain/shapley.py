@@ -21,7 +21,7 @@ from ml.explain.estimator import BoolArray, Estimate, Estimating, FloatArray, Ga
 from ml.explain.sampling import DEFAULT_SAMPLES, anytime, settled
 from ml.result import StopReason
 
-_SINGULAR = 1e-10  # eigenvalues below this part of the largest are rounding
+SINGULAR = 1e-10  # eigenvalues below this part of the largest are rounding
 _FREE = 1e-6  # the least part of a row's residual that is taken for its own
 
 
@@ -72,7 +72,7 @@ class Pairs:
         """
         weighted = self.design * weights[:, None]
         # Σ zᵢ = 0 in every row, so that the matrix is singular by one at least; so is the solution's sum 0.
-        inverse = np.linalg.pinv(self.design.T @ weighted, rcond=_SINGULAR, hermitian=True)
+        inverse = np.linalg.pinv(self.design.T @ weighted, rcond=SINGULAR, hermitian=True)
         projector = weighted @ inverse  # [pairs, features]
         gamma: FloatArray = self.differences @ projector
         leverage = np.einsum("pf,pf->p", projector, self.design)
