@@ -175,6 +175,7 @@ class Server:
                 bytes=self.settings.max_generation_bytes,
                 waiting=self.settings.max_waiting_generations,
             ),
+            self.settings.prefix_cache_bytes,
         )
         self.engine.start()
         self._closing.push_async_callback(self.engine.stop, 1.0)

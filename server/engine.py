@@ -20,7 +20,7 @@ from server.batching import Item, Limits, Queue, QueueOverflowError
 from server.errors import OverloadedError
 from server.generation import GenerationLimits, Generations, Stream
 from server.metrics import Metrics
-from server.tasks import Task, lane, output_bytes, run
+from server.tasks import Outcome, Task, lane, output_bytes, run
 
 _logger = logging.getLogger(__name__)
 
@@ -64,11 +64,11 @@ class _Work:
 
 
 @dataclass(frozen=True)
-class _Outcome:
+class _Done:
     """A batch that has run: one value or error a piece of work."""
 
     work: tuple[_Work, ...]
-    values: tuple[Any, ...]
+    values: Sequence[Any]
     seconds: float
 
 
@@ -81,8 +81,11 @@ class Engine:
         limits: Limits,
         metrics: Metrics,
         generation: GenerationLimits = GenerationLimits(),  # noqa: B008 -- frozen
+        prefix_bytes: int = 0,
     ) -> None:
+        """Run `models`. `prefix_bytes`: memory in which each may remember beginnings of prompts; 0 is none."""
         self._models = models
+        self._readers = {name: model.reader(prefix_bytes) for name, model in models.items()}
         self._metrics = metrics
         self._loop = asyncio.get_running_loop()
         self._queue: Queue[_Work] = Queue(limits)
@@ -96,6 +99,8 @@ class Engine:
         """Holds the error that ended the model's thread, should there ever be one."""
         self._thread = threading.Thread(target=self._serve, name="model", daemon=True)
         metrics.watch_queue(lambda: float(len(self._queue)))
+        for name, reader in self._readers.items():
+            metrics.watch_prefixes(name, reader)
 
     def start(self) -> None:
         """Start the model's thread."""
@@ -172,8 +177,9 @@ class Engine:
         try:
             while (batch := self._schedule()) is not None:
                 if batch:
-                    outcome = self._run(batch)
-                    self._reply(outcome)
+                    done = self._run(batch)
+                    self._reply(done)
+                    self._readers[batch[0].call.model].settle()
                 self._generations.step()
         except BaseException as error:  # A server without its model's thread must not seem alive.
             _logger.critical("the model's thread died", exc_info=error)
@@ -191,37 +197,47 @@ class Engine:
                 self._changed.wait()
         return None
 
-    def _run(self, batch: tuple[_Work, ...]) -> _Outcome:
+    def _run(self, batch: tuple[_Work, ...]) -> _Done:
         """Run a batch and measure it."""
         began = time.monotonic()
-        values = self._values(self._models[batch[0].call.model], [work.task for work in batch])
+        outcome = self._values(batch[0].call.model, [work.task for work in batch])
         seconds = time.monotonic() - began
-        self._observe(batch, began, seconds)
-        return _Outcome(batch, values, seconds)
+        self._observe(batch, outcome, began, seconds)
+        return _Done(batch, outcome.values, seconds)
 
-    def _reply(self, outcome: _Outcome) -> None:
+    def _reply(self, done: _Done) -> None:
         """Hand the values over to the event loop."""
-        self._to_loop(self._deliver, outcome)
+        self._to_loop(self._deliver, done)
 
-    def _values(self, model: LanguageModel, tasks: Sequence[Task]) -> tuple[Any, ...]:
+    def _values(self, model: str, tasks: Sequence[Task]) -> Outcome:
         """Values of `tasks`. Where they fail together, each runs alone, so that only the culprit's caller sees it."""
         try:
-            return tuple(run(model, tasks))
+            return run(self._models[model], self._readers[model], tasks)
         except Exception as error:  # noqa: BLE001 -- whatever it is, it belongs to a caller, not to this thread
             if len(tasks) == 1:
-                return (error,)
+                return Outcome([error], 0)
             _logger.warning("batch of %d failed, running one by one: %s", len(tasks), type(error).__name__)
-            return tuple(value for task in tasks for value in self._values(model, [task]))
+            alone = [self._values(model, [task]) for task in tasks]
+            return Outcome(
+                [value for outcome in alone for value in outcome.values],
+                sum(outcome.tokens_computed for outcome in alone),
+                sum(outcome.tokens_padding for outcome in alone),
+                [tokens for outcome in alone for tokens in outcome.recalled],
+            )
 
-    def _observe(self, batch: tuple[_Work, ...], began: float, seconds: float) -> None:
+    def _observe(self, batch: tuple[_Work, ...], outcome: Outcome, began: float, seconds: float) -> None:
         name, metrics = batch[0].call.model, self._metrics
-        lengths = [len(work.task.ids) for work in batch]
-        padded, useful = len(lengths) * max(lengths), sum(lengths)
+        useful = sum(len(work.task.ids) for work in batch)
         metrics.batch_size.labels(name).observe(len(batch))
-        metrics.batch_tokens.labels(name).observe(padded)
+        metrics.batch_tokens.labels(name).observe(outcome.tokens_computed + outcome.tokens_padding)
         metrics.batch_seconds.labels(name).observe(seconds)
         metrics.tokens.labels(name, "prompt").inc(useful)
-        metrics.tokens.labels(name, "padding").inc(padded - useful)
+        metrics.tokens.labels(name, "padding").inc(outcome.tokens_padding)
+        metrics.tokens.labels(name, "saved").inc(max(0, useful - outcome.tokens_computed))
+        hits = sum(tokens > 0 for tokens in outcome.recalled)
+        metrics.prefix_lookups.labels(name, "hit").inc(hits)
+        metrics.prefix_lookups.labels(name, "miss").inc(len(outcome.recalled) - hits)
+        metrics.prefix_tokens.labels(name).inc(sum(outcome.recalled))
         waited = metrics.queue_seconds.labels(name)
         for work in batch:
             waited.observe(began - work.call.began)
@@ -236,10 +252,10 @@ class Engine:
 
     # Back on the event loop.
 
-    def _deliver(self, outcome: _Outcome) -> None:
-        for call in {work.call: None for work in outcome.work}:
-            call.model_seconds += outcome.seconds
-        for work, value in zip(outcome.work, outcome.values, strict=True):
+    def _deliver(self, done: _Done) -> None:
+        for call in {work.call: None for work in done.work}:
+            call.model_seconds += done.seconds
+        for work, value in zip(done.work, done.values, strict=True):
             call = work.call
             if call.future.done():
                 continue

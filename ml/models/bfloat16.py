@@ -38,8 +38,8 @@ def bfloat16_twin(module: PreTrainedModel) -> PreTrainedModel:
         for name, child in parent.named_children():
             if child is head:
                 continue
-            if type(child) is nn.Linear:
+            if isinstance(child, nn.Linear):
                 setattr(parent, name, Bfloat16Linear(child.weight, child.bias))
-            elif type(child) is Conv1D:  # GPT-2's: a linear layer that stores its weight the other way round
+            elif isinstance(child, Conv1D):  # GPT-2's: a linear layer that stores its weight the other way round
                 setattr(parent, name, Bfloat16Linear(child.weight.T, child.bias))
     return twin

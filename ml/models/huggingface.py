@@ -22,13 +22,16 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
+from ml import language_model
 from ml.errors import ModelLoadError, NoAttentionError
 from ml.language_model import AttentionSink, Batch, Decoder, ModelInfo
 from ml.models.attention_capture import Reader, prepare
-from ml.models.batches import padded_batches
+from ml.models.batches import PaddedReader, padded_batches
 from ml.models.bfloat16 import bfloat16_twin
 from ml.models.decoding import CacheDecoder, SlotDecoder
+from ml.models.onednn import use_onednn
 from ml.models.packed_attention import BLOCK, PackedRun, can_pack
+from ml.models.prefix_reader import PrefixReader
 from ml.packing import Packing
 from ml.precision import has_fast_bfloat16
 from ml.tokens import Tokenizer
@@ -106,6 +109,12 @@ class HuggingFaceModel:
             yield Batch(indices, rows, computed, sum(len(sequences[i]) for i in indices) - computed)
             computed = 0
 
+    def reader(self, max_bytes: int) -> language_model.Reader:
+        """Packed rows without padding where the model allows it, else padded batches; see `LanguageModel.reader`."""
+        if self._can_pack(self.info.context_length):
+            return PrefixReader(self.module, max_bytes)
+        return PaddedReader(self.logits)
+
     def decoder(self) -> Decoder:
         """All sequences in one pass where the model allows it, else one after the other."""
         return SlotDecoder(self.module) if self._can_pack(self.info.context_length) else CacheDecoder(self.module)
@@ -152,6 +161,7 @@ def load_huggingface(folder: Path, device: torch.device, name: str, digest: str,
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     fast = _tokenizer(folder)
     module = _module(folder, dtype, device)
+    use_onednn(module)
     read = prepare(module)
     packs = can_pack(module)
     if not packs:

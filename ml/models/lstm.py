@@ -22,7 +22,8 @@ from transformers import PreTrainedTokenizerFast
 
 from ml.errors import ModelLoadError, NoAttentionError
 from ml.language_model import AttentionSink, Batch, ModelInfo
-from ml.models.batches import padded_batches
+from ml.models.batches import PaddedReader, padded_batches
+from ml.models.onednn import use_onednn
 from ml.tokens import Tokenizer
 
 MODEL_TYPE = "gloss_lstm"
@@ -163,6 +164,10 @@ class LstmModel:
         """Logits of many sequences in padded batches; see `LanguageModel.stream_logits`."""
         return padded_batches(self.logits, sequences, tails, max_tokens=max_tokens, max_readout=max_readout)
 
+    def reader(self, max_bytes: int) -> PaddedReader:
+        """One that remembers nothing: stopping to note the state costs a word-level LSTM more than is saved."""
+        return PaddedReader(self.logits)
+
     def decoder(self) -> LstmDecoder:
         """Each sequence is its hidden state."""
         return LstmDecoder(self.module)
@@ -273,6 +278,7 @@ def load_lstm(folder: str | Path, device: torch.device | str, name: str, digest:
         ModelLoadError: a file is missing or does not hold what it should.
     """
     module = load_module(folder).to(device)
+    use_onednn(module)
     config = module.config
     try:
         fast = PreTrainedTokenizerFast.from_pretrained(str(folder))

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from ml.language_model import ModelInfo
+from ml.models.batches import PaddedReader
 from server.batching import Limits
 from server.engine import Engine
 from server.errors import OverloadedError
@@ -44,6 +45,9 @@ class FakeModel:
             10 * torch.nn.functional.one_hot(torch.tensor(sequence[-tail:]) + 1, VOCABULARY).float()
             for sequence, tail in zip(sequences, tails, strict=True)
         ]
+
+    def reader(self, max_bytes: int) -> PaddedReader:
+        return PaddedReader(self.logits)
 
     def attention(self, *_: Any) -> None:
         raise AssertionError
