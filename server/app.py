@@ -175,13 +175,15 @@ class Server:
                 bytes=self.settings.max_generation_bytes,
                 waiting=self.settings.max_waiting_generations,
             ),
-            self.settings.prefix_cache_bytes,
+            prefix_bytes=settings.prefix_cache_bytes,
+            waiting_seconds=settings.max_waiting_seconds,
         )
         self.engine.start()
         self._closing.push_async_callback(self.engine.stop, 1.0)
         for name, model in registry.items():
             for task in warm_up(model):
                 await self.engine.submit(name, [task])
+        self.engine.forget_pace()
 
     async def _serve(self, registry: Registry) -> None:
         settings = self.settings

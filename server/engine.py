@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
 import time
 from collections.abc import Hashable, Mapping, Sequence
@@ -81,9 +82,16 @@ class Engine:
         limits: Limits,
         metrics: Metrics,
         generation: GenerationLimits = GenerationLimits(),  # noqa: B008 -- frozen
+        *,
         prefix_bytes: int = 0,
+        waiting_seconds: float = float("inf"),
     ) -> None:
-        """Run `models`. `prefix_bytes`: memory in which each may remember beginnings of prompts; 0 is none."""
+        """Run `models`.
+
+        Args:
+            prefix_bytes: memory in which each may remember beginnings of prompts; 0 is none.
+            waiting_seconds: calls are refused while those that wait already will take the models longer than this.
+        """
         self._models = models
         self._readers = {name: model.reader(prefix_bytes) for name, model in models.items()}
         self._metrics = metrics
@@ -94,7 +102,8 @@ class Engine:
             models, generation, metrics, lambda stream, step: self._to_loop(stream.steps.put_nowait, step)
         )
         self._stopping = False
-        self._tokens_per_second = 0.0  # Of late; 0 while unknown.
+        self._waiting_seconds = waiting_seconds
+        self._pace = _Pace()
         self.crashed: asyncio.Future[None] = self._loop.create_future()
         """Holds the error that ended the model's thread, should there ever be one."""
         self._thread = threading.Thread(target=self._serve, name="model", daemon=True)
@@ -144,7 +153,7 @@ class Engine:
         ]
         with self._changed:
             try:
-                self._queue.offer(items)
+                self._queue.offer(items, self._waiting_seconds * self._pace.tokens_per_second)
             except QueueOverflowError as error:
                 raise OverloadedError(self._seconds_for(error.tokens)) from None
             self._changed.notify()
@@ -154,6 +163,21 @@ class Engine:
             if not future.done() or future.cancelled() or future.exception() is not None:
                 with self._changed:
                     self._queue.withdraw(items)
+
+    def check_room(self) -> None:
+        """Spare whoever calls the work of preparing tasks that would be refused.
+
+        Raises:
+            OverloadedError: too much is waiting already.
+        """
+        with self._changed:
+            tokens = self._queue.tokens
+        if tokens and tokens >= self._waiting_seconds * self._pace.tokens_per_second:
+            raise OverloadedError(self._seconds_for(tokens))
+
+    def forget_pace(self) -> None:
+        """Forget how long batches took: a model's first ones take longer than all others."""
+        self._pace = _Pace()
 
     def generate(self, model: str, ids: Sequence[int], generation: Generation) -> Stream:
         """Begin to continue `ids` as soon as there is a place.
@@ -176,11 +200,14 @@ class Engine:
     def _serve(self) -> None:
         try:
             while (batch := self._schedule()) is not None:
+                began = time.monotonic()
                 if batch:
                     done = self._run(batch)
                     self._reply(done)
                     self._readers[batch[0].call.model].settle()
                 self._generations.step()
+                if batch:
+                    self._pace.note(sum(len(work.task.ids) for work in batch), time.monotonic() - began)
         except BaseException as error:  # A server without its model's thread must not seem alive.
             _logger.critical("the model's thread died", exc_info=error)
             self._to_loop(self._crash, error)
@@ -241,8 +268,6 @@ class Engine:
         waited = metrics.queue_seconds.labels(name)
         for work in batch:
             waited.observe(began - work.call.began)
-        rate = useful / max(seconds, 1e-6)
-        self._tokens_per_second = 0.9 * self._tokens_per_second + 0.1 * rate if self._tokens_per_second else rate
 
     def _to_loop(self, callback: Any, *arguments: Any) -> None:
         try:
@@ -277,5 +302,22 @@ class Engine:
             self.crashed.set_exception(RuntimeError(f"the model's thread died: {error!r}"))
 
     def _seconds_for(self, tokens: int) -> float:
-        rate = self._tokens_per_second or float("inf")
-        return min(max(tokens / rate, _SHORTEST_RETRY), _LONGEST_RETRY)
+        return min(max(tokens / self._pace.tokens_per_second, _SHORTEST_RETRY), _LONGEST_RETRY)
+
+
+class _Pace:
+    """How fast waiting prompts are worked off of late, whatever the model's thread does between them."""
+
+    _MEMORY_SECONDS = 2.0
+
+    def __init__(self) -> None:
+        self._tokens = self._seconds = 0.0
+        self.tokens_per_second = float("inf")
+        """Infinite while nothing is known."""
+
+    def note(self, tokens: int, seconds: float) -> None:
+        """`tokens` took `seconds`."""
+        share = math.exp(-seconds / self._MEMORY_SECONDS)
+        self._tokens = share * self._tokens + tokens
+        self._seconds = share * self._seconds + seconds
+        self.tokens_per_second = self._tokens / max(self._seconds, 1e-6)

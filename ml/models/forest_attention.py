@@ -52,6 +52,7 @@ class ForestRun:
         self._order = order
         self._merges = bool(forest.visits)
         self._long, self._short = _by_length(forest.segments)
+        self._joined = _joined_mask(forest)
 
     def forward(self, module: PreTrainedModel) -> Tensor:
         """Logits of the read-out rows, [readout, vocabulary]."""
@@ -75,6 +76,8 @@ class ForestRun:
         if len(self._forest.segments) == 1 and not self._merges:
             out = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=groups > 1)
             return out.transpose(1, 2)
+        if self._joined is not None:
+            return self._attend_joined(layer, query, scale, self._joined)
         out, mass = self._causal(query, _repeat(key, groups), _repeat(value, groups), scale)
         for visit in self._forest.visits:
             rows = slice(visit.rows.start, visit.rows.stop)
@@ -86,6 +89,18 @@ class ForestRun:
             share = torch.sigmoid(more_mass - mass[:, :, rows])
             out[:, :, rows] = torch.lerp(out[:, :, rows], more, share.to(out.dtype))
             mass[:, :, rows] = torch.logaddexp(mass[:, :, rows], more_mass)
+        return out.transpose(1, 2)
+
+    def _attend_joined(self, layer: int, query: Tensor, scale: float, mask: Tensor) -> Tensor:
+        """All rows' attention to all keys side by side, [1, R, heads, size]: for few rows cheaper than merging."""
+        own = range(self._forest.rows)
+        keys, values = zip(
+            *(self._seen(layer, part) for part in (*(v.keys for v in self._forest.visits), own)), strict=True
+        )
+        k, v = torch.cat(keys, dim=1), torch.cat(values, dim=1)
+        out = F.scaled_dot_product_attention(
+            query, k[None], v[None], attn_mask=mask.to(query.device), scale=scale, enable_gqa=query.shape[1] != len(k)
+        )
         return out.transpose(1, 2)
 
     def kept(self, rows: slice | Tensor) -> KeysAndValues:
@@ -149,6 +164,14 @@ def _by_length(segments: list[range]) -> tuple[list[range], list[tuple[Tensor, T
         whole = offsets < lengths
         padded.append((torch.where(whole, firsts + offsets, firsts), whole))
     return alone, padded
+
+
+def _joined_mask(forest: Forest[KeysAndValues]) -> Tensor | None:
+    """Who sees what, [1, 1, R, remembered + R], for one short prompt whose beginning is remembered; else None."""
+    if len(forest.segments) > 1 or not forest.visits or forest.rows > _SHORT:
+        return None
+    remembered = sum(visit.keys.tokens for visit in forest.visits if isinstance(visit.keys, Piece))
+    return torch.ones(1, 1, forest.rows, remembered + forest.rows, dtype=torch.bool).tril(remembered)
 
 
 def _repeat(heads: Tensor, groups: int) -> Tensor:

@@ -47,6 +47,7 @@ class InferenceService(InferenceServiceServicer):
     async def NextToken(self, request: pb.NextTokenRequest, context: Context) -> pb.NextTokenResponse:  # noqa: N802
         """Predict what follows each prompt."""
         clock = _Clock()
+        self._engine.check_room()
         model = self._registry.resolve(request.model)
         check_count("prompts", len(request.prompts), self._max_prompts)
         top_k = request.top_k if request.HasField("top_k") else _DEFAULT_TOP_K
@@ -82,6 +83,7 @@ class InferenceService(InferenceServiceServicer):
     async def Score(self, request: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:  # noqa: N802
         """Measure how likely each continuation is."""
         clock = _Clock()
+        self._engine.check_room()
         model = self._registry.resolve(request.model)
         check_count("items", len(request.items), self._max_prompts)
         tasks = await self._helped(
@@ -103,6 +105,7 @@ class InferenceService(InferenceServiceServicer):
     async def Attention(self, request: pb.AttentionRequest, context: Context) -> pb.AttentionResponse:  # noqa: N802
         """Show what the prompt's tokens attend to."""
         clock = _Clock()
+        self._engine.check_room()
         model = self._registry.resolve(request.model)
         encoding = await self._helped(request.ByteSize(), lambda: _encode(model, request.prompt))
         plan = attention.resolve(wire.attention_spec(request), model.info, len(encoding.ids))
