@@ -53,6 +53,7 @@ class _Call:
         self.began = time.monotonic()
         self.model_seconds = 0.0
         self.future = future
+        self.items: list[Item[_Work]] = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,7 @@ class Engine:
         )
         self._stopping = False
         self._waiting_seconds = waiting_seconds
+        self._shortest = limits.shortest
         self._pace = _Pace()
         self.crashed: asyncio.Future[None] = self._loop.create_future()
         """Holds the error that ended the model's thread, should there ever be one."""
@@ -151,6 +153,7 @@ class Engine:
             )
             for index, task in enumerate(tasks)
         ]
+        call.items = items
         with self._changed:
             try:
                 self._queue.offer(items, self._waiting_seconds * self._pace.tokens_per_second)
@@ -207,7 +210,8 @@ class Engine:
                     self._readers[batch[0].call.model].settle()
                 self._generations.step()
                 if batch:
-                    self._pace.note(sum(len(work.task.ids) for work in batch), time.monotonic() - began)
+                    tokens = sum(max(len(work.task.ids), self._shortest) for work in batch)
+                    self._pace.note(tokens, time.monotonic() - began)
         except BaseException as error:  # A server without its model's thread must not seem alive.
             _logger.critical("the model's thread died", exc_info=error)
             self._to_loop(self._crash, error)
@@ -233,7 +237,11 @@ class Engine:
         return _Done(batch, outcome.values, seconds)
 
     def _reply(self, done: _Done) -> None:
-        """Hand the values over to the event loop."""
+        """Hand the values over to the event loop. What is left of a call that failed runs no more."""
+        for work, value in zip(done.work, done.values, strict=True):
+            if isinstance(value, Exception):
+                with self._changed:
+                    self._queue.withdraw(work.call.items)
         self._to_loop(self._deliver, done)
 
     def _values(self, model: str, tasks: Sequence[Task]) -> Outcome:
@@ -309,15 +317,18 @@ class _Pace:
     """How fast waiting prompts are worked off of late, whatever the model's thread does between them."""
 
     _MEMORY_SECONDS = 2.0
+    _EVIDENCE_SECONDS = 0.5
 
     def __init__(self) -> None:
         self._tokens = self._seconds = 0.0
-        self.tokens_per_second = float("inf")
-        """Infinite while nothing is known."""
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Infinite while too little is known: nobody is refused for one slow batch."""
+        return self._tokens / self._seconds if self._seconds >= self._EVIDENCE_SECONDS else float("inf")
 
     def note(self, tokens: int, seconds: float) -> None:
         """`tokens` took `seconds`."""
         share = math.exp(-seconds / self._MEMORY_SECONDS)
         self._tokens = share * self._tokens + tokens
         self._seconds = share * self._seconds + seconds
-        self.tokens_per_second = self._tokens / max(self._seconds, 1e-6)

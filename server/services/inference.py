@@ -58,7 +58,7 @@ class InferenceService(InferenceServiceServicer):
 
         def read() -> list[NextTokenTask]:
             return [
-                NextTokenTask(_encode_nth(model, index, prompt).ids, top_k, temperature)
+                NextTokenTask(_ids_of_nth(model, index, prompt), top_k, temperature)
                 for index, prompt in enumerate(request.prompts)
             ]
 
@@ -209,9 +209,9 @@ def _encode(model: LanguageModel, message: pb.Prompt) -> Encoding:
     return model.tokenizer.encode(to_prompt(message))
 
 
-def _encode_nth(model: LanguageModel, index: int, prompt: pb.Prompt) -> Encoding:
+def _ids_of_nth(model: LanguageModel, index: int, prompt: pb.Prompt) -> tuple[int, ...]:
     with blamed_at(f"prompts[{index}]", instead_of="prompt"):
-        return _encode(model, prompt)
+        return model.tokenizer.prompt_ids(to_prompt(prompt))
 
 
 def _score_task(model: LanguageModel, index: int, item: pb.ScoreItem) -> ScoreTask:
