@@ -104,10 +104,15 @@ def main() -> None:
         if options.model == "gpt2-small":
             folder = gpt2_small(Path(temporary) / "gpt2-small")
         bench = Bench(folder, options.threads, options.seconds, options.calls)
-        found = {name: part() for name, part in bench.parts.items() if not options.only or name in options.only}
-    show(options.model, [figure for figures in found.values() for figure in figures])
-    if options.json:
-        write(options.json, options.model, options.threads, found)
+        found: list[Figure] = []
+        for name, part in bench.parts.items():
+            if options.only and name not in options.only:
+                continue
+            figures = part()
+            found += figures
+            if options.json:
+                write(options.json, options.model, options.threads, name, figures)
+    show(options.model, found)
 
 
 def show(model: str, found: list[Figure]) -> None:
@@ -119,19 +124,16 @@ def show(model: str, found: list[Figure]) -> None:
     Console(width=160).print(table)
 
 
-def write(file: Path, model: str, threads: int, found: dict[str, list[Figure]]) -> None:
-    """The parts that were measured, beside other parts and models that the file holds."""
+def write(file: Path, model: str, threads: int, part: str, found: list[Figure]) -> None:
+    """A part's figures, beside those of other parts and models that the file holds."""
     figures = json.loads(file.read_text()) if file.exists() else {}
-    parts = figures.get(model, {}).get("parts", {})
-    figures[model] = {
+    versions = {name: version(name) for name in ("torch", "transformers", "grpcio")}
+    figures.setdefault(model, {})[part] = {
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "processor": processor(),
         "threads": threads,
-        "versions": {name: version(name) for name in ("torch", "transformers", "grpcio")},
-        "parts": parts
-        | {
-            name: {"date": f"{datetime.now(UTC):%Y-%m-%d}", "found": [asdict(one) for one in part]}
-            for name, part in found.items()
-        },
+        "versions": versions,
+        "found": [asdict(one) for one in found],
     }
     file.write_text(json.dumps(figures, indent=1) + "\n")
 
