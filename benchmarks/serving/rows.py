@@ -149,7 +149,7 @@ async def memory(served: processes.Served, vocabulary: int, calls: int, streams:
             await stream.aclose()  # type: ignore[attr-defined]  # it is a generator
 
     async with AsyncClient(served.address) as client:
-        await leave(client, 10)
+        await asyncio.gather(*(leave(client, streams // 80) for _ in range(8)))
         await ask(calls // 10)
         before = served.resident_bytes()
         await ask(calls - calls // 10)
