@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import signal
+import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 from grpc_health.v1 import health_pb2_grpc
@@ -33,6 +36,8 @@ from server.services.inference import InferenceService
 from server.settings import Settings
 from server.store import Store
 from server.tasks import warm_up
+
+T = TypeVar("T")
 
 _logger = logging.getLogger(__name__)
 
@@ -76,7 +81,7 @@ class Server:
         try:
             # The ports come first: a taken one should be told before minutes of loading.
             self._listen()
-            registry = self._load()
+            registry = await _apart(self._load)
             await self._warm_up(registry)
             await self._serve(registry)
         except BaseException:
@@ -226,6 +231,38 @@ async def run(settings: Settings) -> None:
         await server.serve_until_signalled()
     finally:
         await server.stop()
+
+
+async def _apart(work: Callable[[], T]) -> T:
+    """The result of `work`, done in a thread that ends with it.
+
+    Each thread that multiplies matrices gets helpers of OpenMP's, for as long as it lives. Where there are more of them
+    than cores, OpenMP lets all of them sleep between two operations, and the model's own thread would take twice as
+    long for each batch.
+    """
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+
+    def settle(result: Callable[[], None]) -> None:
+        if not done.done():
+            result()
+
+    def run() -> None:
+        try:
+            found = work()
+        except BaseException as error:  # noqa: BLE001 -- it is raised where the result is awaited
+            told = functools.partial(done.set_exception, error)
+        else:
+            told = functools.partial(done.set_result, found)
+        with suppress(RuntimeError):  # the loop has closed: nobody waits any more
+            loop.call_soon_threadsafe(settle, told)
+
+    # A daemon: a signal that ends the process while a model is loading need not wait for it.
+    thread = threading.Thread(target=run, name="loading", daemon=True)
+    thread.start()
+    result = await done
+    thread.join()
+    return result
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:
