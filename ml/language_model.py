@@ -57,6 +57,40 @@ class Prefix(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Reading:
+    """What a model said about some prompts, and what it took.
+
+    Attributes:
+        logits: for each prompt float32 [tail, vocabulary], as `LanguageModel.logits` gives it.
+        tokens_computed: positions that went through the model, padding left out.
+        tokens_padding: positions that went through it for nothing.
+        recalled: for each prompt, how many of its first positions were known from prompts before.
+    """
+
+    logits: Sequence[torch.Tensor]
+    tokens_computed: int
+    tokens_padding: int
+    recalled: Sequence[int]
+
+
+class Reader(Protocol):
+    """Reads prompts, and may remember how they began, so that the next ones that begin alike take less."""
+
+    def read(self, sequences: Sequence[Sequence[int]], tails: Sequence[int]) -> Reading:
+        """As `LanguageModel.logits`, in one batch. What is remembered may change the last digits, and nothing else."""
+        ...
+
+    def settle(self) -> None:
+        """Do what can wait until the answers are out: note what was read."""
+        ...
+
+    @property
+    def bytes(self) -> int:
+        """Memory of what is remembered."""
+        ...
+
+
 class Decoder(Protocol):
     """Sequences that grow by a token at a time, together. They may join and leave between two steps."""
 
@@ -119,6 +153,13 @@ class LanguageModel(Protocol):
             max_tokens: positions of one batch, padding included; one sequence may exceed it.
             max_readout: read-out positions of one batch; likewise.
             prefix: of this model, read from what all sequences begin with, none of which is read out.
+        """
+        ...
+
+    def reader(self, max_bytes: int) -> Reader:
+        """A reader that remembers what fits into `max_bytes`; 0 lets it remember nothing.
+
+        Where the model cannot resume from a beginning, or it would gain nothing, the reader remembers nothing either.
         """
         ...
 

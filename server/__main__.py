@@ -12,6 +12,7 @@ import sys
 
 from pydantic import ValidationError
 
+from ml.spin import wait_patiently
 from server.keys import key_file
 from server.ports import StartError, probe, take
 from server.settings import Settings, complaints
@@ -36,6 +37,7 @@ def main() -> int:
         take("gRPC", "GLOSS_", settings.host, settings.port, lambda: probe(settings.host, settings.port))
         page_host, page_port = settings.metrics_host, settings.metrics_port
         take("metrics", "GLOSS_METRICS_", page_host, page_port, lambda: probe(page_host, page_port))
+        wait_patiently()
         from server.app import run  # noqa: PLC0415
 
         asyncio.run(run(settings))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import signal
+import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 from grpc_health.v1 import health_pb2_grpc
@@ -36,6 +39,8 @@ from server.settings import Settings
 from server.store import Store
 from server.tasks import warm_up
 from server.tls import credentials
+
+T = TypeVar("T")
 
 _logger = logging.getLogger(__name__)
 
@@ -85,7 +90,7 @@ class Server:
         try:
             # The ports come first: a taken one should be told before minutes of loading.
             self._listen()
-            registry = self._load()
+            registry = await _apart(self._load)
             await self._warm_up(registry)
             await self._serve(registry)
         except BaseException:
@@ -197,6 +202,8 @@ class Server:
                 bytes=self.settings.max_generation_bytes,
                 waiting=self.settings.max_waiting_generations,
             ),
+            prefix_bytes=settings.prefix_cache_bytes,
+            waiting_seconds=settings.max_waiting_seconds,
         )
         self.engine.start()
         self._closing.push_async_callback(self.engine.stop, 1.0)
@@ -205,6 +212,7 @@ class Server:
             for task in warm_up(model):
                 await self.engine.submit(name, [task])
             _logger.info("warm model=%s seconds=%.2f", name, time.perf_counter() - began)
+        self.engine.forget_pace()
 
     async def _serve(self, registry: Registry) -> None:
         settings = self.settings
@@ -247,6 +255,38 @@ async def run(settings: Settings) -> None:
         await server.serve_until_signalled()
     finally:
         await server.stop()
+
+
+async def _apart(work: Callable[[], T]) -> T:
+    """The result of `work`, done in a thread that ends with it.
+
+    Each thread that multiplies matrices gets helpers of OpenMP's, for as long as it lives. Where there are more of them
+    than cores, OpenMP lets all of them sleep between two operations, and the model's own thread would take twice as
+    long for each batch.
+    """
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+
+    def settle(result: Callable[[], None]) -> None:
+        if not done.done():
+            result()
+
+    def run() -> None:
+        try:
+            found = work()
+        except BaseException as error:  # noqa: BLE001 -- it is raised where the result is awaited
+            told = functools.partial(done.set_exception, error)
+        else:
+            told = functools.partial(done.set_result, found)
+        with suppress(RuntimeError):  # the loop has closed: nobody waits any more
+            loop.call_soon_threadsafe(settle, told)
+
+    # A daemon: a signal that ends the process while a model is loading need not wait for it.
+    thread = threading.Thread(target=run, name="loading", daemon=True)
+    thread.start()
+    result = await done
+    thread.join()
+    return result
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

@@ -108,15 +108,19 @@ class Queue(Generic[T]):
         """Tokens that wait."""
         return self._tokens
 
-    def offer(self, items: Sequence[Item[T]]) -> None:
+    def offer(self, items: Sequence[Item[T]], room: float = float("inf")) -> None:
         """Add all of `items`, or none of them.
+
+        Args:
+            room: tokens that may wait for now, where that is less than the limit. As with the limit, an empty queue
+                takes any call.
 
         Raises:
             QueueOverflowError: they do not fit.
         """
         tokens = sum(item.tokens for item in items)
         too_many = self._items + len(items) > self._limits.waiting_items
-        too_long = self._tokens > 0 and self._tokens + tokens > self._limits.waiting_tokens
+        too_long = self._tokens > 0 and self._tokens + tokens > min(room, self._limits.waiting_tokens)
         if too_many or too_long:
             raise QueueOverflowError(self._tokens)
         for item in items:

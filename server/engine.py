@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
 import time
 from collections.abc import Hashable, Mapping, Sequence
@@ -21,7 +22,7 @@ from server.batching import Item, Limits, Queue, QueueOverflowError
 from server.errors import OverloadedError
 from server.generation import GenerationLimits, Generations, Stream
 from server.metrics import Metrics
-from server.tasks import Task, lane, output_bytes, run
+from server.tasks import Outcome, Task, lane, output_bytes, run
 
 _logger = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class _Call:
         self.began = time.monotonic()
         self.model_seconds = 0.0
         self.future = future
+        self.items: list[Item[_Work]] = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +67,11 @@ class _Work:
 
 
 @dataclass(frozen=True)
-class _Outcome:
+class _Done:
     """A batch that has run: one value or error a piece of work."""
 
     work: tuple[_Work, ...]
-    values: tuple[Any, ...]
+    values: Sequence[Any]
     seconds: float
 
 
@@ -82,8 +84,18 @@ class Engine:
         limits: Limits,
         metrics: Metrics,
         generation: GenerationLimits = GenerationLimits(),  # noqa: B008 -- frozen
+        *,
+        prefix_bytes: int = 0,
+        waiting_seconds: float = float("inf"),
     ) -> None:
+        """Run `models`.
+
+        Args:
+            prefix_bytes: memory in which each may remember beginnings of prompts; 0 is none.
+            waiting_seconds: calls are refused while those that wait already will take the models longer than this.
+        """
         self._models = models
+        self._readers = {name: model.reader(prefix_bytes) for name, model in models.items()}
         self._metrics = metrics
         self._loop = asyncio.get_running_loop()
         self._queue: Queue[_Work] = Queue(limits)
@@ -92,11 +104,15 @@ class Engine:
             models, generation, metrics, lambda stream, step: self._to_loop(stream.steps.put_nowait, step)
         )
         self._stopping = False
-        self._tokens_per_second = 0.0  # Of late; 0 while unknown.
+        self._waiting_seconds = waiting_seconds
+        self._shortest = limits.shortest
+        self._pace = _Pace()
         self.crashed: asyncio.Future[None] = self._loop.create_future()
         """Holds the error that ended the model's thread, should there ever be one."""
         self._thread = threading.Thread(target=in_front(self._serve), name="model", daemon=True)
         metrics.watch_queue(lambda: float(len(self._queue)))
+        for name, reader in self._readers.items():
+            metrics.watch_prefixes(name, reader)
 
     def start(self) -> None:
         """Start the model's thread."""
@@ -138,9 +154,10 @@ class Engine:
             )
             for index, task in enumerate(tasks)
         ]
+        call.items = items
         with self._changed:
             try:
-                self._queue.offer(items)
+                self._queue.offer(items, self._waiting_seconds * self._pace.tokens_per_second)
             except QueueOverflowError as error:
                 raise OverloadedError(self._seconds_for(error.tokens)) from None
             self._changed.notify()
@@ -150,6 +167,21 @@ class Engine:
             if not future.done() or future.cancelled() or future.exception() is not None:
                 with self._changed:
                     self._queue.withdraw(items)
+
+    def check_room(self) -> None:
+        """Spare whoever calls the work of preparing tasks that would be refused.
+
+        Raises:
+            OverloadedError: too much is waiting already.
+        """
+        with self._changed:
+            tokens = self._queue.tokens
+        if tokens and tokens >= self._waiting_seconds * self._pace.tokens_per_second:
+            raise OverloadedError(self._seconds_for(tokens))
+
+    def forget_pace(self) -> None:
+        """Forget how long batches took: a model's first ones take longer than all others."""
+        self._pace = _Pace()
 
     def generate(self, model: str, ids: Sequence[int], generation: Generation) -> Stream:
         """Begin to continue `ids` as soon as there is a place.
@@ -172,10 +204,15 @@ class Engine:
     def _serve(self) -> None:
         try:
             while (batch := self._schedule()) is not None:
+                began = time.monotonic()
                 if batch:
-                    outcome = self._run(batch)
-                    self._reply(outcome)
+                    done = self._run(batch)
+                    self._reply(done)
+                    self._readers[batch[0].call.model].settle()
                 self._generations.step()
+                if batch:
+                    tokens = sum(max(len(work.task.ids), self._shortest) for work in batch)
+                    self._pace.note(tokens, time.monotonic() - began)
         except BaseException as error:  # A server without its model's thread must not seem alive.
             _logger.critical("the model's thread died", exc_info=error)
             self._to_loop(self._crash, error)
@@ -192,42 +229,54 @@ class Engine:
                 self._changed.wait()
         return None
 
-    def _run(self, batch: tuple[_Work, ...]) -> _Outcome:
+    def _run(self, batch: tuple[_Work, ...]) -> _Done:
         """Run a batch and measure it."""
         began = time.monotonic()
-        values = self._values(self._models[batch[0].call.model], [work.task for work in batch])
+        outcome = self._values(batch[0].call.model, [work.task for work in batch])
         seconds = time.monotonic() - began
-        self._observe(batch, began, seconds)
-        return _Outcome(batch, values, seconds)
+        self._observe(batch, outcome, began, seconds)
+        return _Done(batch, outcome.values, seconds)
 
-    def _reply(self, outcome: _Outcome) -> None:
-        """Hand the values over to the event loop."""
-        self._to_loop(self._deliver, outcome)
+    def _reply(self, done: _Done) -> None:
+        """Hand the values over to the event loop. What is left of a call that failed runs no more."""
+        for work, value in zip(done.work, done.values, strict=True):
+            if isinstance(value, Exception):
+                with self._changed:
+                    self._queue.withdraw(work.call.items)
+        self._to_loop(self._deliver, done)
 
-    def _values(self, model: LanguageModel, tasks: Sequence[Task]) -> tuple[Any, ...]:
+    def _values(self, model: str, tasks: Sequence[Task]) -> Outcome:
         """Values of `tasks`. Where they fail together, each runs alone, so that only the culprit's caller sees it."""
         try:
-            return tuple(run(model, tasks))
+            return run(self._models[model], self._readers[model], tasks)
         except Exception as error:  # noqa: BLE001 -- whatever it is, it belongs to a caller, not to this thread
             if len(tasks) == 1:
-                return (error,)
+                return Outcome([error], 0)
             _logger.warning("batch of %d failed, running one by one: %s", len(tasks), type(error).__name__)
-            return tuple(value for task in tasks for value in self._values(model, [task]))
+            alone = [self._values(model, [task]) for task in tasks]
+            return Outcome(
+                [value for outcome in alone for value in outcome.values],
+                sum(outcome.tokens_computed for outcome in alone),
+                sum(outcome.tokens_padding for outcome in alone),
+                [tokens for outcome in alone for tokens in outcome.recalled],
+            )
 
-    def _observe(self, batch: tuple[_Work, ...], began: float, seconds: float) -> None:
+    def _observe(self, batch: tuple[_Work, ...], outcome: Outcome, began: float, seconds: float) -> None:
         name, metrics = batch[0].call.model, self._metrics
-        lengths = [len(work.task.ids) for work in batch]
-        padded, useful = len(lengths) * max(lengths), sum(lengths)
+        useful = sum(len(work.task.ids) for work in batch)
         metrics.batch_size.labels(name).observe(len(batch))
-        metrics.batch_tokens.labels(name).observe(padded)
+        metrics.batch_tokens.labels(name).observe(outcome.tokens_computed + outcome.tokens_padding)
         metrics.batch_seconds.labels(name).observe(seconds)
         metrics.tokens.labels(name, "prompt").inc(useful)
-        metrics.tokens.labels(name, "padding").inc(padded - useful)
+        metrics.tokens.labels(name, "padding").inc(outcome.tokens_padding)
+        metrics.tokens.labels(name, "saved").inc(max(0, useful - outcome.tokens_computed))
+        hits = sum(tokens > 0 for tokens in outcome.recalled)
+        metrics.prefix_lookups.labels(name, "hit").inc(hits)
+        metrics.prefix_lookups.labels(name, "miss").inc(len(outcome.recalled) - hits)
+        metrics.prefix_tokens.labels(name).inc(sum(outcome.recalled))
         waited = metrics.queue_seconds.labels(name)
         for work in batch:
             waited.observe(began - work.call.began)
-        rate = useful / max(seconds, 1e-6)
-        self._tokens_per_second = 0.9 * self._tokens_per_second + 0.1 * rate if self._tokens_per_second else rate
 
     def _to_loop(self, callback: Any, *arguments: Any) -> None:
         try:
@@ -237,10 +286,10 @@ class Engine:
 
     # Back on the event loop.
 
-    def _deliver(self, outcome: _Outcome) -> None:
-        for call in {work.call: None for work in outcome.work}:
-            call.model_seconds += outcome.seconds
-        for work, value in zip(outcome.work, outcome.values, strict=True):
+    def _deliver(self, done: _Done) -> None:
+        for call in {work.call: None for work in done.work}:
+            call.model_seconds += done.seconds
+        for work, value in zip(done.work, done.values, strict=True):
             call = work.call
             if call.future.done():
                 continue
@@ -262,5 +311,25 @@ class Engine:
             self.crashed.set_exception(RuntimeError(f"the model's thread died: {error!r}"))
 
     def _seconds_for(self, tokens: int) -> float:
-        rate = self._tokens_per_second or float("inf")
-        return min(max(tokens / rate, _SHORTEST_RETRY), _LONGEST_RETRY)
+        return min(max(tokens / self._pace.tokens_per_second, _SHORTEST_RETRY), _LONGEST_RETRY)
+
+
+class _Pace:
+    """How fast waiting prompts are worked off of late, whatever the model's thread does between them."""
+
+    _MEMORY_SECONDS = 2.0
+    _EVIDENCE_SECONDS = 0.5
+
+    def __init__(self) -> None:
+        self._tokens = self._seconds = 0.0
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Infinite while too little is known: nobody is refused for one slow batch."""
+        return self._tokens / self._seconds if self._seconds >= self._EVIDENCE_SECONDS else float("inf")
+
+    def note(self, tokens: int, seconds: float) -> None:
+        """`tokens` took `seconds`."""
+        share = math.exp(-seconds / self._MEMORY_SECONDS)
+        self._tokens = share * self._tokens + tokens
+        self._seconds = share * self._seconds + seconds

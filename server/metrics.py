@@ -9,7 +9,7 @@ from wsgiref.simple_server import WSGIServer
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from ml.language_model import ModelInfo
+from ml.language_model import ModelInfo, Reader
 
 # From 1 ms to 80 s, about two buckets an octave where answers usually lie.
 SECONDS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.04, 0.06, 0.1, 0.2, 0.4, 0.8, 2, 5, 10, 20, 40, 80)
@@ -60,9 +60,24 @@ class Metrics:
         )
         self.tokens = Counter(
             "gloss_tokens_total",
-            "Tokens by kind: prompt, padding of batches, generated.",
+            "Tokens by kind: prompt, saved (those of them that were known or shared), padding of batches, generated.",
             ("model", "kind"),
             registry=registry,
+        )
+        self.prefix_lookups = Counter(
+            "gloss_prefix_cache_lookups_total",
+            "Prompts whose beginning was known (hit) or not (miss).",
+            ("model", "outcome"),
+            registry=registry,
+        )
+        self.prefix_tokens = Counter(
+            "gloss_prefix_cache_tokens_total",
+            "Tokens that were known from prompts before and not computed again.",
+            ("model",),
+            registry=registry,
+        )
+        self.prefix_bytes = Gauge(
+            "gloss_prefix_cache_bytes", "Memory of known beginnings of prompts.", ("model",), registry=registry
         )
         self.generations = Gauge(
             "gloss_generations", "Texts that grow, and that wait for a place.", ("state",), registry=registry
@@ -109,14 +124,21 @@ class Metrics:
         """Make the series of a model that was loaded in `load_seconds`."""
         self.model_load_seconds.labels(info.name).set(load_seconds)
         self.model_info.labels(info.name, info.digest, info.architecture, info.device, info.dtype).set(1)
-        for kind in ("prompt", "padding"):
+        for kind in ("prompt", "saved", "padding"):
             self.tokens.labels(info.name, kind)
+        for outcome in ("hit", "miss"):
+            self.prefix_lookups.labels(info.name, outcome)
+        self.prefix_tokens.labels(info.name)
         for family in (self.batch_size, self.batch_tokens, self.batch_seconds, self.queue_seconds, self.dropped):
             family.labels(info.name)
 
     def watch_queue(self, depth: Callable[[], float]) -> None:
         """Read the depth of the inference queue from `depth` whenever the page is read."""
         self.queue_depth.set_function(depth)
+
+    def watch_prefixes(self, model: str, reader: Reader) -> None:
+        """Read the memory of known beginnings from `reader` whenever the page is read."""
+        self.prefix_bytes.labels(model).set_function(lambda: float(reader.bytes))
 
 
 class MetricsPage:

@@ -92,6 +92,14 @@ class Settings(BaseSettings):
     max_waiting_tokens: int = Field(default=256 * 1024, ge=1)
     """Tokens waiting for the model, as above: it bounds how long the last in the queue can have to wait."""
 
+    max_waiting_seconds: float = Field(default=5.0, gt=0)
+    """How long the model may need for what waits for it, at its pace of late; a call that would wait longer is refused
+    at once. It bounds the latency of what is accepted under overload: set it to what your callers can bear."""
+
+    prefix_cache_bytes: int = Field(default=256 * 1024 * 1024, ge=0)
+    """Memory of each model for keys and values of prompts' beginnings, in bytes: a beginning that comes again is not
+    computed again, as long as it was used lately. 0 remembers nothing."""
+
     max_generations: int = Field(default=16, ge=1)
     """Texts that each model generates at once; more wait. More is better for throughput, and slower for each."""
 

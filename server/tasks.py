@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ml import attention, predict
-from ml.language_model import LanguageModel
+from ml.language_model import LanguageModel, Reader
 
 _LOGIT_BYTES = 4
 
@@ -70,13 +70,30 @@ def output_bytes(model: LanguageModel, task: Task) -> int:
     return task.rows * model.info.vocabulary_size * _LOGIT_BYTES
 
 
-def run(model: LanguageModel, tasks: Sequence[Task]) -> list[Any]:
-    """The values of tasks of one lane, in order."""
+@dataclass(frozen=True)
+class Outcome:
+    """What became of tasks of one lane.
+
+    Attributes:
+        values: one a task, in order.
+        tokens_computed: positions that went through the model, padding left out.
+        tokens_padding: positions that went through it for nothing.
+        recalled: for each prompt that was looked up in what the reader remembers, how many positions it knew.
+    """
+
+    values: list[Any]
+    tokens_computed: int
+    tokens_padding: int = 0
+    recalled: Sequence[int] = ()
+
+
+def run(model: LanguageModel, reader: Reader, tasks: Sequence[Task]) -> Outcome:
+    """Run tasks of one lane on a model and its reader."""
     match tasks:
         case [AttentionTask() as task]:
-            return [attention.attend(model, task.ids, task.plan)]
+            return Outcome([attention.attend(model, task.ids, task.plan)], len(task.ids))
         case _:
-            return _run_logits(model, [task for task in tasks if not isinstance(task, AttentionTask)])
+            return _run_logits(reader, [task for task in tasks if not isinstance(task, AttentionTask)])
 
 
 def warm_up(model: LanguageModel) -> Iterator[Task]:
@@ -89,8 +106,9 @@ def warm_up(model: LanguageModel) -> Iterator[Task]:
         yield AttentionTask(ids, plan)
 
 
-def _run_logits(model: LanguageModel, tasks: Sequence[LogitsTask]) -> list[Any]:
-    logits = model.logits([task.ids for task in tasks], [task.rows for task in tasks])
+def _run_logits(reader: Reader, tasks: Sequence[LogitsTask]) -> Outcome:
+    reading = reader.read([task.ids for task in tasks], [task.rows for task in tasks])
+    logits = reading.logits
     values: list[Any] = [
         predict.score(rows, task.continuation) if isinstance(task, ScoreTask) else None
         for task, rows in zip(tasks, logits, strict=True)
@@ -105,4 +123,4 @@ def _run_logits(model: LanguageModel, tasks: Sequence[LogitsTask]) -> list[Any]:
         )
         for (place, _), prediction in zip(predicted, predictions, strict=True):
             values[place] = prediction
-    return values
+    return Outcome(values, reading.tokens_computed, reading.tokens_padding, reading.recalled)

@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 
+from ml.spin import wait_patiently
 from worker.model_process import INTERRUPT
 from worker.protocol import Message, Ready, Refused, Run, decode, encode
 from worker.settings import Settings
@@ -32,6 +33,7 @@ def main() -> int:
     def notify(message: Message) -> None:
         os.write(replies, encode(message))
 
+    wait_patiently()
     # Only now: torch takes seconds to import, and until here nobody watched over this process.
     from ml.errors import ModelLoadError  # noqa: PLC0415
     from worker.residency import move_in  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""Many sequences as padded batches of bounded size: `stream_logits` for models that cannot share prefixes."""
+"""Sequences as padded batches: `stream_logits` and `reader` of models that cannot share prefixes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from torch import Tensor
 
-from ml.language_model import Batch
+from ml.language_model import Batch, Reading
 
 Logits = Callable[[Sequence[Sequence[int]], Sequence[int]], list[Tensor]]
 
@@ -22,6 +22,28 @@ def padded_batches(
     for indices in _grouped([len(sequence) for sequence in sequences], tails, max_tokens, max_readout):
         batch = [sequences[i] for i in indices]
         yield Batch(indices, logits(batch, [tails[i] for i in indices]), sum(map(len, batch)), 0)
+
+
+class PaddedReader:
+    """Reads prompts as one padded batch and remembers nothing; see `ml.language_model.Reader`."""
+
+    def __init__(self, logits: Logits) -> None:
+        """Read by the model's own `logits`."""
+        self._logits = logits
+
+    @property
+    def bytes(self) -> int:
+        """Nothing is remembered."""
+        return 0
+
+    def read(self, sequences: Sequence[Sequence[int]], tails: Sequence[int]) -> Reading:
+        """One batch; see `Reader.read`."""
+        useful = sum(map(len, sequences))
+        padding = len(sequences) * max(map(len, sequences)) - useful
+        return Reading(self._logits(sequences, tails), useful, padding, [0] * len(sequences))
+
+    def settle(self) -> None:
+        """Nothing waits."""
 
 
 def _grouped(lengths: Sequence[int], tails: Sequence[int], max_tokens: int, max_readout: int) -> Iterator[list[int]]:

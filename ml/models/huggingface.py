@@ -24,16 +24,18 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import logging as transformers_logging
 from transformers.utils.import_utils import is_accelerate_available
 
+from ml import language_model
 from ml.errors import ModelLoadError, NoAttentionError
 from ml.language_model import AttentionSink, Batch, Decoder, ModelInfo, Prefix
 from ml.models.attention_capture import Reader, prepare
-from ml.models.batches import padded_batches
+from ml.models.batches import PaddedReader, padded_batches
 from ml.models.bfloat16 import bfloat16_twin
 from ml.models.cuda import record, to_device
 from ml.models.decoding import CacheDecoder, SlotDecoder
 from ml.models.fast_layers import use_fast_layers
 from ml.models.packed_attention import BLOCK, PackedPrefix, PackedRun, can_pack
 from ml.models.placement import BALANCED, Placement
+from ml.models.prefix_reader import PrefixReader
 from ml.models.progress import logged_progress
 from ml.packing import Packing
 from ml.precision import has_fast_bfloat16
@@ -138,6 +140,12 @@ class HuggingFaceModel:
             rows = logits.split([tails[i] for i in indices])
             yield Batch(indices, rows, computed, sum(len(sequences[i]) for i in indices) - computed)
             computed = 0
+
+    def reader(self, max_bytes: int) -> language_model.Reader:
+        """Packed rows without padding where the model allows it, else padded batches; see `LanguageModel.reader`."""
+        if self._can_pack(self.info.context_length):
+            return PrefixReader(self.module, max_bytes, self._recorded.logits if self._recorded else None)
+        return PaddedReader(self.logits)
 
     def decoder(self) -> Decoder:
         """All sequences in one pass where the model allows it, else one after the other."""

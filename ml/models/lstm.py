@@ -22,7 +22,8 @@ from transformers import PreTrainedTokenizerFast
 
 from ml.errors import ModelLoadError, NoAttentionError
 from ml.language_model import AttentionSink, Batch, ModelInfo, Prefix
-from ml.models.fast_layers import linear
+from ml.models.batches import PaddedReader
+from ml.models.fast_layers import use_fast_layers
 from ml.models.lstm_sharing import LstmPrefix, stream
 from ml.tokens import Tokenizer
 
@@ -155,7 +156,7 @@ class LstmModel:
         wanted = [
             hidden[i, n - shared - tail : n - shared] for i, (n, tail) in enumerate(zip(lengths, tails, strict=True))
         ]
-        logits = linear(torch.cat(wanted), self.module.head.weight, self.module.head.bias)
+        logits: Tensor = self.module.head(torch.cat(wanted))
         return list(logits.float().split(list(tails)))
 
     @torch.inference_mode()
@@ -178,6 +179,10 @@ class LstmModel:
         """Logits of many sequences, shared beginnings read once; see `LanguageModel.stream_logits`."""
         known = prefix if isinstance(prefix, LstmPrefix) else LstmPrefix(0, self.module.initial_state(1))
         yield from stream(self.module, sequences, tails, max_tokens=max_tokens, max_readout=max_readout, prefix=known)
+
+    def reader(self, max_bytes: int) -> PaddedReader:
+        """One that remembers nothing: stopping to note the state costs a word-level LSTM more than is saved."""
+        return PaddedReader(self.logits)
 
     def decoder(self) -> LstmDecoder:
         """Each sequence is its hidden state."""
@@ -289,6 +294,7 @@ def load_lstm(folder: str | Path, device: torch.device | str, name: str, digest:
         ModelLoadError: a file is missing or does not hold what it should.
     """
     module = load_module(folder).to(device)
+    use_fast_layers(module)
     config = module.config
     try:
         fast = PreTrainedTokenizerFast.from_pretrained(str(folder))

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from ml.language_model import Batch
-from ml.models.fast_layers import linear
 
 if TYPE_CHECKING:
     from ml.models.lstm import State, WordLSTM
@@ -88,8 +87,7 @@ def _read(
             if first < end:
                 wanted[row].append(hidden[at, first:end])
         parents[active] = place
-    head = module.head
-    logits = linear(torch.cat([part for parts in wanted for part in parts]), head.weight, head.bias).float()
+    logits = module.head(torch.cat([part for parts in wanted for part in parts])).float()
     saved = int(lengths.sum()) - computed
     return Batch(chosen, logits.split([tails[i] for i in chosen]), computed, saved)
 

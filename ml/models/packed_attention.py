@@ -23,7 +23,7 @@ from ml.packing import Packing, Step
 BLOCK = 64
 """Rows that share a list of keys: a smaller block copies more paths, a larger one multiplies more that is masked."""
 
-_UNSUPPORTED = ("softcap", "s_aux", "position_bias")
+UNSUPPORTED = ("softcap", "s_aux", "position_bias")
 """Arguments with which models ask their attention for more than a softmax over the visible scores."""
 
 
@@ -121,8 +121,8 @@ class PackedRun:
             NotImplementedError: the model asks for an attention of another kind.
             KeysKnownError: within `collecting`, once the keys and values are known.
         """
-        if any(kwargs.get(name) is not None for name in _UNSUPPORTED):
-            raise NotImplementedError(f"attention with {', '.join(_UNSUPPORTED)} cannot be packed")
+        if any(kwargs.get(name) is not None for name in UNSUPPORTED):
+            raise NotImplementedError(f"attention with {', '.join(UNSUPPORTED)} cannot be packed")
         self.layers.add(layer)
         step = self._step
         if self._collected is not None:
@@ -171,7 +171,7 @@ class PackedRun:
 
 
 def attention_with_mass(
-    q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None = None
+    q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None = None, *, causal: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Attention, and the logarithm of the sum of the exponentials of its scores: what merging two attentions needs.
 
@@ -180,17 +180,23 @@ def attention_with_mass(
         k, v: [batch, heads, keys, size].
         scale: multiplies the scores.
         mask: added to the scores, [batch, 1, queries, keys].
+        causal: whether query i sees keys 0 to i only, in place of a mask.
 
     Returns:
         [batch, heads, queries, size] and [batch, heads, queries, 1].
     """
     if q.device.type == "cpu":
         # What SDPA runs on a CPU; called by its own name, it also returns the mass.
-        out, mass = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, attn_mask=mask, scale=scale)
+        out, mass = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            q, k, v, is_causal=causal, attn_mask=mask, scale=scale
+        )
         return out, mass.unsqueeze(-1)
     scores = torch.matmul(q, k.transpose(-1, -2)).float() * scale
     if mask is not None:
         scores = scores + mask
+    if causal:
+        unseen = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
+        scores = scores.masked_fill(unseen, float("-inf"))
     mass = torch.logsumexp(scores, dim=-1, keepdim=True)
     return torch.matmul(torch.exp(scores - mass).to(v.dtype), v), mass
 

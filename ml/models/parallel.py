@@ -32,7 +32,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]  # its stub
 from transformers import AutoConfig
 
 from ml.errors import GlossError, ModelLoadError
-from ml.language_model import AttentionSink, Batch, Decoder, Prefix
+from ml.language_model import AttentionSink, Batch, Decoder, Prefix, Reader, Reading
 from ml.models.huggingface import HuggingFaceModel, load_huggingface
 from ml.models.placement import Placement
 
@@ -168,6 +168,12 @@ class LeadingModel:
                 return
             yield batch
 
+    def reader(self, max_bytes: int) -> Reader:
+        """As `LanguageModel.reader`; each rank remembers its own part, and `max_bytes` bounds it."""
+        number = next(self._numbers)
+        with self.together("make", number, "reader", max_bytes):
+            return _LeadingReader(self, number, self._model.reader(max_bytes))
+
     def decoder(self) -> Decoder:
         """As `LanguageModel.decoder`."""
         number = next(self._numbers)
@@ -211,6 +217,33 @@ class LeadingModel:
             _log.exception("a call of the tensor-parallel model failed")
             self._followers.lost(f"the ranks may be out of step after {type(error).__name__}")
             raise
+
+
+class _LeadingReader:
+    """Rank 0 of a reader."""
+
+    def __init__(self, model: LeadingModel, number: int, reader: Reader) -> None:
+        self._model = model
+        self._number = number
+        self._reader = reader
+
+    def read(self, sequences: Sequence[Sequence[int]], tails: Sequence[int]) -> Reading:
+        """As `Reader.read`."""
+        with self._model.together("on", self._number, "read", [list(ids) for ids in sequences], list(tails)):
+            return self._reader.read(sequences, tails)
+
+    def settle(self) -> None:
+        """As `Reader.settle`."""
+        with self._model.together("on", self._number, "settle"):
+            self._reader.settle()
+
+    @property
+    def bytes(self) -> int:
+        """As `Reader.bytes`, of rank 0."""
+        return self._reader.bytes
+
+    def __del__(self) -> None:
+        self._model.drop(self._number)
 
 
 class _LeadingDecoder:

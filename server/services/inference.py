@@ -47,6 +47,7 @@ class InferenceService(InferenceServiceServicer):
     async def NextToken(self, request: pb.NextTokenRequest, context: Context) -> pb.NextTokenResponse:  # noqa: N802
         """Predict what follows each prompt."""
         clock = _Clock()
+        self._engine.check_room()
         model = self._registry.resolve(request.model)
         check_count("prompts", len(request.prompts), self._max_prompts)
         top_k = request.top_k if request.HasField("top_k") else _DEFAULT_TOP_K
@@ -57,7 +58,7 @@ class InferenceService(InferenceServiceServicer):
 
         def read() -> list[NextTokenTask]:
             return [
-                NextTokenTask(_encode_nth(model, index, prompt).ids, top_k, temperature)
+                NextTokenTask(_ids_of_nth(model, index, prompt), top_k, temperature)
                 for index, prompt in enumerate(request.prompts)
             ]
 
@@ -82,6 +83,7 @@ class InferenceService(InferenceServiceServicer):
     async def Score(self, request: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:  # noqa: N802
         """Measure how likely each continuation is."""
         clock = _Clock()
+        self._engine.check_room()
         model = self._registry.resolve(request.model)
         check_count("items", len(request.items), self._max_prompts)
         tasks = await self._helped(
@@ -103,6 +105,7 @@ class InferenceService(InferenceServiceServicer):
     async def Attention(self, request: pb.AttentionRequest, context: Context) -> pb.AttentionResponse:  # noqa: N802
         """Show what the prompt's tokens attend to."""
         clock = _Clock()
+        self._engine.check_room()
         model = self._registry.resolve(request.model)
         encoding = await self._helped(request.ByteSize(), lambda: _encode(model, request.prompt))
         plan = attention.resolve(wire.attention_spec(request), model.info, len(encoding.ids))
@@ -206,9 +209,9 @@ def _encode(model: LanguageModel, message: pb.Prompt) -> Encoding:
     return model.tokenizer.encode(to_prompt(message))
 
 
-def _encode_nth(model: LanguageModel, index: int, prompt: pb.Prompt) -> Encoding:
+def _ids_of_nth(model: LanguageModel, index: int, prompt: pb.Prompt) -> tuple[int, ...]:
     with blamed_at(f"prompts[{index}]", instead_of="prompt"):
-        return _encode(model, prompt)
+        return model.tokenizer.prompt_ids(to_prompt(prompt))
 
 
 def _score_task(model: LanguageModel, index: int, item: pb.ScoreItem) -> ScoreTask:

@@ -21,6 +21,7 @@ from gloss import v1 as pb
 from gloss.v1.explanation_service_pb2_grpc import ExplanationServiceStub
 from gloss.v1.inference_service_pb2_grpc import InferenceServiceStub
 from ml.language_model import AttentionSink, LanguageModel
+from ml.models.batches import PaddedReader
 from server.app import Server
 from server.settings import Settings
 
@@ -134,6 +135,9 @@ class _Gated:
         self._gate.entered.release()
         assert self._gate.open.wait(20)
         return self._model.logits(sequences, tails)
+
+    def reader(self, max_bytes: int) -> PaddedReader:
+        return PaddedReader(self.logits)
 
     def attention(self, ids: Sequence[int], layers: Sequence[int], queries: Sequence[int], sink: AttentionSink) -> None:
         self._model.attention(ids, layers, queries, sink)

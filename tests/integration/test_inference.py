@@ -15,7 +15,7 @@ import torch
 from gloss import v1 as pb
 from ml import spec
 from tests.integration.explanations import wait_for
-from tests.integration.serving import Code, Refusal, refused
+from tests.integration.serving import Code, Refusal, refused, serve
 
 PROMPTS = [
     "The capital of France is",
@@ -275,3 +275,38 @@ def test_draining_finishes_what_was_accepted_and_refuses_the_rest(gate, gated):
         assert first.result(20).predictions
         stopping.join(20)
         assert not stopping.is_alive()
+
+
+def test_a_known_beginning_is_not_computed_again_and_answers_the_same(tiny_gpt2):
+    shared = list(range(100, 180))
+    prompts = [[*shared, 200 + n, 7] for n in range(3)]
+
+    def ask(server, ids):
+        request = pb.NextTokenRequest(prompts=[pb.Prompt(token_ids=pb.TokenIds(ids=ids))])
+        return server.inference.NextToken(request, timeout=20).predictions[0]
+
+    with serve([tiny_gpt2]) as on, serve([tiny_gpt2], prefix_cache_bytes=0) as off:
+        for ids in prompts:
+            one, other = ask(on, ids), ask(off, ids)
+            assert [token.id for token in one.top] == [token.id for token in other.top]
+            for token, same in zip(one.top, other.top, strict=True):
+                assert token.log_probability == pytest.approx(same.log_probability, abs=1e-4)
+        model = {"model": "tiny-gpt2"}
+        wait_for(lambda: on.metric("gloss_prefix_cache_tokens_total", **model) == 2 * 64)
+        assert on.metric("gloss_prefix_cache_lookups_total", **model, outcome="hit") == 2
+        assert on.metric("gloss_prefix_cache_bytes", **model) > 0
+        assert off.metric("gloss_prefix_cache_tokens_total", **model) == 0
+        assert off.metric("gloss_prefix_cache_bytes", **model) == 0
+
+
+def test_calls_that_would_wait_too_long_are_refused(gate, gated):
+    with gated(max_waiting_seconds=0.5) as server:
+        server.server.engine._pace.note(10, 1.0)  # ten tokens a second
+        first = hold(gate, server)
+        queued = server.inference.NextToken.future(pb.NextTokenRequest(prompts=[text("one two three four five")]))
+        wait_for(lambda: waiting(server) == 1)
+        refusal = refused(server.inference.NextToken, pb.NextTokenRequest(prompts=[text("c")]))
+        assert (refusal.code, refusal.reason) == (Code.RESOURCE_EXHAUSTED, "QUEUE_FULL")
+        gate.open.set()
+        assert first.result(20).predictions
+        assert queued.result(20).predictions

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from ml.language_model import ModelInfo
+from ml.models.batches import PaddedReader
 from server.batching import Limits
 from server.engine import Engine
 from server.errors import OverloadedError
@@ -44,6 +45,9 @@ class FakeModel:
             10 * torch.nn.functional.one_hot(torch.tensor(sequence[-tail:]) + 1, VOCABULARY).float()
             for sequence, tail in zip(sequences, tails, strict=True)
         ]
+
+    def reader(self, max_bytes: int) -> PaddedReader:
+        return PaddedReader(self.logits)
 
     def attention(self, *_: Any) -> None:
         raise AssertionError
@@ -138,7 +142,7 @@ def test_a_failed_call_takes_the_rest_of_its_tasks_with_it():
             with pytest.raises(RuntimeError, match="poison"):
                 await bench.ask(POISON, *range(20))
             await bench.ask(30)
-            assert len(bench.model.batches) < 10
+            assert len(bench.model.batches) == 2
 
     asyncio.run(scenario())
 
@@ -184,6 +188,32 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_return():
             assert predicted(await waiting) == [2, 3]
             assert predicted(await third) == [6]
             await first
+
+    asyncio.run(scenario())
+
+
+def test_calls_that_would_wait_too_long_are_refused_and_others_are_not():
+    async def scenario():
+        async with Bench() as bench:
+            engine = Engine({"fake": bench.model}, Limits(shortest=1), Metrics(), waiting_seconds=2.05)
+            engine._pace.note(1, 0.1)  # one slow batch says little
+            assert engine._pace.tokens_per_second == float("inf")
+            engine._pace.note(9, 0.9)  # ten tokens a second: twenty may wait
+            tasks = [NextTokenTask((1, 2, 3, 4, 5, 6, 7, 8))]
+            calls = [asyncio.create_task(engine.submit("fake", tasks)) for _ in range(2)]
+            await asyncio.sleep(0)
+            engine.check_room()
+            with pytest.raises(OverloadedError) as caught:
+                await engine.submit("fake", tasks)
+            assert 1 < caught.value.retry_seconds < 3  # what 16 tokens take
+            small = asyncio.create_task(engine.submit("fake", [NextTokenTask((1, 2, 3, 4))]))
+            await asyncio.sleep(0)
+            engine._waiting_seconds = 1.0
+            with pytest.raises(OverloadedError):
+                engine.check_room()
+            engine.start()
+            await asyncio.gather(*calls, small)
+            await engine.stop(5)
 
     asyncio.run(scenario())
 

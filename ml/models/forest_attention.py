@@ -1,0 +1,178 @@
+"""Attention over a forest of prompts: a causal product for each segment, a plain one for each visit.
+
+The rows of `ml.forest` are one "sequence" with position ids of its own to a Hugging Face model, as those of
+`ml.packing` are, and the run travels to the attention function the same way. Where rows see keys beside those of their
+own segment, the parts are merged by their log-sum-exp: a softmax over several sets of keys gives each set its share of
+the sum of exponentials.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from ml.forest import Forest
+from ml.models.packed_attention import UNSUPPORTED, attention_with_mass
+from ml.prefixes import Piece
+
+_SHORT = 64
+"""Segments of up to so many rows are attended to together, padded: one operation costs as much as some rows do."""
+
+
+@dataclass(frozen=True, eq=False)
+class KeysAndValues:
+    """What a transformer makes of a run of tokens: keys and values, [layers, 2, key heads, tokens, size]."""
+
+    tensor: Tensor
+
+    def part(self, start: int, stop: int) -> KeysAndValues:
+        """Those of tokens `start` to `stop` - 1; see `ml.prefixes.Part`."""
+        return KeysAndValues(self.tensor[:, :, :, start:stop].clone())
+
+
+class ForestRun:
+    """One forest's way through a model.
+
+    Attributes:
+        layers: keys and values that each layer computed, by its number, each [key heads, R, size].
+    """
+
+    _no_mask = torch.zeros(1, 1, 1, 1)
+
+    def __init__(self, forest: Forest[KeysAndValues], order: dict[int, int]) -> None:
+        """Prepare to run. `order`: the place of each layer's keys and values in a `KeysAndValues`."""
+        self.layers: dict[int, tuple[Tensor, Tensor]] = {}
+        self._forest = forest
+        self._order = order
+        self._merges = bool(forest.visits)
+        self._long, self._short = _by_length(forest.segments)
+        self._joined = _joined_mask(forest)
+
+    def forward(self, module: PreTrainedModel) -> Tensor:
+        """Logits of the read-out rows, [readout, vocabulary]."""
+        device, forest = module.device, self._forest
+        logits: Tensor = module(
+            input_ids=torch.from_numpy(forest.ids).to(device).unsqueeze(0),
+            position_ids=torch.from_numpy(forest.positions).to(device).unsqueeze(0),
+            attention_mask=self._no_mask.to(device),  # of attention's shape, so transformers makes none of its own
+            use_cache=False,
+            logits_to_keep=torch.from_numpy(forest.readout).to(device),
+            gloss_packed=self,
+        ).logits[0]
+        return logits
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float, **kwargs: Any) -> Tensor:
+        """What one layer's attention gives for the forest's R rows; see `PackedRun.attend`."""
+        if any(kwargs.get(name) is not None for name in UNSUPPORTED):
+            raise NotImplementedError(f"attention with {', '.join(UNSUPPORTED)} cannot be packed")
+        self.layers[layer] = key[0], value[0]
+        groups = query.shape[1] // key.shape[1]
+        if len(self._forest.segments) == 1 and not self._merges:
+            out = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=groups > 1)
+            return out.transpose(1, 2)
+        if self._joined is not None:
+            return self._attend_joined(layer, query, scale, self._joined)
+        out, mass = self._causal(query, _repeat(key, groups), _repeat(value, groups), scale)
+        for visit in self._forest.visits:
+            rows = slice(visit.rows.start, visit.rows.stop)
+            keys, values = self._seen(layer, visit.keys)
+            # Heads that share keys are more rows of one head: nothing has to be repeated.
+            folded = query[:, :, rows].reshape(1, len(keys), -1, query.shape[3])
+            more, more_mass = attention_with_mass(folded, keys[None], values[None], scale)
+            more, more_mass = more.reshape(query[:, :, rows].shape), more_mass.reshape(1, query.shape[1], -1, 1)
+            share = torch.sigmoid(more_mass - mass[:, :, rows])
+            out[:, :, rows] = torch.lerp(out[:, :, rows], more, share.to(out.dtype))
+            mass[:, :, rows] = torch.logaddexp(mass[:, :, rows], more_mass)
+        return out.transpose(1, 2)
+
+    def _attend_joined(self, layer: int, query: Tensor, scale: float, mask: Tensor) -> Tensor:
+        """All rows' attention to all keys side by side, [1, R, heads, size]: for few rows cheaper than merging."""
+        own = range(self._forest.rows)
+        keys, values = zip(
+            *(self._seen(layer, part) for part in (*(v.keys for v in self._forest.visits), own)), strict=True
+        )
+        k, v = torch.cat(keys, dim=1), torch.cat(values, dim=1)
+        out = F.scaled_dot_product_attention(
+            query, k[None], v[None], attn_mask=mask.to(query.device), scale=scale, enable_gqa=query.shape[1] != len(k)
+        )
+        return out.transpose(1, 2)
+
+    def kept(self, rows: slice | Tensor) -> KeysAndValues:
+        """A copy of what all layers made of `rows`."""
+        parts = [[tensor[:, rows] for tensor in self.layers[layer]] for layer in self._order]
+        tensor = parts[0][0].new_empty(len(parts), 2, *parts[0][0].shape)
+        for place, (keys, values) in enumerate(parts):
+            tensor[place, 0], tensor[place, 1] = keys, values
+        return KeysAndValues(tensor)
+
+    def _seen(self, layer: int, keys: range | Piece[KeysAndValues]) -> tuple[Tensor, Tensor]:
+        """Keys and values of a visit, each [key heads, keys, size]."""
+        if isinstance(keys, range):
+            k, v = self.layers[layer]
+            return k[:, keys.start : keys.stop], v[:, keys.start : keys.stop]
+        k, v = keys.kept.tensor[self._order[layer], :, :, : keys.tokens]
+        return k, v
+
+    def _causal(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        """Each segment's attention to itself. [1, heads, R, size] and its mass, [1, heads, R, 1]."""
+        _, heads, rows, size = query.shape
+        # In memory as the model takes it back: [1, R, heads, size].
+        out = query.new_empty(1, rows, heads, size).transpose(1, 2)
+        mass = query.new_empty(1, heads, rows, 1, dtype=torch.float32)
+        for segment in self._long:
+            part = slice(segment.start, segment.stop)
+            out[:, :, part], mass[:, :, part] = attention_with_mass(
+                query[:, :, part], key[:, :, part], value[:, :, part], scale, causal=True
+            )
+        for places, whole in self._short:
+            # [heads, R, size] -> [segments, heads, longest, size]; padding stands on the right, where nobody sees it.
+            q, k, v = (x[0][:, places].transpose(0, 1) for x in (query, key, value))
+            some, some_mass = attention_with_mass(q, k, v, scale, causal=True)
+            rows_of = places[whole]
+            out[0][:, rows_of] = some.transpose(1, 2)[whole].transpose(0, 1)
+            mass[0][:, rows_of] = some_mass.transpose(1, 2)[whole].transpose(0, 1)
+        return out, mass
+
+
+def _by_length(segments: list[range]) -> tuple[list[range], list[tuple[Tensor, Tensor]]]:
+    """Segments that go alone, and groups of short ones of similar length.
+
+    Returns:
+        Of each group the row at each place [segments, longest], and which places are rows [segments, longest].
+    """
+    groups: dict[int, list[range]] = defaultdict(list)
+    alone = []
+    for segment in segments:
+        length = len(segment)
+        if length > _SHORT:
+            alone.append(segment)
+        else:
+            groups[1 << (length - 1).bit_length()].append(segment)
+    padded = []
+    for group in groups.values():
+        if len(group) == 1:
+            alone.append(group[0])
+            continue
+        offsets = torch.arange(max(map(len, group)))
+        firsts, lengths = (torch.tensor(x)[:, None] for x in ([s.start for s in group], [len(s) for s in group]))
+        whole = offsets < lengths
+        padded.append((torch.where(whole, firsts + offsets, firsts), whole))
+    return alone, padded
+
+
+def _joined_mask(forest: Forest[KeysAndValues]) -> Tensor | None:
+    """Who sees what, [1, 1, R, remembered + R], for one short prompt whose beginning is remembered; else None."""
+    if len(forest.segments) > 1 or not forest.visits or forest.rows > _SHORT:
+        return None
+    remembered = sum(visit.keys.tokens for visit in forest.visits if isinstance(visit.keys, Piece))
+    return torch.ones(1, 1, forest.rows, remembered + forest.rows, dtype=torch.bool).tril(remembered)
+
+
+def _repeat(heads: Tensor, groups: int) -> Tensor:
+    return heads if groups == 1 else heads.repeat_interleave(groups, dim=1)

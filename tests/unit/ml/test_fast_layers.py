@@ -1,0 +1,44 @@
+"""Faster layers compute what those of torch and transformers do, and gradients still flow."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from transformers.activations import NewGELUActivation
+from transformers.pytorch_utils import Conv1D
+
+from ml.models.fast_layers import FastLinear, use_fast_layers
+
+
+@pytest.mark.parametrize("rows", [1, 3, 40])
+@pytest.mark.parametrize("layer", [nn.Linear(8, 24), nn.Linear(8, 5, bias=False), Conv1D(24, 8), NewGELUActivation()])
+def test_the_same_numbers(layer: nn.Module, rows: int) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(layer)
+    x = torch.randn(2, rows, 8)
+    expected = model(x)
+    parameters = list(model.parameters())
+    use_fast_layers(model)
+    assert type(model[0]) is not type(layer) or isinstance(model[0], (FastLinear, Conv1D))
+    with torch.inference_mode():
+        torch.testing.assert_close(model(x), expected)
+    assert all(one is other for one, other in zip(model.parameters(), parameters, strict=True))
+    x.requires_grad_()
+    model(x).sum().backward()
+    assert x.grad is not None
+
+
+def test_an_embedding_shares_its_weight_as_it_was() -> None:
+    model = nn.ModuleDict({"embedding": nn.Embedding(6, 4), "head": nn.Linear(4, 6, bias=False)})
+    model["head"].weight = model["embedding"].weight
+    use_fast_layers(model)
+    assert isinstance(model["head"], FastLinear)
+    assert model["head"].weight is model["embedding"].weight
+    assert model["embedding"].weight.is_contiguous()
+
+
+def test_half_precision_is_left_alone() -> None:
+    model = nn.Sequential(nn.Linear(4, 4).to(torch.bfloat16))
+    use_fast_layers(model)
+    assert type(model[0]) is nn.Linear

@@ -1,0 +1,91 @@
+"""Remembering beginnings changes how long an answer takes, and nothing else.
+
+Tolerances are those of float32 sums in another order: keys that were remembered are attended to apart from the rest and
+merged, so logits of size about 10 may differ in their last two or three of seven digits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ml.language_model import LanguageModel, Reader
+from ml.models import load
+from ml.prefixes import BLOCK
+from tests.unit.ml.test_sharing import random_ids
+
+DOCUMENT = random_ids(100, 1)
+GROWING = [DOCUMENT[:n] for n in (20, 40, 64, 70, 100)]
+ASKED = [[*DOCUMENT[:64], *random_ids(n, n)] for n in (1, 5, 30, 60)]
+UNLIKE = [random_ids(n, 1000 + n) for n in (1, 2, 9, 31, 33, 70, 110)]
+TOLERANCE = {"atol": 2e-5, "rtol": 1e-5}
+
+
+def check(model: LanguageModel, reader: Reader, sequences: Sequence[Sequence[int]], tail: int) -> list[int]:
+    """Compare one batch with each of its prompts alone; how much was recalled."""
+    tails = [min(tail, len(ids)) for ids in sequences]
+    reading = reader.read(sequences, tails)
+    for ids, one, logits in zip(sequences, tails, reading.logits, strict=True):
+        torch.testing.assert_close(logits, model.logits([ids], [one])[0], **TOLERANCE)
+    return list(reading.recalled)
+
+
+@pytest.fixture(params=["tiny_llama", "tiny_gpt2"])
+def model(request: pytest.FixtureRequest, load_model: Callable[[Path], LanguageModel]) -> LanguageModel:
+    return load_model(request.getfixturevalue(request.param))
+
+
+@pytest.mark.parametrize("tail", [1, 3, 50])
+@pytest.mark.parametrize("max_bytes", [0, 100_000, 1 << 30])
+def test_on_equals_off(model: LanguageModel, max_bytes: int, tail: int) -> None:
+    reader = model.reader(max_bytes)
+    vocabulary = model.info.vocabulary_size
+    for sequences in (UNLIKE, GROWING, ASKED, [*UNLIKE, *ASKED, *ASKED[:2]], UNLIKE, GROWING):
+        check(model, reader, [[token % vocabulary for token in ids] for ids in sequences], tail)
+        reader.settle()
+        assert reader.bytes <= max_bytes
+
+
+@pytest.mark.parametrize("folder", ["tiny_llama", "tiny_gpt2"])
+def test_a_beginning_is_computed_once(folder: str, request: pytest.FixtureRequest, load_model) -> None:
+    model = load_model(request.getfixturevalue(folder))
+    reader = model.reader(1 << 30)
+    assert reader.bytes == 0
+    first = reader.read([ASKED[0]], [1])
+    assert (first.tokens_computed, first.recalled) == (65, [0])
+    mixed = reader.read([ASKED[1], UNLIKE[2], ASKED[2]], [1, 1, 1])
+    assert (mixed.tokens_computed, mixed.tokens_padding, mixed.recalled) == (5 + 9 + 30, 0, [64, 0, 64])
+    assert reader.bytes > 0
+    again = reader.read([ASKED[2]], [1])
+    assert again.tokens_computed <= BLOCK
+
+
+def test_prompts_of_one_batch_share_their_beginning_even_when_nothing_is_remembered(tiny_llama, load_model) -> None:
+    reading = load_model(tiny_llama).reader(0).read(ASKED, [1] * 4)
+    assert reading.tokens_computed == 64 + 1 + 5 + 30 + 60
+    assert reading.recalled == [0] * 4
+
+
+def test_off_remembers_nothing(tiny_llama, load_model) -> None:
+    reader = load_model(tiny_llama).reader(0)
+    first, second = (reader.read([ASKED[3]], [1]) for _ in range(2))
+    assert second.recalled == [0]
+    assert torch.equal(first.logits[0], second.logits[0])
+    assert reader.bytes == 0
+
+
+def test_a_model_that_cannot_pack_reads_in_padded_batches(tiny_llama: Path) -> None:
+    model: Any = load(str(tiny_llama), device="cpu")
+    model.packs = False
+    reader = model.reader(1 << 30)
+    assert check(model, reader, UNLIKE, 1) == [0] * len(UNLIKE)
+    assert reader.read([[1, 2, 3], [4]], [1, 1]).tokens_padding == 2
+
+
+def test_the_lstm_remembers_nothing(tiny_lstm: Path, load_model: Callable[[Path], LanguageModel]) -> None:
+    model = load_model(tiny_lstm)
+    assert check(model, model.reader(1 << 30), [[1, 2, 3], [4]], 1) == [0, 0]
