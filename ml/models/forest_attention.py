@@ -18,9 +18,12 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from ml.forest import Forest
+from ml.models.last_layer import KeysKnownError, TrimmedRun
 from ml.models.packed_attention import UNSUPPORTED, attention_with_mass
 from ml.prefixes import Piece
 
+_WORTH_TRIMMING = 128
+"""Rows that are not read out from which on the last layer runs on the others alone: a second start has a price."""
 _SHORT = 64
 """Segments of up to so many rows are attended to together, padded: one operation costs as much as some rows do."""
 
@@ -36,7 +39,7 @@ class KeysAndValues:
         return KeysAndValues(self.tensor[:, :, :, start:stop].clone())
 
 
-class ForestRun:
+class ForestRun(TrimmedRun):
     """One forest's way through a model.
 
     Attributes:
@@ -47,6 +50,10 @@ class ForestRun:
 
     def __init__(self, forest: Forest[KeysAndValues], order: dict[int, int]) -> None:
         """Prepare to run. `order`: the place of each layer's keys and values in a `KeysAndValues`."""
+        super().__init__()
+        self.rows = forest.rows
+        self.readout = torch.from_numpy(forest.readout)
+        self.trims = self.rows - len(self.readout) >= _WORTH_TRIMMING
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}
         self._forest = forest
         self._order = order
@@ -57,12 +64,13 @@ class ForestRun:
     def forward(self, module: PreTrainedModel) -> Tensor:
         """Logits of the read-out rows, [readout, vocabulary]."""
         device, forest = module.device, self._forest
+        self.readout = self.readout.to(device)
         logits: Tensor = module(
             input_ids=torch.from_numpy(forest.ids).to(device).unsqueeze(0),
             position_ids=torch.from_numpy(forest.positions).to(device).unsqueeze(0),
             attention_mask=self._no_mask.to(device),  # of attention's shape, so transformers makes none of its own
             use_cache=False,
-            logits_to_keep=torch.from_numpy(forest.readout).to(device),
+            logits_to_keep=self.readout,
             gloss_packed=self,
         ).logits[0]
         return logits
@@ -71,7 +79,16 @@ class ForestRun:
         """What one layer's attention gives for the forest's R rows; see `PackedRun.attend`."""
         if any(kwargs.get(name) is not None for name in UNSUPPORTED):
             raise NotImplementedError(f"attention with {', '.join(UNSUPPORTED)} cannot be packed")
+        if self.picked:
+            key, value = (each.unsqueeze(0) for each in self.layers[layer])
+            return self._attend(layer, self.spread(query[0])[None], key, value, scale)[:, self.readout]
         self.layers[layer] = key[0], value[0]
+        if self.collecting:
+            raise KeysKnownError
+        return self._attend(layer, query, key, value, scale)
+
+    def _attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """Of all rows, [1, R, heads, size]."""
         groups = query.shape[1] // key.shape[1]
         if len(self._forest.segments) == 1 and not self._merges:
             out = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=groups > 1)

@@ -8,7 +8,8 @@ layer runs once on all rows, up to its attention, and then once on the rows that
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -19,6 +20,39 @@ from transformers import PreTrainedModel
 
 class KeysKnownError(Exception):
     """No error: it leaves the layer, or the model, once the last layer's keys and values are known."""
+
+
+class TrimmedRun:
+    """What the hooks need to know of a run of packed rows.
+
+    Attributes:
+        rows: how many there are.
+        readout: which of them are read out, int64.
+        trims: whether the last layer is to run on those alone.
+        collecting: whether the last layer is under way for its keys and values only.
+        picked: whether it is under way on the read-out rows alone.
+    """
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.readout = torch.empty(0, dtype=torch.long)
+        self.trims = self.collecting = self.picked = False
+
+    @contextmanager
+    def collected(self) -> Iterator[None]:
+        """Within, attention is to keep the keys and values that it is handed, and to leave by `KeysKnownError`."""
+        self.collecting = True
+        try:
+            with suppress(KeysKnownError):
+                yield
+        finally:
+            self.collecting = False
+
+    def spread(self, picked: Tensor) -> Tensor:
+        """[heads, read-out rows, size] to [heads, rows, size], zero elsewhere."""
+        full = picked.new_zeros(picked.shape[0], self.rows, picked.shape[2])
+        full[:, self.readout] = picked
+        return full
 
 
 def trim_last_layer(module: PreTrainedModel) -> Sequence[RemovableHandle]:
@@ -39,13 +73,14 @@ def trim_last_layer(module: PreTrainedModel) -> Sequence[RemovableHandle]:
 
 def _before(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...] | None:
     """Collect the keys and values of all rows, then go on with the rows that are read out."""
-    run = kwargs.get("gloss_packed")
+    run: TrimmedRun | None = kwargs.get("gloss_packed")
     if run is None or not run.trims:
         return None
-    with run.collecting():
+    with run.collected():
         layer.forward(*args, **kwargs)
     if not len(run.readout):
         raise KeysKnownError
+    run.picked = True
     rows = run.rows
     return (
         tuple(_pick(value, run.readout, rows) for value in args),
@@ -55,9 +90,10 @@ def _before(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
 
 def _after(_layer: nn.Module, _args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
     """Put the rows back in their places: what follows counts on as many as went in, and reads no others."""
-    run = kwargs.get("gloss_packed")
+    run: TrimmedRun | None = kwargs.get("gloss_packed")
     if run is None or not run.trims:
         return None
+    run.picked = False
     if isinstance(output, tuple):
         return (_spread(output[0], run.readout, run.rows), *output[1:])
     return _spread(output, run.readout, run.rows)

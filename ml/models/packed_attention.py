@@ -7,8 +7,8 @@ attention function, so the model stays unmodified and there is no global state.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from ml.models.last_layer import KeysKnownError, trim_last_layer
+from ml.models.last_layer import KeysKnownError, TrimmedRun, trim_last_layer
 from ml.packing import Packing, Step
 
 BLOCK = 64
@@ -39,25 +39,19 @@ class PackedPrefix:
     states: KeysAndValues
 
 
-class PackedRun:
+class PackedRun(TrimmedRun):
     """One packing's way through a model: the step under way, and what earlier steps leave to it."""
 
     _no_mask = torch.zeros(1, 1, 1, 1)
 
     def __init__(self, before: KeysAndValues | None = None) -> None:
         """Begin with nothing, or with the keys and values of a path that was computed `before`."""
+        super().__init__()
         self.layers: set[int] = set()
         """Layers that computed the last step."""
-        self.trims = False
-        """Whether the step's last layer runs on the read-out rows alone."""
-        self.rows = 0
-        """Rows of the step."""
-        self.readout = torch.empty(0, dtype=torch.long)
-        """Which of them are read out."""
         # Of the path at which the step before ended.
         self._before = dict(before or {})
-        self._collecting = False
-        self._collected: tuple[Tensor, Tensor] | None = None
+        self._last: tuple[Tensor, Tensor] | None = None  # keys and values of the last layer
 
     def read(self, module: PreTrainedModel, ids: Sequence[int]) -> PackedPrefix:
         """Read the beginning of sequences to come, of which nothing is read out."""
@@ -94,16 +88,6 @@ class PackedRun:
             return logits
         return torch.empty(0, module.config.get_text_config().vocab_size, dtype=module.dtype, device=device)
 
-    @contextmanager
-    def collecting(self) -> Iterator[None]:
-        """Within, attention only keeps the keys and values that it is handed, and leaves by an exception."""
-        self._collecting = True
-        try:
-            with suppress(KeysKnownError):
-                yield
-        finally:
-            self._collecting = False
-
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float, **kwargs: Any) -> Tensor:
         """What one layer's attention gives for the step's R rows.
 
@@ -119,25 +103,23 @@ class PackedRun:
 
         Raises:
             NotImplementedError: the model asks for an attention of another kind.
-            KeysKnownError: within `collecting`, once the keys and values are known.
+            KeysKnownError: while collecting, once the keys and values are known.
         """
         if any(kwargs.get(name) is not None for name in UNSUPPORTED):
             raise NotImplementedError(f"attention with {', '.join(UNSUPPORTED)} cannot be packed")
         self.layers.add(layer)
         step = self._step
-        if self._collected is not None:
-            (k, v), self._collected = self._collected, None
-            q = query.new_zeros(query.shape[1], step.rows, query.shape[3])
-            q[:, self.readout] = query[0]
-            return self._attend_blocks(q, k, v, scale)[self.readout].unsqueeze(0)
+        if self.picked and self._last is not None:
+            (k, v), self._last = self._last, None
+            return self._attend_blocks(self.spread(query[0]), k, v, scale)[self.readout].unsqueeze(0)
         k, v = key[0], value[0]
         if step.cached:
             k_before, v_before = self._before[layer]
             k = torch.cat([k_before[:, : step.cached], k], dim=1)
             v = torch.cat([v_before[:, : step.cached], v], dim=1)
         self._before[layer] = k[:, self._path], v[:, self._path]
-        if self._collecting:
-            self._collected = None if step.is_trunk else (k, v)
+        if self.collecting:
+            self._last = k, v
             raise KeysKnownError
         if step.is_trunk:
             return F.scaled_dot_product_attention(
