@@ -28,7 +28,8 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from benchmarks.explain import TEXT, gpt2_small, processor
+from benchmarks.explain import TEXT, gpt2_small
+from benchmarks.machine import processor
 from gloss import v1 as pb
 from ml.attention import AttentionSpec, Reduction, attend, resolve
 from ml.memory import keep_freed_memory

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -38,13 +37,13 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
+from benchmarks.machine import processor
 from ml.explain import Run
 from ml.memory import keep_freed_memory
 from ml.models import load
 from ml.models.fast_layers import linear
 from ml.models.files import PRETRAINED
 from ml.models.huggingface import HuggingFaceModel
-from ml.precision import has_fast_bfloat16
 from ml.result import Cost, ExplanationResult
 from ml.spec import (
     Budget,
@@ -388,20 +387,6 @@ def write(file: Path, model: str, threads: int, found: Sequence[Measurement]) ->
         "found": [asdict(one) for one in found],
     }
     file.write_text(json.dumps(figures, indent=1) + "\n")
-
-
-def processor() -> str:
-    """The processor's name, and whether it has bfloat16 of its own."""
-    names = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
-    name = names[0] if names else platform.processor() or platform.machine()
-    return f"{name}, {'fast' if has_fast_bfloat16() else 'no fast'} bfloat16"
-
-
-def _lines(file: str) -> list[str]:
-    try:
-        return Path(file).read_text().splitlines()
-    except OSError:
-        return []
 
 
 if __name__ == "__main__":

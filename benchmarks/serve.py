@@ -25,7 +25,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.explain import gpt2_small, processor
+from benchmarks.explain import gpt2_small
+from benchmarks.machine import processor
 from benchmarks.serving import bare, load, processes, rows
 from benchmarks.serving.figures import Figure, prompts
 from ml.memory import keep_freed_memory
