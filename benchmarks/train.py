@@ -5,8 +5,8 @@
 Both train the same model (two layers of 200, 33,278 words, tied or not) on the same batches. The plain loop is what
 tutorials write, in float32: all logits at once, `F.cross_entropy`, `clip_grad_norm_`, an optimizer step. Ours computes
 the same loss and gradients (see the losses of the first and the last step) with the logits in chunks that stay in the
-cache, and by default with products in bfloat16 where the processor has instructions for it. The sampled softmax is listed
-apart: it estimates the same loss from a part of the vocabulary.
+cache, and by default with products in bfloat16 where the processor has instructions for it. The sampled softmax is
+listed apart: it estimates the same loss from a part of the vocabulary.
 
 Time is counted in processor seconds as well as by the clock, since the first does not depend on what else runs.
 """

@@ -17,8 +17,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from ml.explain.estimator import BoolArray, FloatArray, IntArray
+
+Coalitions = BoolArray | npt.NDArray[np.floating]
+"""Of True and False, or of 1 and 0 in some precision."""
 
 MOST = 1024
 """Samples that a process is fitted to: its cost grows with their third power."""
@@ -26,6 +30,7 @@ _NOISE = 0.003  # of the values' variance: what the kernel cannot tell
 _LEAST = 0.01  # relevance of a feature that seems to have none
 _SHARPNESS, _LINEAR = 0.7, 10.0  # of the kernel's two parts; found on WikiText prompts, and not critical
 _FIRM = 20  # samples a feature that are as many as none for the residuals' weight
+_GROUPS = 8  # of coalitions, whose answers' differences show what drawing them costs
 _SOME = 1024  # coalitions for the posterior's variance, which compares each with each
 
 
@@ -47,14 +52,14 @@ class Kernel:
         sizes = np.abs(attributions)
         return cls(np.maximum(sizes / max(float(sizes.max()), 1e-300), _LEAST), odd)
 
-    def __call__(self, one: BoolArray, other: BoolArray) -> FloatArray:
-        """Between coalitions [n, features] and [m, features]. Returns [n, m]."""
-        left, right = one * 2.0 - 1, other * 2.0 - 1
-        relevance = _SHARPNESS * self.relevance
+    def __call__(self, one: Coalitions, other: Coalitions) -> FloatArray:
+        """Between coalitions [n, features] and [m, features], in their precision. Returns [n, m]."""
+        left, right = one * 2 - 1.0, other * 2 - 1.0
+        relevance = (_SHARPNESS * self.relevance).astype(left.dtype)
         products = (left * relevance) @ right.T  # Σ relevance, with a minus where the two differ
         total = relevance.sum()
         alike: FloatArray = np.exp((products - total) / 2)
-        linear = _LINEAR * (left * self.relevance**2) @ right.T
+        linear = (left * (_LINEAR * self.relevance**2).astype(left.dtype)) @ right.T
         if self.odd:
             alike, linear = alike - np.exp((-products - total) / 2), 2 * linear
         alike += linear
@@ -89,7 +94,11 @@ class Control:
         self.residuals: FloatArray = np.concatenate([self._scale * left, rest])
 
     def estimate(
-        self, many: BoolArray, project: Callable[[BoolArray], FloatArray], of_residuals: FloatArray
+        self,
+        many: BoolArray,
+        project: Callable[[BoolArray], FloatArray],
+        of_residuals: FloatArray,
+        less: FloatArray | float = 0.0,
     ) -> tuple[FloatArray, FloatArray]:
         """The answer about the game that was sampled, and its standard errors: the posterior deviations.
 
@@ -97,9 +106,16 @@ class Control:
             many: coalitions drawn as the samples were, which cost no evaluations.
             project: from coalitions [m, features] to the matrix [m, features] that makes an answer of their values.
             of_residuals: the plain estimator's answer about `residuals`, float64 [features].
+            less: what the answer is not to be about, taken off the values of `many`.
         """
-        cross = project(many).T @ self._kernel(many, self._known)  # [features, n]
-        answer: FloatArray = cross @ self._weights + self._share * of_residuals
+        # The largest matrix here, [m, n]: single precision halves its time, and is far below the deviations.
+        values = self._kernel(many.astype(np.float32), self._known.astype(np.float32)) @ self._weights - less
+        answer: FloatArray = values @ project(many) + self._share * of_residuals
+        parts = [
+            part @ project(group)
+            for part, group in zip(np.array_split(values, _GROUPS), np.array_split(many, _GROUPS), strict=True)
+        ]
+        drawn = np.var(parts, axis=0, ddof=1) / _GROUPS  # for there might have been other coalitions than `many`
         some = many[:_SOME]
         rows = project(some)
         cross = rows.T @ self._kernel(some, self._known)
@@ -108,7 +124,7 @@ class Control:
         # The process varies more in some places than in others; what counts is where a feature's answer comes from.
         importance = project(self._known) ** 2  # [n, features]
         variances = self._variances @ importance / importance.sum(axis=0)
-        deviations: FloatArray = self._scale * np.sqrt(variances * np.maximum(before - known, 0.0))
+        deviations: FloatArray = np.sqrt(self._scale**2 * variances * np.maximum(before - known, 0.0) + drawn)
         return answer, deviations
 
 

@@ -23,7 +23,7 @@ from ml.result import StopReason
 
 _FEWEST_PAIRS = 32
 _FEWEST_FOR_CONTROL = 1.5  # pairs a feature
-_MANY = 4096
+_MANY = 8192
 """Pairs for the answer about a fitted game."""
 
 
@@ -144,12 +144,11 @@ class KernelShapExplainer:
         kept, many = pairs.kept, self._many
         # The process is fitted to half of v(S) − v(N∖S) itself, in which what does not matter has no part.
         halves = pairs.differences + (kept.mean(axis=1) - 0.5) * gain
-        shared = (many.mean(axis=1) - 0.5) * gain @ _projector(many)
+        even = (many.mean(axis=1) - 0.5) * gain  # what they would be if all features were alike
         for _ in range(2):  # the first answer's noise is no good guide to what matters
             fitted_game = Control(Kernel.of(first, odd=True), kept, halves)
             rest, _ = self._regress(pairs.with_differences(fitted_game.residuals))
-            answer, errors = fitted_game.estimate(many, _projector, rest)
-            gamma = answer - shared
+            gamma, errors = fitted_game.estimate(many, _projector, rest, even)
             first = gain / self.features + gamma
         return gamma, errors
 

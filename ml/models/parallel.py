@@ -17,6 +17,7 @@ import itertools
 import json
 import logging
 import os
+import queue
 import subprocess
 import sys
 import threading
@@ -80,14 +81,16 @@ class Followers:
                 "kind": kind,
                 "threads": torch.get_num_threads(),
             }
-            process = subprocess.Popen(  # noqa: S603 - our own program
-                [sys.executable, "-m", "ml.models.follower", json.dumps(told)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                env={**os.environ, "PYTHONPATH": path},
-            )
+            begun: queue.SimpleQueue[subprocess.Popen[bytes] | OSError] = queue.SimpleQueue()
+            command = [sys.executable, "-m", "ml.models.follower", json.dumps(told)]
+            environment = {**os.environ, "PYTHONPATH": path}
+            threading.Thread(
+                target=self._watch, args=(rank, command, environment, begun), name=f"rank {rank}", daemon=True
+            ).start()
+            process = begun.get()
+            if isinstance(process, OSError):
+                raise process
             self._processes.append(process)
-            threading.Thread(target=self._watch, args=(rank, process), name=f"rank {rank}", daemon=True).start()
 
     def wait_loaded(self) -> None:
         """Wait until all have read their weights.
@@ -125,7 +128,22 @@ class Followers:
             _log.critical("%s; this process ends, start it again", reason)
             os._exit(1)
 
-    def _watch(self, rank: int, process: subprocess.Popen[bytes]) -> None:
+    def _watch(
+        self,
+        rank: int,
+        command: list[str],
+        environment: dict[str, str],
+        begun: queue.SimpleQueue[subprocess.Popen[bytes] | OSError],
+    ) -> None:
+        """Start a process and wait for its end. It ends with this thread: the one that loads may be gone earlier."""
+        try:
+            process = subprocess.Popen(  # noqa: S603 - our own program
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+            )
+        except OSError as error:
+            begun.put(error)
+            return
+        begun.put(process)
         status = process.wait()
         self.lost(f"rank {rank} of the tensor-parallel model ended with {status}")
 

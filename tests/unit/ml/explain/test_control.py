@@ -1,12 +1,16 @@
 """Control variates: the same numbers as the plain estimators in the long run, and closer to them before."""
 
+import math
+
 import numpy as np
 import pytest
 
 from ml.explain.control import MOST, Control, Kernel, subsets
 from ml.explain.kernel_shap import KernelShapExplainer
-from ml.explain.lime import LimeExplainer, Sizes
+from ml.explain.lime import LimeExplainer, Sizes, kernel
+from ml.explain.surrogates import ridge
 from ml.spec import Budget, Lime
+from tests.unit.ml.explain.games import shapley_values
 from tests.unit.ml.explain.toys import ToyGame, additive, estimates
 
 
@@ -26,11 +30,19 @@ def lime(game, evaluations, seed, *, control):
     return estimates(LimeExplainer(game.features, Lime(), budget, control=control), game)[-1]
 
 
+def lime_coefficients(game):
+    """LIME's ridge over all coalitions, each weighed by how often 1,000 samples draw it."""
+    coalitions = (np.arange(1, 2**game.features)[:, None] >> np.arange(game.features) & 1) == 0
+    removed = (~coalitions).sum(axis=1)
+    often = 1000 / game.features / np.array([math.comb(game.features, size) for size in removed])
+    values = game._value(coalitions)
+    return ridge(1.0, coalitions * 1.0, values, often * kernel(coalitions, 25.0)).attributions
+
+
 @pytest.mark.parametrize("explain", [shapley, lime])
 def test_errors_are_smaller_and_known(explain):
     game = saturating()
-    # Of 1,000 samples each: the ridge's penalty weighs less beside more.
-    truth = np.mean([explain(game, 1000, seed, control=False).attributions for seed in range(50, 80)], axis=0)
+    truth = {shapley: shapley_values, lime: lime_coefficients}[explain](game)
     errors, deviations = {}, {}
     for control in (False, True):
         found = [explain(game, 120, seed, control=control) for seed in range(20)]
