@@ -17,7 +17,7 @@ import numpy as np
 from ml import spec
 from ml.explain.control import Control, Kernel, subsets
 from ml.explain.estimator import BoolArray, Estimate, Estimating, FloatArray, Game, IntArray
-from ml.explain.sampling import DEFAULT_SAMPLES, GOLDEN, anytime, settled, stability
+from ml.explain.sampling import CONTROLLED_GROWTH, DEFAULT_SAMPLES, GOLDEN, PLAIN_GROWTH, anytime, settled, stability
 from ml.explain.shapley import SINGULAR, Pairs, completeness_error, ends, kernel
 from ml.result import StopReason
 
@@ -114,6 +114,7 @@ class KernelShapExplainer:
             blocks=self._pairs,
             limit=self.budget.standard_error,
             enough=max(_FEWEST_PAIRS, 2 * self.features),
+            growth=CONTROLLED_GROWTH if self.control else PLAIN_GROWTH,
         )
 
     @property

@@ -18,7 +18,7 @@ import numpy as np
 from ml import spec
 from ml.explain.control import Control, Kernel, subsets
 from ml.explain.estimator import BoolArray, Estimating, FloatArray, Game
-from ml.explain.sampling import DEFAULT_SAMPLES, GOLDEN, anytime, fitted
+from ml.explain.sampling import CONTROLLED_GROWTH, DEFAULT_SAMPLES, GOLDEN, PLAIN_GROWTH, anytime, fitted
 from ml.explain.surrogates import Fit, Surrogate, decision_tree, lasso, r_squared, ridge, ridge_projector
 from ml.spec import SurrogateKind
 
@@ -140,6 +140,7 @@ class LimeExplainer:
             blocks=self.planned,
             limit=self.budget.standard_error,
             enough=2 * (self.features + 1),
+            growth=CONTROLLED_GROWTH if self._controls else PLAIN_GROWTH,
         )
 
     def _fit(self, coalitions: BoolArray, values: FloatArray, *, errors: bool) -> Fit:

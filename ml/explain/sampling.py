@@ -13,6 +13,8 @@ from ml.explain.surrogates import Fit
 from ml.result import StopReason
 
 DEFAULT_SAMPLES = 1000
+PLAIN_GROWTH, CONTROLLED_GROWTH = 0.25, 0.5
+"""How much more is asked for before each estimate: one with control variates takes tenths of a second."""
 _FIRST_BATCH = 64
 GOLDEN = (5**0.5 - 1) / 2
 """Its multiples, modulo 1, fill the unit interval evenly, however many there are (Weyl 1916)."""
@@ -35,6 +37,7 @@ def anytime(
     blocks: int,
     limit: float | None,
     enough: int = 2,
+    growth: float = PLAIN_GROWTH,
     end: StopReason = StopReason.EVALUATIONS,
 ) -> Estimating:
     """Ask in growing batches, about 64 coalitions and then a quarter more each time; tell after each.
@@ -43,12 +46,13 @@ def anytime(
         draws: at least `blocks` blocks of coalitions, bool [rows, features] each, that only tell something together
             (a pair, a permutation). They are drawn as they are asked for.
         limit: the standard error below which to stop, looked at once there are `enough` blocks.
+        growth: how much more each time: more for an estimate that costs much beside a small model's evaluations.
         end: why it stopped when all blocks were asked for.
     """
     coalitions = np.empty((0, rows, game.features), dtype=np.bool_)
     values = np.empty((0, rows))
     while True:
-        size = min(max(_FIRST_BATCH // rows, len(values) // 4, 1), blocks - len(values))
+        size = min(max(_FIRST_BATCH // rows, int(len(values) * growth), 1), blocks - len(values))
         batch = np.array([next(draws) for _ in range(size)])
         asked = yield from game(batch.reshape(-1, game.features))
         answers = asked.reshape(size, rows)
