@@ -3,7 +3,7 @@
     python -m benchmarks.accuracy [--model transformer | lstm | FOLDER] [--seeds 12] [--json FILE]
 
 A prompt of some 32 words is explained again and again with other seeds. An error is the root mean square difference
-from a long reference run, over words and seeds. `lime` and `shap` ask the same model through Gloss's own value function,
+from a long reference run, over words and seeds. `lime` and `shap` ask the same model through the same value function,
 so that nothing but their sampling and their estimator differs. Coverage is the share of 95 % intervals that hold the
 reference. No figure here depends on the machine's speed.
 """

@@ -17,12 +17,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from ml.explain.estimator import BoolArray, FloatArray, IntArray
-
-Coalitions = BoolArray | npt.NDArray[np.floating]
-"""Of True and False, or of 1 and 0 in some precision."""
 
 MOST = 1024
 """Samples that a process is fitted to: its cost grows with their third power."""
@@ -52,14 +48,14 @@ class Kernel:
         sizes = np.abs(attributions)
         return cls(np.maximum(sizes / max(float(sizes.max()), 1e-300), _LEAST), odd)
 
-    def __call__(self, one: Coalitions, other: Coalitions) -> FloatArray:
-        """Between coalitions [n, features] and [m, features], in their precision. Returns [n, m]."""
-        left, right = one * 2 - 1.0, other * 2 - 1.0
-        relevance = (_SHARPNESS * self.relevance).astype(left.dtype)
+    def __call__(self, one: BoolArray, other: BoolArray) -> FloatArray:
+        """Between coalitions [n, features] and [m, features]. Returns [n, m]."""
+        left, right = one * 2.0 - 1, other * 2.0 - 1
+        relevance = _SHARPNESS * self.relevance
         products = (left * relevance) @ right.T  # Σ relevance, with a minus where the two differ
         total = relevance.sum()
         alike: FloatArray = np.exp((products - total) / 2)
-        linear = (left * (_LINEAR * self.relevance**2).astype(left.dtype)) @ right.T
+        linear = _LINEAR * (left * self.relevance**2) @ right.T
         if self.odd:
             alike, linear = alike - np.exp((-products - total) / 2), 2 * linear
         alike += linear
@@ -108,8 +104,7 @@ class Control:
             of_residuals: the plain estimator's answer about `residuals`, float64 [features].
             less: what the answer is not to be about, taken off the values of `many`.
         """
-        # The largest matrix here, [m, n]: single precision halves its time, and is far below the deviations.
-        values = self._kernel(many.astype(np.float32), self._known.astype(np.float32)) @ self._weights - less
+        values = self._kernel(many, self._known) @ self._weights - less
         answer: FloatArray = values @ project(many) + self._share * of_residuals
         parts = [
             part @ project(group)

@@ -24,8 +24,8 @@ from ml.spec import SurrogateKind
 
 _EVENLY = 0.1
 """Share of the draws that fall on all sizes alike, whatever they seem to be worth."""
-_MANY = 16384
-"""Coalitions for the answer about a fitted game: their draw adds a seventh of the error of 333 samples, or less."""
+_MANY = 8192
+"""Coalitions for the answer about a fitted game: their draw adds a fifth of the error of 333 samples, or less."""
 
 
 def draw(features: int, samples: int, seed: int) -> Iterator[BoolArray]:
