@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import signal
 import subprocess
 import sys
@@ -58,8 +60,28 @@ def test_two_minutes_of_training_beat_counting_words(model: str, data: Path, tmp
     if model == "transformer":
         options += ["--context-length=64", "--batch=4", "--dropout=0.0"]
     assert main([model, f"--data={data}", f"--out={out}", "--epochs=20", "--warmup=10", *options]) == 0
-    import json
 
     history = json.loads((out / "training" / "history.json").read_text())
     # The text's words alone have a perplexity near 25; its rule leaves less than 8.
     assert min(line["valid_perplexity"] for line in history) < 8
+
+
+@pytest.mark.skipif("GLOSS_WIKITEXT" not in os.environ, reason="GLOSS_WIKITEXT names no folder with WikiText-2")
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("model", ["lstm", "transformer"])
+def test_a_slice_of_wikitext(model: str, tmp_path: Path) -> None:
+    data, out = tmp_path / "data", tmp_path / model
+    data.mkdir()
+    for split, lines in (("train", 2000), ("valid", 200), ("test", 200)):
+        text = (Path(os.environ["GLOSS_WIKITEXT"]) / f"{split}.txt").read_text(encoding="utf-8")
+        (data / f"{split}.txt").write_text("\n".join(text.split("\n")[:lines]) + "\n", encoding="utf-8")
+    options = {
+        "lstm": ["--epochs=2", "--dropout=0.2", "--rate=0.005"],
+        "transformer": ["--epochs=2", "--vocabulary-size=2048", "--hidden-size=64", "--layers=2", "--heads=2"],
+    }[model]
+    assert main([model, f"--data={data}", f"--out={out}", *options]) == 0
+    history = json.loads((out / "training" / "history.json").read_text())
+    # A guess among all words of the slice has a perplexity of thousands, and its first epoch far less.
+    assert history[-1]["valid_perplexity"] < 1000
+    assert history[-1]["train_loss"] < history[0]["train_loss"]
