@@ -5,6 +5,7 @@ ValueFunction               coalitions of features in, target values out; remova
 Evaluator (evaluation.py)   token sequences in, target values out: the only place that runs the model
 OcclusionExplainer, ...     estimators over any game, which a value function is one of
 anytime (sampling.py)       what those that sample do alike: growing batches, limits, when to stop
+Control (control.py)        what a fitted game explains of the samples' values, for those that sample
 Run                         one explanation at work: updates, checkpoint, judged result
 """
 

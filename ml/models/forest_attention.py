@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from ml.forest import Forest
 from ml.models.last_layer import KeysKnownError, TrimmedRun
-from ml.models.packed_attention import UNSUPPORTED, attention_with_mass
+from ml.models.packed_attention import attention_with_mass, refuse_unsupported
 from ml.prefixes import Piece
 
 _WORTH_TRIMMING = 128
@@ -77,8 +77,7 @@ class ForestRun(TrimmedRun):
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float, **kwargs: Any) -> Tensor:
         """What one layer's attention gives for the forest's R rows; see `PackedRun.attend`."""
-        if any(kwargs.get(name) is not None for name in UNSUPPORTED):
-            raise NotImplementedError(f"attention with {', '.join(UNSUPPORTED)} cannot be packed")
+        refuse_unsupported(kwargs)
         if self.picked:
             key, value = (each.unsqueeze(0) for each in self.layers[layer])
             return self._attend(layer, self.spread(query[0])[None], key, value, scale)[:, self.readout]

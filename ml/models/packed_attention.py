@@ -23,7 +23,7 @@ from ml.packing import Packing, Step
 BLOCK = 64
 """Rows that share a list of keys: a smaller block copies more paths, a larger one multiplies more that is masked."""
 
-UNSUPPORTED = ("softcap", "s_aux", "position_bias")
+_UNSUPPORTED = ("softcap", "s_aux", "position_bias")
 """Arguments with which models ask their attention for more than a softmax over the visible scores."""
 
 
@@ -105,8 +105,7 @@ class PackedRun(TrimmedRun):
             NotImplementedError: the model asks for an attention of another kind.
             KeysKnownError: while collecting, once the keys and values are known.
         """
-        if any(kwargs.get(name) is not None for name in UNSUPPORTED):
-            raise NotImplementedError(f"attention with {', '.join(UNSUPPORTED)} cannot be packed")
+        refuse_unsupported(kwargs)
         self.layers.add(layer)
         step = self._step
         if self.picked and self._last is not None:
@@ -150,6 +149,12 @@ class PackedRun(TrimmedRun):
         # A softmax over both sets of keys gives each set its share of the sum of exponentials.
         share = torch.sigmoid(trunk_mass[0].transpose(0, 1) - unblocked(mass)).to(out.dtype)
         return torch.lerp(unblocked(out), trunk_out[0].transpose(0, 1), share)
+
+
+def refuse_unsupported(kwargs: Mapping[str, Any]) -> None:
+    """Raise `NotImplementedError` where a model asks its attention, by `kwargs`, for more than packed rows can have."""
+    if any(kwargs.get(name) is not None for name in _UNSUPPORTED):
+        raise NotImplementedError(f"attention with {', '.join(_UNSUPPORTED)} cannot be packed")
 
 
 def attention_with_mass(
