@@ -1,65 +1,34 @@
 """Control variates: what a fitted game explains of the model's values is not left to the draw of coalitions.
 
 A Gaussian process is fitted to the values sampled so far (Rasmussen & Williams 2006, chapter 2). What a method answers
-about the *fitted* game costs no evaluations, so it can be had from thousands of coalitions; that is Bayesian
-quadrature (O'Hagan 1991), and its posterior deviations are the standard errors. To it comes the plain estimator's
-answer about the residuals, each of a fit without its own sample (leave-one-out in closed form: ibid. 5.4.2), with a
-weight that grows to 1 with the samples: so in the long run the answer is the plain estimator's, whatever the fit is
-worth.
+about the *fitted* game costs no evaluations, so it can be had exactly or from thousands of coalitions; that is Bayesian
+quadrature (O'Hagan 1991). To it comes the plain estimator's answer about the residuals, each of a fit without its own
+sample (leave-one-out in closed form: ibid. 5.4.2), with a weight that grows to 1 with the samples: so in the long run
+the answer is the plain estimator's, whatever the fit is worth, and the standard errors go from the posterior deviations
+to those of the residuals.
 
-Language models' values are dominated by a few features and their interactions. So the kernel measures how much two
-coalitions differ in what matters: exp(−Σ relevance of the features in which they differ), beside a linear one.
+Language models' values are dominated by a few features and their interactions: what the process expects of two
+coalitions says `ml.explain.covariance`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
+from ml.explain.covariance import Covariance
 from ml.explain.estimator import BoolArray, FloatArray, IntArray
 
 MOST = 1024
 """Samples that a process is fitted to: its cost grows with their third power."""
-_NOISE = 0.003  # of the values' variance: what the kernel cannot tell
-_LEAST = 0.01  # relevance of a feature that seems to have none
-_SHARPNESS, _LINEAR = 0.7, 10.0  # of the kernel's two parts; found on WikiText prompts, and not critical
-_FIRM = 20  # samples a feature that are as many as none for the residuals' weight
+_FIRM = 60  # samples a feature that are as many as none for the residuals' weight
 _GROUPS = 8  # of coalitions, whose answers' differences show what drawing them costs
 _SOME = 1024  # coalitions for the posterior's variance, which compares each with each
 
 
-@dataclass(frozen=True)
-class Kernel:
-    """How alike the values of two coalitions are expected to be.
-
-    Attributes:
-        relevance: of each feature, float64 [features]; the largest is 1.
-        odd: whether for half of the difference between a coalition's value and its complement's.
-    """
-
-    relevance: FloatArray
-    odd: bool = False
-
-    @classmethod
-    def of(cls, attributions: FloatArray, *, odd: bool = False) -> Kernel:
-        """With first attributions, float64 [features], as the features' relevance."""
-        sizes = np.abs(attributions)
-        return cls(np.maximum(sizes / max(float(sizes.max()), 1e-300), _LEAST), odd)
-
-    def __call__(self, one: BoolArray, other: BoolArray) -> FloatArray:
-        """Between coalitions [n, features] and [m, features]. Returns [n, m]."""
-        left, right = one * 2.0 - 1, other * 2.0 - 1
-        relevance = _SHARPNESS * self.relevance
-        products = (left * relevance) @ right.T  # Σ relevance, with a minus where the two differ
-        total = relevance.sum()
-        alike: FloatArray = np.exp((products - total) / 2)
-        linear = _LINEAR * (left * self.relevance**2) @ right.T
-        if self.odd:
-            alike, linear = alike - np.exp((-products - total) / 2), 2 * linear
-        alike += linear
-        return alike
+Answer = tuple[FloatArray, FloatArray]
+"""Attributions and their standard errors, float64 [features] each."""
 
 
 class Control:
@@ -69,15 +38,14 @@ class Control:
         residuals: what the fit leaves of each sample's value, found without that sample, float64 [n].
     """
 
-    def __init__(self, kernel: Kernel, coalitions: BoolArray, values: FloatArray) -> None:
-        """Fit to `values` [n] of `coalitions` [n, features]."""
-        self._kernel = kernel
+    def __init__(self, first: FloatArray, coalitions: BoolArray, values: FloatArray) -> None:
+        """Fit to `values` [n] of `coalitions` [n, features]; `first` attributions [features] tell what matters."""
         self._known = coalitions[:MOST]
-        fitted = values[:MOST]
-        mean = 0.0 if kernel.odd else float(fitted.mean())
-        self._scale = float(fitted.std()) or 1.0
-        centred = (fitted - mean) / self._scale
-        self._inverse = np.linalg.inv(kernel(self._known, self._known) + _NOISE * np.eye(len(fitted)))
+        mean, self._scale = float(values[:MOST].mean()), float(values[:MOST].std()) or 1.0
+        centred = (values[:MOST] - mean) / self._scale
+        self._covariance = Covariance.of(first).fitted(self._known, centred)
+        matrix = self._covariance(self._known, self._known)
+        self._inverse = np.linalg.inv(matrix + self._covariance.noise * np.eye(len(centred)))
         weights = self._inverse @ centred
         left = weights / np.diag(self._inverse)
         alone = weights - self._inverse @ left / len(left)  # the mean of the n fits that leave a sample out
@@ -85,27 +53,22 @@ class Control:
         self._share = len(values) / (len(values) + _FIRM * coalitions.shape[1])
         self._weights: FloatArray = self._scale * ((1 - self._share) * weights + self._share * alone)
         # Of the process, as each sample alone shows it: their mean is the most likely value (ibid. 5.4.1).
-        self._variances: FloatArray = weights * left
-        rest = values[MOST:] - mean - self._scale * kernel(coalitions[MOST:], self._known) @ alone
+        # A parameter that was fitted takes a sample, as in a regression.
+        many = len(centred)
+        self._variances: FloatArray = weights * left * many / max(1, many - self._covariance.parameters)
+        rest = values[MOST:] - mean - self._scale * self._covariance(coalitions[MOST:], self._known) @ alone
         self.residuals: FloatArray = np.concatenate([self._scale * left, rest])
 
-    def estimate(
-        self,
-        many: BoolArray,
-        project: Callable[[BoolArray], FloatArray],
-        of_residuals: FloatArray,
-        less: FloatArray | float = 0.0,
-    ) -> tuple[FloatArray, FloatArray]:
-        """The answer about the game that was sampled, and its standard errors: the posterior deviations.
+    def estimate(self, many: BoolArray, project: Callable[[BoolArray], FloatArray], residual: Answer) -> Answer:
+        """The answer about the game that was sampled.
 
         Args:
             many: coalitions drawn as the samples were, which cost no evaluations.
             project: from coalitions [m, features] to the matrix [m, features] that makes an answer of their values.
-            of_residuals: the plain estimator's answer about `residuals`, float64 [features].
-            less: what the answer is not to be about, taken off the values of `many`.
+            residual: the plain estimator's answer about `residuals`.
         """
-        values = self._kernel(many, self._known) @ self._weights - less
-        answer: FloatArray = values @ project(many) + self._share * of_residuals
+        values = self._covariance(many, self._known) @ self._weights
+        attributions = values @ project(many)
         parts = [
             part @ project(group)
             for part, group in zip(np.array_split(values, _GROUPS), np.array_split(many, _GROUPS), strict=True)
@@ -113,14 +76,36 @@ class Control:
         drawn = np.var(parts, axis=0, ddof=1) / _GROUPS  # for there might have been other coalitions than `many`
         some = many[:_SOME]
         rows = project(some)
-        cross = rows.T @ self._kernel(some, self._known)
-        before = np.einsum("mf,mf->f", rows, self._kernel(some, some) @ rows)
+        cross = rows.T @ self._covariance(some, self._known)
+        before = np.einsum("mf,mf->f", rows, self._covariance(some, some) @ rows)
+        variances = self._left(before, cross, project(self._known)) + drawn
+        return self._together(attributions, variances, residual)
+
+    def shapley(self, project: Callable[[BoolArray], FloatArray], residual: Answer) -> Answer:
+        """Shapley values of the game that was sampled; the fitted one's are exact. Arguments as in `estimate`."""
+        cross = self._covariance.shapley(self._known)
+        variances = self._left(self._covariance.shapley_variance(), cross, project(self._known))
+        return self._together(cross @ self._weights, variances, residual)
+
+    def _left(self, before: FloatArray, cross: FloatArray, rows: FloatArray) -> FloatArray:
+        """The answer's variance [features] that the samples leave, of that before them.
+
+        Args:
+            before: [features].
+            cross: the answers about what each sample says of the game, [features, n].
+            rows: what each sample counts for in the answer, [n, features].
+        """
         known = np.einsum("fn,fn->f", cross @ self._inverse, cross)
         # The process varies more in some places than in others; what counts is where a feature's answer comes from.
-        importance = project(self._known) ** 2  # [n, features]
-        variances = self._variances @ importance / importance.sum(axis=0)
-        deviations: FloatArray = np.sqrt(self._scale**2 * variances * np.maximum(before - known, 0.0) + drawn)
-        return answer, deviations
+        importance = rows**2
+        scales = self._variances @ importance / importance.sum(axis=0)
+        left: FloatArray = self._scale**2 * scales * np.maximum(before - known, 0.0)
+        return left
+
+    def _together(self, attributions: FloatArray, variances: FloatArray, residual: Answer) -> Answer:
+        """With what the fit leaves. The two errors have the same samples: at worst they add up."""
+        rest, errors = residual
+        return attributions + self._share * rest, (1 - self._share) * np.sqrt(variances) + self._share * errors
 
 
 def subsets(random: np.random.Generator, sizes: IntArray, features: int) -> BoolArray:

@@ -10,12 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
 from ml import spec
-from ml.explain.control import Control, Kernel, subsets
+from ml.explain.control import Control
 from ml.explain.estimator import BoolArray, Estimate, Estimating, FloatArray, Game, IntArray
 from ml.explain.sampling import CONTROLLED_GROWTH, DEFAULT_SAMPLES, GOLDEN, PLAIN_GROWTH, anytime, settled, stability
 from ml.explain.shapley import SINGULAR, Pairs, completeness_error, ends, kernel
@@ -23,8 +22,6 @@ from ml.result import StopReason
 
 _FEWEST_PAIRS = 32
 _FEWEST_FOR_CONTROL = 1.5  # pairs a feature
-_MANY = 8192
-"""Pairs for the answer about a fitted game."""
 
 
 @dataclass(frozen=True)
@@ -48,21 +45,23 @@ class Layers:
         return cls(kernel(features)[: len(sizes)] * twice, counts * twice / 2)
 
 
-def draw(features: int, seed: int, *, large: bool = False) -> Iterator[BoolArray]:
+def draw(features: int, seed: int, *, control: bool = False) -> Iterator[BoolArray]:
     """Pairs of a coalition of at most half of the features and its complement, bool [2, features], each pair once.
 
-    With `large`, sizes are drawn in proportion to the kernel's share times the size: a pair of larger coalitions tells
-    a fitted game more.
+    With `control`, what tells a fitted game most: every other pair is a single feature and all others, until those are
+    known, and larger sizes are drawn in proportion to the kernel's share times the square of the size.
     """
     random = np.random.default_rng(seed)
     layers = Layers.of(features)
     left, seen = layers.counts.copy(), set[bytes]()
-    level = random.random()
+    level, drawn = random.random(), 0
+    masses = layers.mass * np.arange(1, len(layers.mass) + 1) ** (2 if control else 0)
     while left.any():
-        level = (level + GOLDEN) % 1
-        mass = layers.mass * np.arange(1, len(layers.mass) + 1) if large else layers.mass
-        bounds = np.where(left > 0, mass, 0).cumsum()
+        level, drawn = (level + GOLDEN) % 1, drawn + 1
+        bounds = np.where(left > 0, masses, 0).cumsum()
         layer = int(np.searchsorted(bounds, level * bounds[-1], side="right"))
+        if control and left[0] and drawn % 2:
+            layer = 0
         coalition = np.zeros(features, dtype=np.bool_)
         while True:
             coalition[:] = False
@@ -101,15 +100,15 @@ class KernelShapExplainer:
 
     def __call__(self, game: Game) -> Estimating:
         """Ask for the two ends, then for pairs."""
-        empty, whole = yield from game(ends(game))
+        empty, whole = yield from game(ends(self.features))
         gain = float(whole - empty)
         if not np.isfinite(gain):
             yield Estimate.nothing(self.features, StopReason.SECONDS)
             return
         yield from anytime(
             game,
-            draw(self.features, self.budget.seed, large=self.control),
-            lambda coalitions, values: self._estimate(Pairs.of(coalitions, values, gain), gain),
+            draw(self.features, self.budget.seed, control=self.control),
+            lambda coalitions, values: self._estimate(coalitions, values, empty, whole),
             rows=2,
             blocks=self._pairs,
             limit=self.budget.standard_error,
@@ -121,16 +120,21 @@ class KernelShapExplainer:
     def _pairs(self) -> int:
         return (self.budget.max_evaluations or DEFAULT_SAMPLES) // 2 - 1
 
-    def _estimate(self, pairs: Pairs, gain: float) -> Estimate:
+    def _estimate(self, coalitions: BoolArray, values: FloatArray, empty: float, whole: float) -> Estimate:
+        pairs = Pairs.of(coalitions, values, gain := whole - empty)
         if len(pairs) < 2:
             return Estimate.nothing(self.features)
-        gamma, pulls = self._regress(pairs)
-        standard_errors = _spread(pulls, pairs.sizes, Layers.of(self.features).counts)
+        gamma, standard_errors = self._answer(pairs)
         if self.control and len(pairs) >= _FEWEST_FOR_CONTROL * self.features:
-            gamma, standard_errors = self._controlled(pairs, gain / self.features + gamma, gain)
+            known = np.concatenate([ends(self.features), coalitions.reshape(-1, self.features)])
+            game = Control(gain / self.features + gamma, known, np.array([empty, whole, *values.flat]))
+            shapley, standard_errors = game.shapley(
+                _projector, self._answer(Pairs.of(coalitions, game.residuals[2:].reshape(-1, 2), 0.0))
+            )
+            gamma = shapley - shapley.mean()
         attributions = gain / self.features + gamma
-        halves = [np.arange(len(pairs)) % 2 == half for half in (0, 1)]
-        first, second = (self._regress(pairs[half])[0] for half in halves)
+        halves = np.arange(len(pairs)) // 2 % 2  # by twos, as every other pair may be a single feature and the others
+        first, second = (self._regress(pairs[halves == half])[0] for half in (0, 1))
         return Estimate(
             attributions=attributions,
             standard_errors=standard_errors,
@@ -140,25 +144,10 @@ class KernelShapExplainer:
             completeness_error=completeness_error(attributions, gain),
         )
 
-    def _controlled(self, pairs: Pairs, first: FloatArray, gain: float) -> tuple[FloatArray, FloatArray]:
-        """γ and its standard errors: of the fitted game, from many pairs, and of what it leaves, from those drawn."""
-        kept, many = pairs.kept, self._many
-        # The process is fitted to half of v(S) − v(N∖S) itself, in which what does not matter has no part.
-        halves = pairs.differences + (kept.mean(axis=1) - 0.5) * gain
-        even = (many.mean(axis=1) - 0.5) * gain  # what they would be if all features were alike
-        for _ in range(2):  # the first answer's noise is no good guide to what matters
-            fitted_game = Control(Kernel.of(first, odd=True), kept, halves)
-            rest, _ = self._regress(pairs.with_differences(fitted_game.residuals))
-            gamma, errors = fitted_game.estimate(many, _projector, rest, even)
-            first = gain / self.features + gamma
-        return gamma, errors
-
-    @cached_property
-    def _many(self) -> BoolArray:
-        """The first coalitions of pairs drawn from the kernel, which cost no evaluations."""
-        random = np.random.default_rng([self.budget.seed, 2])  # a stream apart from the samples'
-        sizes = 1 + random.choice(self.features // 2, _MANY, p=Layers.of(self.features).mass)
-        return subsets(random, sizes, self.features)
+    def _answer(self, pairs: Pairs) -> tuple[FloatArray, FloatArray]:
+        """γ and its standard errors."""
+        gamma, pulls = self._regress(pairs)
+        return gamma, _spread(pulls, pairs.sizes, Layers.of(self.features).counts)
 
     def _regress(self, pairs: Pairs) -> tuple[FloatArray, FloatArray]:
         """γ and each pair's pull, as `Pairs.regress`.
@@ -178,11 +167,20 @@ class KernelShapExplainer:
         return pulls.sum(axis=0), pulls
 
 
-def _projector(kept: BoolArray) -> FloatArray:
-    """What makes γ of the differences of evenly weighted pairs, given by their first coalitions [pairs, features]."""
+def _projector(coalitions: BoolArray) -> FloatArray:
+    """What makes γ of the values of pairs: `coalitions` [2 pairs, features], each followed by its complement.
+
+    Returns [2 pairs, features]. Each layer has its mass, however many of its pairs are here.
+    """
+    kept = coalitions[::2]
+    sizes = kept.sum(axis=1)
+    layers = Layers.of(kept.shape[1]).mass
+    sizes = np.minimum(sizes, kept.shape[1] - sizes)
+    weights = np.concatenate([[0.0], layers])[sizes] / np.bincount(sizes)[sizes]
     design = kept - kept.mean(axis=1, keepdims=True)
-    projector: FloatArray = design @ np.linalg.pinv(design.T @ design, rcond=SINGULAR, hermitian=True)
-    return projector
+    weighted = design * weights[:, None]
+    projector = weighted @ np.linalg.pinv(design.T @ weighted, rcond=SINGULAR, hermitian=True) / 2
+    return np.stack([projector, -projector], axis=1).reshape(coalitions.shape)
 
 
 def _spread(pulls: FloatArray, sizes: IntArray, counts: FloatArray) -> FloatArray:

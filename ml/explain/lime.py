@@ -16,7 +16,7 @@ from functools import cached_property, partial
 import numpy as np
 
 from ml import spec
-from ml.explain.control import Control, Kernel, subsets
+from ml.explain.control import Control, subsets
 from ml.explain.estimator import BoolArray, Estimating, FloatArray, Game
 from ml.explain.sampling import CONTROLLED_GROWTH, DEFAULT_SAMPLES, GOLDEN, PLAIN_GROWTH, anytime, fitted
 from ml.explain.surrogates import Fit, Surrogate, decision_tree, lasso, r_squared, ridge, ridge_projector
@@ -158,13 +158,13 @@ class LimeExplainer:
             """The penalty that weighs as much beside `count` samples as α beside the package's own number of them."""
             return self._alpha(1.0) * count / DEFAULT_SAMPLES
 
-        fitted_game = Control(Kernel.of(plain.attributions), coalitions, values)
-        rest = ridge(alpha(len(values)), samples, fitted_game.residuals, weights, errors=False)
+        fitted_game = Control(plain.attributions, coalitions, values)
+        rest = ridge(alpha(len(values)), samples, fitted_game.residuals, weights, errors=True)
 
         def project(many: BoolArray) -> FloatArray:
             return ridge_projector(alpha(len(many)), many.astype(np.float64), self._weights(many))
 
-        coefficients, errors = fitted_game.estimate(self._many, project, rest.attributions)
+        coefficients, errors = fitted_game.estimate(self._many, project, (rest.attributions, rest.standard_errors))
         intercept = float(np.average(values - samples @ coefficients, weights=weights))
         explained = r_squared(values, intercept + samples @ coefficients, weights)
         return Fit(coefficients, errors, replace(plain.surrogate, r_squared=explained, intercept=intercept))

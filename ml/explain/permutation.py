@@ -47,7 +47,7 @@ class PermutationExplainer:
         The standard-error limit is looked at once there are 16 pairs: features that rarely matter may not have
         mattered yet, and look more certain than they are.
         """
-        empty, whole = yield from game(ends(game))
+        empty, whole = yield from game(ends(game.features))
         if not np.isfinite(whole - empty):
             yield Estimate.nothing(self.features, StopReason.SECONDS)
             return

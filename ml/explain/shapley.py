@@ -54,16 +54,6 @@ class Pairs:
         """The pairs where `chosen`, bool [pairs], is True."""
         return Pairs(self.sizes[chosen], self.design[chosen], self.differences[chosen])
 
-    @property
-    def kept(self) -> BoolArray:
-        """The first coalition of each pair, bool [pairs, features]."""
-        present: BoolArray = self.design > 0
-        return present
-
-    def with_differences(self, differences: FloatArray) -> Pairs:
-        """The same pairs in another game."""
-        return Pairs(self.sizes, self.design, differences)
-
     def regress(self, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Weighted least squares.
 
@@ -94,9 +84,9 @@ def completeness_error(attributions: FloatArray, gain: float) -> float:
     return abs(float(attributions.sum()) - gain)
 
 
-def ends(game: Game) -> BoolArray:
+def ends(features: int) -> BoolArray:
     """The empty and the whole coalition, bool [2, features]."""
-    return np.array([[False], [True]]).repeat(game.features, axis=1)
+    return np.array([[False], [True]]).repeat(features, axis=1)
 
 
 def is_enumerable(features: int, budget: spec.Budget) -> bool:
@@ -127,7 +117,7 @@ class EnumerationExplainer:
 
     def __call__(self, game: Game) -> Estimating:
         """Ask for the two ends, then for the pairs between them."""
-        empty, whole = yield from game(ends(game))
+        empty, whole = yield from game(ends(self.features))
         gain = float(whole - empty)
         if not np.isfinite(gain):
             yield Estimate.nothing(self.features, StopReason.SECONDS)

@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from ml.explain.control import MOST, Control, Kernel, subsets
+from ml.explain.control import MOST, Control, subsets
+from ml.explain.covariance import Covariance
 from ml.explain.kernel_shap import KernelShapExplainer
 from ml.explain.lime import LimeExplainer, Sizes, kernel
 from ml.explain.surrogates import ridge
@@ -75,15 +76,16 @@ def test_a_residual_is_of_a_fit_without_its_sample():
     random = np.random.default_rng(0)
     coalitions = subsets(random, random.integers(0, 7, 30), 6)
     values = np.sin(coalitions @ np.arange(6.0))
-    kernel = Kernel.of(np.arange(6.0), odd=True)
-    whole = Control(kernel, coalitions, values)
+    whole = Control(np.arange(6.0), coalitions, values)
+    centred = (values - values.mean()) / values.std()
+    covariance = Covariance.of(np.arange(6.0)).fitted(coalitions, centred)
     for left_out in (0, 13):
         kept = np.arange(30) != left_out
-        # The odd kernel has no mean to estimate; the noise is relative to the values' deviation.
-        matrix = kernel(coalitions[kept], coalitions[kept]) + 0.003 * np.eye(29)
-        weights = np.linalg.solve(matrix, values[kept])
-        predicted = kernel(coalitions[[left_out]], coalitions[kept]) @ weights
-        assert whole.residuals[left_out] == pytest.approx(values[left_out] - predicted[0], abs=1e-8)
+        matrix = covariance(coalitions[kept], coalitions[kept]) + covariance.noise * np.eye(29)
+        weights = np.linalg.solve(matrix, centred[kept])
+        predicted = covariance(coalitions[[left_out]], coalitions[kept]) @ weights
+        expected = values.std() * (centred[left_out] - predicted[0])
+        assert whole.residuals[left_out] == pytest.approx(expected, abs=1e-8)
 
 
 def test_more_samples_than_are_fitted_to():

@@ -1,0 +1,165 @@
+"""How alike the values of two coalitions are: the covariance function of a Gaussian process over a game.
+
+With a coalition as signs sᵢ (1 for present, −1 for absent) and a relevance rᵢ of each feature:
+
+    k(s, t) = constant + linear Σ rᵢ² sᵢ tᵢ + g(s) g(t) (exp(−D) + far exp(−3 D)),    D = sharpness Σ rᵢ [sᵢ ≠ tᵢ].
+
+The second term is an additive game. The third is every interaction, weaker the more of the relevant features differ;
+g(s) = exp(growth · mean of s, weighted by relevance) lets the value vary more where much is present, or where little
+is. Its parameters are those under which the values seen are likeliest, beside a prior that says they are not far from
+what a first answer and common prompts suggest (automatic relevance determination: Neal 1996; Rasmussen & Williams 2006,
+5.1 and 5.4.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.optimize import minimize
+
+from ml.explain import product_games
+from ml.explain.estimator import BoolArray, FloatArray
+
+SHARPNESS = 0.7
+_CONSTANT = 10.0  # so large a variance that the mean is free
+_LEAST = 0.01  # relevance of a feature that seems to have none
+_STEPS = 20
+_FURTHEST = 3.0  # from the prior, in logarithms; an exact game would have no noise, and a matrix without an inverse
+_MOST = 384  # samples that the parameters are fitted to: each step costs their third power
+
+
+@dataclass(frozen=True)
+class Covariance:
+    """See the module. Values are meant to have a variance about 1.
+
+    Attributes:
+        relevance: of each feature, float64 [features].
+        balance: what g's mean weighs the features by, float64 [features], sum 1.
+        linear, far, growth: as in the formula.
+        noise: variance of what the process cannot tell.
+    """
+
+    relevance: FloatArray
+    balance: FloatArray
+    linear: float = 5.0
+    far: float = 0.15
+    growth: float = 0.0
+    noise: float = 0.002
+
+    @classmethod
+    def of(cls, attributions: FloatArray) -> Covariance:
+        """With first attributions, float64 [features], as the features' relevance; the largest is 1."""
+        sizes = np.abs(attributions)
+        relevance = np.maximum(sizes / max(float(sizes.max()), 1e-300), _LEAST)
+        return cls(relevance, relevance / relevance.sum())
+
+    @property
+    def parameters(self) -> int:
+        """How many parameters `fitted` fits."""
+        return len(self.relevance) + 4
+
+    def __call__(self, one: BoolArray, other: BoolArray) -> FloatArray:
+        """Between coalitions [n, features] and [m, features]. Returns [n, m]."""
+        left, right = _signs(one), _signs(other)
+        near = self._near(left, right)
+        varying = (near + self.far * near**3) * self._swing(left)[:, None] * self._swing(right)
+        covariance: FloatArray = varying + self.linear * (left * self.relevance**2) @ right.T + _CONSTANT
+        return covariance
+
+    def shapley(self, others: BoolArray) -> FloatArray:
+        """Shapley values of the games k(·, t), t in `others` [m, features]. Returns [features, m]."""
+        signs = _signs(others)
+        values = 2 * self.linear * self.relevance**2 * signs
+        for factors, scale in self._products():
+            chosen = factors[:, :, others.astype(np.int64)]  # [features, present in s, m, features]
+            present, absent = (np.diagonal(chosen[:, s], axis1=0, axis2=2) for s in (1, 0))
+            values = values + scale * product_games.shapley(present, absent)
+        return values.T
+
+    def shapley_variance(self) -> FloatArray:
+        """Variances of the Shapley values of a game drawn from the process, float64 [features]."""
+        variances = 4 * self.linear * self.relevance**2
+        for factors, scale in self._products():
+            variances = variances + scale * product_games.shapley_twice(factors)
+        return variances
+
+    def _products(self) -> Iterator[tuple[FloatArray, float]]:
+        """The interactions' two terms as products of factors [features, 2, 2], of sᵢ and of tᵢ, each with its scale."""
+        swing = np.exp(self.growth * np.multiply.outer(self.balance, [[-2.0, 0.0], [0.0, 2.0]]))
+        for sharpness, scale in ((SHARPNESS, 1.0), (3 * SHARPNESS, self.far)):
+            differing = np.exp(-sharpness * self.relevance)[:, None, None] * [[0, 1], [1, 0]] + np.eye(2)
+            yield swing * differing, scale
+
+    def fitted(self, coalitions: BoolArray, values: FloatArray) -> Covariance:
+        """The one under which `values` [n] of `coalitions` [n, features] are likeliest, given this one as the prior."""
+        if not values.any():
+            return self  # there is nothing to tell
+        signs = _signs(coalitions[:_MOST])
+        found = minimize(
+            lambda changes: self._changed(changes)._misfit(signs, values[:_MOST], changes),
+            np.zeros(self.parameters),
+            jac=True,
+            method="L-BFGS-B",
+            bounds=[(-_FURTHEST, _FURTHEST)] * self.parameters,
+            options={"maxiter": _STEPS},
+        )
+        return self._changed(found.x)
+
+    def _near(self, left: FloatArray, right: FloatArray) -> FloatArray:
+        weights = SHARPNESS * self.relevance
+        near: FloatArray = np.exp(((left * weights) @ right.T - weights.sum()) / 2)
+        return near
+
+    def _swing(self, signs: FloatArray) -> FloatArray:
+        swing: FloatArray = np.exp(self.growth * (signs @ self.balance))
+        return swing
+
+    def _changed(self, changes: FloatArray) -> Covariance:
+        """With logarithms of the parameters changed, and growth itself."""
+        linear, far, noise = np.exp(changes[-4:-1])
+        return replace(
+            self,
+            relevance=self.relevance * np.exp(changes[:-4]),
+            linear=self.linear * linear,
+            far=self.far * far,
+            noise=self.noise * noise,
+            growth=self.growth + changes[-1],
+        )
+
+    def _misfit(self, signs: FloatArray, values: FloatArray, changes: FloatArray) -> tuple[float, FloatArray]:
+        """−log likelihood at the likeliest scale, with −log of the prior of `changes`; and its gradient."""
+        swing, middle = self._swing(signs), signs @ self.balance
+        scale = swing[:, None] * swing
+        near = self._near(signs, signs)
+        close, far = scale * near, scale * self.far * near**3
+        products = (signs * self.relevance**2) @ signs.T
+        matrix = close + far + self.linear * products + _CONSTANT
+        matrix.flat[:: len(values) + 1] += self.noise
+        inverse = np.linalg.inv(matrix)
+        weights = inverse @ values
+        variance = float(values @ weights) / len(values)
+        misfit = 0.5 * (len(values) * np.log(variance) + np.linalg.slogdet(matrix)[1] + changes @ changes)
+
+        slope = (inverse - np.outer(weights, weights) / variance) / 2  # of the misfit by the matrix
+        differing = slope * (close + 3 * far)  # and by −D
+        apart = (differing.sum() - np.einsum("nf,nf->f", signs, differing @ signs)) / 2  # Σ where i differs
+        together = np.einsum("nf,nf->f", signs, slope @ signs)
+        gradient = np.concatenate(
+            [
+                2 * self.linear * self.relevance**2 * together - SHARPNESS * self.relevance * apart,
+                [
+                    self.linear * float((slope * products).sum()),
+                    float((slope * far).sum()),
+                    self.noise * float(np.trace(slope)),
+                    2 * float(middle @ (slope * (close + far)).sum(axis=1)),
+                ],
+            ]
+        )
+        return float(misfit), gradient + changes
+
+
+def _signs(coalitions: BoolArray) -> FloatArray:
+    signs: FloatArray = np.where(coalitions, 1.0, -1.0)
+    return signs

@@ -1,0 +1,79 @@
+"""What a Gaussian process expects of a game, and the Shapley values of what it expects."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from ml.explain import product_games
+from ml.explain.control import subsets
+from ml.explain.covariance import Covariance
+from tests.unit.ml.explain.games import shapley_values
+from tests.unit.ml.explain.toys import ToyGame
+
+FEATURES = 5
+COVARIANCE = replace(Covariance.of(np.arange(1.0, 6.0)), growth=0.4)
+EVERY = (np.arange(2**FEATURES)[:, None] >> np.arange(FEATURES) & 1) == 1
+
+
+def shapley_matrix() -> np.ndarray:
+    """What makes Shapley values of the values of `EVERY`, [coalitions, features]."""
+    return np.array(
+        [
+            shapley_values(ToyGame(FEATURES, lambda present, one=one: (present == one).all(axis=1) * 1.0))
+            for one in EVERY
+        ]
+    )
+
+
+def test_products_have_exact_shapley_values():
+    random = np.random.default_rng(0)
+    present, absent = random.uniform(0.1, 2, (2, 3, FEATURES))
+    found = product_games.shapley(present, absent)
+    for game in range(3):
+        product = ToyGame(FEATURES, lambda kept, i=game: np.where(kept, present[i], absent[i]).prod(axis=1))
+        assert found[game] == pytest.approx(shapley_values(product))
+
+
+def test_shapley_values_of_a_covariance():
+    others = EVERY[[0, 3, 17, 31]]
+    assert COVARIANCE.shapley(others) == pytest.approx(shapley_matrix().T @ COVARIANCE(EVERY, others))
+
+
+def test_shapley_values_vary_as_drawn_games_do():
+    matrix = shapley_matrix()
+    expected = np.einsum("cf,ce,ef->f", matrix, COVARIANCE(EVERY, EVERY), matrix)
+    assert COVARIANCE.shapley_variance() == pytest.approx(expected)
+
+
+def test_a_covariance_is_symmetric_and_positive():
+    matrix = COVARIANCE(EVERY, EVERY)
+    assert matrix == pytest.approx(matrix.T)
+    assert np.linalg.eigvalsh(matrix).min() > 0
+
+
+def test_the_gradient_is_that_of_the_misfit():
+    random = np.random.default_rng(1)
+    signs, values = EVERY * 2.0 - 1, random.normal(size=len(EVERY))
+    at = random.normal(size=COVARIANCE.parameters) * 0.3
+
+    def misfit(changes: np.ndarray) -> float:
+        return COVARIANCE._changed(changes)._misfit(signs, values, changes)[0]
+
+    _, gradient = COVARIANCE._changed(at)._misfit(signs, values, at)
+    steps = 1e-5 * np.eye(len(at))
+    expected = [(misfit(at + step) - misfit(at - step)) / 2e-5 for step in steps]
+    assert gradient == pytest.approx(np.array(expected), abs=1e-5)
+
+
+def test_what_matters_is_found():
+    coalitions = subsets(np.random.default_rng(2), np.random.default_rng(3).integers(0, 11, 120), 10)
+    values = coalitions[:, 2] * 2.0 + coalitions[:, 2] * coalitions[:, 7]
+    fitted = Covariance.of(np.ones(10)).fitted(coalitions, (values - values.mean()) / values.std())
+    assert set(np.argsort(fitted.relevance)[-2:]) == {2, 7}
+
+
+def test_values_that_are_all_alike_tell_nothing():
+    assert COVARIANCE.fitted(EVERY, np.zeros(len(EVERY))) == COVARIANCE
