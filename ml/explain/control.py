@@ -17,14 +17,14 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ml.explain.covariance import Covariance
+from ml.explain.covariance import Covariance, inverse_of
 from ml.explain.estimator import BoolArray, FloatArray, IntArray
 
 MOST = 1024
 """Samples that a process is fitted to: its cost grows with their third power."""
 _FIRM = 60  # samples a feature that are as many as none for the residuals' weight
 _GROUPS = 8  # of coalitions, whose answers' differences show what drawing them costs
-_SOME = 1024  # coalitions for the posterior's variance, which compares each with each
+_SOME = 2  # of the groups, for the posterior's variance, which compares each coalition with each
 
 
 Answer = tuple[FloatArray, FloatArray]
@@ -45,7 +45,7 @@ class Control:
         centred = (values[:MOST] - mean) / self._scale
         self._covariance = Covariance.of(first).fitted(self._known, centred)
         matrix = self._covariance(self._known, self._known)
-        self._inverse = np.linalg.inv(matrix + self._covariance.noise * np.eye(len(centred)))
+        self._inverse, _ = inverse_of(matrix + self._covariance.noise * np.eye(len(centred)))
         weights = self._inverse @ centred
         left = weights / np.diag(self._inverse)
         alone = weights - self._inverse @ left / len(left)  # the mean of the n fits that leave a sample out
@@ -67,16 +67,15 @@ class Control:
             project: from coalitions [m, features] to the matrix [m, features] that makes an answer of their values.
             residual: the plain estimator's answer about `residuals`.
         """
-        values = self._covariance(many, self._known) @ self._weights
-        attributions = values @ project(many)
-        parts = [
-            part @ project(group)
-            for part, group in zip(np.array_split(values, _GROUPS), np.array_split(many, _GROUPS), strict=True)
-        ]
+        groups = np.array_split(many, _GROUPS)
+        expected = [self._covariance(group, self._known) for group in groups]  # faster than one large matrix
+        values = [each @ self._weights for each in expected]
+        attributions = np.concatenate(values) @ project(many)
+        parts = [value @ project(group) for value, group in zip(values, groups, strict=True)]
         drawn = np.var(parts, axis=0, ddof=1) / _GROUPS  # for there might have been other coalitions than `many`
-        some = many[:_SOME]
+        some = np.concatenate(groups[:_SOME])
         rows = project(some)
-        cross = rows.T @ self._covariance(some, self._known)
+        cross = rows.T @ np.concatenate(expected[:_SOME])
         before = np.einsum("mf,mf->f", rows, self._covariance(some, some) @ rows)
         variances = self._left(before, cross, project(self._known)) + drawn
         return self._together(attributions, variances, residual)

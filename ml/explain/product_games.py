@@ -32,8 +32,8 @@ def shapley_twice(factors: FloatArray) -> FloatArray:
     points, weights = _rule(len(factors))
     share = np.stack([1 - points, points])  # [2, points]
     each = np.einsum("sp,tr,fst->prf", share, share, factors)
-    integral = np.einsum("p,r,prf->f", weights, weights, each.prod(axis=2, keepdims=True) / each)
-    both: FloatArray = factors[:, 1, 1] - factors[:, 1, 0] - factors[:, 0, 1] + factors[:, 0, 0]
+    integral: FloatArray = np.einsum("p,r,prf->f", weights, weights, each.prod(axis=2, keepdims=True) / each)
+    both = factors[:, 1, 1] - factors[:, 1, 0] - factors[:, 0, 1] + factors[:, 0, 0]
     return both * integral
 
 
