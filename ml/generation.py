@@ -16,6 +16,7 @@ from ml.tokens import Tokenizer
 _DEFAULT_TOKENS = 64
 _CONTEXT = 8
 """Tokens before the generated ones that decoding looks back on: spaces and characters depend on their neighbours."""
+_FIRST_NUCLEUS = 256
 _PART_OF_CHARACTER = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -128,13 +129,26 @@ class Generation:
     def _choose(self, log_probabilities: npt.NDArray[np.float64]) -> int:
         if self._spec.temperature == 0:
             return int(log_probabilities.argmax())
-        order = np.argsort(-log_probabilities, kind="stable")
-        mass = np.cumsum(np.exp(log_probabilities[order]))
-        # The nucleus: the token that first reaches top_p of the mass belongs to it.
-        kept = int(np.searchsorted(mass, self._spec.top_p * mass[-1])) + 1
-        mass = mass[:kept]
+        probabilities = np.exp(log_probabilities)
+        nucleus = _nucleus(probabilities, self._spec.top_p) if self._spec.top_p < 1 else None
+        mass = np.cumsum(probabilities if nucleus is None else probabilities[nucleus])
         drawn = int(np.searchsorted(mass, self._draws.random() * mass[-1], side="right"))
-        return int(order[min(drawn, len(mass) - 1)])
+        drawn = min(drawn, len(mass) - 1)
+        return drawn if nucleus is None else int(nucleus[drawn])
+
+
+def _nucleus(probabilities: npt.NDArray[np.float64], top_p: float) -> npt.NDArray[np.int64]:
+    """The most likely tokens, in order, up to the one that first reaches `top_p` of the mass; it belongs to them."""
+    wanted = top_p * probabilities.sum()
+    some = _FIRST_NUCLEUS
+    while True:  # most nuclei are small, and to order a whole vocabulary takes longer than a small model's step
+        some = min(some, len(probabilities))
+        likely = np.argpartition(-probabilities, some - 1)[:some]
+        likely = likely[np.lexsort((likely, -probabilities[likely]))]
+        mass = np.cumsum(probabilities[likely])
+        if mass[-1] > wanted or some == len(probabilities):
+            return likely[: int(np.searchsorted(mass, wanted)) + 1]
+        some *= 8
 
 
 def _most_likely(log_probabilities: npt.NDArray[np.float64], count: int) -> tuple[tuple[int, float], ...]:

@@ -90,6 +90,11 @@ class Reader(Protocol):
         """Memory of what is remembered."""
         ...
 
+    @property
+    def pads(self) -> bool:
+        """Whether prompts of one batch are padded to the longest."""
+        ...
+
 
 class Decoder(Protocol):
     """Sequences that grow by a token at a time, together. They may join and leave between two steps."""

@@ -6,7 +6,7 @@ The policy in five rules:
 2. Callers take turns. A batch begins with an item of the caller who has waited longest for a turn, and is filled with
    one item of every caller, then a second, and so on; the calls of one caller take turns the same way.
 3. A batch is bounded by its tokens, padding included, by its items and by the memory of what is read out.
-4. Similar lengths go together: padding may take a small share of a batch only.
+4. Where a model pads, similar lengths go together: padding may take a small share of a batch only.
 5. What nobody waits for any more is dropped before it costs anything, and a full queue refuses at once.
 """
 
@@ -65,6 +65,9 @@ class Item(Generic[T]):
 
     output_bytes: int = 0
     """Memory for what this item reads out of the model."""
+
+    padded: bool = True
+    """Whether its model pads a batch's sequences to the longest; so do all of a lane, or none."""
 
     deadline: float = float("inf")
     """Nobody waits for the item at this moment or later, in seconds of the clock that `Queue.take` is given."""
@@ -159,11 +162,12 @@ class Queue(Generic[T]):
         if first is None:
             return []
         batch = _Batch(first, self._limits)
-        window = itertools.islice(
+        window: Iterator[tuple[int, Item[T]]] = itertools.islice(
             ((turn, item) for turn, item in turns if item.lane == first.lane), self._WINDOW * self._limits.batch_items
         )
-        # Within one round of turns, those nearest in length come first.
-        for _, item in sorted(window, key=lambda candidate: (candidate[0], abs(candidate[1].tokens - first.tokens))):
+        if first.padded:  # Within one round of turns, those nearest in length come first.
+            window = iter(sorted(window, key=lambda turn: (turn[0], abs(turn[1].tokens - first.tokens))))
+        for _, item in window:
             batch.add_if_it_fits(item)
         return batch.items
 
@@ -187,6 +191,8 @@ class _Batch(Generic[T]):
     def __init__(self, first: Item[T], limits: Limits) -> None:
         self.items = [first]
         self._limits = limits
+        self._padded = first.padded
+        self._tokens = first.tokens
         self._longest = first.tokens
         self._useful = max(first.tokens, limits.shortest)
         self._bytes = first.output_bytes
@@ -195,17 +201,18 @@ class _Batch(Generic[T]):
         limits = self._limits
         count = len(self.items) + 1
         longest = max(self._longest, item.tokens)
+        tokens = self._tokens + item.tokens
         useful = self._useful + max(item.tokens, limits.shortest)
-        total = count * max(longest, limits.shortest)
+        total = count * max(longest, limits.shortest) if self._padded else useful
         output_bytes = self._bytes + item.output_bytes
         if (
             count <= limits.batch_items
-            and count * longest <= limits.batch_tokens
+            and (count * longest if self._padded else tokens) <= limits.batch_tokens
             and total - useful <= limits.padding * total
             and output_bytes <= limits.batch_bytes
         ):
             self.items.append(item)
-            self._longest, self._useful, self._bytes = longest, useful, output_bytes
+            self._tokens, self._longest, self._useful, self._bytes = tokens, longest, useful, output_bytes
 
 
 def _interleave(sources: Iterable[Iterable[T]]) -> Iterator[tuple[int, T]]:

@@ -150,6 +150,7 @@ class Engine:
                 caller=caller,
                 call=call,
                 output_bytes=output_bytes(self._models[model], task),
+                padded=self._readers[model].pads,
                 deadline=deadline,
             )
             for index, task in enumerate(tasks)

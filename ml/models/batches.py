@@ -27,6 +27,8 @@ def padded_batches(
 class PaddedReader:
     """Reads prompts as one padded batch and remembers nothing; see `ml.language_model.Reader`."""
 
+    pads = True
+
     def __init__(self, logits: Logits) -> None:
         """Read by the model's own `logits`."""
         self._logits = logits

@@ -19,8 +19,8 @@ from transformers.activations import GELUTanh, NewGELUActivation
 from transformers.pytorch_utils import Conv1D
 
 _AVAILABLE = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-_FEWEST_ROWS = 4
-"""For less, the call into oneDNN costs more than it saves."""
+_LARGE = 2**20
+"""Numbers of a weight from which on oneDNN is faster for one row too: MKL reads the weight with one thread."""
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -29,7 +29,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         _AVAILABLE
         and x.dtype is torch.float32
         and x.device.type == "cpu"
-        and x.numel() >= _FEWEST_ROWS * x.shape[-1]
+        and (x.numel() > x.shape[-1] or weight.numel() >= _LARGE)
         and not torch.is_grad_enabled()
     ):
         return cast(Tensor, torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], ""))

@@ -9,6 +9,7 @@ the sum of exponentials.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from ml.forest import Forest
+from ml.memory import pages
 from ml.models.last_layer import KeysKnownError, TrimmedRun
 from ml.models.packed_attention import attention_with_mass, refuse_unsupported
 from ml.prefixes import Piece
@@ -36,7 +38,8 @@ class KeysAndValues:
 
     def part(self, start: int, stop: int) -> KeysAndValues:
         """Those of tokens `start` to `stop` - 1; see `ml.prefixes.Part`."""
-        return KeysAndValues(self.tensor[:, :, :, start:stop].clone())
+        part = self.tensor[:, :, :, start:stop]
+        return KeysAndValues(_lasting(part, part.shape).copy_(part))
 
 
 class ForestRun(TrimmedRun):
@@ -122,7 +125,7 @@ class ForestRun(TrimmedRun):
     def kept(self, rows: slice | Tensor) -> KeysAndValues:
         """A copy of what all layers made of `rows`."""
         parts = [[tensor[:, rows] for tensor in self.layers[layer]] for layer in self._order]
-        tensor = parts[0][0].new_empty(len(parts), 2, *parts[0][0].shape)
+        tensor = _lasting(parts[0][0], (len(parts), 2, *parts[0][0].shape))
         for place, (keys, values) in enumerate(parts):
             tensor[place, 0], tensor[place, 1] = keys, values
         return KeysAndValues(tensor)
@@ -188,6 +191,11 @@ def _joined_mask(forest: Forest[KeysAndValues]) -> Tensor | None:
         return None
     remembered = sum(visit.keys.tokens for visit in forest.visits if isinstance(visit.keys, Piece))
     return torch.ones(1, 1, forest.rows, remembered + forest.rows, dtype=torch.bool).tril(remembered)
+
+
+def _lasting(like: Tensor, shape: Sequence[int]) -> Tensor:
+    """Memory for what is remembered."""
+    return pages(shape, like.dtype) if like.device.type == "cpu" else like.new_empty(tuple(shape))
 
 
 def _repeat(heads: Tensor, groups: int) -> Tensor:

@@ -260,6 +260,11 @@ class _LeadingReader:
         """As `Reader.bytes`, of rank 0."""
         return self._reader.bytes
 
+    @property
+    def pads(self) -> bool:
+        """As the rank's own."""
+        return self._reader.pads
+
     def __del__(self) -> None:
         self._model.drop(self._number)
 

@@ -17,6 +17,8 @@ from ml.prefixes import PrefixTree
 class PrefixReader:
     """See `ml.language_model.Reader`."""
 
+    pads = False
+
     def __init__(
         self, module: PreTrainedModel, max_bytes: int, alone: Callable[[Sequence[int]], Tensor | None] | None = None
     ) -> None:

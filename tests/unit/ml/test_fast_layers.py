@@ -42,3 +42,14 @@ def test_half_precision_is_left_alone() -> None:
     model = nn.Sequential(nn.Linear(4, 4).to(torch.bfloat16))
     use_fast_layers(model)
     assert type(model[0]) is nn.Linear
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_a_large_weight_for_few_rows(rows: int) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(1024, 1100))
+    x = torch.randn(1, rows, 1024)
+    with torch.inference_mode():
+        expected = model(x)
+        use_fast_layers(model)
+        torch.testing.assert_close(model(x), expected, atol=1e-5, rtol=1e-5)

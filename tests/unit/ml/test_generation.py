@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
 from ml.errors import InputError, PromptTooLongError
-from ml.generation import FinishReason, Generation, GenerationSpec, Step
+from ml.generation import FinishReason, Generation, GenerationSpec, Step, _nucleus
 from ml.language_model import Decoder, LanguageModel
 from ml.models import load
 from ml.models.decoding import CacheDecoder
@@ -185,3 +185,14 @@ def test_a_decoder_without_sequences_holds_no_memory(tiny_llama: Path):
     assert decoder._buffers  # type: ignore[attr-defined]
     decoder.leave(0)
     assert not decoder._buffers  # type: ignore[attr-defined]
+
+
+@given(st.integers(1, 3000), st.floats(0.01, 0.999), st.integers(0, 2**32 - 1))
+def test_the_nucleus_is_the_smallest_set(tokens: int, top_p: float, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    probabilities = random.dirichlet(np.full(tokens, random.choice([0.01, 0.3, 10.0])))
+    found = _nucleus(probabilities, top_p)
+    assert probabilities[found].sum() >= top_p * (1 - 1e-9)
+    assert probabilities[found[:-1]].sum() < top_p * (1 + 1e-9)
+    assert (np.diff(probabilities[found]) <= 0).all()
+    assert probabilities[found].min() >= np.delete(probabilities, found).max(initial=0.0)

@@ -49,6 +49,7 @@ def queue_of(asked: list[Asked], limits: Limits = LIMITS) -> tuple[Queue[int], l
             caller=a.caller,
             call=(a.caller, a.call),
             output_bytes=a.output_bytes,
+            padded=a.lane == 0,
             deadline=NOW if a.expires else LATER,
         )
         for index, a in enumerate(asked)
@@ -89,12 +90,15 @@ def test_a_batch_keeps_its_bounds(asked):
         batch = schedule.batch
         if len(batch) < 2:
             continue  # An item that is too large by itself still runs, alone.
-        longest = max(item.tokens for item in batch)
-        padded = [max(item.tokens, LIMITS.shortest) for item in batch]
         assert len(batch) <= LIMITS.batch_items
-        assert len(batch) * longest <= LIMITS.batch_tokens
         assert sum(item.output_bytes for item in batch) <= LIMITS.batch_bytes
         assert len({item.lane for item in batch}) == 1
+        if not batch[0].padded:
+            assert sum(item.tokens for item in batch) <= LIMITS.batch_tokens
+            continue
+        longest = max(item.tokens for item in batch)
+        padded = [max(item.tokens, LIMITS.shortest) for item in batch]
+        assert len(batch) * longest <= LIMITS.batch_tokens
         assert sum(max(padded) - tokens for tokens in padded) <= LIMITS.padding * len(batch) * max(padded)
 
 
@@ -130,6 +134,14 @@ def test_what_is_withdrawn_never_runs(asked, data):
     assert len(queue) == len(items) - len(gone)
     assert queue.tokens == sum(item.tokens for item in items if item not in gone)
     assert not gone & {item for schedule in drain(queue) for item in schedule.batch + schedule.expired}
+
+
+def test_lengths_go_together_only_where_they_are_padded():
+    lengths = [3, 40, 5, 12]
+    items = [Item(i, tokens=n, lane="m", caller="a", call="1", padded=False) for i, n in enumerate(lengths)]
+    queue: Queue[int] = Queue(LIMITS)
+    queue.offer(items)
+    assert [item.payload for item in queue.take(NOW).batch] == [0, 1, 2, 3]
 
 
 @given(st.lists(ASKED, min_size=1, max_size=40))
