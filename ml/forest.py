@@ -15,26 +15,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Generic
 
 import numpy as np
 import numpy.typing as npt
 
-from ml.prefixes import BLOCK, P, Piece
+from ml.prefixes import BLOCK, Piece
 
 Indices = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Visit(Generic[P]):
+class Visit:
     """Rows that see all of some keys."""
 
     rows: range
-    keys: range | Piece[P]
+    keys: range | Piece
     """Of other rows, or remembered."""
 
 
-class Forest(Generic[P]):
+class Forest:
     """Prompts laid out.
 
     Attributes:
@@ -46,7 +45,7 @@ class Forest(Generic[P]):
     """
 
     def __init__(
-        self, sequences: Sequence[Sequence[int]], tails: Sequence[int], recalled: Sequence[Sequence[Piece[P]]]
+        self, sequences: Sequence[Sequence[int]], tails: Sequence[int], recalled: Sequence[Sequence[Piece]]
     ) -> None:
         """Lay `sequences` out.
 
@@ -55,7 +54,7 @@ class Forest(Generic[P]):
             tails: how many last positions of each will be read out. None of them may be remembered.
             recalled: what is remembered of each sequence's beginning.
         """
-        self.recalled = [sum(piece.tokens for piece in pieces) for pieces in recalled]
+        self.recalled = [sum(len(piece.places) for piece in pieces) for pieces in recalled]
         self._sequences = sequences
         self._paths: list[Indices] = [np.empty(0, dtype=np.int64)] * len(sequences)
         self._starts: list[tuple[int, int]] = []  # of each run of new rows: its first row and position
@@ -75,11 +74,11 @@ class Forest(Generic[P]):
         """The rows of sequence `index`, one for each position from `recalled[index]` on."""
         return self._paths[index]
 
-    def _walk(self, recalled: Sequence[Sequence[Piece[P]]]) -> None:
+    def _walk(self, recalled: Sequence[Sequence[Piece]]) -> None:
         self._ids: list[Indices] = []
         self._positions: list[Indices] = []
-        self.visits: list[Visit[P]] = []
-        open_pieces: list[tuple[Piece[P], int]] = []  # what the walk's prompts remember, and the first row that sees it
+        self.visits: list[Visit] = []
+        open_pieces: list[tuple[Piece, int]] = []  # what the walk's prompts remember, and the first row that sees it
         path = np.empty(0, dtype=np.int64)  # rows from position `base` to where the walk stands
         base = 0
         before: Indices | None = None
@@ -112,12 +111,10 @@ class Forest(Generic[P]):
         for row in rows.tolist():
             self._ends[row] = end
 
-    def _open(
-        self, before: list[tuple[Piece[P], int]], pieces: Sequence[Piece[P]], row: int
-    ) -> list[tuple[Piece[P], int]]:
+    def _open(self, before: list[tuple[Piece, int]], pieces: Sequence[Piece], row: int) -> list[tuple[Piece, int]]:
         """Go from the remembered pieces of the rows so far to those of the rows from `row` on."""
         same = 0
-        while same < min(len(before), len(pieces)) and _equal(before[same][0], pieces[same]):
+        while same < min(len(before), len(pieces)) and before[same][0] == pieces[same]:
             same += 1
         self.visits += [Visit(range(first, row), piece) for piece, first in before[same:]]
         return before[:same] + [(piece, row) for piece in pieces[same:]]
@@ -140,7 +137,3 @@ def _shared(left: Indices, right: Indices) -> int:
     different = np.nonzero(left[:shortest] != right[:shortest])[0]
     common = int(different[0]) if len(different) else shortest
     return common if common == len(right) else common - common % BLOCK
-
-
-def _equal(one: Piece[P], other: Piece[P]) -> bool:
-    return one.kept is other.kept and one.tokens == other.tokens

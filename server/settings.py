@@ -98,7 +98,7 @@ class Settings(BaseSettings):
 
     prefix_cache_bytes: int = Field(default=256 * 1024 * 1024, ge=0)
     """Memory of each model for keys and values of prompts' beginnings, in bytes: a beginning that comes again is not
-    computed again, as long as it was used lately. 0 remembers nothing."""
+    computed again, as long as it was used lately. It is taken at the start. 0 remembers nothing."""
 
     max_generations: int = Field(default=16, ge=1)
     """Texts that each model generates at once; more wait. More is better for throughput, and slower for each."""

@@ -9,8 +9,6 @@ the sum of exponentials.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,7 +17,6 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from ml.forest import Forest
-from ml.memory import pages
 from ml.models.last_layer import KeysKnownError, TrimmedRun
 from ml.models.packed_attention import attention_with_mass, refuse_unsupported
 from ml.prefixes import Piece
@@ -30,16 +27,34 @@ _SHORT = 64
 """Segments of up to so many rows are attended to together, padded: one operation costs as much as some rows do."""
 
 
-@dataclass(frozen=True, eq=False)
-class KeysAndValues:
-    """What a transformer makes of a run of tokens: keys and values, [layers, 2, key heads, tokens, size]."""
+class Store:
+    """Keys and values of remembered tokens, one place a token, in memory that is taken once.
 
-    tensor: Tensor
+    What comes and goes at its own times would leave gaps among a model's short-lived tensors, and a bounded cache
+    would grow without bound.
+    """
 
-    def part(self, start: int, stop: int) -> KeysAndValues:
-        """Those of tokens `start` to `stop` - 1; see `ml.prefixes.Part`."""
-        part = self.tensor[:, :, :, start:stop]
-        return KeysAndValues(_lasting(part, part.shape).copy_(part))
+    def __init__(self, run: ForestRun, max_bytes: int) -> None:
+        """For models like the one that made `run`, with as many places as fit into `max_bytes`."""
+        key, _ = next(iter(run.layers.values()))
+        heads, _, size = key.shape
+        self._order = {layer: number for number, layer in enumerate(run.layers)}
+        self.token_bytes = sum(x[:, :1].numel() * x.element_size() for pair in run.layers.values() for x in pair)
+        self.places = max_bytes // self.token_bytes
+        # Written at once: pages that the system maps only when they are needed cost more than the copy does.
+        self._numbers = key.new_empty(len(self._order), 2, heads, self.places, size).zero_()
+
+    def __getitem__(self, where: tuple[int, range]) -> tuple[Tensor, Tensor]:
+        """A layer's keys and values at some places, each [key heads, places, size]."""
+        layer, places = where
+        keys, values = self._numbers[self._order[layer], :, :, places.start : places.stop]
+        return keys, values
+
+    def put(self, places: range, run: ForestRun, rows: slice | Tensor) -> None:
+        """Copy what all layers made of `rows`."""
+        for layer, number in self._order.items():
+            for kind, numbers in enumerate(run.layers[layer]):
+                self._numbers[number, kind, :, places.start : places.stop] = numbers[:, rows]
 
 
 class ForestRun(TrimmedRun):
@@ -51,18 +66,17 @@ class ForestRun(TrimmedRun):
 
     _no_mask = torch.zeros(1, 1, 1, 1)
 
-    def __init__(self, forest: Forest[KeysAndValues], order: dict[int, int]) -> None:
-        """Prepare to run. `order`: the place of each layer's keys and values in a `KeysAndValues`."""
+    def __init__(self, forest: Forest, store: Store | None) -> None:
+        """Prepare to run. `store`: where what the forest's prompts remember lies."""
         super().__init__()
         self.rows = forest.rows
         self.readout = torch.from_numpy(forest.readout)
         self.trims = self.rows - len(self.readout) >= _WORTH_TRIMMING
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}
         self._forest = forest
-        self._order = order
+        self._store = store
         self._merges = bool(forest.visits)
         self._long, self._short = _by_length(forest.segments)
-        self._joined = _joined_mask(forest)
 
     def forward(self, module: PreTrainedModel) -> Tensor:
         """Logits of the read-out rows, [readout, vocabulary]."""
@@ -95,8 +109,6 @@ class ForestRun(TrimmedRun):
         if len(self._forest.segments) == 1 and not self._merges:
             out = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=groups > 1)
             return out.transpose(1, 2)
-        if self._joined is not None:
-            return self._attend_joined(layer, query, scale, self._joined)
         out, mass = self._causal(query, _repeat(key, groups), _repeat(value, groups), scale)
         for visit in self._forest.visits:
             rows = slice(visit.rows.start, visit.rows.stop)
@@ -110,33 +122,14 @@ class ForestRun(TrimmedRun):
             mass[:, :, rows] = torch.logaddexp(mass[:, :, rows], more_mass)
         return out.transpose(1, 2)
 
-    def _attend_joined(self, layer: int, query: Tensor, scale: float, mask: Tensor) -> Tensor:
-        """All rows' attention to all keys side by side, [1, R, heads, size]: for few rows cheaper than merging."""
-        own = range(self._forest.rows)
-        keys, values = zip(
-            *(self._seen(layer, part) for part in (*(v.keys for v in self._forest.visits), own)), strict=True
-        )
-        k, v = torch.cat(keys, dim=1), torch.cat(values, dim=1)
-        out = F.scaled_dot_product_attention(
-            query, k[None], v[None], attn_mask=mask.to(query.device), scale=scale, enable_gqa=query.shape[1] != len(k)
-        )
-        return out.transpose(1, 2)
-
-    def kept(self, rows: slice | Tensor) -> KeysAndValues:
-        """A copy of what all layers made of `rows`."""
-        parts = [[tensor[:, rows] for tensor in self.layers[layer]] for layer in self._order]
-        tensor = _lasting(parts[0][0], (len(parts), 2, *parts[0][0].shape))
-        for place, (keys, values) in enumerate(parts):
-            tensor[place, 0], tensor[place, 1] = keys, values
-        return KeysAndValues(tensor)
-
-    def _seen(self, layer: int, keys: range | Piece[KeysAndValues]) -> tuple[Tensor, Tensor]:
+    def _seen(self, layer: int, keys: range | Piece) -> tuple[Tensor, Tensor]:
         """Keys and values of a visit, each [key heads, keys, size]."""
         if isinstance(keys, range):
             k, v = self.layers[layer]
             return k[:, keys.start : keys.stop], v[:, keys.start : keys.stop]
-        k, v = keys.kept.tensor[self._order[layer], :, :, : keys.tokens]
-        return k, v
+        if self._store is None:
+            raise AssertionError("nothing is remembered without a store")
+        return self._store[layer, keys.places]
 
     def _causal(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         """Each segment's attention to itself. [1, heads, R, size] and its mass, [1, heads, R, 1]."""
@@ -183,19 +176,6 @@ def _by_length(segments: list[range]) -> tuple[list[range], list[tuple[Tensor, T
         whole = offsets < lengths
         padded.append((torch.where(whole, firsts + offsets, firsts), whole))
     return alone, padded
-
-
-def _joined_mask(forest: Forest[KeysAndValues]) -> Tensor | None:
-    """Who sees what, [1, 1, R, remembered + R], for one short prompt whose beginning is remembered; else None."""
-    if len(forest.segments) > 1 or not forest.visits or forest.rows > _SHORT:
-        return None
-    remembered = sum(visit.keys.tokens for visit in forest.visits if isinstance(visit.keys, Piece))
-    return torch.ones(1, 1, forest.rows, remembered + forest.rows, dtype=torch.bool).tril(remembered)
-
-
-def _lasting(like: Tensor, shape: Sequence[int]) -> Tensor:
-    """Memory for what is remembered."""
-    return pages(shape, like.dtype) if like.device.type == "cpu" else like.new_empty(tuple(shape))
 
 
 def _repeat(heads: Tensor, groups: int) -> Tensor:

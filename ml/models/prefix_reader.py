@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from ml.forest import Forest, Indices
 from ml.language_model import Reading
-from ml.models.forest_attention import ForestRun, KeysAndValues
+from ml.models.forest_attention import ForestRun, Store
 from ml.prefixes import PrefixTree
 
 
@@ -26,15 +26,14 @@ class PrefixReader:
         self._alone = alone
         self._module = module
         self._max_bytes = max_bytes
-        self._order: dict[int, int] = {}  # places of layers in what is remembered
-        self._tree: PrefixTree[KeysAndValues] | None = None  # once it is known what a token takes
+        self._known: tuple[PrefixTree, Store] | None = None  # once it is known what a token takes
         # What the last batch computed, until it is settled.
-        self._fresh: tuple[ForestRun, Forest[KeysAndValues], Sequence[Sequence[int]]] | None = None
+        self._fresh: tuple[ForestRun, Forest, Sequence[Sequence[int]]] | None = None
 
     @property
     def bytes(self) -> int:
         """Memory of what is remembered; see `Reader.bytes`."""
-        return 0 if self._tree is None else self._tree.bytes
+        return 0 if self._known is None else self._known[0].tokens * self._known[1].token_bytes
 
     @torch.inference_mode()
     def read(self, sequences: Sequence[Sequence[int]], tails: Sequence[int]) -> Reading:
@@ -42,12 +41,13 @@ class PrefixReader:
         self.settle()
         if self._alone and list(tails) == [1] and (logits := self._alone(sequences[0])) is not None:
             return Reading([logits], len(sequences[0]), 0, [0])
+        tree, store = self._known or (None, None)
         recalled = [
-            [] if self._tree is None else self._tree.recall(ids, len(ids) - tail)
+            [] if tree is None else tree.recall(ids, len(ids) - tail)
             for ids, tail in zip(sequences, tails, strict=True)
         ]
         forest = Forest(sequences, tails, recalled)
-        run = ForestRun(forest, self._order)
+        run = ForestRun(forest, store)
         logits = run.forward(self._module).float()
         if self._max_bytes:
             self._fresh = (run, forest, sequences)
@@ -60,17 +60,15 @@ class PrefixReader:
             return
         run, forest, sequences = self._fresh
         self._fresh = None
-        if self._tree is None:
-            self._order |= {layer: place for place, layer in enumerate(run.layers)}
-            token = sum(x[:, :1].numel() * x.element_size() for pair in run.layers.values() for x in pair)
-            self._tree = PrefixTree(self._max_bytes, token)
+        if self._known is None:
+            store = Store(run, self._max_bytes)
+            self._known = PrefixTree(store.places), store
+        tree, store = self._known
         for index, ids in enumerate(sequences):
             rows, first = forest.path(index), forest.recalled[index]
-
-            def kept(start: int, stop: int, rows: Indices = rows, first: int = first) -> KeysAndValues:
-                return run.kept(_rows(rows[start - first : stop - first]))
-
-            self._tree.remember(ids, kept, first)
+            if fresh := tree.remember(ids, first):
+                begin = fresh.start - first
+                store.put(fresh.places, run, _rows(rows[begin : begin + len(fresh.places)]))
 
 
 def _rows(rows: Indices) -> slice | Tensor:

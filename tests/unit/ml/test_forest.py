@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ml.forest import Forest
 from ml.prefixes import BLOCK, Piece
-from tests.unit.ml.test_prefixes import Kept, PrefixTree, blocks, remember
+from tests.unit.ml.test_prefixes import PLENTY, Memory, blocks
 
 prompts = st.builds(
     lambda numbers, rest: blocks(*numbers) + tuple(rest),
@@ -20,11 +20,11 @@ prompts = st.builds(
 
 @given(st.lists(prompts, min_size=1, max_size=8), st.lists(prompts, max_size=4), st.data())
 def test_each_row_sees_its_prefix_once_and_the_right_rows_are_read_out(sequences, earlier, data):
-    tree: PrefixTree[Kept] = PrefixTree(10**9, 1)
+    memory = Memory(PLENTY)
     for ids in earlier:
-        remember(tree, ids)
+        memory.remember(ids)
     tails = [data.draw(st.integers(1, len(ids))) for ids in sequences]
-    recalled = [tree.recall(ids, len(ids) - tail) for ids, tail in zip(sequences, tails, strict=True)]
+    recalled = [memory.tree.recall(ids, len(ids) - tail) for ids, tail in zip(sequences, tails, strict=True)]
     forest = Forest(sequences, tails, recalled)
 
     # Who sees what, as (position, token): a row's own segment up to itself, and whatever visits it.
@@ -35,8 +35,8 @@ def test_each_row_sees_its_prefix_once_and_the_right_rows_are_read_out(sequences
             seen[row].update(row_keys[segment.start : row + 1])
     for visit in forest.visits:
         if isinstance(visit.keys, Piece):
-            kept, count = visit.keys.kept, visit.keys.tokens
-            keys = list(enumerate(kept.ids[:count], len(kept.before)))
+            before = [memory.store[place] for place in visit.keys.places]
+            keys = [(len(ids) - 1, ids[-1]) for ids in before]
         else:
             keys = [row_keys[row] for row in visit.keys]
         for row in visit.rows:
@@ -55,17 +55,17 @@ def test_each_row_sees_its_prefix_once_and_the_right_rows_are_read_out(sequences
 
 def test_a_beginning_that_prompts_share_is_laid_out_once():
     shared = blocks(1, 2, 3)
-    forest: Forest[Kept] = Forest([(*shared, 7 + n, 5) for n in range(10)], [1] * 10, [[]] * 10)
+    forest = Forest([(*shared, 7 + n, 5) for n in range(10)], [1] * 10, [[]] * 10)
     assert forest.rows == 3 * BLOCK + 20
     assert len(forest.segments) == 11
 
 
 def test_unrelated_prompts_stay_whole():
     sequences = [(9, *range(20 + n, 60 + n)) for n in range(5)]  # one token is no beginning worth sharing
-    forest: Forest[Kept] = Forest(sequences, [1] * 5, [[]] * 5)
+    forest = Forest(sequences, [1] * 5, [[]] * 5)
     assert (len(forest.segments), forest.visits) == (5, [])
 
 
 def test_equal_prompts_are_laid_out_once():
-    forest: Forest[Kept] = Forest([blocks(1, rest=3)] * 4, [1, 2, 3, 4], [[]] * 4)
+    forest = Forest([blocks(1, rest=3)] * 4, [1, 2, 3, 4], [[]] * 4)
     assert forest.rows == BLOCK + 3

@@ -40,7 +40,7 @@ def model(request: pytest.FixtureRequest, load_model: Callable[[Path], LanguageM
 
 
 @pytest.mark.parametrize("tail", [1, 3, 50])
-@pytest.mark.parametrize("max_bytes", [0, 100_000, 1 << 30])
+@pytest.mark.parametrize("max_bytes", [0, 100_000, 1 << 24])
 def test_on_equals_off(model: LanguageModel, max_bytes: int, tail: int) -> None:
     reader = model.reader(max_bytes)
     vocabulary = model.info.vocabulary_size
@@ -53,7 +53,7 @@ def test_on_equals_off(model: LanguageModel, max_bytes: int, tail: int) -> None:
 @pytest.mark.parametrize("folder", ["tiny_llama", "tiny_gpt2"])
 def test_a_beginning_is_computed_once(folder: str, request: pytest.FixtureRequest, load_model) -> None:
     model = load_model(request.getfixturevalue(folder))
-    reader = model.reader(1 << 30)
+    reader = model.reader(1 << 24)
     assert reader.bytes == 0
     first = reader.read([ASKED[0]], [1])
     assert (first.tokens_computed, first.recalled) == (65, [0])
@@ -81,11 +81,11 @@ def test_off_remembers_nothing(tiny_llama, load_model) -> None:
 def test_a_model_that_cannot_pack_reads_in_padded_batches(tiny_llama: Path) -> None:
     model: Any = load(str(tiny_llama), device="cpu")
     model.packs = False
-    reader = model.reader(1 << 30)
+    reader = model.reader(1 << 24)
     assert check(model, reader, UNLIKE, 1) == [0] * len(UNLIKE)
     assert reader.read([[1, 2, 3], [4]], [1, 1]).tokens_padding == 2
 
 
 def test_the_lstm_remembers_nothing(tiny_lstm: Path, load_model: Callable[[Path], LanguageModel]) -> None:
     model = load_model(tiny_lstm)
-    assert check(model, model.reader(1 << 30), [[1, 2, 3], [4]], 1) == [0, 0]
+    assert check(model, model.reader(1 << 24), [[1, 2, 3], [4]], 1) == [0, 0]
