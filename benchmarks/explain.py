@@ -1,6 +1,6 @@
 """Seconds of an explanation: Gloss beside captum, `lime` and a plain loop, in one run on one machine.
 
-    python -m benchmarks.explain [--model transformer | gpt2-small | FOLDER] [--repeats 3] [--json FILE]
+    python -m benchmarks.explain [--model transformer | gpt2-small | FOLDER] [--only WORK ...] [--json FILE]
 
 All answer the same question about the same prompt with the same removal, on the same weights and threads: Gloss on the
 model as it loads it, the others on transformers' own. LIME and Shapley values are the textbook's, from as many
@@ -340,6 +340,7 @@ def main() -> None:
     """Measure, print a table, and write JSON where asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="transformer", help="shipped name, folder, or gpt2-small")
+    parser.add_argument("--only", nargs="*", help="works: occlusion last lime shapley")
     parser.add_argument("--repeats", type=int, default=3, help="each figure is the median of so many")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--share", type=float, default=0.1, help="of captum's samples that are run; the rest is scaled")
@@ -356,10 +357,19 @@ def main() -> None:
             raise SystemExit("the peers explain models of transformers only")
         bench = Bench(model, folder, options.repeats, options.share)
         longest = min(512, model.info.context_length)
-        found = bench.occlusion(64, 64) + bench.occlusion(longest, 32) + bench.lime(32, 1000) + bench.shapley(32, 500)
-    show(model.info.name, found)
-    if options.json:
-        write(options.json, model.info.name, options.threads, found)
+        works: dict[str, Callable[[], list[Measurement]]] = {
+            "occlusion": lambda: bench.occlusion(64, 64),
+            "last": lambda: bench.occlusion(longest, 32),
+            "lime": lambda: bench.lime(32, 1000),
+            "shapley": lambda: bench.shapley(32, 500),
+        }
+        for name, work in works.items():
+            if options.only and name not in options.only:
+                continue
+            found = work()
+            show(model.info.name, found)
+            if options.json:
+                write(options.json, model.info.name, options.threads, found)
 
 
 def show(model: str, found: Sequence[Measurement]) -> None:
@@ -377,9 +387,9 @@ def show(model: str, found: Sequence[Measurement]) -> None:
 
 
 def write(file: Path, model: str, threads: int, found: Sequence[Measurement]) -> None:
-    """The figures of `model`, beside those of other models that the file holds."""
+    """The figures of a work on `model`, beside those of others that the file holds."""
     figures = json.loads(file.read_text()) if file.exists() else {}
-    figures[model] = {
+    figures.setdefault(model, {})[found[0].work] = {
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "processor": processor(),
         "threads": threads,

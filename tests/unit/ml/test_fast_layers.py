@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import nn
 from transformers.activations import NewGELUActivation
+from transformers.models.gemma.modeling_gemma import GemmaConfig, GemmaMLP
+from transformers.models.llama.modeling_llama import LlamaConfig, LlamaMLP
 from transformers.pytorch_utils import Conv1D
 
-from ml.models.fast_layers import FastLinear, use_fast_layers
+from ml.models.fast_layers import FastGatedMLP, FastLinear, use_fast_layers
 
 
 @pytest.mark.parametrize("rows", [1, 3, 40])
@@ -53,3 +55,23 @@ def test_a_large_weight_for_few_rows(rows: int) -> None:
         expected = model(x)
         use_fast_layers(model)
         torch.testing.assert_close(model(x), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [1, 100])
+def test_a_gated_network(rows: int) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(LlamaMLP(LlamaConfig(hidden_size=16, intermediate_size=40, num_attention_heads=2)))
+    x = torch.randn(1, rows, 16)
+    expected = model(x)
+    use_fast_layers(model)
+    assert isinstance(model[0], FastGatedMLP)
+    with torch.inference_mode():
+        torch.testing.assert_close(model(x), expected)
+    assert model(x.requires_grad_()).requires_grad
+
+
+def test_a_network_with_another_gate_is_left_alone() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(GemmaMLP(GemmaConfig(hidden_size=16, intermediate_size=40, num_attention_heads=2)))
+    use_fast_layers(model)
+    assert isinstance(model[0], GemmaMLP)
