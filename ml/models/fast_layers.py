@@ -65,7 +65,8 @@ class FastGatedMLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[..., size] to [..., size]."""
         gate, up = self.gate_proj, self.up_proj
-        if torch.is_grad_enabled() or x.numel() < _FEWEST_GATED * x.shape[-1]:
+        plain = type(gate) is FastLinear and type(up) is FastLinear  # a twin in lower precision has others
+        if not plain or torch.is_grad_enabled() or x.numel() < _FEWEST_GATED * x.shape[-1]:
             return cast(Tensor, self.down_proj(F.silu(gate(x)) * up(x)))
         opened = torch.ops.mkldnn._linear_pointwise(x, gate.weight, gate.bias, "swish", [], "")
         product = torch.ops.mkldnn._linear_pointwise.binary(x, opened, up.weight, up.bias, "mul")

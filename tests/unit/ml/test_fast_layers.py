@@ -68,6 +68,13 @@ def test_a_gated_network(rows: int) -> None:
     with torch.inference_mode():
         torch.testing.assert_close(model(x), expected)
     assert model(x.requires_grad_()).requires_grad
+    model[0].up_proj = nn.Linear(16, 40)  # as a twin in another precision replaces it
+    with torch.inference_mode():
+        torch.testing.assert_close(model(x), _swiglu(model[0], x))
+
+
+def _swiglu(part: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    return part.down_proj(nn.functional.silu(part.gate_proj(x)) * part.up_proj(x))
 
 
 def test_a_network_with_another_gate_is_left_alone() -> None:
