@@ -258,11 +258,16 @@ def save_lstm(
     folder.mkdir(parents=True, exist_ok=True)
     config = {"model_type": MODEL_TYPE, "architectures": ["WordLSTM"], **asdict(module.config)}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    save_weights(module, folder, dtype)
+    tokenizer.save_pretrained(folder)
+
+
+def save_weights(module: WordLSTM, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
+    """Write the folder's model.safetensors anew."""
     weights = {name: tensor.detach().to(dtype).contiguous() for name, tensor in module.state_dict().items()}
     if module.config.tied:
         del weights["head.weight"]
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    tokenizer.save_pretrained(folder)
+    save_file(weights, Path(folder) / "model.safetensors", metadata={"format": "pt"})
 
 
 def load_module(folder: str | Path) -> WordLSTM:
