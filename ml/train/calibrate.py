@@ -1,8 +1,10 @@
 """``python -m ml.train.calibrate``: make a trained LSTM as sure of itself as it has reason to be.
 
-A model that was trained for long gives its first choices too much probability. One number, the temperature by which
-all logits are divided, makes up for most of it (Guo et al. 2017, "On calibration of modern neural networks"). It is the
-one under which the validation split is likeliest, and it is folded into the weights, so that nothing else has to know.
+A model that was trained for long gives its first choices too much probability, and rare words, of which it has learnt
+a few occurrences by heart, too much as well. Two numbers make up for most of it: the temperature by which all logits
+are divided (Guo et al. 2017, "On calibration of modern neural networks"), and how much of a word's log-frequency is
+added to its logit (Menon et al. 2021, "Long-tail learning via logit adjustment"). They are those under which the
+validation split is likeliest, and are folded into the weights, so that nothing else has to know.
 """
 
 from __future__ import annotations
@@ -10,7 +12,8 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -24,7 +27,8 @@ from ml.models.lstm import LstmModel, WordLSTM, save_weights
 from ml.train.corpus import read_split
 from ml.train.perplexity import lstm_nats
 
-TEMPERATURES = [1 + step / 50 for step in range(-4, 9)]
+TEMPERATURES = [0.96 + step / 50 for step in range(9)]
+TILTS = [step / 100 for step in range(-2, 9)]
 
 
 @torch.inference_mode()
@@ -37,22 +41,59 @@ def fold(module: WordLSTM, temperature: float) -> None:
 
 
 @torch.inference_mode()
-def perplexities(module: WordLSTM, ids: Tensor, start: int, temperatures: Sequence[float]) -> list[float]:
-    """Perplexity of `ids` per token at each temperature, leaving `module` as it was."""
-    found, folded = [], 1.0
-    for temperature in temperatures:
-        fold(module, temperature / folded)
-        folded = temperature
-        found.append(math.exp(sum(nats for nats, _ in lstm_nats(module, ids, start)) / len(ids)))
-    fold(module, 1 / folded)
-    return found
+def tilt(module: WordLSTM, strength: float, log_frequencies: Tensor) -> None:
+    """Add a share of words' `log_frequencies`, [vocabulary], to their logits."""
+    module.head.bias.add_(log_frequencies, alpha=strength)
+
+
+def likeliest(
+    change: Callable[[float], None], undo: Callable[[float], None], values: Sequence[float], text: Text
+) -> float:
+    """The value after whose `change` the text's perplexity is least; all of them are undone."""
+    found = {}
+    for value in values:
+        change(value)
+        found[value] = text.perplexity()
+        undo(value)
+    return min(found, key=lambda value: found[value])
+
+
+@dataclass(frozen=True)
+class Text:
+    """What decides: a module and words that it reads after the word `start`."""
+
+    module: WordLSTM
+    ids: Tensor
+    start: int
+
+    @torch.inference_mode()
+    def perplexity(self) -> float:
+        """Per word."""
+        return math.exp(sum(nats for nats, _ in lstm_nats(self.module, self.ids, self.start)) / len(self.ids))
+
+
+def calibrate(text: Text, log_frequencies: Tensor) -> tuple[float, float]:
+    """Fold the best temperature and tilt into the text's module. Returns them."""
+    module = text.module
+    temperature = likeliest(
+        lambda value: fold(module, value), lambda value: fold(module, 1 / value), TEMPERATURES, text
+    )
+    fold(module, temperature)
+    strength = likeliest(
+        lambda value: tilt(module, value, log_frequencies),
+        lambda value: tilt(module, -value, log_frequencies),
+        TILTS,
+        text,
+    )
+    tilt(module, strength, log_frequencies)
+    return temperature, strength
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Find the temperature, fold it, and write the folder's weights anew."""
     parser = argparse.ArgumentParser(prog="python -m ml.train.calibrate", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("folder", type=Path, help="of an LSTM that `python -m ml.train lstm` wrote")
-    parser.add_argument("--data", type=Path, required=True, help="folder with valid.txt")
+    parser.add_argument("--data", type=Path, required=True, help="folder with train.txt and valid.txt")
     parser.add_argument("--words", type=int, default=50_000, help="of the validation split that decide")
     options = parser.parse_args(arguments)
     console = Console()
@@ -61,16 +102,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not isinstance(model, LstmModel):
             raise GlossError(f"{options.folder} is no LSTM of `python -m ml.train lstm`")
         start, ids = stream(model, read_split(options.data, "valid"))
-        found = perplexities(model.module, ids[: options.words], start, TEMPERATURES)
+        _, train = stream(model, read_split(options.data, "train"))
     except GlossError as error:
         Console(stderr=True).print(f"error: {error}", style="red", soft_wrap=True)
         return 1
-    for temperature, perplexity in zip(TEMPERATURES, found, strict=True):
-        console.print(f"temperature {temperature:.2f}: validation perplexity {perplexity:.2f}")
-    best = TEMPERATURES[found.index(min(found))]
-    fold(model.module, best)
+    # Half a time more than each word was seen, for the words that never were.
+    counts = torch.bincount(train, minlength=model.info.vocabulary_size) + 0.5
+    text = Text(model.module, ids[: options.words], start)
+    before = text.perplexity()
+    temperature, strength = calibrate(text, torch.log(counts / counts.sum()))
     save_weights(model.module, options.folder)
-    console.print(f"folded {best:.2f} into the weights of {options.folder}")
+    console.print(
+        f"temperature {temperature:.2f} and {strength:.2f} of the log-frequencies, folded into the weights of"
+        f" {options.folder}: validation perplexity {text.perplexity():.2f}, before {before:.2f}"
+    )
     return 0
 
 

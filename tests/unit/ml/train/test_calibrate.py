@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ml.models.lstm import LstmConfig, WordLSTM
-from ml.train.calibrate import fold, main, perplexities
+from ml.train.calibrate import TEMPERATURES, TILTS, Text, calibrate, fold, main
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -26,16 +26,16 @@ def test_logits_are_divided(tied: bool) -> None:
     torch.testing.assert_close(logits(), before / 1.25)
 
 
-def test_perplexities_leave_the_model_as_it_was() -> None:
+def test_what_makes_a_text_likeliest_is_found_and_folded() -> None:
     torch.manual_seed(0)
     module = WordLSTM(LstmConfig(20, 8, 8)).eval()
-    weight = module.head.weight.detach().clone()
-    ids = torch.randint(0, 20, (300,))
-    found = perplexities(module, ids, 0, [0.5, 1.0, 100.0])
-    torch.testing.assert_close(module.head.weight.detach(), weight)
-    assert found[2] == pytest.approx(20, rel=1e-2)  # nothing is said any more
-    fold(module, 0.5)
-    assert perplexities(module, ids, 0, [1.0])[0] == pytest.approx(found[0])
+    counts = torch.tensor([50.0] * 4 + [1.0] * 16)
+    ids = torch.multinomial(counts, 400, replacement=True)  # frequencies are all there is to know of it
+    text = Text(module, ids, 0)
+    before = text.perplexity()
+    temperature, strength = calibrate(text, torch.log(counts / counts.sum()))
+    assert (temperature, strength) == (max(TEMPERATURES), max(TILTS))
+    assert text.perplexity() < before
 
 
 def test_the_folder_is_written_anew(tiny_lstm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -44,7 +44,8 @@ def test_the_folder_is_written_anew(tiny_lstm: Path, tmp_path: Path, capsys: pyt
     data.mkdir()
     for file in tiny_lstm.iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
-    (data / "valid.txt").write_text(" the river was old \n" * 40)
+    for split in ("train", "valid"):
+        (data / f"{split}.txt").write_text(" the river was old \n" * 40)
     before = (folder / "model.safetensors").read_bytes()
     assert main([str(folder), "--data", str(data)]) == 0
     assert "into the weights" in capsys.readouterr().out
