@@ -9,7 +9,6 @@ the sum of exponentials.
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +17,7 @@ from transformers import PreTrainedModel
 
 from ml.forest import Forest
 from ml.models.last_layer import KeysKnownError, TrimmedRun
-from ml.models.packed_attention import attention_with_mass, refuse_unsupported
+from ml.models.packed_attention import attention_with_mass
 from ml.prefixes import Piece
 
 _WORTH_TRIMMING = 128
@@ -69,9 +68,7 @@ class ForestRun(TrimmedRun):
     def __init__(self, forest: Forest, store: Store | None) -> None:
         """Prepare to run. `store`: where what the forest's prompts remember lies."""
         super().__init__()
-        self.rows = forest.rows
-        self.readout = torch.from_numpy(forest.readout)
-        self.trims = self.rows - len(self.readout) >= _WORTH_TRIMMING
+        self.trims = forest.rows - len(forest.readout) >= _WORTH_TRIMMING
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}
         self._forest = forest
         self._store = store
@@ -81,20 +78,19 @@ class ForestRun(TrimmedRun):
     def forward(self, module: PreTrainedModel) -> Tensor:
         """Logits of the read-out rows, [readout, vocabulary]."""
         device, forest = module.device, self._forest
-        self.readout = self.readout.to(device)
+        ids, positions = self.lay_out(forest.ids, forest.positions, forest.readout, device)
         logits: Tensor = module(
-            input_ids=torch.from_numpy(forest.ids).to(device).unsqueeze(0),
-            position_ids=torch.from_numpy(forest.positions).to(device).unsqueeze(0),
+            input_ids=ids,
+            position_ids=positions,
             attention_mask=self._no_mask.to(device),  # of attention's shape, so transformers makes none of its own
             use_cache=False,
-            logits_to_keep=self.readout,
+            logits_to_keep=self.picks,
             gloss_packed=self,
         ).logits[0]
-        return logits
+        return logits[: len(self.readout)]
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float, **kwargs: Any) -> Tensor:
-        """What one layer's attention gives for the forest's R rows; see `PackedRun.attend`."""
-        refuse_unsupported(kwargs)
+    def attend_rows(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """See `TrimmedRun.attend`."""
         if self.picked:
             key, value = (each.unsqueeze(0) for each in self.layers[layer])
             return self._attend(layer, self.spread(query[0])[None], key, value, scale)[:, self.readout]

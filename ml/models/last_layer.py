@@ -8,14 +8,22 @@ layer runs once on all rows, up to its attention, and then once on the rows that
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
+
+IntArray = npt.NDArray[np.int64]
+
+_UNSUPPORTED = ("softcap", "s_aux", "position_bias")
+"""Arguments with which models ask their attention for more than a softmax over the visible scores."""
 
 
 class KeysKnownError(Exception):
@@ -25,18 +33,64 @@ class KeysKnownError(Exception):
 class TrimmedRun:
     """What the hooks need to know of a run of packed rows.
 
+    On a CPU the model gets some rows more than there are, copies of the first: oneDNN makes a kernel for each number of
+    rows that it has not seen, which takes longer than a short prompt's product and memory for good.
+
     Attributes:
-        rows: how many there are.
+        count: how many rows there are.
+        rows: how many the model gets.
         readout: which of them are read out, int64.
+        picks: `readout`, and again its last one, as often as rows are added.
         trims: whether the last layer is to run on those alone.
         collecting: whether the last layer is under way for its keys and values only.
         picked: whether it is under way on the read-out rows alone.
     """
 
     def __init__(self) -> None:
-        self.rows = 0
-        self.readout = torch.empty(0, dtype=torch.long)
+        self.count = self.rows = 0
+        self.readout = self.picks = torch.empty(0, dtype=torch.long)
         self.trims = self.collecting = self.picked = False
+
+    def lay_out(
+        self, ids: IntArray, positions: IntArray, readout: IntArray, device: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        """Note what there is to run. Returns ids and positions as the model is to get them, [1, rows]."""
+        self.count, self.readout = len(ids), torch.from_numpy(readout).to(device)
+        self.rows, picks = self.count, len(readout)
+        if device.type == "cpu":
+            self.rows, picks = _rounded(self.rows), _rounded(picks)
+        self.picks = self.readout[torch.arange(picks, device=device).clamp_(max=len(readout) - 1)]
+        taken = torch.arange(self.rows)
+        taken[self.count :] = 0
+        laid_out = (torch.from_numpy(each)[taken].to(device).unsqueeze(0) for each in (ids, positions))
+        return next(laid_out), next(laid_out)
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float, **kwargs: Any) -> Tensor:
+        """What one layer's attention gives for the run's R rows.
+
+        Args:
+            layer: its number.
+            query: [1, heads, R, size]; in a last layer that was trimmed, the read-out rows only.
+            key, value: [1, key heads, R, size]; each serves as many neighbouring heads as there are more of them.
+            scale: multiplies the scores.
+            kwargs: whatever else the model hands to its attention.
+
+        Returns:
+            [1, R, heads, size], or the read-out rows of it.
+
+        Raises:
+            NotImplementedError: the model asks for an attention of another kind.
+            KeysKnownError: while collecting, once the keys and values are known.
+        """
+        refuse_unsupported(kwargs)
+        count = len(self.readout) if self.picked else self.count
+        out = self.attend_rows(layer, query[:, :, :count], key[:, :, :count], value[:, :, :count], scale)
+        added = query.shape[2] - count
+        return F.pad(out, (0, 0, 0, 0, 0, added)) if added else out
+
+    def attend_rows(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """As `attend`, of the rows that there are."""
+        raise NotImplementedError
 
     @contextmanager
     def collected(self) -> Iterator[None]:
@@ -50,9 +104,15 @@ class TrimmedRun:
 
     def spread(self, picked: Tensor) -> Tensor:
         """[heads, read-out rows, size] to [heads, rows, size], zero elsewhere."""
-        full = picked.new_zeros(picked.shape[0], self.rows, picked.shape[2])
+        full = picked.new_zeros(picked.shape[0], self.count, picked.shape[2])
         full[:, self.readout] = picked
         return full
+
+
+def refuse_unsupported(kwargs: Mapping[str, Any]) -> None:
+    """Raise `NotImplementedError` where a model asks its attention, by `kwargs`, for more than packed rows can have."""
+    if any(kwargs.get(name) is not None for name in _UNSUPPORTED):
+        raise NotImplementedError(f"attention with {', '.join(_UNSUPPORTED)} cannot be packed")
 
 
 def trim_last_layer(module: PreTrainedModel) -> Sequence[RemovableHandle]:
@@ -83,8 +143,8 @@ def _before(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     run.picked = True
     rows = run.rows
     return (
-        tuple(_pick(value, run.readout, rows) for value in args),
-        {name: _pick(value, run.readout, rows) for name, value in kwargs.items()},
+        tuple(_pick(value, run.picks, rows) for value in args),
+        {name: _pick(value, run.picks, rows) for name, value in kwargs.items()},
     )
 
 
@@ -110,5 +170,10 @@ def _pick(value: Any, readout: Tensor, rows: int) -> Any:
 
 def _spread(hidden: Tensor, readout: Tensor, rows: int) -> Tensor:
     full = torch.zeros(1, rows, hidden.shape[-1], dtype=hidden.dtype, device=hidden.device)
-    full[:, readout] = hidden
+    full[:, readout] = hidden[:, : len(readout)]
     return full
+
+
+def _rounded(rows: int) -> int:
+    """The next power of two, from 16 on the next multiple of 16."""
+    return 1 << (rows - 1).bit_length() if 0 < rows <= 16 else -(-rows // 16) * 16

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,10 +21,6 @@ from ml.packing import Packing, Step
 
 BLOCK = 64
 """Rows that share a list of keys: a smaller block copies more paths, a larger one multiplies more that is masked."""
-
-_UNSUPPORTED = ("softcap", "s_aux", "position_bias")
-"""Arguments with which models ask their attention for more than a softmax over the visible scores."""
-
 
 KeysAndValues = Mapping[int, tuple[Tensor, Tensor]]
 """By layer: keys and values of consecutive positions, each [key heads, positions, size]."""
@@ -63,8 +58,7 @@ class PackedRun(TrimmedRun):
         device = module.device
         self._step = step
         self._path = torch.from_numpy(step.path).to(device)
-        self.readout = torch.from_numpy(step.readout).to(device)
-        self.rows = step.rows
+        ids, positions = self.lay_out(step.ids, step.positions, step.readout, device)
         # Two runs through the layer's first half are only worth it where few rows take the second.
         self.trims = 2 * len(self.readout) < step.rows
         self.layers = set()
@@ -76,36 +70,20 @@ class PackedRun(TrimmedRun):
             self._mask = torch.zeros_like(visible, dtype=module.dtype).masked_fill_(~visible, float("-inf"))
         with suppress(KeysKnownError):
             logits: Tensor = module(
-                input_ids=torch.from_numpy(step.ids).to(device).unsqueeze(0),
-                position_ids=torch.from_numpy(step.positions).to(device).unsqueeze(0),
+                input_ids=ids,
+                position_ids=positions,
                 # Already of the shape that attention takes, so transformers does not make one of its own, which would
                 # cost [rows, rows] and go unused: `attend` knows who sees whom.
                 attention_mask=self._no_mask.to(device),
                 use_cache=False,
-                logits_to_keep=self.readout,
+                logits_to_keep=self.picks,
                 gloss_packed=self,
             ).logits[0]
-            return logits
+            return logits[: len(self.readout)]
         return torch.empty(0, module.config.get_text_config().vocab_size, dtype=module.dtype, device=device)
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float, **kwargs: Any) -> Tensor:
-        """What one layer's attention gives for the step's R rows.
-
-        Args:
-            layer: its number.
-            query: [1, heads, R, size]; in a last layer that was trimmed, the read-out rows only.
-            key, value: [1, key heads, R, size]; each serves as many neighbouring heads as there are more of them.
-            scale: multiplies the scores.
-            kwargs: whatever else the model hands to its attention.
-
-        Returns:
-            [1, R, heads, size], or the read-out rows of it.
-
-        Raises:
-            NotImplementedError: the model asks for an attention of another kind.
-            KeysKnownError: while collecting, once the keys and values are known.
-        """
-        refuse_unsupported(kwargs)
+    def attend_rows(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """See `TrimmedRun.attend`."""
         self.layers.add(layer)
         step = self._step
         if self.picked and self._last is not None:
@@ -149,12 +127,6 @@ class PackedRun(TrimmedRun):
         # A softmax over both sets of keys gives each set its share of the sum of exponentials.
         share = torch.sigmoid(trunk_mass[0].transpose(0, 1) - unblocked(mass)).to(out.dtype)
         return torch.lerp(unblocked(out), trunk_out[0].transpose(0, 1), share)
-
-
-def refuse_unsupported(kwargs: Mapping[str, Any]) -> None:
-    """Raise `NotImplementedError` where a model asks its attention, by `kwargs`, for more than packed rows can have."""
-    if any(kwargs.get(name) is not None for name in _UNSUPPORTED):
-        raise NotImplementedError(f"attention with {', '.join(_UNSUPPORTED)} cannot be packed")
 
 
 def attention_with_mass(
