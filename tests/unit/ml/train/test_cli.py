@@ -82,6 +82,6 @@ def test_a_slice_of_wikitext(model: str, tmp_path: Path) -> None:
     }[model]
     assert main([model, f"--data={data}", f"--out={out}", *options]) == 0
     history = json.loads((out / "training" / "history.json").read_text())
-    # A guess among all words of the slice has a perplexity of thousands, and its first epoch far less.
-    assert history[-1]["valid_perplexity"] < 1000
+    # Per word. A guess has thousands, or, of a transformer whose words are spelled in tokens, hundreds of thousands.
+    assert history[-1]["valid_perplexity"] < {"lstm": 1000, "transformer": 20_000}[model]
     assert history[-1]["train_loss"] < history[0]["train_loss"]
