@@ -75,8 +75,7 @@ class Covariance:
         signs = _signs(others)
         values = 2 * self.linear * self.relevance**2 * signs
         for factors, scale in self._products():
-            chosen = factors[:, :, others.astype(np.int64)]  # [features, present in s, m, features]
-            present, absent = (np.diagonal(chosen[:, s], axis1=0, axis2=2) for s in (1, 0))
+            absent, present = (np.where(others, factors[:, s, 1], factors[:, s, 0]) for s in (0, 1))  # [m, features]
             values = values + scale * product_games.shapley(present, absent)
         return values.T
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ml import spec
-from ml.explain.control import Control
+from ml.explain.control import Answer, Control
 from ml.explain.estimator import BoolArray, Estimate, Estimating, FloatArray, Game, IntArray
 from ml.explain.sampling import CONTROLLED_GROWTH, DEFAULT_SAMPLES, GOLDEN, PLAIN_GROWTH, anytime, settled, stability
 from ml.explain.shapley import SINGULAR, Pairs, completeness_error, ends, kernel
@@ -144,7 +144,7 @@ class KernelShapExplainer:
             completeness_error=completeness_error(attributions, gain),
         )
 
-    def _answer(self, pairs: Pairs) -> tuple[FloatArray, FloatArray]:
+    def _answer(self, pairs: Pairs) -> Answer:
         """γ and its standard errors."""
         gamma, pulls = self._regress(pairs)
         return gamma, _spread(pulls, pairs.sizes, Layers.of(self.features).counts)

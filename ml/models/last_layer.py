@@ -8,6 +8,7 @@ layer runs once on all rows, up to its attention, and then once on the rows that
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -30,7 +31,7 @@ class KeysKnownError(Exception):
     """No error: it leaves the layer, or the model, once the last layer's keys and values are known."""
 
 
-class TrimmedRun:
+class TrimmedRun(ABC):
     """What the hooks need to know of a run of packed rows.
 
     On a CPU the model gets some rows more than there are, copies of the first: oneDNN makes a kernel for each number of
@@ -62,8 +63,8 @@ class TrimmedRun:
         self.picks = self.readout[torch.arange(picks, device=device).clamp_(max=len(readout) - 1)]
         taken = torch.arange(self.rows)
         taken[self.count :] = 0
-        laid_out = (torch.from_numpy(each)[taken].to(device).unsqueeze(0) for each in (ids, positions))
-        return next(laid_out), next(laid_out)
+        laid_ids, laid_positions = (torch.from_numpy(each)[taken].to(device).unsqueeze(0) for each in (ids, positions))
+        return laid_ids, laid_positions
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float, **kwargs: Any) -> Tensor:
         """What one layer's attention gives for the run's R rows.
@@ -88,9 +89,9 @@ class TrimmedRun:
         added = query.shape[2] - count
         return F.pad(out, (0, 0, 0, 0, 0, added)) if added else out
 
+    @abstractmethod
     def attend_rows(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """As `attend`, of the rows that there are."""
-        raise NotImplementedError
 
     @contextmanager
     def collected(self) -> Iterator[None]:
