@@ -10,9 +10,9 @@ padding, these new rows are all that a model has to compute. Two facts make atte
   from the root to where the walk stands. So a step of any size needs the keys and values of one path from the steps
   before it, and memory stays bounded by the longest sequence, not by their number.
 
-Attention then works in blocks of neighbouring rows: each block sees the path at its start and itself, under a mask that
-the first fact gives. What every row of a step shares, its trunk, is left out of the blocks: the caller attends to it
-once, without a copy or a mask, and merges the two by their log-sum-exp.
+Attention then works in blocks of neighbouring rows (`ml.blocks`): each sees the path at its start and itself, under a
+mask that the first fact gives. What every row of a step shares, its trunk, is left out of the blocks where it is long:
+the caller attends to it once, without a copy or a mask, and merges the two by their log-sum-exp.
 
 This module is arithmetic on indices: no torch, no model.
 """
@@ -26,12 +26,19 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
+from ml import blocks
+
 Indices = npt.NDArray[np.int64]
+
+_TRUNK = 64
+"""Positions from which on a prefix that many share is worth a step of its own, and an attention of its own."""
+_KEYS = 16
+"""Keys of a block are filled up to a multiple of it: a softmax over an odd number takes several times longer."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """Rows that go through the model together: R rows in N blocks of B, beside C cached rows.
+    """Rows that go through the model together: R rows in N blocks of up to B, beside C cached rows.
 
     Key indices count the cached rows first, then the step's own: 0..C-1 and C..C+R-1. The cached rows are the first C
     positions of the path at which the step before ended, in order.
@@ -46,9 +53,9 @@ class Step:
     trunk: int
     """The first positions of the path that every row sees, at most C. They are in no block's keys."""
     keys: Indices
-    """Key index of each block's keys, [N, P + B]: the path behind the trunk, padded to P, and the block's own rows."""
-    visible: npt.NDArray[np.bool_]
-    """Which of its block's keys a row sees, [N, B, P + B]. Rows that only fill a block up see one key."""
+    """Key index of each block's keys, [N, K]: the path behind the trunk, then the block's own rows, filled up."""
+    queries: blocks.Queries
+    """The rows in their blocks, and which keys they see."""
     path: Indices
     """Key index of the rows that make up the path at which this step ends, by position: what the next step may use."""
     sequences: Indices
@@ -57,7 +64,7 @@ class Step:
     """Rows to read out, in 0..R-1: the last `tails` rows of each of `sequences`, in their order."""
 
     @classmethod
-    def prefix(cls, ids: Sequence[int]) -> Step:
+    def prefix(cls, ids: Sequence[int] | Indices) -> Step:
         """The step that reads `ids`, the beginning of sequences to come: see `is_trunk`."""
         places, nothing = np.arange(len(ids)), np.empty(0, dtype=np.int64)
         return cls(
@@ -66,7 +73,7 @@ class Step:
             cached=0,
             trunk=0,
             keys=nothing.reshape(0, 0),
-            visible=np.empty((0, 0, 0), dtype=np.bool_),
+            queries=blocks.Queries(nothing.reshape(0, 0), nothing, np.empty((0, 0, 0), dtype=np.bool_)),
             path=places,
             sequences=nothing,
             readout=nothing,
@@ -118,100 +125,96 @@ class Packing:
         """Rows that the model would compute besides, did each sequence go through it whole."""
         return int(self._lengths.sum()) - self.rows
 
-    def steps(self, *, max_rows: int, max_readout: int, block: int) -> Iterator[Step]:
-        """Walk all rows in steps of about `max_rows` rows and `max_readout` read-out rows, in blocks of `block` rows.
+    def steps(
+        self, *, max_rows: int, max_readout: int, trunk: int = _TRUNK, sizes: Sequence[int] = blocks.SIZES
+    ) -> Iterator[Step]:
+        """Walk all rows in steps of about `max_rows` rows and `max_readout` read-out rows.
 
-        A step holds at least one sequence. A prefix that all sequences share and that is worth a step of its own comes
-        first, with nothing to read out: a step whose one block holds the whole prefix, causally.
+        A step holds at least one sequence. A prefix of `trunk` rows or more that all sequences share comes first, with
+        nothing to read out. `sizes`: the sizes of blocks to choose from.
         """
         walk = _Walk(int(self._first[-1]), int(self._lengths.max()))
-        trunk = self._known or self._trunk_rows(block)
-        if trunk:
-            walk.append(0, 0, trunk)
-        if trunk > self._known:
-            yield self._step(walk, range(0), range(trunk), _Entry(walk.path(0)), [walk.path(0)], trunk)
+        known = self._known or self._trunk_rows(trunk)
+        walk.append(0, 0, known)
+        if known > self._known:
+            yield Step.prefix(self._ids[:known])
         read_before = np.concatenate([[0], np.cumsum(self._tails)])
         begin = 0
         while begin < len(self._order):
-            start_row = max(int(self._first[begin]), trunk)
+            start_row = max(int(self._first[begin]), known)
             most = (
                 int(np.searchsorted(self._first, start_row + max_rows, side="right")) - 1,
                 int(np.searchsorted(read_before, read_before[begin] + max_readout, side="right")) - 1,
             )
             stop = max(min(most), begin + 1)
-            yield self._walk_step(walk, range(begin, stop), start_row, block)
+            yield self._step(walk, range(begin, stop), start_row, trunk, sizes)
             begin = stop
 
-    def _trunk_rows(self, block: int) -> int:
+    def _trunk_rows(self, fewest: int) -> int:
         """Rows of the first sequence that all others share, where they are worth a step of their own."""
         if len(self._order) == 1:
             return 0
         shared = min(int(self._shared[1:].min()), int(self._lengths[0] - self._tails[0]))
-        return shared if shared >= block else 0
+        return shared if shared >= fewest else 0
 
-    def _walk_step(self, walk: _Walk, sequences: range, start_row: int, block: int) -> Step:
+    def _step(self, walk: _Walk, sequences: range, start_row: int, fewest: int, sizes: Sequence[int]) -> Step:
         """The step that holds the rows of `sequences` from `start_row` on."""
-        rows = range(start_row, int(self._first[sequences.stop]))
-        block_starts = iter(range(rows.start, rows.stop, block))
-        next_start = next(block_starts)
-        entered_at = int(self._shared[sequences.start]) + rows.start - int(self._first[sequences.start])
-        walk.branch(entered_at, rows.start)
-        shared = self._shared[sequences.start + 1 : sequences.stop]
-        entry = _Entry(walk.path(), int(min([entered_at, *shared])))
-        paths: list[Indices] = []  # at the start of each block
-        for i in sequences:
-            position, row, last = int(self._shared[i]), int(self._first[i]), int(self._first[i + 1])
-            if row < start_row:  # the trunk's step has computed these
-                position, row = position + start_row - row, start_row
-            walk.branch(position, row)
-            while next_start < last:
-                walk.append(position, row, next_start - row)
-                position, row = position + next_start - row, next_start
-                paths.append(walk.path(position))
-                next_start = next(block_starts, rows.stop)
-            walk.append(position, row, last - row)
-        return self._step(walk, sequences, rows, entry, paths, block)
+        first = np.maximum(self._first[sequences.start : sequences.stop + 1], start_row)
+        rows = slice(start_row, int(first[-1]))
+        positions = self._positions[rows]
+        entered_at = int(positions[0])
+        walk.branch(entered_at, start_row)
+        entry = walk.path()
+        shared = int(min([entered_at, *self._shared[sequences.start + 1 : sequences.stop]]))
+        trunk = shared if shared >= fewest else 0
+        starts = start_row + blocks.cut(np.diff(first).tolist(), positions, trunk, sizes)
+        paths = self._walk_rows(walk, first, starts)
 
-    def _step(  # noqa: PLR0917 - what the two kinds of step differ in
-        self, walk: _Walk, sequences: range, rows: range, entry: _Entry, paths: list[Indices], block: int
-    ) -> Step:
-        own = np.arange(rows.start, rows.start + len(paths) * block).reshape(len(paths), block)
-        filler = own >= rows.stop
-        longest = max(len(path) for path in paths) - entry.trunk
-        keys = np.full((len(paths), longest + block), -1, dtype=np.int64)
-        for keys_of_block, path in zip(keys, paths, strict=True):
-            keys_of_block[: len(path) - entry.trunk] = path[entry.trunk :]
-        keys[:, longest:] = np.where(filler, -1, own)
-        known = keys[:, None, :] >= 0
-        visible = known & (keys[:, None, :] <= own[:, :, None]) & (own[:, :, None] < walk.end[keys][:, None, :])
-        visible[:, :, longest] |= filler  # a softmax over nothing is not a number
-
-        cached = len(entry.path)
+        cached = len(entry)
         local = np.zeros(len(walk.end) + 1, dtype=np.int64)  # its last entry serves the key -1
-        local[entry.path] = np.arange(cached)
-        local[rows.start : rows.stop] = np.arange(cached, cached + len(rows))
-        ends = self._first[sequences.start + 1 : sequences.stop + 1] - rows.start
+        local[entry] = np.arange(cached)
+        local[rows] = np.arange(cached, cached + len(positions))
+        counts = np.diff(starts, append=rows.stop)
+        own = np.arange(counts.max())
+        filler = own >= counts[:, None]
+        own = own + starts[:, None]
+        seen = [
+            np.concatenate([path[trunk:], np.arange(s, s + n)])
+            for path, s, n in zip(paths, starts, counts, strict=True)
+        ]
+        width = max(map(len, seen))
+        keys = np.full((len(seen), -(-width // _KEYS) * _KEYS), -1, dtype=np.int64)
+        for keys_of_block, each in zip(keys, seen, strict=True):
+            keys_of_block[: len(each)] = each
+        visible = (keys >= 0)[:, None, :] & (keys[:, None, :] <= own[:, :, None])
+        visible &= own[:, :, None] < walk.end[keys][:, None, :]
+        visible[:, :, 0] |= filler  # a softmax over nothing is not a number
+
+        ends = first[1:] - start_row
         tails = self._tails[sequences.start : sequences.stop]
-        readout = [np.arange(end - tail, end) for end, tail in zip(ends, tails, strict=True)]
         return Step(
-            ids=self._ids[rows.start : rows.stop],
-            positions=self._positions[rows.start : rows.stop],
+            ids=self._ids[rows],
+            positions=positions,
             cached=cached,
-            trunk=entry.trunk,
+            trunk=trunk,
             keys=local[keys],
-            visible=visible,
+            queries=blocks.Queries(np.where(filler, 0, own - start_row), np.nonzero(~filler.ravel())[0], visible),
             path=local[walk.path()],
             sequences=self._order[sequences.start : sequences.stop],
-            readout=np.concatenate(readout) if readout else np.empty(0, dtype=np.int64),
+            readout=np.concatenate([np.arange(end - tail, end) for end, tail in zip(ends, tails, strict=True)]),
         )
 
-
-@dataclass(frozen=True)
-class _Entry:
-    """Where a step enters the walk: the path at its first row, and how much of it all of the step's rows share."""
-
-    path: Indices
-    trunk: int = 0
+    def _walk_rows(self, walk: _Walk, first: Indices, starts: Indices) -> list[Indices]:
+        """Go through the rows of the sequences that begin at `first`; returns the path at each of `starts`."""
+        paths: list[Indices] = []
+        for begin, end in pairwise(first.tolist()):
+            walk.branch(int(self._positions[begin]), begin)
+            within = starts[np.searchsorted(starts, begin) : np.searchsorted(starts, end)].tolist()
+            for row, stop in pairwise([begin, *within, end]):
+                walk.append(int(self._positions[row]), row, stop - row)
+                if stop < end:
+                    paths.append(walk.path())
+        return paths
 
 
 class _Walk:
@@ -232,9 +235,9 @@ class _Walk:
         self._rows[position : position + count] = np.arange(row, row + count)
         self._depth = position + count
 
-    def path(self, depth: int | None = None) -> Indices:
-        """The rows at the first `depth` positions of the path; all by default."""
-        return self._rows[: self._depth if depth is None else depth].copy()
+    def path(self) -> Indices:
+        """The rows of the path, by position."""
+        return self._rows[: self._depth].copy()
 
 
 def _common_prefix(left: Indices, right: Indices) -> int:

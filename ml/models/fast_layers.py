@@ -26,16 +26,30 @@ _FEWEST_GATED = 64
 """Rows from which on the fused gate is faster."""
 
 
+def use_onednn(weight: Tensor) -> bool:
+    """Whether torch can hand products with `weight` to oneDNN."""
+    return _AVAILABLE and weight.device.type == "cpu"
+
+
+def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "none") -> Tensor:
+    """activation(x · weightᵀ + bias) by oneDNN, without a gradient."""
+    return cast(Tensor, torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], ""))
+
+
+def times(x: Tensor, weight: Tensor, bias: Tensor | None, factor: Tensor) -> Tensor:
+    """factor · (x · weightᵀ + bias), number by number, by oneDNN, without a gradient."""
+    return cast(Tensor, torch.ops.mkldnn._linear_pointwise.binary(x, factor, weight, bias, "mul"))
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x · weightᵀ + bias, [..., in] to [..., out], by the faster of the two libraries. oneDNN's has no gradient."""
     if (
-        _AVAILABLE
+        use_onednn(weight)
         and x.dtype is torch.float32
-        and x.device.type == "cpu"
         and (x.numel() > x.shape[-1] or weight.numel() >= _LARGE)
         and not torch.is_grad_enabled()
     ):
-        return cast(Tensor, torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], ""))
+        return pointwise(x, weight, bias)
     return F.linear(x, weight, bias)
 
 
@@ -68,9 +82,8 @@ class FastGatedMLP(nn.Module):
         plain = type(gate) is FastLinear and type(up) is FastLinear  # a twin in lower precision has others
         if not plain or torch.is_grad_enabled() or x.numel() < _FEWEST_GATED * x.shape[-1]:
             return cast(Tensor, self.down_proj(F.silu(gate(x)) * up(x)))
-        opened = torch.ops.mkldnn._linear_pointwise(x, gate.weight, gate.bias, "swish", [], "")
-        product = torch.ops.mkldnn._linear_pointwise.binary(x, opened, up.weight, up.bias, "mul")
-        return cast(Tensor, self.down_proj(product))
+        opened = pointwise(x, gate.weight, gate.bias, "swish")
+        return cast(Tensor, self.down_proj(times(x, up.weight, up.bias, opened)))
 
 
 def use_fast_layers(module: nn.Module) -> None:

@@ -93,7 +93,9 @@ class ForestRun(TrimmedRun):
         """See `TrimmedRun.attend`."""
         if self.picked:
             key, value = (each.unsqueeze(0) for each in self.layers[layer])
-            return self._attend(layer, self.spread(query[0])[None], key, value, scale)[:, self.readout]
+            spread = query.new_zeros(*query.shape[:2], self.count, query.shape[3])
+            spread[:, :, self.readout] = query
+            return self._attend(layer, spread, key, value, scale)[:, self.readout]
         self.layers[layer] = key[0], value[0]
         if self.collecting:
             raise KeysKnownError

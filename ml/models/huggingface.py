@@ -33,7 +33,7 @@ from ml.models.bfloat16 import bfloat16_twin
 from ml.models.cuda import record, to_device
 from ml.models.decoding import CacheDecoder, SlotDecoder
 from ml.models.fast_layers import use_fast_layers
-from ml.models.packed_attention import BLOCK, PackedPrefix, PackedRun, can_pack
+from ml.models.packed_attention import PackedPrefix, PackedRun, can_pack
 from ml.models.placement import BALANCED, Placement
 from ml.models.prefix_reader import PrefixReader
 from ml.models.progress import logged_progress
@@ -59,8 +59,14 @@ class HuggingFaceModel:
         *,
         packs: bool = False,
         placement: Placement | None = None,
+        products: torch.dtype | None = None,
     ) -> None:
-        """Wrap `module`, whose attention `read` reads; None where it has none. `packs`: see `can_pack`."""
+        """Wrap `module`, whose attention `read` reads; None where it has none.
+
+        Args:
+            packs: see `can_pack`.
+            products: what packed attention multiplies in; by default what `module` computes in.
+        """
         self.module = module
         self.packs = packs
         self._placement = placement or Placement(module.device)
@@ -68,6 +74,7 @@ class HuggingFaceModel:
         self.info = info
         self._read = read
         self._twin: HuggingFaceModel | None = None
+        self._products = products
         one_device = not self._placement.spread and self._placement.ranks == 1
         self._recorded = record(module, info.context_length) if packs and one_device else None
 
@@ -79,7 +86,8 @@ class HuggingFaceModel:
             return None
         if self._twin is None:
             info = replace(self.info, dtype="bfloat16")
-            self._twin = HuggingFaceModel(bfloat16_twin(self.module), self.tokenizer, info, None, packs=self.packs)
+            twin = bfloat16_twin(self.module)
+            self._twin = HuggingFaceModel(twin, self.tokenizer, info, None, packs=self.packs, products=torch.bfloat16)
         return self._twin
 
     @torch.inference_mode()
@@ -111,7 +119,7 @@ class HuggingFaceModel:
     @torch.inference_mode()
     def read_prefix(self, ids: Sequence[int]) -> PackedPrefix | None:
         """Read a beginning once for all sequences to come; see `LanguageModel.read_prefix`."""
-        return PackedRun().read(self.module, ids) if self._can_pack(len(ids)) else None
+        return PackedRun(dtype=self._products).read(self.module, ids) if self._can_pack(len(ids)) else None
 
     @torch.inference_mode()
     def stream_logits(
@@ -128,10 +136,10 @@ class HuggingFaceModel:
             yield from padded_batches(self.logits, sequences, tails, max_tokens=max_tokens, max_readout=max_readout)
             return
         known = prefix if isinstance(prefix, PackedPrefix) else PackedPrefix(0, {})
-        run = PackedRun(known.states)
+        run = PackedRun(known.states, dtype=self._products)
         packing = Packing(sequences, tails, known.length)
         computed = 0  # of the prefix that all share, which is a step without sequences
-        for step in packing.steps(max_rows=max_tokens, max_readout=max_readout, block=BLOCK):
+        for step in packing.steps(max_rows=max_tokens, max_readout=max_readout):
             logits = run.forward(self.module, step).float()
             computed += step.rows
             if step.is_trunk:

@@ -103,12 +103,6 @@ class TrimmedRun(ABC):
         finally:
             self.collecting = False
 
-    def spread(self, picked: Tensor) -> Tensor:
-        """[heads, read-out rows, size] to [heads, rows, size], zero elsewhere."""
-        full = picked.new_zeros(picked.shape[0], self.count, picked.shape[2])
-        full[:, self.readout] = picked
-        return full
-
 
 def refuse_unsupported(kwargs: Mapping[str, Any]) -> None:
     """Raise `NotImplementedError` where a model asks its attention, by `kwargs`, for more than packed rows can have."""

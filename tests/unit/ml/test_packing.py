@@ -29,10 +29,17 @@ class Reader:
     def read(self, step: Step) -> list[tuple[int, ...]]:
         """The prefix that each row of the step stands for."""
         keys = self._path[: step.cached] + [()] * step.rows
-        block = step.visible.shape[1]
+        queries = step.queries
+        block = queries.rows.shape[1] or 1
+        if not step.is_trunk:
+            assert queries.visible.any(axis=2).all()  # a softmax over nothing is not a number
+            assert queries.rows.ravel()[queries.places].tolist() == list(range(step.rows))
         for row in range(step.rows):
-            n, place = divmod(row, block)
-            seen = {*range(step.trunk), *step.keys[n][step.visible[n, place]].tolist()}
+            if step.is_trunk:
+                seen = set(range(row + 1))
+            else:
+                n, place = divmod(int(queries.places[row]), block)
+                seen = {*range(step.trunk), *step.keys[n][queries.visible[n, place]].tolist()}
             seen.remove(step.cached + row)
             ancestors = sorted((keys[key] for key in seen), key=len)
             assert len(ancestors) == step.positions[row]
@@ -44,16 +51,18 @@ class Reader:
 
 
 @settings(max_examples=300, deadline=None)
-@given(sequences_and_tails(), st.integers(1, 30), st.integers(1, 10), st.sampled_from([1, 2, 3, 8]))
+@given(
+    sequences_and_tails(), st.integers(1, 30), st.integers(1, 10), st.sets(st.sampled_from([1, 2, 3, 8]), min_size=1)
+)
 def test_each_row_sees_its_prefix_and_each_read_out_row_is_its_sequence(
-    case: tuple[list[list[int]], list[int]], max_rows: int, max_readout: int, block: int
+    case: tuple[list[list[int]], list[int]], max_rows: int, max_readout: int, sizes: set[int]
 ) -> None:
     sequences, tails = case
     packing = Packing(sequences, tails)
     reader = Reader()
     rows = 0
     read_out = []
-    for step in packing.steps(max_rows=max_rows, max_readout=max_readout, block=block):
+    for step in packing.steps(max_rows=max_rows, max_readout=max_readout, trunk=min(sizes), sizes=sorted(sizes)):
         prefixes = reader.read(step)
         rows += step.rows
         wanted = [
@@ -78,8 +87,23 @@ def test_sequences_that_differ_in_one_place_compute_what_follows_it_only() -> No
 def test_a_long_shared_beginning_is_a_step_of_its_own_and_in_no_block() -> None:
     shared = list(range(100))
     packing = Packing([[*shared, 200 + i, 300] for i in range(5)], [1] * 5)
-    trunk, rest = packing.steps(max_rows=1000, max_readout=1000, block=16)
+    trunk, rest = packing.steps(max_rows=1000, max_readout=1000, sizes=[16])
     assert trunk.is_trunk
     assert trunk.rows == 100
     assert rest.trunk == rest.cached == 100
-    assert rest.keys.shape[1] == 16  # nothing behind the trunk where the one block starts, and the block
+    assert rest.keys.shape == (1, 16)  # nothing behind the trunk where the one block starts, and its 10 rows filled up
+
+
+@settings(max_examples=100, deadline=None)
+@given(sequences_and_tails(), st.sampled_from([1, 2, 3, 8]))
+def test_queries_of_some_rows_see_the_same_keys(case: tuple[list[list[int]], list[int]], size: int) -> None:
+    sequences, tails = case
+    for step in Packing(sequences, tails).steps(max_rows=100, max_readout=100, trunk=100, sizes=[size]):
+        picked = step.queries.only(step.readout)
+        assert picked.rows.ravel()[picked.places].tolist() == list(range(len(step.readout)))
+        assert picked.visible.any(axis=2).all()
+        for row, place in zip(step.readout, picked.places, strict=True):
+            block, within = divmod(int(place), picked.rows.shape[1])
+            same, before = divmod(int(step.queries.places[row]), step.queries.rows.shape[1])
+            assert block == same
+            assert (picked.visible[block, within] == step.queries.visible[block, before]).all()
