@@ -70,6 +70,8 @@ TEXT = (
     "of the decade more than two thousand people lived there . The bridge was opened again in 1961 , when the "
     "mayor and the minister of transport walked over it in the rain , and a band played on the northern side . "
 )
+_WARM_SECONDS = 2
+"""A first round that takes less is not counted: libraries prepare themselves for shapes that they have not seen."""
 PLAIN_BATCHES = (4, 8, 16, 32)
 Values = npt.NDArray[np.float64]
 
@@ -291,11 +293,15 @@ class Bench:
         return min(seconds, key=lambda batch: seconds[batch])
 
     def _timed(self, way: Callable[[], Values]) -> tuple[float, Values]:
-        times = []
-        for _ in range(self.repeats):
+        times: list[float] = []
+        warm = False
+        while len(times) < self.repeats:
             begin = time.perf_counter()
             values = way()
-            times.append(time.perf_counter() - begin)
+            seconds = time.perf_counter() - begin
+            if warm or seconds > _WARM_SECONDS:
+                times.append(seconds)
+            warm = True
         return float(np.median(times)), values
 
     def _floor(self, cost: Cost) -> float:

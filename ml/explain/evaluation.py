@@ -6,7 +6,7 @@ come out, chunk by chunk.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,6 +22,8 @@ _CPU_OPERATIONS = 2e11
 _DEVICE_OPERATIONS = 1e13
 _TRIAL = 8
 """Prompts that a trial of a faster model computes twice; half as many where there are few."""
+_LAST = 2
+"""Prompts at the end that are part of every trial."""
 _WORTH_READING = 16
 """Tokens that all prompts begin with from which on they are read apart, once for all requests."""
 _MAX_LOGITS = 1 << 25
@@ -72,7 +74,7 @@ class Evaluator:
     TOLERANCE = 0.04
     """Largest root mean square of the fast values' errors, as a share of the values' standard deviation.
 
-    Of a small sample's three quarters: a few errors are small by luck more easily.
+    Three quarters of it for a small sample: a few errors are small by luck more easily.
     """
 
     def __init__(
@@ -108,25 +110,27 @@ class Evaluator:
         """
         rest: Sequence[int] = range(len(prompts))
         if self._candidate is not None and len(prompts) >= 2 * _TRIAL:
-            size = self._trial_size
-            sample = rest[len(prompts) // (2 * size) :: len(prompts) // size]
+            sample = _sample(len(prompts), self._trial_size)
             yield from self._trial(self._candidate, prompts, sample)
-            rest = sorted(set(rest) - set(sample))
+            rest = sorted(set(rest) - sample.keys())
         yield from self._chunks(self._model, prompts, rest)
 
-    def _trial(self, fast: LanguageModel, prompts: Sequence[Ids], sample: Sequence[int]) -> Iterator[Chunk]:
-        """Compute `sample` both ways, and choose the way to go on."""
+    def _trial(self, fast: LanguageModel, prompts: Sequence[Ids], sample: Mapping[int, float]) -> Iterator[Chunk]:
+        """Compute `sample` both ways, and choose the way to go on. See `_sample`."""
         exact, rough = dict[int, float](), dict[int, float]()
-        for chunk in self._chunks(fast, prompts, sample):
+        for chunk in self._chunks(fast, prompts, list(sample)):
             rough.update(chunk.values)
             yield replace(chunk, values=[])
-        for chunk in self._chunks(self._model, prompts, sample):
+        for chunk in self._chunks(self._model, prompts, list(sample)):
             exact.update(chunk.values)
             if len(exact) == len(sample):
                 self._candidate = None
-                errors = np.array([rough[i] - exact[i] for i in sample])
-                tolerance = self.TOLERANCE * (1 if len(sample) >= _TRIAL else 0.75)
-                if np.sqrt(np.mean(errors**2)) <= tolerance * np.std(list(exact.values())):
+                weights = np.array(list(sample.values())) / len(prompts)
+                values = np.array([exact[i] for i in sample])
+                errors = np.array([rough[i] for i in sample]) - values
+                spread = np.sqrt(weights @ (values - weights @ values) ** 2)
+                tolerance = self.TOLERANCE * (1 if self._trial_size >= _TRIAL else 0.75)
+                if np.sqrt(weights @ errors**2) <= tolerance * spread:
                     self._model = fast
                     self.precision = Precision(fast.info.dtype, float(np.abs(errors).max()))
             yield chunk
@@ -153,3 +157,14 @@ class Evaluator:
                 )
             found = list(zip([chosen[index] for index in batch.indices], values.tolist(), strict=True))
             yield Chunk(found, batch.tokens_computed, batch.tokens_saved)
+
+
+def _sample(prompts: int, size: int) -> dict[int, float]:
+    """Prompts for a trial, by index, and how many prompts each stands for: some of all, and the last ones.
+
+    Where a feature after the other is left out, a next token depends most on the last: few prompts in which all of the
+    spread may lie. The later, the cheaper.
+    """
+    others = prompts - _LAST
+    sample = {(i + 1) * others // size - 1: others / size for i in range(size)}
+    return sample | dict.fromkeys(range(others, prompts), 1.0)
