@@ -130,6 +130,7 @@ class Packing:
     ) -> Iterator[Step]:
         """Walk all rows in steps of about `max_rows` rows and `max_readout` read-out rows.
 
+        Steps are about equal, up to a quarter larger than told: a few rows at the end would cost as much as many do.
         A step holds at least one sequence. A prefix of `trunk` rows or more that all sequences share comes first, with
         nothing to read out. `sizes`: the sizes of blocks to choose from.
         """
@@ -142,8 +143,10 @@ class Packing:
         begin = 0
         while begin < len(self._order):
             start_row = max(int(self._first[begin]), known)
+            left = int(self._first[-1]) - start_row
+            rows = -(-left // -(-left // (max_rows + max_rows // 4)))
             most = (
-                int(np.searchsorted(self._first, start_row + max_rows, side="right")) - 1,
+                int(np.searchsorted(self._first, start_row + rows, side="right")) - 1,
                 int(np.searchsorted(read_before, read_before[begin] + max_readout, side="right")) - 1,
             )
             stop = max(min(most), begin + 1)

@@ -21,7 +21,9 @@ from ml.result import Precision
 _CPU_OPERATIONS = 2e11
 _DEVICE_OPERATIONS = 1e13
 _TRIAL = 8
-"""Prompts that a trial of a faster model computes twice; half as many where there are few."""
+"""Prompts that a trial of a faster model computes twice."""
+_SMALL_TRIAL = 5
+"""The same where a job has few prompts."""
 _LAST = 2
 """Prompts at the end that are part of every trial."""
 _WORTH_READING = 16
@@ -98,7 +100,7 @@ class Evaluator:
         self._candidate = fast
         self._readout = readout
         self._beginning = beginning if len(beginning) >= _WORTH_READING else ()
-        self._trial_size = _TRIAL if planned >= 16 * _TRIAL else _TRIAL // 2
+        self._trial_size = _TRIAL if planned >= 16 * _TRIAL else _SMALL_TRIAL
         self._prefixes: dict[int, Prefix | None] = {}  # by the model's identity
         self._budget = tokens_per_chunk or chunk_tokens(model.info)
 
@@ -165,6 +167,6 @@ def _sample(prompts: int, size: int) -> dict[int, float]:
     Where a feature after the other is left out, a next token depends most on the last: few prompts in which all of the
     spread may lie. The later, the cheaper.
     """
-    others = prompts - _LAST
+    others, size = prompts - _LAST, size - _LAST
     sample = {(i + 1) * others // size - 1: others / size for i in range(size)}
     return sample | dict.fromkeys(range(others, prompts), 1.0)
