@@ -22,8 +22,10 @@ _CPU_OPERATIONS = 2e11
 _DEVICE_OPERATIONS = 1e13
 _TRIAL = 8
 """Prompts that a trial of a faster model computes twice."""
-_SMALL_TRIAL = 5
+_SMALL_TRIAL = 4
 """The same where a job has few prompts."""
+_TIMES_THE_BEGINNING = 4
+"""Tokens of prompts, shared ones counted as often as they come, for each token of the beginning to make up for it."""
 _LAST = 2
 """Prompts at the end that are part of every trial."""
 _WORTH_READING = 16
@@ -111,11 +113,16 @@ class Evaluator:
             GlossError: the model answers with something that is not a number.
         """
         rest: Sequence[int] = range(len(prompts))
-        if self._candidate is not None and len(prompts) >= 2 * _TRIAL:
+        if self._candidate is not None and len(prompts) >= 2 * _TRIAL and self._worth_a_trial(prompts):
             sample = _sample(len(prompts), self._trial_size)
             yield from self._trial(self._candidate, prompts, sample)
             rest = sorted(set(rest) - sample.keys())
         yield from self._chunks(self._model, prompts, rest)
+
+    def _worth_a_trial(self, prompts: Sequence[Ids]) -> bool:
+        """Whether the rest of `prompts` is more than the beginning, which either model reads for itself."""
+        rest = sum(len(prompt) - len(self._beginning) for prompt in prompts)
+        return rest >= _TIMES_THE_BEGINNING * len(self._beginning)
 
     def _trial(self, fast: LanguageModel, prompts: Sequence[Ids], sample: Mapping[int, float]) -> Iterator[Chunk]:
         """Compute `sample` both ways, and choose the way to go on. See `_sample`."""
