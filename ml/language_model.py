@@ -99,6 +99,11 @@ class Reader(Protocol):
 class Decoder(Protocol):
     """Sequences that grow by a token at a time, together. They may join and leave between two steps."""
 
+    @property
+    def recalled(self) -> int:
+        """How many first positions of the sequence that began last were known from prompts before."""
+        ...
+
     def start(self, ids: Sequence[int]) -> torch.Tensor:
         """Add a sequence behind the others and read `ids`. Returns what it predicts next, float32 [vocabulary]."""
         ...
@@ -168,8 +173,8 @@ class LanguageModel(Protocol):
         """
         ...
 
-    def decoder(self) -> Decoder:
-        """A decoder without sequences."""
+    def decoder(self, reader: Reader | None = None) -> Decoder:
+        """A decoder without sequences. `reader`: of this model, which reads their prompts where it can."""
         ...
 
     @property

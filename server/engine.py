@@ -101,7 +101,11 @@ class Engine:
         self._queue: Queue[_Work] = Queue(limits)
         self._changed = threading.Condition()  # Guards the queue, the texts that wait, and `_stopping`.
         self._generations = Generations(
-            models, generation, metrics, lambda stream, step: self._to_loop(stream.steps.put_nowait, step)
+            models,
+            self._readers,
+            generation,
+            metrics,
+            lambda stream, step: self._to_loop(stream.steps.put_nowait, step),
         )
         self._stopping = False
         self._waiting_seconds = waiting_seconds
@@ -271,10 +275,7 @@ class Engine:
         metrics.tokens.labels(name, "prompt").inc(useful)
         metrics.tokens.labels(name, "padding").inc(outcome.tokens_padding)
         metrics.tokens.labels(name, "saved").inc(max(0, useful - outcome.tokens_computed))
-        hits = sum(tokens > 0 for tokens in outcome.recalled)
-        metrics.prefix_lookups.labels(name, "hit").inc(hits)
-        metrics.prefix_lookups.labels(name, "miss").inc(len(outcome.recalled) - hits)
-        metrics.prefix_tokens.labels(name).inc(sum(outcome.recalled))
+        metrics.note_recalled(name, outcome.recalled)
         waited = metrics.queue_seconds.labels(name)
         for work in batch:
             waited.observe(began - work.call.began)

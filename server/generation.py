@@ -18,7 +18,7 @@ import torch
 
 from ml.errors import GlossError
 from ml.generation import Generation, Step
-from ml.language_model import Decoder, LanguageModel
+from ml.language_model import Decoder, LanguageModel, Reader
 from server.errors import OverloadedError
 from server.metrics import Metrics
 
@@ -116,11 +116,13 @@ class Generations:
     def __init__(
         self,
         models: Mapping[str, LanguageModel],
+        readers: Mapping[str, Reader],
         limits: GenerationLimits,
         metrics: Metrics,
         deliver: Callable[[Stream, Step | Exception], None],
     ) -> None:
         self._models = models
+        self._readers = readers
         self._limits = limits
         self._metrics = metrics
         self._deliver = deliver
@@ -168,7 +170,7 @@ class Generations:
     def _growing_of(self, model: str) -> _Growing:
         if model not in self._growing:
             served = self._models[model]
-            self._growing[model] = _Growing(served.decoder(), self._limits.places(served))
+            self._growing[model] = _Growing(served.decoder(self._readers[model]), self._limits.places(served))
         return self._growing[model]
 
     def _begin(self, growing: _Growing, stream: Stream) -> None:
@@ -181,9 +183,12 @@ class Generations:
             self._deliver(stream, error)
             return
         self._metrics.tokens.labels(stream.model, "prompt").inc(len(stream.ids))
+        self._metrics.tokens.labels(stream.model, "saved").inc(growing.decoder.recalled)
+        self._metrics.note_recalled(stream.model, [growing.decoder.recalled])
         growing.streams.append(stream)
         growing.tokens.append(0)
         self._advance(growing, logits.unsqueeze(0), [len(growing.streams) - 1], began)
+        self._readers[stream.model].settle()
 
     def _grow(self, growing: _Growing) -> None:
         """One step of all texts of a model."""
@@ -193,7 +198,8 @@ class Generations:
         except Exception as error:  # noqa: BLE001 -- nobody knows whose fault it is, and the decoder's state is lost
             _logger.warning("a step of %d texts failed: %s", len(growing.streams), type(error).__name__)
             failed, growing.streams, growing.tokens = growing.streams, [], []
-            growing.decoder = self._models[failed[0].model].decoder()
+            name = failed[0].model
+            growing.decoder = self._models[name].decoder(self._readers[name])
             for stream in failed:
                 self._deliver(stream, error)
             return

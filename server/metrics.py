@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from wsgiref.simple_server import WSGIServer
 
 import prometheus_client
@@ -135,6 +135,13 @@ class Metrics:
     def watch_queue(self, depth: Callable[[], float]) -> None:
         """Read the depth of the inference queue from `depth` whenever the page is read."""
         self.queue_depth.set_function(depth)
+
+    def note_recalled(self, model: str, recalled: Sequence[int]) -> None:
+        """Of each of some prompts, so many first tokens were known."""
+        hits = sum(tokens > 0 for tokens in recalled)
+        self.prefix_lookups.labels(model, "hit").inc(hits)
+        self.prefix_lookups.labels(model, "miss").inc(len(recalled) - hits)
+        self.prefix_tokens.labels(model).inc(sum(recalled))
 
     def watch_prefixes(self, model: str, reader: Reader) -> None:
         """Read the memory of known beginnings from `reader` whenever the page is read."""

@@ -2,8 +2,9 @@
 
 `SlotDecoder` is for models whose attention can be replaced: the keys and values of each sequence lie in a slot of
 buffers that grow with the longest of them, the newest token of all sequences go through the model as one row each, and
-each row attends to its own slot. Nothing is copied from step to step, and no sequence is padded to another's length in
-anything but the attention itself.
+each row attends to its own slot. A new sequence's prompt is read as any other is, with what is remembered of its
+beginning, and its keys and values are copied into a slot. Nothing else is copied from step to step, and no sequence is
+padded to another's length in anything but the attention itself.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import DynamicCache, PreTrainedModel
 
+from ml.models.prefix_reader import PrefixReader
+
 _FIRST_CAPACITY = 64
 
 
@@ -25,25 +28,29 @@ class SlotDecoder:
     # Already of the shape that attention takes, so transformers makes none of its own.
     _no_mask = torch.zeros(1, 1, 1, 1)
 
-    def __init__(self, module: PreTrainedModel) -> None:
+    def __init__(self, module: PreTrainedModel, reader: PrefixReader) -> None:
+        """Decode with `module`, whose prompts `reader` reads."""
         self._module = module
+        self._reader = reader
+        self.recalled = 0
         self._lengths: list[int] = []
         # By layer: keys and values, each [slots, key heads, capacity, size]. The sequences are in the first slots.
         self._buffers: dict[int, tuple[Tensor, Tensor]] = {}
         self._slots = self._capacity = 0
-        self._mask: Tensor | None = None  # of a step, [sequences, 1, 1, longest]; None while a prompt is read
+        self._mask = torch.empty(0)  # of a step, [sequences, 1, 1, longest]
 
     @torch.inference_mode()
     def start(self, ids: Sequence[int]) -> Tensor:
         """Add a sequence; see `Decoder.start`."""
-        self._reserve(len(self._lengths) + 1, len(ids))
+        beginning = self._reader.begin(ids)
+        slot = len(self._lengths)
+        self._reserve(slot + 1, len(ids))
+        for layer, parts in beginning.states.items():
+            for buffer, part in zip(self._buffer(layer, parts[0]), parts, strict=True):
+                buffer[slot, :, : len(ids)] = part
         self._lengths.append(len(ids))
-        self._mask = None
-        try:
-            return self._run(list(ids), list(range(len(ids))))[0]
-        except BaseException:
-            self._lengths.pop()
-            raise
+        self.recalled = beginning.recalled
+        return beginning.logits
 
     @torch.inference_mode()
     def step(self, tokens: Sequence[int]) -> Tensor:
@@ -52,9 +59,17 @@ class SlotDecoder:
         self._reserve(len(tokens), max(positions) + 1)
         seen = torch.arange(max(positions) + 1) <= torch.tensor(positions)[:, None]
         self._mask = seen[:, None, None, :].to(self._module.device)
-        logits = self._run(list(tokens), positions, rows=len(tokens))
+        device = self._module.device
+        logits: Tensor = self._module(
+            input_ids=torch.tensor([list(tokens)], device=device),
+            position_ids=torch.tensor([positions], device=device),
+            attention_mask=self._no_mask.to(device),
+            use_cache=False,
+            logits_to_keep=len(tokens),
+            gloss_decoder=self,
+        ).logits[0]
         self._lengths = [length + 1 for length in self._lengths]
-        return logits
+        return logits.float()
 
     @torch.inference_mode()
     def leave(self, index: int) -> None:
@@ -76,20 +91,14 @@ class SlotDecoder:
 
         Args:
             layer: its number.
-            query: [1, heads, rows, size]: the rows are a new sequence's positions, or one position of each sequence.
-            key, value: [1, key heads, rows, size].
+            query: [1, heads, sequences, size]: the newest position of each.
+            key, value: [1, key heads, sequences, size].
             scale: multiplies the scores.
 
         Returns:
-            [1, rows, heads, size].
+            [1, sequences, heads, size].
         """
-        keys, values = self._buffer(layer, key)
-        grouped = query.shape[1] != key.shape[1]
-        if self._mask is None:
-            slot, rows = len(self._lengths) - 1, key.shape[2]
-            keys[slot, :, :rows], values[slot, :, :rows] = key[0], value[0]
-            out = F.scaled_dot_product_attention(query, key, value, is_causal=rows > 1, scale=scale, enable_gqa=grouped)
-            return out.transpose(1, 2)
+        keys, values = self._buffers[layer]
         count, longest = self._mask.shape[0], self._mask.shape[3]
         slots = torch.arange(count, device=key.device)
         places = torch.tensor(self._lengths, device=key.device)
@@ -100,22 +109,9 @@ class SlotDecoder:
             values[:count, :, :longest],
             attn_mask=self._mask,
             scale=scale,
-            enable_gqa=grouped,
+            enable_gqa=query.shape[1] != key.shape[1],
         )
         return out.squeeze(2).unsqueeze(0)
-
-    def _run(self, ids: list[int], positions: list[int], rows: int = 1) -> Tensor:
-        """Logits of the last `rows` rows, float32 [rows, vocabulary]."""
-        device = self._module.device
-        logits: Tensor = self._module(
-            input_ids=torch.tensor([ids], device=device),
-            position_ids=torch.tensor([positions], device=device),
-            attention_mask=self._no_mask.to(device),
-            use_cache=False,
-            logits_to_keep=rows,
-            gloss_decoder=self,
-        ).logits[0]
-        return logits.float()
 
     def _reserve(self, slots: int, length: int) -> None:
         """Make room for `slots` sequences of up to `length` positions."""
@@ -135,14 +131,17 @@ class SlotDecoder:
         return grown
 
     def _buffer(self, layer: int, key: Tensor) -> tuple[Tensor, Tensor]:
+        """A layer's, made where there is none for keys like `key`, [key heads, positions, size]."""
         if layer not in self._buffers:
-            shape = (self._slots, key.shape[1], self._capacity, key.shape[3])
+            shape = (self._slots, len(key), self._capacity, key.shape[2])
             self._buffers[layer] = (key.new_zeros(shape), key.new_zeros(shape))
         return self._buffers[layer]
 
 
 class CacheDecoder:
     """Decodes with any model that takes a cache, one sequence after the other; see `ml.language_model.Decoder`."""
+
+    recalled = 0
 
     def __init__(self, module: PreTrainedModel) -> None:
         self._module = module

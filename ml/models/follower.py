@@ -77,6 +77,8 @@ def follow(model: Any, calls: Iterator[list[Any]]) -> None:
                     model.attention(*arguments, lambda *_: None)
                 case "make":  # a decoder, say, under a number
                     number, kind, *rest = arguments
+                    if kind == "decoder":  # with the reader of a number
+                        rest = [made[each] for each in rest]
                     made[number] = getattr(model, kind)(*rest)
                 case "on":
                     number, method, *rest = arguments

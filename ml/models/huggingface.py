@@ -155,9 +155,11 @@ class HuggingFaceModel:
             return PrefixReader(self.module, max_bytes, self._recorded.logits if self._recorded else None)
         return PaddedReader(self.logits)
 
-    def decoder(self) -> Decoder:
+    def decoder(self, reader: language_model.Reader | None = None) -> Decoder:
         """All sequences in one pass where the model allows it, else one after the other."""
-        return SlotDecoder(self.module) if self._can_pack(self.info.context_length) else CacheDecoder(self.module)
+        if not self._can_pack(self.info.context_length):
+            return CacheDecoder(self.module)
+        return SlotDecoder(self.module, reader if isinstance(reader, PrefixReader) else PrefixReader(self.module, 0))
 
     @property
     def decoder_bytes(self) -> int:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from ml.errors import ModelLoadError, NoAttentionError
-from ml.language_model import AttentionSink, Batch, ModelInfo, Prefix
+from ml.language_model import AttentionSink, Batch, ModelInfo, Prefix, Reader
 from ml.models.batches import PaddedReader
 from ml.models.fast_layers import use_fast_layers
 from ml.models.lstm_sharing import LstmPrefix, stream
@@ -184,7 +184,7 @@ class LstmModel:
         """One that remembers nothing: stopping to note the state costs a word-level LSTM more than is saved."""
         return PaddedReader(self.logits)
 
-    def decoder(self) -> LstmDecoder:
+    def decoder(self, reader: Reader | None = None) -> LstmDecoder:
         """Each sequence is its hidden state."""
         return LstmDecoder(self.module)
 
@@ -203,6 +203,8 @@ class LstmModel:
 
 class LstmDecoder:
     """Decodes with a hidden state for each sequence; see `ml.language_model.Decoder`."""
+
+    recalled = 0
 
     def __init__(self, module: WordLSTM) -> None:
         self._module = module

@@ -192,11 +192,11 @@ class LeadingModel:
         with self.together("make", number, "reader", max_bytes):
             return _LeadingReader(self, number, self._model.reader(max_bytes))
 
-    def decoder(self) -> Decoder:
-        """As `LanguageModel.decoder`."""
-        number = next(self._numbers)
-        with self.together("make", number, "decoder"):
-            return _LeadingDecoder(self, number, self._model.decoder())
+    def decoder(self, reader: Reader | None = None) -> Decoder:
+        """As `LanguageModel.decoder`; each rank's reads with the rank's own part of `reader`."""
+        number, leading = next(self._numbers), reader if isinstance(reader, _LeadingReader) else None
+        with self.together("make", number, "decoder", *([leading.number] if leading else [])):
+            return _LeadingDecoder(self, number, self._model.decoder(leading.own if leading else None))
 
     @property
     def decoder_bytes(self) -> int:
@@ -242,31 +242,31 @@ class _LeadingReader:
 
     def __init__(self, model: LeadingModel, number: int, reader: Reader) -> None:
         self._model = model
-        self._number = number
-        self._reader = reader
+        self.number = number
+        self.own = reader
 
     def read(self, sequences: Sequence[Sequence[int]], tails: Sequence[int]) -> Reading:
         """As `Reader.read`."""
-        with self._model.together("on", self._number, "read", [list(ids) for ids in sequences], list(tails)):
-            return self._reader.read(sequences, tails)
+        with self._model.together("on", self.number, "read", [list(ids) for ids in sequences], list(tails)):
+            return self.own.read(sequences, tails)
 
     def settle(self) -> None:
         """As `Reader.settle`."""
-        with self._model.together("on", self._number, "settle"):
-            self._reader.settle()
+        with self._model.together("on", self.number, "settle"):
+            self.own.settle()
 
     @property
     def bytes(self) -> int:
         """As `Reader.bytes`, of rank 0."""
-        return self._reader.bytes
+        return self.own.bytes
 
     @property
     def pads(self) -> bool:
         """As the rank's own."""
-        return self._reader.pads
+        return self.own.pads
 
     def __del__(self) -> None:
-        self._model.drop(self._number)
+        self._model.drop(self.number)
 
 
 class _LeadingDecoder:
@@ -276,6 +276,11 @@ class _LeadingDecoder:
         self._model = model
         self._number = number
         self._decoder = decoder
+
+    @property
+    def recalled(self) -> int:
+        """As the rank's own."""
+        return self._decoder.recalled
 
     def start(self, ids: Sequence[int]) -> Tensor:
         """As `Decoder.start`."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,7 +12,22 @@ from transformers import PreTrainedModel
 from ml.forest import Forest, Indices
 from ml.language_model import Reading
 from ml.models.forest_attention import ForestRun, Store
-from ml.prefixes import PrefixTree
+from ml.prefixes import Piece, PrefixTree
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """A prompt that was read in order to be continued.
+
+    Attributes:
+        logits: what comes next, float32 [vocabulary].
+        states: by layer, keys and values of all positions, each [key heads, positions, size].
+        recalled: how many first positions were known from prompts before.
+    """
+
+    logits: Tensor
+    states: Mapping[int, tuple[Tensor, Tensor]]
+    recalled: int
 
 
 class PrefixReader:
@@ -41,17 +57,44 @@ class PrefixReader:
         self.settle()
         if self._alone and list(tails) == [1] and (logits := self._alone(sequences[0])) is not None:
             return Reading([logits], len(sequences[0]), 0, [0])
-        tree, store = self._known or (None, None)
-        recalled = [
-            [] if tree is None else tree.recall(ids, len(ids) - tail)
-            for ids, tail in zip(sequences, tails, strict=True)
-        ]
-        forest = Forest(sequences, tails, recalled)
-        run = ForestRun(forest, store)
+        logits, _, forest = self._run(sequences, tails, self._recall(sequences, tails))
+        return Reading(list(logits.split(list(tails))), forest.rows, 0, forest.recalled)
+
+    @torch.inference_mode()
+    def begin(self, ids: Sequence[int]) -> Beginning:
+        """Read a prompt, and keep what it takes to go on."""
+        self.settle()
+        pieces = self._recall([ids], [1])
+        logits, run, forest = self._run([ids], [1], pieces)
+        states = {}
+        for layer, fresh in run.layers.items():
+            parts = [*(self._remembered(layer, piece) for piece in pieces[0]), fresh]
+            keys, values = (torch.cat(each, dim=1) for each in zip(*parts, strict=True))
+            states[layer] = keys, values
+        return Beginning(logits[0], states, forest.recalled[0])
+
+    def _recall(self, sequences: Sequence[Sequence[int]], tails: Sequence[int]) -> list[list[Piece]]:
+        """What is remembered of each prompt's beginning, without the positions that are read out."""
+        if self._known is None:
+            return [[] for _ in sequences]
+        tree, _ = self._known
+        return [tree.recall(ids, len(ids) - tail) for ids, tail in zip(sequences, tails, strict=True)]
+
+    def _run(
+        self, sequences: Sequence[Sequence[int]], tails: Sequence[int], pieces: Sequence[Sequence[Piece]]
+    ) -> tuple[Tensor, ForestRun, Forest]:
+        """Logits of the read-out rows, float32 [sum of tails, vocabulary], and how they came about."""
+        forest = Forest(sequences, tails, pieces)
+        run = ForestRun(forest, None if self._known is None else self._known[1])
         logits = run.forward(self._module).float()
         if self._max_bytes:
             self._fresh = (run, forest, sequences)
-        return Reading(list(logits.split(list(tails))), forest.rows, 0, forest.recalled)
+        return logits, run, forest
+
+    def _remembered(self, layer: int, piece: Piece) -> tuple[Tensor, Tensor]:
+        if self._known is None:
+            raise AssertionError("nothing is remembered yet")
+        return self._known[1][layer, piece.places]
 
     @torch.inference_mode()
     def settle(self) -> None:

@@ -196,3 +196,24 @@ def test_the_nucleus_is_the_smallest_set(tokens: int, top_p: float, seed: int) -
     assert probabilities[found[:-1]].sum() < top_p * (1 + 1e-9)
     assert (np.diff(probabilities[found]) <= 0).all()
     assert probabilities[found].min() >= np.delete(probabilities, found).max(initial=0.0)
+
+
+@pytest.mark.parametrize("folder", ["tiny_llama", "tiny_gpt2"])
+@pytest.mark.parametrize("max_bytes", [0, 1 << 24])
+def test_a_text_whose_beginning_is_known_is_what_it_would_be(
+    folder: str, max_bytes: int, request: pytest.FixtureRequest
+):
+    model = load(str(request.getfixturevalue(folder)), device="cpu")
+    reader = model.reader(max_bytes)
+    decoder = model.decoder(reader)
+    known = [(7 * i) % model.info.vocabulary_size for i in range(70)]
+    prompts = [known, [*known, 3], [*known[:40], 5, 6], known[:64]]
+    recalled = []
+    for prompt in prompts:
+        torch.testing.assert_close(decoder.start(prompt), model.logits([prompt])[0][-1], atol=2e-5, rtol=1e-5)
+        recalled.append(decoder.recalled)
+    assert recalled == ([0, 64, 32, 63] if max_bytes else [0] * 4)
+    said = [[*prompt, 9] for prompt in prompts]
+    for row, prompt in zip(decoder.step([9] * 4), said, strict=True):
+        torch.testing.assert_close(row, model.logits([prompt])[0][-1], atol=2e-5, rtol=1e-5)
+    assert reader.read([prompts[1]], [1]).recalled == ([64] if max_bytes else [0])

@@ -140,6 +140,8 @@ def test_memory_bounds_the_places(llama: LanguageModel):
 class Failing:
     """A decoder whose steps fail, and whose first prompt does."""
 
+    recalled = 0
+
     def start(self, ids: Sequence[int]) -> torch.Tensor:
         if ids == [1]:
             raise RuntimeError("prompt")
@@ -160,7 +162,7 @@ async def test_a_failure_reaches_its_caller_and_no_other(
     llama: LanguageModel, monkeypatch: pytest.MonkeyPatch, prompt: list[int], message: str
 ):
     decoders = [Failing(), llama.decoder()]
-    monkeypatch.setattr(type(llama), "decoder", lambda _: decoders.pop(0) if len(decoders) > 1 else decoders[0])
+    monkeypatch.setattr(type(llama), "decoder", lambda *_: decoders.pop(0) if len(decoders) > 1 else decoders[0])
     async with engine_of(llama) as bench:
         with pytest.raises(Exception, match=message):
             await all_of(bench.begin(prompt))
