@@ -82,6 +82,30 @@ def test_a_twin_rounds_products_and_shares_the_rest(folder: str, request: pytest
     assert model.module(input_ids=ids).logits.dtype is torch.float32  # the original is left as it was
 
 
+@pytest.mark.parametrize("shared", [0, 9, 70])
+@pytest.mark.parametrize("folder", ["tiny_llama", "tiny_gpt2"])
+def test_a_twin_packs_rows_as_its_original_does(
+    folder: str, shared: int, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("ml.models.huggingface.has_fast_bfloat16", lambda _: True)
+    model = load(str(request.getfixturevalue(folder)), device="cpu")
+    twin = model.in_bfloat16()
+    assert twin is not None
+    random = np.random.default_rng(shared)
+    beginning = random.integers(0, 50, shared).tolist()
+    sequences = [[*beginning, *random.integers(0, 50, n).tolist()] for n in (1, 2, 5, 20, 20, 21)]
+    exact, rough = (
+        {
+            i: row
+            for batch in each.stream_logits(sequences, [1] * 6, max_tokens=60, max_readout=9)
+            for i, row in zip(batch.indices, batch.logits, strict=True)
+        }
+        for each in (model, twin)
+    )
+    for i, row in exact.items():
+        assert 0 < (rough[i] - row).square().mean().sqrt() < 0.1 * row.std()
+
+
 @pytest.mark.parametrize("folder", ["tiny_llama"])
 def test_an_automatic_precision_tells_what_it_chose(
     folder: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
