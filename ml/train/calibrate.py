@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
+from rich.progress import track
 from torch import Tensor
 
 from ml.errors import GlossError
@@ -47,11 +48,15 @@ def tilt(module: WordLSTM, strength: float, log_frequencies: Tensor) -> None:
 
 
 def likeliest(
-    change: Callable[[float], None], undo: Callable[[float], None], values: Sequence[float], text: Text
+    change: Callable[[float], None],
+    undo: Callable[[float], None],
+    values: Sequence[float],
+    text: Text,
+    console: Console | None = None,
 ) -> float:
-    """The value after whose `change` the text's perplexity is least; all of them are undone."""
+    """The value after whose `change` the text's perplexity is least; all of them are undone. `console`: for a bar."""
     found = {}
-    for value in values:
+    for value in track(values, "calibrating", console=console, transient=True, disable=console is None):
         change(value)
         found[value] = text.perplexity()
         undo(value)
@@ -72,11 +77,11 @@ class Text:
         return math.exp(sum(nats for nats, _ in lstm_nats(self.module, self.ids, self.start)) / len(self.ids))
 
 
-def calibrate(text: Text, log_frequencies: Tensor) -> tuple[float, float]:
+def calibrate(text: Text, log_frequencies: Tensor, console: Console | None = None) -> tuple[float, float]:
     """Fold the best temperature and tilt into the text's module. Returns them."""
     module = text.module
     temperature = likeliest(
-        lambda value: fold(module, value), lambda value: fold(module, 1 / value), TEMPERATURES, text
+        lambda value: fold(module, value), lambda value: fold(module, 1 / value), TEMPERATURES, text, console
     )
     fold(module, temperature)
     strength = likeliest(
@@ -84,6 +89,7 @@ def calibrate(text: Text, log_frequencies: Tensor) -> tuple[float, float]:
         lambda value: tilt(module, -value, log_frequencies),
         TILTS,
         text,
+        console,
     )
     tilt(module, strength, log_frequencies)
     return temperature, strength
@@ -110,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     counts = torch.bincount(train, minlength=model.info.vocabulary_size) + 0.5
     text = Text(model.module, ids[: options.words], start)
     before = text.perplexity()
-    temperature, strength = calibrate(text, torch.log(counts / counts.sum()))
+    temperature, strength = calibrate(text, torch.log(counts / counts.sum()), console)
     save_weights(model.module, options.folder)
     console.print(
         f"temperature {temperature:.2f} and {strength:.2f} of the log-frequencies, folded into the weights of"
