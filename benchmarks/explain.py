@@ -9,12 +9,14 @@ as a good engineer would call it (SDPA, logits of the last position only) at its
 arithmetic alone would take, were every distinct prefix computed once at the best measured rate of matrix products.
 Ratios hold; seconds drift with the machine.
 
-`gpt2-small` is GPT-2's 124M configuration with random weights: its explanations mean nothing, their cost does.
+inseq (`pip install inseq`) is asked for occlusion where it is installed. `gpt2-small` is GPT-2's 124M model with
+random weights: its explanations mean nothing, their cost does.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import tempfile
 import time
@@ -139,7 +141,12 @@ class Bench:
         prompt = TextTemplateInput(template, values, baselines=[self.mask_text] * last)
         continuation = self.model.tokenizer.token_text(target)
         seconds, _ = self._timed(lambda: attribution.attribute(prompt, target=continuation, use_cached_outputs=False))
-        return [*found, Measurement(work, "captum FeatureAblation", seconds)]
+        found.append(Measurement(work, "captum FeatureAblation", seconds))
+        if last == tokens and (inseq := _inseq()) is not None:
+            peer = inseq.load_model(self.peer, "occlusion", tokenizer=self.tokenizer)
+            seconds, _ = self._timed(lambda: peer.attribute(text, text + continuation, show_progress=False))
+            found.append(Measurement(work, "inseq occlusion", seconds))
+        return found
 
     def lime(self, words: int, samples: int) -> list[Measurement]:
         """LIME with `samples` evaluations of a prompt of `words` words."""
@@ -340,6 +347,14 @@ def gpt2_small(folder: Path) -> Path:
     GPT2LMHeadModel(GPT2Config(bos_token_id=0, eos_token_id=0)).save_pretrained(folder)
     AutoTokenizer.from_pretrained(PRETRAINED / "transformer").save_pretrained(folder)
     return folder
+
+
+def _inseq() -> Any:
+    """The package inseq where it is installed: too much hangs on it for a test's dependency."""
+    try:
+        return importlib.import_module("inseq")
+    except ImportError:
+        return None
 
 
 def main() -> None:
