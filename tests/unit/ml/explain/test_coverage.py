@@ -24,6 +24,8 @@ from ml.spec import (
 PROMPTS = (
     "He scored his first goal of the season in the last minute of the match against Manchester",
     "The bridge was built in 1932 by the city engineers , and it was the longest of its kind in the country",
+    "In the spring of 1954 a new company bought the land on both sides of the river and began to build houses",
+    "The album was released in the United States on March 3 , and received mixed reviews from music critics , who",
 )
 SEEDS = 30
 
@@ -34,8 +36,7 @@ def model(request: pytest.FixtureRequest) -> LanguageModel:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("text", PROMPTS)
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
     ("method", "evaluations", "estimator"),
     [
@@ -46,9 +47,15 @@ def model(request: pytest.FixtureRequest) -> LanguageModel:
         (ShapleyPermutation(), 600, Estimator.TEXTBOOK),
     ],
 )
-def test_intervals_cover(
-    model: LanguageModel, text: str, method: Method, evaluations: int, estimator: Estimator
-) -> None:
+def test_intervals_cover(model: LanguageModel, method: Method, evaluations: int, estimator: Estimator) -> None:
+    coverage = [covered(model, text, method, evaluations, estimator) for text in PROMPTS]
+    # How wide intervals come out differs from prompt to prompt: none may be too narrow, nor all of them too wide.
+    assert min(coverage) >= 0.90, coverage
+    assert np.mean(coverage) <= 0.98, coverage
+
+
+def covered(model: LanguageModel, text: str, method: Method, evaluations: int, estimator: Estimator) -> float:
+    """How often an interval of one of many short runs holds what long runs find."""
     target = int(model.logits([model.tokenizer.encode(Prompt(text=text)).ids])[0][-1].argmax())
 
     def intervals(evaluations: int, seed: int, estimator: Estimator) -> np.ndarray:
@@ -72,4 +79,4 @@ def test_intervals_cover(
     truth = np.mean(runs, axis=0)
     found = np.array([intervals(evaluations, seed, estimator) for seed in range(SEEDS)])
     held = (found[:, :, 1] <= truth) & (truth <= found[:, :, 2])
-    assert 0.90 <= held.mean() <= 0.98
+    return float(held.mean())
