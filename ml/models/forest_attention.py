@@ -1,4 +1,4 @@
-"""Attention over a forest of prompts: a causal product for each segment, a plain one for each visit.
+"""Attention over a forest of prompts: each segment sees itself causally, and visits see all of other keys.
 
 The rows of `ml.forest` are one "sequence" with position ids of its own to a Hugging Face model, as those of
 `ml.packing` are, and the run travels to the attention function the same way. Where rows see keys beside those of their
@@ -8,22 +8,24 @@ the sum of exponentials.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from ml.forest import Forest
+from ml.forest import Forest, Indices
 from ml.models.last_layer import KeysKnownError, TrimmedRun
 from ml.models.packed_attention import attention_with_mass
 from ml.prefixes import Piece
 
 _WORTH_TRIMMING = 128
 """Rows that are not read out from which on the last layer runs on the others alone: a second start has a price."""
-_SHORT = 64
-"""Segments of up to so many rows are attended to together, padded: one operation costs as much as some rows do."""
+_BLOCK = 64
+"""Queries of a block on a CPU: fewer are slow to multiply, and more look at too many keys that they do not see."""
 
 
 class Store:
@@ -56,6 +58,35 @@ class Store:
                 self._numbers[number, kind, :, places.start : places.stop] = numbers[:, rows]
 
 
+@dataclass(frozen=True)
+class _Block:
+    """Some queries of one segment, and the keys up to the last of them: query i sees all but the last n - 1 - i."""
+
+    queries: slice
+    keys: slice
+    merges: bool
+    """Whether its queries see more than that, by visits."""
+
+
+class _Queries:
+    """Some rows of a forest as queries, in blocks."""
+
+    def __init__(self, forest: Forest, rows: Indices, longest: int) -> None:
+        """`rows`: ascending. `longest`: queries of a block at most, about."""
+        self.visits: list[tuple[slice, range | Piece]] = []
+        merges = np.zeros(len(rows), dtype=np.bool_)
+        for visit in forest.visits:
+            queries = _within(visit.rows, rows)
+            merges[queries] = True
+            if queries.start < queries.stop:
+                self.visits.append((queries, visit.keys))
+        self.blocks = [
+            _Block(part, slice(segment.start, int(rows[part.stop - 1]) + 1), bool(merges[part.start]))
+            for segment in forest.segments
+            for part in _parts(rows, _within(segment, rows), longest)
+        ]
+
+
 class ForestRun(TrimmedRun):
     """One forest's way through a model.
 
@@ -72,13 +103,21 @@ class ForestRun(TrimmedRun):
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}
         self._forest = forest
         self._store = store
-        self._merges = bool(forest.visits)
-        self._long, self._short = _by_length(forest.segments)
 
     def forward(self, module: PreTrainedModel) -> Tensor:
         """Logits of the read-out rows, [readout, vocabulary]."""
         device, forest = module.device, self._forest
         ids, positions = self.lay_out(forest.ids, forest.positions, forest.readout, device)
+        # Elsewhere SDPA is faster than plain products, and skips what is not seen.
+        self._by_products = device.type == "cpu" and module.dtype == torch.float32
+        longest = _BLOCK if self._by_products else forest.rows
+        self._queries = _Queries(forest, np.arange(forest.rows), longest)
+        if self.trims:
+            # Prompts may end alike, and they stand in their callers' order.
+            rows, firsts, places = np.unique(forest.readout, return_index=True, return_inverse=True)
+            self._picked = _Queries(forest, rows, longest)
+            self._firsts, self._places = (torch.from_numpy(each).to(device) for each in (firsts, places))
+        self._mask = _causal_mask(self._queries.blocks, module.dtype, device)
         logits: Tensor = module(
             input_ids=ids,
             position_ids=positions,
@@ -92,33 +131,62 @@ class ForestRun(TrimmedRun):
     def attend_rows(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """See `TrimmedRun.attend`."""
         if self.picked:
-            key, value = (each.unsqueeze(0) for each in self.layers[layer])
-            spread = query.new_zeros(*query.shape[:2], self.count, query.shape[3])
-            spread[:, :, self.readout] = query
-            return self._attend(layer, spread, key, value, scale)[:, self.readout]
+            out = self._attend(layer, query[0, :, self._firsts], scale, self._picked)
+            return out[:, self._places].transpose(0, 1).unsqueeze(0)
         self.layers[layer] = key[0], value[0]
         if self.collecting:
             raise KeysKnownError
-        return self._attend(layer, query, key, value, scale)
+        return self._attend(layer, query[0], scale, self._queries).transpose(0, 1).unsqueeze(0)
 
-    def _attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """Of all rows, [1, R, heads, size]."""
-        groups = query.shape[1] // key.shape[1]
-        if len(self._forest.segments) == 1 and not self._merges:
-            out = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=groups > 1)
-            return out.transpose(1, 2)
-        out, mass = self._causal(query, _repeat(key, groups), _repeat(value, groups), scale)
-        for visit in self._forest.visits:
-            rows = slice(visit.rows.start, visit.rows.stop)
-            keys, values = self._seen(layer, visit.keys)
+    def _attend(self, layer: int, q: Tensor, scale: float, queries: _Queries) -> Tensor:
+        """`q` [heads, queries, size] over the layer's keys and values; returns [heads, queries, size]."""
+        out, mass = self._attend_to_segments(layer, q, scale, queries.blocks)
+        heads, _, size = q.shape
+        for part, which in queries.visits:
+            keys, values = self._seen(layer, which)
             # Heads that share keys are more rows of one head: nothing has to be repeated.
-            folded = query[:, :, rows].reshape(1, len(keys), -1, query.shape[3])
+            folded = q[:, part].reshape(1, len(keys), -1, size)
             more, more_mass = attention_with_mass(folded, keys[None], values[None], scale)
-            more, more_mass = more.reshape(query[:, :, rows].shape), more_mass.reshape(1, query.shape[1], -1, 1)
-            share = torch.sigmoid(more_mass - mass[:, :, rows])
-            out[:, :, rows] = torch.lerp(out[:, :, rows], more, share.to(out.dtype))
-            mass[:, :, rows] = torch.logaddexp(mass[:, :, rows], more_mass)
-        return out.transpose(1, 2)
+            more, more_mass = more.reshape(heads, -1, size), more_mass.reshape(heads, -1, 1)
+            share = torch.sigmoid(more_mass - mass[:, part])
+            out[:, part] = torch.lerp(out[:, part], more, share.to(out.dtype))
+            mass[:, part] = torch.logaddexp(mass[:, part], more_mass)
+        return out
+
+    def _attend_to_segments(
+        self, layer: int, q: Tensor, scale: float, blocks: Sequence[_Block]
+    ) -> tuple[Tensor, Tensor]:
+        """Each query's attention to its own segment, and its mass where it will be merged, [heads, queries, 1]."""
+        heads, count, size = q.shape
+        k, v = (_repeat(each, heads // len(each)) for each in self.layers[layer])
+        # In memory as the model takes it back: [queries, heads, size].
+        out = q.new_empty(count, heads, size).transpose(0, 1)
+        mass = q.new_empty(heads, count, 1, dtype=torch.float32)
+        for block in blocks:
+            part = block.queries
+            asking, keys, values = q[:, part], k[:, block.keys], v[:, block.keys]
+            whole = asking.shape[1] == keys.shape[1]
+            if self._by_products and not block.merges:
+                scores = torch.baddbmm(self._mask_of(block), asking, keys.transpose(1, 2), alpha=scale)
+                out[:, part] = torch.bmm(scores.softmax(-1), values)
+                continue
+            asking, keys, values = asking[None], keys[None], values[None]
+            mask = None if whole else self._mask_of(block)[None, None]
+            if block.merges:
+                found = attention_with_mass(asking, keys, values, scale, mask, causal=whole)
+                out[:, part], mass[:, part] = found[0][0], found[1][0]
+            else:
+                out[:, part] = F.scaled_dot_product_attention(asking, keys, values, mask, is_causal=whole, scale=scale)[
+                    0
+                ]
+        return out, mass
+
+    def _mask_of(self, block: _Block) -> Tensor:
+        """What is added to the block's scores, [queries, keys]."""
+        queries, keys = (each.stop - each.start for each in (block.queries, block.keys))
+        rows, columns = self._mask.shape
+        # The mask's lower right corner: its last query sees all keys.
+        return self._mask[rows - queries :, columns - keys :]
 
     def _seen(self, layer: int, keys: range | Piece) -> tuple[Tensor, Tensor]:
         """Keys and values of a visit, each [key heads, keys, size]."""
@@ -129,52 +197,29 @@ class ForestRun(TrimmedRun):
             raise AssertionError("nothing is remembered without a store")
         return self._store[layer, keys.places]
 
-    def _causal(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-        """Each segment's attention to itself. [1, heads, R, size] and its mass, [1, heads, R, 1]."""
-        _, heads, rows, size = query.shape
-        # In memory as the model takes it back: [1, R, heads, size].
-        out = query.new_empty(1, rows, heads, size).transpose(1, 2)
-        mass = query.new_empty(1, heads, rows, 1, dtype=torch.float32)
-        for segment in self._long:
-            part = slice(segment.start, segment.stop)
-            out[:, :, part], mass[:, :, part] = attention_with_mass(
-                query[:, :, part], key[:, :, part], value[:, :, part], scale, causal=True
-            )
-        for places, whole in self._short:
-            # [heads, R, size] -> [segments, heads, longest, size]; padding stands on the right, where nobody sees it.
-            q, k, v = (x[0][:, places].transpose(0, 1) for x in (query, key, value))
-            some, some_mass = attention_with_mass(q, k, v, scale, causal=True)
-            rows_of = places[whole]
-            out[0][:, rows_of] = some.transpose(1, 2)[whole].transpose(0, 1)
-            mass[0][:, rows_of] = some_mass.transpose(1, 2)[whole].transpose(0, 1)
-        return out, mass
+
+def _within(run: range, rows: Indices) -> slice:
+    """Where those of `rows`, which ascend, stand that are in `run`."""
+    return slice(*np.searchsorted(rows, (run.start, run.stop)).tolist())
 
 
-def _by_length(segments: list[range]) -> tuple[list[range], list[tuple[Tensor, Tensor]]]:
-    """Segments that go alone, and groups of short ones of similar length.
+def _parts(rows: Indices, where: slice, longest: int) -> Iterator[slice]:
+    """Cut `where` into runs of consecutive rows, and long ones into equal parts."""
+    some = rows[where]
+    if not len(some):
+        return
+    for run in np.split(np.arange(where.start, where.stop), np.nonzero(np.diff(some) > 1)[0] + 1):
+        parts = max(1, round(len(run) / longest))
+        for part in np.array_split(run, parts):
+            yield slice(int(part[0]), int(part[-1]) + 1)
 
-    Returns:
-        Of each group the row at each place [segments, longest], and which places are rows [segments, longest].
-    """
-    groups: dict[int, list[range]] = defaultdict(list)
-    alone = []
-    for segment in segments:
-        length = len(segment)
-        if length > _SHORT:
-            alone.append(segment)
-        else:
-            groups[1 << (length - 1).bit_length()].append(segment)
-    padded = []
-    for group in groups.values():
-        if len(group) == 1:
-            alone.append(group[0])
-            continue
-        offsets = torch.arange(max(map(len, group)))
-        firsts, lengths = (torch.tensor(x)[:, None] for x in ([s.start for s in group], [len(s) for s in group]))
-        whole = offsets < lengths
-        padded.append((torch.where(whole, firsts + offsets, firsts), whole))
-    return alone, padded
+
+def _causal_mask(blocks: Sequence[_Block], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """For the largest of `blocks`: of n queries, query i does not see the last n - 1 - i keys."""
+    queries = max(block.queries.stop - block.queries.start for block in blocks)
+    keys = max(block.keys.stop - block.keys.start for block in blocks)
+    return torch.full((queries, keys), float("-inf"), dtype=dtype, device=device).triu_(keys - queries + 1)
 
 
 def _repeat(heads: Tensor, groups: int) -> Tensor:
-    return heads if groups == 1 else heads.repeat_interleave(groups, dim=1)
+    return heads if groups == 1 else heads.repeat_interleave(groups, dim=0)
