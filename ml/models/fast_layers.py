@@ -2,8 +2,10 @@
 
 Linear layers multiply through oneDNN. `F.linear` in float32 goes to MKL, which leaves half of an AMD processor's vector
 units idle and is slow anywhere for a few rows; oneDNN, which torch ships as well, has neither fault (2.3 times the
-products a second on Zen 5, the same on Intel from some dozens of rows on). The numbers are float32 products either way,
-and which library multiplies depends on shapes alone, never on a clock: equal calls give equal bits.
+products a second on Zen 5, the same on Intel from some dozens of rows on). Large weights are laid out beforehand in the
+blocks that oneDNN multiplies, a tenth faster again; then the plain weight is let go, and made anew for whoever asks.
+The numbers are float32 products either way, and which library multiplies depends on shapes alone, never on a clock:
+equal calls give equal bits.
 
 GPT-2's activation is written in transformers as seven passes over memory, and is one here. In a gated feed-forward
 network (SwiGLU: Shazeer 2020) the activation and the gate's product are part of the two products before them.
@@ -11,17 +13,20 @@ network (SwiGLU: Shazeer 2020) the activation and the gate's product are part of
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from transformers.activations import GELUTanh, NewGELUActivation
 from transformers.pytorch_utils import Conv1D
 
 _AVAILABLE = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-_LARGE = 2**20
-"""Numbers of a weight from which on oneDNN is faster for one row too: MKL reads the weight with one thread."""
+_LARGE = 2**19
+"""Numbers of a weight from which on it is packed: smaller ones gain little, and a single row loses by it."""
+_ROWS = 1024
+"""Rows for which weights are packed: a batch's. oneDNN takes other blocks for fewer than eight only."""
 _FEWEST_GATED = 64
 """Rows from which on the fused gate is faster."""
 
@@ -36,29 +41,17 @@ def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str = 
     return cast(Tensor, torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], ""))
 
 
-def times(x: Tensor, weight: Tensor, bias: Tensor | None, factor: Tensor) -> Tensor:
-    """factor · (x · weightᵀ + bias), number by number, by oneDNN, without a gradient."""
-    return cast(Tensor, torch.ops.mkldnn._linear_pointwise.binary(x, factor, weight, bias, "mul"))
-
-
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x · weightᵀ + bias, [..., in] to [..., out], by the faster of the two libraries. oneDNN's has no gradient."""
-    if (
-        use_onednn(weight)
-        and x.dtype is torch.float32
-        and (x.numel() > x.shape[-1] or weight.numel() >= _LARGE)
-        and not torch.is_grad_enabled()
-    ):
-        return pointwise(x, weight, bias)
-    return F.linear(x, weight, bias)
-
-
 class FastLinear(nn.Linear):
     """A linear layer."""
 
     def forward(self, input: Tensor) -> Tensor:
         """[..., in] to [..., out]."""
-        return linear(input, self.weight, self.bias)
+        return _linear(input, self.weight, self.bias)
+
+    @property
+    def operand(self) -> Tensor:
+        """The weight as oneDNN gets it."""
+        return self.weight
 
 
 class FastConv1D(Conv1D):
@@ -66,31 +59,80 @@ class FastConv1D(Conv1D):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] to [..., out]."""
-        return linear(x, self.weight.T, self.bias)
+        return _linear(x, self.weight.T, self.bias)
+
+
+class PackedLinear(nn.Module):
+    """A linear layer whose weight is laid out as oneDNN multiplies it. Gradients reach its input, and nothing else."""
+
+    operand: Tensor
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        """Lay out `weight` [out, in]; `bias` [out]."""
+        super().__init__()
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), _ROWS)
+        self.register_buffer("operand", packed, persistent=False)
+        self.bias = bias
+
+    @property
+    def weight(self) -> Tensor:
+        """[out, in], a copy."""
+        return self.operand.to_dense()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in] to [..., out]."""
+        if x.dtype is not torch.float32:
+            return F.linear(x, self.weight, self.bias)
+        product: Tensor = _Product.apply(x, self) if torch.is_grad_enabled() else self.product(x)  # type: ignore[no-untyped-call]
+        return product
+
+    def product(self, x: Tensor, activation: str = "none") -> Tensor:
+        """As `forward`, followed by an `activation` that oneDNN knows by this name, without a gradient."""
+        return pointwise(x, self.operand, self.bias, activation)
+
+
+class _Product(torch.autograd.Function):
+    """A packed layer's product."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layer: PackedLinear) -> Tensor:
+        ctx.layer = layer
+        return layer.product(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return pointwise(gradient.contiguous(), ctx.layer.weight.T, None), None
 
 
 class FastGatedMLP(nn.Module):
     """down(silu(gate(x)) · up(x)), in place of whatever class a model has for it; see `_is_gated`."""
 
-    gate_proj: nn.Linear
-    up_proj: nn.Linear
-    down_proj: nn.Linear
+    gate_proj: nn.Module
+    up_proj: nn.Module
+    down_proj: nn.Module
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., size] to [..., size]."""
         gate, up = self.gate_proj, self.up_proj
-        plain = type(gate) is FastLinear and type(up) is FastLinear  # a twin in lower precision has others
-        if not plain or torch.is_grad_enabled() or x.numel() < _FEWEST_GATED * x.shape[-1]:
-            return cast(Tensor, self.down_proj(F.silu(gate(x)) * up(x)))
-        opened = pointwise(x, gate.weight, gate.bias, "swish")
-        return cast(Tensor, self.down_proj(times(x, up.weight, up.bias, opened)))
+        few = x.numel() < _FEWEST_GATED * x.shape[-1]
+        inner = None if few or torch.is_grad_enabled() else gated(x, gate, up)
+        return cast(Tensor, self.down_proj(F.silu(gate(x)) * up(x) if inner is None else inner))
+
+
+def gated(x: Tensor, gate: nn.Module, up: nn.Module) -> Tensor | None:
+    """silu(gate(x)) · up(x) by oneDNN, without a gradient; None where the layers are not this module's."""
+    if not (isinstance(gate, FastLinear | PackedLinear) and isinstance(up, FastLinear | PackedLinear)):
+        return None
+    opened = pointwise(x, gate.operand, gate.bias, "swish")
+    return cast(Tensor, torch.ops.mkldnn._linear_pointwise.binary(x, opened, up.operand, up.bias, "mul"))
 
 
 def use_fast_layers(module: nn.Module) -> None:
-    """Replace what is slow in `module` where its weights are float32 on the CPU. Parameters stay the module's own.
+    """Replace what is slow in `module` where its weights are float32 on the CPU.
 
-    A linear layer's weight that belongs to it alone is laid out input by input, as oneDNN likes it best for few rows:
-    the same numbers in the same shape, with other strides.
+    Small weights stay the module's parameters. One that belongs to its layer alone is laid out input by input, as
+    oneDNN likes it best for few rows: the same numbers in the same shape, with other strides.
     """
     # An embedding's weight may be the head's too, and is read row by row.
     embeddings = {id(child.weight) for child in module.modules() if isinstance(child, nn.Embedding)}
@@ -98,15 +140,33 @@ def use_fast_layers(module: nn.Module) -> None:
         for name, child in parent.named_children():
             if type(child) is NewGELUActivation:
                 setattr(parent, name, GELUTanh())
-            elif type(child) is nn.Linear and _is_plain(child.weight):
-                child.__class__ = FastLinear
-                if id(child.weight) not in embeddings:
-                    child.weight.data = child.weight.data.T.contiguous().T
-            elif type(child) is Conv1D and _is_plain(child.weight):
-                child.__class__ = FastConv1D
+            elif (type(child) is nn.Linear or type(child) is Conv1D) and _is_plain(child.weight):
+                setattr(parent, name, _fast(child, shared=id(child.weight) in embeddings))
     for child in module.modules():
         if _is_gated(child):
             child.__class__ = FastGatedMLP
+
+
+def _fast(layer: nn.Linear | Conv1D, *, shared: bool) -> nn.Module:
+    """A faster `layer`, which may be itself. `shared`: whether its weight is an embedding's too."""
+    if _AVAILABLE and not shared and layer.weight.numel() >= _LARGE:
+        return PackedLinear(layer.weight.T if isinstance(layer, Conv1D) else layer.weight, layer.bias)
+    if isinstance(layer, Conv1D):
+        layer.__class__ = FastConv1D
+        return layer
+    layer.__class__ = FastLinear
+    if not shared:
+        layer.weight.data = layer.weight.data.T.contiguous().T
+    return layer
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x · weightᵀ + bias, [..., in] to [..., out], by the faster of the two libraries. oneDNN's has no gradient."""
+    # MKL reads a large weight with one thread where there is a single row.
+    several = x.numel() > x.shape[-1] or weight.numel() >= _LARGE
+    if several and use_onednn(weight) and x.dtype is torch.float32 and not torch.is_grad_enabled():
+        return pointwise(x, weight, bias)
+    return F.linear(x, weight, bias)
 
 
 @torch.inference_mode()
@@ -114,9 +174,9 @@ def _is_gated(module: nn.Module) -> bool:
     """Whether `FastGatedMLP` computes what `module` does: by its parts, and by trying it out."""
     parts = dict(module.named_children())
     linears = [parts.get(name) for name in ("gate_proj", "up_proj", "down_proj")]
-    if len(parts) != len(linears) + 1 or not all(isinstance(part, FastLinear) for part in linears):
+    if len(parts) != len(linears) + 1 or not all(isinstance(part, FastLinear | PackedLinear) for part in linears):
         return False
-    size = linears[0].in_features if isinstance(linears[0], FastLinear) else 0
+    size = cast(FastLinear, linears[0]).weight.shape[1]
     x = torch.linspace(-1, 1, _FEWEST_GATED * size).view(_FEWEST_GATED, size)
     try:
         return torch.allclose(module(x), FastGatedMLP.forward(cast(FastGatedMLP, module), x), atol=1e-5)

@@ -214,6 +214,7 @@ def load_huggingface(
     fast = _tokenizer(folder)
     with logged_progress(_log, name):
         module = _module(folder, placement)
+    parameters = module.num_parameters()
     use_fast_layers(module)
     read_in()
     _log.info("model=%s trying out its attention", name)
@@ -228,7 +229,7 @@ def load_huggingface(
         name=name,
         digest=digest,
         architecture=model_type,
-        parameters=sum(parameter.numel() for parameter in module.parameters()),
+        parameters=parameters,
         layers=config.num_hidden_layers,
         heads=config.num_attention_heads if read else 0,
         hidden_size=config.hidden_size,

@@ -301,6 +301,7 @@ def load_lstm(folder: str | Path, device: torch.device | str, name: str, digest:
         ModelLoadError: a file is missing or does not hold what it should.
     """
     module = load_module(folder).to(device)
+    parameters = sum(parameter.numel() for parameter in module.parameters())
     use_fast_layers(module)
     config = module.config
     try:
@@ -311,7 +312,7 @@ def load_lstm(folder: str | Path, device: torch.device | str, name: str, digest:
         name=name,
         digest=digest,
         architecture="lstm",
-        parameters=sum(parameter.numel() for parameter in module.parameters()),
+        parameters=parameters,
         layers=config.layers,
         heads=0,
         hidden_size=config.hidden_size,

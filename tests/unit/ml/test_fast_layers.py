@@ -10,7 +10,9 @@ from transformers.models.gemma.modeling_gemma import GemmaConfig, GemmaMLP
 from transformers.models.llama.modeling_llama import LlamaConfig, LlamaMLP
 from transformers.pytorch_utils import Conv1D
 
-from ml.models.fast_layers import FastGatedMLP, FastLinear, use_fast_layers
+from ml.models.fast_layers import FastGatedMLP, FastLinear, PackedLinear, use_fast_layers
+
+TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}
 
 
 @pytest.mark.parametrize("rows", [1, 3, 40])
@@ -46,31 +48,39 @@ def test_half_precision_is_left_alone() -> None:
     assert type(model[0]) is nn.Linear
 
 
-@pytest.mark.parametrize("rows", [1, 2])
-def test_a_large_weight_for_few_rows(rows: int) -> None:
+@pytest.mark.parametrize("rows", [1, 2, 40])
+@pytest.mark.parametrize("layer", [nn.Linear(1024, 1100), nn.Linear(1024, 1100, bias=False), Conv1D(1100, 1024)])
+def test_a_large_weight(layer: nn.Module, rows: int) -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(1024, 1100))
-    x = torch.randn(1, rows, 1024)
+    model = nn.Sequential(layer)
+    x = torch.randn(1, rows, 1024, requires_grad=True)
+    expected = model(x)
+    (gradient,) = torch.autograd.grad(expected.square().sum(), x)
+    weight = model[0].weight.T if isinstance(layer, Conv1D) else model[0].weight
+    use_fast_layers(model)
+    assert isinstance(model[0], PackedLinear)
+    assert torch.equal(model[0].weight, weight)
     with torch.inference_mode():
-        expected = model(x)
-        use_fast_layers(model)
-        torch.testing.assert_close(model(x), expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(model(x), expected, **TOLERANCE)
+    (found,) = torch.autograd.grad(model(x).square().sum(), x)
+    torch.testing.assert_close(found, gradient, atol=1e-2, rtol=1e-4)  # of sums of a thousand squares
 
 
 @pytest.mark.parametrize("rows", [1, 100])
-def test_a_gated_network(rows: int) -> None:
+@pytest.mark.parametrize("size", [16, 600])  # the larger one's weights are packed
+def test_a_gated_network(size: int, rows: int) -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(LlamaMLP(LlamaConfig(hidden_size=16, intermediate_size=40, num_attention_heads=2)))
-    x = torch.randn(1, rows, 16)
+    model = nn.Sequential(LlamaMLP(LlamaConfig(hidden_size=size, intermediate_size=900, num_attention_heads=2)))
+    x = torch.randn(1, rows, size)
     expected = model(x)
     use_fast_layers(model)
     assert isinstance(model[0], FastGatedMLP)
     with torch.inference_mode():
-        torch.testing.assert_close(model(x), expected)
+        torch.testing.assert_close(model(x), expected, **TOLERANCE)
     assert model(x.requires_grad_()).requires_grad
-    model[0].up_proj = nn.Linear(16, 40)  # as a twin in another precision replaces it
+    model[0].up_proj = nn.Linear(size, 900)  # as a twin in another precision replaces it
     with torch.inference_mode():
-        torch.testing.assert_close(model(x), _swiglu(model[0], x))
+        torch.testing.assert_close(model(x), _swiglu(model[0], x), **TOLERANCE)
 
 
 def _swiglu(part: nn.Module, x: torch.Tensor) -> torch.Tensor:
