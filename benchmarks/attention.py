@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -28,13 +27,12 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from benchmarks.explain import TEXT, gpt2_small
 from benchmarks.machine import processor
+from benchmarks.subjects import TEXT, folder_of
 from gloss import v1 as pb
 from ml.attention import AttentionSpec, Reduction, attend, resolve
 from ml.memory import keep_freed_memory
 from ml.models import load
-from ml.models.files import PRETRAINED
 from ml.models.huggingface import HuggingFaceModel
 from server.services.wire import write_attention
 
@@ -122,11 +120,7 @@ def main() -> None:
     keep_freed_memory()  # as the server does
     figures = {}
     for name in options.models:
-        with tempfile.TemporaryDirectory() as temporary:
-            shipped = PRETRAINED / name
-            folder = shipped if shipped.is_dir() else Path(name)
-            if name == "gpt2-small":
-                folder = gpt2_small(Path(temporary) / name)
+        with folder_of(name) as folder:
             found = measure(folder, options.tokens, options.rounds, options.threads)
         table = Table("what", "ms", "÷ forward", title=f"{name}, {options.tokens} tokens")
         for one in found:

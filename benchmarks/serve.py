@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import tempfile
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -25,13 +25,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.explain import gpt2_small
 from benchmarks.machine import processor
 from benchmarks.serving import bare, load, processes, rows
 from benchmarks.serving.figures import Figure, prompts
+from benchmarks.subjects import folder_of
 from ml.memory import keep_freed_memory
 from ml.models import load as load_model
-from ml.models.files import PRETRAINED
 
 CLIENTS = (1, 8, 32)
 STREAMS = (1, 8)
@@ -99,16 +98,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path, help="write the figures here")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        shipped = PRETRAINED / options.model
-        folder = shipped if shipped.is_dir() else Path(options.model)
-        if options.model == "gpt2-small":
-            folder = gpt2_small(Path(temporary) / "gpt2-small")
+    with folder_of(options.model) as folder:
         bench = Bench(folder, options.threads, options.seconds, options.calls)
         found: list[Figure] = []
         for name, part in bench.parts.items():
             if options.only and name not in options.only:
                 continue
+            print(f"{options.model}: {name}", file=sys.stderr, flush=True)
             figures = part()
             found += figures
             if options.json:

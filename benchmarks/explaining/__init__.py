@@ -1,0 +1,1 @@
+"""The parts of `benchmarks.explain`: others' ways to an explanation, the arithmetic floor, and the figures."""

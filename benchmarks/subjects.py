@@ -1,0 +1,43 @@
+"""What is measured: which model, and a prompt that makes sense to it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+
+from ml.models.files import PRETRAINED
+
+GPT2_SMALL = "gpt2-small"
+
+TEXT = (
+    "The bridge was built in 1932 by the city engineers , and it was the longest of its kind in the country until"
+    " the second world war . After the war , the river changed its course , and the old road was closed to all "
+    "traffic . In the spring of 1954 a new company bought the land on both sides of the river and began to build "
+    "houses for the workers of the steel works . The houses were small , but each had a garden , and by the end "
+    "of the decade more than two thousand people lived there . The bridge was opened again in 1961 , when the "
+    "mayor and the minister of transport walked over it in the rain , and a band played on the northern side . "
+)
+
+
+@contextmanager
+def folder_of(model: str) -> Iterator[Path]:
+    """The folder of a shipped model's name, of "gpt2-small", which is made for the time being, or `model` itself."""
+    shipped = PRETRAINED / model
+    if model != GPT2_SMALL:
+        yield shipped if shipped.is_dir() else Path(model)
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        yield gpt2_small(Path(temporary) / model)
+
+
+def gpt2_small(folder: Path) -> Path:
+    """GPT-2's smallest configuration, 124M parameters, with random weights; the shipped transformer's tokenizer."""
+    torch.manual_seed(0)
+    GPT2LMHeadModel(GPT2Config(bos_token_id=0, eos_token_id=0)).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(PRETRAINED / "transformer").save_pretrained(folder)
+    return folder
