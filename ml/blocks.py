@@ -59,8 +59,7 @@ def cut(counts: Sequence[int], positions: Indices, trunk: int, sizes: Sequence[i
         trunk: how many first positions are in no block's keys.
         sizes: the sizes of blocks to choose from.
     """
-    ways = [_cut(counts, size) for size in sizes]
-    return min(ways, key=lambda starts: _cost(starts, positions, trunk)) if len(ways) > 1 else ways[0]
+    return min((_cut(counts, size) for size in sizes), key=lambda starts: _cost(starts, positions, trunk))
 
 
 def _cut(counts: Sequence[int], size: int) -> Indices:

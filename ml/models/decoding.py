@@ -45,9 +45,13 @@ class SlotDecoder:
         beginning = self._reader.begin(ids)
         slot = len(self._lengths)
         self._reserve(slot + 1, len(ids))
-        for layer, parts in beginning.states.items():
-            for buffer, part in zip(self._buffer(layer, parts[0]), parts, strict=True):
-                buffer[slot, :, : len(ids)] = part
+        for layer, runs in beginning.states.items():
+            buffers, at = self._buffer(layer, runs[0][0]), 0
+            for run in runs:
+                stop = at + run[0].shape[1]
+                for buffer, numbers in zip(buffers, run, strict=True):
+                    buffer[slot, :, at:stop] = numbers
+                at = stop
         self._lengths.append(len(ids))
         self.recalled = beginning.recalled
         return beginning.logits

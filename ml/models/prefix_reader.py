@@ -21,12 +21,12 @@ class Beginning:
 
     Attributes:
         logits: what comes next, float32 [vocabulary].
-        states: by layer, keys and values of all positions, each [key heads, positions, size].
+        states: by layer, keys and values of one run of positions after the other, each [key heads, positions, size].
         recalled: how many first positions were known from prompts before.
     """
 
     logits: Tensor
-    states: Mapping[int, tuple[Tensor, Tensor]]
+    states: Mapping[int, Sequence[tuple[Tensor, Tensor]]]
     recalled: int
 
 
@@ -66,11 +66,10 @@ class PrefixReader:
         self.settle()
         pieces = self._recall([ids], [1])
         logits, run, forest = self._run([ids], [1], pieces)
-        states = {}
-        for layer, fresh in run.layers.items():
-            parts = [*(self._remembered(layer, piece) for piece in pieces[0]), fresh]
-            keys, values = (torch.cat(each, dim=1) for each in zip(*parts, strict=True))
-            states[layer] = keys, values
+        states = {
+            layer: [*(self._remembered(layer, piece) for piece in pieces[0]), fresh]
+            for layer, fresh in run.layers.items()
+        }
         return Beginning(logits[0], states, forest.recalled[0])
 
     def _recall(self, sequences: Sequence[Sequence[int]], tails: Sequence[int]) -> list[list[Piece]]:
