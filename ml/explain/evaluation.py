@@ -106,35 +106,41 @@ class Evaluator:
         self._prefixes: dict[int, Prefix | None] = {}  # by the model's identity
         self._budget = tokens_per_chunk or chunk_tokens(model.info)
 
-    def __call__(self, prompts: Sequence[Ids]) -> Iterator[Chunk]:
+    def __call__(self, prompts: Sequence[Ids], exact: int = 0) -> Iterator[Chunk]:
         """Values of `prompts`, a chunk at a time and in whatever order suits the work.
+
+        Args:
+            exact: how many of the first prompts are not given to the fast model, should it be chosen for the others.
 
         Raises:
             GlossError: the model answers with something that is not a number.
         """
-        rest: Sequence[int] = range(len(prompts))
-        if self._candidate is not None and len(prompts) >= 2 * _TRIAL and self._worth_a_trial(prompts):
-            sample = _sample(len(prompts), self._trial_size)
-            yield from self._trial(self._candidate, prompts, sample)
-            rest = sorted(set(rest) - sample.keys())
-        yield from self._chunks(self._model, prompts, rest)
+        rest = set(range(len(prompts)))
+        others = len(prompts) - exact
+        if self._candidate is not None and others >= 2 * _TRIAL and self._worth_a_trial(prompts):
+            sample = {exact + i: weight for i, weight in _sample(others, self._trial_size).items()}
+            yield from self._trial(self._candidate, prompts, range(exact), sample)
+            rest -= {*range(exact), *sample}
+        yield from self._chunks(self._model, prompts, sorted(rest))
 
     def _worth_a_trial(self, prompts: Sequence[Ids]) -> bool:
         """Whether the rest of `prompts` is more than the beginning, which either model reads for itself."""
         rest = sum(len(prompt) - len(self._beginning) for prompt in prompts)
         return rest >= _TIMES_THE_BEGINNING * len(self._beginning)
 
-    def _trial(self, fast: LanguageModel, prompts: Sequence[Ids], sample: Mapping[int, float]) -> Iterator[Chunk]:
-        """Compute `sample` both ways, and choose the way to go on. See `_sample`."""
+    def _trial(
+        self, fast: LanguageModel, prompts: Sequence[Ids], exactly: Sequence[int], sample: Mapping[int, float]
+    ) -> Iterator[Chunk]:
+        """Compute `exactly`, and `sample` both ways, and choose the way to go on. See `_sample`."""
         exact, rough = dict[int, float](), dict[int, float]()
         for chunk in self._chunks(fast, prompts, list(sample)):
             rough.update(chunk.values)
             yield replace(chunk, values=[])
-        for chunk in self._chunks(self._model, prompts, list(sample)):
+        for chunk in self._chunks(self._model, prompts, [*exactly, *sample]):
             exact.update(chunk.values)
-            if len(exact) == len(sample):
+            if len(exact) == len(exactly) + len(sample):
                 self._candidate = None
-                weights = np.array(list(sample.values())) / len(prompts)
+                weights = np.array(list(sample.values())) / (len(prompts) - len(exactly))
                 values = np.array([exact[i] for i in sample])
                 errors = np.array([rough[i] for i in sample]) - values
                 spread = np.sqrt(weights @ (values - weights @ values) ** 2)

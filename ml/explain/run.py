@@ -13,7 +13,7 @@ import numpy as np
 from ml.explain import faithfulness, target, trust
 from ml.explain.cache import ValueCache, scope
 from ml.explain.checkpoint import Memory
-from ml.explain.estimator import Estimate
+from ml.explain.estimator import BoolArray, Estimate
 from ml.explain.evaluation import Evaluator, rough_seconds
 from ml.explain.interval import two_sided_95
 from ml.explain.problem import prepare
@@ -97,10 +97,12 @@ class Run:
         readout = yield from self._told(resolving, "choosing the target")
         value = self._open(readout)
 
-        nothing_and_all = np.array([[False], [True]]).repeat(value.features, axis=1)
-        extremes = yield from self._told(value(nothing_and_all), "measuring the whole prompt")
-        blank = self._blank(readout, *extremes.tolist())
-        estimate = yield from self._estimated(value, blank)
+        extremes = _nothing_and_all(value.features)
+        value.beside(extremes)
+        estimate = yield from self._estimated(value, readout)
+        while (blank := self._blank(value, readout)) is None:  # time ended before their turn
+            value.deadline = math.inf
+            yield from self._told(value(extremes), "measuring the whole prompt")
         result = self._filled(value, blank, estimate)
 
         measured = None
@@ -140,14 +142,15 @@ class Run:
         )
         return self._value
 
-    def _estimated(self, value: ValueFunction, blank: ExplanationResult) -> Generator[Update, None, Estimate]:
+    def _estimated(self, value: ValueFunction, readout: Readout) -> Generator[Update, None, Estimate]:
         """Let the explainer work; its last estimate."""
         estimate, news = Estimate.nothing(value.features), False
         for step in self.problem.explainer(value):
             value.deadline = self._method_deadline()  # so the first chunk, at least, is always computed
             if step is not None:
                 estimate, news = step, True
-            if news and self._clock() - self._last_partial >= _PARTIAL_SECONDS:
+            timely = self._clock() - self._last_partial >= _PARTIAL_SECONDS
+            if news and timely and (blank := self._blank(value, readout)) is not None:
                 news = False
                 yield self._update("explaining", self._filled(value, blank, estimate))
             elif self._due:
@@ -218,8 +221,11 @@ class Run:
         reserved = min(limit / 2, quality * (self._seconds_each or 0.0))
         return self._started + limit - reserved
 
-    def _blank(self, readout: Readout, base: float, full: float) -> ExplanationResult:
-        """The result before anything is attributed."""
+    def _blank(self, value: ValueFunction, readout: Readout) -> ExplanationResult | None:
+        """The result before anything is attributed; None while the extremes are not known."""
+        base, full = value.known(_nothing_and_all(value.features)).tolist()
+        if not (math.isfinite(base) and math.isfinite(full)):
+            return None
         return ExplanationResult(
             text=self.problem.encoding.text,
             tokens=self.problem.prompt_tokens,
@@ -265,3 +271,8 @@ class Run:
             converged=estimate.converged,
             cost=cost,
         )
+
+
+def _nothing_and_all(features: int) -> BoolArray:
+    """The coalitions whose values frame all others, bool [2, features]."""
+    return np.array([[False], [True]]).repeat(features, axis=1)

@@ -57,16 +57,29 @@ class ValueFunction:
         self._evaluator = evaluator
         self._clock = clock
         self._by_prompt: dict[bytes, float] = {}
+        self._beside: BoolArray = np.empty((0, self.features), dtype=np.bool_)
         self._cache = cache
         self._scope = scope
+
+    def beside(self, coalitions: BoolArray) -> None:
+        """Compute `coalitions` together with what is asked for next: without rounding, and for less than apart."""
+        self._beside = coalitions
+
+    def known(self, coalitions: BoolArray) -> FloatArray:
+        """The values of `coalitions` as far as they are known, NaN for the others."""
+        return np.array([self.memory.values.get(key, np.nan) for key in _keys(coalitions)])
 
     def __call__(self, coalitions: BoolArray) -> Asking:
         """The values of `coalitions`, bool [n, features], True where a feature is present. Returns float64 [n].
 
         Yields after each chunk of work. NaN stands for what was not computed before the deadline.
         """
+        beside = len(self._beside)
+        coalitions = np.concatenate([self._beside, coalitions])
+        self._beside = coalitions[:0]
+        exact = 0  # of the prompts, those beside
         values = np.full(len(coalitions), np.nan)
-        keys = [row.tobytes() for row in np.packbits(coalitions, axis=1)]
+        keys = _keys(coalitions)
         prompts: dict[bytes, Ids] = {}  # what to compute, by digest
         waiting: dict[bytes, list[int]] = {}  # the rows of `values` that wait for it
         for row, (key, coalition) in enumerate(zip(keys, coalitions, strict=True)):
@@ -78,6 +91,7 @@ class ValueFunction:
                 if known is None:
                     prompts.setdefault(digest, prompt)
                     waiting.setdefault(digest, []).append(row)
+                    exact = len(prompts) if row < beside else exact
                     continue
                 self.memory.values[key] = known
             values[row] = known
@@ -86,7 +100,7 @@ class ValueFunction:
         if self.computed == 0:
             self.recalled = self.answered
         digests = list(prompts)
-        chunks, left = self._evaluator(list(prompts.values())), len(digests)
+        chunks, left = self._evaluator(list(prompts.values()), exact), len(digests)
         while left:
             if self._clock() >= self.deadline:
                 self.out_of_time = True
@@ -105,7 +119,7 @@ class ValueFunction:
             self.memory.tokens_computed += chunk.tokens_computed
             self.memory.tokens_saved += chunk.tokens_saved
             yield
-        return values
+        return values[beside:]
 
     def _known(self, digest: bytes) -> float | None:
         """The value of a prompt that this explanation or one before it computed."""
@@ -125,3 +139,8 @@ class ValueFunction:
             except StopIteration as done:
                 values: FloatArray = done.value
                 return values
+
+
+def _keys(coalitions: BoolArray) -> list[bytes]:
+    """What each coalition is remembered by."""
+    return [row.tobytes() for row in np.packbits(coalitions, axis=1)]
