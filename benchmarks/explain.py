@@ -33,7 +33,7 @@ from benchmarks.explaining.floor import floor_seconds
 from benchmarks.explaining.peers import Peers
 from benchmarks.subjects import TEXT, folder_of
 from ml.explain import Run
-from ml.memory import keep_freed_memory
+from ml.memory import expect_to_stay, keep_freed_memory
 from ml.models import load
 from ml.models.huggingface import HuggingFaceModel
 from ml.result import ExplanationResult
@@ -199,6 +199,7 @@ def main() -> None:
         if not isinstance(model, HuggingFaceModel):
             raise SystemExit("the peers explain models of transformers only")
         bench = Bench(model, folder, options.repeats, options.share)
+        expect_to_stay()  # as the worker does
     longest = min(512, model.info.context_length)
     works: dict[str, Callable[[], list[Measurement]]] = {
         "occlusion": lambda: bench.occlusion(64, 64),

@@ -22,7 +22,7 @@ import ml.models
 from gloss.v1 import explanation_service_pb2_grpc, inference_service_pb2_grpc
 from ml.errors import ModelLoadError
 from ml.language_model import Closeable, LanguageModel
-from ml.memory import keep_freed_memory
+from ml.memory import expect_to_stay, keep_freed_memory
 from server.batching import Limits
 from server.engine import Engine
 from server.gate import Gate
@@ -213,6 +213,7 @@ class Server:
                 await self.engine.submit(name, [task])
             _logger.info("warm model=%s seconds=%.2f", name, time.perf_counter() - began)
         self.engine.forget_pace()
+        expect_to_stay()
 
     async def _serve(self, registry: Registry) -> None:
         settings = self.settings

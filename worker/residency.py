@@ -10,7 +10,7 @@ from jobs.attempts import AttemptStore
 from jobs.connection import connect
 from ml.explain.cache import ValueCache
 from ml.language_model import LanguageModel, ModelInfo
-from ml.memory import keep_freed_memory
+from ml.memory import expect_to_stay, keep_freed_memory
 from ml.models import load
 from ml.models.cuda import behind
 from worker.interruption import Interruption
@@ -58,6 +58,7 @@ def move_in(settings: Settings, notify: Callable[[Message], None]) -> ModelInfo:
         threads=settings.worker_threads or settings.threads,
         max_bytes=settings.max_model_bytes,
     )
+    expect_to_stay()
     limits = {"retention_seconds": settings.retention_seconds, "max_attempts": settings.max_attempts}
     current.set(
         Residency(
