@@ -30,6 +30,7 @@ from ml.language_model import AttentionSink, Batch, Decoder, ModelInfo, Prefix
 from ml.models.attention_capture import Reader, prepare
 from ml.models.batches import PaddedReader, padded_batches
 from ml.models.bfloat16 import bfloat16_twin
+from ml.models.cached_batches import CachedPrefix, CachedRun, can_cache
 from ml.models.cuda import record, to_device
 from ml.models.decoding import CacheDecoder, SlotDecoder
 from ml.models.fast_layers import use_fast_layers
@@ -58,6 +59,7 @@ class HuggingFaceModel:
         read: Reader | None,
         *,
         packs: bool = False,
+        caches: bool = False,
         placement: Placement | None = None,
         products: torch.dtype | None = None,
     ) -> None:
@@ -65,10 +67,12 @@ class HuggingFaceModel:
 
         Args:
             packs: see `can_pack`.
+            caches: see `can_cache`.
             products: what packed attention multiplies in; by default what `module` computes in.
         """
         self.module = module
         self.packs = packs
+        self._caches = caches
         self._placement = placement or Placement(module.device)
         self.tokenizer = tokenizer
         self.info = info
@@ -87,7 +91,9 @@ class HuggingFaceModel:
         if self._twin is None:
             info = replace(self.info, dtype="bfloat16")
             twin = bfloat16_twin(self.module)
-            self._twin = HuggingFaceModel(twin, self.tokenizer, info, None, packs=self.packs, products=torch.bfloat16)
+            self._twin = HuggingFaceModel(
+                twin, self.tokenizer, info, None, packs=self.packs, caches=self._caches, products=torch.bfloat16
+            )
         return self._twin
 
     @torch.inference_mode()
@@ -117,9 +123,11 @@ class HuggingFaceModel:
         return list(out.float().split(list(tails)))
 
     @torch.inference_mode()
-    def read_prefix(self, ids: Sequence[int]) -> PackedPrefix | None:
+    def read_prefix(self, ids: Sequence[int]) -> Prefix | None:
         """Read a beginning once for all sequences to come; see `LanguageModel.read_prefix`."""
-        return PackedRun(dtype=self._products).read(self.module, ids) if self._can_pack(len(ids)) else None
+        if self._can_pack(len(ids)):
+            return PackedRun(dtype=self._products).read(self.module, ids)
+        return CachedRun(self.module).read(ids) if self._caches else None
 
     @torch.inference_mode()
     def stream_logits(
@@ -133,7 +141,12 @@ class HuggingFaceModel:
     ) -> Iterator[Batch]:
         """Logits of many sequences, each distinct prefix computed once; see `LanguageModel.stream_logits`."""
         if not self._can_pack(max(map(len, sequences), default=0)):
-            yield from padded_batches(self.logits, sequences, tails, max_tokens=max_tokens, max_readout=max_readout)
+            limits = {"max_tokens": max_tokens, "max_readout": max_readout}
+            if self._caches:
+                cached = CachedRun(self.module, prefix if isinstance(prefix, CachedPrefix) else None)
+                yield from cached.batches(sequences, tails, **limits)
+            else:
+                yield from padded_batches(self.logits, sequences, tails, **limits)
             return
         known = prefix if isinstance(prefix, PackedPrefix) else PackedPrefix(0, {})
         run = PackedRun(known.states, dtype=self._products)
@@ -185,8 +198,7 @@ class HuggingFaceModel:
 
     def _can_pack(self, longest: int) -> bool:
         # Packed attention sees the whole prefix, so it is right as long as a sliding window does.
-        window = getattr(self.module.config.get_text_config(), "sliding_window", None)
-        return self.packs and longest <= (window or longest)
+        return self.packs and longest <= (_window(self.module) or longest)
 
 
 def load_huggingface(
@@ -220,10 +232,10 @@ def load_huggingface(
     _log.info("model=%s trying out its attention", name)
     read = prepare(module)
     packs = can_pack(module)
+    caches = (not packs or _window(module) is not None) and can_cache(module)
     if not packs:
-        _log.warning(
-            "model %s cannot share prefixes: its explanations run in plain batches, several times slower", name
-        )
+        way = "share cached beginnings only" if caches else "run in plain batches"
+        _log.warning("model %s cannot pack prompts: its explanations %s, and are several times slower", name, way)
     config = module.config.get_text_config()
     info = ModelInfo(
         name=name,
@@ -241,7 +253,7 @@ def load_huggingface(
     tokenizer = Tokenizer(
         fast, info.context_length, vocabulary_size=info.vocabulary_size, end_ids=_end_ids(module), model=name
     )
-    return HuggingFaceModel(module, tokenizer, info, read, packs=packs, placement=placement)
+    return HuggingFaceModel(module, tokenizer, info, read, packs=packs, caches=caches, placement=placement)
 
 
 def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:
@@ -303,6 +315,12 @@ def _quieten(logs: Any) -> None:
     """Keep progress bars and advice for authors of training scripts out of a server's log."""
     logs.disable_progress_bar()
     logs.set_verbosity_error()
+
+
+def _window(module: PreTrainedModel) -> int | None:
+    """How far back a position sees, where some layer of the model bounds it."""
+    window: int | None = getattr(module.config.get_text_config(), "sliding_window", None)
+    return window
 
 
 def _context_length(config: PreTrainedConfig) -> int:
