@@ -69,7 +69,7 @@ def load(
         from ml.models.parallel import lead  # noqa: PLC0415
 
         return lead(folder, placement, name, checksum, kind)
-    from ml.models.huggingface import load_huggingface  # noqa: PLC0415
+    from ml.models.huggingface_files import load_huggingface  # noqa: PLC0415
 
     return load_huggingface(folder, placement, name, checksum, kind)
 

@@ -31,7 +31,7 @@ def main() -> int:
     import torch  # noqa: PLC0415
 
     from ml.errors import ModelLoadError  # noqa: PLC0415
-    from ml.models.huggingface import load_huggingface  # noqa: PLC0415
+    from ml.models.huggingface_files import load_huggingface  # noqa: PLC0415
     from ml.models.parallel import LOADED, REFUSED, enter, open_group  # noqa: PLC0415
     from ml.models.placement import Placement  # noqa: PLC0415
     from ml.threads import give_threads_to_torch  # noqa: PLC0415

@@ -2,50 +2,28 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-    __version__,
-)
-from transformers.distributed.configuration_utils import DistributedConfig
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-from transformers.utils import logging as transformers_logging
-from transformers.utils.import_utils import is_accelerate_available
+from transformers import PreTrainedModel
 
 from ml import language_model
-from ml.errors import ModelLoadError, NoAttentionError
+from ml.errors import NoAttentionError
 from ml.language_model import AttentionSink, Batch, Decoder, ModelInfo, Prefix
-from ml.models.attention_capture import Reader, prepare
+from ml.models.attention_capture import Reader
 from ml.models.batches import PaddedReader, padded_batches
 from ml.models.bfloat16 import bfloat16_twin
-from ml.models.cached_batches import CachedPrefix, CachedRun, can_cache
+from ml.models.cached_batches import CachedPrefix, CachedRun
 from ml.models.cuda import record, to_device
 from ml.models.decoding import CacheDecoder, SlotDecoder
-from ml.models.fast_layers import use_fast_layers
-from ml.models.packed_attention import PackedPrefix, PackedRun, can_pack
-from ml.models.placement import BALANCED, Placement
+from ml.models.packed_attention import PackedPrefix, PackedRun
+from ml.models.placement import Placement
 from ml.models.prefix_reader import PrefixReader
-from ml.models.progress import logged_progress
 from ml.packing import Packing
 from ml.precision import has_fast_bfloat16
 from ml.tokens import Tokenizer
-
-_log = logging.getLogger(__name__)
-
-_UNBOUNDED_CONTEXT = 2048
-"""Longest prompt of a model that names no limit of its own."""
 
 
 class HuggingFaceModel:
@@ -198,146 +176,10 @@ class HuggingFaceModel:
 
     def _can_pack(self, longest: int) -> bool:
         # Packed attention sees the whole prefix, so it is right as long as a sliding window does.
-        return self.packs and longest <= (_window(self.module) or longest)
+        return self.packs and longest <= (window(self.module) or longest)
 
 
-def load_huggingface(
-    folder: Path,
-    placement: Placement,
-    name: str,
-    digest: str,
-    model_type: str,
-    *,
-    read_in: Callable[[], None] = lambda: None,
-) -> HuggingFaceModel:
-    """Load a model's folder: safetensors only, no code of the model's own, float32 on a CPU and bfloat16 on a GPU.
-
-    Args:
-        read_in: called once the weights are there, before the model computes for the first time.
-
-    Raises:
-        ModelLoadError: the files are incomplete, corrupt or of a kind that transformers does not know.
-    """
-    if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        raise ModelLoadError(
-            f"{folder} is of model_type {model_type!r}, no causal language model that transformers {__version__} knows"
-        )
-    _quieten(transformers_logging)
-    fast = _tokenizer(folder)
-    with logged_progress(_log, name):
-        module = _module(folder, placement)
-    parameters = module.num_parameters()
-    use_fast_layers(module)
-    read_in()
-    _log.info("model=%s trying out its attention", name)
-    read = prepare(module)
-    packs = can_pack(module)
-    caches = (not packs or _window(module) is not None) and can_cache(module)
-    if not packs:
-        way = "share cached beginnings only" if caches else "run in plain batches"
-        _log.warning("model %s cannot pack prompts: its explanations %s, and are several times slower", name, way)
-    config = module.config.get_text_config()
-    info = ModelInfo(
-        name=name,
-        digest=digest,
-        architecture=model_type,
-        parameters=parameters,
-        layers=config.num_hidden_layers,
-        heads=config.num_attention_heads if read else 0,
-        hidden_size=config.hidden_size,
-        vocabulary_size=config.vocab_size,
-        context_length=_context_length(config),
-        device=str(module.device),
-        dtype=str(placement.dtype).removeprefix("torch."),
-    )
-    tokenizer = Tokenizer(
-        fast, info.context_length, vocabulary_size=info.vocabulary_size, end_ids=_end_ids(module), model=name
-    )
-    return HuggingFaceModel(module, tokenizer, info, read, packs=packs, caches=caches, placement=placement)
-
-
-def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # whatever a damaged tokenizer file makes of several parsers
-        if not (folder / "tokenizer.json").is_file():
-            raise ModelLoadError(f"{folder} has no tokenizer.json, and none can be made of its other files") from error
-        raise ModelLoadError(f"the tokenizer of {folder} cannot be loaded: {_reason(error)}") from error
-    if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise ModelLoadError(f"{folder} has no fast tokenizer (tokenizer.json), which alone gives tokens their places")
-    return tokenizer
-
-
-def _module(folder: Path, placement: Placement) -> PreTrainedModel:
-    auto: Any = AutoModelForCausalLM  # its annotations know neither loading info nor `to`
-    where: dict[str, Any] = {}
-    if placement.spread:
-        where["device_map"] = BALANCED
-    if placement.ranks > 1:
-        where["distributed_config"] = DistributedConfig(tp_size=placement.ranks)
-    if placement.device.type == "cuda" and not where and is_accelerate_available():
-        where["device_map"] = {"": placement.device}  # straight there, and not through the machine's own memory
-    if where and not is_accelerate_available():
-        raise ModelLoadError("transformers places a model on several devices by the package accelerate; install it")
-    try:
-        module, report = auto.from_pretrained(
-            folder,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            dtype=placement.dtype,
-            ignore_mismatched_sizes=True,  # they are reported, and refused below with their names
-            output_loading_info=True,
-            **where,
-        )
-    except SafetensorError as error:
-        raise ModelLoadError(f"the weights of {folder} are damaged ({_reason(error)}); fetch them again") from error
-    except Exception as error:  # each architecture has its own ways to stumble over a configuration
-        raise ModelLoadError(f"{folder} cannot be loaded: {_reason(error)}") from error
-    # transformers would put random numbers where a weight is missing or has another shape.
-    if missing := sorted(report["missing_keys"]):
-        raise ModelLoadError(f"{folder} lacks {len(missing)} of its weights, such as {missing[0]}; fetch it again")
-    if mismatched := sorted(str(key[0]) for key in report["mismatched_keys"]):
-        raise ModelLoadError(f"{mismatched[0]} in {folder} has another shape than config.json says; fetch it again")
-    if placement.device.type == "cuda" and {"cpu", "disk"} & set(
-        map(str, getattr(module, "hf_device_map", {}).values())
-    ):
-        # It would serve, and fetch the rest of its weights again for every token.
-        raise ModelLoadError(f"{folder} does not fit into the memory of the GPUs")
-    try:
-        loaded: PreTrainedModel = (module if where else module.to(placement.device)).eval()
-    except torch.OutOfMemoryError as error:
-        raise ModelLoadError(f"{folder} does not fit into the memory of {placement.device}") from error
-    return loaded
-
-
-def _quieten(logs: Any) -> None:
-    """Keep progress bars and advice for authors of training scripts out of a server's log."""
-    logs.disable_progress_bar()
-    logs.set_verbosity_error()
-
-
-def _window(module: PreTrainedModel) -> int | None:
+def window(module: PreTrainedModel) -> int | None:
     """How far back a position sees, where some layer of the model bounds it."""
     window: int | None = getattr(module.config.get_text_config(), "sliding_window", None)
     return window
-
-
-def _context_length(config: PreTrainedConfig) -> int:
-    for key in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
-        length = getattr(config, key, None)
-        if isinstance(length, int) and length > 0:
-            return length
-    return _UNBOUNDED_CONTEXT
-
-
-def _end_ids(module: PreTrainedModel) -> list[int]:
-    """The tokens at which the model's own generation settings stop; chat models have several."""
-    settings = getattr(module, "generation_config", None)
-    ends = getattr(settings, "eos_token_id", None)
-    return [ends] if isinstance(ends, int) else list(ends or ())
-
-
-def _reason(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__

@@ -34,7 +34,8 @@ from transformers import AutoConfig
 
 from ml.errors import GlossError, ModelLoadError
 from ml.language_model import AttentionSink, Batch, Decoder, Prefix, Reader, Reading
-from ml.models.huggingface import HuggingFaceModel, load_huggingface
+from ml.models.huggingface import HuggingFaceModel
+from ml.models.huggingface_files import load_huggingface
 from ml.models.placement import Placement
 
 _log = logging.getLogger(__name__)
