@@ -12,16 +12,18 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import shap
 from lime.lime_text import LimeTextExplainer
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 from ml.explain import Run, ValueFunction, prepare
@@ -50,6 +52,7 @@ TEXTS = (
 )
 REFERENCE = 4000
 Values = npt.NDArray[np.float64]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -108,22 +111,24 @@ class Bench:
 
     def _reference(self, method: Method) -> Values:
         specs = [self._spec(method, REFERENCE, 1000 + seed, Estimator.CONTROL_VARIATES) for seed in range(3)]
-        mean: Values = np.mean([self._run(spec)[0] for spec in specs], axis=0)
+        mean: Values = np.mean([self._run(spec)[0] for spec in _told(specs, "the reference")], axis=0)
         return mean
 
     def _ours(self, name: str, method: Method, evaluations: int, reference: Values) -> list[Measurement]:
         found = []
         both = not isinstance(method, ShapleyPermutation)
         for estimator in Estimator if both else (Estimator.TEXTBOOK,):
-            runs = [self._run(self._spec(method, evaluations, seed, estimator)) for seed in range(self.seeds)]
+            who = f"gloss {name}, {estimator.value}" if both else f"gloss {name}"
+            specs = [self._spec(method, evaluations, seed, estimator) for seed in range(self.seeds)]
+            runs = [self._run(spec) for spec in _told(specs, f"{who}, {evaluations}")]
             errors = np.array([values - reference for values, _ in runs])
             held = np.mean([np.abs(e) <= reach for e, (_, reach) in zip(errors, runs, strict=True)])
-            who = f"gloss {name}, {estimator.value}" if both else f"gloss {name}"
             found.append(Measurement(self.number, who, evaluations, _rms(errors), float(held)))
         return found
 
     def _peer(self, who: str, evaluations: int, way: Callable[[int, int], Values], reference: Values) -> Measurement:
-        errors = np.array([way(evaluations, seed) - reference for seed in range(self.seeds)])
+        seeds = _told(range(self.seeds), f"{who}, {evaluations}")
+        errors = np.array([way(evaluations, seed) - reference for seed in seeds])
         return Measurement(self.number, who, evaluations, _rms(errors))
 
     def _lime(self, evaluations: int, seed: int) -> Values:
@@ -150,6 +155,11 @@ class Bench:
         )
         values: Values = explainer.shap_values(np.ones(words), nsamples=evaluations, silent=True, l1_reg=False)
         return values
+
+
+def _told(work: Sequence[T], what: str) -> Iterable[T]:
+    """`work`, with a bar on standard error that goes once it is done."""
+    return track(work, what, console=Console(stderr=True), transient=True)
 
 
 def _rms(errors: Values) -> float:
