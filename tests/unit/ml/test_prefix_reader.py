@@ -12,9 +12,13 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from ml.language_model import LanguageModel, Reader
 from ml.models import load
+from ml.models.attention_capture import prepare
+from ml.models.packed_attention import can_pack
+from ml.models.prefix_reader import PrefixReader
 from ml.prefixes import BLOCK
 from tests.unit.ml.test_sharing import random_ids
 
@@ -89,3 +93,18 @@ def test_a_model_that_cannot_pack_reads_in_padded_batches(tiny_llama: Path) -> N
 def test_the_lstm_remembers_nothing(tiny_lstm: Path, load_model: Callable[[Path], LanguageModel]) -> None:
     model = load_model(tiny_lstm)
     assert check(model, model.reader(1 << 24), [[1, 2, 3], [4]], 1) == [0, 0]
+
+
+def test_what_multiplies_otherwise_gives_the_same(tiny_llama: Path) -> None:
+    """Where plain products in float32 are not the fastest, SDPA attends: on GPUs, and here in double precision."""
+    module = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float64).eval()
+    prepare(module)
+    assert can_pack(module)
+    reader = PrefixReader(module, 1 << 24)
+    for sequences in (UNLIKE, [*UNLIKE, *ASKED, *ASKED[:2]], GROWING):
+        found = reader.read(sequences, [1] * len(sequences)).logits
+        reader.settle()
+        with torch.inference_mode():
+            for ids, logits in zip(sequences, found, strict=True):
+                alone = module(input_ids=torch.tensor([ids])).logits[0, -1:].float()
+                torch.testing.assert_close(logits, alone, **TOLERANCE)
