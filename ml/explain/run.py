@@ -8,15 +8,14 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from typing import TypeVar
 
-import numpy as np
-
 from ml.explain import faithfulness, target, trust
 from ml.explain.cache import ValueCache, scope
 from ml.explain.checkpoint import Memory
-from ml.explain.estimator import BoolArray, Estimate
+from ml.explain.estimator import Estimate
 from ml.explain.evaluation import Evaluator, rough_seconds
 from ml.explain.interval import two_sided_95
 from ml.explain.problem import prepare
+from ml.explain.shapley import ends
 from ml.explain.target import Readout
 from ml.explain.value_function import ValueFunction
 from ml.language_model import LanguageModel
@@ -97,7 +96,7 @@ class Run:
         readout = yield from self._told(resolving, "choosing the target")
         value = self._open(readout)
 
-        extremes = _nothing_and_all(value.features)
+        extremes = ends(value.features)
         value.beside(extremes)
         estimate = yield from self._estimated(value, readout)
         while (blank := self._blank(value, readout)) is None:  # time ended before their turn
@@ -223,7 +222,7 @@ class Run:
 
     def _blank(self, value: ValueFunction, readout: Readout) -> ExplanationResult | None:
         """The result before anything is attributed; None while the extremes are not known."""
-        base, full = value.known(_nothing_and_all(value.features)).tolist()
+        base, full = value.known(ends(value.features)).tolist()
         if not (math.isfinite(base) and math.isfinite(full)):
             return None
         return ExplanationResult(
@@ -271,8 +270,3 @@ class Run:
             converged=estimate.converged,
             cost=cost,
         )
-
-
-def _nothing_and_all(features: int) -> BoolArray:
-    """The coalitions whose values frame all others, bool [2, features]."""
-    return np.array([[False], [True]]).repeat(features, axis=1)
