@@ -42,6 +42,16 @@ class Attribution:
 
 
 @dataclass(frozen=True)
+class Interaction:
+    """What two features, by their indices among the attributions, do together beyond what each does alone."""
+
+    first: int
+    second: int
+    value: float
+    standard_error: float = 0.0
+
+
+@dataclass(frozen=True)
 class ResolvedTarget:
     """The target with nothing left open."""
 
@@ -183,6 +193,7 @@ class ExplanationResult:
     base_value: float
     full_value: float
     surrogate: SurrogateFit | None = None
+    interactions: tuple[Interaction, ...] = ()
     completeness_error: float | None = None
     stability: float | None = None
     faithfulness: Faithfulness | None = None

@@ -249,13 +249,18 @@ class ContextAttribution:
 
 
 @dataclass(frozen=True)
+class Interactions:
+    """What pairs of features do together."""
+
+
+@dataclass(frozen=True)
 class Unbuilt:
     """A method of the contract that this version does not compute yet; `name` is its field there."""
 
     name: str
 
 
-Method = Occlusion | Lime | KernelShap | ShapleyPermutation | ContextAttribution | Unbuilt
+Method = Occlusion | Lime | KernelShap | ShapleyPermutation | ContextAttribution | Interactions | Unbuilt
 
 
 @dataclass(frozen=True)

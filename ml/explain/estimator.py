@@ -38,6 +38,19 @@ class Game(Protocol):
 
 
 @dataclass(frozen=True)
+class Pairwise:
+    """What is known of every pair of features so far: (0, 1), (0, 2), ..., (1, 2), ... as `numpy.triu_indices` has them.
+
+    Attributes:
+        values: float64 [pairs], in the value's unit.
+        standard_errors: float64 [pairs]; 0 where exact, infinite where nothing is known yet.
+    """
+
+    values: FloatArray
+    standard_errors: FloatArray
+
+
+@dataclass(frozen=True)
 class Estimate:
     """What is known of every feature so far.
 
@@ -47,6 +60,7 @@ class Estimate:
         stop: why the estimator is done; None while it is not.
         converged: whether the attributions have settled.
         surrogate: the fitted model, for methods that fit one.
+        interactions: of pairs of features, for methods that look for them.
         stability: Pearson correlation between the attributions of two halves of the samples.
         freedom: degrees of freedom of the standard errors, infinite where there are plenty.
         completeness_error: |Σ attributions − (v(all) − v(nothing))|, for methods that promise 0.
@@ -57,6 +71,7 @@ class Estimate:
     stop: StopReason | None = None
     converged: bool = False
     surrogate: SurrogateFit | None = None
+    interactions: Pairwise | None = None
     stability: float | None = None
     freedom: float = np.inf
     completeness_error: float | None = None
