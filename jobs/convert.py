@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -47,6 +47,16 @@ _ESTIMATORS = {
     pb.ESTIMATOR_CONTROL_VARIATES: spec.Estimator.CONTROL_VARIATES,
     pb.ESTIMATOR_TEXTBOOK: spec.Estimator.TEXTBOOK,
 }
+_PLAIN_METHODS: dict[str, Callable[[], spec.Method]] = {
+    "kernel_shap": spec.KernelShap,
+    "shapley_permutation": spec.ShapleyPermutation,
+    "input_times_gradient": spec.InputTimesGradient,
+    "attention_rollout": spec.AttentionRollout,
+    "value_zeroing": spec.ValueZeroing,
+    "interactions": spec.Interactions,
+}
+"""Methods without parameters, by the contract's field."""
+
 # The other way round, a later spelling of the same meaning (never UNSPECIFIED) wins.
 _SCALE_NUMBERS = {scale: number for number, scale in _SCALES.items()}
 _REMOVAL_NUMBERS = {kind: number for number, kind in _REMOVALS.items()}
@@ -134,14 +144,13 @@ def _to_method(message: pb.ExplanationSpec) -> spec.Method:
             kernel_width=lime.kernel_width if lime.HasField("kernel_width") else 25.0,
             max_depth=lime.max_depth if lime.HasField("max_depth") else 3,
         )
-    if kind == "kernel_shap":
-        return spec.KernelShap()
-    if kind == "shapley_permutation":
-        return spec.ShapleyPermutation()
+    if kind == "integrated_gradients":
+        gradients = message.integrated_gradients
+        return spec.IntegratedGradients(gradients.steps if gradients.HasField("steps") else 50)
     if kind == "context_attribution":
         context = message.context_attribution
         return spec.ContextAttribution(context.alpha) if context.HasField("alpha") else spec.ContextAttribution()
-    return spec.Unbuilt(kind)
+    return _PLAIN_METHODS[kind]() if kind in _PLAIN_METHODS else spec.Unbuilt(kind)
 
 
 def _to_target(message: pb.Target) -> spec.Target:
@@ -219,6 +228,10 @@ def from_result(found: result.ExplanationResult) -> pb.ExplanationResult:
         base_value=found.base_value,
         full_value=found.full_value,
         surrogate=_from_surrogate(found.surrogate),
+        interactions=[
+            pb.Interaction(first=each.first, second=each.second, value=each.value, standard_error=each.standard_error)
+            for each in found.interactions
+        ],
         completeness_error=found.completeness_error,
         stability=found.stability,
         faithfulness=_from_faithfulness(found.faithfulness),

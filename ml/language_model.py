@@ -10,6 +10,12 @@ import torch
 
 from ml.tokens import Tokenizer
 
+MEAN = -1
+"""The id that stands for no token but for the mean of all embeddings; only explanations ask for it."""
+
+Objective = Callable[[torch.Tensor], torch.Tensor]
+"""From logits, float32 [n, tail, vocabulary], to n numbers whose gradients are wanted."""
+
 AttentionSink = Callable[[int, torch.Tensor], None]
 """Receives a layer's number and its weights, float32 [heads, queries, keys], from the lowest layer up."""
 
@@ -130,7 +136,7 @@ class LanguageModel(Protocol):
         language-model head.
 
         Args:
-            sequences: token ids, each 1 to `context_length` long.
+            sequences: token ids, `MEAN` among them or not, each 1 to `context_length` long.
             tails: how many last positions to read out, each 1 to the sequence's length. Default: 1 for all.
 
         Returns:
@@ -158,7 +164,7 @@ class LanguageModel(Protocol):
         so equal calls give equal bits.
 
         Args:
-            sequences: token ids, each 1 to `context_length` long.
+            sequences: token ids, `MEAN` among them or not, each 1 to `context_length` long.
             tails: how many last positions to read out, each 1 to the sequence's length.
             max_tokens: positions of one batch, padding included; one sequence may exceed it.
             max_readout: read-out positions of one batch; likewise.
@@ -197,6 +203,46 @@ class LanguageModel(Protocol):
 
         Raises:
             NoAttentionError: the model has none.
+        """
+        ...
+
+
+@runtime_checkable
+class WhiteBox(Protocol):
+    """A model whose inside can be looked into: one that this process computes alone."""
+
+    def embed(self, ids: Sequence[int]) -> torch.Tensor:
+        """The embeddings of `ids`, `MEAN` among them or not, as the first layer is given them: float32 [T, size]."""
+        ...
+
+    def gradients(self, points: torch.Tensor, tail: int, objective: Objective) -> tuple[torch.Tensor, torch.Tensor]:
+        """Values of an objective and their gradients with respect to embeddings.
+
+        Args:
+            points: sequences of embeddings, float32 [n, T, size], which run as one batch.
+            tail: how many last positions `objective` is given.
+
+        Returns:
+            The n values, and gradients float32 [n, T, size].
+        """
+        ...
+
+    def value_zeroing(self, ids: Sequence[int], max_tokens: int, sink: AttentionSink) -> Iterator[int]:
+        """What each position of each layer's output takes from each token (Mohebbi et al. 2023, equation 4).
+
+        A layer is run again with the value vectors of one token set to zero, in all of its heads. What changes by it at
+        a position, the cosine distance between the layer's outputs there, is that token's share of the position; the
+        shares of a position sum to 1.
+
+        Args:
+            max_tokens: positions of one batch; one sequence may exceed it.
+            sink: receives layer by layer, from the lowest up, shares float32 [1, T, T]: of positions, by token.
+
+        Returns:
+            An iterator that computes a batch at a time, and gives the number of positions in it.
+
+        Raises:
+            CapabilityError: the model has no value vectors, or keeps them to itself.
         """
         ...
 

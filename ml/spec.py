@@ -249,6 +249,32 @@ class ContextAttribution:
 
 
 @dataclass(frozen=True)
+class InputTimesGradient:
+    """Gradient of the value times the embedding."""
+
+
+@dataclass(frozen=True)
+class IntegratedGradients:
+    """Gradients integrated from the removed prompt to the whole one, at `steps` points."""
+
+    steps: int = 50
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.steps <= 1000:
+            raise InputError("integrated_gradients.steps", f"must be between 1 and 1000, not {self.steps}")
+
+
+@dataclass(frozen=True)
+class AttentionRollout:
+    """Attention, multiplied over the layers."""
+
+
+@dataclass(frozen=True)
+class ValueZeroing:
+    """What a layer's output loses with a token's value vectors, multiplied over the layers."""
+
+
+@dataclass(frozen=True)
 class Interactions:
     """What pairs of features do together."""
 
@@ -260,7 +286,19 @@ class Unbuilt:
     name: str
 
 
-Method = Occlusion | Lime | KernelShap | ShapleyPermutation | ContextAttribution | Interactions | Unbuilt
+Method = (
+    Occlusion
+    | Lime
+    | KernelShap
+    | ShapleyPermutation
+    | InputTimesGradient
+    | IntegratedGradients
+    | AttentionRollout
+    | ValueZeroing
+    | ContextAttribution
+    | Interactions
+    | Unbuilt
+)
 
 
 @dataclass(frozen=True)

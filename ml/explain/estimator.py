@@ -39,7 +39,7 @@ class Game(Protocol):
 
 @dataclass(frozen=True)
 class Pairwise:
-    """What is known of every pair of features so far: (0, 1), (0, 2), ..., (1, 2), ... as `numpy.triu_indices` has them.
+    """What is known of every pair of features so far: (0, 1), (0, 2), ..., (1, 2), ... as in `numpy.triu_indices`.
 
     Attributes:
         values: float64 [pairs], in the value's unit.

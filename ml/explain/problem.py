@@ -9,30 +9,16 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-from ml.errors import InputError, NotBuiltError
-from ml.explain import faithfulness, target
-from ml.explain.context import ContextExplainer, link
+from ml.errors import InputError
+from ml.explain import faithfulness, methods, target
 from ml.explain.estimator import Explainer
 from ml.explain.features import Feature, segment
-from ml.explain.kernel_shap import KernelShapExplainer
-from ml.explain.lime import LimeExplainer
-from ml.explain.occlusion import OcclusionExplainer
-from ml.explain.permutation import PermutationExplainer
+from ml.explain.inside import Inspector
 from ml.explain.removal import Perturbation, perturbation
-from ml.explain.shapley import EnumerationExplainer, is_enumerable
 from ml.explain.target import Readout, TargetPlan
 from ml.language_model import ModelInfo
 from ml.result import Token
-from ml.spec import (
-    ContextAttribution,
-    Estimator,
-    ExplanationSpec,
-    KernelShap,
-    Lime,
-    Occlusion,
-    ShapleyPermutation,
-    Unbuilt,
-)
+from ml.spec import ExplanationSpec
 from ml.tokens import Encoding, Tokenizer
 
 
@@ -53,7 +39,7 @@ class Problem:
     features: tuple[Feature, ...]
     perturbation: Perturbation
     target: TargetPlan
-    explainer: Explainer
+    explainer: Explainer | Inspector
     quality: faithfulness.Plan | None
 
     @property
@@ -86,14 +72,13 @@ def prepare(tokenizer: Tokenizer, info: ModelInfo, spec: ExplanationSpec) -> Pro
     Raises:
         InputError: something in the spec is not allowed; its `field` is the contract's path.
         PromptTooLongError: prompt, target or replacements exceed the context.
-        NotBuiltError: the method or the removal is not built yet.
+        CapabilityError: the model has not got what the method is about.
+        NotBuiltError: the method is not built yet.
     """
-    if isinstance(spec.method, Unbuilt):
-        raise NotBuiltError(f"the method {spec.method.name}")
     encoding = tokenizer.encode(spec.prompt)
     planned_target = target.plan(tokenizer, info, encoding, spec.target)
     features = segment(encoding, spec.features)
-    perturbed = perturbation(tokenizer, encoding, features, spec.removal)
+    perturbed = perturbation(tokenizer, encoding, features, methods.removal(tokenizer, spec))
     longest = perturbed.longest + planned_target.longest
     if longest > info.context_length:
         raise InputError(
@@ -109,37 +94,6 @@ def prepare(tokenizer: Tokenizer, info: ModelInfo, spec: ExplanationSpec) -> Pro
         features=features,
         perturbation=perturbed,
         target=planned_target,
-        explainer=_explainer(spec, len(features)),
+        explainer=methods.explainer(spec, info, perturbed, len(encoding.ids) + planned_target.longest),
         quality=faithfulness.Plan.of(len(features), len(encoding.ids)) if spec.faithfulness else None,
     )
-
-
-def _explainer(spec: ExplanationSpec, features: int) -> Explainer:
-    explainer = _chosen(spec, features)
-    most = spec.budget.max_evaluations
-    if most is not None and explainer.fewest > most:
-        raise InputError(
-            "budget.max_evaluations",
-            f"this method takes at least {explainer.fewest} evaluations of these {features} features, more than {most};"
-            " raise the limit, use larger features (or for occlusion wider windows with a stride), or choose LIME",
-        )
-    return explainer
-
-
-def _chosen(spec: ExplanationSpec, features: int) -> Explainer:
-    controlled = spec.estimator is Estimator.CONTROL_VARIATES
-    match spec.method:
-        case Occlusion():
-            return OcclusionExplainer(features, spec.method)
-        case Lime():
-            return LimeExplainer(features, spec.method, spec.budget, control=controlled)
-        case KernelShap() | ShapleyPermutation() if is_enumerable(features, spec.budget):
-            return EnumerationExplainer(features, spec.budget)
-        case KernelShap():
-            return KernelShapExplainer(features, spec.budget, control=controlled)
-        case ShapleyPermutation():
-            return PermutationExplainer(features, spec.budget)
-        case ContextAttribution():
-            return ContextExplainer(features, spec.method, spec.budget, link(spec.target))
-        case Unbuilt(name):
-            raise NotBuiltError(f"the method {name}")

@@ -9,15 +9,16 @@ from functools import cached_property
 import numpy as np
 
 from ml import spec
-from ml.errors import InputError, NotBuiltError
+from ml.errors import InputError
 from ml.explain.estimator import BoolArray, IntArray
 from ml.explain.features import Feature
+from ml.language_model import MEAN
 from ml.result import ResolvedRemoval
 from ml.spec import RemovalKind
 from ml.tokens import Encoding, Tokenizer
 
 Ids = IntArray
-"""Token ids, or other numbers of tokens: int64 [tokens]."""
+"""Token ids (`MEAN` among them or not), or other numbers of tokens: int64 [tokens]."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,11 @@ class Perturbation:
                 replaced.add(owner)
                 left.extend(self.replacements[owner])
         return np.array(left or self.nothing, dtype=np.int64)
+
+    @property
+    def keeps_places(self) -> bool:
+        """Whether each token has its place in every perturbed prompt."""
+        return self._replaced is not None
 
     @property
     def beginning(self) -> list[int]:
@@ -99,7 +105,6 @@ def perturbation(
 
     Raises:
         InputError: the model has no mask token, or the replacement text has no tokens.
-        NotBuiltError: the kind is not built yet.
     """
     owner = np.full(len(encoding.ids), -1, dtype=np.int64)
     for index, feature in enumerate(features):
@@ -125,7 +130,8 @@ def perturbation(
             replacement = ""
             replacements = ((),) * len(features)
         case RemovalKind.MEAN_EMBEDDING:
-            raise NotBuiltError("removal by the mean embedding")
+            replacement = ""
+            replacements = tuple((MEAN,) * len(feature.positions) for feature in features)
     return Perturbation(
         ids=np.array(encoding.ids, dtype=np.int64),
         owner=owner,

@@ -8,22 +8,27 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from typing import TypeVar
 
+import numpy as np
+
+from ml.errors import CapabilityError
 from ml.explain import faithfulness, target, trust
 from ml.explain.cache import ValueCache, scope
 from ml.explain.checkpoint import Memory
-from ml.explain.estimator import Estimate
+from ml.explain.estimator import Estimate, Estimating
 from ml.explain.evaluation import Evaluator, rough_seconds
+from ml.explain.inside import Inside, Inspector
 from ml.explain.interval import two_sided_95
 from ml.explain.problem import prepare
 from ml.explain.shapley import ends
 from ml.explain.target import Readout
 from ml.explain.value_function import ValueFunction
-from ml.language_model import LanguageModel
+from ml.language_model import LanguageModel, WhiteBox
 from ml.result import (
     Attribution,
     Cost,
     ExplanationResult,
     Faithfulness,
+    Interaction,
     Interval,
     Progress,
     StopReason,
@@ -56,7 +61,7 @@ class Run:
             change on the way, as its trial must not depend on what was explained before.
 
     Raises:
-        InputError, PromptTooLongError, NotBuiltError: as `ml.explain.problem.prepare`, at once.
+        InputError, PromptTooLongError, CapabilityError, NotBuiltError: as `ml.explain.problem.prepare`, at once.
     """
 
     def __init__(
@@ -114,7 +119,9 @@ class Run:
             estimate = replace(estimate, stop=StopReason.SECONDS)
         self._planned = value.answered
         result = replace(self._filled(value, blank, estimate), faithfulness=measured)
-        verdict = trust.judge(result, faithfulness_asked=self._spec.faithfulness)
+        explainer = self.problem.explainer
+        in_units = not isinstance(explainer, Inspector) or explainer.in_units
+        verdict = trust.judge(result, faithfulness_asked=self._spec.faithfulness, in_units=in_units)
         yield self._update("done", replace(result, trust=verdict))
 
     def _open(self, readout: Readout) -> ValueFunction:
@@ -123,7 +130,8 @@ class Run:
         features = len(self.problem.features)
         memory = Memory.unpack(self._given, self._fingerprint, features) or Memory(features)
         self._seconds_before = memory.seconds
-        fast = self._model.in_bfloat16() if self._spec.precision is PrecisionPolicy.AUTO else None
+        trial = self._spec.precision is PrecisionPolicy.AUTO and not isinstance(self.problem.explainer, Inspector)
+        fast = self._model.in_bfloat16() if trial else None
         self._evaluator = Evaluator(
             self._model,
             readout,
@@ -144,7 +152,7 @@ class Run:
     def _estimated(self, value: ValueFunction, readout: Readout) -> Generator[Update, None, Estimate]:
         """Let the explainer work; its last estimate."""
         estimate, news = Estimate.nothing(value.features), False
-        for step in self.problem.explainer(value):
+        for step in self._estimating(value, readout):
             value.deadline = self._method_deadline()  # so the first chunk, at least, is always computed
             if step is not None:
                 estimate, news = step, True
@@ -155,6 +163,16 @@ class Run:
             elif self._due:
                 yield self._update("explaining")
         return estimate
+
+    def _estimating(self, value: ValueFunction, readout: Readout) -> Estimating:
+        """The explainer at work on what it asks for: a game, or the inside of the model."""
+        explainer = self.problem.explainer
+        if not isinstance(explainer, Inspector):
+            return explainer(value)
+        if not isinstance(self._model, WhiteBox):
+            name = self._model.info.name
+            raise CapabilityError(name, f"the inside of {name!r} is out of reach here; choose another method")
+        return explainer.inspect(Inside(self._model, self._model, self.problem.perturbation, readout, value))
 
     def _measured(
         self, value: ValueFunction, plan: faithfulness.Plan, estimate: Estimate
@@ -264,9 +282,18 @@ class Run:
             blank,
             attributions=attributions,
             surrogate=estimate.surrogate,
+            interactions=_interactions(estimate),
             stability=estimate.stability,
             completeness_error=estimate.completeness_error,
             precision=self._evaluator.precision,
             converged=estimate.converged,
             cost=cost,
         )
+
+
+def _interactions(estimate: Estimate) -> tuple[Interaction, ...]:
+    if (found := estimate.interactions) is None:
+        return ()
+    pairs = zip(*np.triu_indices(len(estimate.attributions), 1), strict=True)
+    numbers = zip(pairs, found.values.tolist(), found.standard_errors.tolist(), strict=True)
+    return tuple(Interaction(int(i), int(j), value, error) for (i, j), value, error in numbers)

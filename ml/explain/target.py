@@ -56,7 +56,7 @@ class Readout:
 
     def values(self, logits: torch.Tensor) -> torch.Tensor:
         """The values of some prompts, float64 [prompts], from `logits`, float32 [prompts, positions, vocabulary]."""
-        top = logits.amax(-1, keepdim=True)
+        top = logits.detach().amax(-1, keepdim=True)  # it cancels out, in gradients too
         # The sum over the vocabulary is where float32 would lose the last digits.
         totals = (logits - top).exp_().sum(-1, dtype=torch.float64).log_() + top.squeeze(-1)
         tokens = torch.tensor(self.tokens, device=logits.device).view(1, -1, 1).expand(len(logits), -1, 1)

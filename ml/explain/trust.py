@@ -9,27 +9,45 @@ from ml.result import ExplanationResult, Trust, Verdict
 from ml.spec import Scale
 
 _TINY_EFFECT = {Scale.LOG_PROBABILITY: 0.01, Scale.PROBABILITY: 0.001}
+_INCOMPLETE = 0.1  # part of the whole effect
 _FEWEST_FOR_NOISE = 4
 
 Reason = tuple[Verdict, str]
 
 
-def judge(result: ExplanationResult, *, faithfulness_asked: bool) -> Trust:
-    """The verdict: the worst of the reasons that speak against a result, or TRUSTED where none does."""
-    reasons = [*_effect(result), *_precision(result), *_surrogate(result), *_faithfulness(result, faithfulness_asked)]
+def judge(result: ExplanationResult, *, faithfulness_asked: bool, in_units: bool = True) -> Trust:
+    """The verdict: the worst of the reasons that speak against a result, or TRUSTED where none does.
+
+    `in_units`: whether attributions are in the value's unit; otherwise they are shares, and no effect can be told by
+    their size.
+    """
+    reasons = [*_effect(result, in_units), *_precision(result), *_completeness(result), *_surrogate(result)]
+    reasons += _faithfulness(result, faithfulness_asked)
     verdicts = {verdict for verdict, _ in reasons}
     worst = next((each for each in (Verdict.NOT_TRUSTED, Verdict.CAUTION) if each in verdicts), Verdict.TRUSTED)
     return Trust(worst, tuple(sentence for _, sentence in reasons))
 
 
-def _effect(result: ExplanationResult) -> Iterator[Reason]:
+def _effect(result: ExplanationResult, in_units: bool) -> Iterator[Reason]:
     effect = abs(result.full_value - result.base_value)
-    largest = _largest(result)
+    largest = _largest(result) if in_units else 0.0
     if max(effect, largest) < _TINY_EFFECT[result.target.scale]:
+        feature = f", and no feature by more than {largest:.2g}" if in_units else ""
         yield (
             Verdict.NOT_TRUSTED,
-            f"The prompt hardly matters: removing all of it changes the value by {effect:.2g}, and no feature by more"
-            f" than {largest:.2g}.",
+            f"The prompt hardly matters: removing all of it changes the value by {effect:.2g}{feature}.",
+        )
+
+
+def _completeness(result: ExplanationResult) -> Iterator[Reason]:
+    if result.completeness_error is None:
+        return
+    effect = abs(result.full_value - result.base_value)
+    if result.completeness_error > _INCOMPLETE * max(effect, _TINY_EFFECT[result.target.scale]):
+        yield (
+            Verdict.CAUTION,
+            f"The attributions miss what they should sum to, {result.full_value - result.base_value:.3g}, by"
+            f" {result.completeness_error:.2g}; more steps bring them closer.",
         )
 
 

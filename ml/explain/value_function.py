@@ -65,6 +65,21 @@ class ValueFunction:
         """Compute `coalitions` together with what is asked for next: without rounding, and for less than apart."""
         self._beside = coalitions
 
+    def charge(self, evaluations: int, tokens: int) -> None:
+        """Count work that an explainer did beside the values: gradients, or passes that look inside the model."""
+        self.answered += evaluations
+        self.computed += evaluations
+        self.memory.evaluations += evaluations
+        self.memory.tokens_computed += tokens
+
+    @property
+    def late(self) -> bool:
+        """Whether the deadline has passed; what is not computed for it counts as withheld."""
+        if self._clock() >= self.deadline:
+            self.out_of_time = True
+            return True
+        return False
+
     def known(self, coalitions: BoolArray) -> FloatArray:
         """The values of `coalitions` as far as they are known, NaN for the others."""
         return np.array([self.memory.values.get(key, np.nan) for key in _keys(coalitions)])
@@ -102,8 +117,7 @@ class ValueFunction:
         digests = list(prompts)
         chunks, left = self._evaluator(list(prompts.values()), exact), len(digests)
         while left:
-            if self._clock() >= self.deadline:
-                self.out_of_time = True
+            if self.late:
                 break
             chunk = next(chunks)
             for index, value in chunk.values:

@@ -21,6 +21,7 @@ from transformers.masking_utils import sdpa_mask
 from ml.errors import InputError
 from ml.language_model import AttentionSink
 from ml.models.decoding import SlotDecoder
+from ml.models.inside import Zeroing
 from ml.models.packed_attention import PackedRun
 
 NAME = "gloss"
@@ -170,6 +171,7 @@ def _attention(  # noqa: PLR0917 - transformers' signature
     gloss_capture: _Capture | None = None,
     gloss_packed: PackedRun | None = None,
     gloss_decoder: SlotDecoder | None = None,
+    gloss_zeroing: Zeroing | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     scale = kwargs.get("scaling") or query.shape[-1] ** -0.5
@@ -180,6 +182,8 @@ def _attention(  # noqa: PLR0917 - transformers' signature
         return gloss_decoder.attend(cast(int, module.layer_idx), query, key, value, scale), None
     if gloss_capture is not None:
         gloss_capture.take(cast(int, module.layer_idx), query, key, attention_mask, scale)
+    if gloss_zeroing is not None:
+        value = gloss_zeroing(value)
     out: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     return out
 

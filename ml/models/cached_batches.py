@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from ml.language_model import Batch
+from ml.models.embedding import inputs
 
 _START = 64
 """Positions that take as long as starting the model once more does."""
@@ -109,8 +110,7 @@ class CachedRun:
 
     def _run(self, cache: Any, ids: Tensor, keep: Tensor) -> Tensor:
         # `keep` stays on the CPU: of a model on several devices the last layer's need not be the first's.
-        ids = ids.to(self._module.device)
-        out = self._module(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=keep)
+        out = self._module(**inputs(self._module, ids), past_key_values=cache, use_cache=True, logits_to_keep=keep)
         logits: Tensor = out.logits
         return logits
 

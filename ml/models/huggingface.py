@@ -11,13 +11,15 @@ from transformers import PreTrainedModel
 
 from ml import language_model
 from ml.errors import NoAttentionError
-from ml.language_model import AttentionSink, Batch, Decoder, ModelInfo, Prefix
+from ml.language_model import MEAN, AttentionSink, Batch, Decoder, ModelInfo, Objective, Prefix
 from ml.models.attention_capture import Reader
 from ml.models.batches import PaddedReader, padded_batches
 from ml.models.bfloat16 import bfloat16_twin
 from ml.models.cached_batches import CachedPrefix, CachedRun
 from ml.models.cuda import record, to_device
 from ml.models.decoding import CacheDecoder, SlotDecoder
+from ml.models.embedding import inputs, lookup
+from ml.models.inside import ValueZeroing, gradients
 from ml.models.packed_attention import PackedPrefix, PackedRun
 from ml.models.placement import Placement
 from ml.models.prefix_reader import PrefixReader
@@ -85,6 +87,7 @@ class HuggingFaceModel:
         if (
             self._recorded is not None
             and list(tails) == [1]
+            and MEAN not in sequences[0]
             and (logits := self._recorded.logits(sequences[0])) is not None
         ):
             return [logits]
@@ -93,11 +96,10 @@ class HuggingFaceModel:
         for row, sequence, tail in zip(range(len(sequences)), sequences, tails, strict=True):
             ids[row, : len(sequence)] = torch.as_tensor(sequence)
             wanted[row, len(sequence) - tail : len(sequence)] = True
-        device = self.module.device
         # A mask on the CPU picks from a tensor on whichever GPU, and the last layer's need not be the first's.
-        wanted = wanted if self._placement.spread else to_device(wanted, device)
+        wanted = wanted if self._placement.spread else to_device(wanted, self.module.device)
         # The mask picks the hidden states before the head: the result is [sum of tails, vocabulary], row by row.
-        out = self.module(input_ids=to_device(ids, device), use_cache=False, logits_to_keep=wanted).logits
+        out = self.module(**inputs(self.module, ids), use_cache=False, logits_to_keep=wanted).logits
         return list(out.float().split(list(tails)))
 
     @torch.inference_mode()
@@ -173,6 +175,23 @@ class HuggingFaceModel:
         if self._read is None:
             raise NoAttentionError(self.info.name)
         self._read(self.module, ids, layers, queries, sink)
+
+    @torch.no_grad()
+    def embed(self, ids: Sequence[int]) -> Tensor:
+        """See `WhiteBox.embed`."""
+        embedding = self.module.get_input_embeddings()
+        return lookup(embedding, torch.tensor(list(ids), device=self.module.device)).float()
+
+    def gradients(self, points: Tensor, tail: int, objective: Objective) -> tuple[Tensor, Tensor]:
+        """See `WhiteBox.gradients`."""
+        return gradients(self.module, points, tail, objective)
+
+    @torch.inference_mode()
+    def value_zeroing(self, ids: Sequence[int], max_tokens: int, sink: AttentionSink) -> Iterator[int]:
+        """See `WhiteBox.value_zeroing`."""
+        if not self.info.heads:
+            raise NoAttentionError(self.info.name)
+        yield from ValueZeroing(self.module, self.info.name).shares(ids, max_tokens, sink)
 
     def _can_pack(self, longest: int) -> bool:
         # Packed attention sees the whole prefix, so it is right as long as a sliding window does.

@@ -64,6 +64,7 @@ def load_huggingface(
     fast = _tokenizer(folder)
     with logged_progress(_log, name):
         module = _module(folder, placement)
+    module.requires_grad_(False)  # gradients are asked for at the embeddings, and nothing is kept for others
     parameters = module.num_parameters()
     use_fast_layers(module)
     read_in()

@@ -115,15 +115,21 @@ def trim_last_layer(module: PreTrainedModel) -> Sequence[RemovableHandle]:
 
     Returns handles to undo it; none where no last layer can be told.
     """
-    layers = module.config.get_text_config().num_hidden_layers
-    stacks = [child for child in module.modules() if isinstance(child, nn.ModuleList) and len(child) == layers]
-    if len(stacks) != 1:
+    layers = layers_of(module)
+    if layers is None:
         return ()
-    last = stacks[0][-1]
+    last = layers[-1]
     return (
         last.register_forward_pre_hook(_before, with_kwargs=True),
         last.register_forward_hook(_after, with_kwargs=True),
     )
+
+
+def layers_of(module: PreTrainedModel) -> nn.ModuleList | None:
+    """The layers of `module`, from the lowest up; None where they cannot be told."""
+    layers = module.config.get_text_config().num_hidden_layers
+    stacks = [child for child in module.modules() if isinstance(child, nn.ModuleList) and len(child) == layers]
+    return stacks[0] if len(stacks) == 1 else None
 
 
 def _before(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...] | None:

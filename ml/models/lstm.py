@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from ml.errors import ModelLoadError, NoAttentionError
-from ml.language_model import AttentionSink, Batch, ModelInfo, Prefix, Reader
+from ml.language_model import AttentionSink, Batch, ModelInfo, Objective, Prefix, Reader
 from ml.models.batches import PaddedReader
+from ml.models.embedding import lookup
 from ml.models.fast_layers import use_fast_layers
 from ml.models.lstm_sharing import LstmPrefix, stream
 from ml.tokens import Tokenizer
@@ -93,7 +94,10 @@ class WordLSTM(nn.Module):
         Returns:
             The last layer's output [batch, time, hidden], ready for `head`, and the state after the last word.
         """
-        x = self._dropped(self._embed(ids))
+        return self.read(self._dropped(self._embed(ids)), state)
+
+    def read(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """As `forward`, from embeddings [batch, time, size]."""
         after = []
         for layer, before in zip(self.layers, state, strict=True):
             x, last = self._recur(cast(nn.LSTM, layer), x, before)
@@ -102,8 +106,10 @@ class WordLSTM(nn.Module):
         return x, after
 
     def _embed(self, ids: Tensor) -> Tensor:
+        if not self.training:
+            return lookup(self.embedding, ids)
         x: Tensor = self.embedding(ids)
-        if self.training and self.config.embedding_dropout:
+        if self.config.embedding_dropout:
             # Scaling the rows that were looked up, not the matrix, spares a copy of the whole vocabulary.
             kept = F.dropout(x.new_ones(self.config.vocabulary_size, 1), self.config.embedding_dropout)
             x = x * F.embedding(ids, kept)
@@ -198,6 +204,25 @@ class LstmModel:
 
     def attention(self, ids: Sequence[int], layers: Sequence[int], queries: Sequence[int], sink: AttentionSink) -> None:
         """Raise `NoAttentionError`: a recurrent model has no attention weights."""
+        raise NoAttentionError(self.info.name)
+
+    @torch.no_grad()
+    def embed(self, ids: Sequence[int]) -> Tensor:
+        """See `WhiteBox.embed`."""
+        return lookup(self.module.embedding, torch.tensor(list(ids), device=self.module.embedding.weight.device))
+
+    def gradients(self, points: Tensor, tail: int, objective: Objective) -> tuple[Tensor, Tensor]:
+        """See `WhiteBox.gradients`."""
+        # cuDNN's recurrence keeps nothing to go back by in evaluation mode.
+        with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
+            points = points.detach().requires_grad_()
+            hidden, _ = self.module.read(points, self.module.initial_state(len(points)))
+            values = objective(self.module.head(hidden[:, -tail:]).float())
+            (gradients,) = torch.autograd.grad(values.sum(), points)
+        return values.detach(), gradients
+
+    def value_zeroing(self, ids: Sequence[int], max_tokens: int, sink: AttentionSink) -> Iterator[int]:
+        """Raise `NoAttentionError`: a recurrent model has no value vectors."""
         raise NoAttentionError(self.info.name)
 
 
@@ -300,7 +325,7 @@ def load_lstm(folder: str | Path, device: torch.device | str, name: str, digest:
     Raises:
         ModelLoadError: a file is missing or does not hold what it should.
     """
-    module = load_module(folder).to(device)
+    module = load_module(folder).to(device).requires_grad_(False)
     parameters = sum(parameter.numel() for parameter in module.parameters())
     use_fast_layers(module)
     config = module.config

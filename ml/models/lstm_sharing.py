@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ml.language_model import Batch
+from ml.language_model import MEAN, Batch
 
 if TYPE_CHECKING:
     from ml.models.lstm import State, WordLSTM
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 STAGE = 8
 """Words of a stage: fewer share more, and cost more calls."""
 
-_NONE = -1
+_NONE = MEAN - 1  # neither a word nor what stands for one
 
 
 @dataclass(frozen=True)
@@ -98,5 +98,5 @@ def _stage(module: WordLSTM, distinct: npt.NDArray[np.int64], state: State) -> t
     rows = torch.from_numpy(distinct).to(device)
     before = [(h[:, rows[:, 0]], c[:, rows[:, 0]]) for h, c in state]
     # Padding on the right is never seen: the model reads from left to right.
-    hidden, after = module(rows[:, 1:].clamp(min=0), before)
+    hidden, after = module(rows[:, 1:].clamp(min=MEAN), before)
     return hidden, after

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from ml.blocks import Queries
+from ml.models.embedding import inputs
 from ml.models.last_layer import KeysKnownError, TrimmedRun, trim_last_layer
 from ml.packing import Packing, Step
 
@@ -83,7 +84,7 @@ class PackedRun(TrimmedRun):
             self._picked = _Queries(step.queries.only(step.readout), dtype, device) if self.trims else self._queries
         with suppress(KeysKnownError):
             logits: Tensor = module(
-                input_ids=ids,
+                **inputs(module, ids),
                 position_ids=positions,
                 # Already of the shape that attention takes, so transformers does not make one of its own, which would
                 # cost [rows, rows] and go unused: `attend` knows who sees whom.
