@@ -56,8 +56,8 @@ class IntegratedGradientsExplainer:
 
     @property
     def planned(self) -> int:
-        """A gradient at each point of the rule."""
-        return self.method.steps
+        """The two ends, and a gradient at each point of the rule."""
+        return 2 + self.method.steps
 
     @property
     def fewest(self) -> int:

@@ -8,6 +8,7 @@ of the linear layers' weights.
 from __future__ import annotations
 
 import copy
+import functools
 from typing import cast
 
 import torch
@@ -64,9 +65,19 @@ def bfloat16_twin(module: PreTrainedModel) -> PreTrainedModel:
             if isinstance(child, (nn.Linear, PackedLinear, Conv1D)) and child is not head:
                 # GPT-2's linear layer stores its weight the other way round.
                 weight = child.weight.T if isinstance(child, Conv1D) else child.weight
-                layer = PackedBfloat16Linear if use_onednn(weight) else Bfloat16Linear
+                layer = PackedBfloat16Linear if use_onednn(weight) and _packs() else Bfloat16Linear
                 setattr(parent, name, layer(weight, child.bias))
     for child in twin.modules():
         if type(child) is FastGatedMLP and isinstance(child.gate_proj, PackedBfloat16Linear):
             child.__class__ = Bfloat16GatedMLP
     return twin
+
+
+@functools.cache
+def _packs() -> bool:
+    """Whether oneDNN multiplies bfloat16 on this processor: not without AVX-512 or its like."""
+    try:
+        PackedBfloat16Linear(torch.zeros(16, 16), None)(torch.zeros(1, 16))
+    except RuntimeError:
+        return False
+    return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -34,6 +35,9 @@ class Zeroing:
         """In sequence i of the batch those of token `tokens[i]`."""
         self._tokens = tokens
         self.zeroed = False
+
+    def __len__(self) -> int:
+        return len(self._tokens)
 
     def __call__(self, values: Tensor) -> Tensor:
         """`values` [n, heads, T, size] with zeros."""
@@ -71,11 +75,12 @@ class ValueZeroing:
             for hook in hooks:
                 hook.remove()
         yield len(ids)
+        self._try(*calls[0][:2])
         batch = max(1, max_tokens // len(ids))
         for number, (layer, (args, kwargs, whole)) in enumerate(zip(self._layers, calls, strict=True)):
             changes = torch.zeros(len(ids), len(ids), device=whole.device)
             for tokens in torch.arange(len(ids), device=whole.device).split(batch):
-                changed = self._run(layer, args, kwargs, tokens)
+                changed = self._run(layer, args, kwargs, Zeroing(tokens))
                 # A position does not see the tokens behind it; what differs there is rounding.
                 change = 1 - F.cosine_similarity(changed.float(), whole.float(), dim=-1)
                 changes[:, tokens] = change.clamp_(min=0).T
@@ -85,20 +90,25 @@ class ValueZeroing:
             alone = torch.eye(len(ids), device=whole.device)  # what nothing changes depends on itself
             sink(number, torch.where(total > _NOTHING, changes / total, alone).unsqueeze(0))
 
-    def _run(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], tokens: Tensor) -> Tensor:
-        """The layer's output [n, T, size] with the values of `tokens` [n] zero, one in each sequence."""
-        zeroing = Zeroing(tokens)
+    def _run(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], zeroing: Zeroing) -> Tensor:
+        """The layer's output [n, T, size] with the values of n tokens zero, one in each sequence."""
         hidden, *rest = args or (kwargs["hidden_states"],)
-        repeated = hidden.expand(len(tokens), -1, -1)
+        repeated = hidden.expand(len(zeroing), -1, -1)
         if args:
             output = layer.forward(repeated, *rest, **kwargs, gloss_zeroing=zeroing)
         else:
             output = layer.forward(**{**kwargs, "hidden_states": repeated}, gloss_zeroing=zeroing)
+        return _hidden(output)
+
+    def _try(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Find out whether the first layer hands its values to the attention function, and on which terms."""
+        zeroing = Zeroing(torch.zeros(1, dtype=torch.long, device=self._module.device))
+        with suppress(TypeError):  # some models' layers take no arguments that they do not know
+            self._run(self._layers[0], args, kwargs, zeroing)
         if not zeroing.zeroed:
             raise CapabilityError(
                 self._name, f"model {self._name!r} keeps its value vectors to itself; choose another method"
             )
-        return _hidden(output)
 
 
 def _hidden(output: Any) -> Tensor:

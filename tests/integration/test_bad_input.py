@@ -273,7 +273,7 @@ def test_a_bad_spec(served, fields, field):
 
 
 def test_a_method_of_a_later_version_is_unimplemented(served):
-    request = pb.CreateExplanationRequest(spec=pb.ExplanationSpec(prompt=GOOD, interactions=pb.Interactions()))
+    request = pb.CreateExplanationRequest(spec=pb.ExplanationSpec(prompt=GOOD, bias_probe=pb.BiasProbe()))
     refusal = refused(served.explanations.CreateExplanation, request)
     assert (refusal.code, refusal.reason) == (Code.UNIMPLEMENTED, "NOT_IMPLEMENTED")
 

@@ -127,7 +127,7 @@ def test_walk(gloss: Gloss, stack: str) -> None:
         (["next", PROMPT, "--top-k", "-1"], "top_k"),
         (["attend", PROMPT, "--head", "77"], "heads[0]"),
         (["explain", PROMPT, "--span", "2:4", "--span", "3:9"], "spans[1]"),
-        (["explain", PROMPT, "--method", "integrated-gradients"], "not built yet"),
+        (["explain", PROMPT, "--method", "integrated-gradients", "--removal", "delete"], "equally many tokens"),
         (["generate", PROMPT, "--max-tokens", "0"], "max_tokens"),
         (["next", PROMPT, "--model", "nobody"], "nobody"),
         (["jobs", "get", "unknown"], "unknown"),

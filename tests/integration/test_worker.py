@@ -173,10 +173,10 @@ def test_fails_with_the_callers_own_mistake(model, store):
     assert explanation.error.reason == pb.ERROR_REASON_PROMPT_TOO_LONG
     assert explanation.error.metadata["limit"] == "128"
 
-    spec = pb.ExplanationSpec(prompt=pb.Prompt(text="one two"), interactions=pb.Interactions())
+    spec = pb.ExplanationSpec(prompt=pb.Prompt(text="one two"), bias_probe=pb.BiasProbe())
     explanation = ended(store, store.create(spec, model).name)
     assert explanation.error.reason == pb.ERROR_REASON_NOT_IMPLEMENTED
-    assert explanation.error.metadata["feature"] == "the method interactions"
+    assert explanation.error.metadata["feature"] == "the method bias_probe"
 
 
 def test_fails_when_the_model_has_changed(model, store):

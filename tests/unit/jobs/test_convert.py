@@ -92,11 +92,6 @@ class TestToSpec:
     @pytest.mark.parametrize(
         "method",
         [
-            "input_times_gradient",
-            "integrated_gradients",
-            "attention_rollout",
-            "value_zeroing",
-            "interactions",
             "global_surrogate",
             "bias_probe",
         ],

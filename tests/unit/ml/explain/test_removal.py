@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 
-from ml.errors import InputError, NotBuiltError
+from ml.errors import InputError
 from ml.explain.features import segment
 from ml.explain.removal import perturbation
+from ml.language_model import MEAN
 from ml.result import ResolvedRemoval
 from ml.spec import Features, Prompt, Removal, RemovalKind
 from ml.tokens import Encoding
@@ -58,6 +59,17 @@ def test_deleting_everything_keeps_special_tokens():
     assert perturbed(np.zeros(1, dtype=bool)).tolist() == [9]
 
 
+def test_the_mean_embedding_takes_each_token_s_place():
+    perturbed, _ = remove(Removal(), [1, 1, 1, 1])
+    tokens = len(BPE.ids(" film"))
+    removed, _ = remove(Removal(RemovalKind.MEAN_EMBEDDING), [1, 1, 1, 1], tokenizer=NO_MASK)
+    ids = removed(np.array([1, 0, 1, 1], dtype=bool)).tolist()
+    assert ids.count(MEAN) == tokens
+    assert len(ids) == len(perturbed.ids)
+    assert removed.keeps_places
+    assert removed.resolved == ResolvedRemoval(RemovalKind.MEAN_EMBEDDING, "")
+
+
 def test_text_keeps_the_leading_space():
     perturbed, text = remove(Removal(RemovalKind.TEXT, "some thing"), [0, 1, 0, 1])
     assert text == "some thing film some thing good"
@@ -83,5 +95,3 @@ def test_refused():
     with pytest.raises(InputError) as error:
         remove(Removal(RemovalKind.TEXT, " "), [1, 1, 1, 1], tokenizer=word_tokenizer())
     assert error.value.field == "removal.text"
-    with pytest.raises(NotBuiltError):
-        remove(Removal(RemovalKind.MEAN_EMBEDDING), [1, 1, 1, 1])

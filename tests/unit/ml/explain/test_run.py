@@ -224,8 +224,8 @@ def test_too_long_a_prompt():
 
 
 def test_methods_to_come():
-    with pytest.raises(NotBuiltError, match="interactions"):
-        Run(toy(), spec(Unbuilt("interactions")))
+    with pytest.raises(NotBuiltError, match="bias_probe"):
+        Run(toy(), spec(Unbuilt("bias_probe")))
 
 
 def test_a_model_without_a_mask_token_deletes():

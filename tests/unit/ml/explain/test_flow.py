@@ -1,0 +1,108 @@
+"""Attention rollout and value zeroing as explanations."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from ml import attention
+from ml.attention import AttentionSpec, Reduction
+from ml.errors import InputError, NoAttentionError
+from ml.explain import Run, prepare
+from ml.result import StopReason, Verdict
+from ml.spec import (
+    AttentionRollout,
+    Budget,
+    Continuation,
+    ContinuationTarget,
+    ExplanationSpec,
+    Features,
+    Prompt,
+    Target,
+    Unit,
+    ValueZeroing,
+)
+from tests.unit.ml.explain.toys import ToyModel
+
+PROMPT = Prompt(text="The film was good , and the book")
+LONGER = Target(ContinuationTarget(Continuation(text=" was better")))
+TOKENS = Features(Unit.TOKEN)
+
+
+@pytest.fixture
+def model(tiny_llama, load_model):
+    return load_model(tiny_llama)
+
+
+def last(run):
+    *_, update = run
+    return update.result
+
+
+def sequence(result):
+    """The tokens that the model reads: the prompt, and the target but its last token."""
+    return [token.id for token in result.tokens] + [token.id for token in result.target.tokens[:-1]]
+
+
+@pytest.mark.parametrize("target", [Target(), LONGER])
+def test_rollout_is_that_of_the_attention_service(model, target):
+    result = last(Run(model, ExplanationSpec(PROMPT, AttentionRollout(), target, TOKENS)))
+    ids, positions = sequence(result), len(result.target.tokens)
+    asked = AttentionSpec(queries=tuple(range(-positions, 0)), reduction=Reduction.ROLLOUT)
+    weights = attention.attend(model, ids, attention.resolve(asked, model.info, len(ids))).weights[0, 0].mean(0)
+    for each in result.attributions:
+        assert each.value == pytest.approx(float(weights[list(each.positions)].sum()), abs=1e-6)
+    assert sum(each.value for each in result.attributions) <= 1 + 1e-6
+    assert result.converged
+    assert result.cost.stop_reason is StopReason.COMPLETE
+
+
+@pytest.mark.parametrize("target", [Target(), LONGER])
+def test_value_zeroing_is_rolled_out_over_the_layers(model, target):
+    result = last(Run(model, ExplanationSpec(PROMPT, ValueZeroing(), target, TOKENS)))
+    ids, positions, layers = sequence(result), len(result.target.tokens), []
+    list(model.value_zeroing(ids, 1000, lambda _, shares: layers.append(shares[0])))
+    product = torch.linalg.multi_dot(layers[::-1]) if len(layers) > 1 else layers[0]
+    expected = product[-positions:].mean(0).numpy()
+    for each in result.attributions:
+        assert each.value == pytest.approx(float(expected[list(each.positions)].sum()), abs=1e-5)
+    np.testing.assert_allclose(expected.sum(), 1, atol=1e-5)
+
+
+def test_value_zeroing_tells_how_far_it_is(model):
+    run = Run(model, ExplanationSpec(PROMPT, ValueZeroing(), faithfulness=False))
+    *_, update = run
+    tokens = len(run.problem.encoding.ids)
+    assert run.problem.planned == 2 + 1 + tokens
+    assert update.progress.evaluations_done == update.progress.evaluations_planned
+    # Once as it is, which is a pass through all layers and counts as one through one, and once for each token.
+    assert update.result.cost.evaluations == pytest.approx(2 + tokens, abs=1)
+
+
+def test_time_runs_out(model):
+    ticks = iter(range(1000))
+    spec = ExplanationSpec(PROMPT, ValueZeroing(), budget=Budget(max_seconds=4.0))
+    result = last(Run(model, spec, clock=lambda: float(next(ticks))))
+    assert result.cost.stop_reason is StopReason.SECONDS
+    assert result.trust.verdict is Verdict.NOT_TRUSTED
+
+
+@pytest.mark.parametrize("method", [AttentionRollout(), ValueZeroing()])
+def test_a_model_without_attention_is_refused_at_once(method):
+    model = ToyModel({})
+    with pytest.raises(NoAttentionError):
+        prepare(model.tokenizer, model.info, ExplanationSpec(Prompt(text="the film was"), method))
+
+
+def test_a_prompt_too_long_for_rollout(model, monkeypatch):
+    monkeypatch.setattr(attention, "MAX_LAYER_BYTES", 64)
+    with pytest.raises(InputError, match="shorten the prompt") as error:
+        prepare(model.tokenizer, model.info, ExplanationSpec(PROMPT, AttentionRollout()))
+    assert error.value.field == "attention_rollout"
+
+
+def test_value_zeroing_needs_an_evaluation_for_each_token(model):
+    spec = ExplanationSpec(PROMPT, ValueZeroing(), budget=Budget(max_evaluations=3))
+    with pytest.raises(InputError, match="attention rollout"):
+        prepare(model.tokenizer, model.info, spec)

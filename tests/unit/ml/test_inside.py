@@ -1,0 +1,155 @@
+"""Inside a model: the mean embedding, gradients at embeddings, and layers without some values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from ml.errors import CapabilityError, NoAttentionError
+from ml.language_model import MEAN, LanguageModel, WhiteBox
+from ml.models import load
+from ml.models.attention_capture import prepare
+from ml.models.cached_batches import can_cache
+from ml.models.huggingface import HuggingFaceModel
+from ml.models.packed_attention import can_pack
+from tests.unit.ml.test_huggingface import KINDS
+
+Load = Callable[[Path], LanguageModel]
+
+IDS = [3, 14, 15, 92, 65, 35, 89, 79]
+LSTM = Path(__file__).parents[3] / "ml/pretrained/lstm"
+MODELS = ["tiny_llama", "tiny_gpt2", "lstm"]
+
+
+@pytest.fixture(params=MODELS)
+def model(request: pytest.FixtureRequest, load_model: Load) -> LanguageModel:
+    if request.param == "lstm":
+        return load(str(LSTM), device="cpu")
+    return load_model(request.getfixturevalue(request.param))
+
+
+def by_embeddings(module: torch.nn.Module, ids: list[int]) -> Tensor:
+    """What a Hugging Face model says after `ids`, looked up by hand."""
+    with torch.no_grad():
+        embedded = module.get_input_embeddings()(torch.arange(module.config.vocab_size))
+        rows = torch.stack([embedded.mean(0) if token == MEAN else embedded[token] for token in ids])
+        return module(inputs_embeds=rows.unsqueeze(0), use_cache=False).logits[0, -1]
+
+
+def test_the_mean_embedding_is_read_like_a_token(model: LanguageModel) -> None:
+    sequences = [[MEAN, 5, 6], [3, MEAN, MEAN, 7], [3, MEAN, MEAN, 8, 9], [MEAN], [3, 4, 5, 6]]
+    found: dict[int, Tensor] = {}
+    for batch in model.stream_logits(sequences, [1] * 5, max_tokens=12, max_readout=10):
+        found.update(zip(batch.indices, batch.logits, strict=True))
+    for index, (ids, together) in enumerate(zip(sequences, model.logits(sequences), strict=True)):
+        points = model.embed(ids).unsqueeze(0)
+        values, _ = model.gradients(points, 1, lambda logits: logits[:, -1, 7])
+        assert float(found[index][0, 7]) == pytest.approx(float(values[0]), abs=1e-4)
+        torch.testing.assert_close(together, found[index], atol=1e-4, rtol=1e-4)
+
+
+def test_the_mean_is_the_mean(model: LanguageModel) -> None:
+    embedded = model.embed([MEAN, 3])
+    every = model.embed(range(model.info.vocabulary_size))
+    torch.testing.assert_close(embedded[0], every.mean(0), atol=1e-6, rtol=1e-4)
+    assert torch.equal(embedded[1], every[3])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_mean_embedding_in_other_architectures(kind: str) -> None:
+    torch.manual_seed(0)
+    module = AutoModelForCausalLM.from_config(KINDS[kind][0]).eval()
+    prepare(module)
+    info = type("Info", (), {"context_length": 64})
+    model = HuggingFaceModel(module, None, info, None, packs=can_pack(module), caches=can_cache(module))
+    sequences = [[*IDS[:4], MEAN, 5], [*IDS[:4], MEAN, 6], [MEAN, 2]]
+    for batch in model.stream_logits(sequences, [1] * 3, max_tokens=64, max_readout=10):
+        for index, rows in zip(batch.indices, batch.logits, strict=True):
+            torch.testing.assert_close(rows[0], by_embeddings(module, sequences[index]), atol=1e-4, rtol=1e-4)
+
+
+def test_gradients_are_what_small_changes_do(model: LanguageModel) -> None:
+    assert isinstance(model, WhiteBox)
+    torch.manual_seed(0)
+    points = model.embed(IDS).repeat(2, 1, 1)
+    points[1] *= 0.7
+
+    def objective(logits: Tensor) -> Tensor:
+        return logits.double().log_softmax(-1)[:, :, 7].sum(1)
+
+    values, gradients = model.gradients(points, 2, objective)
+    assert values.shape == (2,)
+    assert gradients.shape == points.shape
+    assert gradients.dtype == torch.float32
+    step = 2e-3 * F.normalize(torch.randn_like(points), dim=(1, 2)) * points.norm()
+    (above, _), (below, _) = (model.gradients(points + sign * step, 2, objective) for sign in (1, -1))
+    torch.testing.assert_close((above - below) / 2, (gradients * step).double().sum((1, 2)), atol=1e-3, rtol=0.05)
+
+
+def test_gradients_leave_nothing_behind(model: LanguageModel) -> None:
+    before = model.logits([IDS])[0]
+    model.gradients(model.embed(IDS).unsqueeze(0), 1, lambda logits: logits[:, -1, 7])
+    assert torch.equal(before, model.logits([IDS])[0])
+    assert all(parameter.grad is None for parameter in model.module.parameters())
+    assert not any(parameter.requires_grad for parameter in model.module.parameters())
+
+
+def reference(module: torch.nn.Module, layer: torch.nn.Module, values: torch.nn.Module, token: int) -> Tensor:
+    """A layer's output [T, size] with the last third, or all, of what `values` gives for a token set to zero."""
+    outputs: list[Tensor] = []
+
+    def zero(_: torch.nn.Module, __: object, output: Tensor) -> Tensor:
+        output = output.clone()
+        share = 1 if values.__class__.__name__ != "FastConv1D" else 3
+        output[:, token, -(output.shape[-1] // share) :] = 0
+        return output
+
+    hooks = [layer.register_forward_hook(lambda *call: outputs.append(call[2]))]
+    hooks += [values.register_forward_hook(zero)] if token >= 0 else []
+    try:
+        with torch.no_grad():
+            module(input_ids=torch.tensor([IDS]), use_cache=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return (outputs[0][0] if isinstance(outputs[0], tuple) else outputs[0])[0]
+
+
+@pytest.mark.parametrize("name", ["tiny_llama", "tiny_gpt2"])
+@pytest.mark.parametrize("max_tokens", [1, 20, 1000])
+def test_value_zeroing(name: str, max_tokens: int, request: pytest.FixtureRequest, load_model: Load) -> None:
+    model = load_model(request.getfixturevalue(name))
+    module, found = model.module, {}
+    positions = sum(model.value_zeroing(IDS, max_tokens, found.__setitem__))
+    assert positions == len(IDS) * (1 + model.info.layers * len(IDS))
+    assert list(found) == list(range(model.info.layers))
+    stack = module.model.layers if name == "tiny_llama" else module.transformer.h
+    for number, layer in enumerate(stack):
+        values = layer.self_attn.v_proj if name == "tiny_llama" else layer.attn.c_attn
+        whole = reference(module, layer, values, -1)
+        changes = torch.stack(
+            [1 - F.cosine_similarity(reference(module, layer, values, j), whole, dim=-1) for j in range(len(IDS))], 1
+        )
+        shares = changes.tril() / changes.tril().sum(1, keepdim=True)
+        torch.testing.assert_close(found[number][0], shares, atol=1e-3, rtol=1e-2)
+        assert not found[number][0].triu(1).any()
+
+
+def test_a_recurrence_has_no_values() -> None:
+    with pytest.raises(NoAttentionError):
+        load(str(LSTM), device="cpu").value_zeroing(IDS, 100, lambda *_: None)
+
+
+@pytest.mark.parametrize("kind", ["attention of its own", "keyword arguments not handed on"])
+def test_values_that_a_model_keeps_to_itself(kind: str) -> None:
+    module = AutoModelForCausalLM.from_config(KINDS[kind][0]).eval()
+    prepare(module)
+    model = HuggingFaceModel(module, None, type("Info", (), {"heads": 4, "name": "another"}), None)
+    with pytest.raises(CapabilityError, match="choose another method"):
+        list(model.value_zeroing(IDS, 100, lambda *_: None))
