@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
 
 from gloss import v1 as pb
+from jobs.convert_method import SURROGATES, known, to_method
 from ml import result, spec
 from ml.errors import InputError
-
-E = TypeVar("E")
-T = TypeVar("T")
 
 _SCALES = {
     pb.TARGET_SCALE_UNSPECIFIED: spec.Scale.LOG_PROBABILITY,
@@ -31,12 +28,6 @@ _REMOVALS = {
     pb.REMOVAL_KIND_DELETE: spec.RemovalKind.DELETE,
     pb.REMOVAL_KIND_MEAN_EMBEDDING: spec.RemovalKind.MEAN_EMBEDDING,
 }
-_SURROGATES = {
-    pb.SURROGATE_UNSPECIFIED: spec.SurrogateKind.RIDGE,
-    pb.SURROGATE_RIDGE: spec.SurrogateKind.RIDGE,
-    pb.SURROGATE_LASSO: spec.SurrogateKind.LASSO,
-    pb.SURROGATE_DECISION_TREE: spec.SurrogateKind.DECISION_TREE,
-}
 _PRECISIONS = {
     pb.PRECISION_POLICY_UNSPECIFIED: spec.PrecisionPolicy.FLOAT32,
     pb.PRECISION_POLICY_FLOAT32: spec.PrecisionPolicy.FLOAT32,
@@ -47,20 +38,10 @@ _ESTIMATORS = {
     pb.ESTIMATOR_CONTROL_VARIATES: spec.Estimator.CONTROL_VARIATES,
     pb.ESTIMATOR_TEXTBOOK: spec.Estimator.TEXTBOOK,
 }
-_PLAIN_METHODS: dict[str, Callable[[], spec.Method]] = {
-    "kernel_shap": spec.KernelShap,
-    "shapley_permutation": spec.ShapleyPermutation,
-    "input_times_gradient": spec.InputTimesGradient,
-    "attention_rollout": spec.AttentionRollout,
-    "value_zeroing": spec.ValueZeroing,
-    "interactions": spec.Interactions,
-}
-"""Methods without parameters, by the contract's field."""
-
 # The other way round, a later spelling of the same meaning (never UNSPECIFIED) wins.
 _SCALE_NUMBERS = {scale: number for number, scale in _SCALES.items()}
 _REMOVAL_NUMBERS = {kind: number for number, kind in _REMOVALS.items()}
-_SURROGATE_NUMBERS = {kind: number for number, kind in _SURROGATES.items()}
+_SURROGATE_NUMBERS = {kind: number for number, kind in SURROGATES.items()}
 _VERDICT_NUMBERS = {
     result.Verdict.TRUSTED: pb.TRUST_VERDICT_TRUSTED,
     result.Verdict.CAUTION: pb.TRUST_VERDICT_CAUTION,
@@ -114,43 +95,15 @@ def to_spec(message: pb.ExplanationSpec) -> spec.ExplanationSpec:
     quality = message.quality
     return spec.ExplanationSpec(
         prompt=to_prompt(message.prompt),
-        method=_to_method(message),
+        method=to_method(message),
         target=_to_target(message.target),
         features=_to_features(message.features),
-        removal=spec.Removal(_known("removal.kind", _REMOVALS, message.removal.kind), message.removal.text),
+        removal=spec.Removal(known("removal.kind", _REMOVALS, message.removal.kind), message.removal.text),
         budget=_to_budget(message.budget),
         faithfulness=quality.faithfulness if quality.HasField("faithfulness") else True,
-        precision=_known("precision", _PRECISIONS, message.precision),
-        estimator=_known("estimator", _ESTIMATORS, message.estimator),
+        precision=known("precision", _PRECISIONS, message.precision),
+        estimator=known("estimator", _ESTIMATORS, message.estimator),
     )
-
-
-def _to_method(message: pb.ExplanationSpec) -> spec.Method:
-    kind = message.WhichOneof("method")
-    if kind is None:
-        choices = ", ".join(field.name for field in pb.ExplanationSpec.DESCRIPTOR.oneofs_by_name["method"].fields)
-        raise InputError("method", f"set exactly one of {choices}")
-    if kind == "occlusion":
-        occlusion = message.occlusion
-        return spec.Occlusion(
-            window=occlusion.window if occlusion.HasField("window") else 1,
-            stride=occlusion.stride if occlusion.HasField("stride") else 1,
-        )
-    if kind == "lime":
-        lime = message.lime
-        return spec.Lime(
-            surrogate=_known("lime.surrogate", _SURROGATES, lime.surrogate),
-            alpha=lime.alpha if lime.HasField("alpha") else None,
-            kernel_width=lime.kernel_width if lime.HasField("kernel_width") else 25.0,
-            max_depth=lime.max_depth if lime.HasField("max_depth") else 3,
-        )
-    if kind == "integrated_gradients":
-        gradients = message.integrated_gradients
-        return spec.IntegratedGradients(gradients.steps if gradients.HasField("steps") else 50)
-    if kind == "context_attribution":
-        context = message.context_attribution
-        return spec.ContextAttribution(context.alpha) if context.HasField("alpha") else spec.ContextAttribution()
-    return _PLAIN_METHODS[kind]() if kind in _PLAIN_METHODS else spec.Unbuilt(kind)
 
 
 def _to_target(message: pb.Target) -> spec.Target:
@@ -172,14 +125,14 @@ def _to_target(message: pb.Target) -> spec.Target:
             chosen=to_continuation(message.contrast.chosen, "target.contrast.chosen"),
             rejected=to_continuation(message.contrast.rejected, "target.contrast.rejected"),
         )
-    return spec.Target(target, _known("target.scale", _SCALES, message.scale))
+    return spec.Target(target, known("target.scale", _SCALES, message.scale))
 
 
 def _to_features(message: pb.Features) -> spec.Features:
     if message.spans and message.unit != pb.FEATURE_UNIT_UNSPECIFIED:
         raise InputError("features.unit", "leave the unit unset when spans are given: they are the features")
     return spec.Features(
-        unit=_known("features.unit", _UNITS, message.unit),
+        unit=known("features.unit", _UNITS, message.unit),
         spans=tuple((span.start, span.end) for span in message.spans),
         within=(message.within.start, message.within.end) if message.HasField("within") else None,
     )
@@ -232,6 +185,17 @@ def from_result(found: result.ExplanationResult) -> pb.ExplanationResult:
             pb.Interaction(first=each.first, second=each.second, value=each.value, standard_error=each.standard_error)
             for each in found.interactions
         ],
+        group_differences=[
+            pb.GroupDifference(
+                first=each.first,
+                second=each.second,
+                difference=each.difference,
+                standard_error=each.standard_error,
+                interval=_from_interval(each.interval),
+                pairs=each.pairs,
+            )
+            for each in found.group_differences
+        ],
         completeness_error=found.completeness_error,
         stability=found.stability,
         faithfulness=_from_faithfulness(found.faithfulness),
@@ -262,8 +226,12 @@ def _from_attribution(attribution: result.Attribution) -> pb.FeatureAttribution:
         positions=attribution.positions,
         attribution=attribution.value,
         standard_error=attribution.standard_error,
-        interval=pb.Interval(lower=interval.lower, upper=interval.upper, level=interval.level),
+        interval=_from_interval(interval),
     )
+
+
+def _from_interval(interval: result.Interval) -> pb.Interval:
+    return pb.Interval(lower=interval.lower, upper=interval.upper, level=interval.level)
 
 
 def _from_surrogate(fit: result.SurrogateFit | None) -> pb.SurrogateFit | None:
@@ -272,7 +240,12 @@ def _from_surrogate(fit: result.SurrogateFit | None) -> pb.SurrogateFit | None:
     return pb.SurrogateFit(
         kind=_SURROGATE_NUMBERS[fit.kind],
         r_squared=fit.r_squared,
+        held_out_r_squared=fit.held_out_r_squared,
         intercept=fit.intercept,
+        coefficients=[
+            pb.WordCoefficient(word=each.word, coefficient=each.coefficient, standard_error=each.standard_error)
+            for each in fit.coefficients
+        ],
         nodes=[
             pb.TreeNode(
                 feature=node.feature, absent=node.absent, present=node.present, value=node.value, samples=node.samples
@@ -305,13 +278,6 @@ def _from_metric(metric: result.ControlledMetric) -> pb.ControlledMetric:
 
 def _from_trust(trust: result.Trust | None) -> pb.Trust | None:
     return None if trust is None else pb.Trust(verdict=_VERDICT_NUMBERS[trust.verdict], reasons=trust.reasons)
-
-
-def _known(path: str, meanings: Mapping[E, T], number: E) -> T:
-    # Enums are open on the wire: a client of a newer contract may send a number that is not known here.
-    if number not in meanings:
-        raise InputError(path, f"{number} is not a value that this version knows")
-    return meanings[number]
 
 
 @contextmanager

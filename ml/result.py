@@ -82,13 +82,36 @@ class TreeNode:
 
 
 @dataclass(frozen=True)
+class WordCoefficient:
+    """A word's weight in a surrogate over many prompts."""
+
+    word: str
+    coefficient: float
+    standard_error: float = 0.0
+
+
+@dataclass(frozen=True)
 class SurrogateFit:
-    """A fitted interpretable model."""
+    """A fitted interpretable model; `held_out_r_squared` and `coefficients` are a global one's."""
 
     kind: SurrogateKind
     r_squared: float
     intercept: float = 0.0
     nodes: tuple[TreeNode, ...] = ()
+    held_out_r_squared: float | None = None
+    coefficients: tuple[WordCoefficient, ...] = ()
+
+
+@dataclass(frozen=True)
+class GroupDifference:
+    """The mean of value(first) − value(second) over the pairs of a bias probe."""
+
+    first: str
+    second: str
+    difference: float
+    standard_error: float
+    interval: Interval
+    pairs: int
 
 
 @dataclass(frozen=True)
@@ -194,6 +217,7 @@ class ExplanationResult:
     full_value: float
     surrogate: SurrogateFit | None = None
     interactions: tuple[Interaction, ...] = ()
+    group_differences: tuple[GroupDifference, ...] = ()
     completeness_error: float | None = None
     stability: float | None = None
     faithfulness: Faithfulness | None = None

@@ -279,6 +279,74 @@ class Interactions:
     """What pairs of features do together."""
 
 
+FEWEST_PROMPTS = 20
+MOST_TEXTS = 4000
+"""Of one explanation over many prompts."""
+SLOT = "{}"
+"""What stands in a template for the word that is swapped."""
+
+
+@dataclass(frozen=True)
+class GlobalSurrogate:
+    """A surrogate over many `prompts`, from which words are present to the value."""
+
+    prompts: tuple[str, ...]
+    surrogate: SurrogateKind = SurrogateKind.RIDGE
+    held_out: float = 0.2
+    max_depth: int = 3
+
+    def __post_init__(self) -> None:
+        if not FEWEST_PROMPTS <= len(self.prompts) <= MOST_TEXTS:
+            message = f"send {FEWEST_PROMPTS} to {MOST_TEXTS} prompts beside the spec's own, not {len(self.prompts)}"
+            raise InputError("global_surrogate.prompts", message)
+        for index, prompt in enumerate(self.prompts):
+            _check_text(f"global_surrogate.prompts[{index}]", prompt)
+        if self.surrogate is SurrogateKind.LASSO:
+            raise InputError("global_surrogate.surrogate", "choose a ridge or a decision tree")
+        if not 0 < self.held_out < 1:
+            raise InputError("global_surrogate.held_out", f"must be above 0 and below 1, not {self.held_out}")
+        if not 1 <= self.max_depth <= 8:
+            raise InputError("global_surrogate.max_depth", f"must be between 1 and 8, not {self.max_depth}")
+
+
+@dataclass(frozen=True)
+class SwapSet:
+    """Words that stand for one group."""
+
+    label: str
+    words: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class BiasProbe:
+    """Differences between `groups` in the slot of the spec's own prompt and of other `templates`."""
+
+    groups: tuple[SwapSet, ...]
+    templates: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.groups) < 2:
+            raise InputError(
+                "bias_probe.groups", f"there is something to compare from two groups on, not {self.groups}"
+            )
+        many = len(self.groups[0].words)
+        for index, group in enumerate(self.groups):
+            path = f"bias_probe.groups[{index}]"
+            if not group.label or group.label in {other.label for other in self.groups[:index]}:
+                raise InputError(f"{path}.label", "give each group a label of its own")
+            if not group.words or len(group.words) != many:
+                message = f"has {len(group.words)} words and the first group {many}; groups are compared word by word"
+                raise InputError(f"{path}.words", message)
+            for place, word in enumerate(group.words):
+                _check_text(f"{path}.words[{place}]", word)
+        for index, template in enumerate(self.templates):
+            check_template(f"bias_probe.templates[{index}]", template)
+        texts = (1 + len(self.templates)) * many * len(self.groups)
+        if texts > MOST_TEXTS:
+            message = f"templates and words make {texts} texts, and at most {MOST_TEXTS} fit; send fewer of them"
+            raise InputError("bias_probe.templates", message)
+
+
 @dataclass(frozen=True)
 class Unbuilt:
     """A method of the contract that this version does not compute yet; `name` is its field there."""
@@ -297,6 +365,8 @@ Method = (
     | ValueZeroing
     | ContextAttribution
     | Interactions
+    | GlobalSurrogate
+    | BiasProbe
     | Unbuilt
 )
 
@@ -349,6 +419,14 @@ class ExplanationSpec:
     precision: PrecisionPolicy = PrecisionPolicy.FLOAT32
     estimator: Estimator = Estimator.CONTROL_VARIATES
 
+    def __post_init__(self) -> None:
+        if isinstance(self.method, BiasProbe):
+            if self.prompt.text is None:
+                raise InputError("prompt", f"a bias probe's prompt is a template: a text with the slot {SLOT}")
+            check_template("prompt.text", self.prompt.text)
+            if self.features != Features():
+                raise InputError("features", "a bias probe's one feature is the word in the slot; leave features out")
+
 
 def _check_text(path: str, text: str) -> None:
     if not text or text.isspace():
@@ -359,6 +437,13 @@ def _check_text(path: str, text: str) -> None:
 def _check_nul(path: str, text: str) -> None:
     if "\0" in text:
         raise InputError(path, f"the text holds a NUL character at position {text.index(chr(0))}; remove it")
+
+
+def check_template(path: str, template: str) -> None:
+    """Raise `InputError` unless the text has the slot, once."""
+    _check_text(path, template)
+    if template.count(SLOT) != 1:
+        raise InputError(path, f"holds the slot {SLOT} {template.count(SLOT)} times; it must stand there once")
 
 
 def check_ids(path: str, ids: Sequence[int], vocabulary_size: int) -> None:

@@ -138,12 +138,14 @@ class SurrogateFit(_message.Message):
     def __init__(self, kind: _Optional[_Union[_explanation_spec_pb2.Surrogate, str]] = ..., r_squared: _Optional[float] = ..., held_out_r_squared: _Optional[float] = ..., intercept: _Optional[float] = ..., coefficients: _Optional[_Iterable[_Union[WordCoefficient, _Mapping]]] = ..., nodes: _Optional[_Iterable[_Union[TreeNode, _Mapping]]] = ...) -> None: ...
 
 class WordCoefficient(_message.Message):
-    __slots__ = ("word", "coefficient")
+    __slots__ = ("word", "coefficient", "standard_error")
     WORD_FIELD_NUMBER: _ClassVar[int]
     COEFFICIENT_FIELD_NUMBER: _ClassVar[int]
+    STANDARD_ERROR_FIELD_NUMBER: _ClassVar[int]
     word: str
     coefficient: float
-    def __init__(self, word: _Optional[str] = ..., coefficient: _Optional[float] = ...) -> None: ...
+    standard_error: float
+    def __init__(self, word: _Optional[str] = ..., coefficient: _Optional[float] = ..., standard_error: _Optional[float] = ...) -> None: ...
 
 class TreeNode(_message.Message):
     __slots__ = ("feature", "absent", "present", "value", "samples")

@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ml.result import StopReason, SurrogateFit
+from ml.result import GroupDifference, StopReason, SurrogateFit
 
 BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.int64]
@@ -35,6 +35,11 @@ class Game(Protocol):
         NaN stands for a value that was not computed because the time is up.
         """
         ...
+
+
+def ends(features: int) -> BoolArray:
+    """The empty and the whole coalition, bool [2, features]."""
+    return np.array([[False], [True]]).repeat(features, axis=1)
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,7 @@ class Estimate:
         converged: whether the attributions have settled.
         surrogate: the fitted model, for methods that fit one.
         interactions: of pairs of features, for methods that look for them.
+        group_differences: between groups of words, for methods that compare them.
         stability: Pearson correlation between the attributions of two halves of the samples.
         freedom: degrees of freedom of the standard errors, infinite where there are plenty.
         completeness_error: |Σ attributions − (v(all) − v(nothing))|, for methods that promise 0.
@@ -72,6 +78,7 @@ class Estimate:
     converged: bool = False
     surrogate: SurrogateFit | None = None
     interactions: Pairwise | None = None
+    group_differences: tuple[GroupDifference, ...] = ()
     stability: float | None = None
     freedom: float = np.inf
     completeness_error: float | None = None

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from ml import spec
-from ml.explain.estimator import Estimate, Estimating
+from ml.explain.estimator import Estimate, Estimating, ends
 from ml.explain.inside import Inside
-from ml.explain.shapley import completeness_error, ends
+from ml.explain.shapley import completeness_error
 from ml.result import StopReason
 
 CONVERGED = 0.05

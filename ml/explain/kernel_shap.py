@@ -15,9 +15,9 @@ import numpy as np
 
 from ml import spec
 from ml.explain.control import Answer, Control
-from ml.explain.estimator import BoolArray, Estimate, Estimating, FloatArray, Game, IntArray
+from ml.explain.estimator import BoolArray, Estimate, Estimating, FloatArray, Game, IntArray, ends
 from ml.explain.sampling import CONTROLLED_GROWTH, DEFAULT_SAMPLES, GOLDEN, PLAIN_GROWTH, anytime, settled, stability
-from ml.explain.shapley import SINGULAR, Pairs, completeness_error, ends, kernel
+from ml.explain.shapley import SINGULAR, Pairs, completeness_error, kernel
 from ml.result import StopReason
 
 _FEWEST_PAIRS = 32

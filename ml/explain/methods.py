@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ml import attention, spec
 from ml.attention import AttentionSpec, Reduction
-from ml.errors import InputError, NoAttentionError, NotBuiltError
+from ml.errors import InputError, NoAttentionError, NotBuiltError, PromptTooLongError
+from ml.explain.bias import BiasProbeExplainer
 from ml.explain.context import ContextExplainer, link
 from ml.explain.estimator import Explainer
+from ml.explain.features import Feature
 from ml.explain.flow import AttentionRolloutExplainer, ValueZeroingExplainer
+from ml.explain.global_surrogate import GlobalSurrogateExplainer, bag
 from ml.explain.gradients import InputTimesGradientExplainer, IntegratedGradientsExplainer
 from ml.explain.inside import Inspector
 from ml.explain.kernel_shap import KernelShapExplainer
@@ -16,9 +21,59 @@ from ml.explain.occlusion import OcclusionExplainer
 from ml.explain.permutation import PermutationExplainer
 from ml.explain.removal import Perturbation
 from ml.explain.shapley import EnumerationExplainer, is_enumerable
+from ml.explain.texts import Prompts, Texts
 from ml.language_model import ModelInfo
 from ml.spec import Estimator, ExplanationSpec, RemovalKind
-from ml.tokens import Tokenizer
+from ml.tokens import Encoding, Tokenizer
+
+
+def is_survey(method: spec.Method) -> bool:
+    """Whether a method asks about many prompts, and not about the features of one."""
+    return isinstance(method, spec.GlobalSurrogate | spec.BiasProbe)
+
+
+def subject(asked: ExplanationSpec) -> tuple[spec.Prompt, spec.Features]:
+    """The prompt that the result shows, and what it is cut into."""
+    if not isinstance(asked.method, spec.BiasProbe):
+        return asked.prompt, asked.features
+    word = asked.method.groups[0].words[0]
+    template = asked.prompt.text or ""
+    start = template.index(spec.SLOT)
+    return spec.Prompt(template.replace(spec.SLOT, word)), spec.Features(spans=((start, start + len(word)),))
+
+
+def prompts(tokenizer: Tokenizer, asked: ExplanationSpec, perturbed: Perturbation, appended: int) -> Prompts:
+    """What the value function chooses from. `appended`: the most tokens that the model reads behind a prompt.
+
+    Raises:
+        InputError, PromptTooLongError: as `Tokenizer.encode`.
+    """
+    others: list[tuple[str, str]] = []  # by where they stand in the spec
+    match asked.method:
+        case spec.GlobalSurrogate(texts):
+            others = [(f"global_surrogate.prompts[{index}]", text) for index, text in enumerate(texts)]
+        case spec.BiasProbe(groups, templates):
+            places = ["prompt.text", *(f"bias_probe.templates[{index}]" for index in range(len(templates)))]
+            others = [
+                (place, template.replace(spec.SLOT, words[group]))
+                for place, template in zip(places, (asked.prompt.text or "", *templates), strict=True)
+                for words in zip(*(group.words for group in groups), strict=True)
+                for group in range(len(groups))
+            ][1:]  # the first is the prompt itself
+        case _:
+            return perturbed
+    return Texts(perturbed, tuple(_ids(tokenizer, place, text, appended) for place, text in others))
+
+
+def _ids(tokenizer: Tokenizer, place: str, text: str, appended: int) -> tuple[int, ...]:
+    try:
+        ids = tokenizer.prompt_ids(spec.Prompt(text))
+        if len(ids) + appended > tokenizer.context_length:
+            raise PromptTooLongError(place, len(ids) + appended, tokenizer.context_length)
+    except InputError as error:
+        error.field = place
+        raise
+    return ids
 
 
 def removal(tokenizer: Tokenizer, asked: ExplanationSpec) -> spec.Removal:
@@ -29,26 +84,60 @@ def removal(tokenizer: Tokenizer, asked: ExplanationSpec) -> spec.Removal:
     return asked.removal
 
 
-def explainer(asked: ExplanationSpec, info: ModelInfo, perturbed: Perturbation, tokens: int) -> Explainer | Inspector:
-    """The explainer of a spec's method. `tokens`: the most that prompt and target have.
+def explainer(
+    asked: ExplanationSpec,
+    info: ModelInfo,
+    perturbed: Perturbation,
+    *,
+    encoding: Encoding,
+    features: Sequence[Feature],
+    appended: int,
+) -> Explainer | Inspector:
+    """The explainer of a spec's method.
+
+    Args:
+        perturbed: the prompt that the result shows; `encoding` and `features` are its.
+        appended: the most tokens that the model reads behind it.
 
     Raises:
         InputError: the budget is too small, or the removal or so long a prompt does not suit the method.
         NoAttentionError: the method is about attention, and the model has none.
-        NotBuiltError: the method is not built yet.
     """
-    chosen = _chosen(asked, info, perturbed, tokens)
+    if is_survey(asked.method):
+        chosen = _survey(asked, encoding, features)
+    else:
+        chosen = _inspector(asked, info, perturbed, len(encoding.ids) + appended) or _of_a_game(asked, len(features))
     most = asked.budget.max_evaluations
     if most is not None and chosen.fewest > most:
         raise InputError(
             "budget.max_evaluations",
-            f"this method takes at least {chosen.fewest} evaluations of these {perturbed.features} features, more than"
+            f"this method takes at least {chosen.fewest} evaluations of {_what(asked.method, len(features))}, more than"
             f" {most}; raise the limit, {_advice(asked.method)}",
         )
     return chosen
 
 
-def _chosen(asked: ExplanationSpec, info: ModelInfo, perturbed: Perturbation, tokens: int) -> Explainer | Inspector:
+def _survey(asked: ExplanationSpec, encoding: Encoding, features: Sequence[Feature]) -> Explainer | Inspector:
+    if isinstance(asked.method, spec.BiasProbe):
+        groups = asked.method.groups
+        return BiasProbeExplainer(
+            labels=tuple(group.label for group in groups),
+            words=len(groups[0].words),
+            templates=1 + len(asked.method.templates),
+        )
+    if not isinstance(asked.method, spec.GlobalSurrogate):
+        raise AssertionError("the two surveys are all that there are")
+    own = frozenset[str]().union(*(bag(encoding.text[start:end]) for start, end in encoding.editable))
+    return GlobalSurrogateExplainer(
+        asked.method,
+        asked.budget.seed,
+        bags=(own, *map(bag, asked.method.prompts)),
+        features=tuple(bag(feature.text) for feature in features),
+    )
+
+
+def _inspector(asked: ExplanationSpec, info: ModelInfo, perturbed: Perturbation, tokens: int) -> Inspector | None:
+    """What looks inside the model, for methods that do; `tokens`: the most that the model reads at once."""
     match asked.method:
         case spec.InputTimesGradient():
             return InputTimesGradientExplainer()
@@ -63,7 +152,7 @@ def _chosen(asked: ExplanationSpec, info: ModelInfo, perturbed: Perturbation, to
                 raise NoAttentionError(info.name)
             return ValueZeroingExplainer(tokens)
         case _:
-            return _of_a_game(asked, perturbed.features)
+            return None
 
 
 def _of_a_game(asked: ExplanationSpec, features: int) -> Explainer:
@@ -108,11 +197,17 @@ def _check_rollout(info: ModelInfo, tokens: int) -> None:
         raise
 
 
+def _what(method: spec.Method, features: int) -> str:
+    return "so many texts" if is_survey(method) else f"these {features} features"
+
+
 def _advice(method: spec.Method) -> str:
     match method:
         case spec.IntegratedGradients():
             return "or take fewer steps"
         case spec.ValueZeroing():
             return "or choose attention rollout, which takes one"
+        case spec.GlobalSurrogate() | spec.BiasProbe():
+            return "or send fewer of them"
         case _:
             return "use larger features (or for occlusion wider windows with a stride), or choose LIME"

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ml import spec
-from ml.explain.estimator import BoolArray, Estimate, Estimating, FloatArray, Game
+from ml.explain.estimator import BoolArray, Estimate, Estimating, FloatArray, Game, ends
 from ml.explain.sampling import DEFAULT_SAMPLES, anytime, settled, stability
-from ml.explain.shapley import completeness_error, ends
+from ml.explain.shapley import completeness_error
 from ml.result import StopReason
 
 _ENOUGH_PAIRS = 16

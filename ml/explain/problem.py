@@ -16,6 +16,7 @@ from ml.explain.features import Feature, segment
 from ml.explain.inside import Inspector
 from ml.explain.removal import Perturbation, perturbation
 from ml.explain.target import Readout, TargetPlan
+from ml.explain.texts import Prompts
 from ml.language_model import ModelInfo
 from ml.result import Token
 from ml.spec import ExplanationSpec
@@ -28,6 +29,7 @@ class Problem:
 
     Attributes:
         prompt_tokens: the prompt's tokens, for the result.
+        prompts: what the value function chooses from: the prompt's variants, or many prompts.
         quality: what is measured of the result; None when not asked for.
         planned: coalitions that will be asked for, with the base value, the full value and the quality block.
     """
@@ -38,6 +40,7 @@ class Problem:
     prompt_tokens: tuple[Token, ...]
     features: tuple[Feature, ...]
     perturbation: Perturbation
+    prompts: Prompts
     target: TargetPlan
     explainer: Explainer | Inspector
     quality: faithfulness.Plan | None
@@ -48,21 +51,13 @@ class Problem:
 
     def tokens(self, evaluations: int) -> int:
         """The most tokens that the model reads for so many evaluations: what prompts share is not left out."""
-        beginning = len(self.perturbation.beginning)
-        longest = self.perturbation.longest + self.target.longest
+        beginning = len(self.prompts.beginning)
+        longest = self.prompts.longest + self.target.longest
         return beginning + self.target.generate * len(self.encoding.ids) + evaluations * (longest - beginning)
 
     def fingerprint(self, readout: Readout) -> bytes:
-        """32 bytes, equal where a coalition has the same value: same weights, prompt, features, removal and target."""
-        parts = (
-            self.info.digest,
-            self.info.dtype,
-            self.encoding.ids,
-            [feature.positions for feature in self.features],
-            self.perturbation.replacements,
-            self.perturbation.nothing,
-            readout,
-        )
+        """32 bytes, equal where a coalition has the same value: same weights, prompts, features, removal and target."""
+        parts = (self.info.digest, self.info.dtype, self.prompts.identity, readout)
         return hashlib.sha256(repr(parts).encode()).digest()
 
 
@@ -75,9 +70,10 @@ def prepare(tokenizer: Tokenizer, info: ModelInfo, spec: ExplanationSpec) -> Pro
         CapabilityError: the model has not got what the method is about.
         NotBuiltError: the method is not built yet.
     """
-    encoding = tokenizer.encode(spec.prompt)
+    prompt, wanted = methods.subject(spec)
+    encoding = tokenizer.encode(prompt)
     planned_target = target.plan(tokenizer, info, encoding, spec.target)
-    features = segment(encoding, spec.features)
+    features = segment(encoding, wanted)
     perturbed = perturbation(tokenizer, encoding, features, methods.removal(tokenizer, spec))
     longest = perturbed.longest + planned_target.longest
     if longest > info.context_length:
@@ -86,6 +82,7 @@ def prepare(tokenizer: Tokenizer, info: ModelInfo, spec: ExplanationSpec) -> Pro
             f"with every feature replaced, prompt and target have {longest} tokens and this model reads at most"
             f" {info.context_length}; choose a shorter text",
         )
+    measured = spec.faithfulness and not methods.is_survey(spec.method)
     return Problem(
         spec=spec,
         info=info,
@@ -93,7 +90,10 @@ def prepare(tokenizer: Tokenizer, info: ModelInfo, spec: ExplanationSpec) -> Pro
         prompt_tokens=tokenizer.tokens(encoding),
         features=features,
         perturbation=perturbed,
+        prompts=methods.prompts(tokenizer, spec, perturbed, planned_target.longest),
         target=planned_target,
-        explainer=methods.explainer(spec, info, perturbed, len(encoding.ids) + planned_target.longest),
-        quality=faithfulness.Plan.of(len(features), len(encoding.ids)) if spec.faithfulness else None,
+        explainer=methods.explainer(
+            spec, info, perturbed, encoding=encoding, features=features, appended=planned_target.longest
+        ),
+        quality=faithfulness.Plan.of(len(features), len(encoding.ids)) if measured else None,
     )

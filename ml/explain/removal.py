@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from ml import spec
 from ml.errors import InputError
-from ml.explain.estimator import BoolArray, IntArray
+from ml.explain.estimator import BoolArray, IntArray, ends
 from ml.explain.features import Feature
 from ml.language_model import MEAN
 from ml.result import ResolvedRemoval
@@ -43,6 +43,16 @@ class Perturbation:
     def features(self) -> int:
         """How many features there are."""
         return len(self.replacements)
+
+    @property
+    def extremes(self) -> BoolArray:
+        """Nobody and everybody; see `ml.explain.texts.Prompts.extremes`."""
+        return ends(self.features)
+
+    @property
+    def identity(self) -> Hashable:
+        """See `ml.explain.texts.Prompts.identity`."""
+        return tuple(self.ids.tolist()), tuple(self.owner.tolist()), self.replacements, self.nothing
 
     def __call__(self, coalition: BoolArray) -> Ids:
         """The prompt in which only the features of `coalition` (bool [features]) are left, int64, never empty."""

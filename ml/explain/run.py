@@ -18,8 +18,8 @@ from ml.explain.estimator import Estimate, Estimating
 from ml.explain.evaluation import Evaluator, rough_seconds
 from ml.explain.inside import Inside, Inspector
 from ml.explain.interval import two_sided_95
+from ml.explain.methods import is_survey
 from ml.explain.problem import prepare
-from ml.explain.shapley import ends
 from ml.explain.target import Readout
 from ml.explain.value_function import ValueFunction
 from ml.language_model import LanguageModel, WhiteBox
@@ -32,6 +32,7 @@ from ml.result import (
     Interval,
     Progress,
     StopReason,
+    Trust,
     Update,
 )
 from ml.spec import ExplanationSpec, PrecisionPolicy
@@ -101,7 +102,7 @@ class Run:
         readout = yield from self._told(resolving, "choosing the target")
         value = self._open(readout)
 
-        extremes = ends(value.features)
+        extremes = self.problem.prompts.extremes
         value.beside(extremes)
         estimate = yield from self._estimated(value, readout)
         while (blank := self._blank(value, readout)) is None:  # time ended before their turn
@@ -119,16 +120,13 @@ class Run:
             estimate = replace(estimate, stop=StopReason.SECONDS)
         self._planned = value.answered
         result = replace(self._filled(value, blank, estimate), faithfulness=measured)
-        explainer = self.problem.explainer
-        in_units = not isinstance(explainer, Inspector) or explainer.in_units
-        verdict = trust.judge(result, faithfulness_asked=self._spec.faithfulness, in_units=in_units)
-        yield self._update("done", replace(result, trust=verdict))
+        yield self._update("done", replace(result, trust=self._judged(result)))
 
     def _open(self, readout: Readout) -> ValueFunction:
         """The value function, with what an earlier attempt found out."""
         self._fingerprint = self.problem.fingerprint(readout)
-        features = len(self.problem.features)
-        memory = Memory.unpack(self._given, self._fingerprint, features) or Memory(features)
+        players = self.problem.prompts.features
+        memory = Memory.unpack(self._given, self._fingerprint, players) or Memory(players)
         self._seconds_before = memory.seconds
         trial = self._spec.precision is PrecisionPolicy.AUTO and not isinstance(self.problem.explainer, Inspector)
         fast = self._model.in_bfloat16() if trial else None
@@ -136,11 +134,11 @@ class Run:
             self._model,
             readout,
             fast=fast,
-            beginning=self.problem.perturbation.beginning,
+            beginning=self.problem.prompts.beginning,
             planned=self.problem.planned,
         )
         self._value = ValueFunction(
-            self.problem.perturbation,
+            self.problem.prompts,
             self._evaluator,
             memory,
             self._clock,
@@ -151,7 +149,7 @@ class Run:
 
     def _estimated(self, value: ValueFunction, readout: Readout) -> Generator[Update, None, Estimate]:
         """Let the explainer work; its last estimate."""
-        estimate, news = Estimate.nothing(value.features), False
+        estimate, news = Estimate.nothing(len(self.problem.features)), False
         for step in self._estimating(value, readout):
             value.deadline = self._method_deadline()  # so the first chunk, at least, is always computed
             if step is not None:
@@ -184,6 +182,13 @@ class Run:
             return None
         measuring = faithfulness.evaluate(plan, value, estimate.attributions, self._spec.budget.seed)
         return (yield from self._told(measuring, "measuring faithfulness"))
+
+    def _judged(self, result: ExplanationResult) -> Trust:
+        if is_survey(self._spec.method):
+            return trust.judge_survey(result)
+        explainer = self.problem.explainer
+        in_units = not isinstance(explainer, Inspector) or explainer.in_units
+        return trust.judge(result, faithfulness_asked=self._spec.faithfulness, in_units=in_units)
 
     def _told(self, work: Generator[None, None, T], stage: str) -> Generator[Update, None, T]:
         """Do some work and tell of its progress."""
@@ -240,7 +245,7 @@ class Run:
 
     def _blank(self, value: ValueFunction, readout: Readout) -> ExplanationResult | None:
         """The result before anything is attributed; None while the extremes are not known."""
-        base, full = value.known(ends(value.features)).tolist()
+        base, full = value.known(self.problem.prompts.extremes).tolist()
         if not (math.isfinite(base) and math.isfinite(full)):
             return None
         return ExplanationResult(
@@ -283,6 +288,7 @@ class Run:
             attributions=attributions,
             surrogate=estimate.surrogate,
             interactions=_interactions(estimate),
+            group_differences=estimate.group_differences,
             stability=estimate.stability,
             completeness_error=estimate.completeness_error,
             precision=self._evaluator.precision,

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ml import spec
-from ml.explain.estimator import BoolArray, Estimate, Estimating, FloatArray, Game, IntArray
+from ml.explain.estimator import BoolArray, Estimate, Estimating, FloatArray, Game, IntArray, ends
 from ml.explain.sampling import DEFAULT_SAMPLES, anytime, settled
 from ml.result import StopReason
 
@@ -82,11 +82,6 @@ def kernel(features: int) -> FloatArray:
 def completeness_error(attributions: FloatArray, gain: float) -> float:
     """How far attributions are from what they promise to sum to, v(N) − v(∅)."""
     return abs(float(attributions.sum()) - gain)
-
-
-def ends(features: int) -> BoolArray:
-    """The empty and the whole coalition, bool [2, features]."""
-    return np.array([[False], [True]]).repeat(features, axis=1)
 
 
 def is_enumerable(features: int, budget: spec.Budget) -> bool:

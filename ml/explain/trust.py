@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from ml.result import ExplanationResult, Trust, Verdict
+from ml.result import ExplanationResult, StopReason, Trust, Verdict
 from ml.spec import Scale
 
 _TINY_EFFECT = {Scale.LOG_PROBABILITY: 0.01, Scale.PROBABILITY: 0.001}
 _INCOMPLETE = 0.1  # part of the whole effect
 _FEWEST_FOR_NOISE = 4
+_FEWEST_PAIRS = 6
 
 Reason = tuple[Verdict, str]
 
@@ -23,6 +24,15 @@ def judge(result: ExplanationResult, *, faithfulness_asked: bool, in_units: bool
     """
     reasons = [*_effect(result, in_units), *_precision(result), *_completeness(result), *_surrogate(result)]
     reasons += _faithfulness(result, faithfulness_asked)
+    return _worst(reasons)
+
+
+def judge_survey(result: ExplanationResult) -> Trust:
+    """As `judge`, of an explanation over many prompts."""
+    return _worst([*_surrogate(result), *_pairs(result), *_time(result)])
+
+
+def _worst(reasons: Sequence[Reason]) -> Trust:
     verdicts = {verdict for verdict, _ in reasons}
     worst = next((each for each in (Verdict.NOT_TRUSTED, Verdict.CAUTION) if each in verdicts), Verdict.TRUSTED)
     return Trust(worst, tuple(sentence for _, sentence in reasons))
@@ -69,12 +79,32 @@ def _precision(result: ExplanationResult) -> Iterator[Reason]:
 
 
 def _surrogate(result: ExplanationResult) -> Iterator[Reason]:
-    if result.surrogate is not None and result.surrogate.r_squared < 0.5:
-        share = result.surrogate.r_squared
+    if (fit := result.surrogate) is None:
+        return
+    held_out = fit.held_out_r_squared
+    share, where = (fit.r_squared, "around this prompt") if held_out is None else (held_out, "on held-out prompts")
+    if share < 0.5:
         yield (
             Verdict.NOT_TRUSTED if share < 0.2 else Verdict.CAUTION,
-            f"The {result.surrogate.kind.value} fits the model poorly around this prompt: its R² is {share:.2f}.",
+            f"The {fit.kind.value} fits the model poorly {where}: its R² is {share:.2f}.",
         )
+
+
+def _pairs(result: ExplanationResult) -> Iterator[Reason]:
+    fewest = min((each.pairs for each in result.group_differences), default=_FEWEST_PAIRS)
+    if fewest < _FEWEST_PAIRS:
+        yield (
+            Verdict.NOT_TRUSTED if fewest < 2 else Verdict.CAUTION,
+            f"A difference rests on {fewest} pair{'s' if fewest > 1 else ''} only; more templates and words would tell"
+            " whether it is more than theirs.",
+        )
+
+
+def _time(result: ExplanationResult) -> Iterator[Reason]:
+    if result.cost.stop_reason is StopReason.SECONDS:
+        yield Verdict.CAUTION, "Time ran out before all prompts were read."
+    elif result.surrogate is None and not result.group_differences:
+        yield Verdict.NOT_TRUSTED, "The prompts have no words in common that a surrogate could be made of."
 
 
 def _faithfulness(result: ExplanationResult, asked: bool) -> Iterator[Reason]:

@@ -1,4 +1,4 @@
-"""The value function: coalitions of features in, target values out. Explainers see nothing else."""
+"""The value function: coalitions of features in, target values out. Explainers of games see nothing else."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from ml.explain.cache import ValueCache
 from ml.explain.checkpoint import Memory
 from ml.explain.estimator import Asking, BoolArray, FloatArray
 from ml.explain.evaluation import Evaluator
-from ml.explain.removal import Ids, Perturbation
+from ml.explain.removal import Ids
+from ml.explain.texts import Prompts
 
 
 class ValueFunction:
@@ -38,7 +39,7 @@ class ValueFunction:
 
     def __init__(
         self,
-        perturbation: Perturbation,
+        prompts: Prompts,
         evaluator: Evaluator,
         memory: Memory | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -46,14 +47,14 @@ class ValueFunction:
         cache: ValueCache | None = None,
         scope: bytes = b"",
     ) -> None:
-        self.features = perturbation.features
-        self.memory = memory if memory is not None else Memory(perturbation.features)
+        self.features = prompts.features
+        self.memory = memory if memory is not None else Memory(prompts.features)
         self.deadline = math.inf
         self.answered = 0
         self.computed = 0
         self.recalled = 0
         self.out_of_time = False
-        self._perturbation = perturbation
+        self._prompts = prompts
         self._evaluator = evaluator
         self._clock = clock
         self._by_prompt: dict[bytes, float] = {}
@@ -100,7 +101,7 @@ class ValueFunction:
         for row, (key, coalition) in enumerate(zip(keys, coalitions, strict=True)):
             known = self.memory.values.get(key)
             if known is None:
-                prompt = self._perturbation(coalition)
+                prompt = self._prompts(coalition)
                 digest = hashlib.blake2b(prompt.tobytes(), digest_size=16, key=self._scope).digest()
                 known = self._known(digest)
                 if known is None:
