@@ -8,7 +8,7 @@ import pytest
 from google.protobuf.descriptor import FieldDescriptor
 
 from gloss import v1 as pb
-from jobs import convert
+from jobs import convert, convert_method
 from ml import result, spec
 from ml.errors import InputError
 
@@ -17,6 +17,9 @@ def message(**parts) -> pb.ExplanationSpec:
     if not any(field.name in parts for field in pb.ExplanationSpec.DESCRIPTOR.oneofs_by_name["method"].fields):
         parts["lime"] = pb.Lime()
     return pb.ExplanationSpec(**{"prompt": pb.Prompt(text="one two"), **parts})
+
+
+MANY = [f"prompt {number}" for number in range(20)]
 
 
 class TestToSpec:
@@ -84,22 +87,37 @@ class TestToSpec:
             ({"shapley_permutation": pb.ShapleyPermutation()}, spec.ShapleyPermutation()),
             ({"context_attribution": pb.ContextAttribution()}, spec.ContextAttribution(0.01)),
             ({"context_attribution": pb.ContextAttribution(alpha=0)}, spec.ContextAttribution(0)),
+            ({"input_times_gradient": pb.InputTimesGradient()}, spec.InputTimesGradient()),
+            ({"integrated_gradients": pb.IntegratedGradients()}, spec.IntegratedGradients(50)),
+            ({"integrated_gradients": pb.IntegratedGradients(steps=7)}, spec.IntegratedGradients(7)),
+            ({"attention_rollout": pb.AttentionRollout()}, spec.AttentionRollout()),
+            ({"value_zeroing": pb.ValueZeroing()}, spec.ValueZeroing()),
+            ({"interactions": pb.Interactions()}, spec.Interactions()),
+            ({"global_surrogate": pb.GlobalSurrogate(prompts=MANY)}, spec.GlobalSurrogate(tuple(MANY))),
+            (
+                {
+                    "global_surrogate": pb.GlobalSurrogate(
+                        prompts=MANY, surrogate=pb.SURROGATE_DECISION_TREE, held_out=0.5, max_depth=2
+                    )
+                },
+                spec.GlobalSurrogate(tuple(MANY), spec.SurrogateKind.DECISION_TREE, 0.5, 2),
+            ),
         ],
     )
-    def test_shapley_and_context(self, parts, method):
+    def test_methods(self, parts, method):
         assert convert.to_spec(pb.ExplanationSpec(prompt=pb.Prompt(text="one"), **parts)).method == method
 
-    @pytest.mark.parametrize(
-        "method",
-        [
-            "global_surrogate",
-            "bias_probe",
-        ],
-    )
-    def test_what_is_not_built_keeps_its_name(self, method):
-        asked = pb.ExplanationSpec(prompt=pb.Prompt(text="one"))
-        getattr(asked, method).SetInParent()
-        assert convert.to_spec(asked).method == spec.Unbuilt(method)
+    def test_a_bias_probe(self):
+        groups = [pb.SwapSet(label="a", words=["he", "him"]), pb.SwapSet(label="b", words=["she", "her"])]
+        asked = pb.ExplanationSpec(
+            prompt=pb.Prompt(text="so {} said"), bias_probe=pb.BiasProbe(groups=groups, templates=["{} was"])
+        )
+        expected = spec.BiasProbe((spec.SwapSet("a", ("he", "him")), spec.SwapSet("b", ("she", "her"))), ("{} was",))
+        assert convert.to_spec(asked).method == expected
+
+    def test_every_method_of_the_contract_is_known(self):
+        methods = pb.ExplanationSpec.DESCRIPTOR.oneofs_by_name["method"].fields
+        assert [method.name for method in methods] == list(convert_method._METHODS)
 
     @pytest.mark.parametrize(
         ("field", "parts"),
@@ -196,8 +214,15 @@ FULL = result.ExplanationResult(
     base_value=-3.5,
     full_value=-1.5,
     surrogate=result.SurrogateFit(
-        spec.SurrogateKind.LASSO, 0.75, 0.125, (result.TreeNode(1, 2, 3, 0.5, 10), result.TreeNode(-1, -1, -1, 0.25, 4))
+        spec.SurrogateKind.LASSO,
+        0.75,
+        0.125,
+        (result.TreeNode(1, 2, 3, 0.5, 10), result.TreeNode(-1, -1, -1, 0.25, 4)),
+        0.5,
+        (result.WordCoefficient("word", -1.5, 0.25),),
     ),
+    interactions=(result.Interaction(0, 1, 0.75, 0.125),),
+    group_differences=(result.GroupDifference("a", "b", 0.5, 0.25, result.Interval(0.25, 0.75, 0.9), 6),),
     completeness_error=0.0,
     stability=0.875,
     faithfulness=result.Faithfulness(
@@ -276,9 +301,26 @@ class TestFromResult:
             stop_reason=pb.STOP_REASON_SECONDS,
         )
         assert found.precision == pb.Precision(dtype="bfloat16", measured_error=0.01)
-        # Nothing that a result can hold was forgotten: all is set but what no built method finds.
-        unset = {f.name for f in found.DESCRIPTOR.fields} - {f.name for f, _ in found.ListFields()}
-        assert unset == {"interactions", "group_differences"}
+        # Nothing that a result can hold was forgotten.
+        assert {f.name for f in found.DESCRIPTOR.fields} == {f.name for f, _ in found.ListFields()}
+
+    def test_of_pairs_words_and_groups(self):
+        found = convert.from_result(FULL)
+        assert list(found.interactions) == [pb.Interaction(first=0, second=1, value=0.75, standard_error=0.125)]
+        assert found.surrogate.held_out_r_squared == 0.5
+        assert list(found.surrogate.coefficients) == [
+            pb.WordCoefficient(word="word", coefficient=-1.5, standard_error=0.25)
+        ]
+        assert list(found.group_differences) == [
+            pb.GroupDifference(
+                first="a",
+                second="b",
+                difference=0.5,
+                standard_error=0.25,
+                interval=pb.Interval(lower=0.25, upper=0.75, level=0.9),
+                pairs=6,
+            )
+        ]
 
     def test_what_is_absent_stays_absent(self):
         partial = dataclasses.replace(
@@ -311,7 +353,7 @@ class TestFromResult:
             "kind": (pb.Removal, convert._REMOVALS),
             "scale": (pb.Target, convert._SCALES),
             "unit": (pb.Features, convert._UNITS),
-            "surrogate": (pb.Lime, convert._SURROGATES),
+            "surrogate": (pb.Lime, convert_method.SURROGATES),
         }
         for name, (owner, meanings) in known.items():
             field: FieldDescriptor = owner.DESCRIPTOR.fields_by_name[name]

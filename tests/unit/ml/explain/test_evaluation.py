@@ -111,7 +111,9 @@ def test_an_automatic_precision_tells_what_it_chose(
     folder: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("ml.models.huggingface.has_fast_bfloat16", lambda _: True)
-    monkeypatch.setattr(Evaluator, "TOLERANCE", 0.2)  # processors round at different places, and this model is all noise
+    monkeypatch.setattr(
+        Evaluator, "TOLERANCE", 0.2
+    )  # processors round at different places, and this model is all noise
     model = load(str(request.getfixturevalue(folder)), device="cpu")
     results = []
     for precision in PrecisionPolicy:
