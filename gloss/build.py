@@ -234,6 +234,17 @@ def spec(
     return built
 
 
+def bias_probe(groups: Mapping[str, Sequence[str]], templates: Sequence[str] = ()) -> v1.BiasProbe:
+    """The method that compares groups of words in the slot "{}" of a template, which is the explanation's prompt.
+
+    Args:
+        groups: by label, their words; the first words of all groups are compared with each other, and so on.
+        templates: more texts with the slot.
+    """
+    sets = [v1.SwapSet(label=label, words=words) for label, words in groups.items()]
+    return v1.BiasProbe(groups=sets, templates=templates)
+
+
 def resource_name(name: str) -> str:
     """The resource name of an explanation: ``explanations/ID`` from itself or from ``ID``."""
     return name if "/" in name else f"explanations/{name}"

@@ -18,6 +18,8 @@ COMMANDS = {
     "tokenize": "gloss.cli.infer:tokenize",
     "models": "gloss.cli.infer:models",
     "explain": "gloss.cli.explain:explain",
+    "bias": "gloss.cli.surveys:bias",
+    "surrogate": "gloss.cli.surveys:surrogate",
     "jobs": "gloss.cli.jobs:jobs",
     "walk": "gloss.cli.walk:walk",
 }

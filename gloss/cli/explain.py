@@ -14,7 +14,7 @@ from gloss.cli.waiting import follow, succeeded
 from gloss.render import html, terminal
 
 METHODS = [name.replace("_", "-") for name in build.METHOD_FIELDS if name not in ("global_surrogate", "bias_probe")]
-"""Those that ask about one prompt."""
+"""Those that ask about one prompt; the others have commands of their own."""
 
 _SURROGATES = {"ridge": v1.SURROGATE_RIDGE, "lasso": v1.SURROGATE_LASSO, "tree": v1.SURROGATE_DECISION_TREE}
 
@@ -63,6 +63,7 @@ class Removal(click.ParamType[v1.Removal]):
 @click.option("--window", type=INT32, help="Occlusion: features removed together. [default: 1]")
 @click.option("--stride", type=INT32, help="Occlusion: features between windows. [default: 1]")
 @click.option("--surrogate", type=click.Choice(list(_SURROGATES)), help="LIME: what is fitted. [default: ridge]")
+@click.option("--steps", type=INT32, help="Integrated gradients: points of the integral. [default: 50]")
 @click.option("--max-evaluations", type=INT32, help="The most model evaluations.")
 @click.option("--max-seconds", type=float, help="The most seconds of work.")
 @click.option("--standard-error", type=float, help="Stop sampling once every standard error is below this.")
@@ -99,6 +100,7 @@ def explain(
     window: int | None,
     stride: int | None,
     surrogate: str | None,
+    steps: int | None,
     max_evaluations: int | None,
     max_seconds: float | None,
     standard_error: float | None,
@@ -128,7 +130,7 @@ def explain(
 
     explanation = session.client.explain(
         text,
-        _method(method, window, stride, surrogate),
+        _method(method, window, stride, surrogate, steps),
         target=target,
         against=against,
         continuation=continuation,
@@ -169,11 +171,15 @@ def write_page(page: Path | None, explanation: v1.Explanation) -> None:
         click.echo(f"wrote {page}", err=True)
 
 
-def _method(name: str, window: int | None, stride: int | None, surrogate: str | None) -> MethodLike:
+def _method(name: str, window: int | None, stride: int | None, surrogate: str | None, steps: int | None) -> MethodLike:
     if (window is not None or stride is not None) and name != "occlusion":
         raise click.UsageError("--window and --stride belong to --method occlusion")
     if surrogate is not None and name != "lime":
         raise click.UsageError("--surrogate belongs to --method lime")
+    if steps is not None and name != "integrated-gradients":
+        raise click.UsageError("--steps belongs to --method integrated-gradients")
+    if name == "integrated-gradients":
+        return v1.IntegratedGradients(steps=steps)
     if name == "occlusion":
         return v1.Occlusion(window=window, stride=stride)
     if name == "lime":

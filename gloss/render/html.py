@@ -14,12 +14,15 @@ from google.protobuf.text_format import MessageToString
 
 from gloss import v1
 from gloss.render import words
+from gloss.render.findings import Finding, findings
 
 _VERDICTS = {
     v1.TRUST_VERDICT_TRUSTED: "trusted",
     v1.TRUST_VERDICT_CAUTION: "caution",
     v1.TRUST_VERDICT_NOT_TRUSTED: "refused",
 }
+_SIGNS = '<span class="for">speaks for it</span><span class="against">speaks against it</span>'
+_SHARES = '<span class="for">where the prediction comes from</span>'
 _BETTER = {
     True: ("better", "better than random"),
     None: ("alike", "like random"),
@@ -41,6 +44,8 @@ def page(explanation: v1.Explanation) -> str:
         unit=_safe(words.unit(spec)),
         verdict="".join(_verdict(result)),
         attributions="".join(_table(result, words.unit(spec))),
+        key=_SHARES if words.tells_shares(spec) else _SIGNS,
+        findings="".join(part for finding in findings(result, top=50) for part in _finding(finding)),
         surrogate="".join(_surrogate(result)),
         faithfulness="".join(_faithfulness(result, words.unit(spec, 2))),
         cost=_safe(words.cost(result)),
@@ -129,6 +134,18 @@ def _bar(part: v1.FeatureAttribution, reach: float) -> str:
     )
 
 
+def _finding(finding: Finding) -> Iterator[str]:
+    yield f"<h2>{_safe(finding.title)}</h2><table><tr><th>{_safe(finding.header[0])}</th>"
+    yield from (f'<th class="number">{_safe(name)}</th>' for name in finding.header[1:])
+    yield "</tr>"
+    for name, *numbers in finding.rows:
+        cells = "".join(f'<td class="number">{_safe(each)}</td>' for each in numbers)
+        yield f'<tr><td class="feature">{_safe(name)}</td>{cells}</tr>'
+    yield "</table>"
+    if finding.more:
+        yield f'<p class="soft">and {finding.more} smaller</p>'
+
+
 def _surrogate(result: v1.ExplanationResult) -> Iterator[str]:
     if result.HasField("surrogate"):
         yield f"<h2>Surrogate</h2><p>{_safe(words.surrogate(result.surrogate))}</p>"
@@ -141,8 +158,8 @@ def _branch(result: v1.ExplanationResult, index: int, answer: str) -> str:
     line = f"{answer}<strong>{words.number(node.value, words.digits(result))}</strong>"
     if node.feature < 0:
         return f'<li>{line} <span class="soft">{node.samples} samples</span></li>'
-    feature = _safe(result.attributions[node.feature].text)
-    children = _branch(result, node.present, "present: ") + _branch(result, node.absent, "removed: ")
+    feature = _safe(words.asked_about(result)[node.feature])
+    children = _branch(result, node.present, "present: ") + _branch(result, node.absent, words.absent(result))
     return f'<li>{line} <span class="soft">{node.samples} samples</span> · <em>{feature}</em>?<ul>{children}</ul></li>'
 
 

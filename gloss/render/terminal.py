@@ -14,6 +14,7 @@ from rich.tree import Tree
 
 from gloss import v1
 from gloss.render import words
+from gloss.render.findings import Finding, findings
 from gloss.render.paint import AGAINST, FOR, Shaded, hexadecimal
 
 _MARKS = {True: ("✔", "green"), None: ("≈", "yellow"), False: ("✘", "red")}
@@ -80,7 +81,7 @@ def attributions(result: v1.ExplanationResult, *, top: int = 12, width: int = 32
 
 def tree(result: v1.ExplanationResult) -> Tree:
     """A decision tree, as questions about which features are present."""
-    nodes, places = result.surrogate.nodes, words.digits(result)
+    nodes, places, names = result.surrogate.nodes, words.digits(result), words.asked_about(result)
 
     def grow(branch: Tree, index: int, answer: str) -> None:
         node = nodes[index]
@@ -88,11 +89,11 @@ def tree(result: v1.ExplanationResult) -> Tree:
             (answer, "dim"), (words.number(node.value, places), "bold"), (f" · {node.samples}", "dim")
         )
         if node.feature >= 0:
-            label.append_text(Text.assemble("  ", (words.visible(result.attributions[node.feature].text), "cyan"), "?"))
+            label.append_text(Text.assemble("  ", (words.visible(names[node.feature]), "cyan"), "?"))
         grown = branch.add(label)
         if node.feature >= 0:
             grow(grown, node.present, "present: ")
-            grow(grown, node.absent, "removed: ")
+            grow(grown, node.absent, words.absent(result))
 
     root = Tree(Text("predicted value · samples", "dim"), hide_root=False, guide_style="dim")
     grow(root, 0, "")
@@ -130,8 +131,9 @@ def explanation(found: v1.Explanation) -> Group:
         heading,
         Text(words.value_line(result, found.spec)),
         Padding(coloured_words(result), (1, 2)),
-        legend(),
+        legend(shares=words.tells_shares(found.spec)),
         Padding(attributions(result), (1, 2)),
+        *(Padding(table(finding), (0, 2, 1, 2)) for finding in findings(result)),
     ]
     if result.surrogate.nodes:
         blocks.append(Padding(tree(result), (0, 2, 1, 2)))
@@ -139,8 +141,22 @@ def explanation(found: v1.Explanation) -> Group:
     return Group(*blocks)
 
 
-def legend() -> Shaded:
+def table(finding: Finding) -> Table:
+    """What a method found beside attributions."""
+    drawn = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", title=finding.title, title_justify="left")
+    for place, name in enumerate(finding.header):
+        drawn.add_column(name, justify="right" if place else "left", no_wrap=True, overflow="ellipsis")
+    for row in finding.rows:
+        drawn.add_row(*row)
+    if finding.more:
+        drawn.add_row(Text(f"and {finding.more} smaller", "dim"))
+    return drawn
+
+
+def legend(*, shares: bool = False) -> Shaded:
     """What the colours mean."""
+    if shares:
+        return Shaded([("  ", None, ""), (" where the prediction comes from ", 1.0, "+")])
     return Shaded(
         [("  ", None, ""), (" speaks for it ", 1.0, "+"), ("  ", None, ""), (" speaks against it ", -1.0, "−")]
     )

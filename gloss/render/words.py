@@ -71,8 +71,12 @@ def percent(share: float) -> str:
 
 
 def digits(result: v1.ExplanationResult) -> int:
-    """Decimals that show three figures of the largest attribution, from 2 to 6."""
-    most = max((abs(part.attribution) for part in result.attributions), default=0.0)
+    """Decimals that show three figures of the largest attribution."""
+    return decimals(max((abs(part.attribution) for part in result.attributions), default=0.0))
+
+
+def decimals(most: float) -> int:
+    """Decimals that show three figures of a number, from 2 to 6."""
     return min(6, max(2, 2 - math.floor(math.log10(most)))) if most else 2
 
 
@@ -100,10 +104,16 @@ def state(explanation: v1.Explanation) -> str:
 def value_line(result: v1.ExplanationResult, spec: v1.ExplanationSpec) -> str:
     """What is explained, and between which values it lies."""
     places = digits(result)
+    what = "the word in the slot" if spec.HasField("bias_probe") else f"every {unit(spec)}"
     return (
         f"{visible(result.target.description)} = {number(result.full_value, places)}; "
-        f"with every {unit(spec)} {removal(result)}, {number(result.base_value, places)}"
+        f"with {what} {removal(result)}, {number(result.base_value, places)}"
     )
+
+
+def tells_shares(spec: v1.ExplanationSpec) -> bool:
+    """Whether attributions say where the prediction comes from, and not what speaks for it or against it."""
+    return spec.WhichOneof("method") in {"attention_rollout", "value_zeroing"}
 
 
 def removal(result: v1.ExplanationResult) -> str:
@@ -118,8 +128,24 @@ def removal(result: v1.ExplanationResult) -> str:
 def surrogate(fit: v1.SurrogateFit) -> str:
     """How well the surrogate fits."""
     name = _SURROGATES.get(fit.kind, "surrogate")
+    if fit.HasField("held_out_r_squared"):
+        share, fitted = fit.held_out_r_squared, number(fit.r_squared)
+        line = f"The {name} explains {100 * max(share, 0.0):.0f}% of the value's variance over prompts held out"
+        return f"{line} (R² {number(share)}; {fitted} over those that it was fitted to)."
     line = f"The {name} explains {100 * max(fit.r_squared, 0.0):.0f}% of the value's variance around this prompt"
     return f"{line} (R² {number(fit.r_squared)})."
+
+
+def asked_about(result: v1.ExplanationResult) -> list[str]:
+    """What a tree's nodes ask about, by their `feature`."""
+    if result.surrogate.HasField("held_out_r_squared"):
+        return [word.word for word in result.surrogate.coefficients]
+    return [part.text for part in result.attributions]
+
+
+def absent(result: v1.ExplanationResult) -> str:
+    """What a tree calls the branch of prompts without what it asks about."""
+    return "absent: " if result.surrogate.HasField("held_out_r_squared") else "removed: "
 
 
 @dataclass(frozen=True)

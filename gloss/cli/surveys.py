@@ -1,0 +1,137 @@
+"""``gloss bias`` and ``gloss surrogate``: explanations over many prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TextIO, TypeVar
+
+import click
+
+from gloss import build, v1
+from gloss.build import MethodLike, ScaleName
+from gloss.cli.explain import present
+from gloss.cli.session import INT32, TEXT, Session, connected, with_model
+from gloss.cli.waiting import follow
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_SURROGATES = {"ridge": v1.SURROGATE_RIDGE, "tree": v1.SURROGATE_DECISION_TREE}
+
+
+class Group(click.ParamType[tuple[str, list[str]]]):
+    """``LABEL=WORD,WORD,...``."""
+
+    name = "label=words"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, list[str]]:
+        """The label and its words."""
+        label, given, words = str(value).partition("=")
+        if not (label and given and words):
+            self.fail(f"{value!r} is not LABEL=WORD,WORD,...", param, ctx)
+        return label, [word.strip() for word in words.split(",")]
+
+
+def with_target(command: Command) -> Command:
+    """Give a command the options that say which value is compared, and how long it may take."""
+    for option in (
+        click.option("--html", "page", type=click.Path(path_type=Path, dir_okay=False), help="Write a page."),
+        click.option("--no-wait", is_flag=True, help="Queue it and say its name."),
+        click.option("--fresh", is_flag=True, help="Compute anew, even if the same was asked before."),
+        click.option("--max-seconds", type=float, help="The most seconds of work."),
+        click.option("--scale", type=click.Choice(["log-probability", "probability"]), help="Of the value."),
+        click.option("--continuation", type=TEXT, help="Ask about all tokens of this continuation."),
+        click.option("--against", type=TEXT, help="Ask about the target rather than this."),
+        click.option("--target", type=TEXT, help="Ask about this next token. [default: the first prompt's likeliest]"),
+    ):
+        command = option(command)
+    return command
+
+
+@click.command(short_help="What changes when one group's words take the place of another's.")
+@click.argument("templates", type=TEXT, nargs=-1, required=True)
+@click.option(
+    "--group", "groups", type=Group(), multiple=True, required=True, help="Words to compare; repeat for each group."
+)
+@with_target
+@with_model
+@connected
+def bias(
+    session: Session, templates: tuple[str, ...], *, groups: tuple[tuple[str, list[str]], ...], **asked: Any
+) -> None:
+    """Does the value change when a word is swapped? TEMPLATES are texts with the slot {}.
+
+    \b
+    gloss bias "The {} wrote that" "Then the {} said" --target " he" --against " she" \\
+        --group men=king,father,actor --group women=queen,mother,actress
+    """
+    if len({label for label, _ in groups}) < len(groups):
+        raise click.UsageError("two groups have the same label; write all words of a group behind its label")
+    _ask(session, templates[0], build.bias_probe(dict(groups), templates[1:]), **asked)
+
+
+@click.command(short_help="Which words, over many prompts, go with what it says.")
+@click.argument("prompts", type=click.File(encoding="utf-8"))
+@click.option("--surrogate", type=click.Choice(list(_SURROGATES)), default="ridge", show_default=True)
+@click.option("--held-out", type=float, help="Part of the prompts that only tests the fit. [default: 0.2]")
+@click.option("--max-depth", type=INT32, help="Of a tree. [default: 3]")
+@click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, show_default=True)
+@with_target
+@with_model
+@connected
+def surrogate(
+    session: Session,
+    prompts: TextIO,
+    *,
+    surrogate: str,
+    held_out: float | None,
+    max_depth: int | None,
+    seed: int,
+    **asked: Any,
+) -> None:
+    """From which words are present to the model's value, fitted over the lines of PROMPTS ("-" reads standard input).
+
+    \b
+    gloss surrogate prompts.txt --target " good" --surrogate tree
+    """
+    first, *others = [line.strip() for line in prompts if line.strip()] or [""]
+    method = v1.GlobalSurrogate(
+        prompts=others, surrogate=_SURROGATES[surrogate], held_out=held_out, max_depth=max_depth
+    )
+    _ask(session, first, method, seed=seed, **asked)
+
+
+def _ask(
+    session: Session,
+    text: str,
+    method: MethodLike,
+    *,
+    target: str | None,
+    against: str | None,
+    continuation: str | None,
+    scale: ScaleName | None,
+    max_seconds: float | None,
+    fresh: bool,
+    no_wait: bool,
+    page: Path | None,
+    model: str,
+    seed: int = 0,
+) -> None:
+    if against is not None and target is None:
+        raise click.UsageError("--against needs --target: the one rather than the other")
+    explanation = session.client.explain(
+        text,
+        method,
+        target=target,
+        against=against,
+        continuation=continuation,
+        scale=scale,
+        max_seconds=max_seconds,
+        seed=seed,
+        model=model,
+        fresh=fresh,
+        wait=False,
+    )
+    if no_wait:
+        return session.emit(explanation) if session.json else click.echo(explanation.name)
+    return present(session, follow(session, explanation), page)
