@@ -63,6 +63,40 @@ def test_explain(gloss: Gloss, method: str, tmp_path: Path) -> None:
     assert result["faithfulness"]["comprehensiveness"]["aopc"]["random_deviation"] >= 0
 
 
+@pytest.mark.parametrize(
+    "method", ["input-times-gradient", "integrated-gradients", "attention-rollout", "value-zeroing"]
+)
+def test_explain_by_what_is_inside(gloss: Gloss, method: str) -> None:
+    result = json.loads(gloss("explain", PROMPT, "--method", method, "--json").stdout)["result"]
+    assert [part["text"] for part in result["attributions"]] == PROMPT.split()
+    assert any(part["attribution"] for part in result["attributions"])
+    assert result["converged"]
+
+
+def test_the_mean_embedding_takes_a_words_place(gloss: Gloss) -> None:
+    assert "blurred into the mean embedding" in gloss("explain", PROMPT, "--removal", "mean-embedding").stdout
+
+
+def test_bias(gloss: Gloss) -> None:
+    arguments = ("bias", "The {} of France is", "A {} of", "--group", "a=capital,king", "--group", "b=music,film")
+    shown = gloss(*arguments, "--target", " Paris", "--against", " Rome").stdout
+    assert "a − b" in shown
+    found = json.loads(gloss(*arguments, "--target", " Paris", "--json").stdout)["result"]
+    [difference] = found["group_differences"]
+    assert difference["pairs"] == 4
+    assert found["attributions"][0]["text"] == "capital"
+
+
+def test_surrogate(gloss: Gloss) -> None:
+    words = PROMPT.split()
+    prompts = "\n".join(" ".join(words[i % 5 :] + words[: i % 3]) + f" word{i % 4}" for i in range(40))
+    shown = gloss("surrogate", "-", "--target", " Paris", stdin=prompts).stdout
+    assert "Words over all prompts" in shown
+    found = json.loads(gloss("surrogate", "-", "--surrogate", "tree", "--json", stdin=prompts).stdout)["result"]
+    assert found["surrogate"]["nodes"]
+    assert "held_out_r_squared" in found["surrogate"]
+
+
 def test_explain_with_everything_said(gloss: Gloss) -> None:
     done = gloss(
         *("explain", "The film was long. The music was dull.", "--method", "lime", "--surrogate", "tree"),

@@ -84,6 +84,12 @@ def test_every_method_by_name_and_by_message(field: str) -> None:
     assert build.spec(prompt, message).WhichOneof("method") == field
 
 
+def test_a_bias_probe() -> None:
+    built = build.bias_probe({"men": ["king"], "women": ["queen"]}, ["So {} was"])
+    groups = [v1.SwapSet(label="men", words=["king"]), v1.SwapSet(label="women", words=["queen"])]
+    assert built == v1.BiasProbe(groups=groups, templates=["So {} was"])
+
+
 def test_an_unknown_method_names_the_choices() -> None:
     with pytest.raises(ValueError, match="kernel-shap"):
         build.spec(v1.Prompt(text="hello"), "magic")

@@ -158,6 +158,67 @@ def test_explain_writes_a_page(run: Run, tmp_path: Path) -> None:
     assert "France" in page.read_text(encoding="utf-8")
 
 
+def test_integrated_gradients_have_steps(run: Run, script: fake.Script) -> None:
+    output(run("explain", fake.TEXT, "--method", "integrated-gradients", "--steps", "20"))
+    assert script.requests["CreateExplanation"][0].spec.integrated_gradients == v1.IntegratedGradients(steps=20)
+
+
+def test_bias_builds_the_spec(run: Run, script: fake.Script) -> None:
+    output(
+        run(
+            *("bias", "The {} said", "So {} was", "--group", "men=king, father", "--group", "women=queen,mother"),
+            *("--target", " he", "--against", " she", "--max-seconds", "9"),
+        )
+    )
+    assert script.requests["CreateExplanation"][0].spec == v1.ExplanationSpec(
+        prompt=v1.Prompt(text="The {} said"),
+        target=v1.Target(
+            contrast=v1.ContrastTarget(chosen=v1.Continuation(text=" he"), rejected=v1.Continuation(text=" she"))
+        ),
+        bias_probe=v1.BiasProbe(
+            templates=["So {} was"],
+            groups=[
+                v1.SwapSet(label="men", words=["king", "father"]),
+                v1.SwapSet(label="women", words=["queen", "mother"]),
+            ],
+        ),
+        budget=v1.Budget(max_seconds=9),
+    )
+
+
+def test_surrogate_reads_its_prompts_line_by_line(run: Run, script: fake.Script, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("one\n\n two \nthree\n", encoding="utf-8")
+    options = ("--target", " x", "--surrogate", "tree", "--held-out", "0.5", "--max-depth", "2", "--seed", "3")
+    output(run("surrogate", str(prompts), *options))
+    assert script.requests["CreateExplanation"][0].spec == v1.ExplanationSpec(
+        prompt=v1.Prompt(text="one"),
+        target=v1.Target(next_token=v1.NextTokenTarget(text=" x")),
+        global_surrogate=v1.GlobalSurrogate(
+            prompts=["two", "three"], surrogate=v1.SURROGATE_DECISION_TREE, held_out=0.5, max_depth=2
+        ),
+        budget=v1.Budget(seed=3),
+    )
+    output(run("surrogate", "-", "--no-wait", input="one\ntwo\n"))
+    assert list(script.requests["CreateExplanation"][1].spec.global_surrogate.prompts) == ["two"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["bias", "The {} said"],
+        ["bias", "The {} said", "--group", "men"],
+        ["bias", "The {} said", "--group", "men=a", "--group", "men=b"],
+        ["bias", "The {} said", "--group", "men=a", "--group", "women=b", "--against", " x"],
+        ["surrogate", "no such file"],
+    ],
+)
+def test_surveys_that_make_no_sense(run: Run, script: fake.Script, arguments: list[str]) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 2, result.output
+    assert script.attempts["CreateExplanation"] == 0
+
+
 def test_explain_without_waiting(run: Run, script: fake.Script) -> None:
     assert output(run("explain", fake.TEXT, "--no-wait")) == "explanations/1\n"
     assert script.attempts["WatchExplanation"] == 0
@@ -171,6 +232,7 @@ def test_explain_without_waiting(run: Run, script: fake.Script) -> None:
         ["--against", " y"],
         ["--method", "lime", "--window", "2"],
         ["--surrogate", "tree"],
+        ["--steps", "20"],
         ["--method", "magic"],
         ["--span", "3"],
         ["--span", "-1:3"],

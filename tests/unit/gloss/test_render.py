@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from html.parser import HTMLParser
 
@@ -87,6 +88,87 @@ def test_a_decision_tree_is_drawn() -> None:
     assert "present: −1.00 · 60" in shown
     assert "removed: −6.00" in shown
     assert "France</em>?" in html.page(found)
+
+
+def test_pairs_are_drawn_with_the_largest_first() -> None:
+    found = explained()
+    found.result.interactions.extend(
+        [
+            v1.Interaction(first=0, second=1, value=0.25, standard_error=0.1),
+            v1.Interaction(first=1, second=3, value=-1.5),
+        ]
+    )
+    shown = draw(terminal.explanation(found))
+    assert re.search(r"capital \+ France +−1.50 +exact", shown)
+    assert re.search(r"The \+ capital +\+0.25 +0.10", shown)
+    assert shown.index("capital + France") < shown.index("The + capital")
+    assert "capital + France" in html.page(found)
+
+
+def test_a_global_surrogate_is_drawn_by_its_words() -> None:
+    found = explained()
+    found.spec.global_surrogate.SetInParent()
+    found.result.surrogate.CopyFrom(
+        v1.SurrogateFit(
+            kind=v1.SURROGATE_DECISION_TREE,
+            r_squared=0.75,
+            held_out_r_squared=0.5,
+            coefficients=[
+                v1.WordCoefficient(word=f"word{i}", coefficient=9.0 - i, standard_error=1) for i in range(15)
+            ],
+            nodes=[
+                v1.TreeNode(feature=14, absent=2, present=1, value=-3, samples=100),
+                v1.TreeNode(feature=-1, absent=-1, present=-1, value=-1, samples=60),
+                v1.TreeNode(feature=-1, absent=-1, present=-1, value=-6, samples=40),
+            ],
+        )
+    )
+    for shown in (draw(terminal.explanation(found)), html.page(found)):
+        assert "word14" in shown
+        assert "absent: " in shown
+        assert "50% of the value's variance over prompts held out" in shown.replace("&#x27;", "'").replace("\n", " ")
+    assert "and 3 smaller" in draw(terminal.explanation(found))
+
+
+def test_groups_are_compared() -> None:
+    found = explained()
+    found.spec.bias_probe.SetInParent()
+    found.result.group_differences.extend(
+        [
+            v1.GroupDifference(
+                first="men",
+                second="women",
+                difference=1.0,
+                standard_error=0.25,
+                interval=v1.Interval(lower=0.5, upper=1.5, level=0.95),
+                pairs=12,
+            ),
+            v1.GroupDifference(
+                first="a<b>",
+                second="c",
+                difference=0.1,
+                standard_error=math.inf,
+                interval=v1.Interval(lower=-math.inf, upper=math.inf, level=0.95),
+                pairs=1,
+            ),
+        ]
+    )
+    shown = draw(terminal.explanation(found))
+    assert re.search(r"men − women +\+1.00 +0.25 +\+0.50 to \+1.50 +12", shown)
+    assert re.search(r"a<b> − c +\+0.10 +unknown +unknown +1", shown)
+    assert "the word in the slot" in shown
+    assert "a&lt;b&gt; − c" in html.page(found)
+    found.result.group_differences[0].interval.lower = -0.5
+    assert "(holds 0)" in draw(terminal.explanation(found))
+
+
+@pytest.mark.parametrize("method", ["attention_rollout", "value_zeroing"])
+def test_shares_speak_neither_for_nor_against(method: str) -> None:
+    found = explained()
+    getattr(found.spec, method).SetInParent()
+    for shown in (draw(terminal.explanation(found)), html.page(found)):
+        assert "where the prediction comes from" in shown
+        assert "speaks for it" not in shown
 
 
 def test_partial_and_empty_results_are_drawn() -> None:
