@@ -19,7 +19,7 @@ from ml.explain.value_function import ValueFunction
 from ml.language_model import LanguageModel, WhiteBox
 
 _BACK_AND_FORTH = 3
-"""What a gradient costs beside a value: the way back takes two products for each of the way there."""
+"""What a gradient costs beside a value: the way back takes a product for each of the way there, and more memory."""
 
 
 @runtime_checkable

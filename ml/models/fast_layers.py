@@ -13,6 +13,7 @@ network (SwiGLU: Shazeer 2020) the activation and the gate's product are part of
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -83,8 +84,7 @@ class PackedLinear(nn.Module):
         """[..., in] to [..., out]."""
         if x.dtype is not torch.float32:
             return F.linear(x, self.weight, self.bias)
-        product: Tensor = _Product.apply(x, self) if torch.is_grad_enabled() else self.product(x)  # type: ignore[no-untyped-call]
-        return product
+        return _differentiable(x, self.operand, self.bias, lambda: self.weight) if x.requires_grad else self.product(x)
 
     def product(self, x: Tensor, activation: str = "none") -> Tensor:
         """As `forward`, followed by an `activation` that oneDNN knows by this name, without a gradient."""
@@ -92,17 +92,23 @@ class PackedLinear(nn.Module):
 
 
 class _Product(torch.autograd.Function):
-    """A packed layer's product."""
+    """x · weightᵀ + bias by oneDNN, with a gradient for x alone."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, layer: PackedLinear) -> Tensor:
-        ctx.layer = layer
-        return layer.product(x)
+    def forward(ctx: Any, x: Tensor, operand: Tensor, bias: Tensor | None, weight: Callable[[], Tensor]) -> Tensor:
+        ctx.weight = weight
+        return pointwise(x, operand, bias)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return pointwise(gradient.contiguous(), ctx.layer.weight.T, None), None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        return pointwise(gradient.contiguous(), ctx.weight().T, None), None, None, None
+
+
+def _differentiable(x: Tensor, operand: Tensor, bias: Tensor | None, weight: Callable[[], Tensor]) -> Tensor:
+    """`operand`: the weight as oneDNN gets it; `weight` gives it plain, [out, in]."""
+    product: Tensor = _Product.apply(x, operand, bias, weight)  # type: ignore[no-untyped-call]
+    return product
 
 
 class FastGatedMLP(nn.Module):
@@ -116,7 +122,7 @@ class FastGatedMLP(nn.Module):
         """[..., size] to [..., size]."""
         gate, up = self.gate_proj, self.up_proj
         few = x.numel() < _FEWEST_GATED * x.shape[-1]
-        inner = None if few or torch.is_grad_enabled() else gated(x, gate, up)
+        inner = None if few or x.requires_grad else gated(x, gate, up)
         return cast(Tensor, self.down_proj(F.silu(gate(x)) * up(x) if inner is None else inner))
 
 
@@ -161,12 +167,12 @@ def _fast(layer: nn.Linear | Conv1D, *, shared: bool) -> nn.Module:
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x · weightᵀ + bias, [..., in] to [..., out], by the faster of the two libraries. oneDNN's has no gradient."""
+    """x · weightᵀ + bias, [..., in] to [..., out], by the faster of the two libraries. oneDNN's gradient is x's alone."""
     # MKL reads a large weight with one thread where there is a single row.
     several = x.numel() > x.shape[-1] or weight.numel() >= _LARGE
-    if several and use_onednn(weight) and x.dtype is torch.float32 and not torch.is_grad_enabled():
-        return pointwise(x, weight, bias)
-    return F.linear(x, weight, bias)
+    if not (several and use_onednn(weight) and x.dtype is torch.float32) or weight.requires_grad:
+        return F.linear(x, weight, bias)
+    return _differentiable(x, weight, bias, lambda: weight) if x.requires_grad else pointwise(x, weight, bias)
 
 
 @torch.inference_mode()
