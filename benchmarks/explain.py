@@ -30,7 +30,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.explaining.figures import Measurement, Values, correlation, show, timed, write
 from benchmarks.explaining.floor import floor_seconds
-from benchmarks.explaining.peers import Peers
+from benchmarks.explaining.peers import CAPTUM_BATCH, Peers
 from benchmarks.subjects import TEXT, folder_of
 from ml.explain import Run
 from ml.memory import expect_to_stay, keep_freed_memory
@@ -42,6 +42,7 @@ from ml.spec import (
     Estimator,
     ExplanationSpec,
     Features,
+    IntegratedGradients,
     KernelShap,
     Lime,
     Method,
@@ -49,6 +50,8 @@ from ml.spec import (
     Occlusion,
     PrecisionPolicy,
     Prompt,
+    Removal,
+    RemovalKind,
     ShapleyPermutation,
     Target,
     Unit,
@@ -130,6 +133,28 @@ class Bench:
         found.append(self._captum(work, ShapleyValueSampling, text, target, samples // words))
         return found
 
+    def gradients(self, tokens: int, steps: int) -> list[Measurement]:
+        """Integrated gradients of `tokens` tokens from the mean embedding, at `steps` points."""
+        ids = self.model.tokenizer.ids(TEXT * 8)[:tokens]
+        target = self._likeliest(ids)
+        spec = ExplanationSpec(
+            Prompt(token_ids=ids),
+            IntegratedGradients(steps),
+            target=Target(NextTokenTarget(id=target)),
+            features=Features(Unit.TOKEN),
+            removal=Removal(RemovalKind.MEAN_EMBEDDING),
+            faithfulness=False,
+        )
+        work = f"integrated gradients, {steps} steps of {tokens} tokens"
+        _tell_of(self.model.info.name, work)
+        seconds, ours = timed("gloss, float32", lambda: self._gloss(spec)[0], self._repeats)
+        found = [Measurement(work, "gloss, float32", seconds)]
+        for batch in (steps, CAPTUM_BATCH):
+            who = f"captum IntegratedGradients, batches of {batch}"
+            seconds, theirs = timed(who, self._peers.captum_integrated(ids, target, steps, batch), self._repeats)
+            found.append(Measurement(work, who, seconds, float(np.abs(theirs[-len(ours) :] - ours).max())))
+        return found
+
     def _words(self, words: int) -> tuple[str, int]:
         text = " ".join(TEXT.split()[:words])
         return text, self._likeliest(self.model.tokenizer.encode(Prompt(text=text)).ids)
@@ -149,7 +174,7 @@ class Bench:
 
     def _ours(self, work: str, spec: ExplanationSpec) -> tuple[list[Measurement], Values]:
         """Gloss in float32 and in what `auto` chooses, and the floor of the same work."""
-        print(f"{self.model.info.name}: {work}", file=sys.stderr)
+        _tell_of(self.model.info.name, work)
         found, reference = [], np.empty(0)
         for policy in PrecisionPolicy:
             chosen = replace(spec, precision=policy)
@@ -183,11 +208,15 @@ class Bench:
         return Measurement(work, who, seconds * samples / some)
 
 
+def _tell_of(model: str, work: str) -> None:
+    print(f"{model}: {work}", file=sys.stderr)
+
+
 def main() -> None:
     """Measure, print tables, and write JSON where asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="transformer", help="shipped name, folder, or gpt2-small")
-    parser.add_argument("--only", nargs="*", help="works: occlusion last lime shapley")
+    parser.add_argument("--only", nargs="*", help="works: occlusion last lime shapley gradients")
     parser.add_argument("--repeats", type=int, default=3, help="each figure is the median of so many")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--share", type=float, default=0.1, help="of captum's samples that are run; the rest is scaled")
@@ -206,6 +235,7 @@ def main() -> None:
         "last": lambda: bench.occlusion(longest, 32),
         "lime": lambda: bench.lime(32, 1000),
         "shapley": lambda: bench.shapley(32, 500),
+        "gradients": lambda: bench.gradients(64, 50),
     }
     for name, work in works.items():
         if options.only and name not in options.only:

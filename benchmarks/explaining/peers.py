@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import shap
 import torch
-from captum.attr import FeatureAblation, LLMAttribution, TextTemplateInput
+from captum.attr import FeatureAblation, IntegratedGradients, LLMAttribution, TextTemplateInput
 from lime.lime_text import LimeTextExplainer
 from transformers import PreTrainedModel
 
@@ -19,6 +19,8 @@ from ml.spec import Prompt
 from ml.tokens import Tokenizer
 
 BATCHES = (4, 8, 16, 32)
+CAPTUM_BATCH = 10
+"""Of the points of an integral, which captum computes all at once by default."""
 
 
 class Peers:
@@ -73,6 +75,24 @@ class Peers:
         prompt = TextTemplateInput(fixed + "{}" * last, values, baselines=[self.mask_text] * last)
         continuation = self._tokenizer.token_text(target)
         return lambda: _numbers(attribution.attribute(prompt, target=continuation, use_cached_outputs=False).seq_attr)
+
+    def captum_integrated(self, ids: Sequence[int], target: int, steps: int, batch: int) -> Callable[[], Values]:
+        """`IntegratedGradients` from the mean embedding to the tokens' own, by Gauss's and Legendre's rule."""
+        embedding = self._module.get_input_embeddings()
+        whole = embedding(torch.tensor([ids])).detach()
+        mean = embedding.weight.detach().mean(0).expand_as(whole)
+
+        def value(points: torch.Tensor) -> torch.Tensor:
+            logits = self._module(inputs_embeds=points, use_cache=False, logits_to_keep=1).logits[:, -1]
+            chosen: torch.Tensor = logits.log_softmax(-1)[:, target]
+            return chosen
+
+        def attribute() -> Values:
+            way = IntegratedGradients(value)
+            found = way.attribute(whole, mean, n_steps=steps, method="gausslegendre", internal_batch_size=batch)
+            return _numbers(found.sum(-1)[0])
+
+        return attribute
 
     def inseq_occlusion(self, ids: Sequence[int], target: int) -> Callable[[], Values] | None:
         """inseq's, which tells absolute values; None where it is not installed: too much hangs on it for a test's

@@ -167,7 +167,7 @@ def _fast(layer: nn.Linear | Conv1D, *, shared: bool) -> nn.Module:
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x · weightᵀ + bias, [..., in] to [..., out], by the faster of the two libraries. oneDNN's gradient is x's alone."""
+    """x · weightᵀ + bias, [..., in] to [..., out], by the faster of two libraries. oneDNN's gradient is x's alone."""
     # MKL reads a large weight with one thread where there is a single row.
     several = x.numel() > x.shape[-1] or weight.numel() >= _LARGE
     if not (several and use_onednn(weight) and x.dtype is torch.float32) or weight.requires_grad:
