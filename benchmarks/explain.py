@@ -30,7 +30,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.explaining.figures import Measurement, Values, correlation, show, timed, write
 from benchmarks.explaining.floor import floor_seconds
-from benchmarks.explaining.peers import CAPTUM_BATCH, Peers
+from benchmarks.explaining.peers import CAPTUM_TOKENS, MOST_CAPTUM_TOKENS, Peers
 from benchmarks.subjects import TEXT, folder_of
 from ml.explain import Run
 from ml.memory import expect_to_stay, keep_freed_memory
@@ -72,14 +72,11 @@ class Bench:
         """Leave out each of the last `last` of `tokens` tokens."""
         ids = self.model.tokenizer.ids(TEXT * 8)[:tokens]
         target = self._likeliest(ids)
-        within = None
-        if last < tokens and (first := self.model.tokenizer.encode(Prompt(token_ids=ids)).spans[tokens - last]):
-            within = (first[0], len(self.model.tokenizer.decode(ids)))
         spec = ExplanationSpec(
             Prompt(token_ids=ids),
             Occlusion(),
             target=Target(NextTokenTarget(id=target)),
-            features=Features(Unit.TOKEN, within=within),
+            features=Features(Unit.TOKEN, within=self._within(ids, last)),
             faithfulness=False,
         )
         work = f"occlusion of {last} of {tokens} tokens"
@@ -133,27 +130,34 @@ class Bench:
         found.append(self._captum(work, ShapleyValueSampling, text, target, samples // words))
         return found
 
-    def gradients(self, tokens: int, steps: int) -> list[Measurement]:
-        """Integrated gradients of `tokens` tokens from the mean embedding, at `steps` points."""
+    def gradients(self, tokens: int, last: int, steps: int) -> list[Measurement]:
+        """Integrated gradients of the last `last` of `tokens` tokens from the mean embedding, at `steps` points."""
         ids = self.model.tokenizer.ids(TEXT * 8)[:tokens]
         target = self._likeliest(ids)
         spec = ExplanationSpec(
             Prompt(token_ids=ids),
             IntegratedGradients(steps),
             target=Target(NextTokenTarget(id=target)),
-            features=Features(Unit.TOKEN),
+            features=Features(Unit.TOKEN, within=self._within(ids, last)),
             removal=Removal(RemovalKind.MEAN_EMBEDDING),
             faithfulness=False,
         )
-        work = f"integrated gradients, {steps} steps of {tokens} tokens"
+        work = f"integrated gradients, {steps} steps, of {last} of {tokens} tokens"
         _tell_of(self.model.info.name, work)
         seconds, ours = timed("gloss, float32", lambda: self._gloss(spec)[0], self._repeats)
         found = [Measurement(work, "gloss, float32", seconds)]
-        for batch in (steps, CAPTUM_BATCH):
+        for batch in sorted({max(1, CAPTUM_TOKENS // tokens), min(steps, MOST_CAPTUM_TOKENS // tokens)}):
             who = f"captum IntegratedGradients, batches of {batch}"
-            seconds, theirs = timed(who, self._peers.captum_integrated(ids, target, steps, batch), self._repeats)
-            found.append(Measurement(work, who, seconds, float(np.abs(theirs[-len(ours) :] - ours).max())))
+            way = self._peers.captum_integrated(ids, last, target, steps, batch)
+            seconds, theirs = timed(who, way, self._repeats)
+            found.append(Measurement(work, who, seconds, float(np.abs(theirs[-last:] - ours[-last:]).max())))
         return found
+
+    def _within(self, ids: Sequence[int], last: int) -> tuple[int, int] | None:
+        """The characters of the last `last` tokens; None for all of them."""
+        tokenizer = self.model.tokenizer
+        first = None if last == len(ids) else tokenizer.encode(Prompt(token_ids=tuple(ids))).spans[-last]
+        return (first[0], len(tokenizer.decode(ids))) if first else None
 
     def _words(self, words: int) -> tuple[str, int]:
         text = " ".join(TEXT.split()[:words])
@@ -216,7 +220,7 @@ def main() -> None:
     """Measure, print tables, and write JSON where asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="transformer", help="shipped name, folder, or gpt2-small")
-    parser.add_argument("--only", nargs="*", help="works: occlusion last lime shapley gradients")
+    parser.add_argument("--only", nargs="*", help="works: occlusion last lime shapley gradients 'last gradients'")
     parser.add_argument("--repeats", type=int, default=3, help="each figure is the median of so many")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--share", type=float, default=0.1, help="of captum's samples that are run; the rest is scaled")
@@ -235,7 +239,8 @@ def main() -> None:
         "last": lambda: bench.occlusion(longest, 32),
         "lime": lambda: bench.lime(32, 1000),
         "shapley": lambda: bench.shapley(32, 500),
-        "gradients": lambda: bench.gradients(64, 50),
+        "gradients": lambda: bench.gradients(64, 64, 50),
+        "last gradients": lambda: bench.gradients(longest, 32, 50),
     }
     for name, work in works.items():
         if options.only and name not in options.only:

@@ -7,7 +7,6 @@ GlossError
 ├── CapabilityError            this model cannot do that
 │   ├── NoAttentionError
 │   └── NoChatTemplateError
-├── NotBuiltError              Gloss does not do that yet; `feature` names what
 └── ModelLoadError             the model's folder is missing, incomplete, corrupt or not allowed
     └── ModelTooLargeError     its weights exceed the memory that there is
 """
@@ -75,14 +74,6 @@ class NoChatTemplateError(CapabilityError):
 
     def __init__(self, model: str) -> None:
         super().__init__(model, f"model {model!r} has no chat template; send the prompt as text")
-
-
-class NotBuiltError(GlossError):
-    """This version of Gloss does not do that yet."""
-
-    def __init__(self, feature: str) -> None:
-        super().__init__(f"{feature} is not built yet in this version")
-        self.feature = feature
 
 
 class ModelLoadError(GlossError):

@@ -211,16 +211,23 @@ class LanguageModel(Protocol):
 class WhiteBox(Protocol):
     """A model whose inside can be looked into: one that this process computes alone."""
 
+    def read_prefix(self, ids: Sequence[int]) -> Prefix | None:
+        """As `LanguageModel.read_prefix`."""
+        ...
+
     def embed(self, ids: Sequence[int]) -> torch.Tensor:
         """The embeddings of `ids`, `MEAN` among them or not, as the first layer is given them: float32 [T, size]."""
         ...
 
-    def gradients(self, points: torch.Tensor, tail: int, objective: Objective) -> tuple[torch.Tensor, torch.Tensor]:
+    def gradients(
+        self, points: torch.Tensor, tail: int, objective: Objective, prefix: Prefix | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Values of an objective and their gradients with respect to embeddings.
 
         Args:
             points: sequences of embeddings, float32 [n, T, size], which run as one batch.
             tail: how many last positions `objective` is given.
+            prefix: of this model, what stands before all sequences.
 
         Returns:
             The n values, and gradients float32 [n, T, size].

@@ -347,13 +347,6 @@ class BiasProbe:
             raise InputError("bias_probe.templates", message)
 
 
-@dataclass(frozen=True)
-class Unbuilt:
-    """A method of the contract that this version does not compute yet; `name` is its field there."""
-
-    name: str
-
-
 Method = (
     Occlusion
     | Lime
@@ -367,7 +360,6 @@ Method = (
     | Interactions
     | GlobalSurrogate
     | BiasProbe
-    | Unbuilt
 )
 
 

@@ -148,8 +148,8 @@ def describe(error: Exception) -> Failure | None:  # noqa: PLR0911, PLR0912 -- a
             return Failure(code.UNAVAILABLE, "DRAINING", message, retry_seconds=1)
         case StreamAgeError():
             return Failure(code.UNAVAILABLE, "STREAM_AGE", message, retry_seconds=0)
-        case ml_errors.NotBuiltError():
-            return Failure(code.UNIMPLEMENTED, "NOT_IMPLEMENTED", message, {"feature": error.feature})
+        case ml_errors.CapabilityError():
+            return Failure(code.FAILED_PRECONDITION, "NOT_SUPPORTED", message, {"model": error.model})
         case _:
             return None
 

@@ -7,11 +7,11 @@ import uuid
 
 from gloss import v1 as pb
 from ml.errors import (
+    CapabilityError,
     GlossError,
     InputError,
     NoAttentionError,
     NoChatTemplateError,
-    NotBuiltError,
     PromptTooLongError,
     ReplyTooLargeError,
 )
@@ -46,8 +46,8 @@ def to_error(error: BaseException) -> pb.ExplanationError:
             reason, metadata = pb.ERROR_REASON_NO_ATTENTION, {"model": error.model}
         case NoChatTemplateError():
             reason, metadata = pb.ERROR_REASON_NO_CHAT_TEMPLATE, {"model": error.model}
-        case NotBuiltError():
-            reason, metadata = pb.ERROR_REASON_NOT_IMPLEMENTED, {"feature": error.feature}
+        case CapabilityError():
+            reason, metadata = pb.ERROR_REASON_NOT_SUPPORTED, {"model": error.model}
         case GlossError():
             reason = pb.ERROR_REASON_INVALID_FIELD
         case ModelChangedError():

@@ -19,8 +19,8 @@ from ml.spec import Prompt
 from ml.tokens import Tokenizer
 
 BATCHES = (4, 8, 16, 32)
-CAPTUM_BATCH = 10
-"""Of the points of an integral, which captum computes all at once by default."""
+CAPTUM_TOKENS, MOST_CAPTUM_TOKENS = 640, 3200
+"""Of a batch of an integral's points, which captum computes all at once by default, whatever the memory."""
 
 
 class Peers:
@@ -76,11 +76,15 @@ class Peers:
         continuation = self._tokenizer.token_text(target)
         return lambda: _numbers(attribution.attribute(prompt, target=continuation, use_cached_outputs=False).seq_attr)
 
-    def captum_integrated(self, ids: Sequence[int], target: int, steps: int, batch: int) -> Callable[[], Values]:
-        """`IntegratedGradients` from the mean embedding to the tokens' own, by Gauss's and Legendre's rule."""
+    def captum_integrated(
+        self, ids: Sequence[int], last: int, target: int, steps: int, batch: int
+    ) -> Callable[[], Values]:
+        """`IntegratedGradients` of the last tokens, from the mean embedding to their own, by Gauss's and Legendre's
+        rule."""
         embedding = self._module.get_input_embeddings()
         whole = embedding(torch.tensor([ids])).detach()
-        mean = embedding.weight.detach().mean(0).expand_as(whole)
+        mean = whole.clone()
+        mean[:, -last:] = embedding.weight.detach().mean(0)
 
         def value(points: torch.Tensor) -> torch.Tensor:
             logits = self._module(inputs_embeds=points, use_cache=False, logits_to_keep=1).logits[:, -1]

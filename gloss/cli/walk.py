@@ -114,7 +114,8 @@ class Tour:
                 Text(f"  gloss {line}", "cyan", no_wrap=True, overflow="ignore")
                 for line in (
                     f'explain {text} --target " States" --against " Kingdom"',
-                    f"explain {text} --method lime --html why.html",
+                    f"explain {text} --method integrated-gradients --html why.html",
+                    'bias "The {} said" --target " he" --against " she" --group a=king,father --group b=queen,mother',
                     "jobs list",
                     "--help",
                 )

@@ -22,7 +22,7 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_DRAINING: _ClassVar[ErrorReason]
     ERROR_REASON_UNAUTHENTICATED: _ClassVar[ErrorReason]
     ERROR_REASON_PERMISSION_DENIED: _ClassVar[ErrorReason]
-    ERROR_REASON_NOT_IMPLEMENTED: _ClassVar[ErrorReason]
+    ERROR_REASON_NOT_SUPPORTED: _ClassVar[ErrorReason]
     ERROR_REASON_INTERNAL: _ClassVar[ErrorReason]
     ERROR_REASON_WORKER_LOST: _ClassVar[ErrorReason]
     ERROR_REASON_MODEL_CHANGED: _ClassVar[ErrorReason]
@@ -45,7 +45,7 @@ ERROR_REASON_NO_WORKER: ErrorReason
 ERROR_REASON_DRAINING: ErrorReason
 ERROR_REASON_UNAUTHENTICATED: ErrorReason
 ERROR_REASON_PERMISSION_DENIED: ErrorReason
-ERROR_REASON_NOT_IMPLEMENTED: ErrorReason
+ERROR_REASON_NOT_SUPPORTED: ErrorReason
 ERROR_REASON_INTERNAL: ErrorReason
 ERROR_REASON_WORKER_LOST: ErrorReason
 ERROR_REASON_MODEL_CHANGED: ErrorReason

@@ -28,7 +28,7 @@ _TIMES_THE_BEGINNING = 4
 """Tokens of prompts, shared ones counted as often as they come, for each token of the beginning to make up for it."""
 _LAST = 2
 """Prompts at the end that are part of every trial."""
-_WORTH_READING = 16
+WORTH_READING = 16
 """Tokens that all prompts begin with from which on they are read apart, once for all requests."""
 _MAX_LOGITS = 1 << 25
 """Logits of one chunk: every prompt's, [positions, vocabulary] each, are held until it ends."""
@@ -101,7 +101,7 @@ class Evaluator:
         self._model = model
         self._candidate = fast
         self._readout = readout
-        self._beginning = beginning if len(beginning) >= _WORTH_READING else ()
+        self._beginning = beginning if len(beginning) >= WORTH_READING else ()
         self._trial_size = _TRIAL if planned >= 16 * _TRIAL else _SMALL_TRIAL
         self._prefixes: dict[int, Prefix | None] = {}  # by the model's identity
         self._budget = tokens_per_chunk or chunk_tokens(model.info)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -12,11 +13,11 @@ from torch import Tensor
 from ml import attention
 from ml.attention import AttentionSpec, Reduction
 from ml.explain.estimator import Estimating, FloatArray
-from ml.explain.evaluation import chunk_tokens
+from ml.explain.evaluation import WORTH_READING, chunk_tokens
 from ml.explain.removal import Perturbation
 from ml.explain.target import Readout
 from ml.explain.value_function import ValueFunction
-from ml.language_model import LanguageModel, WhiteBox
+from ml.language_model import LanguageModel, Prefix, WhiteBox
 
 _BACK_AND_FORTH = 3
 """What a gradient costs beside a value: the way back takes a product for each of the way there, and more memory."""
@@ -74,17 +75,21 @@ class Inside:
     @property
     def points(self) -> int:
         """How many sequences of embeddings to ask for the gradients of at once."""
-        return max(1, chunk_tokens(self._model.info) // (_BACK_AND_FORTH * self._tokens))
+        return max(1, chunk_tokens(self._model.info) // (_BACK_AND_FORTH * (self._tokens - self._known)))
 
     def embeddings(self, *, removed: bool = False) -> Tensor:
-        """What the model reads, of the whole prompt or with every feature removed, float32 [T, size]."""
+        """What the model reads behind the tokens that never change, float32 [T', size].
+
+        `removed`: with every feature removed, in place of the whole prompt.
+        """
         kept = np.full(self.features, not removed)
-        return self._box.embed([*self._perturbation(kept).tolist(), *self._readout.appended])
+        ids = [*self._perturbation(kept).tolist(), *self._readout.appended]
+        return self._box.embed(ids[self._known :])
 
     def gradients(self, points: Tensor) -> Tensor:
-        """Gradients of the value at some embeddings, both float32 [n, T, size]."""
-        values, gradients = self._box.gradients(points, self._readout.positions, self._readout.values)
-        self.game.charge(len(values), len(values) * self._tokens)
+        """Gradients of the value at some embeddings, both float32 [n, T', size]."""
+        values, gradients = self._box.gradients(points, self._readout.positions, self._readout.values, self._prefix)
+        self.game.charge(len(values), points.shape[0] * points.shape[1], saved=len(values) * self._known)
         return gradients
 
     def rollout(self) -> FloatArray:
@@ -119,11 +124,26 @@ class Inside:
         yield rolled
 
     def by_feature(self, tokens: Sequence[float] | FloatArray) -> FloatArray:
-        """Sums over the tokens of each feature, float64 [features], of numbers of the T tokens."""
-        owner = self._perturbation.owner
-        mine = owner >= 0
+        """Sums over the tokens of each feature, float64 [features], of numbers of all T tokens, or of the last T'."""
+        owner = self._perturbation.owner[self._tokens - len(tokens) :]
         numbers = np.asarray(tokens, dtype=np.float64)[: len(owner)]
+        mine = owner >= 0
         return np.bincount(owner[mine], weights=numbers[mine], minlength=self.features).astype(np.float64)
+
+    @cached_property
+    def _prefix(self) -> Prefix | None:
+        """What the model makes of the tokens that never change, where reading them once pays."""
+        beginning = self._perturbation.beginning
+        if not self._perturbation.keeps_places or len(beginning) < WORTH_READING:
+            return None
+        prefix = self._box.read_prefix(beginning)
+        if prefix is not None:
+            self.game.charge(0, prefix.length)
+        return prefix
+
+    @property
+    def _known(self) -> int:
+        return self._prefix.length if self._prefix else 0
 
     @property
     def _sequence(self) -> list[int]:

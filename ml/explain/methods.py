@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ml import attention, spec
 from ml.attention import AttentionSpec, Reduction
-from ml.errors import InputError, NoAttentionError, NotBuiltError, PromptTooLongError
+from ml.errors import InputError, NoAttentionError, PromptTooLongError
 from ml.explain.bias import BiasProbeExplainer
 from ml.explain.context import ContextExplainer, link
 from ml.explain.estimator import Explainer
@@ -166,10 +166,12 @@ def _of_a_game(asked: ExplanationSpec, features: int) -> Explainer:
             return ContextExplainer(features, asked.method, asked.budget, link(asked.target))
         case spec.KernelShap() | spec.ShapleyPermutation():
             return _shapley(asked, features)
-        case spec.Unbuilt(name):
-            raise NotBuiltError(f"the method {name}")
+        case spec.Interactions():
+            from ml.explain.interactions import InteractionsExplainer
+
+            return InteractionsExplainer(features, asked.budget)
         case _:
-            raise NotBuiltError(f"the method {type(asked.method).__name__}")
+            raise AssertionError(f"{asked.method} is no game's")
 
 
 def _shapley(asked: ExplanationSpec, features: int) -> Explainer:

@@ -68,7 +68,6 @@ def prepare(tokenizer: Tokenizer, info: ModelInfo, spec: ExplanationSpec) -> Pro
         InputError: something in the spec is not allowed; its `field` is the contract's path.
         PromptTooLongError: prompt, target or replacements exceed the context.
         CapabilityError: the model has not got what the method is about.
-        NotBuiltError: the method is not built yet.
     """
     prompt, wanted = methods.subject(spec)
     encoding = tokenizer.encode(prompt)

@@ -62,7 +62,7 @@ class Run:
             change on the way, as its trial must not depend on what was explained before.
 
     Raises:
-        InputError, PromptTooLongError, CapabilityError, NotBuiltError: as `ml.explain.problem.prepare`, at once.
+        InputError, PromptTooLongError, CapabilityError: as `ml.explain.problem.prepare`, at once.
     """
 
     def __init__(

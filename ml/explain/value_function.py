@@ -66,12 +66,13 @@ class ValueFunction:
         """Compute `coalitions` together with what is asked for next: without rounding, and for less than apart."""
         self._beside = coalitions
 
-    def charge(self, evaluations: int, tokens: int) -> None:
+    def charge(self, evaluations: int, tokens: int, saved: int = 0) -> None:
         """Count work that an explainer did beside the values: gradients, or passes that look inside the model."""
         self.answered += evaluations
         self.computed += evaluations
         self.memory.evaluations += evaluations
         self.memory.tokens_computed += tokens
+        self.memory.tokens_saved += saved
 
     @property
     def late(self) -> bool:

@@ -41,6 +41,11 @@ class CachedPrefix:
         """Its tokens."""
         return len(self.ids)
 
+    @property
+    def by_heads(self) -> States:
+        """See `PackedPrefix.by_heads`."""
+        return self.states
+
 
 @dataclass(frozen=True)
 class Group:

@@ -182,9 +182,12 @@ class HuggingFaceModel:
         embedding = self.module.get_input_embeddings()
         return lookup(embedding, torch.tensor(list(ids), device=self.module.device)).float()
 
-    def gradients(self, points: Tensor, tail: int, objective: Objective) -> tuple[Tensor, Tensor]:
+    def gradients(
+        self, points: Tensor, tail: int, objective: Objective, prefix: Prefix | None = None
+    ) -> tuple[Tensor, Tensor]:
         """See `WhiteBox.gradients`."""
-        return gradients(self.module, points, tail, objective)
+        before = prefix.by_heads if isinstance(prefix, PackedPrefix | CachedPrefix) else ()
+        return gradients(self.module, points, tail, objective, before)
 
     @torch.inference_mode()
     def value_zeroing(self, ids: Sequence[int], max_tokens: int, sink: AttentionSink) -> Iterator[int]:

@@ -211,12 +211,17 @@ class LstmModel:
         """See `WhiteBox.embed`."""
         return lookup(self.module.embedding, torch.tensor(list(ids), device=self.module.embedding.weight.device))
 
-    def gradients(self, points: Tensor, tail: int, objective: Objective) -> tuple[Tensor, Tensor]:
+    def gradients(
+        self, points: Tensor, tail: int, objective: Objective, prefix: Prefix | None = None
+    ) -> tuple[Tensor, Tensor]:
         """See `WhiteBox.gradients`."""
+        state = prefix.state if isinstance(prefix, LstmPrefix) else self.module.initial_state(1)
         # cuDNN's recurrence keeps nothing to go back by in evaluation mode.
         with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
+            # Copies, as what was computed in inference mode may be no part of a gradient.
+            before = [(h.clone().repeat(1, len(points), 1), c.clone().repeat(1, len(points), 1)) for h, c in state]
             points = points.detach().requires_grad_()
-            hidden, _ = self.module.read(points, self.module.initial_state(len(points)))
+            hidden, _ = self.module.read(points, before)
             values = objective(self.module.head(hidden[:, -tail:]).float())
             (gradients,) = torch.autograd.grad(values.sum(), points)
         return values.detach(), gradients

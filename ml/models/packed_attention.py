@@ -32,6 +32,14 @@ class PackedPrefix:
     length: int
     states: KeysAndValues
 
+    @property
+    def by_heads(self) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values from the lowest layer up, each [1, key heads, positions, size]."""
+        return [
+            (keys.transpose(0, 1).unsqueeze(0), values.transpose(0, 1).unsqueeze(0))
+            for _, (keys, values) in sorted(self.states.items())
+        ]
+
 
 class _Queries:
     """A step's queries where the model is."""

@@ -1,5 +1,7 @@
 """A real worker process on a tiny model, to which nothing bad happens: one process for all of these tests."""
 
+import math
+import random
 import sys
 import time
 import urllib.request
@@ -173,10 +175,50 @@ def test_fails_with_the_callers_own_mistake(model, store):
     assert explanation.error.reason == pb.ERROR_REASON_PROMPT_TOO_LONG
     assert explanation.error.metadata["limit"] == "128"
 
-    spec = pb.ExplanationSpec(prompt=pb.Prompt(text="one two"), bias_probe=pb.BiasProbe())
+
+METHODS = {
+    "occlusion": pb.Occlusion(),
+    "lime": pb.Lime(),
+    "kernel_shap": pb.KernelShap(),
+    "shapley_permutation": pb.ShapleyPermutation(),
+    "input_times_gradient": pb.InputTimesGradient(),
+    "integrated_gradients": pb.IntegratedGradients(steps=8),
+    "attention_rollout": pb.AttentionRollout(),
+    "value_zeroing": pb.ValueZeroing(),
+    "context_attribution": pb.ContextAttribution(),
+    "interactions": pb.Interactions(),
+    "global_surrogate": pb.GlobalSurrogate(
+        prompts=[" ".join(random.Random(i).sample(["one", "two", "three", "four", "five"], 3)) for i in range(30)]
+    ),
+    "bias_probe": pb.BiasProbe(
+        groups=[pb.SwapSet(label="a", words=["one", "two"]), pb.SwapSet(label="b", words=["three", "four"])],
+        templates=["{} and two"],
+    ),
+}
+
+
+def test_no_method_of_the_contract_is_left_out():
+    assert set(METHODS) == {field.name for field in pb.ExplanationSpec.DESCRIPTOR.oneofs_by_name["method"].fields}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_of_the_contract(model, store, method):
+    text = "the {} three four five" if method == "bias_probe" else "one two three four five"
+    spec = pb.ExplanationSpec(
+        prompt=pb.Prompt(text=text), budget=pb.Budget(max_evaluations=100), **{method: METHODS[method]}
+    )
     explanation = ended(store, store.create(spec, model).name)
-    assert explanation.error.reason == pb.ERROR_REASON_NOT_IMPLEMENTED
-    assert explanation.error.metadata["feature"] == "the method bias_probe"
+    assert explanation.state == pb.EXPLANATION_STATE_SUCCEEDED, explanation.error
+    result = explanation.result
+    assert len(result.attributions) == (1 if method == "bias_probe" else 5)
+    assert any(part.attribution for part in result.attributions)
+    assert all(math.isfinite(part.attribution) for part in result.attributions)
+    assert result.trust.verdict != pb.TRUST_VERDICT_UNSPECIFIED
+    assert result.HasField("faithfulness") == (method not in {"global_surrogate", "bias_probe"})
+    assert bool(result.interactions) == (method == "interactions")
+    assert bool(result.surrogate.coefficients) == (method == "global_surrogate")
+    assert bool(result.group_differences) == (method == "bias_probe")
+    assert explanation.progress.evaluations_done == explanation.progress.evaluations_planned
 
 
 def test_fails_when_the_model_has_changed(model, store):

@@ -92,6 +92,34 @@ def test_gradients_are_what_small_changes_do(model: LanguageModel) -> None:
     torch.testing.assert_close((above - below) / 2, (gradients * step).double().sum((1, 2)), atol=1e-3, rtol=0.05)
 
 
+def check_behind(model: LanguageModel, beginning: list[int]) -> None:
+    """Behind a beginning that was read once, gradients are what they are of the whole."""
+    prefix = model.read_prefix(beginning)
+    assert prefix is not None
+    points = torch.stack([model.embed([*beginning, *rest]) for rest in ([7, 8, MEAN, 9], [1, 2, 3, 4])])
+
+    def objective(logits: Tensor) -> Tensor:
+        return logits.double().log_softmax(-1)[:, :, 7].sum(1)
+
+    values, gradients = model.gradients(points, 2, objective)
+    behind = model.gradients(points[:, len(beginning) :], 2, objective, prefix)
+    torch.testing.assert_close(behind[0], values, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(behind[1], gradients[:, len(beginning) :], atol=1e-4, rtol=1e-3)
+
+
+def test_gradients_behind_a_known_beginning(model: LanguageModel) -> None:
+    check_behind(model, [*IDS, *IDS, 5])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_behind_a_known_beginning_in_other_architectures(kind: str) -> None:
+    torch.manual_seed(0)
+    module = AutoModelForCausalLM.from_config(KINDS[kind][0]).eval()
+    prepare(module)
+    model = HuggingFaceModel(module, None, type("Info", (), {"context_length": 64}), None, caches=can_cache(module))
+    check_behind(model, [*IDS, 5])
+
+
 def test_gradients_leave_nothing_behind(model: LanguageModel) -> None:
     before = model.logits([IDS])[0]
     model.gradients(model.embed(IDS).unsqueeze(0), 1, lambda logits: logits[:, -1, 7])

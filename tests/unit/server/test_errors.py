@@ -88,8 +88,8 @@ def decode(error):
         (DrainingError(), Code.UNAVAILABLE, "DRAINING", {}, None, True),
         (StreamAgeError(60), Code.UNAVAILABLE, "STREAM_AGE", {}, None, True),
         (
-            ml_errors.NotBuiltError("Generate"),
-            Code.UNIMPLEMENTED, "NOT_IMPLEMENTED", {"feature": "Generate"}, None, False,
+            ml_errors.CapabilityError("m", "no"),
+            Code.FAILED_PRECONDITION, "NOT_SUPPORTED", {"model": "m"}, None, False,
         ),
     ],
 )  # fmt: skip

@@ -22,7 +22,7 @@ from worker.interruption import TimeLimitReached
         (errors.ReplyTooLargeError("layers", 9, 8), pb.ERROR_REASON_REPLY_TOO_LARGE, {"bytes": "9", "limit": "8"}),
         (errors.NoAttentionError("m"), pb.ERROR_REASON_NO_ATTENTION, {"model": "m"}),
         (errors.NoChatTemplateError("m"), pb.ERROR_REASON_NO_CHAT_TEMPLATE, {"model": "m"}),
-        (errors.NotBuiltError("x"), pb.ERROR_REASON_NOT_IMPLEMENTED, {"feature": "x"}),
+        (errors.CapabilityError("m", "no"), pb.ERROR_REASON_NOT_SUPPORTED, {"model": "m"}),
         (errors.GlossError("no"), pb.ERROR_REASON_INVALID_FIELD, {}),
         (ModelChangedError("a", "b"), pb.ERROR_REASON_MODEL_CHANGED, {"expected": "a", "actual": "b"}),
         (TimeLimitReached(1.5), pb.ERROR_REASON_TIME_LIMIT, {"seconds": "1.5"}),

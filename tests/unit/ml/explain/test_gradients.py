@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ml.errors import CapabilityError, InputError
-from ml.explain import Run, prepare
+from ml.explain import Run, inside, prepare
 from ml.result import StopReason, Verdict
 from ml.spec import (
     Budget,
@@ -128,6 +128,23 @@ def test_what_is_not_a_feature_is_no_part_of_it(tiny_llama, load_model):
     result = last(Run(model, spec))
     [film] = result.attributions
     assert film.value == pytest.approx(result.full_value - result.base_value, abs=1e-2)
+
+
+@pytest.mark.parametrize("method", [InputTimesGradient(), IntegratedGradients(20)])
+def test_a_long_beginning_that_never_changes_is_read_once(model, method, monkeypatch):
+    text = f"{TEXT} {TEXT} {TEXT} {TEXT}"
+    within = (len(text) - len(TEXT), len(text))
+    spec = ExplanationSpec(
+        Prompt(text=text), method, TARGETS["continuation"], Features(within=within), MEAN, faithfulness=False
+    )
+    once = last(Run(model, spec))
+    monkeypatch.setattr(inside, "WORTH_READING", 10_000)
+    anew = last(Run(model, spec))
+    for one, other in zip(once.attributions, anew.attributions, strict=True):
+        assert one.value == pytest.approx(other.value, abs=1e-4)
+    if isinstance(method, IntegratedGradients):
+        assert once.cost.tokens_computed < anew.cost.tokens_computed / 2
+        assert once.cost.tokens_saved > anew.cost.tokens_saved
 
 
 def test_gradients_count_as_evaluations(tiny_llama, load_model):

@@ -3,7 +3,7 @@ from itertools import count
 
 import pytest
 
-from ml.errors import InputError, NotBuiltError, PromptTooLongError
+from ml.errors import InputError, PromptTooLongError
 from ml.explain import Run, prepare
 from ml.result import StopReason, Verdict
 from ml.spec import (
@@ -18,7 +18,6 @@ from ml.spec import (
     RemovalKind,
     SurrogateKind,
     Target,
-    Unbuilt,
     Unit,
 )
 from tests.unit.ml.explain.toys import YES_RATHER_THAN_NO, ToyModel, byte_tokenizer, word_tokenizer
@@ -221,11 +220,6 @@ def test_too_long_a_prompt():
     with pytest.raises(PromptTooLongError) as error:
         Run(model, spec())
     assert (error.value.field, error.value.tokens, error.value.limit) == ("prompt.text", 10, 9)
-
-
-def test_methods_to_come():
-    with pytest.raises(NotBuiltError, match="bias_probe"):
-        Run(toy(), spec(Unbuilt("bias_probe")))
 
 
 def test_a_model_without_a_mask_token_deletes():
