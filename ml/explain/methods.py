@@ -15,6 +15,7 @@ from ml.explain.flow import AttentionRolloutExplainer, ValueZeroingExplainer
 from ml.explain.global_surrogate import GlobalSurrogateExplainer, bag
 from ml.explain.gradients import InputTimesGradientExplainer, IntegratedGradientsExplainer
 from ml.explain.inside import Inspector
+from ml.explain.interactions import InteractionsExplainer
 from ml.explain.kernel_shap import KernelShapExplainer
 from ml.explain.lime import LimeExplainer
 from ml.explain.occlusion import OcclusionExplainer
@@ -167,8 +168,6 @@ def _of_a_game(asked: ExplanationSpec, features: int) -> Explainer:
         case spec.KernelShap() | spec.ShapleyPermutation():
             return _shapley(asked, features)
         case spec.Interactions():
-            from ml.explain.interactions import InteractionsExplainer
-
             return InteractionsExplainer(features, asked.budget)
         case _:
             raise AssertionError(f"{asked.method} is no game's")

@@ -12,6 +12,7 @@ _TINY_EFFECT = {Scale.LOG_PROBABILITY: 0.01, Scale.PROBABILITY: 0.001}
 _INCOMPLETE = 0.1  # part of the whole effect
 _FEWEST_FOR_NOISE = 4
 _FEWEST_PAIRS = 6
+_MINOR = 20  # an interaction so many times smaller than an attribution need not be known
 
 Reason = tuple[Verdict, str]
 
@@ -22,7 +23,8 @@ def judge(result: ExplanationResult, *, faithfulness_asked: bool, in_units: bool
     `in_units`: whether attributions are in the value's unit; otherwise they are shares, and no effect can be told by
     their size.
     """
-    reasons = [*_effect(result, in_units), *_precision(result), *_completeness(result), *_surrogate(result)]
+    reasons = [*_effect(result, in_units), *_precision(result), *_completeness(result), *_interactions(result)]
+    reasons += _surrogate(result)
     reasons += _faithfulness(result, faithfulness_asked)
     return _worst(reasons)
 
@@ -57,7 +59,7 @@ def _completeness(result: ExplanationResult) -> Iterator[Reason]:
         yield (
             Verdict.CAUTION,
             f"The attributions miss what they should sum to, {result.full_value - result.base_value:.3g}, by"
-            f" {result.completeness_error:.2g}; more steps bring them closer.",
+            f" {result.completeness_error:.2g}; more steps or evaluations bring them closer.",
         )
 
 
@@ -74,6 +76,17 @@ def _precision(result: ExplanationResult) -> Iterator[Reason]:
         yield (
             Verdict.NOT_TRUSTED if worst > largest else Verdict.CAUTION,
             f"The samples are too few: the largest standard error is {worst:.2g} and the largest attribution"
+            f" {largest:.2g}.",
+        )
+
+
+def _interactions(result: ExplanationResult) -> Iterator[Reason]:
+    largest = max((abs(each.value) for each in result.interactions), default=0.0)
+    worst = max((each.standard_error for each in result.interactions), default=0.0)
+    if worst > max(largest / 2, _largest(result) / _MINOR):
+        yield (
+            Verdict.CAUTION,
+            f"The samples are too few for pairs: the largest standard error is {worst:.2g} and the largest interaction"
             f" {largest:.2g}.",
         )
 

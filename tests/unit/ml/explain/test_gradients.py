@@ -119,7 +119,7 @@ def test_too_few_steps_are_told(tiny_gpt2, load_model):
     assert result.completeness_error > 0.1 * abs(result.full_value - result.base_value)
     assert not result.converged
     assert result.trust.verdict is not Verdict.TRUSTED
-    assert any("more steps" in reason for reason in result.trust.reasons)
+    assert any("more steps or evaluations" in reason for reason in result.trust.reasons)
 
 
 def test_what_is_not_a_feature_is_no_part_of_it(tiny_llama, load_model):

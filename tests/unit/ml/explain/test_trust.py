@@ -10,6 +10,7 @@ from ml.result import (
     ControlledMetric,
     ExplanationResult,
     Faithfulness,
+    Interaction,
     ResolvedRemoval,
     ResolvedTarget,
     SurrogateFit,
@@ -44,6 +45,20 @@ def with_errors(error):
     return replace(GOOD, attributions=tuple(replace(each, standard_error=error) for each in GOOD.attributions))
 
 
+def test_small_errors_are_no_reason():
+    found = replace(GOOD, completeness_error=0.3, interactions=(Interaction(0, 1, 0.1, 0.1),))
+    assert judge(found, faithfulness_asked=True).verdict is Verdict.TRUSTED
+
+
+def test_shares_tell_no_effect_by_their_size():
+    found = replace(GOOD, full_value=GOOD.base_value + 0.001)
+    assert judge(found, faithfulness_asked=True).verdict is Verdict.TRUSTED
+    judged = judge(found, faithfulness_asked=True, in_units=False)
+    assert judged.verdict is Verdict.NOT_TRUSTED
+    assert "hardly matters" in judged.reasons[0]
+    assert "no feature" not in judged.reasons[0]
+
+
 def test_nothing_speaks_against_it():
     trust = judge(GOOD, faithfulness_asked=True)
     assert (trust.verdict, trust.reasons) == (Verdict.TRUSTED, ())
@@ -57,6 +72,8 @@ def test_nothing_speaks_against_it():
         (replace(GOOD, faithfulness=faithfulness(0.9, 1.0, 0.5)), Verdict.NOT_TRUSTED, "no better than a random one"),
         (replace(GOOD, surrogate=SurrogateFit(SurrogateKind.RIDGE, 0.41)), Verdict.CAUTION, "R² is 0.41"),
         (replace(GOOD, surrogate=SurrogateFit(SurrogateKind.LASSO, 0.1)), Verdict.NOT_TRUSTED, "lasso"),
+        (replace(GOOD, completeness_error=0.5), Verdict.CAUTION, "should sum to, 4, by 0.5"),
+        (replace(GOOD, interactions=(Interaction(0, 1, 1.0, 0.6),)), Verdict.CAUTION, "few for pairs"),
         (with_errors(2.0), Verdict.CAUTION, "standard error is 2"),
         (with_errors(4.0), Verdict.NOT_TRUSTED, "largest attribution 3"),
         (with_errors(math.inf), Verdict.NOT_TRUSTED, "4 of 4 features"),
