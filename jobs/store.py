@@ -27,6 +27,9 @@ from jobs.scripts import Scripts
 DEFAULT_RETENTION_SECONDS = 24 * 3600.0
 DEFAULT_MAX_QUEUED = 1000
 
+_PAGE_BYTES = 1 << 20
+"""Of a list's page that holds more than one explanation."""
+
 
 class ExplanationStore:
     """The store of explanations in Redis.
@@ -101,7 +104,8 @@ class ExplanationStore:
     ) -> tuple[list[pb.Explanation], str]:
         """Explanations without their results, newest first, and the token of the next page ("" after the last).
 
-        Pages are stable: what is created meanwhile appears on none of the later ones.
+        A page may end before `page_size`, as what was asked may be long. Pages are stable: what is created meanwhile
+        appears on none of the later ones.
 
         Raises:
             PageTokenError: the token is not one of this list's, or was given out for another `state`.
@@ -110,10 +114,16 @@ class ExplanationStore:
         wanted = "ALL" if state == pb.EXPLANATION_STATE_UNSPECIFIED else state_name(state)
         position = _parse_token(page_token, wanted) if page_token else ""
         found: list[pb.Explanation] = []
+        size = 0
         while len(found) < page_size:
             missing = page_size - len(found)
             ids = self._ids_after(position, wanted, missing + 1)
-            found += self._summaries(ids[:missing])
+            for explanation_id, explanation in self._summaries(ids[:missing]):
+                size += explanation.ByteSize()
+                if found and size > _PAGE_BYTES:
+                    return found, _make_token(wanted, position)
+                found.append(explanation)
+                position = explanation_id
             if len(ids) <= missing:
                 return found, ""
             position = ids[missing - 1]
@@ -165,7 +175,8 @@ class ExplanationStore:
         ids = cast("Sequence[bytes]", self._redis.zrevrangebylex(names.index(state), newest, "-", start=0, num=count))
         return [explanation_id.decode() for explanation_id in ids]
 
-    def _summaries(self, ids: Sequence[str]) -> Sequence[pb.Explanation]:
+    def _summaries(self, ids: Sequence[str]) -> Sequence[tuple[str, pb.Explanation]]:
+        """Those that are still there, with their ids."""
         with self._redis.pipeline(transaction=False) as pipeline:
             for explanation_id in ids:
                 pipeline.hmget(names.record(explanation_id), SUMMARY_FIELDS)
@@ -174,7 +185,7 @@ class ExplanationStore:
         for explanation_id, row in zip(ids, rows, strict=True):
             fields = {field: value for field, value in zip(SUMMARY_FIELDS, row, strict=True) if value is not None}
             if fields:  # it may have expired between the two looks
-                found.append(to_explanation(explanation_id, fields))
+                found.append((explanation_id, to_explanation(explanation_id, fields)))
         return found
 
 

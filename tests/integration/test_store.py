@@ -214,6 +214,18 @@ class TestList:
         assert len(found) == 2
         assert token == ""
 
+    def test_a_page_of_long_questions_is_short(self, store):
+        long = [lime(text=f"{number} " + "word " * 70_000) for number in range(7)]
+        created = [store.create(spec, MODEL).name for spec in long][::-1]
+        found, tokens = [], [""]
+        while tokens[-1] or not found:
+            page, token = store.list(5, tokens[-1])
+            assert 1 <= len(page) <= 2
+            assert sum(explanation.ByteSize() for explanation in page) < 1.1e6
+            found += page
+            tokens.append(token)
+        assert [explanation.name for explanation in found] == created
+
     def test_by_state(self, store, attempts):
         created = [store.create(lime(seed=seed), MODEL) for seed in range(5)]
         attempts.begin(id_of(created[0]))
