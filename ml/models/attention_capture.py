@@ -21,8 +21,8 @@ from transformers.masking_utils import sdpa_mask
 from ml.errors import InputError
 from ml.language_model import AttentionSink
 from ml.models.decoding import SlotDecoder
-from ml.models.inside import Zeroing
 from ml.models.packed_attention import PackedRun
+from ml.models.value_zeroing import Zeroing
 
 NAME = "gloss"
 """What transformers calls the attention function."""

@@ -24,6 +24,7 @@ from transformers.activations import GELUTanh, NewGELUActivation
 from transformers.pytorch_utils import Conv1D
 
 _AVAILABLE = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+_WIDE = "AVX512" in torch.backends.cpu.get_cpu_capability()
 _LARGE = 2**19
 """Numbers of a weight from which on it is packed: smaller ones gain little, and a single row loses by it."""
 _ROWS = 1024
@@ -172,7 +173,10 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     several = x.numel() > x.shape[-1] or weight.numel() >= _LARGE
     if not (several and use_onednn(weight) and x.dtype is torch.float32) or weight.requires_grad:
         return F.linear(x, weight, bias)
-    return _differentiable(x, weight, bias, lambda: weight) if x.requires_grad else pointwise(x, weight, bias)
+    if not x.requires_grad:
+        return pointwise(x, weight, bias)
+    # Gradients are asked for in batches, of which MKL makes the most it can where vectors are short.
+    return _differentiable(x, weight, bias, lambda: weight) if _WIDE else F.linear(x, weight, bias)
 
 
 @torch.inference_mode()

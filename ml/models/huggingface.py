@@ -19,10 +19,11 @@ from ml.models.cached_batches import CachedPrefix, CachedRun
 from ml.models.cuda import record, to_device
 from ml.models.decoding import CacheDecoder, SlotDecoder
 from ml.models.embedding import inputs, lookup
-from ml.models.inside import ValueZeroing, gradients
+from ml.models.gradients import gradients
 from ml.models.packed_attention import PackedPrefix, PackedRun
 from ml.models.placement import Placement
 from ml.models.prefix_reader import PrefixReader
+from ml.models.value_zeroing import ValueZeroing
 from ml.packing import Packing
 from ml.precision import has_fast_bfloat16
 from ml.tokens import Tokenizer
@@ -187,7 +188,8 @@ class HuggingFaceModel:
     ) -> tuple[Tensor, Tensor]:
         """See `WhiteBox.gradients`."""
         before = prefix.by_heads if isinstance(prefix, PackedPrefix | CachedPrefix) else ()
-        return gradients(self.module, points, tail, objective, before)
+        packs = self._can_pack((prefix.length if prefix else 0) + points.shape[1])
+        return gradients(self.module, points, tail, objective, before, packs=packs)
 
     @torch.inference_mode()
     def value_zeroing(self, ids: Sequence[int], max_tokens: int, sink: AttentionSink) -> Iterator[int]:

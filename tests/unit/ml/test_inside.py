@@ -16,6 +16,7 @@ from ml.language_model import MEAN, LanguageModel, WhiteBox
 from ml.models import load
 from ml.models.attention_capture import prepare
 from ml.models.cached_batches import can_cache
+from ml.models.gradients import gradients
 from ml.models.huggingface import HuggingFaceModel
 from ml.models.packed_attention import can_pack
 from tests.unit.ml.test_huggingface import KINDS
@@ -118,6 +119,25 @@ def test_gradients_behind_a_known_beginning_in_other_architectures(kind: str) ->
     prepare(module)
     model = HuggingFaceModel(module, None, type("Info", (), {"context_length": 64}), None, caches=can_cache(module))
     check_behind(model, [*IDS, 5])
+
+
+@pytest.mark.parametrize("name", ["tiny_llama", "tiny_gpt2"])
+@pytest.mark.parametrize("tail", [1, 3, 8])
+@pytest.mark.parametrize("known", [0, 17])
+def test_rows_of_a_batch_equal_a_batch(
+    name: str, tail: int, known: int, request: pytest.FixtureRequest, load_model: Load
+) -> None:
+    model = load_model(request.getfixturevalue(name))
+    assert model.packs
+    points = torch.stack([model.embed(IDS), model.embed(IDS[::-1]), 0.5 * model.embed(IDS)])
+    before = model.read_prefix(range(known)).by_heads if known else ()
+
+    def objective(logits: Tensor) -> Tensor:
+        return logits.double().log_softmax(-1)[:, :, 7].sum(1)
+
+    rows, batch = (gradients(model.module, points, tail, objective, before, packs=packs) for packs in (True, False))
+    for one, other in zip(rows, batch, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
 def test_gradients_leave_nothing_behind(model: LanguageModel) -> None:

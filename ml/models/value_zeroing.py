@@ -1,4 +1,4 @@
-"""A look inside a Hugging Face model: gradients at its embeddings, and what its layers take from tokens' values."""
+"""What the layers of a Hugging Face model take from each token's value vectors."""
 
 from __future__ import annotations
 
@@ -9,35 +9,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from ml.errors import CapabilityError
-from ml.language_model import AttentionSink, Objective
+from ml.language_model import AttentionSink
 from ml.models.last_layer import layers_of
 
 _NOTHING = 1e-12  # a change of all positions together that is rounding
-
-
-States = Sequence[tuple[Tensor, Tensor]]
-"""By layer: keys and values, each [1, key heads, positions, size]."""
-
-
-def gradients(
-    module: PreTrainedModel, points: Tensor, tail: int, objective: Objective, before: States = ()
-) -> tuple[Tensor, Tensor]:
-    """See `WhiteBox.gradients`. `before`: of the positions that stand before all sequences."""
-    with torch.enable_grad():
-        cache = DynamicCache()
-        for layer, states in enumerate(before):
-            # Copies, as what was computed in inference mode may be no part of a gradient.
-            keys, values = (each.clone().expand(len(points), -1, -1, -1) for each in states)
-            cache.update(keys, values, layer)
-        cached = {"past_key_values": cache, "use_cache": True} if before else {"use_cache": False}
-        points = points.detach().to(module.device, module.dtype).requires_grad_()
-        logits: Tensor = module(inputs_embeds=points, logits_to_keep=tail, **cached).logits
-        values = objective(logits.float())
-        (found,) = torch.autograd.grad(values.sum(), points)
-    return values.detach(), found.float()
 
 
 class Zeroing:
