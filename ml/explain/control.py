@@ -14,6 +14,7 @@ coalitions says `ml.explain.covariance`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 
@@ -24,11 +25,35 @@ MOST = 1024
 """Samples that a process is fitted to: its cost grows with their third power."""
 _FIRM = 60  # samples a feature that are as many as none for the residuals' weight
 _GROUPS = 8  # of coalitions, whose answers' differences show what drawing them costs
+_AT_ONCE = 4096  # coalitions that are compared with those of the fit
 _SOME = 2  # of the groups, for the posterior's variance, which compares each coalition with each
 
 
 Answer = tuple[FloatArray, FloatArray]
 """Attributions and their standard errors, float64 [features] each."""
+
+
+class Linear(Protocol):
+    """Answers that are linear in a game's values: Σ weight · v over all coalitions.
+
+    Attributes:
+        squares: Σ of squared weights over all coalitions, the same for each answer.
+    """
+
+    @property
+    def squares(self) -> float: ...
+
+    def weights(self, coalitions: BoolArray) -> FloatArray:
+        """What `coalitions` [n, features] count for, [n, answers]."""
+        ...
+
+    def cross(self, covariance: Covariance, others: BoolArray) -> FloatArray:
+        """The answers about the games k(·, t), t in `others` [m, features]. Returns [answers, m]."""
+        ...
+
+    def variances(self, covariance: Covariance) -> FloatArray:
+        """The answers' variances over the games drawn from the process, [answers]."""
+        ...
 
 
 class Control:
@@ -38,15 +63,19 @@ class Control:
         residuals: what the fit leaves of each sample's value, found without that sample, float64 [n].
     """
 
-    def __init__(self, first: FloatArray, coalitions: BoolArray, values: FloatArray) -> None:
-        """Fit to `values` [n] of `coalitions` [n, features]; `first` attributions [features] tell what matters."""
-        self._known = coalitions[:MOST]
-        mean, self._scale = float(values[:MOST].mean()), float(values[:MOST].std()) or 1.0
-        centred = (values[:MOST] - mean) / self._scale
+    def __init__(self, first: FloatArray, coalitions: BoolArray, values: FloatArray, most: int = MOST) -> None:
+        """Fit to `values` [n] of `coalitions` [n, features], the first `most` of them.
+
+        `first` attributions [features] tell what matters.
+        """
+        self._known = coalitions[:most]
+        mean, self._scale = float(values[:most].mean()), float(values[:most].std()) or 1.0
+        centred = (values[:most] - mean) / self._scale
         self._covariance = Covariance.of(first).fitted(self._known, centred)
         matrix = self._covariance(self._known, self._known)
         self._inverse, _ = inverse_of(matrix + self._covariance.noise * np.eye(len(centred)))
         weights = self._inverse @ centred
+        self._whole: FloatArray = self._scale * weights
         left = weights / np.diag(self._inverse)
         alone = weights - self._inverse @ left / len(left)  # the mean of the n fits that leave a sample out
         # The residuals' answer is as noisy as the plain estimator where samples are few, and only then needed little.
@@ -56,7 +85,9 @@ class Control:
         # A parameter that was fitted takes a sample, as in a regression.
         many = len(centred)
         self._variances: FloatArray = weights * left * many / max(1, many - self._covariance.parameters)
-        rest = values[MOST:] - mean - self._scale * self._covariance(coalitions[MOST:], self._known) @ alone
+        parts = np.array_split(coalitions[most:], 1 + len(coalitions[most:]) // _AT_ONCE)
+        expected = np.concatenate([self._covariance(part, self._known) @ alone for part in parts])
+        rest = values[most:] - mean - self._scale * expected
         self.residuals: FloatArray = np.concatenate([self._scale * left, rest])
 
     def estimate(self, many: BoolArray, project: Callable[[BoolArray], FloatArray], residual: Answer) -> Answer:
@@ -85,6 +116,42 @@ class Control:
         cross = self._covariance.shapley(self._known)
         variances = self._left(self._covariance.shapley_variance(), cross, project(self._known))
         return self._together(cross @ self._weights, variances, residual)
+
+    def posterior(self, linear: Linear) -> Answer:
+        """What the fit says of the game that was sampled, exact where all coalitions are: values and their variances.
+
+        What the process cannot tell is taken for part of the game, independent from coalition to coalition. So every
+        sample counts as itself, and only the coalitions that were not sampled leave anything open.
+        """
+        noise = self._covariance.noise
+        cross = linear.cross(self._covariance, self._known) + noise * linear.weights(self._known).T
+        before = linear.variances(self._covariance) + noise * linear.squares
+        known = np.einsum("an,an->a", cross @ self._inverse, cross)
+        variances = self._scale**2 * float(self._variances.mean()) * np.maximum(before - known, 0.0)
+        return cross @ self._whole, variances
+
+    def corrected(self, posterior: Answer, residual: Answer) -> Answer:
+        """The posterior with as much of the residuals' answer as shows to be more than noise.
+
+        That share, the same for all answers, is the one with the least squared error (James & Stein 1961): next to
+        nothing where the fit is good, and in the long run all, whatever the fit is worth.
+
+        Args:
+            posterior: values and variances of `posterior`, [answers] each.
+            residual: the plain estimator's values about `residuals`, and their variances.
+
+        Returns:
+            The answers and their standard errors.
+        """
+        values, variances = posterior
+        rest, noise = residual
+        seen = float((rest**2).mean()) or 1e-300
+        share = max(0.0, 1 - float(noise.mean()) / seen)
+        # Where residuals add up to more than the fit admits to, it is surer of itself than it should be.
+        variances = variances * max(1.0, seen / float((variances + noise).mean() or 1e-300))
+        errors = np.sqrt(variances)
+        doubt = max(share, self._share)  # the part of it that is not left to the process' own assumptions
+        return values + share * rest, (1 - doubt) * errors + doubt * np.sqrt(variances + noise)
 
     def _left(self, before: FloatArray, cross: FloatArray, rows: FloatArray) -> FloatArray:
         """The answer's variance [features] that the samples leave, of that before them.

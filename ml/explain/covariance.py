@@ -21,7 +21,7 @@ from scipy.linalg.lapack import dpotrf, dpotri
 from scipy.optimize import minimize
 
 from ml.explain import product_games
-from ml.explain.estimator import BoolArray, FloatArray
+from ml.explain.estimator import BoolArray, FloatArray, IntArray
 
 SHARPNESS = 0.7
 _CONSTANT = 10.0  # so large a variance that the mean is free
@@ -75,8 +75,7 @@ class Covariance:
         signs = _signs(others)
         values = 2 * self.linear * self.relevance**2 * signs
         for factors, scale in self._products():
-            absent, present = (np.where(others, factors[:, s, 1], factors[:, s, 0]) for s in (0, 1))  # [m, features]
-            values = values + scale * product_games.shapley(present, absent)
+            values = values + scale * product_games.shapley(*_given(factors, others))
         return values.T
 
     def shapley_variance(self) -> FloatArray:
@@ -85,6 +84,23 @@ class Covariance:
         for factors, scale in self._products():
             variances = variances + scale * product_games.shapley_twice(factors)
         return variances
+
+    def interactions(self, others: BoolArray, pairs: IntArray) -> FloatArray:
+        """Shapley interaction indices of `pairs`, int64 [2, pairs] in ascending order, as `shapley`.
+
+        Returns [pairs, m].
+        """
+        values = np.zeros((len(others), pairs.shape[1]))
+        for factors, scale in self._products():
+            values += scale * product_games.interactions(*_given(factors, others), pairs)
+        return values.T
+
+    def interactions_variance(self, pairs: IntArray) -> FloatArray:
+        """Variances of the interaction indices of a game drawn from the process, float64 [pairs]."""
+        return sum(
+            (scale * product_games.interactions_twice(factors, pairs) for factors, scale in self._products()),
+            np.zeros(pairs.shape[1]),
+        )
 
     def _products(self) -> Iterator[tuple[FloatArray, float]]:
         """The interactions' two terms as products of factors [features, 2, 2], of sᵢ and of tᵢ, each with its scale."""
@@ -167,6 +183,15 @@ class Covariance:
             ]
         )
         return float(misfit), gradient + changes
+
+
+def _given(factors: FloatArray, others: BoolArray) -> tuple[FloatArray, FloatArray]:
+    """Products with `factors` [features, 2, 2] as games, given the second coalition: factors by presence in the first.
+
+    Returns those of the present and of the absent, [m, features] each, for the second in `others` [m, features].
+    """
+    absent, present = (np.where(others, factors[:, s, 1], factors[:, s, 0]) for s in (0, 1))
+    return present, absent
 
 
 def _signs(coalitions: BoolArray) -> FloatArray:

@@ -7,6 +7,7 @@ import pytest
 
 from ml.explain.control import MOST, Control, subsets
 from ml.explain.covariance import Covariance
+from ml.explain.interactions import Index
 from ml.explain.kernel_shap import KernelShapExplainer
 from ml.explain.lime import LimeExplainer, Sizes, kernel
 from ml.explain.surrogates import ridge
@@ -94,6 +95,18 @@ def test_more_samples_than_are_fitted_to():
     assert found.attributions == pytest.approx(lime(game, 20_000, 1, control=False).attributions, abs=0.03)
 
 
+def test_samples_beyond_the_fit_are_predicted_in_parts(monkeypatch):
+    random = np.random.default_rng(0)
+    coalitions = subsets(random, random.integers(0, 9, 60), 8)
+    values = np.sin(coalitions @ np.arange(8.0))
+    whole = Control(np.arange(8.0), coalitions, values, most=40)
+    assert whole.residuals[:40] == pytest.approx(Control(np.arange(8.0), coalitions[:40], values[:40]).residuals)
+    monkeypatch.setattr("ml.explain.control._AT_ONCE", 7)
+    parts = Control(np.arange(8.0), coalitions, values, most=40)
+    assert parts.residuals == pytest.approx(whole.residuals)
+    assert len(parts.residuals) == 60
+
+
 def test_sizes_make_up_for_being_drawn_unlike():
     sizes = Sizes.of(9, 25.0)
     assert sizes.probabilities.sum() == pytest.approx(1)
@@ -102,3 +115,51 @@ def test_sizes_make_up_for_being_drawn_unlike():
     assert (removed >= 1).all()
     evenly = np.bincount(removed, weights=sizes.weights(drawn), minlength=10)[1:] / 40_000
     assert evenly == pytest.approx([1 / 9] * 9, abs=0.01)
+
+
+def six_features():
+    """All coalitions of six features, the values of a game, and what makes its interactions and its Shapley values."""
+    every = (np.arange(64)[:, None] >> np.arange(6) & 1) == 1
+    values = np.random.default_rng(0).normal(size=64) + every @ np.arange(6.0)
+    return every, values, [Index(6, np.arange(6)[None]), Index(6, np.array(np.triu_indices(6, 1)))]
+
+
+def test_of_a_game_that_is_known_the_posterior_is_exact():
+    every, values, indices = six_features()
+    for index in indices:
+        found, variances = Control(np.arange(6.0), every, values).posterior(index)
+        assert found == pytest.approx(index.weights(every).T @ values)
+        assert variances == pytest.approx(np.zeros(len(found)), abs=1e-9)
+
+
+def test_a_posterior_is_of_the_process_with_its_noise():
+    every, values, indices = six_features()
+    known = np.random.default_rng(1).permutation(64)[:50]
+    fitted = Control(np.arange(6.0), every[known], values[known])
+    covariance = Covariance.of(np.arange(6.0))
+    covariance = covariance.fitted(every[known], (values[known] - values[known].mean()) / values[known].std())
+    matrix = covariance(every, every) + covariance.noise * np.eye(64)
+    some = matrix[:, known] @ np.linalg.inv(matrix[np.ix_(known, known)])
+    left = matrix - some @ matrix[known]
+    for index in indices:
+        found, variances = fitted.posterior(index)
+        weights = index.weights(every)
+        assert found == pytest.approx(weights.T @ some @ (values[known] - values[known].mean()))
+        shares = variances / np.einsum("ca,cd,da->a", weights, left, weights)
+        assert shares == pytest.approx(np.full(len(shares), shares[0]))
+
+
+def test_a_posterior_is_corrected_by_what_is_not_noise():
+    every, values, _ = six_features()
+    fitted = Control(np.arange(6.0), every[:50], values[:50])
+    posterior = np.arange(8.0), np.full(8, 0.01)
+    rest = np.array([3.0, -3.0] * 4)
+
+    clear, _ = fitted.corrected(posterior, (rest, np.full(8, 1e-6)))
+    assert clear == pytest.approx(posterior[0] + rest, abs=1e-4)
+    noisy, errors = fitted.corrected(posterior, (rest, np.full(8, 10.0)))
+    assert noisy == pytest.approx(posterior[0])
+    assert (errors > 0.1).all()
+    exact, errors = fitted.corrected((posterior[0], np.zeros(8)), (np.zeros(8), np.zeros(8)))
+    assert exact == pytest.approx(posterior[0])
+    assert (errors == 0).all()

@@ -10,12 +10,16 @@ import pytest
 from ml.explain import product_games
 from ml.explain.control import subsets
 from ml.explain.covariance import Covariance
+from ml.explain.interactions import Index
 from tests.unit.ml.explain.games import shapley_values
 from tests.unit.ml.explain.toys import ToyGame
 
 FEATURES = 5
 COVARIANCE = replace(Covariance.of(np.arange(1.0, 6.0)), growth=0.4)
 EVERY = (np.arange(2**FEATURES)[:, None] >> np.arange(FEATURES) & 1) == 1
+
+
+PAIRS = np.array(np.triu_indices(FEATURES, 1))
 
 
 def shapley_matrix() -> np.ndarray:
@@ -26,6 +30,11 @@ def shapley_matrix() -> np.ndarray:
             for one in EVERY
         ]
     )
+
+
+def interaction_matrix() -> np.ndarray:
+    """What makes interaction indices of the values of `EVERY`, [coalitions, pairs]."""
+    return Index(FEATURES, PAIRS).weights(EVERY)
 
 
 def test_products_have_exact_shapley_values():
@@ -46,6 +55,40 @@ def test_shapley_values_vary_as_drawn_games_do():
     matrix = shapley_matrix()
     expected = np.einsum("cf,ce,ef->f", matrix, COVARIANCE(EVERY, EVERY), matrix)
     assert COVARIANCE.shapley_variance() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("features", [2, 3, 6, 7])
+def test_products_have_exact_interactions(features):
+    """Those of the definition; where the others are neutral, the product of the two differences."""
+    pairs = np.array(np.triu_indices(features, 1))
+    present, absent = np.random.default_rng(features).uniform(0.1, 2, (2, 3, features))
+    every = (np.arange(2**features)[:, None] >> np.arange(features) & 1) == 1
+    values = np.where(every[:, None], present, absent).prod(axis=2)  # [coalitions, games]
+    found = product_games.interactions(present, absent, pairs)
+    assert found == pytest.approx((Index(features, pairs).weights(every).T @ values).T)
+    present[:, 2:] = absent[:, 2:] = 1
+    alone = product_games.interactions(present, absent, pairs[:, :1])[:, 0]
+    assert alone == pytest.approx((present - absent)[:, :2].prod(axis=1))
+
+
+def test_some_pairs_or_games_are_as_all(monkeypatch):
+    present, absent = np.random.default_rng(1).uniform(0.1, 2, (2, 9, FEATURES))
+    every = product_games.interactions(present, absent, PAIRS)
+    monkeypatch.setattr(product_games, "_MOST", 40)
+    for some in (slice(0, 3), slice(5, 10)):
+        assert product_games.interactions(present, absent, PAIRS[:, some]) == pytest.approx(every[:, some])
+
+
+def test_interactions_of_a_covariance():
+    others = EVERY[[0, 3, 17, 31]]
+    expected = interaction_matrix().T @ COVARIANCE(EVERY, others)
+    assert COVARIANCE.interactions(others, PAIRS) == pytest.approx(expected)
+
+
+def test_interactions_vary_as_drawn_games_do():
+    matrix = interaction_matrix()
+    expected = np.einsum("cf,ce,ef->f", matrix, COVARIANCE(EVERY, EVERY), matrix)
+    assert COVARIANCE.interactions_variance(PAIRS) == pytest.approx(expected)
 
 
 def test_a_covariance_is_symmetric_and_positive():
