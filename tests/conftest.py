@@ -6,4 +6,5 @@ pytest_plugins = [
     "tests.fixtures.processes",
     "tests.fixtures.stack",
     "tests.fixtures.certificates",
+    "tests.fixtures.threads",
 ]

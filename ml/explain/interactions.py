@@ -24,42 +24,17 @@ from ml import spec
 from ml.explain.control import Answer, Control
 from ml.explain.covariance import Covariance
 from ml.explain.estimator import BoolArray, Estimate, Estimating, FloatArray, Game, IntArray, Pairwise, ends
-from ml.explain.kernel_shap import Layers
-from ml.explain.sampling import CONTROLLED_GROWTH, DEFAULT_SAMPLES, GOLDEN, anytime, settled, stability
+from ml.explain.kernel_shap import Layers, draw
+from ml.explain.sampling import CONTROLLED_GROWTH, DEFAULT_SAMPLES, anytime, settled, stability
 from ml.explain.shapley import Pairs, completeness_error, is_enumerable
 from ml.result import StopReason
 
+_TILT = 1  # sizes are drawn nearly evenly, as they count for an index, middle ones a little more often
 _FEWEST = 2  # pairs of coalitions a feature: by then all single features are known
 _FITTED = 1023  # pairs of coalitions that the process is fitted to, beside the two ends
+MOST_FEATURES = 128
+"""8,128 pairs: some seconds for each estimate."""
 _AT_ONCE = 1 << 21  # numbers in a matrix of coalitions by answers: 16 MB
-
-
-def draw(features: int, seed: int) -> Iterator[BoolArray]:
-    """Pairs of a coalition of at most half of the features and its complement, bool [2, features], each pair once.
-
-    Every other pair is a single feature and all others, until those are known. Sizes are drawn in proportion to the
-    Shapley kernel's share times the size: nearly evenly, as they count for an index, and middle ones a little more.
-    """
-    random = np.random.default_rng(seed)
-    layers = Layers.of(features)
-    left, seen = layers.counts.copy(), set[bytes]()
-    masses = layers.mass * np.arange(1, len(left) + 1)
-    level, drawn = random.random(), 0
-    while left.any():
-        level, drawn = (level + GOLDEN) % 1, drawn + 1
-        bounds = np.where(left > 0, masses, 0).cumsum()
-        single = left[0] > 0 and drawn % 2 == 1
-        size = 1 if single else 1 + int(np.searchsorted(bounds, level * bounds[-1], side="right"))
-        while True:
-            coalition = np.zeros(features, dtype=np.bool_)
-            coalition[random.choice(features, size, replace=False)] = True
-            if 2 * size == features and not coalition[0]:
-                coalition = ~coalition  # of two complements of the same size, always the same one
-            if (key := coalition.tobytes()) not in seen:
-                break
-        seen.add(key)
-        left[size - 1] -= 1
-        yield np.stack([coalition, ~coalition])
 
 
 @dataclass(frozen=True)
@@ -178,7 +153,7 @@ class InteractionsExplainer:
             return
         steps = anytime(
             game,
-            draw(self.features, self.budget.seed),
+            draw(self.features, self.budget.seed, tilt=_TILT),
             lambda coalitions, values: self._estimate(coalitions, values, float(empty), float(whole)),
             rows=2,
             blocks=self._pairs,

@@ -21,7 +21,9 @@ from ml.explain.shapley import SINGULAR, Pairs, completeness_error, kernel
 from ml.result import StopReason
 
 _FEWEST_PAIRS = 32
+_TILT = 2  # of what tells a fitted game's Shapley values most
 _FEWEST_FOR_CONTROL = 1.5  # pairs a feature
+_PLENTY = 10**300  # coalitions: as good as any number that a float cannot hold
 
 
 @dataclass(frozen=True)
@@ -41,26 +43,27 @@ class Layers:
         """The layers of `features` features."""
         sizes = range(1, features // 2 + 1)
         twice = np.array([1 if 2 * size == features else 2 for size in sizes])  # the middle is its own complement
-        counts = np.array([float(math.comb(features, size)) for size in sizes])
+        counts = np.array([float(min(math.comb(features, size), _PLENTY)) for size in sizes])
         return cls(kernel(features)[: len(sizes)] * twice, counts * twice / 2)
 
 
-def draw(features: int, seed: int, *, control: bool = False) -> Iterator[BoolArray]:
+def draw(features: int, seed: int, *, tilt: int = 0) -> Iterator[BoolArray]:
     """Pairs of a coalition of at most half of the features and its complement, bool [2, features], each pair once.
 
-    With `control`, what tells a fitted game most: every other pair is a single feature and all others, until those are
-    known, and larger sizes are drawn in proportion to the kernel's share times the square of the size.
+    Args:
+        tilt: sizes are drawn in proportion to the kernel's share times so high a power of the size. Above 0, for games
+            that are fitted, every other pair is a single feature and all others, until those are known.
     """
     random = np.random.default_rng(seed)
     layers = Layers.of(features)
     left, seen = layers.counts.copy(), set[bytes]()
     level, drawn = random.random(), 0
-    masses = layers.mass * np.arange(1, len(layers.mass) + 1) ** (2 if control else 0)
+    masses = layers.mass * np.arange(1, len(layers.mass) + 1) ** tilt
     while left.any():
         level, drawn = (level + GOLDEN) % 1, drawn + 1
         bounds = np.where(left > 0, masses, 0).cumsum()
         layer = int(np.searchsorted(bounds, level * bounds[-1], side="right"))
-        if control and left[0] and drawn % 2:
+        if tilt and left[0] and drawn % 2:
             layer = 0
         coalition = np.zeros(features, dtype=np.bool_)
         while True:
@@ -107,7 +110,7 @@ class KernelShapExplainer:
             return
         yield from anytime(
             game,
-            draw(self.features, self.budget.seed, control=self.control),
+            draw(self.features, self.budget.seed, tilt=_TILT if self.control else 0),
             lambda coalitions, values: self._estimate(coalitions, values, empty, whole),
             rows=2,
             blocks=self._pairs,

@@ -15,7 +15,7 @@ from ml.explain.flow import AttentionRolloutExplainer, ValueZeroingExplainer
 from ml.explain.global_surrogate import GlobalSurrogateExplainer, bag
 from ml.explain.gradients import InputTimesGradientExplainer, IntegratedGradientsExplainer
 from ml.explain.inside import Inspector
-from ml.explain.interactions import InteractionsExplainer
+from ml.explain.interactions import MOST_FEATURES, InteractionsExplainer
 from ml.explain.kernel_shap import KernelShapExplainer
 from ml.explain.lime import LimeExplainer
 from ml.explain.occlusion import OcclusionExplainer
@@ -168,6 +168,7 @@ def _of_a_game(asked: ExplanationSpec, features: int) -> Explainer:
         case spec.KernelShap() | spec.ShapleyPermutation():
             return _shapley(asked, features)
         case spec.Interactions():
+            _check_pairs(features)
             return InteractionsExplainer(features, asked.budget)
         case _:
             raise AssertionError(f"{asked.method} is no game's")
@@ -179,6 +180,15 @@ def _shapley(asked: ExplanationSpec, features: int) -> Explainer:
     if isinstance(asked.method, spec.ShapleyPermutation):
         return PermutationExplainer(features, asked.budget)
     return KernelShapExplainer(features, asked.budget, control=asked.estimator is Estimator.CONTROL_VARIATES)
+
+
+def _check_pairs(features: int) -> None:
+    if features > MOST_FEATURES:
+        raise InputError(
+            "features",
+            f"the prompt has {features} features, and interactions are found of at most {MOST_FEATURES}; choose larger"
+            " units, or restrict them with features.within",
+        )
 
 
 def _check_path(perturbed: Perturbation) -> None:

@@ -11,11 +11,14 @@ from ml.spec import (
     ExplanationSpec,
     Features,
     GenerationTarget,
+    Interactions,
+    KernelShap,
     Lime,
     Occlusion,
     Prompt,
     Removal,
     RemovalKind,
+    ShapleyPermutation,
     SurrogateKind,
     Target,
     Unit,
@@ -220,6 +223,36 @@ def test_too_long_a_prompt():
     with pytest.raises(PromptTooLongError) as error:
         Run(model, spec())
     assert (error.value.field, error.value.tokens, error.value.limit) == ("prompt.text", 10, 9)
+
+
+def test_interactions_of_a_toy():
+    result = last(Run(toy(), spec(Interactions(), budget=Budget(max_evaluations=1024))))
+    assert len(result.interactions) == 45
+    texts = [each.text for each in result.attributions]
+    found = {(texts[each.first], texts[each.second]): each for each in result.interactions}
+    assert found["not", "good"].value == pytest.approx(-3.0)
+    assert found["not", "good"].standard_error == 0
+    assert found["good", "bad"].value == pytest.approx(0.0, abs=1e-9)
+    assert {each.text: each.value for each in result.attributions}["not"] == pytest.approx(-1.5)
+
+
+def test_too_many_features_for_pairs():
+    words = " ".join(["film"] * 129)
+    model = ToyModel(EFFECTS, tokenizer=word_tokenizer(context=200))
+    with pytest.raises(InputError, match="at most 128") as error:
+        Run(model, ExplanationSpec(Prompt(text=words), Interactions(), target=YES_RATHER_THAN_NO))
+    assert error.value.field == "features"
+
+
+@pytest.mark.parametrize("method", [KernelShap(), ShapleyPermutation(), Lime()])
+def test_very_many_features(method):
+    words = " ".join(["film", "good", "bad"] * 500)
+    model = ToyModel(EFFECTS, tokenizer=word_tokenizer(context=2000))
+    task = ExplanationSpec(
+        Prompt(text=words), method, YES_RATHER_THAN_NO, budget=Budget(max_evaluations=6100), faithfulness=False
+    )
+    updates = iter(Run(model, task))
+    assert any(update.result is not None for update in updates)
 
 
 def test_a_model_without_a_mask_token_deletes():
