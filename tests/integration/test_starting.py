@@ -67,6 +67,7 @@ def ask(address):
     return [(token.id, pytest.approx(token.probability, abs=1e-5)) for token in tokens], list(weights.shape), text
 
 
+@pytest.mark.slow
 def test_a_tensor_parallel_server_answers_alike_and_does_not_outlive_its_ranks(server_process, tiny_llama):
     pytest.importorskip("accelerate")
     divided = server_process(GLOSS_MODEL=str(tiny_llama), GLOSS_TENSOR_PARALLEL="2")
