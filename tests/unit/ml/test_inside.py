@@ -169,17 +169,24 @@ def reference(module: torch.nn.Module, layer: torch.nn.Module, values: torch.nn.
     return (outputs[0][0] if isinstance(outputs[0], tuple) else outputs[0])[0]
 
 
-@pytest.mark.parametrize("name", ["tiny_llama", "tiny_gpt2"])
+def sliding_window() -> HuggingFaceModel:
+    torch.manual_seed(0)
+    module = AutoModelForCausalLM.from_config(KINDS["sliding window"][0]).eval()
+    info = type("Info", (), {"heads": 4, "name": "window", "layers": 3, "context_length": 64})
+    return HuggingFaceModel(module, None, info, prepare(module))
+
+
+@pytest.mark.parametrize("name", ["tiny_llama", "tiny_gpt2", "sliding window"])
 @pytest.mark.parametrize("max_tokens", [1, 20, 1000])
 def test_value_zeroing(name: str, max_tokens: int, request: pytest.FixtureRequest, load_model: Load) -> None:
-    model = load_model(request.getfixturevalue(name))
+    model = sliding_window() if name == "sliding window" else load_model(request.getfixturevalue(name))
     module, found = model.module, {}
     positions = sum(model.value_zeroing(IDS, max_tokens, found.__setitem__))
     assert positions == len(IDS) * (1 + model.info.layers * len(IDS))
     assert list(found) == list(range(model.info.layers))
-    stack = module.model.layers if name == "tiny_llama" else module.transformer.h
+    stack = module.transformer.h if name == "tiny_gpt2" else module.model.layers
     for number, layer in enumerate(stack):
-        values = layer.self_attn.v_proj if name == "tiny_llama" else layer.attn.c_attn
+        values = layer.attn.c_attn if name == "tiny_gpt2" else layer.self_attn.v_proj
         whole = reference(module, layer, values, -1)
         changes = torch.stack(
             [1 - F.cosine_similarity(reference(module, layer, values, j), whole, dim=-1) for j in range(len(IDS))], 1
