@@ -155,7 +155,7 @@ def _rollout(model: LanguageModel, ids: Sequence[int], plan: AttentionPlan) -> T
 
     def sink(_: int, weights: Tensor) -> None:
         nonlocal product
-        mixed = 0.5 * weights.mean(0)
+        mixed = 0.5 * weights.mean(0).to(product.device)  # the layers may lie on several
         mixed.diagonal().add_(0.5)
         product = mixed @ product
 

@@ -326,9 +326,7 @@ class BiasProbe:
 
     def __post_init__(self) -> None:
         if len(self.groups) < 2:
-            raise InputError(
-                "bias_probe.groups", f"there is something to compare from two groups on, not {self.groups}"
-            )
+            raise InputError("bias_probe.groups", f"name at least two groups to compare, not {len(self.groups)}")
         many = len(self.groups[0].words)
         for index, group in enumerate(self.groups):
             path = f"bias_probe.groups[{index}]"

@@ -94,7 +94,11 @@ def surrogate(
     \b
     gloss surrogate prompts.txt --target " good" --surrogate tree
     """
-    first, *others = [line.strip() for line in prompts if line.strip()] or [""]
+    try:
+        lines = [line.strip() for line in prompts]
+    except UnicodeDecodeError as error:
+        raise click.UsageError(f"{prompts.name} is not UTF-8 text: {error.reason}") from error
+    first, *others = [line for line in lines if line] or [""]
     method = v1.GlobalSurrogate(
         prompts=others, surrogate=_SURROGATES[surrogate], held_out=held_out, max_depth=max_depth
     )

@@ -5,6 +5,7 @@ Everything that comes from a prompt, a model or a server is escaped; the page's 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from html import escape
 from importlib.resources import files
@@ -77,7 +78,7 @@ def _text(result: v1.ExplanationResult) -> Iterator[str]:
 def _value(part: v1.FeatureAttribution, result: v1.ExplanationResult) -> str:
     places = words.digits(result)
     value = words.signed(part.attribution, places)
-    return f"{value} ± {words.number(part.standard_error, places)}" if part.standard_error else value
+    return f"{value} ± {words.uncertainty(part.standard_error, places)}" if part.standard_error else value
 
 
 def _verdict(result: v1.ExplanationResult) -> Iterator[str]:
@@ -100,7 +101,7 @@ def _table(result: v1.ExplanationResult, unit: str) -> Iterator[str]:
         yield (
             f'<tr><td class="feature">{_safe(part.text)}</td><td>{_bar(part, reach)}</td>'
             f'<td class="number">{words.signed(part.attribution, places)}</td>'
-            f'<td class="number">{"exact" if exact else words.number(part.standard_error, places)}</td>'
+            f'<td class="number">{"exact" if exact else words.uncertainty(part.standard_error, places)}</td>'
             f'<td class="number">{"" if exact else f"{low} to {high}"}</td></tr>'
         )
     yield "</table>"
@@ -108,6 +109,7 @@ def _table(result: v1.ExplanationResult, unit: str) -> Iterator[str]:
 
 def _reach(part: v1.FeatureAttribution) -> float:
     interval = max(abs(part.interval.lower), abs(part.interval.upper)) if part.standard_error else 0.0
+    interval = 0.0 if math.isinf(interval) else interval
     return float(max(abs(part.attribution), interval))
 
 
@@ -120,7 +122,7 @@ def _bar(part: v1.FeatureAttribution, reach: float) -> str:
     start, end = sorted((100.0, x(part.attribution)))
     tone = "for" if part.attribution >= 0 else "against"
     whisker = ""
-    if part.standard_error:
+    if part.standard_error and not math.isinf(part.standard_error):
         left, right = x(part.interval.lower), x(part.interval.upper)
         whisker = (
             f'<line class="whisker" x1="{left}" x2="{right}" y1="9" y2="9"/>'

@@ -72,7 +72,7 @@ def attributions(result: v1.ExplanationResult, *, top: int = 12, width: int = 32
             width=width,
             color=hexadecimal((FOR if part.attribution > 0 else AGAINST)[1]),
         )
-        error = f"± {words.number(part.standard_error, places)}" if sampled else ""
+        error = f"± {words.uncertainty(part.standard_error, places)}" if sampled else ""
         table.add_row(words.visible(part.text), bar, words.signed(part.attribution, places), error)
     left = len(ranking) - top
     more = [Text(f"and {left} smaller", "dim")] if left > 0 else []

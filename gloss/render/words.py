@@ -65,6 +65,11 @@ def number(value: float, digits: int = 2) -> str:
     return signed(value, digits).removeprefix("+")
 
 
+def uncertainty(error: float, digits: int = 2) -> str:
+    """A standard error: ``1.25``, or that nothing is known."""
+    return "unknown" if math.isinf(error) else number(error, digits)
+
+
 def percent(share: float) -> str:
     """A share as ``41.2%``; ``<0.1%`` where it would round to nothing."""
     return "<0.1%" if 0 < share < 0.0005 else f"{100 * share:.1f}%"

@@ -18,11 +18,14 @@ from ml.explain.estimator import Estimate, Estimating, FloatArray, Game
 from ml.explain.interval import two_sided_95
 from ml.result import GroupDifference, Interval, StopReason
 
+_AT_ONCE = 256  # texts
+
 
 @dataclass(frozen=True)
 class BiasProbeExplainer:
     """Exact values of all texts; the differences' errors are those of having asked for no more templates and words."""
 
+    seed: int
     labels: tuple[str, ...]
     words: int
     """Of each group."""
@@ -30,8 +33,8 @@ class BiasProbeExplainer:
 
     @property
     def planned(self) -> int:
-        """Every template with every word."""
-        return self.templates * self.words * len(self.labels)
+        """Every template with every word, the first of them twice, and once without."""
+        return 2 + self.templates * self.words * len(self.labels)
 
     @property
     def fewest(self) -> int:
@@ -43,15 +46,24 @@ class BiasProbeExplainer:
 
         Texts come by template, then word, then group.
         """
-        removed, *texts = yield from game(np.eye(game.features, dtype=np.bool_))
-        values = np.reshape(texts, (self.templates, self.words, len(self.labels)))
+        choices, groups = np.eye(game.features, dtype=np.bool_), len(self.labels)
+        removed, first = yield from game(choices[:2])
+        cells, pairs = choices[1:].reshape(-1, groups, game.features), self.templates * self.words
+        values = np.full((pairs, groups), np.nan)
+        order = np.random.default_rng(self.seed).permutation(pairs)
+        for some in np.array_split(order, math.ceil(pairs * groups / _AT_ONCE)):
+            answers = (yield from game(cells[some].reshape(-1, game.features))).reshape(-1, groups)
+            if not np.isfinite(answers).all():
+                break  # which of them were answered depends on the order of the work, not on chance alone
+            values[some] = answers
+        table = values.reshape(self.templates, self.words, groups)
         differences = [
             found
             for first, second in combinations(range(len(self.labels)), 2)
-            if (found := self._compare(values, first, second)) is not None
+            if (found := self._compare(table, first, second)) is not None
         ]
         complete = bool(np.isfinite(values).all() and np.isfinite(removed))
-        word = float(values.flat[0] - removed)
+        word = float(first - removed)
         known = math.isfinite(word)
         yield Estimate(
             attributions=np.array([word if known else 0.0]),

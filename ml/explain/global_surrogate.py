@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,18 +15,33 @@ from ml.explain.estimator import Estimate, Estimating, FloatArray, Game
 from ml.explain.surrogates import Fit
 from ml.explain.units import words
 from ml.result import StopReason, SurrogateFit, WordCoefficient
-from ml.spec import SurrogateKind
+from ml.spec import Span, SurrogateKind
 
 MOST_WORDS = 2000
 """The most frequent ones have a coefficient."""
 _FEWEST_PROMPTS = 2
 """In which a word must be, to tell its effect from its one prompt's."""
+_AT_ONCE = 256  # prompts
 _ALPHAS = np.logspace(-2, 4, 25)
 
 
 def bag(text: str) -> frozenset[str]:
     """The words of a text, in lower case."""
-    return frozenset(text[start:end].casefold() for start, end in words(text))
+    return frozenset(located(text, [(0, len(text))]).values())
+
+
+def located(text: str, regions: Sequence[Span]) -> dict[int, str]:
+    """The words in some regions of a text, in lower case, by where they begin."""
+    return {
+        begin + start: text[begin + start : begin + end].casefold()
+        for begin, stop in regions
+        for start, end in words(text[begin:stop])
+    }
+
+
+def held_out(prompts: int, share: float) -> int:
+    """How many of some prompts test the fit: at least two, as a single value varies around nothing, and not all."""
+    return min(max(2, round(share * prompts)), prompts - 2)
 
 
 @dataclass(frozen=True)
@@ -55,7 +71,14 @@ class GlobalSurrogateExplainer:
 
     def __call__(self, game: Game) -> Estimating:
         """Ask for all prompts: the game's players but the first, which is the own prompt with nothing left of it."""
-        values = yield from game(np.eye(game.features, dtype=np.bool_)[1:])
+        choices = np.eye(game.features, dtype=np.bool_)[1:]
+        values = np.full(len(choices), np.nan)
+        order = np.random.default_rng([self.seed, 1]).permutation(len(choices))
+        for some in np.array_split(order, math.ceil(len(order) / _AT_ONCE)):
+            answers = yield from game(choices[some])
+            if not np.isfinite(answers).all():
+                break  # which of them were answered depends on the order of the work, not on chance alone
+            values[some] = answers
         yield self._estimate(values)
 
     def _estimate(self, values: FloatArray) -> Estimate:
@@ -65,9 +88,8 @@ class GlobalSurrogateExplainer:
             return Estimate.nothing(len(self.features), StopReason.SECONDS)
         drawn = np.random.default_rng(self.seed).permutation(len(values))
         order: list[int] = drawn[known[drawn]].tolist()
-        # At least two, as a single value varies around nothing.
-        held = order[: max(2, round(self.method.held_out * len(order)))]
-        fitted = order[len(held) :] if len(order) - len(held) >= 2 else order[2:]
+        many = held_out(len(order), self.method.held_out)
+        held, fitted = order[:many], order[many:]
         vocabulary = _vocabulary([self.bags[i] for i in fitted])
         if not vocabulary:
             return Estimate.nothing(len(self.features), stop)
@@ -78,7 +100,7 @@ class GlobalSurrogateExplainer:
         return Estimate(
             attributions=np.array([sum(value for value, _ in each) for each in own]),
             # Of several words at worst: how their errors go together is not kept.
-            standard_errors=np.array([sum(error for _, error in each) for each in own]),
+            standard_errors=np.array([sum(error for _, error in each) if each else np.inf for each in own]),
             stop=stop,
             converged=stop is StopReason.COMPLETE,
             surrogate=_described(fit, vocabulary, surrogates.r_squared(values[held], predicted, np.ones(len(held)))),

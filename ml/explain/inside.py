@@ -111,7 +111,7 @@ class Inside:
 
         def mix(_: int, shares: Tensor) -> None:
             nonlocal product
-            product = shares[0] @ product
+            product = shares[0].to(product.device) @ product
 
         layers, done = self._model.info.layers, 0
         for positions in self._box.value_zeroing(self._sequence, chunk_tokens(self._model.info), mix):

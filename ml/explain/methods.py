@@ -10,9 +10,9 @@ from ml.errors import InputError, NoAttentionError, PromptTooLongError
 from ml.explain.bias import BiasProbeExplainer
 from ml.explain.context import ContextExplainer, link
 from ml.explain.estimator import Explainer
-from ml.explain.features import Feature
+from ml.explain.features import Feature, segment
 from ml.explain.flow import AttentionRolloutExplainer, ValueZeroingExplainer
-from ml.explain.global_surrogate import GlobalSurrogateExplainer, bag
+from ml.explain.global_surrogate import GlobalSurrogateExplainer, bag, located
 from ml.explain.gradients import InputTimesGradientExplainer, IntegratedGradientsExplainer
 from ml.explain.inside import Inspector
 from ml.explain.interactions import MOST_FEATURES, InteractionsExplainer
@@ -43,6 +43,21 @@ def subject(asked: ExplanationSpec) -> tuple[spec.Prompt, spec.Features]:
     return spec.Prompt(template.replace(spec.SLOT, word)), spec.Features(spans=((start, start + len(word)),))
 
 
+def cut(encoding: Encoding, wanted: spec.Features, method: spec.Method) -> tuple[Feature, ...]:
+    """The features of the prompt.
+
+    Raises:
+        InputError: as `segment`; or no token begins with the word in a bias probe's slot.
+    """
+    try:
+        return segment(encoding, wanted)
+    except InputError as error:
+        if not isinstance(method, spec.BiasProbe):
+            raise
+        message = f"the word in the slot is part of a longer token; put a space before {spec.SLOT}"
+        raise InputError("prompt.text", message) from error
+
+
 def prompts(tokenizer: Tokenizer, asked: ExplanationSpec, perturbed: Perturbation, appended: int) -> Prompts:
     """What the value function chooses from. `appended`: the most tokens that the model reads behind a prompt.
 
@@ -52,7 +67,7 @@ def prompts(tokenizer: Tokenizer, asked: ExplanationSpec, perturbed: Perturbatio
     others: list[tuple[str, str]] = []  # by where they stand in the spec
     match asked.method:
         case spec.GlobalSurrogate(texts):
-            others = [(f"global_surrogate.prompts[{index}]", text) for index, text in enumerate(texts)]
+            others = [(f"global_surrogate.prompts[{index}]", texts[index]) for index in _distinct(asked, texts)]
         case spec.BiasProbe(groups, templates):
             places = ["prompt.text", *(f"bias_probe.templates[{index}]" for index in range(len(templates)))]
             others = [
@@ -64,6 +79,15 @@ def prompts(tokenizer: Tokenizer, asked: ExplanationSpec, perturbed: Perturbatio
         case _:
             return perturbed
     return Texts(perturbed, tuple(_ids(tokenizer, place, text, appended) for place, text in others))
+
+
+def _distinct(asked: ExplanationSpec, texts: Sequence[str]) -> list[int]:
+    """Where texts come for the first time: a copy is no more evidence, and would test a fit on what it knows."""
+    first = {text: index for index, text in reversed([*enumerate(texts)]) if text != asked.prompt.text}
+    if len(first) < spec.FEWEST_PROMPTS:
+        message = f"only {len(first)} of them differ; send at least {spec.FEWEST_PROMPTS}"
+        raise InputError("global_surrogate.prompts", message)
+    return sorted(first.values())
 
 
 def _ids(tokenizer: Tokenizer, place: str, text: str, appended: int) -> tuple[int, ...]:
@@ -122,18 +146,23 @@ def _survey(asked: ExplanationSpec, encoding: Encoding, features: Sequence[Featu
     if isinstance(asked.method, spec.BiasProbe):
         groups = asked.method.groups
         return BiasProbeExplainer(
+            seed=asked.budget.seed,
             labels=tuple(group.label for group in groups),
             words=len(groups[0].words),
             templates=1 + len(asked.method.templates),
         )
     if not isinstance(asked.method, spec.GlobalSurrogate):
         raise AssertionError("the two surveys are all that there are")
-    own = frozenset[str]().union(*(bag(encoding.text[start:end]) for start, end in encoding.editable))
+    own = located(encoding.text, encoding.editable)
+    texts = asked.method.prompts
     return GlobalSurrogateExplainer(
         asked.method,
         asked.budget.seed,
-        bags=(own, *map(bag, asked.method.prompts)),
-        features=tuple(bag(feature.text) for feature in features),
+        bags=(frozenset(own.values()), *(bag(texts[index]) for index in _distinct(asked, texts))),
+        features=tuple(
+            frozenset(word for start, word in own.items() if feature.span[0] <= start < feature.span[1])
+            for feature in features
+        ),
     )
 
 

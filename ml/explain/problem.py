@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ml.errors import InputError
 from ml.explain import faithfulness, methods, target
 from ml.explain.estimator import Explainer
-from ml.explain.features import Feature, segment
+from ml.explain.features import Feature
 from ml.explain.inside import Inspector
 from ml.explain.removal import Perturbation, perturbation
 from ml.explain.target import Readout, TargetPlan
@@ -72,7 +72,7 @@ def prepare(tokenizer: Tokenizer, info: ModelInfo, spec: ExplanationSpec) -> Pro
     prompt, wanted = methods.subject(spec)
     encoding = tokenizer.encode(prompt)
     planned_target = target.plan(tokenizer, info, encoding, spec.target)
-    features = segment(encoding, wanted)
+    features = methods.cut(encoding, wanted, spec.method)
     perturbed = perturbation(tokenizer, encoding, features, methods.removal(tokenizer, spec))
     longest = perturbed.longest + planned_target.longest
     if longest > info.context_length:

@@ -18,7 +18,6 @@ from ml.explain.estimator import Estimate, Estimating
 from ml.explain.evaluation import Evaluator, rough_seconds
 from ml.explain.inside import Inside, Inspector
 from ml.explain.interval import two_sided_95
-from ml.explain.methods import is_survey
 from ml.explain.problem import prepare
 from ml.explain.target import Readout
 from ml.explain.value_function import ValueFunction
@@ -35,7 +34,7 @@ from ml.result import (
     Trust,
     Update,
 )
-from ml.spec import ExplanationSpec, PrecisionPolicy
+from ml.spec import BiasProbe, ExplanationSpec, GlobalSurrogate, PrecisionPolicy
 
 _PARTIAL_SECONDS = 0.25
 _PROGRESS_SECONDS = 0.05
@@ -169,7 +168,7 @@ class Run:
             return explainer(value)
         if not isinstance(self._model, WhiteBox):
             name = self._model.info.name
-            raise CapabilityError(name, f"the inside of {name!r} is out of reach here; choose another method")
+            raise CapabilityError(name, f"{name!r} is computed by several processes, and its inside is out of reach")
         return explainer.inspect(Inside(self._model, self._model, self.problem.perturbation, readout, value))
 
     def _measured(
@@ -184,8 +183,9 @@ class Run:
         return (yield from self._told(measuring, "measuring faithfulness"))
 
     def _judged(self, result: ExplanationResult) -> Trust:
-        if is_survey(self._spec.method):
-            return trust.judge_survey(result)
+        method = self._spec.method
+        if isinstance(method, GlobalSurrogate | BiasProbe):
+            return trust.judge_survey(result, method)
         explainer = self.problem.explainer
         in_units = not isinstance(explainer, Inspector) or explainer.in_units
         return trust.judge(result, faithfulness_asked=self._spec.faithfulness, in_units=in_units)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
+from ml.explain.global_surrogate import held_out
 from ml.result import ExplanationResult, StopReason, Trust, Verdict
-from ml.spec import Scale
+from ml.spec import BiasProbe, GlobalSurrogate, Scale
 
 _TINY_EFFECT = {Scale.LOG_PROBABILITY: 0.01, Scale.PROBABILITY: 0.001}
 _INCOMPLETE = 0.1  # part of the whole effect
 _FEWEST_FOR_NOISE = 4
 _FEWEST_PAIRS = 6
+_FEWEST_CLUSTERS = 3
+_FEWEST_HELD_OUT = 10
 _MINOR = 20  # an interaction so many times smaller than an attribution need not be known
 
 Reason = tuple[Verdict, str]
@@ -29,9 +32,9 @@ def judge(result: ExplanationResult, *, faithfulness_asked: bool, in_units: bool
     return _worst(reasons)
 
 
-def judge_survey(result: ExplanationResult) -> Trust:
+def judge_survey(result: ExplanationResult, method: GlobalSurrogate | BiasProbe) -> Trust:
     """As `judge`, of an explanation over many prompts."""
-    return _worst([*_surrogate(result), *_pairs(result), *_time(result)])
+    return _worst([*_surrogate(result), *_evidence(method), *_time(result)])
 
 
 def _worst(reasons: Sequence[Reason]) -> Trust:
@@ -103,20 +106,28 @@ def _surrogate(result: ExplanationResult) -> Iterator[Reason]:
         )
 
 
-def _pairs(result: ExplanationResult) -> Iterator[Reason]:
-    fewest = min((each.pairs for each in result.group_differences), default=_FEWEST_PAIRS)
-    if fewest < _FEWEST_PAIRS:
-        yield (
-            Verdict.NOT_TRUSTED if fewest < 2 else Verdict.CAUTION,
-            f"A difference rests on {fewest} pair{'s' if fewest > 1 else ''} only; more templates and words would tell"
-            " whether it is more than theirs.",
-        )
+def _evidence(method: GlobalSurrogate | BiasProbe) -> Iterator[Reason]:
+    """Whether there is enough to tell from."""
+    if isinstance(method, GlobalSurrogate):
+        held = held_out(1 + len(method.prompts), method.held_out)
+        if held < _FEWEST_HELD_OUT:
+            yield Verdict.CAUTION, f"Only {held} prompts were held out, too few to tell how well the surrogate fits."
+        return
+    templates, words = 1 + len(method.templates), len(method.groups[0].words)
+    if templates * words == 1:
+        yield Verdict.NOT_TRUSTED, "A difference rests on a single pair of words in a single template."
+    elif templates == 1 or words == 1:
+        of, more = ("template", "words") if templates == 1 else ("word of each group", "templates")
+        yield Verdict.CAUTION, f"The differences speak of one {of} only, however many {more} there are."
+    elif min(templates, words) < _FEWEST_CLUSTERS and templates * words < _FEWEST_PAIRS:
+        yield Verdict.CAUTION, f"The differences rest on {templates * words} pairs only; more would tell more."
 
 
 def _time(result: ExplanationResult) -> Iterator[Reason]:
+    nothing = result.surrogate is None and not result.group_differences
     if result.cost.stop_reason is StopReason.SECONDS:
-        yield Verdict.CAUTION, "Time ran out before all prompts were read."
-    elif result.surrogate is None and not result.group_differences:
+        yield Verdict.NOT_TRUSTED if nothing else Verdict.CAUTION, "Time ran out before all prompts were read."
+    elif nothing:
         yield Verdict.NOT_TRUSTED, "The prompts have no words in common that a surrogate could be made of."
 
 

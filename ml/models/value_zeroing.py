@@ -64,18 +64,18 @@ class ValueZeroing:
         finally:
             for hook in hooks:
                 hook.remove()
-        yield len(ids)
+        yield len(ids) * len(self._layers)
         self._try(*calls[0][:2])
         batch = max(1, max_tokens // len(ids))
         for number, (layer, (args, kwargs, whole)) in enumerate(zip(self._layers, calls, strict=True)):
             changes = torch.zeros(len(ids), len(ids), device=whole.device)
             for tokens in torch.arange(len(ids), device=whole.device).split(batch):
                 changed = self._run(layer, args, kwargs, Zeroing(tokens))
-                # A position does not see the tokens behind it; what differs there is rounding.
-                change = 1 - F.cosine_similarity(changed.float(), whole.float(), dim=-1)
-                changes[:, tokens] = change.clamp_(min=0).T
+                # The cosine distance, without taking a number near 1 from 1.
+                apart = F.normalize(changed.float(), dim=-1) - F.normalize(whole.float(), dim=-1)
+                changes[:, tokens] = apart.square().sum(-1).T / 2
                 yield len(tokens) * len(ids)
-            changes.tril_()
+            changes.tril_()  # a position does not see the tokens behind it; what differs there is rounding
             total = changes.sum(1, keepdim=True)
             alone = torch.eye(len(ids), device=whole.device)  # what nothing changes depends on itself
             sink(number, torch.where(total > _NOTHING, changes / total, alone).unsqueeze(0))

@@ -281,7 +281,7 @@ def test_bytes_that_are_no_message_leave_the_server_alive(served):
             id="few prompts",
         ),
         pytest.param(
-            {"global_surrogate": pb.GlobalSurrogate(prompts=["one"] * 20 + ["word " * 500])},
+            {"global_surrogate": pb.GlobalSurrogate(prompts=[*map(str, range(20)), "word " * 500])},
             "spec.global_surrogate.prompts[20]",
             id="a prompt too long",
         ),

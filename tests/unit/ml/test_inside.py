@@ -182,7 +182,7 @@ def test_value_zeroing(name: str, max_tokens: int, request: pytest.FixtureReques
     model = sliding_window() if name == "sliding window" else load_model(request.getfixturevalue(name))
     module, found = model.module, {}
     positions = sum(model.value_zeroing(IDS, max_tokens, found.__setitem__))
-    assert positions == len(IDS) * (1 + model.info.layers * len(IDS))
+    assert positions == len(IDS) * model.info.layers * (1 + len(IDS))
     assert list(found) == list(range(model.info.layers))
     stack = module.transformer.h if name == "tiny_gpt2" else module.model.layers
     for number, layer in enumerate(stack):

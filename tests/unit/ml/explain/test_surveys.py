@@ -114,7 +114,32 @@ class TestGlobalSurrogate:
         result = last(Run(ToyModel(EFFECTS), surrogate(prompts, prompt="good")))
         assert result.surrogate is None
         assert result.trust.verdict is Verdict.NOT_TRUSTED
-        assert "no words in common" in result.trust.reasons[0]
+        assert any("no words in common" in reason for reason in result.trust.reasons)
+        assert all(math.isinf(each.standard_error) for each in result.attributions)
+
+    @pytest.mark.parametrize("share", [0.01, 0.97, 0.99])
+    def test_no_prompt_is_both_fitted_and_held_out(self, share):
+        random = np.random.default_rng(0)
+        noise = {(a, b): float(random.normal()) for a in WORDS[4:] for b in WORDS[4:] if a < b}
+        result = last(Run(ToyModel({}, noise), surrogate(texts(40), held_out=share)))
+        assert result.surrogate is None or result.surrogate.held_out_r_squared < 0.9
+        assert any("held out" in reason or "held-out" in reason for reason in result.trust.reasons) or share > 0.9
+
+    def test_copies_are_no_more_evidence(self):
+        model = ToyModel(EFFECTS, {("not", "good"): -3.0})
+        once, often = (last(Run(model, surrogate(texts(60) * times))) for times in (1, 4))
+        assert once.surrogate == often.surrogate
+        with pytest.raises(InputError, match="only 1 of them differ") as error:
+            prepare(model.tokenizer, model.info, surrogate(("the film",) * 30))
+        assert error.value.field == "global_surrogate.prompts"
+
+    def test_a_part_of_a_word_has_the_word_s_weight_where_it_begins(self):
+        model = ToyModel(EFFECTS)
+        spec = replace(surrogate(prompt="the film"), features=Features(spans=((0, 2), (2, 5), (5, 8))))
+        with pytest.raises(InputError):
+            prepare(model.tokenizer, model.info, spec)  # no token begins within "the"
+        problem = prepare(model.tokenizer, model.info, replace(spec, features=Features(spans=((0, 2), (4, 8)))))
+        assert problem.explainer.features == (frozenset({"the"}), frozenset({"film"}))
 
     @pytest.mark.parametrize("kind", KINDS)
     def test_seed(self, kind):
@@ -146,7 +171,7 @@ class TestGlobalSurrogate:
         result = last(again := Run(model, spec, run.checkpoint()))
         assert len(model.read) <= 122 - begun + 2  # two texts may be asked for twice
         assert result.surrogate == last(Run(model, spec)).surrogate
-        assert again.problem.planned == 2 + 121
+        assert again.problem.planned == 2 + 1 + len(set(texts(120)))
 
     @pytest.mark.parametrize(
         ("field", "parts"),
@@ -167,13 +192,13 @@ class TestGlobalSurrogate:
     def test_a_prompt_too_long(self):
         model = ToyModel(EFFECTS, tokenizer=word_tokenizer(context=8))
         with pytest.raises(PromptTooLongError) as error:
-            prepare(model.tokenizer, model.info, surrogate((*["film"] * 20, "film " * 9)))
-        assert (error.value.field, error.value.tokens) == ("global_surrogate.prompts[20]", 9)
+            prepare(model.tokenizer, model.info, surrogate((*texts(24), "film " * 9)))
+        assert (error.value.field, error.value.tokens) == ("global_surrogate.prompts[24]", 9)
 
     def test_a_budget_below_the_prompts(self):
         model = ToyModel(EFFECTS)
         spec = replace(surrogate(), budget=Budget(max_evaluations=100))
-        with pytest.raises(InputError, match="121 evaluations of so many texts"):
+        with pytest.raises(InputError, match="evaluations of so many texts"):
             prepare(model.tokenizer, model.info, spec)
 
 
@@ -206,7 +231,7 @@ class TestBiasProbe:
             {("a", "b"): 3.5, ("a", "c"): 1.75, ("b", "c"): -1.75}
         )
         assert all(each.standard_error == pytest.approx(0.0, abs=1e-6) for each in result.group_differences)
-        assert any("3 pairs" in reason for reason in result.trust.reasons)
+        assert any("one word of each group" in reason for reason in result.trust.reasons)
 
     def test_one_pair_is_no_evidence(self):
         result = last(Run(ToyModel(EFFECTS), probe(groups={"a": ("good",), "b": ("bad",)})))
@@ -246,6 +271,24 @@ class TestBiasProbe:
         with pytest.raises(InputError) as error:
             make()
         assert error.value.field == field
+
+    def test_a_slot_within_a_token(self):
+        model = ToyModel(EFFECTS)
+        with pytest.raises(InputError, match="part of a longer token") as error:
+            prepare(model.tokenizer, model.info, probe(prompt="the f{} was", groups={"a": ("ilm",), "b": ("ool",)}))
+        assert error.value.field == "prompt.text"
+
+    def test_time_that_runs_out_leaves_whole_blocks(self):
+        ticks = count()
+        model = ToyModel(EFFECTS, parameters=10**9)
+        words = tuple(WORDS[4:8])
+        spec = probe(groups={"a": words, "b": words[::-1]}, templates=[f"{{}} {text}" for text in dict.fromkeys(texts(400))])
+        spec = replace(spec, budget=Budget(max_seconds=75.0))
+        result = last(Run(model, spec, clock=lambda: next(ticks) * 1.0))
+        assert result.cost.stop_reason is StopReason.SECONDS
+        assert result.trust.verdict is not Verdict.TRUSTED
+        [difference] = result.group_differences
+        assert 0 < difference.pairs < len(words) * (1 + len(spec.method.templates))
 
     def test_a_template_too_long(self):
         model = ToyModel(EFFECTS, tokenizer=word_tokenizer(context=8))
