@@ -282,7 +282,8 @@ class TestBiasProbe:
         ticks = count()
         model = ToyModel(EFFECTS, parameters=10**9)
         words = tuple(WORDS[4:8])
-        spec = probe(groups={"a": words, "b": words[::-1]}, templates=[f"{{}} {text}" for text in dict.fromkeys(texts(400))])
+        templates = [f"{{}} {text}" for text in dict.fromkeys(texts(400))]
+        spec = probe(groups={"a": words, "b": words[::-1]}, templates=templates)
         spec = replace(spec, budget=Budget(max_seconds=75.0))
         result = last(Run(model, spec, clock=lambda: next(ticks) * 1.0))
         assert result.cost.stop_reason is StopReason.SECONDS
