@@ -121,13 +121,7 @@ def explain(
     """
     if unit and spans:
         raise click.UsageError("--unit and --span exclude each other: spans are the units")
-    if continuation is not None and (target is not None or against is not None):
-        raise click.UsageError("--continuation stands alone; a contrast is --target A --against B")
-    if against is not None and target is None:
-        raise click.UsageError("--against needs --target: why the one rather than the other?")
-    if no_wait and page:
-        raise click.UsageError("--html needs the result; wait for it, or use `gloss jobs get NAME --html FILE` later")
-
+    check_choices(target, against, continuation, page, no_wait=no_wait)
     explanation = session.client.explain(
         text,
         _method(method, window, stride, surrogate, steps),
@@ -149,6 +143,23 @@ def explain(
         fresh=fresh,
         wait=False,
     )
+    return answer(session, explanation, page, no_wait=no_wait)
+
+
+def check_choices(
+    target: str | None, against: str | None, continuation: str | None, page: Path | None, *, no_wait: bool
+) -> None:
+    """Refuse options of an explanation that contradict each other."""
+    if continuation is not None and (target is not None or against is not None):
+        raise click.UsageError("--continuation stands alone; a contrast is --target A --against B")
+    if against is not None and target is None:
+        raise click.UsageError("--against needs --target: why the one rather than the other?")
+    if no_wait and page:
+        raise click.UsageError("--html needs the result; wait for it, or use `gloss jobs get NAME --html FILE` later")
+
+
+def answer(session: Session, explanation: v1.Explanation, page: Path | None, *, no_wait: bool) -> None:
+    """Say the name of an explanation that was queued, or wait for it and show it."""
     if no_wait:
         return session.emit(explanation) if session.json else click.echo(explanation.name)
     return present(session, follow(session, explanation), page)

@@ -10,9 +10,8 @@ import click
 
 from gloss import build, v1
 from gloss.build import MethodLike, ScaleName
-from gloss.cli.explain import present
+from gloss.cli.explain import answer, check_choices
 from gloss.cli.session import INT32, TEXT, Session, connected, with_model
-from gloss.cli.waiting import follow
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -121,8 +120,7 @@ def _ask(
     model: str,
     seed: int = 0,
 ) -> None:
-    if against is not None and target is None:
-        raise click.UsageError("--against needs --target: the one rather than the other")
+    check_choices(target, against, continuation, page, no_wait=no_wait)
     explanation = session.client.explain(
         text,
         method,
@@ -136,6 +134,4 @@ def _ask(
         fresh=fresh,
         wait=False,
     )
-    if no_wait:
-        return session.emit(explanation) if session.json else click.echo(explanation.name)
-    return present(session, follow(session, explanation), page)
+    answer(session, explanation, page, no_wait=no_wait)

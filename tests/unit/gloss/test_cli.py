@@ -210,6 +210,8 @@ def test_surrogate_reads_its_prompts_line_by_line(run: Run, script: fake.Script,
         ["bias", "The {} said", "--group", "men"],
         ["bias", "The {} said", "--group", "men=a", "--group", "men=b"],
         ["bias", "The {} said", "--group", "men=a", "--group", "women=b", "--against", " x"],
+        ["bias", "The {} said", "--group", "men=a", "--group", "women=b", "--target", " x", "--continuation", " y"],
+        ["bias", "The {} said", "--group", "men=a", "--group", "women=b", "--no-wait", "--html", "x.html"],
         ["surrogate", "no such file"],
     ],
 )
