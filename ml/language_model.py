@@ -211,10 +211,6 @@ class LanguageModel(Protocol):
 class WhiteBox(Protocol):
     """A model whose inside can be looked into: one that this process computes alone."""
 
-    def read_prefix(self, ids: Sequence[int]) -> Prefix | None:
-        """As `LanguageModel.read_prefix`."""
-        ...
-
     def embed(self, ids: Sequence[int]) -> torch.Tensor:
         """The embeddings of `ids`, `MEAN` among them or not, as the first layer is given them: float32 [T, size]."""
         ...

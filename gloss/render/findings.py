@@ -70,9 +70,7 @@ def _differences(result: v1.ExplanationResult) -> Finding:
 
 
 def _error(found: v1.Interaction | v1.WordCoefficient | v1.GroupDifference, places: int) -> str:
-    if math.isinf(found.standard_error):
-        return "unknown"
-    return words.number(found.standard_error, places) if found.standard_error else "exact"
+    return words.uncertainty(found.standard_error, places) if found.standard_error else "exact"
 
 
 def _interval(interval: v1.Interval, places: int) -> str:

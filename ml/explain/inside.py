@@ -136,7 +136,7 @@ class Inside:
         beginning = self._perturbation.beginning
         if not self._perturbation.keeps_places or len(beginning) < WORTH_READING:
             return None
-        prefix = self._box.read_prefix(beginning)
+        prefix = self._model.read_prefix(beginning)
         if prefix is not None:
             self.game.charge(0, prefix.length)
         return prefix

@@ -13,7 +13,6 @@ _TINY_EFFECT = {Scale.LOG_PROBABILITY: 0.01, Scale.PROBABILITY: 0.001}
 _INCOMPLETE = 0.1  # part of the whole effect
 _FEWEST_FOR_NOISE = 4
 _FEWEST_PAIRS = 6
-_FEWEST_CLUSTERS = 3
 _FEWEST_HELD_OUT = 10
 _MINOR = 20  # an interaction so many times smaller than an attribution need not be known
 
@@ -119,7 +118,7 @@ def _evidence(method: GlobalSurrogate | BiasProbe) -> Iterator[Reason]:
     elif templates == 1 or words == 1:
         of, more = ("template", "words") if templates == 1 else ("word of each group", "templates")
         yield Verdict.CAUTION, f"The differences speak of one {of} only, however many {more} there are."
-    elif min(templates, words) < _FEWEST_CLUSTERS and templates * words < _FEWEST_PAIRS:
+    elif templates * words < _FEWEST_PAIRS:
         yield Verdict.CAUTION, f"The differences rest on {templates * words} pairs only; more would tell more."
 
 
