@@ -11,8 +11,11 @@ import torch
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from ml.models.files import PRETRAINED
+from ml.models.lstm import LstmConfig, WordLSTM, save_lstm
+from ml.models.words import END, UNKNOWN, wikitext_tokenizer
 
 GPT2_SMALL = "gpt2-small"
+RANDOM_LSTM = "random-lstm"
 
 TEXT = (
     "The bridge was built in 1932 by the city engineers , and it was the longest of its kind in the country until"
@@ -26,13 +29,14 @@ TEXT = (
 
 @contextmanager
 def folder_of(model: str) -> Iterator[Path]:
-    """The folder of a shipped model's name, of "gpt2-small", which is made for the time being, or `model` itself."""
+    """The folder of a shipped model's name, of one that is made for the time being, or `model` itself."""
     shipped = PRETRAINED / model
-    if model != GPT2_SMALL:
+    makers = {GPT2_SMALL: gpt2_small, RANDOM_LSTM: random_lstm}
+    if model not in makers:
         yield shipped if shipped.is_dir() else Path(model)
         return
     with tempfile.TemporaryDirectory() as temporary:
-        yield gpt2_small(Path(temporary) / model)
+        yield makers[model](Path(temporary) / model)
 
 
 def gpt2_small(folder: Path) -> Path:
@@ -40,4 +44,16 @@ def gpt2_small(folder: Path) -> Path:
     torch.manual_seed(0)
     GPT2LMHeadModel(GPT2Config(bos_token_id=0, eos_token_id=0)).save_pretrained(folder)
     AutoTokenizer.from_pretrained(PRETRAINED / "transformer").save_pretrained(folder)
+    return folder
+
+
+def random_lstm(folder: Path) -> Path:
+    """A small word-level LSTM with random weights, of the words of `TEXT`."""
+    words = [UNKNOWN, END, *sorted(set(TEXT.split()))]
+    torch.manual_seed(0)
+    module = WordLSTM(LstmConfig(len(words), embedding_size=64, hidden_size=64, context_length=256))
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.uniform_(-0.5, 0.5)
+    save_lstm(module, wikitext_tokenizer(words), folder)
     return folder

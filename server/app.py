@@ -164,6 +164,7 @@ class Server:
             model = ml.models.load(
                 source,
                 device=self.settings.device,
+                dtype=self.settings.dtype,
                 threads=self.settings.threads,
                 max_bytes=self.settings.max_model_bytes,
                 tensor_parallel=self.settings.tensor_parallel,

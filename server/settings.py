@@ -55,6 +55,10 @@ class Settings(BaseSettings):
     """Where the weights lie: "auto" (the first GPU, else the CPU), "cpu", "cuda:1", or "balanced" (the layers spread
     over all GPUs, one computing after the other)."""
 
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """What a model of transformers is kept and computed in: "auto" is bfloat16 on a GPU and float32 on a CPU. On a GPU
+    float32 takes twice the memory and several times as long, and is exact where bfloat16 rounds."""
+
     tensor_parallel: int = Field(default=1, ge=1)
     """Processes that compute every layer of the one model together, a GPU each: for a model larger than one GPU. This
     server is the first of them and starts the others."""

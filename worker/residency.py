@@ -55,6 +55,7 @@ def move_in(settings: Settings, notify: Callable[[Message], None]) -> ModelInfo:
     model = load(
         settings.model,
         device=settings.device,
+        dtype=settings.dtype,
         threads=settings.worker_threads or settings.threads,
         max_bytes=settings.max_model_bytes,
     )

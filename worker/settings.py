@@ -20,6 +20,10 @@ class Settings(BaseSettings):
     """Where the weights lie: "auto" (the first GPU, else the CPU), "cpu", "cuda:1", or "balanced" (the layers spread
     over all GPUs, one computing after the other)."""
 
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """What a model of transformers is kept and computed in: "auto" is bfloat16 on a GPU and float32 on a CPU. On a GPU
+    float32 takes twice the memory and several times as long, and is exact where bfloat16 rounds."""
+
     max_model_bytes: int | None = Field(default=None, ge=1)
     """The most memory that the model's weights may take, in bytes. Unset: what is available. A larger one is refused
     before it is loaded."""

@@ -80,7 +80,7 @@ def plain(folder: Path, threads: int) -> Iterator[Served]:
 
 
 @contextmanager
-def worker(folder: Path, threads: int, state: Path) -> Iterator[str]:
+def worker(folder: Path, threads: int, state: Path, **more: str) -> Iterator[str]:
     """Redis and `python -m worker`; Redis's URL."""
     with RedisServer(state) as redis:
         environment = {
@@ -89,6 +89,7 @@ def worker(folder: Path, threads: int, state: Path) -> Iterator[str]:
             "GLOSS_MODEL": str(folder),
             "GLOSS_WORKER_METRICS_PORT": "0",
             "GLOSS_THREADS": str(threads),
+            **more,
         }
         process = subprocess.Popen(
             [sys.executable, "-m", "worker"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL

@@ -10,6 +10,7 @@ import torch
 
 from ml.errors import ModelLoadError
 from ml.language_model import LanguageModel
+from ml.models.cuda import choose_attention_kernels
 from ml.models.files import digest, find
 from ml.models.placement import place
 from ml.models.room import check_room, weight_bytes
@@ -25,6 +26,7 @@ def load(
     name_or_path: str,
     *,
     device: str = "auto",
+    dtype: str = "auto",
     threads: int | None = None,
     max_bytes: int | None = None,
     tensor_parallel: int = 1,
@@ -39,6 +41,8 @@ def load(
         name_or_path: a name under ``ml/pretrained``, a local folder, or a name on the Hub, tried in this order.
         device: "auto" (the first GPU, else the CPU), what torch calls it ("cpu", "cuda:1"), or "balanced": layers
             spread over all GPUs.
+        dtype: what a model of transformers is kept and computed in: "float32", "bfloat16", or "auto" (bfloat16 on a
+            GPU, float32 on a CPU). An LSTM is always float32.
         threads: CPU threads of every operation of this process. Default: torch's own choice.
         max_bytes: the most memory that weights may take, where that is less than what is available.
         tensor_parallel: processes that compute each layer together, a GPU each. This one is the first, and starts the
@@ -47,16 +51,17 @@ def load(
     Raises:
         ModelLoadError: there is no such model, its files are incomplete, corrupt or not allowed, or it does not fit.
     """
-    placement = place(device, tensor_parallel)
+    placement = place(device, tensor_parallel, dtype)
+    choose_attention_kernels()
     give_threads_to_torch(threads)
     folder = find(name_or_path)
     name = folder.name if Path(name_or_path).is_dir() else name_or_path.rstrip("/").rpartition("/")[2]
     kind = _model_type(folder)
-    dtype = torch.float32 if kind == LSTM else placement.dtype
+    kept_in = torch.float32 if kind == LSTM else placement.dtype
     available = placement.available_bytes()
     if max_bytes is not None:
         available = max_bytes if available is None else min(available, max_bytes)
-    check_room(name, weight_bytes(folder, dtype), dtype, available, placement.where)
+    check_room(name, weight_bytes(folder, kept_in), kept_in, available, placement.where)
     _log.info("model=%s computing the digest of its files", name)
     checksum = digest(folder)
     if kind == LSTM:

@@ -31,19 +31,21 @@ def main() -> int:
     import torch  # noqa: PLC0415
 
     from ml.errors import ModelLoadError  # noqa: PLC0415
+    from ml.models.cuda import choose_attention_kernels  # noqa: PLC0415
     from ml.models.huggingface_files import load_huggingface  # noqa: PLC0415
     from ml.models.parallel import LOADED, REFUSED, enter, open_group  # noqa: PLC0415
-    from ml.models.placement import Placement  # noqa: PLC0415
+    from ml.models.placement import DTYPES, Placement  # noqa: PLC0415
     from ml.threads import give_threads_to_torch  # noqa: PLC0415
 
     give_threads_to_torch(told["threads"])
+    choose_attention_kernels()
     device = torch.device(f"cuda:{told['rank']}" if told["device"] == "cuda" else "cpu")
     folder = Path(told["folder"])
     enter(open_group(told["port"], first=False), told["rank"], told["ranks"], device)
     try:
         model = load_huggingface(
             folder,
-            Placement(device, ranks=told["ranks"]),
+            Placement(device, ranks=told["ranks"], chosen_dtype=DTYPES[told["dtype"]]),
             folder.name,
             "",
             told["kind"],

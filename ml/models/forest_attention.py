@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from ml.forest import Forest, Indices
+from ml.models.cuda import to_device
 from ml.models.last_layer import KeysKnownError, TrimmedRun
 from ml.models.packed_attention import attention_with_mass
 from ml.prefixes import Piece
@@ -119,7 +120,7 @@ class ForestRun(TrimmedRun):
             self._firsts, self._places = (torch.from_numpy(each).to(device) for each in (firsts, places))
         self._mask = _causal_mask(self._queries.blocks, module.dtype, device)
         logits: Tensor = module(
-            input_ids=ids,
+            input_ids=to_device(ids, device),
             position_ids=positions,
             attention_mask=self._no_mask.to(device),  # of attention's shape, so transformers makes none of its own
             use_cache=False,

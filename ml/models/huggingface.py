@@ -61,7 +61,7 @@ class HuggingFaceModel:
         self._twin: HuggingFaceModel | None = None
         self._products = products
         one_device = not self._placement.spread and self._placement.ranks == 1
-        self._recorded = record(module, info.context_length) if packs and one_device else None
+        self.recorded = record(module, info.context_length) if packs and one_device else None
 
     def in_bfloat16(self) -> HuggingFaceModel | None:
         """The same weights with products in bfloat16; see `LanguageModel.in_bfloat16`."""
@@ -86,10 +86,10 @@ class HuggingFaceModel:
         """
         tails = [1] * len(sequences) if tails is None else tails
         if (
-            self._recorded is not None
+            self.recorded is not None
             and list(tails) == [1]
             and MEAN not in sequences[0]
-            and (logits := self._recorded.logits(sequences[0])) is not None
+            and (logits := self.recorded.logits(sequences[0])) is not None
         ):
             return [logits]
         ids = torch.zeros(len(sequences), max(map(len, sequences)), dtype=torch.long)
@@ -146,7 +146,7 @@ class HuggingFaceModel:
     def reader(self, max_bytes: int) -> language_model.Reader:
         """Packed rows without padding where the model allows it, else padded batches; see `LanguageModel.reader`."""
         if self._can_pack(self.info.context_length):
-            return PrefixReader(self.module, max_bytes, self._recorded.logits if self._recorded else None)
+            return PrefixReader(self.module, max_bytes, self.recorded.logits if self.recorded else None)
         return PaddedReader(self.logits)
 
     def decoder(self, reader: language_model.Reader | None = None) -> Decoder:

@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
+from ml.models.cuda import to_device
+
 IntArray = npt.NDArray[np.int64]
 
 _UNSUPPORTED = ("softcap", "s_aux", "position_bias")
@@ -55,7 +57,7 @@ class TrimmedRun(ABC):
     def lay_out(
         self, ids: IntArray, positions: IntArray, readout: IntArray, device: torch.device
     ) -> tuple[Tensor, Tensor]:
-        """Note what there is to run. Returns ids and positions as the model is to get them, [1, rows]."""
+        """Note what there is to run. Returns ids, on the CPU, and positions as the model is to get them, [1, rows]."""
         self.count, self.readout = len(ids), torch.from_numpy(readout).to(device)
         self.rows, picks = self.count, len(readout)
         if device.type == "cpu":
@@ -63,8 +65,8 @@ class TrimmedRun(ABC):
         self.picks = self.readout[torch.arange(picks, device=device).clamp_(max=len(readout) - 1)]
         taken = torch.arange(self.rows)
         taken[self.count :] = 0
-        laid_ids, laid_positions = (torch.from_numpy(each)[taken].to(device).unsqueeze(0) for each in (ids, positions))
-        return laid_ids, laid_positions
+        laid_ids, laid_positions = (torch.from_numpy(each)[taken].unsqueeze(0) for each in (ids, positions))
+        return laid_ids, to_device(laid_positions, device)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float, **kwargs: Any) -> Tensor:
         """What one layer's attention gives for the run's R rows.

@@ -7,6 +7,7 @@ attention function, so the model stays unmodified and there is no global state.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from ml.blocks import Queries
 from ml.models.embedding import inputs
 from ml.models.last_layer import KeysKnownError, TrimmedRun, trim_last_layer
 from ml.packing import Packing, Step
+
+_log = logging.getLogger(__name__)
 
 KeysAndValues = Mapping[int, tuple[Tensor, Tensor]]
 """By layer: keys and values of consecutive positions, each [positions, key heads, size]."""
@@ -190,14 +193,19 @@ def attention_with_mass(
             q, k, v, is_causal=causal, attn_mask=mask, scale=scale
         )
         return out, mass.unsqueeze(-1)
-    scores = torch.matmul(q, k.transpose(-1, -2)).float() * scale
     if mask is not None:
-        scores = scores + mask
-    if causal:
-        unseen = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
-        scores = scores.masked_fill(unseen, float("-inf"))
-    mass = torch.logsumexp(scores, dim=-1, keepdim=True)
-    return torch.matmul(torch.exp(scores - mass).to(v.dtype), v), mass
+        mask = _aligned(mask).expand(*q.shape[:3], k.shape[2])
+    # One of the kernels that SDPA has on a GPU: no scores are written to memory.
+    out, mass, *_ = torch.ops.aten._scaled_dot_product_efficient_attention(
+        q, k, v, mask, compute_log_sumexp=True, is_causal=causal, scale=scale
+    )
+    return out, mass[:, :, : q.shape[2]].unsqueeze(-1)  # the kernel rounds the number of queries up
+
+
+def _aligned(mask: Tensor) -> Tensor:
+    """`mask` with rows that begin at multiples of 16 numbers, as the kernel asks for."""
+    missing = -mask.shape[-1] % 16
+    return F.pad(mask, (0, missing))[..., : mask.shape[-1]] if missing else mask.contiguous()
 
 
 def can_pack(module: PreTrainedModel) -> bool:
@@ -220,7 +228,8 @@ def _packs(module: PreTrainedModel) -> bool:
         with torch.inference_mode():
             packed = _last_logits(module, sequences, run)
             alone = [module(input_ids=torch.tensor([ids], device=module.device)).logits[0, -1] for ids in sequences]
-    except Exception:  # noqa: BLE001 - models refuse what they do not know in ways of their own
+    except Exception as error:  # noqa: BLE001 - models refuse what they do not know in ways of their own
+        _log.info("rows cannot be packed: %s: %s", type(error).__name__, str(error).partition("\n")[0])
         return False
     layers = module.config.get_text_config().num_hidden_layers
     # Half precision rounds differently in other company; rows that saw the wrong rows differ in the first digit.

@@ -77,6 +77,7 @@ class Followers:
                 "rank": rank,
                 "ranks": placement.ranks,
                 "device": placement.device.type,
+                "dtype": str(placement.dtype).removeprefix("torch."),
                 "port": port,
                 "folder": str(folder),
                 "kind": kind,

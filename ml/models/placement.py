@@ -9,6 +9,9 @@ import torch
 from ml.errors import ModelLoadError
 from ml.models.room import available_bytes
 
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+"""What weights may be kept and computed in, by the names that settings have for them."""
+
 BALANCED = "balanced"
 """The name for: layers spread over all GPUs, each computing in its turn."""
 
@@ -21,16 +24,18 @@ class Placement:
         device: takes the inputs and, unless `spread`, holds everything.
         spread: the layers lie on all GPUs, one run of layers each; the CPU where there is no GPU.
         ranks: processes that hold a part of each layer and compute together. 1 is no such group.
+        chosen_dtype: what transformers compute in, where somebody chose it.
     """
 
     device: torch.device
     spread: bool = False
     ranks: int = 1
+    chosen_dtype: torch.dtype | None = None
 
     @property
     def dtype(self) -> torch.dtype:
-        """What transformers compute in: bfloat16 on a GPU, float32 on a CPU."""
-        return torch.bfloat16 if self.device.type == "cuda" else torch.float32
+        """What transformers compute in. Unless chosen: bfloat16 on a GPU, float32 on a CPU."""
+        return self.chosen_dtype or (torch.bfloat16 if self.device.type == "cuda" else torch.float32)
 
     @property
     def where(self) -> str:
@@ -51,16 +56,19 @@ class Placement:
         return torch.cuda.device_count() if self.spread else self.ranks
 
 
-def place(device: str, ranks: int = 1) -> Placement:
+def place(device: str, ranks: int = 1, dtype: str = "auto") -> Placement:
     """The placement that settings name.
 
     Args:
         device: "auto" (the first GPU, else the CPU), "balanced", or what torch calls it: "cpu", "cuda:1".
         ranks: processes that share each layer.
+        dtype: "auto", "float32" or "bfloat16"; see `Placement.dtype`.
 
     Raises:
-        ModelLoadError: there is no such device, or there are too few.
+        ModelLoadError: there is no such device or dtype, or there are too few devices.
     """
+    if dtype != "auto" and dtype not in DTYPES:
+        raise ModelLoadError(f"dtype {dtype!r} is none of auto, {', '.join(DTYPES)}")
     if device in {"auto", BALANCED}:
         chosen = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     else:
@@ -76,7 +84,7 @@ def place(device: str, ranks: int = 1) -> Placement:
             )
         if chosen.type == "cuda" and torch.cuda.device_count() < ranks:
             raise ModelLoadError(f"{ranks} processes need a GPU each, and there are {torch.cuda.device_count()}")
-    return Placement(chosen, spread=device == BALANCED, ranks=ranks)
+    return Placement(chosen, spread=device == BALANCED, ranks=ranks, chosen_dtype=DTYPES.get(dtype))
 
 
 def _checked(device: str) -> torch.device:

@@ -1,0 +1,229 @@
+"""Whether every verb and method gives on a device what it gives on the CPU in float32."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from transformers import AutoModelForCausalLM
+
+from benchmarks.subjects import TEXT
+from ml.attention import AttentionSpec, Reduction, attend, resolve
+from ml.explain import Run
+from ml.language_model import LanguageModel
+from ml.models import load
+from ml.models.huggingface import HuggingFaceModel
+from ml.result import ExplanationResult
+from ml.spec import (
+    AttentionRollout,
+    BiasProbe,
+    Budget,
+    ContextAttribution,
+    Continuation,
+    ContinuationTarget,
+    ContrastTarget,
+    ExplanationSpec,
+    Features,
+    GlobalSurrogate,
+    InputTimesGradient,
+    IntegratedGradients,
+    Interactions,
+    KernelShap,
+    Lime,
+    Method,
+    NextTokenTarget,
+    Occlusion,
+    Prompt,
+    Removal,
+    RemovalKind,
+    ShapleyPermutation,
+    SurrogateKind,
+    SwapSet,
+    Target,
+    Unit,
+    ValueZeroing,
+)
+
+Numbers = npt.NDArray[np.float64]
+
+WORDS = 12
+NOISES = 6
+"""How many times the noise of one log-probability a number may differ: most are differences of two."""
+EXACT_NATS, EXACT_SHARE = 2e-3, 1e-4
+"""Allowed in float32. Gradients differ by more than values do, and are compared by their size."""
+ROUNDED_SHARE = 0.05
+SAMPLED = ("LIME", "KernelSHAP", "Shapley", "context", "interactions", "surrogate")
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """One comparison: the largest difference from the CPU, and what is allowed."""
+
+    model: str
+    what: str
+    dtype: str
+    difference: float
+    allowed: float
+    note: str = ""
+
+    @property
+    def holds(self) -> bool:
+        """Not a number never agrees."""
+        return self.difference <= self.allowed
+
+
+class Comparison:
+    """One model on two devices."""
+
+    def __init__(self, folder: Path, device: str, dtype: str) -> None:
+        """Load `folder` on the CPU in float32 and on `device` in `dtype`."""
+        self._reference = load(str(folder), device="cpu", dtype="float32")
+        self._model = load(str(folder), device=device, dtype=dtype)
+        self._folder = folder
+        self.dtype = self._model.info.dtype
+        words = TEXT.split()
+        self._ids = [self._reference.tokenizer.ids(" ".join(words[i : i + n])) for i, n in ((0, 60), (9, 14), (30, 5))]
+        self._text = " ".join(words[:WORDS])
+        prompt = self._reference.tokenizer.encode(Prompt(text=self._text)).ids
+        order = self._reference.logits([prompt])[0][-1].argsort(descending=True).tolist()
+        self._first, self._second = order[0], order[1]
+        self.noise = self._noise()
+
+    def __iter__(self) -> Iterator[Agreement]:
+        """Compare everything, one thing at a time."""
+        name = self._model.info.name
+        if isinstance(self._model, HuggingFaceModel):
+            # Everything else would agree all the same, and be slow.
+            yield Agreement(name, "rows are packed", self.dtype, 0.0 if self._model.packs else math.nan, 0.0)
+        for what, unit, way in (*self._verbs(), *self._methods()):
+            try:
+                ours, theirs = way(self._model), way(self._reference)
+            except Exception as error:  # noqa: BLE001 - a table of what works tells what does not
+                yield Agreement(name, what, self.dtype, float("nan"), 0.0, f"{type(error).__name__}: {error}"[:120])
+                continue
+            size = max(1.0, float(np.abs(theirs).max())) if unit == "gradient" else 1.0
+            difference = float(np.abs(ours - theirs).max()) if ours.shape == theirs.shape else float("nan")
+            yield Agreement(name, what, self.dtype, difference, size * self._allowed(what, unit))
+
+    def _allowed(self, what: str, unit: str) -> float:
+        if self.dtype == "float32":
+            return {"nats": EXACT_NATS, "share": EXACT_SHARE, "gradient": EXACT_NATS}[unit]
+        if unit == "share":
+            return ROUNDED_SHARE
+        # A regression over many rounded values rounds no more than they do, but its kernel may be chosen otherwise.
+        return NOISES * self.noise * (2 if what.startswith(SAMPLED) or unit == "gradient" else 1)
+
+    @torch.inference_mode()
+    def _noise(self) -> float:
+        """What transformers' own forward pass on the device differs by, in nats, among the likeliest 50 tokens."""
+        if self.dtype == "float32" or not hasattr(self._model, "module"):
+            return EXACT_NATS
+        module = AutoModelForCausalLM.from_pretrained(self._folder, dtype=getattr(torch, self.dtype)).eval()
+        module = module.to(self._model.info.device)
+        largest = 0.0
+        for ids in self._ids:
+            plain = module(input_ids=torch.tensor([ids], device=module.device)).logits[0].double().log_softmax(-1).cpu()
+            exact = self._reference.logits([ids], [len(ids)])[0].double().log_softmax(-1)
+            likeliest = exact.topk(min(50, exact.shape[-1])).indices
+            largest = max(largest, float((plain - exact).gather(-1, likeliest).abs().max()))
+        return largest
+
+    def _verbs(self) -> Iterator[tuple[str, str, Callable[[LanguageModel], Numbers]]]:
+        yield "next token, alone", "nats", lambda model: _likeliest(model, model.logits([self._ids[1]])[0])
+        yield "next token, three together", "nats", lambda model: self._read(model, [1, 1, 1], 0)
+        yield "next token, prefix known", "nats", lambda model: self._read(model, [1, 1, 1], 1 << 26, times=2)
+        yield "score of 8 tokens", "nats", lambda model: self._read(model, [8, 8, 5], 0)
+        yield "generate: two streams", "nats", self._generate
+        if self._reference.info.heads:
+            yield "attention", "share", lambda model: self._attention(model, Reduction.RAW)
+            yield "attention rollout", "share", lambda model: self._attention(model, Reduction.ROLLOUT)
+
+    def _read(self, model: LanguageModel, tails: Sequence[int], max_bytes: int, times: int = 1) -> Numbers:
+        reader = model.reader(max_bytes)
+        for _ in range(times):
+            logits = reader.read(self._ids, tails).logits
+            reader.settle()
+        return np.concatenate([_likeliest(model, each) for each in logits])
+
+    def _generate(self, model: LanguageModel) -> Numbers:
+        """Log-probabilities of given tokens, as decoding has them: of a second stream from its third step on."""
+        decoder = model.decoder(model.reader(0))
+        given = self._ids[0][40:50]
+        found = [decoder.start(self._ids[0][:40]).unsqueeze(0)]
+        for number, token in enumerate(given):
+            if number == 3:
+                found.append(decoder.start(self._ids[1]).unsqueeze(0))
+            found.append(decoder.step([token] if number < 3 else [token, given[0]]))
+        return _likeliest(model, torch.cat(found))
+
+    def _attention(self, model: LanguageModel, reduction: Reduction) -> Numbers:
+        plan = resolve(AttentionSpec(queries=(0, 5, -1), reduction=reduction), model.info, len(self._ids[0]))
+        return attend(model, self._ids[0], plan).weights.astype(np.float64)
+
+    def _methods(self) -> Iterator[tuple[str, str, Callable[[LanguageModel], Numbers]]]:
+        few, some = Budget(max_evaluations=200), Budget(max_evaluations=60)
+        swaps = BiasProbe((SwapSet("first", ("he", "man")), SwapSet("second", ("she", "woman"))))
+        prompts = tuple(" ".join(TEXT.split()[i : i + 8]) for i in range(40))
+        methods: list[tuple[str, str, Method, dict[str, object]]] = [
+            ("occlusion", "nats", Occlusion(), {"features": Features(Unit.TOKEN)}),
+            ("occlusion by the mean embedding", "nats", Occlusion(), {"removal": Removal(RemovalKind.MEAN_EMBEDDING)}),
+            ("occlusion by deletion", "nats", Occlusion(), {"removal": Removal(RemovalKind.DELETE)}),
+            ("LIME, ridge", "nats", Lime(), {"budget": few}),
+            ("LIME, lasso", "nats", Lime(SurrogateKind.LASSO), {"budget": few}),
+            ("LIME, tree", "nats", Lime(SurrogateKind.DECISION_TREE), {"budget": few}),
+            ("KernelSHAP", "nats", KernelShap(), {"budget": few}),
+            ("Shapley permutations", "nats", ShapleyPermutation(), {"budget": few}),
+            ("context attribution", "gradient", ContextAttribution(), {"budget": few}),
+            ("interactions", "nats", Interactions(), {"budget": few}),
+            ("surrogate over 41 prompts", "nats", GlobalSurrogate(prompts), {}),
+            ("bias probe", "nats", swaps, {"prompt": Prompt(text="The old {} walked over the bridge and")}),
+            ("continuation", "nats", Occlusion(), {"target": Target(ContinuationTarget(Continuation(" in the rain")))}),
+            (
+                "contrast",
+                "nats",
+                Occlusion(),
+                {"target": Target(ContrastTarget(_token(self._first), _token(self._second)))},
+            ),
+            ("input × gradient", "gradient", InputTimesGradient(), {}),
+            ("integrated gradients", "gradient", IntegratedGradients(16), {"budget": some}),
+        ]
+        if self._reference.info.heads:
+            methods.append(("rollout as explanation", "share", AttentionRollout(), {}))
+            methods.append(("value zeroing", "share", ValueZeroing(), {}))
+        for what, unit, method, more in methods:
+            first = Target(NextTokenTarget(id=self._first))
+            given = {"prompt": Prompt(text=self._text), "target": first, "faithfulness": False, **more}
+            spec = ExplanationSpec(method=method, **given)  # type: ignore[arg-type]
+            yield what, unit, lambda model, spec=spec: _numbers(explained(model, spec))  # type: ignore[misc]
+
+
+def explained(model: LanguageModel, spec: ExplanationSpec) -> ExplanationResult:
+    """The result of `spec`."""
+    *_, last = Run(model, spec)
+    if last.result is None:
+        raise AssertionError("the last update holds the result")
+    return last.result
+
+
+def _numbers(result: ExplanationResult) -> Numbers:
+    """Everything that an explanation found, in one row."""
+    found = [each.value for each in result.attributions] + [each.value for each in result.interactions]
+    found += [each.difference for each in result.group_differences]
+    if result.surrogate is not None:
+        found += [each.coefficient for each in result.surrogate.coefficients]
+    return np.array([*found, result.base_value, result.full_value])
+
+
+def _likeliest(model: LanguageModel, logits: torch.Tensor) -> Numbers:
+    """Log-probabilities of 50 fixed tokens, row by row: of those that are likely in text."""
+    ids = torch.arange(10, 60, device=logits.device) % model.info.vocabulary_size
+    return logits.double().log_softmax(-1)[:, ids].cpu().numpy()
+
+
+def _token(token: int) -> Continuation:
+    return Continuation(token_ids=(token,))
