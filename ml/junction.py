@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from tokenizers import Encoding as RawEncoding
 
-_OTHERS_BEFORE = ("", "\n", "a", ".", "0", " ")
+_OTHERS_BEFORE = ("", "\n", "a", "x", "q", ".", "0", " ")
 """Texts before which a text may be cut as in the middle of another one."""
 
 
