@@ -19,8 +19,8 @@ REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _STAND_IN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 """A byte of a character that the vocabulary does not have (SentencePiece's byte fallback)."""
 
-_CONTEXT = 8
-"""Tokens that decoding looks back on: more than the four that the bytes of one character can take."""
+_CONTEXT = 4
+"""The fewest tokens that decoding looks back on: one more than can begin a character without completing it."""
 
 
 def _byte_alphabet() -> dict[str, int]:
@@ -111,24 +111,28 @@ class IncrementalDecoder:
                 break
             if detokenizer.is_named(token_id):
                 self._ids.insert(0, token_id)
-        self.ends_inside = detokenizer.ends_inside(self._ids)
+        self.ends_inside = False
         """Whether a character is not complete yet."""
+        self._certain = ""  # the text of these tokens, but a last character that is not complete
+        self._read()
 
     def push(self, token_id: int) -> str:
         """The text that became certain with `token_id`: all of it but a last character that is not complete."""
         if not self._detokenizer.is_named(token_id):
             return ""
-        known = self._certain()
+        if len(self._ids) >= 3 * _CONTEXT:
+            del self._ids[:-_CONTEXT]
+            self._read()
+        known = len(self._certain)
         self._ids.append(token_id)
-        self.ends_inside = self._detokenizer.ends_inside(self._ids)
-        text = self._certain()
-        del self._ids[:-_CONTEXT]
-        return text[len(known) :]
+        self._read()
+        return self._certain[known:]
 
     def rest(self) -> str:
         """The text of a last character that is not complete, once nothing more can come."""
-        return self._detokenizer.decode(self._ids)[len(self._certain()) :]
+        return REPLACEMENT if self.ends_inside else ""
 
-    def _certain(self) -> str:
+    def _read(self) -> None:
         text = self._detokenizer.decode(self._ids)
-        return text.removesuffix(REPLACEMENT) if self.ends_inside else text
+        self.ends_inside = text.endswith(REPLACEMENT) and self._detokenizer.ends_inside(self._ids)
+        self._certain = text[:-1] if self.ends_inside else text
