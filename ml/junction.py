@@ -42,14 +42,16 @@ def follow(
             separates it from `before`.
     """
     own, whole = encode(before).ids, encode(before + text)
-    if whole.ids[: len(own)] == own:
-        return Junction(tuple(whole.ids[len(own) :]), apart=False)
+    ids = tuple(whole.ids[len(own) :])
+    # A token for something unknown may cover both texts.
+    if whole.ids[: len(own)] == own and (ids or not text.strip()):
+        return Junction(ids, apart=False)
     spellings = {decode(whole.ids), decode(own) + text}
     for other in (before, *_OTHERS_BEFORE):
         ids = _behind(encode(other + text), len(other))
         if ids and (decode((*own, *ids)) in spellings or words):
             return Junction(ids, apart=not words)
-    return None
+    return None if encode(text).ids else Junction((), apart=False)
 
 
 def _behind(raw: RawEncoding, border: int) -> tuple[int, ...]:

@@ -44,6 +44,7 @@ def test_prompt_and_continuation_spell_the_whole_text(kind: str) -> None:
             own, ids, apart = follow(kind, prompt, text)
         except InputError:
             assert kind not in BYTES, "bytes spell whatever there is"
+            assert kind != "words" or not text.strip(), "a word is a word wherever it stands"
             return
         assert apart == (own + ids != together) or kind == "words"
         if kind in BYTES:
@@ -78,10 +79,18 @@ def test_what_cannot_be_written_there_is_refused() -> None:
     assert caught.value.field == "continuation.text"
 
 
+@pytest.mark.parametrize("kind", ["wordpiece", "unigram"])
+def test_an_unknown_token_that_covers_both_is_no_continuation(kind: str) -> None:
+    with pytest.raises(InputError, match="ends inside a token"):
+        follow(kind, "The ŋ", "ŋ")
+
+
 def test_whole_words_are_words_of_their_own() -> None:
     for text in ("capital", " capital"):
         _, ids, apart = follow("words", "The", text)
         assert (tokenizer("words").decode(ids), apart) == ("capital", False)
+    assert follow("words", "unheard", "of")[1:] == (tokenizer("words").ids("of"), False)
+    assert follow("words", "unheard", "un")[1:] == (tokenizer("words").ids("un"), False)
 
 
 @pytest.mark.parametrize("kind", SPELLING)
