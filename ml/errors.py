@@ -2,7 +2,7 @@
 
 GlossError
 ├── InputError                 what was asked is not allowed; `field` names the part
-│   ├── PromptTooLongError     more tokens than the model's context
+│   ├── PromptTooLongError     more tokens than the model's context, with what is to follow
 │   └── ReplyTooLargeError     the answer would exceed the caller's limit; nothing was computed
 ├── CapabilityError            this model cannot do that
 │   ├── NoAttentionError
@@ -31,10 +31,14 @@ class InputError(GlossError):
 
 
 class PromptTooLongError(InputError):
-    """A prompt of `tokens` tokens does not fit a context of `limit` tokens."""
+    """`tokens` tokens do not fit a context of `limit` tokens: a prompt, or it and what is to follow it.
 
-    def __init__(self, field: str, tokens: int, limit: int) -> None:
-        super().__init__(field, f"the prompt has {tokens} tokens and this model reads at most {limit}; shorten it")
+    Where not the prompt itself is too long, `message` says what is.
+    """
+
+    def __init__(self, field: str, tokens: int, limit: int, message: str = "") -> None:
+        alone = f"the prompt has {tokens} tokens and this model reads at most {limit}; shorten it"
+        super().__init__(field, message or alone)
         self.tokens = tokens
         self.limit = limit
 

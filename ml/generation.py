@@ -14,10 +14,7 @@ from ml.predict import MAX_TOP_K
 from ml.tokens import Tokenizer
 
 _DEFAULT_TOKENS = 64
-_CONTEXT = 8
-"""Tokens before the generated ones that decoding looks back on: spaces and characters depend on their neighbours."""
 _FIRST_NUCLEUS = 256
-_PART_OF_CHARACTER = "\N{REPLACEMENT CHARACTER}"
 
 
 class FinishReason(Enum):
@@ -71,10 +68,18 @@ class GenerationSpec:
             PromptTooLongError: prompt and generation do not fit the context.
         """
         room = context_length - prompt
-        wanted = 1 if self.max_tokens is None else self.max_tokens
-        if wanted > room:
-            raise PromptTooLongError("prompt", prompt + wanted, context_length)
-        return min(_DEFAULT_TOKENS, room) if self.max_tokens is None else self.max_tokens
+        if room < 1:
+            message = f"the prompt has {prompt} tokens, all that this model reads, so none can follow; shorten it"
+            raise PromptTooLongError("prompt", prompt + 1, context_length, message)
+        if self.max_tokens is None:
+            return min(_DEFAULT_TOKENS, room)
+        if self.max_tokens > room:
+            message = (
+                f"must be at most {room}, not {self.max_tokens}: this model reads at most {context_length} tokens, and"
+                f" {prompt} are the prompt's"
+            )
+            raise PromptTooLongError("max_tokens", prompt + self.max_tokens, context_length, message)
+        return self.max_tokens
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,7 @@ class Generation:
         self._ends = tokenizer.end_ids
         self._left = max_tokens
         self._draws = np.random.default_rng(spec.seed)
-        self._decoder = _IncrementalDecoder(tokenizer, prompt[-_CONTEXT:])
+        self._decoder = tokenizer.decoder(prompt)
         self._stops = _StopFilter(spec.stop)
 
     def advance(self, log_probabilities: npt.NDArray[np.float64]) -> Step:
@@ -120,11 +125,12 @@ class Generation:
         ended = token_id in self._ends
         text, stopped = self._stops.push("" if ended else self._decoder.push(token_id))
         finish = None
+        if not stopped and (ended or self._left == 0):
+            finish = FinishReason.END_OF_TEXT if ended else FinishReason.LENGTH
+            last, stopped = self._stops.push(self._decoder.rest())
+            text += last + self._stops.flush()
         if stopped:
             finish = FinishReason.STOP
-        elif ended or self._left == 0:
-            finish = FinishReason.END_OF_TEXT if ended else FinishReason.LENGTH
-            text += self._stops.flush()
         top = _most_likely(log_probabilities, self._spec.top_k)
         return Step(token_id, float(log_probabilities[token_id]), top, text, finish)
 
@@ -160,30 +166,6 @@ def _most_likely(log_probabilities: npt.NDArray[np.float64], count: int) -> tupl
     some = np.argpartition(-log_probabilities, count - 1)[:count]
     ranked = some[np.lexsort((some, -log_probabilities[some]))]
     return tuple((int(i), float(log_probabilities[i])) for i in ranked)
-
-
-class _IncrementalDecoder:
-    """Text of tokens as they come, each character once and whole.
-
-    A tokenizer decodes a token differently in other company (spaces between words, characters of several tokens), so
-    only the difference that a token makes to the text of its neighbours is its text.
-    """
-
-    def __init__(self, tokenizer: Tokenizer, before: Sequence[int]) -> None:
-        self._tokenizer = tokenizer
-        self._ids = list(before)
-        self._start = 0  # decoding begins here
-        self._said = len(self._ids)  # and these tokens' text has been given out
-
-    def push(self, token_id: int) -> str:
-        """The text that became certain with `token_id`."""
-        self._ids.append(token_id)
-        known = self._tokenizer.decode(self._ids[self._start : self._said])
-        text = self._tokenizer.decode(self._ids[self._start :])
-        if text.endswith(_PART_OF_CHARACTER) or len(text) <= len(known):
-            return ""
-        self._start, self._said = self._said, len(self._ids)
-        return text[len(known) :]
 
 
 class _StopFilter:

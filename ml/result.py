@@ -53,13 +53,14 @@ class Interaction:
 
 @dataclass(frozen=True)
 class ResolvedTarget:
-    """The target with nothing left open."""
+    """The target with nothing left open; `apart`: whether its tokens are others than those of the whole text."""
 
     description: str
     tokens: tuple[Token, ...]
     scale: Scale
     rejected_tokens: tuple[Token, ...] = ()
     shared_tokens: tuple[Token, ...] = ()
+    apart: bool = False
 
 
 @dataclass(frozen=True)

@@ -14,18 +14,17 @@ from tokenizers import Encoding as RawEncoding
 from tokenizers.processors import PostProcessor
 from transformers import PreTrainedTokenizerFast
 
+from ml.detokenizer import REPLACEMENT, Detokenizer, IncrementalDecoder
 from ml.errors import InputError, NoChatTemplateError, PromptTooLongError
+from ml.junction import Junction, follow
 from ml.result import Token
 from ml.spec import ChatMessage, Continuation, Prompt, Span, check_ids
-
-REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-"""Shown in place of a character of which a token holds only some bytes."""
 
 _SPACE_MARK = "\N{LOWER ONE EIGHTH BLOCK}"
 """What SentencePiece vocabularies write for a space."""
 
-_MOST_TOKENS_OF_A_CHARACTER = 4
-"""A character has at most four bytes of UTF-8, and a token at least one."""
+_REACH = 64
+"""Characters before a text that decide how it is cut; looking at more would take a long prompt's features seconds."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +77,7 @@ class Tokenizer:
         self._backend.no_padding()
         if self._backend.post_processor is not None:
             self._backend.post_processor = _with_whole_offsets(self._backend.post_processor)
+        self._detokenizer = Detokenizer(self._backend)
         self._texts: dict[int, str] = {}
 
     @property
@@ -135,31 +135,42 @@ class Tokenizer:
             raise PromptTooLongError("prompt.token_ids.ids", len(ids), self.context_length)
         return ids
 
-    def continuation(self, prompt: Encoding, continuation: Continuation) -> tuple[int, ...]:
+    def continuation(self, prompt: Encoding, continuation: Continuation) -> Junction:
         """The tokens that continue a prompt.
 
-        Text is tokenized together with the prompt's. Where that changes the prompt's own tokens, the text is tokenized
-        alone.
+        Text is tokenized together with the prompt's. Where the prompt ends inside a token of the two, the tokens are
+        others that write the same text behind the prompt's own.
 
         Raises:
-            InputError: an id outside the vocabulary, or a text without tokens.
+            InputError: an id outside the vocabulary, a text without tokens, or none that write it behind the prompt's.
         """
         if continuation.token_ids is not None:
             check_ids("continuation.token_ids.ids", continuation.token_ids, self.vocabulary_size)
-            return continuation.token_ids
+            return Junction(continuation.token_ids, apart=False)
         text = continuation.text or ""
         _check_unicode("continuation.text", text)
-        found: tuple[int, ...] = ()
-        for special in (True, False):
-            joint = self._raw(prompt.text + text, special=special).ids
-            if tuple(joint[: len(prompt.ids)]) == prompt.ids:
-                found = tuple(joint[len(prompt.ids) :])
-                break
-        found = found or self.ids(text)
-        if not found:
+        found = self._follow(prompt.text, text)
+        if found is None:
+            raise InputError(
+                "continuation.text",
+                f"the prompt ends inside a token of the whole text, and this model has no tokens for {text!r} there;"
+                " let the prompt end between two words",
+            )
+        if not found.ids:
             raise InputError("continuation.text", f"{text!r} has no tokens in this model")
-        check_ids("continuation.text", found, self.vocabulary_size)
+        check_ids("continuation.text", found.ids, self.vocabulary_size)
         return found
+
+    def replacement(self, encoding: Encoding, position: int, text: str) -> tuple[int, ...] | None:
+        """The tokens of `text` in the place of the token at `position`, after the white space that it begins with.
+
+        A text with white space of its own gets no other. None where no tokens write it there; empty where it has none.
+        """
+        start, end = encoding.spans[position] or (0, 0)
+        old = encoding.text[start:end]
+        space = "" if text[:1].isspace() else old[: len(old) - len(old.lstrip())]
+        found = self._follow(encoding.text[max(0, start - _REACH) : start], space + text)
+        return None if found is None else found.ids
 
     def ids(self, text: str) -> tuple[int, ...]:
         """The tokens of `text` alone, without special tokens of the tokenizer's own."""
@@ -176,8 +187,12 @@ class Tokenizer:
         return text
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of `ids`, special tokens included."""
-        return str(self._backend.decode(list(ids), skip_special_tokens=False))
+        """The text of `ids`, special tokens included; see `Detokenizer.decode`."""
+        return self._detokenizer.decode(ids)
+
+    def decoder(self, before: Sequence[int] = ()) -> IncrementalDecoder:
+        """A decoder of the tokens that follow `before`."""
+        return IncrementalDecoder(self._detokenizer, before)
 
     def tokens(self, encoding: Encoding) -> tuple[Token, ...]:
         """The tokens of a prompt, as results and replies carry them."""
@@ -185,6 +200,10 @@ class Tokenizer:
             Token(token_id, self.token_text(token_id), span)
             for token_id, span in zip(encoding.ids, encoding.spans, strict=True)
         )
+
+    def _follow(self, before: str, text: str) -> Junction | None:
+        words = self._backend.decoder is None  # it joins all tokens by spaces, so each of them is a word
+        return follow(lambda one: self._raw(one, special=False), self.decode, before, text, words=words)
 
     def _raw(self, text: str, *, special: bool) -> RawEncoding:
         return self._backend.encode(text, add_special_tokens=special)
@@ -250,29 +269,22 @@ class Tokenizer:
         return tuple(spans)
 
     def _decode_with_spans(self, ids: Sequence[int]) -> tuple[str, tuple[Span | None, ...]]:
-        """Decode token by token; tokens that share a character wait for each other and get one span.
-
-        A decoder may treat the first token apart (it drops its space), so each piece is what it adds to the text of the
-        tokens just before it.
-        """
+        """Decode token by token. A token's span covers every character that it has a part in."""
         text = ""
         spans: list[Span | None] = []
-        before: Sequence[int] = ()
-        start = 0
-        for end in range(1, len(ids) + 1):
-            group = ids[start:end]
-            piece = self.decode((*before, *group))[len(self.decode(before)) :]
-            waiting = piece.endswith(REPLACEMENT) and len(group) < _MOST_TOKENS_OF_A_CHARACTER
-            if waiting and end < len(ids):
-                continue
+        decoder = self.decoder()
+        for token_id in ids:
+            inside = decoder.ends_inside
+            piece = decoder.push(token_id)
+            end = len(text) + len(piece) + decoder.ends_inside
             # Word-level decoders put a space between tokens that is no part of either.
-            space = len(piece) > 1 and piece[0] == " " != self.token_text(group[0])[:1]
-            span = (len(text) + space, len(text) + len(piece))
-            spans.extend([span if span[0] < span[1] else None] * len(group))
+            space = len(piece) > 1 and piece[0] == " " != self.token_text(token_id)[:1]
+            # A character that was begun may turn out to be none, and then this token begins another.
+            broken = inside and piece[:1] == REPLACEMENT and len(text) + 1 < end
+            span = (len(text) + (space or broken), end)
+            spans.append(span if span[0] < span[1] else None)
             text += piece
-            # A group that never became a character is no context for the next one, whose bytes it would absorb.
-            before, start = (() if piece.endswith(REPLACEMENT) else group), end
-        return text, tuple(spans)
+        return text + decoder.rest(), tuple(spans)
 
     def _token_text(self, token_id: int) -> str:
         raw = self._backend.id_to_token(token_id)

@@ -100,6 +100,12 @@ def score(reply: v1.ScoreResponse) -> Iterator[RenderableType]:
         yield Text.assemble(
             "together ", (f"log p {words.number(found.log_probability)}", "bold"), (f" · {share}", "dim"), end="\n"
         )
+        if found.tokenized_apart:
+            yield Text(
+                "The prompt ends inside a token of the whole text, which the model would read in other tokens;"
+                " let it end between two words.",
+                "yellow",
+            )
 
 
 def tokens(reply: v1.TokenizeResponse) -> Group:

@@ -89,12 +89,14 @@ class ScoreResponse(_message.Message):
     def __init__(self, scores: _Optional[_Iterable[_Union[ContinuationScore, _Mapping]]] = ..., model: _Optional[_Union[_common_pb2.ModelVersion, _Mapping]] = ..., timings: _Optional[_Union[_common_pb2.Timings, _Mapping]] = ...) -> None: ...
 
 class ContinuationScore(_message.Message):
-    __slots__ = ("tokens", "log_probability")
+    __slots__ = ("tokens", "log_probability", "tokenized_apart")
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     LOG_PROBABILITY_FIELD_NUMBER: _ClassVar[int]
+    TOKENIZED_APART_FIELD_NUMBER: _ClassVar[int]
     tokens: _containers.RepeatedCompositeFieldContainer[TokenScore]
     log_probability: float
-    def __init__(self, tokens: _Optional[_Iterable[_Union[TokenScore, _Mapping]]] = ..., log_probability: _Optional[float] = ...) -> None: ...
+    tokenized_apart: bool
+    def __init__(self, tokens: _Optional[_Iterable[_Union[TokenScore, _Mapping]]] = ..., log_probability: _Optional[float] = ..., tokenized_apart: _Optional[bool] = ...) -> None: ...
 
 class TokenScore(_message.Message):
     __slots__ = ("id", "text", "log_probability", "rank")

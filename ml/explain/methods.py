@@ -94,7 +94,11 @@ def _ids(tokenizer: Tokenizer, place: str, text: str, appended: int) -> tuple[in
     try:
         ids = tokenizer.prompt_ids(spec.Prompt(text))
         if len(ids) + appended > tokenizer.context_length:
-            raise PromptTooLongError(place, len(ids) + appended, tokenizer.context_length)
+            message = (
+                f"the prompt has {len(ids)} tokens and the target adds {appended}, more than the"
+                f" {tokenizer.context_length} that this model reads; shorten one of them"
+            )
+            raise PromptTooLongError(place, len(ids) + appended, tokenizer.context_length, message)
     except InputError as error:
         error.field = place
         raise

@@ -133,9 +133,7 @@ def perturbation(
             replacements = tuple((mask_id,) * len(feature.positions) for feature in features)
         case RemovalKind.TEXT:
             replacement = removal.text
-            replacements = tuple(_replacement(tokenizer, encoding, feature, removal.text) for feature in features)
-            if not all(replacements):
-                raise InputError("removal.text", f"{removal.text!r} has no tokens in this model; remove by deletion")
+            replacements = tuple(_written(tokenizer, encoding, feature, removal.text) for feature in features)
         case RemovalKind.DELETE:
             replacement = ""
             replacements = ((),) * len(features)
@@ -151,12 +149,12 @@ def perturbation(
     )
 
 
-def _replacement(tokenizer: Tokenizer, encoding: Encoding, feature: Feature, text: str) -> tuple[int, ...]:
-    """The tokens of `text`, after the white space that the feature's first token begins with."""
-    plain = tokenizer.ids(text)
-    first = tokenizer.token_text(encoding.ids[feature.positions[0]])
-    space = first[: len(first) - len(first.lstrip())]
-    # Many tokenizers write a leading space by themselves; a second one would be another token.
-    if not space or not plain or tokenizer.token_text(plain[0])[:1].isspace():
-        return plain
-    return tokenizer.ids(space + text)
+def _written(tokenizer: Tokenizer, encoding: Encoding, feature: Feature, text: str) -> tuple[int, ...]:
+    """The tokens of `text` in a feature's place."""
+    ids = tokenizer.replacement(encoding, feature.positions[0], text)
+    if ids is None:
+        message = f"this model has no tokens for {text!r} in the place of {feature.text!r}; choose another text"
+        raise InputError("removal.text", message)
+    if not ids:
+        raise InputError("removal.text", f"{text!r} has no tokens in this model; remove by deletion")
+    return ids

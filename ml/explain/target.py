@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from ml.errors import InputError, PromptTooLongError
+from ml.junction import Junction
 from ml.language_model import LanguageModel, ModelInfo
 from ml.result import ResolvedTarget, Token
 from ml.spec import (
@@ -37,12 +38,14 @@ class Readout:
         tokens: the continuation that is measured, at least one token.
         rejected: the token that the first is compared with, or nothing.
         scale: the value itself, or its exponential.
+        apart: whether the tokens are others than those of the whole text; see `ml.junction.Junction`.
     """
 
     tokens: tuple[int, ...]
     scale: Scale = Scale.LOG_PROBABILITY
     given: tuple[int, ...] = ()
     rejected: tuple[int, ...] = ()
+    apart: bool = field(default=False, repr=False, compare=False)  # the value does not depend on it
 
     @property
     def appended(self) -> tuple[int, ...]:
@@ -88,12 +91,17 @@ def plan(tokenizer: Tokenizer, info: ModelInfo, encoding: Encoding, target: Targ
 
     Raises:
         InputError: an id outside the vocabulary, or a contrast of equals.
-        PromptTooLongError: prompt and target together exceed the context.
+        PromptTooLongError: the target does not fit the context after the prompt.
     """
     planned, field = _plan(tokenizer, info, encoding, target)
     read = len(encoding.ids) + planned.longest
     if read > info.context_length:
-        raise PromptTooLongError(field, read, info.context_length)
+        room = info.context_length - len(encoding.ids) + 1  # the last token is only predicted
+        message = (
+            f"the target has {planned.longest + 1} tokens and this model can answer for {room} after the prompt's"
+            f" {len(encoding.ids)}; shorten it"
+        )
+        raise PromptTooLongError(field, read, info.context_length, message)
     return planned
 
 
@@ -110,39 +118,41 @@ def _plan(tokenizer: Tokenizer, info: ModelInfo, encoding: Encoding, target: Tar
             readout = Readout((token_id,), target.scale)
         case NextTokenTarget(text=text):
             field = "target.next_token"
-            ids = _ids(tokenizer, info, encoding, Continuation(text=text), field)
-            readout = Readout(ids[:1], target.scale)
+            found = _follow(tokenizer, info, encoding, Continuation(text=text), field)
+            readout = Readout(found.ids[:1], target.scale, apart=found.apart)
         case ContinuationTarget(continuation):
             field = "target.continuation"
-            readout = Readout(_ids(tokenizer, info, encoding, continuation, field), target.scale)
+            found = _follow(tokenizer, info, encoding, continuation, field)
+            readout = Readout(found.ids, target.scale, apart=found.apart)
         case GenerationTarget(max_tokens):
             field, generate = "target.generation.max_tokens", max_tokens
         case ContrastTarget(chosen, rejected):
             field = "target.contrast"
             readout = _contrast(
-                _ids(tokenizer, info, encoding, chosen, f"{field}.chosen"),
-                _ids(tokenizer, info, encoding, rejected, f"{field}.rejected"),
+                _follow(tokenizer, info, encoding, chosen, f"{field}.chosen"),
+                _follow(tokenizer, info, encoding, rejected, f"{field}.rejected"),
             )
     return TargetPlan(target.scale, readout, generate), field
 
 
-def _ids(
+def _follow(
     tokenizer: Tokenizer, info: ModelInfo, encoding: Encoding, continuation: Continuation, field: str
-) -> tuple[int, ...]:
+) -> Junction:
     """The continuation's tokens, with errors that name `field` in place of the tokenizer's ``continuation``."""
     if continuation.token_ids is not None:
         check_ids(f"{field}.token_ids.ids", continuation.token_ids, info.vocabulary_size)
     try:
-        ids = tokenizer.continuation(encoding, continuation)
+        found = tokenizer.continuation(encoding, continuation)
     except InputError as error:
         error.field = field + error.field.removeprefix("continuation")
         raise
-    if not ids:
+    if not found.ids:
         raise InputError(field, f"{continuation.text!r} has no tokens in this model")
-    return ids
+    return found
 
 
-def _contrast(chosen: tuple[int, ...], rejected: tuple[int, ...]) -> Readout:
+def _contrast(one: Junction, other: Junction) -> Readout:
+    chosen, rejected = one.ids, other.ids
     shared = 0
     while shared < min(len(chosen), len(rejected)) and chosen[shared] == rejected[shared]:
         shared += 1
@@ -151,7 +161,12 @@ def _contrast(chosen: tuple[int, ...], rejected: tuple[int, ...]) -> Readout:
     if shared == min(len(chosen), len(rejected)):
         message = "one of chosen and rejected only continues the other; they must differ in a token that both have"
         raise InputError("target.contrast.rejected", message)
-    return Readout(chosen[shared : shared + 1], given=chosen[:shared], rejected=rejected[shared : shared + 1])
+    return Readout(
+        chosen[shared : shared + 1],
+        given=chosen[:shared],
+        rejected=rejected[shared : shared + 1],
+        apart=one.apart or other.apart,
+    )
 
 
 def resolve(model: LanguageModel, encoding: Encoding, planned: TargetPlan) -> Generator[None, None, Readout]:
@@ -187,12 +202,17 @@ def describe(tokenizer: Tokenizer, readout: Readout) -> ResolvedTarget:
         scale=readout.scale,
         rejected_tokens=_tokens(tokenizer, readout.rejected),
         shared_tokens=_tokens(tokenizer, readout.given),
+        apart=readout.apart,
     )
 
 
 def _quoted(tokenizer: Tokenizer, ids: tuple[int, ...]) -> str:
-    # A lone token is shown as it stands in running text, with its leading space, which `decode` may strip.
-    text = tokenizer.token_text(ids[0]) if len(ids) == 1 else tokenizer.decode(ids)
+    # The text is shown as it stands in running text, with its leading space, which `decode` may strip.
+    first, text = tokenizer.token_text(ids[0]), tokenizer.decode(ids)
+    if len(ids) == 1:
+        text = first
+    elif first.startswith(" ") and not text.startswith(" "):
+        text = f" {text}"
     return json.dumps(text, ensure_ascii=False)
 
 

@@ -26,6 +26,7 @@ def judge(result: ExplanationResult, *, faithfulness_asked: bool, in_units: bool
     their size.
     """
     reasons = [*_effect(result, in_units), *_precision(result), *_completeness(result), *_interactions(result)]
+    reasons += _target(result)
     reasons += _surrogate(result)
     reasons += _faithfulness(result, faithfulness_asked)
     return _worst(reasons)
@@ -33,7 +34,7 @@ def judge(result: ExplanationResult, *, faithfulness_asked: bool, in_units: bool
 
 def judge_survey(result: ExplanationResult, method: GlobalSurrogate | BiasProbe) -> Trust:
     """As `judge`, of an explanation over many prompts."""
-    return _worst([*_surrogate(result), *_evidence(method), *_time(result)])
+    return _worst([*_surrogate(result), *_target(result), *_evidence(method), *_time(result)])
 
 
 def _worst(reasons: Sequence[Reason]) -> Trust:
@@ -62,6 +63,15 @@ def _completeness(result: ExplanationResult) -> Iterator[Reason]:
             Verdict.CAUTION,
             f"The attributions miss what they should sum to, {result.full_value - result.base_value:.3g}, by"
             f" {result.completeness_error:.2g}; more steps or evaluations bring them closer.",
+        )
+
+
+def _target(result: ExplanationResult) -> Iterator[Reason]:
+    if result.target.apart:
+        yield (
+            Verdict.CAUTION,
+            "The prompt ends inside a token of prompt and target together, so the target is measured in tokens that the"
+            " model would not read there; let the prompt end between two words.",
         )
 
 

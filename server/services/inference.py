@@ -14,6 +14,7 @@ from jobs.convert import to_continuation, to_prompt
 from ml import attention, predict
 from ml.errors import PromptTooLongError
 from ml.generation import Generation
+from ml.junction import Junction
 from ml.language_model import LanguageModel
 from ml.tokens import Encoding
 from server.engine import Answer, Engine
@@ -86,9 +87,10 @@ class InferenceService(InferenceServiceServicer):
         self._engine.check_room()
         model = self._registry.resolve(request.model)
         check_count("items", len(request.items), self._max_prompts)
-        tasks = await self._helped(
+        read = await self._helped(
             request.ByteSize(), lambda: [_score_task(model, index, item) for index, item in enumerate(request.items)]
         )
+        tasks = [task for task, _ in read]
         positions = sum(len(task.continuation) for task in tasks)
         sizes.check_score(model, positions, self._max_bytes)
         clock.tokenized()
@@ -97,7 +99,8 @@ class InferenceService(InferenceServiceServicer):
         scores = await self._helped(
             32 * positions,
             lambda: [
-                wire.score(model, task.continuation, score) for task, score in zip(tasks, answer.values, strict=True)
+                wire.score(model, continuation, score)
+                for (_, continuation), score in zip(read, answer.values, strict=True)
             ],
         )
         return pb.ScoreResponse(scores=scores, model=wire.version(model.info), timings=clock.timings())
@@ -214,11 +217,15 @@ def _ids_of_nth(model: LanguageModel, index: int, prompt: pb.Prompt) -> tuple[in
         return model.tokenizer.prompt_ids(to_prompt(prompt))
 
 
-def _score_task(model: LanguageModel, index: int, item: pb.ScoreItem) -> ScoreTask:
+def _score_task(model: LanguageModel, index: int, item: pb.ScoreItem) -> tuple[ScoreTask, Junction]:
     with blamed_at(f"items[{index}]"):
         prompt = _encode(model, item.prompt)
-        continuation = model.tokenizer.continuation(prompt, to_continuation(item.continuation))
-        length = len(prompt.ids) + len(continuation)
-        if length > model.info.context_length:
-            raise PromptTooLongError("continuation", length, model.info.context_length)
-        return ScoreTask(prompt.ids, continuation)
+        found = model.tokenizer.continuation(prompt, to_continuation(item.continuation))
+        length, most = len(prompt.ids) + len(found.ids), model.info.context_length
+        if length > most:
+            message = (
+                f"the continuation has {len(found.ids)} tokens, and after the prompt's {len(prompt.ids)} this model"
+                f" reads at most {most - len(prompt.ids)}; shorten it"
+            )
+            raise PromptTooLongError("continuation", length, most, message)
+        return ScoreTask(prompt.ids, found.ids), found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy.typing as npt
@@ -13,6 +13,7 @@ from gloss import v1 as pb
 from ml.attention import AttentionMap, AttentionSpec, Reduction
 from ml.errors import InputError
 from ml.generation import FinishReason, GenerationSpec, Step
+from ml.junction import Junction
 from ml.language_model import LanguageModel, ModelInfo
 from ml.predict import Prediction, Score
 from ml.result import Token
@@ -111,15 +112,16 @@ def _probability(model: LanguageModel, token_id: int, log_p: float) -> pb.TokenP
     )
 
 
-def score(model: LanguageModel, continuation: Sequence[int], found: Score) -> pb.ContinuationScore:
+def score(model: LanguageModel, continuation: Junction, found: Score) -> pb.ContinuationScore:
     """How likely a continuation and each of its tokens is."""
-    scored = zip(continuation, found.log_probabilities, found.ranks, strict=True)
+    scored = zip(continuation.ids, found.log_probabilities, found.ranks, strict=True)
     return pb.ContinuationScore(
         tokens=[
             pb.TokenScore(id=id_, text=model.tokenizer.token_text(id_), log_probability=log_p, rank=rank)
             for id_, log_p, rank in scored
         ],
         log_probability=math.fsum(found.log_probabilities),
+        tokenized_apart=continuation.apart,
     )
 
 

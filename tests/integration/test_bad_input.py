@@ -146,6 +146,14 @@ def test_a_continuation_beyond_the_context_is_refused(served):
     item = pb.ScoreItem(prompt=GOOD, continuation=pb.Continuation(token_ids=pb.TokenIds(ids=[5] * 128)))
     refusal = refused(served.inference.Score, pb.ScoreRequest(items=[item]))
     assert (refusal.reason, refusal.field) == ("PROMPT_TOO_LONG", "items[0].continuation")
+    assert "the continuation has 128 tokens" in refusal.message
+
+
+def test_tokens_to_generate_beyond_the_context_are_what_is_too_many(served):
+    request = pb.GenerateRequest(prompt=GOOD, max_tokens=10**9)
+    refusal = refused(served.inference.Generate, request)
+    assert (refusal.reason, refusal.field) == ("PROMPT_TOO_LONG", "max_tokens")
+    assert "not 1000000000" in refusal.message
 
 
 def test_an_unknown_model_is_told_which_there_are(served):

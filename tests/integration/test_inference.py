@@ -104,6 +104,17 @@ def test_score_sums_to_the_continuations_log_probability(served, load_model, tin
         assert score.log_probability == pytest.approx(sum(token.log_probability for token in score.tokens))
 
 
+def test_a_continuation_of_the_prompts_last_word_is_told_apart(served):
+    borders = [("The capital of", " France"), ("The capital o", "f France"), ("The capital of ", "France")]
+    items = [
+        pb.ScoreItem(prompt=text(prompt), continuation=pb.Continuation(text=continuation))
+        for prompt, continuation in borders
+    ]
+    scores = served.inference.Score(pb.ScoreRequest(items=items)).scores
+    assert ["".join(token.text for token in score.tokens) for score in scores] == [each for _, each in borders]
+    assert [score.tokenized_apart for score in scores] == [False, True, True]
+
+
 def test_attention_rows_are_distributions(served):
     request = pb.AttentionRequest(prompt=text(PROMPTS[0]), layers=[1, 0], heads=[2], queries=[-1, 0])
     reply = served.inference.Attention(request)

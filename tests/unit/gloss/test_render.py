@@ -8,10 +8,10 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 
 from gloss import v1
-from gloss.render import html, terminal, words
+from gloss.render import html, inference, terminal, words
 from gloss.render.inference import quoted
 from tests.unit.gloss import fake
 
@@ -245,6 +245,14 @@ def test_the_page_says_all_that_the_terminal_says() -> None:
         assert part in page
     assert "prefers-color-scheme: dark" in page
     assert page.count("data-value=") >= 5
+
+
+def test_a_score_says_where_the_prompt_ends_inside_a_token() -> None:
+    one = v1.ContinuationScore(tokens=[v1.TokenScore(id=9, text="ld", log_probability=-0.5, rank=1)])
+    for apart in (False, True):
+        one.tokenized_apart = apart
+        drawn = draw(Group(*inference.score(v1.ScoreResponse(scores=[one]))))
+        assert ("The prompt ends inside a token" in drawn) == apart
 
 
 def test_numbers_for_people() -> None:

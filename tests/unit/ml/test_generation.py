@@ -117,9 +117,21 @@ def test_prompt_and_generation_fit_the_context():
     assert GenerationSpec().tokens(10, 128) == 64
     assert GenerationSpec().tokens(100, 128) == 28
     assert GenerationSpec(max_tokens=28).tokens(100, 128) == 28
-    for spec, prompt in ((GenerationSpec(max_tokens=29), 100), (GenerationSpec(), 128)):
-        with pytest.raises(PromptTooLongError):
-            spec.tokens(prompt, 128)
+
+
+@pytest.mark.parametrize(
+    ("spec", "prompt", "field", "message"),
+    [
+        (GenerationSpec(max_tokens=29), 100, "max_tokens", "must be at most 28, not 29"),
+        (GenerationSpec(max_tokens=10**9), 6, "max_tokens", "must be at most 122, not 1000000000"),
+        (GenerationSpec(), 128, "prompt", "the prompt has 128 tokens"),
+        (GenerationSpec(max_tokens=1), 128, "prompt", "the prompt has 128 tokens"),
+    ],
+)
+def test_what_is_too_long_is_named(spec: GenerationSpec, prompt: int, field: str, message: str):
+    with pytest.raises(PromptTooLongError, match=message) as caught:
+        spec.tokens(prompt, 128)
+    assert caught.value.field == field
 
 
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [12], [30, 20, 10] * 20, [7, 6]]

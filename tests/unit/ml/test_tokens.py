@@ -9,10 +9,11 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from ml.detokenizer import REPLACEMENT
 from ml.errors import InputError, NoChatTemplateError, PromptTooLongError
 from ml.models.words import wikitext_tokenizer
 from ml.spec import ChatMessage, Continuation, Prompt
-from ml.tokens import REPLACEMENT, Tokenizer
+from ml.tokens import Tokenizer
 from tests.fixtures.models import CHAT_TEMPLATE, START, byte_level
 
 
@@ -169,13 +170,13 @@ def test_chat_is_refused_with_the_templates_own_words(tokens: Tokenizer, words: 
 )
 def test_continuations(tokens: Tokenizer, prompt: Prompt, continuation: str, expected: tuple[str, ...]) -> None:
     found = tokens.continuation(tokens.encode(prompt), Continuation(text=continuation))
-    assert tokens.decode(found) == "".join(expected)
+    assert tokens.decode(found.ids) == "".join(expected)
 
 
 def test_a_continuation_in_words_needs_no_space(words: Tokenizer) -> None:
     encoding = words.encode(Prompt(text="The capital of France is"))
     for text in ("Paris", " Paris"):
-        assert words.continuation(encoding, Continuation(text=text)) == (7,)
+        assert words.continuation(encoding, Continuation(text=text)).ids == (7,)
     with pytest.raises(InputError, match="no tokens") as caught:
         words.continuation(encoding, Continuation(text="  "))
     assert caught.value.field == "continuation.text"
@@ -183,7 +184,7 @@ def test_a_continuation_in_words_needs_no_space(words: Tokenizer) -> None:
 
 def test_continuation_ids_are_taken_as_they_are(tokens: Tokenizer) -> None:
     encoding = tokens.encode(Prompt(text="The"))
-    assert tokens.continuation(encoding, Continuation(token_ids=(5, 6))) == (5, 6)
+    assert tokens.continuation(encoding, Continuation(token_ids=(5, 6))).ids == (5, 6)
     with pytest.raises(InputError) as caught:
         tokens.continuation(encoding, Continuation(token_ids=(5, 400)))
     assert caught.value.field == "continuation.token_ids.ids[1]"

@@ -21,11 +21,13 @@ from ml.spec import (
     Budget,
     ExplanationSpec,
     Features,
+    GenerationTarget,
     GlobalSurrogate,
     Prompt,
     RemovalKind,
     SurrogateKind,
     SwapSet,
+    Target,
 )
 from tests.unit.ml.explain.toys import WORDS, YES_RATHER_THAN_NO, ToyModel, word_tokenizer
 
@@ -194,6 +196,10 @@ class TestGlobalSurrogate:
         with pytest.raises(PromptTooLongError) as error:
             prepare(model.tokenizer, model.info, surrogate((*texts(24), "film " * 9)))
         assert (error.value.field, error.value.tokens) == ("global_surrogate.prompts[24]", 9)
+        spec = replace(surrogate((*texts(24), "film " * 8)), target=Target(GenerationTarget(3)))
+        with pytest.raises(PromptTooLongError, match=r"the prompt has \d tokens and the target adds 2") as error:
+            prepare(model.tokenizer, model.info, spec)
+        assert error.value.field.startswith("global_surrogate.prompts[")
 
     def test_a_budget_below_the_prompts(self):
         model = ToyModel(EFFECTS)

@@ -16,6 +16,7 @@ from ml.spec import (
     Scale,
     Target,
 )
+from tests.fixtures import tokenizers
 from tests.unit.ml.explain.toys import ToyModel, word_tokenizer
 
 MODEL = ToyModel({"good": 3.0, "bad": -3.0})
@@ -122,9 +123,23 @@ def test_refused(kind, field):
 def test_prompt_and_target_must_fit_the_context():
     model = ToyModel({}, tokenizer=word_tokenizer(context=6))
     assert len(readout(GenerationTarget(3), model=model).tokens) == 3
-    with pytest.raises(PromptTooLongError) as error:
+    with pytest.raises(PromptTooLongError, match="the target has 4 tokens and this model can answer for 3") as error:
         readout(GenerationTarget(4), model=model)
     assert (error.value.field, error.value.tokens, error.value.limit) == ("target.generation.max_tokens", 7, 6)
-    with pytest.raises(PromptTooLongError) as error:
+    with pytest.raises(PromptTooLongError, match="the target has 4 tokens") as error:
         readout(ContinuationTarget(Continuation(text="a b c d")), model=model)
     assert error.value.field == "target.continuation"
+
+
+def test_a_target_that_goes_on_with_the_last_word_is_spelled_and_told_apart():
+    tokenizer = tokenizers.tokenizer("always")
+    model = ToyModel({}, tokenizer=tokenizer)
+    kind = ContinuationTarget(Continuation(text="ital of"))
+    found = readout(kind, text="The cap", model=model)
+    assert tokenizer.decode(tokenizer.encode(Prompt(text="The cap")).ids + found.tokens).endswith("The capital of")
+    assert target.describe(tokenizer, found).apart
+    whole = readout(ContinuationTarget(Continuation(text=" capital of")), text="The", model=model)
+    resolved = target.describe(tokenizer, whole)
+    assert (resolved.description, resolved.apart) == ('log p(" capital of")', False)
+    contrast = readout(ContrastTarget(Continuation(text="ital"), Continuation(text=" of")), text="The cap", model=model)
+    assert contrast.apart
