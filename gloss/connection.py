@@ -79,6 +79,8 @@ class Connection:
         key = key or os.environ.get("GLOSS_KEY")
         self._metadata = (("authorization", f"Bearer {key}"),) if key else ()
         self._credentials = credentials(tls=tls, ca=ca, certificate=certificate)
+        self.secured = self._credentials is not None
+        self.certified = certificate is not None or "GLOSS_CERTIFICATE" in os.environ
         self._closed = threading.Event()
 
     def __repr__(self) -> str:

@@ -41,11 +41,10 @@ _TRUST = {
     v1.TRUST_VERDICT_NOT_TRUSTED: "Do not rely on it.",
 }
 
-# What a terminal or a page must not obey: control characters and bidirectional overrides.
-_VISIBLE = {code: chr(0x2400 + code) for code in range(32)} | {0x7F: "\u2421", ord("\n"): "⏎", ord("\t"): "⇥"}
-_VISIBLE |= dict.fromkeys(
-    (*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x2028, 0x2029), "\ufffd"
-)
+OBEYED = (*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x2028, 0x2029)
+"""Code points that a terminal or a page would obey: control characters, line ends, and bidirectional overrides."""
+_VISIBLE = dict.fromkeys(OBEYED, "\ufffd") | {code: chr(0x2400 + code) for code in range(32)}
+_VISIBLE |= {0x7F: "\u2421", ord("\n"): "⏎", ord("\t"): "⇥"}
 
 
 def visible(text: str, *, keep_lines: bool = False) -> str:
@@ -197,7 +196,7 @@ def cost(result: v1.ExplanationResult) -> str:
     if found.cache_hits:
         parts.append(f"{found.cache_hits:,} from the cache")
     if precision.measured_error:
-        parts.append(f"in {precision.dtype}, off by at most {precision.measured_error:.1g} in a trial")
+        parts.append(f"in {visible(precision.dtype)}, off by at most {precision.measured_error:.1g} in a trial")
     if found.stop_reason in _STOPS:
         parts.append(f"ended because {_STOPS[found.stop_reason]}")
     return " · ".join(parts)
