@@ -56,23 +56,25 @@ def coloured_words(result: v1.ExplanationResult) -> Shaded:
 
 def attributions(result: v1.ExplanationResult, *, top: int = 12, width: int = 32) -> Group:
     """The features with the largest attributions, as diverging bars with value and standard error."""
-    most, places, ranking = words.largest(result), words.digits(result), words.ranked(result)
-    sampled = any(part.standard_error for part in ranking)
+    most, places = words.largest(result), words.digits(result)
+    ranking, sampled = words.ranked(result), words.sampled(result)
+    # Half of the width for either sign, or all of it for the only one.
+    low = -most if any(part.attribution < 0 for part in ranking) else 0.0
+    high = most if any(part.attribution > 0 for part in ranking) or not low else 0.0
     table = Table.grid(padding=(0, 1))
     table.add_column(max_width=40, no_wrap=True, overflow="ellipsis")
     table.add_column(width=width)
     table.add_column(justify="right")
     table.add_column(justify="right", style="dim")
     for part in ranking[:top]:
-        length = part.attribution / most
         bar = Bar(
-            2,
-            1 + min(length, 0),
-            1 + max(length, 0),
+            high - low,
+            min(part.attribution, 0.0) - low,
+            max(part.attribution, 0.0) - low,
             width=width,
             color=hexadecimal((FOR if part.attribution > 0 else AGAINST)[1]),
         )
-        error = f"± {words.uncertainty(part.standard_error, places)}" if sampled else ""
+        error = words.uncertainty(part.standard_error, places) if sampled else ""
         table.add_row(plain(part.text), bar, words.signed(part.attribution, places), error)
     left = len(ranking) - top
     more = [Text(f"and {left} smaller", "dim")] if left > 0 else []

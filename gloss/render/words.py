@@ -65,8 +65,25 @@ def number(value: float, digits: int = 2) -> str:
 
 
 def uncertainty(error: float, digits: int = 2) -> str:
-    """A standard error: ``1.25``, or that nothing is known."""
-    return "unknown" if math.isinf(error) else number(error, digits)
+    """A standard error: ``± 1.25``, ``exact`` for 0, or that it is unknown."""
+    if error == 0:
+        return "exact"
+    if math.isinf(error):
+        return "± unknown"
+    least = 10.0**-digits
+    return f"± <{number(least, digits)}" if error < least / 2 else f"± {number(error, digits)}"
+
+
+def sampled(result: v1.ExplanationResult) -> bool:
+    """Whether attributions have standard errors: a method that does not sample has none to tell of."""
+    return any(part.standard_error for part in result.attributions)
+
+
+def interval(found: v1.Interval, digits: int = 2) -> str:
+    """``−0.10 to +1.25``; nothing where the ends are unknown, or are one."""
+    if math.isinf(found.lower) or math.isinf(found.upper) or found.lower == found.upper:
+        return ""
+    return f"{signed(found.lower, digits)} to {signed(found.upper, digits)}"
 
 
 def percent(share: float) -> str:
