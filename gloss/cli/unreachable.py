@@ -11,7 +11,7 @@ _HANDSHAKES = (
     (
         "WRONG_VERSION_NUMBER",
         "it speaks no TLS",
-        "Leave out --tls, --ca and --certificate, and the variables GLOSS_CA and GLOSS_CERTIFICATE, if you trust the network.",
+        "Leave out --tls, --ca, --certificate, GLOSS_CA and GLOSS_CERTIFICATE, if you trust the network.",
     ),
     (
         "CERTIFICATE_VERIFY_FAILED",
