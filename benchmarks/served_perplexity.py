@@ -17,6 +17,7 @@ from pathlib import Path
 
 import ml
 from gloss import Client
+from gloss.connection import DEFAULT_ADDRESS
 from ml.evaluate import evaluate, stream
 from ml.models import load
 from ml.train.corpus import count_words, read_split
@@ -29,7 +30,7 @@ def main() -> int:
     """Measure, print, compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--address", default="127.0.0.1:50051")
+    parser.add_argument("--address", help=f"HOST:PORT (default: GLOSS_ADDRESS, else {DEFAULT_ADDRESS})")
     parser.add_argument("--model", default="transformer", help="a shipped model that the server serves")
     parser.add_argument("--lines", type=int, default=0, help="only the first lines of the split; default: all")
     options = parser.parse_args()

@@ -44,9 +44,9 @@ def invite(stack: Stack) -> None:
     if stack.address != DEFAULT_ADDRESS:
         lines.append(f"export GLOSS_ADDRESS={stack.address}")
     if lines:
-        stack.console.print("\n[bold]In a second terminal, first[/]")
+        stack.console.print("\nIn a second terminal, first", style="bold")
     for line in lines:
-        stack.console.print(f"  {line}", markup=False, soft_wrap=True)
+        stack.console.print(f"  {line}", soft_wrap=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

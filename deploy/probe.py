@@ -1,17 +1,19 @@
 """Asks whether something serves: ``python -m deploy.probe HOST:PORT [SERVICE]``, or an http:// address.
 
 Exit code 0 when the gRPC health service says SERVING (of the whole server, or of one service), or when the page
-answers 200; 1 otherwise, with the reason on stderr. For container health checks and for scripts. A server that speaks
-TLS is asked with GLOSS_CA, GLOSS_CERTIFICATE and GLOSS_CERTIFICATE_KEY, as a client has them, and GLOSS_TLS_NAME, the
-name in its certificate.
+answers 200; 1 otherwise, with the reason on stderr; 2 for a command that makes no sense. For container health checks
+and for scripts. A server that speaks TLS is asked with GLOSS_CA, GLOSS_CERTIFICATE and GLOSS_CERTIFICATE_KEY, as a
+client has them, and GLOSS_TLS_NAME, the name in its certificate.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -64,16 +66,19 @@ def check_http(url: str, timeout: float = 5) -> None:
         raise NotServingError(f"{url}: {error}") from None
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Check what the command line names."""
-    if not 1 <= len(arguments) <= 2:
-        print("usage: python -m deploy.probe HOST:PORT [SERVICE] | http://HOST:PORT/PATH", file=sys.stderr)
-        return 2
+    parser = argparse.ArgumentParser(
+        prog="python -m deploy.probe", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("address", metavar="HOST:PORT", help="of the gRPC server, or http://HOST:PORT/PATH of a page")
+    parser.add_argument("service", nargs="?", default="", help="default: the server as a whole")
+    options = parser.parse_args(arguments)
     try:
-        if arguments[0].startswith("http://"):
-            check_http(arguments[0])
+        if options.address.startswith("http://"):
+            check_http(options.address)
         else:
-            check_grpc(arguments[0], "".join(arguments[1:]))
+            check_grpc(options.address, options.service)
     except NotServingError as error:
         print(error, file=sys.stderr)
         return 1
@@ -81,4 +86,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -18,12 +18,14 @@ from typing import NoReturn, Self
 
 from pydantic import ValidationError
 from rich.console import Console
+from rich.text import Text
 
 from deploy.probe import NotServingError, check_grpc
 from deploy.process import Child, StartError
 from deploy.redis import RedisNotFoundError, RedisServer
 from deploy.settings import PortTakenError, Settings, without_password
 from deploy.state import FolderTakenError, hold
+from jobs.start import unknown_variables
 
 CHECKOUT = Path(__file__).parents[1]
 STATE = CHECKOUT / ".gloss"
@@ -123,9 +125,9 @@ class Stack:
     def _progress(self, what: str) -> Iterator[None]:
         """A spinner while something starts, and a line once it is ready."""
         began = time.monotonic()
-        with self.console.status(f"starting {what} …"):
+        with self.console.status(Text(f"starting {what} …")):
             yield
-        self.console.print(f"[green]✓[/] {what} [dim]{time.monotonic() - began:.1f} s[/]")
+        self.console.print(Text.assemble(("✓", "green"), f" {what} ", (f"{time.monotonic() - began:.1f} s", "dim")))
 
     def check(self) -> None:
         """Raise `StartError` if any process has ended."""
@@ -146,7 +148,8 @@ class Stack:
         with self.console.status("stopping …"):
             for child in self._children():
                 if child.exit_code() is None and not child.stop(grace):
-                    self.console.print(f"[yellow]the {child.name} ignored SIGTERM for {grace:.0f} s and was killed[/]")
+                    line = f"the {child.name} ignored SIGTERM for {grace:.0f} s and was killed"
+                    self.console.print(line, style="yellow")
             if self._redis is not None:
                 self._redis.stop()
 
@@ -159,12 +162,12 @@ class Stack:
 
     def announce(self) -> None:
         """Print where everything is."""
-        self.console.print(f"\n[bold]Gloss serves {self.settings.model} at[/]")
+        self.console.print(f"\nGloss serves {self.settings.model} at", style="bold")
         lines = [("gRPC", self.address), *((f"metrics, {name}", _page(at)) for name, at in self.metrics.items())]
         lines += [("Redis", without_password(self.redis_url)), ("logs", str(self.state / "logs"))]
         width = max(len(name) for name, _ in lines)
         for name, value in lines:
-            self.console.print(f"  {name:<{width}}  [cyan]{value}[/]", soft_wrap=True)
+            self.console.print(Text.assemble(f"  {name:<{width}}  ", (value, "cyan")), soft_wrap=True)
 
 
 def _page(address: str) -> str:
@@ -186,13 +189,16 @@ def run(state: Path, once_ready: Callable[[Stack], None] = Stack.announce, *, on
 
     Returns the exit code: 0 after a signal while serving, 2 for what the caller has to change, else 1 or above.
     """
-    console = Console(highlight=False)
-    errors = Console(stderr=True, highlight=False)
+    # Nothing is markup: names of models and folders may hold brackets and colons.
+    console = Console(highlight=False, markup=False, emoji=False)
+    errors = Console(stderr=True, highlight=False, markup=False, emoji=False)
     serving = False
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, _interrupt)
     try:
         settings = Settings()
+        for warning in unknown_variables(os.environ):
+            errors.print(f"warning: {warning}", style="yellow", soft_wrap=True)
         settings.check_ports()
         with hold(state) as lock, Stack(settings, state, lock, console) as stack:
             once_ready(stack)
@@ -204,13 +210,13 @@ def run(state: Path, once_ready: Callable[[Stack], None] = Stack.announce, *, on
         return 0 if serving else 128 + interrupted.signum
     except ValidationError as error:
         for item in error.errors(include_input=False, include_url=False):
-            errors.print(f"error: GLOSS_{str(item['loc'][0]).upper()}: {item['msg']}", style="red", markup=False)
+            errors.print(f"error: GLOSS_{str(item['loc'][0]).upper()}: {item['msg']}", style="red")
         return 2
     except (PortTakenError, FolderTakenError, RedisNotFoundError) as error:
-        errors.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+        errors.print(f"error: {error}", style="red", soft_wrap=True)
         return 2
     except StartError as error:
-        errors.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+        errors.print(f"error: {error}", style="red", soft_wrap=True)
         return error.exit_code if error.exit_code and error.exit_code > 0 else 1
     return 0
 

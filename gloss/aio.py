@@ -13,7 +13,7 @@ import grpc
 
 from gloss import calls, v1
 from gloss.connection import Connection, as_method
-from gloss.errors import GlossError, from_rpc
+from gloss.errors import GlossError
 from gloss.patience import Patience, is_final
 from gloss.plans import Call, Explain, Pages, Reply, Stream, Unary, Watch
 
@@ -105,25 +105,23 @@ class AsyncClient(Connection):
 
     async def close(self) -> None:
         """Close the connection; calls under way are cancelled."""
+        self._closed.set()
         await self._channel.close()
 
     async def _ask(self, call: Call[Reply]) -> Reply:
-        send = self._channel.unary_unary(call.path, type(call.request).SerializeToString, call.reply.FromString)
-        try:
+        with self._failing():
+            send = self._channel.unary_unary(call.path, type(call.request).SerializeToString, call.reply.FromString)
             return await send(call.request, **self._call_options(call))
-        except grpc.RpcError as error:
-            raise from_rpc(error) from error
 
     async def _read(self, call: Call[Reply]) -> AsyncGenerator[Reply, None]:
-        send = self._channel.unary_stream(call.path, type(call.request).SerializeToString, call.reply.FromString)
-        replies = send(call.request, **self._call_options(call))
-        try:
-            async for reply in replies:
-                yield reply
-        except grpc.RpcError as error:
-            raise from_rpc(error) from error
-        finally:
-            replies.cancel()  # the caller may have left the loop; after the end it does nothing
+        with self._failing():
+            send = self._channel.unary_stream(call.path, type(call.request).SerializeToString, call.reply.FromString)
+            replies = send(call.request, **self._call_options(call))
+            try:
+                async for reply in replies:
+                    yield reply
+            finally:
+                replies.cancel()  # the caller may have left the loop; after the end it does nothing
 
     async def _turn_pages(self, pages: Pages) -> AsyncIterator[v1.Explanation]:
         token = ""

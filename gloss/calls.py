@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterable, Sequence
-from typing import Literal
+from dataclasses import replace
+from typing import Literal, TypedDict, Unpack
 
 from gloss import build, v1
 from gloss.build import (
@@ -158,18 +159,52 @@ def models(*, timeout: float | None = None) -> Unary[v1.ListModelsResponse]:
     return Unary(INFERENCE, "ListModels", v1.ListModelsRequest(), v1.ListModelsResponse, timeout)
 
 
+class Asked(TypedDict, total=False):
+    """What `explain` takes beside prompt and method to say what is explained and how."""
+
+    target: TargetLike | None
+    against: ContinuationLike | None
+    continuation: ContinuationLike | None
+    scale: ScaleName | None
+    features: FeaturesLike | None
+    within: tuple[int, int] | None
+    removal: v1.Removal | RemovalName | None
+    replacement: str | None
+    max_evaluations: int | None
+    max_seconds: float | None
+    standard_error: float | None
+    seed: int
+    faithfulness: bool
+    precision: PrecisionName | None
+    estimator: EstimatorName | None
+    model: str
+
+
 def create(
-    spec: v1.ExplanationSpec, *, fresh: bool = False, request_id: str | None = None, timeout: float | None = None
+    prompt: PromptLike | v1.ExplanationSpec,
+    method: MethodLike | None = None,
+    *,
+    fresh: bool = False,
+    request_id: str | None = None,
+    timeout: float | None = None,
+    **asked: Unpack[Asked],
 ) -> Unary[v1.Explanation]:
     """Queues an explanation and answers at once.
 
     Args:
-        spec: what to explain and how; `explain` builds it from plain values.
+        prompt: text, token ids or chat messages; or a whole spec, which says everything.
+        method: name of a method, or its message. Default: occlusion.
         fresh: compute anew, even when the same spec has been explained before.
         request_id: makes the call safe to repeat. Default: a random one, so that a lost reply can be asked for again.
         timeout: seconds. Default: the client's.
+        asked: target, features, removal and so on, as `explain` takes them.
     """
-    request = v1.CreateExplanationRequest(spec=spec, request_id=request_id or uuid.uuid4().hex, fresh=fresh)
+    if not isinstance(prompt, v1.ExplanationSpec):
+        plan = explain(prompt, method or "occlusion", fresh=fresh, request_id=request_id, **asked)
+        return replace(plan.create, timeout=timeout)
+    if said := [*([] if method is None else ["method"]), *asked]:
+        raise ValueError(f"a spec says everything: leave out {' and '.join(said)}")
+    request = v1.CreateExplanationRequest(spec=prompt, request_id=request_id or uuid.uuid4().hex, fresh=fresh)
     return Unary(EXPLANATIONS, "CreateExplanation", request, v1.Explanation, timeout)
 
 

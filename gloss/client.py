@@ -12,7 +12,7 @@ import grpc
 
 from gloss import calls, v1
 from gloss.connection import Connection, as_method
-from gloss.errors import GlossError, from_rpc
+from gloss.errors import GlossError
 from gloss.patience import Patience, is_final
 from gloss.plans import Call, Explain, Pages, Reply, Stream, Unary, Watch
 
@@ -103,24 +103,22 @@ class Client(Connection):
 
     def close(self) -> None:
         """Close the connection; calls under way are cancelled."""
+        self._closed.set()
         self._channel.close()
 
     def _ask(self, call: Call[Reply]) -> Reply:
-        send = self._channel.unary_unary(call.path, type(call.request).SerializeToString, call.reply.FromString)
-        try:
+        with self._failing():
+            send = self._channel.unary_unary(call.path, type(call.request).SerializeToString, call.reply.FromString)
             return send(call.request, **self._call_options(call))
-        except grpc.RpcError as error:
-            raise from_rpc(error) from error
 
     def _read(self, call: Call[Reply]) -> Iterator[Reply]:
-        send = self._channel.unary_stream(call.path, type(call.request).SerializeToString, call.reply.FromString)
-        replies = send(call.request, **self._call_options(call))
-        try:
-            yield from replies
-        except grpc.RpcError as error:
-            raise from_rpc(error) from error
-        finally:
-            replies.cancel()  # the caller may have left the loop; after the end it does nothing
+        with self._failing():
+            send = self._channel.unary_stream(call.path, type(call.request).SerializeToString, call.reply.FromString)
+            replies = send(call.request, **self._call_options(call))
+            try:
+                yield from replies
+            finally:
+                replies.cancel()  # the caller may have left the loop; after the end it does nothing
 
     def _turn_pages(self, pages: Pages) -> Iterator[v1.Explanation]:
         token = ""

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
 import json
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc
 
+from gloss.errors import closed, from_rpc
 from gloss.plans import IDEMPOTENT, Call, Reply
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
@@ -75,6 +79,9 @@ class Connection:
         key = key or os.environ.get("GLOSS_KEY")
         self._metadata = (("authorization", f"Bearer {key}"),) if key else ()
         self._credentials = credentials(tls=tls, ca=ca, certificate=certificate)
+        self.secured = self._credentials is not None
+        self.certified = certificate is not None or "GLOSS_CERTIFICATE" in os.environ
+        self._closed = threading.Event()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.address!r})"
@@ -89,6 +96,27 @@ class Connection:
             # A proxy set for the web must not stand between us and a server on this very machine.
             ("grpc.enable_http_proxy", int(not self.address.startswith(("127.", "localhost:", "[::1]", "unix:")))),
         ]
+
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        """Turn what gRPC raises, while a call is made and read, into a `GlossError`."""
+        if self._closed.is_set():
+            raise closed()
+        try:
+            yield
+        except grpc.RpcError as error:
+            shut = self._closed.is_set() and error.code() is grpc.StatusCode.CANCELLED
+            raise closed() if shut else from_rpc(error) from error
+        except ValueError as error:  # for one, another thread closed the channel before the call began
+            if not self._closed.is_set():
+                raise
+            raise closed() from error
+        except asyncio.CancelledError as error:
+            # Closing the channel cancels its calls as cancelling the task that waits for them would.
+            task = asyncio.current_task()
+            if not self._closed.is_set() or task is None or task.cancelling():
+                raise
+            raise closed() from error
 
     def _call_options(self, call: Call[Reply]) -> dict[str, Any]:
         """Keyword arguments of one call."""

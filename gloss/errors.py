@@ -75,6 +75,11 @@ class ExplanationFailedError(GlossError):
         self.explanation = explanation
 
 
+def closed() -> GlossError:
+    """The error of a call to a client that had been closed, or that was closed under it."""
+    return GlossError(grpc.StatusCode.CANCELLED, "this client is closed; make another, or call it within its `with`")
+
+
 def from_rpc(error: grpc.RpcError) -> GlossError:
     """The `GlossError` of a failed call, of the blocking or of the asyncio API."""
     code = error.code()

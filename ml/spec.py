@@ -297,7 +297,8 @@ class GlobalSurrogate:
 
     def __post_init__(self) -> None:
         if not FEWEST_PROMPTS <= len(self.prompts) <= MOST_TEXTS:
-            message = f"send {FEWEST_PROMPTS} to {MOST_TEXTS} prompts beside the spec's own, not {len(self.prompts)}"
+            allowed = f"send {FEWEST_PROMPTS + 1} to {MOST_TEXTS + 1} prompts"
+            message = f"{allowed}, the spec's own among them, not {len(self.prompts) + 1}"
             raise InputError("global_surrogate.prompts", message)
         for index, prompt in enumerate(self.prompts):
             _check_text(f"global_surrogate.prompts[{index}]", prompt)

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 
 from pydantic import ValidationError
 
+from jobs.start import log_to_stderr, unknown_variables
 from ml.spin import wait_patiently
 from server.keys import key_file
 from server.ports import StartError, probe, take
@@ -25,9 +27,9 @@ def main() -> int:
         settings = Settings()
     except ValidationError as error:
         return _complain(2, *complaints(error))
-    logging.basicConfig(
-        level=settings.log_level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
+    log_to_stderr(settings.log_level)
+    for warning in unknown_variables(os.environ):
+        logging.getLogger(__name__).warning(warning)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop_at_once)  # Until it is ready there is nothing to finish.
     try:

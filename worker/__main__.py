@@ -6,11 +6,13 @@ Exit codes: 0 after SIGTERM or SIGINT, 1 for a model that cannot be loaded, 2 fo
 from __future__ import annotations
 
 import logging
+import os
 import sys
 
 from pydantic import ValidationError
 from rq.exceptions import StopRequested
 
+from jobs.start import log_to_stderr, unknown_variables
 from worker.metrics import Metrics, PortError
 from worker.model_process import ModelProcess, ModelRefusedError
 from worker.service import serve
@@ -24,9 +26,9 @@ def main() -> int:
         settings = Settings()
     except ValidationError as error:
         return _complain(2, *complaints(error))
-    logging.basicConfig(
-        level=settings.log_level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
+    log_to_stderr(settings.log_level)
+    for warning in unknown_variables(os.environ):
+        logging.getLogger(__name__).warning(warning)
     logging.getLogger("rq").setLevel(logging.WARNING)  # it logs every breath
     stop = Stop(settings.grace_seconds)
     stop.install()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-import logging
 import os
 import signal
 import sys
 import time
 
+from jobs.start import log_to_stderr
 from ml.spin import wait_patiently
 from worker.model_process import INTERRUPT
 from worker.protocol import Message, Ready, Refused, Run, decode, encode
@@ -26,9 +26,7 @@ def main() -> int:
     replies = _take_stdout()
     settings = Settings()
     os.nice(settings.worker_nice)
-    logging.basicConfig(
-        level=settings.log_level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
+    log_to_stderr(settings.log_level)
 
     def notify(message: Message) -> None:
         os.write(replies, encode(message))

@@ -7,6 +7,7 @@ or was cancelled; 130 interrupted.
 from __future__ import annotations
 
 from importlib import import_module, metadata
+from typing import Any
 
 import click
 
@@ -25,6 +26,9 @@ COMMANDS = {
 }
 """Where each command lives; only the one that is called is imported."""
 
+INTERRUPTED = 130
+"""Exit code, as shells have it for SIGINT."""
+
 
 class LazyGroup(click.Group):
     """Imports a command when it is asked for."""
@@ -40,6 +44,14 @@ class LazyGroup(click.Group):
         module, _, attribute = COMMANDS[cmd_name].partition(":")
         command: click.Command = getattr(import_module(module), attribute)
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; Ctrl-C ends it as shells expect, where it does not know better itself."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("\ninterrupted", err=True)
+            ctx.exit(INTERRUPTED)
 
 
 def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:

@@ -9,8 +9,8 @@ import click
 
 from gloss import build, v1
 from gloss.build import EstimatorName, MethodLike, PrecisionName, ScaleName, UnitName
-from gloss.cli.session import INT32, SPAN, TEXT, Session, connected, with_model
-from gloss.cli.waiting import follow, succeeded
+from gloss.cli.session import INT32, SCALE, SPAN, TEXT, Session, connected, say, with_model
+from gloss.cli.waiting import follow, queue, succeeded
 from gloss.render import html, terminal
 
 METHODS = [name.replace("_", "-") for name in build.METHOD_FIELDS if name not in ("global_surrogate", "bias_probe")]
@@ -51,7 +51,7 @@ class Removal(click.ParamType[v1.Removal]):
 @click.option("--target", type=TEXT, help="Explain this next token. [default: the most likely one]")
 @click.option("--against", type=TEXT, help="Why the target rather than this?")
 @click.option("--continuation", type=TEXT, help="Explain all tokens of this continuation.")
-@click.option("--scale", type=click.Choice(["log", "probability"]), help="Of the explained probability. [default: log]")
+@click.option("--scale", type=SCALE, help="Of the explained value. [default: log-probability]")
 @click.option("--unit", type=click.Choice(["token", "word", "sentence"]), help="What gets a value. [default: word]")
 @click.option("--span", "spans", type=SPAN, multiple=True, help="Give a value to these characters; repeat for several.")
 @click.option("--within", type=SPAN, help="Only units that begin within these characters.")
@@ -92,7 +92,7 @@ def explain(
     target: str | None,
     against: str | None,
     continuation: str | None,
-    scale: str | None,
+    scale: ScaleName | None,
     unit: UnitName | None,
     spans: tuple[tuple[int, int], ...],
     within: tuple[int, int] | None,
@@ -122,13 +122,14 @@ def explain(
     if unit and spans:
         raise click.UsageError("--unit and --span exclude each other: spans are the units")
     check_choices(target, against, continuation, page, no_wait=no_wait)
-    explanation = session.client.explain(
+    explanation = queue(
+        session,
         text,
         _method(method, window, stride, surrogate, steps),
         target=target,
         against=against,
         continuation=continuation,
-        scale=_scale(scale),
+        scale=scale,
         features=spans or unit,
         within=within,
         removal=removal,
@@ -141,7 +142,6 @@ def explain(
         estimator=estimator,
         model=model,
         fresh=fresh,
-        wait=False,
     )
     return answer(session, explanation, page, no_wait=no_wait)
 
@@ -161,7 +161,7 @@ def check_choices(
 def answer(session: Session, explanation: v1.Explanation, page: Path | None, *, no_wait: bool) -> None:
     """Say the name of an explanation that was queued, or wait for it and show it."""
     if no_wait:
-        return session.emit(explanation) if session.json else click.echo(explanation.name)
+        return session.emit(explanation) if session.json else say(explanation.name)
     return present(session, follow(session, explanation), page)
 
 
@@ -179,7 +179,7 @@ def write_page(page: Path | None, explanation: v1.Explanation) -> None:
     """Write the HTML page, where one is wanted."""
     if page:
         page.write_text(html.page(explanation), encoding="utf-8")
-        click.echo(f"wrote {page}", err=True)
+        say(f"wrote {page}", err=True)
 
 
 def _method(name: str, window: int | None, stride: int | None, surrogate: str | None, steps: int | None) -> MethodLike:
@@ -196,7 +196,3 @@ def _method(name: str, window: int | None, stride: int | None, surrogate: str | 
     if name == "lime":
         return v1.Lime(surrogate=_SURROGATES[surrogate] if surrogate else v1.SURROGATE_UNSPECIFIED)
     return cast(MethodLike, name)
-
-
-def _scale(name: str | None) -> ScaleName | None:
-    return "log-probability" if name == "log" else cast(ScaleName | None, name)

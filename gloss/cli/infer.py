@@ -8,7 +8,7 @@ import click
 
 from gloss import v1
 from gloss.calls import ReductionName
-from gloss.cli.session import INT32, TEXT, Session, as_dict, connected, emit, with_model
+from gloss.cli.session import INT32, TEXT, Session, as_dict, connected, emit, interrupted, with_model
 from gloss.render import inference, words
 from gloss.tensors import unpack
 
@@ -131,14 +131,17 @@ def generate(
         text, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, stop=stop, model=model
     )
     begun = False
-    for reply in replies:
-        if session.json:
-            session.emit(reply, lines=True)
-            continue
-        if not begun:
-            session.out.print(words.visible(text, keep_lines=True), style="dim", end="", markup=False)
-            begun = True
-        session.out.print(words.visible(reply.text, keep_lines=True), end="", markup=False, soft_wrap=True)
+    try:
+        for reply in replies:
+            if session.json:
+                session.emit(reply, lines=True)
+                continue
+            if not begun:
+                session.out.print(words.visible(text, keep_lines=True), style="dim", end="", soft_wrap=True)
+                begun = True
+            session.out.print(words.visible(reply.text, keep_lines=True), end="", soft_wrap=True)
+    except KeyboardInterrupt:
+        interrupted("Interrupted; the server stops as well. --max-tokens N asks for fewer tokens.")
     if begun:
         session.out.print()
 

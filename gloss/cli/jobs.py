@@ -11,7 +11,7 @@ import click
 from gloss import v1
 from gloss.calls import StateName
 from gloss.cli.explain import present, write_page
-from gloss.cli.session import Session, as_dict, connected, emit
+from gloss.cli.session import Session, as_dict, connected, emit, say
 from gloss.cli.waiting import follow, succeeded
 from gloss.render import terminal, words
 
@@ -33,7 +33,7 @@ def list_(session: Session, state: StateName | None, limit: int) -> None:
     if session.json:
         return emit({"explanations": [as_dict(one) for one in found]})
     if not found:
-        return click.echo("nothing yet; `gloss explain TEXT` asks for one", err=True)
+        return say("nothing yet; `gloss explain TEXT` asks for one", err=True)
     return session.show(terminal.jobs(found))
 
 
@@ -45,7 +45,7 @@ def get(session: Session, name: str, page: Path | None) -> None:
     """One explanation, with what is known so far."""
     explanation = session.client.get(name)
     if not session.json and not (explanation.HasField("result") or explanation.HasField("partial_result")):
-        click.echo(f"{explanation.name} {words.state(explanation)}")
+        say(f"{explanation.name} {words.state(explanation)}")
     present(session, explanation, page)
 
 
@@ -76,7 +76,7 @@ def cancel(session: Session, name: str) -> None:
     explanation = session.client.cancel(name)
     if session.json:
         return session.emit(explanation)
-    return click.echo(f"{explanation.name} {words.state(explanation)}")
+    return say(f"{explanation.name} {words.state(explanation)}")
 
 
 @jobs.command()
@@ -87,4 +87,4 @@ def delete(session: Session, name: str) -> None:
     reply = session.client.delete(name)
     if session.json:
         return session.emit(reply)
-    return click.echo(f"{name} deleted")
+    return say(f"{name} deleted")

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar, get_args
 
 import click
 import grpc
@@ -18,12 +18,18 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from rich.console import Console, Group, RenderableType
 
+from gloss.build import ScaleName
+from gloss.cli import INTERRUPTED
+from gloss.cli.unreachable import unreachable
 from gloss.client import Client
 from gloss.connection import DEFAULT_ADDRESS
 from gloss.errors import ExplanationFailedError, GlossError
-from gloss.render.words import visible
+from gloss.render.words import OBEYED, visible
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+# JSON itself escapes those below the space only, and line ends stand between its parts.
+_IN_JSON = {code: f"\\u{code:04x}" for code in OBEYED if code > ord(" ")}
 
 
 @dataclass
@@ -36,12 +42,12 @@ class Session:
     @cached_property
     def out(self) -> Console:
         """For people, on standard output."""
-        return Console(highlight=False)
+        return Console(highlight=False, markup=False, emoji=False)
 
     @cached_property
     def err(self) -> Console:
         """Progress and advice, on standard error."""
-        return Console(stderr=True, highlight=False)
+        return Console(stderr=True, highlight=False, markup=False, emoji=False)
 
     def show(self, *drawings: RenderableType) -> None:
         """Draw for a person. Lines that must stay whole, such as commands to copy, may be wider than the console."""
@@ -52,9 +58,23 @@ class Session:
         emit(as_dict(message), lines=lines)
 
 
+def say(line: str, *, err: bool = False, **style: Any) -> None:
+    """Print a line for a person, on standard output or error, with its control characters shown."""
+    click.secho(visible(line), err=err, **style)
+
+
+def interrupted(*lines: str) -> NoReturn:
+    """End after Ctrl-C, as shells expect, with what a person may want to know."""
+    say("", err=True)
+    for line in lines:
+        say(line, err=True)
+    sys.exit(INTERRUPTED)
+
+
 def emit(value: dict[str, Any], *, lines: bool = False) -> None:
-    """Print JSON, on one line where several follow each other."""
-    click.echo(json.dumps(value, indent=None if lines else 2, ensure_ascii=False))
+    """Print JSON, on one line where several follow each other. What a terminal would obey is escaped in it."""
+    text = json.dumps(value, indent=None if lines else 2, ensure_ascii=False)
+    click.echo(text.translate(_IN_JSON))
 
 
 def as_dict(message: Message) -> dict[str, Any]:
@@ -126,9 +146,9 @@ class Failure(click.ClickException):
 
     def show(self, file: Any = None) -> None:
         """Print the lines on standard error."""
-        click.secho(f"error: {self.lines[0]}", fg="red", err=True)
+        say(f"error: {self.lines[0]}", err=True, fg="red")
         for line in self.lines[1:]:
-            click.echo(f"       {line}", err=True)
+            say(f"       {line}", err=True)
 
 
 class ExplanationFailure(Failure):
@@ -143,15 +163,15 @@ def _nobody_there(error: GlossError) -> bool:
 
 def _what(error: GlossError, client: Client) -> str:
     if _nobody_there(error):
-        return f"no Gloss server answers at {client.address}"
-    message = visible(error.message)
+        return unreachable(error.message, client)[0]
+    message = error.message
     return f"{error.field}: {message}" if error.field and not message.startswith(error.field) else message
 
 
 def _advice(error: GlossError, client: Client) -> str:
     advice = ""
     if _nobody_there(error):
-        advice = "Start one with `make up` (or `python -m server`), or name another by --address or GLOSS_ADDRESS."
+        advice = unreachable(error.message, client)[1]
     elif error.code is grpc.StatusCode.DEADLINE_EXCEEDED:
         advice = f"It took longer than {client.timeout:g} s; allow more by --timeout."
     elif error.code is grpc.StatusCode.UNAUTHENTICATED:
@@ -209,6 +229,21 @@ class Span(click.ParamType[tuple[int, int]]):
         return int(found[1]), int(found[2])
 
 
+class Scale(click.ParamType[ScaleName]):
+    """On which scale a value is explained; ``log`` is short for the first."""
+
+    name = "|".join(get_args(ScaleName))
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> ScaleName:
+        """The scale's name as the client has it."""
+        names: dict[str, ScaleName] = {name: name for name in get_args(ScaleName)}
+        found = {**names, "log": "log-probability"}
+        if value not in found:
+            self.fail(f"{value!r} is none of {', '.join(names)}", param, ctx)
+        return found[value]
+
+
 TEXT = Text()
 INT32 = Int32()
 SPAN = Span()
+SCALE = Scale()

@@ -11,7 +11,8 @@ import click
 from gloss import build, v1
 from gloss.build import MethodLike, ScaleName
 from gloss.cli.explain import answer, check_choices
-from gloss.cli.session import INT32, TEXT, Session, connected, with_model
+from gloss.cli.session import INT32, SCALE, TEXT, Session, connected, with_model
+from gloss.cli.waiting import queue
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -38,7 +39,7 @@ def with_target(command: Command) -> Command:
         click.option("--no-wait", is_flag=True, help="Queue it and say its name."),
         click.option("--fresh", is_flag=True, help="Compute anew, even if the same was asked before."),
         click.option("--max-seconds", type=float, help="The most seconds of work."),
-        click.option("--scale", type=click.Choice(["log-probability", "probability"]), help="Of the value."),
+        click.option("--scale", type=SCALE, help="Of the compared value. [default: log-probability]"),
         click.option("--continuation", type=TEXT, help="Ask about all tokens of this continuation."),
         click.option("--against", type=TEXT, help="Ask about the target rather than this."),
         click.option("--target", type=TEXT, help="Ask about this next token. [default: the first prompt's likeliest]"),
@@ -121,7 +122,8 @@ def _ask(
     seed: int = 0,
 ) -> None:
     check_choices(target, against, continuation, page, no_wait=no_wait)
-    explanation = session.client.explain(
+    explanation = queue(
+        session,
         text,
         method,
         target=target,
@@ -132,6 +134,5 @@ def _ask(
         seed=seed,
         model=model,
         fresh=fresh,
-        wait=False,
     )
     answer(session, explanation, page, no_wait=no_wait)

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
-import click
 from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.padding import Padding
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
 from gloss import v1
-from gloss.cli.session import Session
+from gloss.build import MethodLike
+from gloss.cli.session import Session, interrupted, say
 from gloss.errors import ExplanationFailedError
 from gloss.patience import is_final
 from gloss.render import terminal, words
 
-INTERRUPTED = 130
-"""Exit code, as shells have it for SIGINT."""
+
+def queue(session: Session, prompt: str, method: MethodLike, **asked: Any) -> v1.Explanation:
+    """Ask for an explanation, by the arguments of `Client.explain`, without waiting for it."""
+    try:
+        return session.client.explain(prompt, method, wait=False, **asked)
+    except KeyboardInterrupt:
+        interrupted("Interrupted while it was asked for; `gloss jobs list` shows whether it was queued.")
 
 
 def follow(
@@ -31,12 +36,11 @@ def follow(
             if on_change:
                 on_change(latest)
     except KeyboardInterrupt:
-        click.echo(
-            f"\nNobody waits now, but {explanation.name} goes on. Look at it again, or stop it:\n"
-            f"  gloss jobs watch {explanation.name}\n  gloss jobs cancel {explanation.name}",
-            err=True,
+        interrupted(
+            f"Nobody waits now, but {explanation.name} goes on. Look at it again, or stop it:",
+            f"  gloss jobs watch {explanation.name}",
+            f"  gloss jobs cancel {explanation.name}",
         )
-        sys.exit(INTERRUPTED)
     return latest
 
 
@@ -59,7 +63,7 @@ def _shown(session: Session, changes: Iterator[v1.Explanation]) -> Iterator[v1.E
         last = None
         for explanation in changes:
             if explanation.state != last and not session.json:
-                click.echo(f"{explanation.name} {words.state(explanation)}", err=True)
+                say(f"{explanation.name} {words.state(explanation)}", err=True)
             last = explanation.state
             yield explanation
         return
@@ -68,8 +72,8 @@ def _shown(session: Session, changes: Iterator[v1.Explanation]) -> Iterator[v1.E
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=32, complete_style="cyan", pulse_style="cyan"),
-        TextColumn("{task.fields[count]}"),
-        TextColumn("{task.fields[remaining]}", style="dim"),
+        TextColumn("{task.fields[count]}", markup=False),
+        TextColumn("{task.fields[remaining]}", style="dim", markup=False),
         console=session.err,
     )
     task = progress.add_task("queued", total=None, count="", remaining="")
@@ -78,7 +82,7 @@ def _shown(session: Session, changes: Iterator[v1.Explanation]) -> Iterator[v1.E
             at = explanation.progress
             progress.update(
                 task,
-                description=at.stage or words.state(explanation),
+                description=words.visible(at.stage) or words.state(explanation),
                 completed=at.evaluations_done,
                 total=at.evaluations_planned or None,
                 count=_count(at),

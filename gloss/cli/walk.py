@@ -11,7 +11,7 @@ from rich.text import Text
 
 from gloss import v1
 from gloss.cli.session import TEXT, Session, as_dict, connected, emit, with_model
-from gloss.cli.waiting import follow, succeeded
+from gloss.cli.waiting import follow, queue, succeeded
 from gloss.render import inference, terminal
 from gloss.render.words import visible
 
@@ -124,7 +124,7 @@ class Tour:
 
     def _explain(self, method: Any) -> dict[str, Any]:
         # Anew each time: the answer of the last tour would come at once, with nothing to watch.
-        queued = self._client.explain(self._text, method, model=self._model, fresh=True, wait=False)
+        queued = queue(self._session, self._text, method, model=self._model, fresh=True)
         explanation = succeeded(follow(self._session, queued))
         self._show(terminal.explanation(explanation))
         return as_dict(explanation)

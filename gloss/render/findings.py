@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -35,7 +34,11 @@ def _interactions(result: v1.ExplanationResult, top: int) -> Finding:
     places = words.decimals(max(abs(pair.value) for pair in ranked))
     texts = [words.visible(part.text) for part in result.attributions]
     rows = tuple(
-        (f"{texts[pair.first]} + {texts[pair.second]}", words.signed(pair.value, places), _error(pair, places))
+        (
+            f"{texts[pair.first]} + {texts[pair.second]}",
+            words.signed(pair.value, places),
+            _error(pair, places),
+        )
         for pair in ranked[:top]
     )
     title = "What two do together, beyond what each does alone"
@@ -46,7 +49,11 @@ def _coefficients(fit: v1.SurrogateFit, top: int) -> Finding:
     most = abs(fit.coefficients[0].coefficient)
     places = words.decimals(most)
     rows = tuple(
-        (words.visible(word.word), words.signed(word.coefficient, places), _error(word, places))
+        (
+            words.visible(word.word),
+            words.signed(word.coefficient, places),
+            _error(word, places),
+        )
         for word in fit.coefficients[:top]
     )
     return Finding("Words over all prompts", ("word", "weight", "± s.e."), rows, max(0, len(fit.coefficients) - top))
@@ -70,11 +77,9 @@ def _differences(result: v1.ExplanationResult) -> Finding:
 
 
 def _error(found: v1.Interaction | v1.WordCoefficient | v1.GroupDifference, places: int) -> str:
-    return words.uncertainty(found.standard_error, places) if found.standard_error else "exact"
+    return words.uncertainty(found.standard_error, places).removeprefix("± ")
 
 
 def _interval(interval: v1.Interval, places: int) -> str:
-    if math.isinf(interval.lower) or math.isinf(interval.upper):
-        return "unknown"
-    doubt = "" if interval.lower > 0 or interval.upper < 0 else " (holds 0)"
-    return f"{words.signed(interval.lower, places)} to {words.signed(interval.upper, places)}{doubt}"
+    shown = words.interval(interval, places)
+    return f"{shown} (holds 0)" if shown and interval.lower <= 0 <= interval.upper else shown

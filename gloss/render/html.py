@@ -6,7 +6,8 @@ Everything that comes from a prompt, a model or a server is escaped; the page's 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterator, Sequence
 from html import escape
 from importlib.resources import files
 from string import Template
@@ -24,6 +25,12 @@ _VERDICTS = {
 }
 _SIGNS = '<span class="for">speaks for it</span><span class="against">speaks against it</span>'
 _SHARES = '<span class="for">where the prediction comes from</span>'
+_NUMBER = ' class="number"'
+_FAINT = 0.06
+"""Words with less than this part of the largest attribution have their value in the table alone."""
+_LONG = 30
+_NARROW = 3.0
+"""A whisker shorter than this part of 200 has no caps."""
 _BETTER = {
     True: ("better", "better than random"),
     None: ("alike", "like random"),
@@ -35,11 +42,12 @@ def page(explanation: v1.Explanation) -> str:
     """The page of a finished explanation, or of what is known of an unfinished one."""
     result = explanation.result if explanation.HasField("result") else explanation.partial_result
     spec = explanation.spec
+    origin = f"{words.model(explanation.model)} · {explanation.name} · {words.state(explanation)}"
     template = Template((files("gloss.render") / "page.html").read_text(encoding="utf-8"))
     return template.substitute(
         title=_safe(f"{words.method(spec)}: {result.text[:60]}"),
         heading=_safe(f"{words.method(spec)}: why {result.target.description}?"),
-        origin=_safe(f"{words.model(explanation.model)} · {explanation.name} · {words.state(explanation)}"),
+        origin=_safe(origin).replace("/", "/<wbr>"),
         question=_safe(words.value_line(result, spec)),
         text="".join(_text(result)),
         unit=_safe(words.unit(spec)),
@@ -69,16 +77,27 @@ def _text(result: v1.ExplanationResult) -> Iterator[str]:
         strength = abs(part.attribution) / most
         tone = "for" if part.attribution >= 0 else "against"
         note = _safe(_value(part, result))
+        # A line may end before a piece, and not between it and its number.
         yield (
-            f'<span tabindex="0" title="{note}" data-value="{note}" '
-            f'style="background: rgb(var(--{tone}) / {0.7 * strength:.3f})">{shown}</span>'
+            f'<wbr><span class="piece" title="{note}" '
+            f'style="background: rgb(var(--{tone}) / calc(var(--most) * {strength:.3f}))">{shown}'
         )
+        if strength >= _FAINT:
+            value = _safe(words.signed(part.attribution, words.digits(result)))
+            yield f'<small dir="ltr">&NoBreak;{value}</small>{"&rlm;" if _right_to_left(piece) else ""}'
+        yield "</span>"
+
+
+def _right_to_left(text: str) -> bool:
+    """Whether it ends in such a script, where what follows it stands to its left."""
+    strong = [kind for kind in map(unicodedata.bidirectional, text) if kind in ("L", "R", "AL")]
+    return bool(strong) and strong[-1] != "L"
 
 
 def _value(part: v1.FeatureAttribution, result: v1.ExplanationResult) -> str:
     places = words.digits(result)
     value = words.signed(part.attribution, places)
-    return f"{value} ± {words.uncertainty(part.standard_error, places)}" if part.standard_error else value
+    return f"{value} {words.uncertainty(part.standard_error, places)}" if part.standard_error else value
 
 
 def _verdict(result: v1.ExplanationResult) -> Iterator[str]:
@@ -90,60 +109,93 @@ def _verdict(result: v1.ExplanationResult) -> Iterator[str]:
 
 
 def _table(result: v1.ExplanationResult, unit: str) -> Iterator[str]:
-    places = words.digits(result)
+    places, sampled = words.digits(result), words.sampled(result)
     level = next((part.interval.level for part in result.attributions if part.interval.level), 0.95)
-    reach = max((_reach(part) for part in result.attributions), default=0.0) or 1.0
-    yield f'<table><tr><th>{_safe(unit)}</th><th></th><th class="number">attribution</th>'
-    yield f'<th class="number">± s.e.</th><th class="number">{100 * level:.0f}% interval</th></tr>'
+    interval = f"{100 * level:.0f}% interval"
+    ends = [0.0, *(end for part in result.attributions for end in _ends(part))]
+    low, high = min(ends), max(ends)
+    if sampled:
+        yield f'<p class="soft narrow">In small print: the standard error, and the {interval}.</p>'
+    else:
+        yield '<p class="soft">These values are exact: nothing was sampled for them.</p>'
+    names = [unit, "", "attribution", *(["standard error", interval] if sampled else [])]
+    yield f"<table>{_head(names, drawn=1)}<tbody>"
     for part in words.ranked(result):
-        low, high = words.signed(part.interval.lower, places), words.signed(part.interval.upper, places)
-        exact = not part.standard_error
-        yield (
-            f'<tr><td class="feature">{_safe(part.text)}</td><td>{_bar(part, reach)}</td>'
-            f'<td class="number">{words.signed(part.attribution, places)}</td>'
-            f'<td class="number">{"exact" if exact else words.uncertainty(part.standard_error, places)}</td>'
-            f'<td class="number">{"" if exact else f"{low} to {high}"}</td></tr>'
-        )
-    yield "</table>"
+        yield f'<tr role="row">{_name(part.text)}'
+        yield f'<td class="bar" role="cell">{_bar(part, low, high)}</td>'
+        yield f'<td class="number" role="cell">{words.signed(part.attribution, places)}</td>'
+        if sampled:
+            yield _more("", words.uncertainty(part.standard_error, places))
+            yield _more("", words.interval(part.interval, places))
+        yield "</tr>"
+    yield "</tbody></table>"
 
 
-def _reach(part: v1.FeatureAttribution) -> float:
-    interval = max(abs(part.interval.lower), abs(part.interval.upper)) if part.standard_error else 0.0
-    interval = 0.0 if math.isinf(interval) else interval
-    return float(max(abs(part.attribution), interval))
+def _head(names: Sequence[str], *, drawn: int | None = None) -> str:
+    """A table's head; numbers stand to the right, but for the columns of names and of what is `drawn`.
+
+    The roles are those that the elements have anyway, and lose where the page is narrow and they are no table's boxes.
+    """
+    cells = (
+        f'<th scope="col" role="columnheader"{"" if place in (0, drawn) else _NUMBER}>{_safe(name)}</th>'
+        for place, name in enumerate(names)
+    )
+    return f'<thead><tr role="row">{"".join(cells)}</tr></thead>'
 
 
-def _bar(part: v1.FeatureAttribution, reach: float) -> str:
-    """A diverging bar, with a whisker for the interval; the drawing is 200 wide, 0 in the middle."""
+def _name(text: str) -> str:
+    """A row's head. A word makes its column as wide as itself, but for one that is too long to stay whole."""
+    long = " long" if max(map(len, text.split()), default=0) > _LONG else ""
+    return f'<th class="feature{long}" scope="row" role="rowheader" dir="auto">{_safe(text)}</th>'
+
+
+def _more(name: str, value: str) -> str:
+    """A cell that stands below the first ones on a narrow page, after its column's `name`; none if it is empty."""
+    label = f' data-label="{_safe(name)}"' if name and value else ""
+    return f'<td class="number more" role="cell"{label}>{_safe(value)}</td>'
+
+
+def _ends(part: v1.FeatureAttribution) -> Iterator[float]:
+    """All values to which a bar and its whisker reach."""
+    yield part.attribution
+    if _has_whisker(part):
+        yield part.interval.lower
+        yield part.interval.upper
+
+
+def _has_whisker(part: v1.FeatureAttribution) -> bool:
+    return part.standard_error > 0 and math.isfinite(part.interval.lower) and math.isfinite(part.interval.upper)
+
+
+def _bar(part: v1.FeatureAttribution, low: float, high: float) -> str:
+    """A bar from 0 to the value, with a whisker for the interval; the drawing is 200 wide, from `low` to `high`."""
 
     def x(value: float) -> float:
-        return round(100 + 98 * value / reach, 2)
+        return round(1 + 198 * (value - low) / ((high - low) or 1.0), 2)
 
-    start, end = sorted((100.0, x(part.attribution)))
+    start, end = sorted((x(0), x(part.attribution)))
     tone = "for" if part.attribution >= 0 else "against"
     whisker = ""
-    if part.standard_error and not math.isinf(part.standard_error):
+    if _has_whisker(part):
         left, right = x(part.interval.lower), x(part.interval.upper)
-        whisker = (
-            f'<line class="whisker" x1="{left}" x2="{right}" y1="9" y2="9"/>'
-            f'<line class="whisker" x1="{left}" x2="{left}" y1="6" y2="12"/>'
-            f'<line class="whisker" x1="{right}" x2="{right}" y1="6" y2="12"/>'
-        )
+        caps = "".join(f"M{at} 5V13" for at in (left, right)) if right - left >= _NARROW else ""
+        whisker = f'<path class="whisker" d="M{left} 9H{right}{caps}"/>'
     return (
         '<svg viewBox="0 0 200 18" preserveAspectRatio="none" aria-hidden="true">'
-        f'<rect class="{tone}" x="{start}" y="2" width="{round(end - start, 2)}" height="14" rx="2"/>'
-        f'<line class="axis" x1="100" x2="100" y1="0" y2="18"/>{whisker}</svg>'
+        f'<rect class="{tone}" x="{start}" y="2" width="{round(end - start, 2)}" height="14"/>'
+        f'<path class="axis" d="M{x(0)} 0V18"/>{whisker}</svg>'
     )
 
 
 def _finding(finding: Finding) -> Iterator[str]:
-    yield f"<h2>{_safe(finding.title)}</h2><table><tr><th>{_safe(finding.header[0])}</th>"
-    yield from (f'<th class="number">{_safe(name)}</th>' for name in finding.header[1:])
-    yield "</tr>"
-    for name, *numbers in finding.rows:
-        cells = "".join(f'<td class="number">{_safe(each)}</td>' for each in numbers)
-        yield f'<tr><td class="feature">{_safe(name)}</td>{cells}</tr>'
-    yield "</table>"
+    others = finding.header[2:]
+    yield f"<h2>{_safe(finding.title)}</h2><table>{_head(finding.header)}<tbody>"
+    for text, number, *rest in finding.rows:
+        yield f'<tr role="row">{_name(text)}'
+        yield f'<td class="number" role="cell">{_safe(number)}</td>'
+        yield from (_more(label, value) for label, value in zip(others, rest, strict=True))
+        yield "</tr>"
+    yield "</tbody></table>"
     if finding.more:
         yield f'<p class="soft">and {finding.more} smaller</p>'
 
@@ -159,10 +211,12 @@ def _branch(result: v1.ExplanationResult, index: int, answer: str) -> str:
     node = result.surrogate.nodes[index]
     line = f"{answer}<strong>{words.number(node.value, words.digits(result))}</strong>"
     if node.feature < 0:
-        return f'<li>{line} <span class="soft">{node.samples} samples</span></li>'
+        return f'<li>{line} <span class="soft">{node.samples:,} samples</span></li>'
     feature = _safe(words.asked_about(result)[node.feature])
     children = _branch(result, node.present, "present: ") + _branch(result, node.absent, words.absent(result))
-    return f'<li>{line} <span class="soft">{node.samples} samples</span> · <em>{feature}</em>?<ul>{children}</ul></li>'
+    return (
+        f'<li>{line} <span class="soft">{node.samples:,} samples</span> · <em>{feature}</em>?<ul>{children}</ul></li>'
+    )
 
 
 def _faithfulness(result: v1.ExplanationResult, units: str) -> Iterator[str]:
@@ -171,13 +225,15 @@ def _faithfulness(result: v1.ExplanationResult, units: str) -> Iterator[str]:
     found = result.faithfulness
     yield '<h2>Faithfulness</h2><p class="soft">Does the ranking predict what the model does? Beside '
     yield f"{found.random_rankings} random rankings of the same {_safe(units)}.</p>"
-    yield '<table><tr><th>metric</th><th class="number">this ranking</th><th class="number">random</th><th></th></tr>'
+    yield f'<table class="metrics">{_head(("metric", "this ranking", "random", "beside random"))}<tbody>'
     for line in words.faithfulness(found, units):
         tone, reading = _BETTER[line.better]
         random = f"{words.number(line.metric.random)} ± {words.number(line.metric.random_deviation)}"
         yield (
-            f'<tr><td>{line.name}<br><span class="soft">{_safe(line.sentence)}</span></td>'
-            f'<td class="number">{words.number(line.metric.value)}</td><td class="number">{random}</td>'
-            f'<td class="{tone}">{reading}</td></tr>'
+            f'<tr role="row"><th class="feature" scope="row" role="rowheader">{line.name}'
+            f'<span class="soft">{_safe(line.sentence)}</span></th>'
+            f'<td class="number told" role="cell">{words.number(line.metric.value)}</td>'
+            f'<td class="number told" role="cell">{random}</td>'
+            f'<td class="number {tone}" role="cell">{reading}</td></tr>'
         )
-    yield "</table>"
+    yield "</tbody></table>"

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from gloss import v1
 from gloss.render import words
-from gloss.render.paint import WEIGHT, Shaded, quoted, shares
+from gloss.render.paint import WEIGHT, Shaded, plain, quoted, shares
 from gloss.tensors import unpack
 
 
@@ -133,4 +133,4 @@ def models(found: Iterable[v1.ModelInfo]) -> Iterator[RenderableType]:
             f"removes by {info.mask_token}" if info.mask_token else "removes by deletion",
         ]
         yield name
-        yield Padding(Text(words.visible(" · ".join(facts)), "dim"), (0, 0, 0, 2))
+        yield Padding(plain(" · ".join(facts), "dim"), (0, 0, 0, 2))

@@ -64,6 +64,14 @@ class Shaded:
         yield text
 
 
+def plain(text: str, style: str = "") -> Text:
+    """What somebody wrote, as it stands: nothing in it is markup, an emoji's name or a command to the terminal.
+
+    Everything that a user, a model or a server says goes through here or `words.visible` on its way to a console.
+    """
+    return Text(words.visible(text), style)
+
+
 def quoted(token: str) -> Text:
     """A token as a reader tells it from its neighbours: its leading space shown as ``␣``."""
     rest = token.lstrip(" ")

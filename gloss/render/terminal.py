@@ -15,7 +15,7 @@ from rich.tree import Tree
 from gloss import v1
 from gloss.render import words
 from gloss.render.findings import Finding, findings
-from gloss.render.paint import AGAINST, FOR, Shaded, hexadecimal
+from gloss.render.paint import AGAINST, FOR, Shaded, hexadecimal, plain
 
 _MARKS = {True: ("✔", "green"), None: ("≈", "yellow"), False: ("✘", "red")}
 _TRUST_MARKS = {
@@ -36,11 +36,11 @@ def jobs(found: Iterable[v1.Explanation], now: float | None = None) -> Table:
     for one in found:
         state = words.state(one)
         table.add_row(
-            words.visible(one.name.removeprefix("explanations/")),
+            plain(one.name.removeprefix("explanations/")),
             Text(state, _STATES.get(state, "")),
             words.method(one.spec),
             words.age(now - one.create_time.ToNanoseconds() / 1e9),
-            words.visible(one.spec.prompt.text) or f"({one.spec.prompt.WhichOneof('content') or 'nothing'})",
+            plain(one.spec.prompt.text or f"({one.spec.prompt.WhichOneof('content') or 'nothing'})"),
         )
     return table
 
@@ -56,24 +56,26 @@ def coloured_words(result: v1.ExplanationResult) -> Shaded:
 
 def attributions(result: v1.ExplanationResult, *, top: int = 12, width: int = 32) -> Group:
     """The features with the largest attributions, as diverging bars with value and standard error."""
-    most, places, ranking = words.largest(result), words.digits(result), words.ranked(result)
-    sampled = any(part.standard_error for part in ranking)
+    most, places = words.largest(result), words.digits(result)
+    ranking, sampled = words.ranked(result), words.sampled(result)
+    # Half of the width for either sign, or all of it for the only one.
+    low = -most if any(part.attribution < 0 for part in ranking) else 0.0
+    high = most if any(part.attribution > 0 for part in ranking) or not low else 0.0
     table = Table.grid(padding=(0, 1))
     table.add_column(max_width=40, no_wrap=True, overflow="ellipsis")
     table.add_column(width=width)
     table.add_column(justify="right")
     table.add_column(justify="right", style="dim")
     for part in ranking[:top]:
-        length = part.attribution / most
         bar = Bar(
-            2,
-            1 + min(length, 0),
-            1 + max(length, 0),
+            high - low,
+            min(part.attribution, 0.0) - low,
+            max(part.attribution, 0.0) - low,
             width=width,
             color=hexadecimal((FOR if part.attribution > 0 else AGAINST)[1]),
         )
-        error = f"± {words.uncertainty(part.standard_error, places)}" if sampled else ""
-        table.add_row(words.visible(part.text), bar, words.signed(part.attribution, places), error)
+        error = words.uncertainty(part.standard_error, places) if sampled else ""
+        table.add_row(plain(part.text), bar, words.signed(part.attribution, places), error)
     left = len(ranking) - top
     more = [Text(f"and {left} smaller", "dim")] if left > 0 else []
     return Group(table, *more)
@@ -106,10 +108,10 @@ def verdict(result: v1.ExplanationResult, spec: v1.ExplanationSpec) -> Group:
     if result.HasField("trust"):
         mark, style = _TRUST_MARKS.get(result.trust.verdict, ("·", "dim"))
         sentence, reasons = words.trust(result.trust)
-        lines.append(Text(f"{mark} {sentence}", style))
-        lines += [Padding(Text(words.visible(reason)), (0, 0, 0, 2)) for reason in reasons]
+        lines.append(plain(f"{mark} {sentence}", style))
+        lines += [Padding(plain(reason), (0, 0, 0, 2)) for reason in reasons]
     if result.HasField("surrogate"):
-        lines.append(Padding(Text(words.surrogate(result.surrogate)), (0, 0, 0, 2)))
+        lines.append(Padding(plain(words.surrogate(result.surrogate)), (0, 0, 0, 2)))
     if result.HasField("faithfulness"):
         rankings = result.faithfulness.random_rankings
         lines.append(Text(f"  Faithful? Beside {rankings} random rankings (✔ better, ≈ alike, ✘ worse):", "dim"))
@@ -129,7 +131,7 @@ def explanation(found: v1.Explanation) -> Group:
         return Group(heading, Text(f"{words.state(found)}: nothing is known yet", "dim"))
     blocks: list[RenderableType] = [
         heading,
-        Text(words.value_line(result, found.spec)),
+        plain(words.value_line(result, found.spec)),
         Padding(coloured_words(result), (1, 2)),
         legend(shares=words.tells_shares(found.spec)),
         Padding(attributions(result), (1, 2)),
@@ -137,7 +139,7 @@ def explanation(found: v1.Explanation) -> Group:
     ]
     if result.surrogate.nodes:
         blocks.append(Padding(tree(result), (0, 2, 1, 2)))
-    blocks += [verdict(result, found.spec), Padding(Text(words.cost(result), "dim"), (1, 0, 0, 0))]
+    blocks += [verdict(result, found.spec), Padding(plain(words.cost(result), "dim"), (1, 0, 0, 0))]
     return Group(*blocks)
 
 
@@ -147,7 +149,7 @@ def table(finding: Finding) -> Table:
     for place, name in enumerate(finding.header):
         drawn.add_column(name, justify="right" if place else "left", no_wrap=True, overflow="ellipsis")
     for row in finding.rows:
-        drawn.add_row(*row)
+        drawn.add_row(*map(plain, row))
     if finding.more:
         drawn.add_row(Text(f"and {finding.more} smaller", "dim"))
     return drawn

@@ -41,11 +41,10 @@ _TRUST = {
     v1.TRUST_VERDICT_NOT_TRUSTED: "Do not rely on it.",
 }
 
-# What a terminal or a page must not obey: control characters and bidirectional overrides.
-_VISIBLE = {code: chr(0x2400 + code) for code in range(32)} | {0x7F: "\u2421", ord("\n"): "⏎", ord("\t"): "⇥"}
-_VISIBLE |= dict.fromkeys(
-    (*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x2028, 0x2029), "\ufffd"
-)
+OBEYED = (*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x2028, 0x2029)
+"""Code points that a terminal or a page would obey: control characters, line ends, and bidirectional overrides."""
+_VISIBLE = dict.fromkeys(OBEYED, "\ufffd") | {code: chr(0x2400 + code) for code in range(32)}
+_VISIBLE |= {0x7F: "\u2421", ord("\n"): "⏎", ord("\t"): "⇥"}
 
 
 def visible(text: str, *, keep_lines: bool = False) -> str:
@@ -66,8 +65,25 @@ def number(value: float, digits: int = 2) -> str:
 
 
 def uncertainty(error: float, digits: int = 2) -> str:
-    """A standard error: ``1.25``, or that nothing is known."""
-    return "unknown" if math.isinf(error) else number(error, digits)
+    """A standard error: ``± 1.25``, ``exact`` for 0, or that it is unknown."""
+    if error == 0:
+        return "exact"
+    if math.isinf(error):
+        return "± unknown"
+    least = 10.0**-digits
+    return f"± <{number(least, digits)}" if error < least / 2 else f"± {number(error, digits)}"
+
+
+def sampled(result: v1.ExplanationResult) -> bool:
+    """Whether attributions have standard errors: a method that does not sample has none to tell of."""
+    return any(part.standard_error for part in result.attributions)
+
+
+def interval(found: v1.Interval, digits: int = 2) -> str:
+    """``−0.10 to +1.25``; nothing where the ends are unknown, or are one."""
+    if math.isinf(found.lower) or math.isinf(found.upper) or found.lower == found.upper:
+        return ""
+    return f"{signed(found.lower, digits)} to {signed(found.upper, digits)}"
 
 
 def percent(share: float) -> str:
@@ -197,7 +213,7 @@ def cost(result: v1.ExplanationResult) -> str:
     if found.cache_hits:
         parts.append(f"{found.cache_hits:,} from the cache")
     if precision.measured_error:
-        parts.append(f"in {precision.dtype}, off by at most {precision.measured_error:.1g} in a trial")
+        parts.append(f"in {visible(precision.dtype)}, off by at most {precision.measured_error:.1g} in a trial")
     if found.stop_reason in _STOPS:
         parts.append(f"ended because {_STOPS[found.stop_reason]}")
     return " · ".join(parts)

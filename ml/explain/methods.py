@@ -85,7 +85,7 @@ def _distinct(asked: ExplanationSpec, texts: Sequence[str]) -> list[int]:
     """Where texts come for the first time: a copy is no more evidence, and would test a fit on what it knows."""
     first = {text: index for index, text in reversed([*enumerate(texts)]) if text != asked.prompt.text}
     if len(first) < spec.FEWEST_PROMPTS:
-        message = f"only {len(first)} of them differ; send at least {spec.FEWEST_PROMPTS}"
+        message = f"only {len(first) + 1} differ, the spec's own among them; send at least {spec.FEWEST_PROMPTS + 1}"
         raise InputError("global_surrogate.prompts", message)
     return sorted(first.values())
 

@@ -57,11 +57,12 @@ def _effect(result: ExplanationResult, in_units: bool) -> Iterator[Reason]:
 def _completeness(result: ExplanationResult) -> Iterator[Reason]:
     if result.completeness_error is None:
         return
-    effect = abs(result.full_value - result.base_value)
+    whole = result.full_value - result.base_value
+    effect = abs(whole)
     if result.completeness_error > _INCOMPLETE * max(effect, _TINY_EFFECT[result.target.scale]):
         yield (
             Verdict.CAUTION,
-            f"The attributions miss what they should sum to, {result.full_value - result.base_value:.3g}, by"
+            f"The attributions miss what they should sum to, {_figures(whole, '.3g')}, by"
             f" {result.completeness_error:.2g}; more steps or evaluations bring them closer.",
         )
 
@@ -111,7 +112,7 @@ def _surrogate(result: ExplanationResult) -> Iterator[Reason]:
     if share < 0.5:
         yield (
             Verdict.NOT_TRUSTED if share < 0.2 else Verdict.CAUTION,
-            f"The {fit.kind.value} fits the model poorly {where}: its R² is {share:.2f}.",
+            f"The {fit.kind.value} fits the model poorly {where}: its R² is {_figures(share, '.2f')}.",
         )
 
 
@@ -150,13 +151,19 @@ def _faithfulness(result: ExplanationResult, asked: bool) -> Iterator[Reason]:
     if features == 1:
         return  # there is one ranking only
     compared = (
-        f"removing its top features lowers the value by {aopc.value:.3g} on average, removing random ones by"
-        f" {aopc.random:.3g} ± {aopc.random_deviation:.2g}."
+        f"removing its top features lowers the value by {_figures(aopc.value, '.3g')} on average, removing random ones"
+        f" by {_figures(aopc.random, '.3g')} ± {aopc.random_deviation:.2g}."
     )
     if aopc.value <= aopc.random:
         yield Verdict.NOT_TRUSTED, f"The ranking is no better than a random one: {compared}"
     elif features >= _FEWEST_FOR_NOISE and aopc.value < aopc.random + aopc.random_deviation:
         yield Verdict.CAUTION, f"The ranking is hardly better than a random one: {compared}"
+
+
+def _figures(value: float, form: str) -> str:
+    """A number with a true minus sign, as people see it elsewhere; what rounds to zero has none."""
+    text = format(value, form)
+    return text.removeprefix("-") if float(text) == 0 else text.replace("-", "−")
 
 
 def _largest(result: ExplanationResult) -> float:

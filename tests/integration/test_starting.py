@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
+import sys
 
 import grpc
 import pytest
@@ -12,7 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from gloss import v1 as pb
 from gloss.v1.inference_service_pb2_grpc import InferenceServiceStub
-from tests.fixtures.processes import processes_with
+from tests.fixtures.processes import environment, processes_with
 from tests.integration.explanations import wait_for
 from tests.integration.serving import serve
 
@@ -44,6 +46,23 @@ def test_a_model_that_does_not_fit_or_is_damaged_ends_the_process(kind, request,
     assert code == 1
     assert "damaged" in line
     assert "fetch them again" in line
+
+
+@pytest.mark.parametrize(
+    ("module", "refused"),
+    [
+        ("server", {"GLOSS_API_KEYS_FILE": "/no such file"}),
+        ("worker", {"GLOSS_METRICS_HOST": "203.0.113.1"}),  # an address of documents, nobody's own
+        ("deploy.stack", {"GLOSS_PORT": "4711", "GLOSS_METRICS_PORT": "4711"}),
+    ],
+)
+def test_a_misspelt_variable_is_warned_about_at_the_start(module, refused):
+    env = environment(GLOSS_MAX_QUEUD="secret", **refused)
+    command = [sys.executable, "-m", module]
+    ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 2
+    assert "GLOSS_MAX_QUEUD is no setting of Gloss and changes nothing; did you mean GLOSS_MAX_QUEUED?" in ended.stderr
+    assert "secret" not in ended.stderr
 
 
 def test_loading_is_logged_and_serving_comes_after_it(server_process, tiny_gpt2):

@@ -60,5 +60,15 @@ def test_a_page(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([]) == 2
-    assert "usage" in capsys.readouterr().err
+    for arguments in ([], ["127.0.0.1:1", "a", "b"], ["--no-such-option"]):
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        assert ended.value.code == 2
+        assert "usage" in capsys.readouterr().err
+
+
+def test_help_asks_nobody(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    assert "HOST:PORT" in capsys.readouterr().out

@@ -317,13 +317,18 @@ def running(explanation: v1.Explanation) -> list[v1.Explanation]:
 
 
 @contextmanager
-def serve(script: Script | None = None, port: int = 0) -> Iterator[tuple[str, Script]]:
+def serve(
+    script: Script | None = None, port: int = 0, credentials: grpc.ServerCredentials | None = None
+) -> Iterator[tuple[str, Script]]:
     """The server's address and its script; a port of 0 is any free one."""
     script = script or Script()
     server = grpc.server(futures.ThreadPoolExecutor(8))
     inference_service_pb2_grpc.add_InferenceServiceServicer_to_server(Inference(script), server)
     explanation_service_pb2_grpc.add_ExplanationServiceServicer_to_server(Explanations(script), server)
-    port = server.add_insecure_port(f"127.0.0.1:{port}")
+    if credentials is None:
+        port = server.add_insecure_port(f"127.0.0.1:{port}")
+    else:
+        port = server.add_secure_port(f"0.0.0.0:{port}", credentials)
     server.start()
     try:
         yield f"127.0.0.1:{port}", script

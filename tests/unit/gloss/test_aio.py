@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from collections.abc import Awaitable, Callable
 
 import grpc
@@ -74,3 +76,32 @@ def test_leaving_a_watch_early_ends_the_call(address: str) -> None:
             break
 
     run(address, body)
+
+
+def test_a_closed_client_says_so_and_a_cancelled_task_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = threading.Semaphore(0)
+
+    def stuck(self, request, context):
+        begun.release()
+        while context.is_active():
+            time.sleep(0.005)
+
+    monkeypatch.setattr(fake.Inference, "Score", stuck)
+
+    async def body(client: AsyncClient) -> None:
+        calls = [asyncio.ensure_future(client.score("a", " b")) for _ in range(2)]
+        for _ in calls:
+            await asyncio.to_thread(begun.acquire)
+        calls[0].cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await calls[0]
+        await client.close()
+        with pytest.raises(GlossError, match="is closed"):
+            await calls[1]
+        with pytest.raises(GlossError, match="is closed"):
+            await client.models()
+        with pytest.raises(GlossError, match="is closed"):
+            [reply async for reply in client.generate("hello")]
+
+    with fake.serve() as (stuck_address, _):
+        run(stuck_address, body)

@@ -7,7 +7,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
@@ -16,6 +18,7 @@ from click.testing import CliRunner, Result
 
 from gloss import v1
 from gloss.cli import COMMANDS, main
+from tests.fixtures.certificates import Authority
 from tests.unit.gloss import fake
 
 Run = Callable[..., Result]
@@ -279,7 +282,7 @@ def test_errors_say_when_to_try_again(run: Run, script: fake.Script) -> None:
 def test_no_server_says_how_to_start_one() -> None:
     result = CliRunner().invoke(main, ["models", "--address", "127.0.0.1:1"])
     assert result.exit_code == 1
-    assert "no Gloss server answers at 127.0.0.1:1" in result.stderr
+    assert "no Gloss server answers at 127.0.0.1:1 (Failed to connect" in result.stderr
     assert "make up" in result.stderr
 
 
@@ -354,6 +357,103 @@ def test_interrupting_a_wait_leaves_the_job_and_says_so(address: str, script: fa
     assert "gloss jobs cancel explanations/1" in rest
     assert "Traceback" not in rest
     assert script.attempts["CancelExplanation"] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "method", "told"),
+    [
+        (["generate", "hello"], "Generate", "--max-tokens"),
+        (["generate", "hello", "--json"], "Generate", "--max-tokens"),
+        (["explain", "hello"], "CreateExplanation", "`gloss jobs list`"),
+        (["tokenize", "hello"], "Tokenize", "interrupted"),
+    ],
+)
+def test_interrupting_a_command_ends_it_as_shells_expect(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], method: str, told: str
+) -> None:
+    begun = threading.Event()
+
+    def stuck(self: object, request: object, context: grpc.ServicerContext) -> None:
+        begun.set()
+        while context.is_active():
+            time.sleep(0.005)
+
+    def stuck_stream(self: object, request: object, context: grpc.ServicerContext) -> Iterator[v1.GenerateResponse]:
+        yield v1.GenerateResponse(text=" word")
+        stuck(self, request, context)
+
+    service = fake.Explanations if method == "CreateExplanation" else fake.Inference
+    monkeypatch.setattr(service, method, stuck_stream if method == "Generate" else stuck)
+    with fake.serve() as (address, _):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "gloss", *arguments],
+            env={**os.environ, "GLOSS_ADDRESS": address},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert begun.wait(30)
+        process.send_signal(signal.SIGINT)
+        _, rest = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert told in rest
+    assert "Traceback" not in rest
+    assert "Aborted" not in rest
+
+
+@pytest.mark.parametrize(
+    ("given", "scale"),
+    [
+        ("log", v1.TARGET_SCALE_LOG_PROBABILITY),
+        ("log-probability", v1.TARGET_SCALE_LOG_PROBABILITY),
+        ("probability", v1.TARGET_SCALE_PROBABILITY),
+    ],
+)
+@pytest.mark.parametrize("command", ["explain", "surrogate", "bias"])
+def test_a_scale_has_the_same_names_everywhere(
+    run: Run, script: fake.Script, command: str, given: str, scale: int
+) -> None:
+    arguments = {
+        "explain": ["hello"],
+        "surrogate": ["-"],
+        "bias": ["The {} said", "--group", "a=b", "--group", "c=d"],
+    }[command]
+    output(run(command, *arguments, "--scale", given, "--no-wait", input="one\ntwo\n"))
+    assert script.requests["CreateExplanation"][0].spec.target.scale == scale
+    refused = run(command, *arguments, "--scale", "decibel", input="one\ntwo\n")
+    assert refused.exit_code == 2
+    assert "'decibel' is none of log-probability, probability" in refused.stderr
+
+
+def test_a_connection_that_tls_prevents_is_told_with_its_cause(authority: Authority, tmp_path: Path) -> None:
+    pair = [(authority.server.key.read_bytes(), authority.server.certificate.read_bytes())]
+    tls = grpc.ssl_server_credentials(pair)
+    mutual = grpc.ssl_server_credentials(pair, authority.ca.read_bytes(), require_client_auth=True)
+    trusting = ["--ca", str(authority.ca)]
+    stranger = ["--certificate", str(authority.stranger.certificate), str(authority.stranger.key)]
+    nonsense = tmp_path / "nonsense.pem"
+    nonsense.write_text("nonsense")
+    cases = [
+        (None, ["--tls"], "speaks no TLS", "Leave out --tls"),
+        (tls, [], "closed the connection", "--tls, or by --ca"),
+        (tls, ["--tls"], "CERTIFICATE_VERIFY_FAILED: unable to get local issuer certificate", "--ca or GLOSS_CA"),
+        (tls, ["--ca", str(nonsense)], "PEM files cannot be used", "--ca and --certificate"),
+        (mutual, trusting, "closed the connection", "may want a certificate"),
+        (mutual, [*trusting, *stranger], "closed the connection", "may not trust this client's certificate"),
+    ]
+    for secured, options, what, advice in cases:
+        with fake.serve(credentials=secured) as (address, _):
+            result = CliRunner().invoke(main, ["models", "--address", address, *options])
+        assert result.exit_code == 1
+        first, second = result.stderr.splitlines()
+        assert what in first
+        assert address in first
+        assert advice in second
+        assert "make up" not in result.stderr
+    with fake.serve(credentials=tls) as (address, _):
+        named = address.replace("127.0.0.1", "127.0.0.2")  # which is this machine, and is not in the certificate
+        result = CliRunner().invoke(main, ["models", "--address", named, *trusting])
+    assert "its certificate is for another name" in result.stderr, result.stderr
 
 
 def test_a_deadline_is_explained(run: Run, script: fake.Script) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
@@ -247,3 +249,59 @@ def test_both_clients_offer_the_same_documented_methods() -> None:
 
 def test_the_package_offers_what_it_says() -> None:
     assert all(hasattr(gloss, name) for name in gloss.__all__)
+
+
+def test_a_closed_client_says_so(address: str) -> None:
+    client = Client(address)
+    replies = client.generate("hello")
+    assert next(replies).text == " Paris"
+    client.close()
+    for call in (client.models, lambda: list(client.generate("hello")), lambda: list(client.watch("1"))):
+        with pytest.raises(GlossError, match="is closed") as caught:
+            call()
+        assert caught.value.code is grpc.StatusCode.CANCELLED
+    client.close()
+
+
+def test_a_client_that_is_closed_under_a_call_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = threading.Event()
+
+    def stuck(self, request, context):
+        begun.set()
+        while context.is_active():
+            time.sleep(0.005)
+
+    monkeypatch.setattr(fake.Inference, "Score", stuck)
+    with fake.serve() as (address, _), ThreadPoolExecutor(1) as pool:
+        client = Client(address)
+        call = pool.submit(client.score, "a", " b")
+        assert begun.wait(10)
+        client.close()
+        with pytest.raises(GlossError, match="is closed"):
+            call.result(10)
+
+
+@pytest.mark.parametrize("method", ["create", "explain"])
+def test_create_takes_what_explain_takes(client: Client, script: fake.Script, method: str) -> None:
+    more = {"wait": False} if method == "explain" else {}
+    asked = {"target": " Paris", "features": "token", "max_evaluations": 50, "faithfulness": False, "seed": 3}
+    assert getattr(client, method)(fake.TEXT, "lime", **asked, **more).state == v1.EXPLANATION_STATE_QUEUED
+    assert script.requests["CreateExplanation"][0].spec == v1.ExplanationSpec(
+        prompt=v1.Prompt(text=fake.TEXT),
+        lime=v1.Lime(),
+        target=v1.Target(next_token=v1.NextTokenTarget(text=" Paris")),
+        features=v1.Features(unit=v1.FEATURE_UNIT_TOKEN),
+        budget=v1.Budget(max_evaluations=50, seed=3),
+        quality=v1.Quality(faithfulness=False),
+    )
+
+
+def test_create_takes_a_whole_spec_and_nothing_beside_it(client: Client, script: fake.Script) -> None:
+    spec = v1.ExplanationSpec(prompt=v1.Prompt(text="hello"), occlusion=v1.Occlusion(window=2))
+    client.create(spec, fresh=True, request_id="mine")
+    assert script.requests["CreateExplanation"][0] == v1.CreateExplanationRequest(
+        spec=spec, fresh=True, request_id="mine"
+    )
+    for contradiction in ({"method": "occlusion"}, {"seed": 1}, {"target": " x"}):
+        with pytest.raises(ValueError, match=f"leave out {next(iter(contradiction))}"):
+            client.create(spec, **contradiction)

@@ -155,7 +155,7 @@ def test_groups_are_compared() -> None:
     )
     shown = draw(terminal.explanation(found))
     assert re.search(r"men − women +\+1.00 +0.25 +\+0.50 to \+1.50 +12", shown)
-    assert re.search(r"a<b> − c +\+0.10 +unknown +unknown +1", shown)
+    assert re.search(r"a<b> − c +\+0.10 +unknown +1", shown)
     assert "the word in the slot" in shown
     assert "a&lt;b&gt; − c" in html.page(found)
     found.result.group_differences[0].interval.lower = -0.5
@@ -244,7 +244,6 @@ def test_the_page_says_all_that_the_terminal_says() -> None:
     for part in ("France", "+2.50", "95% interval", "Trusted", "R² 0.83", "better than random", "32 model evaluations"):
         assert part in page
     assert "prefers-color-scheme: dark" in page
-    assert page.count("data-value=") >= 5
 
 
 def test_a_score_says_where_the_prompt_ends_inside_a_token() -> None:

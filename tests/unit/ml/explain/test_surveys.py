@@ -127,11 +127,16 @@ class TestGlobalSurrogate:
         assert result.surrogate is None or result.surrogate.held_out_r_squared < 0.9
         assert any("held out" in reason or "held-out" in reason for reason in result.trust.reasons) or share > 0.9
 
+    def test_all_prompts_are_counted_when_they_are_too_few(self):
+        with pytest.raises(InputError, match="send 21 to 4001 prompts, the spec's own among them, not 10") as error:
+            surrogate(texts(9))
+        assert error.value.field == "global_surrogate.prompts"
+
     def test_copies_are_no_more_evidence(self):
         model = ToyModel(EFFECTS, {("not", "good"): -3.0})
         once, often = (last(Run(model, surrogate(texts(60) * times))) for times in (1, 4))
         assert once.surrogate == often.surrogate
-        with pytest.raises(InputError, match="only 1 of them differ") as error:
+        with pytest.raises(InputError, match="only 2 differ, the spec's own among them; send at least 21") as error:
             prepare(model.tokenizer, model.info, surrogate(("the film",) * 30))
         assert error.value.field == "global_surrogate.prompts"
 

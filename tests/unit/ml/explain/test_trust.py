@@ -45,6 +45,15 @@ def with_errors(error):
     return replace(GOOD, attributions=tuple(replace(each, standard_error=error) for each in GOOD.attributions))
 
 
+@pytest.mark.parametrize(("share", "shown"), [(-0.001, "0.00"), (-0.07, "−0.07"), (0.07, "0.07")])
+def test_reasons_write_minus_as_the_numbers_beside_them(share, shown):
+    found = replace(GOOD, surrogate=SurrogateFit(SurrogateKind.RIDGE, share), faithfulness=faithfulness(-1.5, -0.25, 1))
+    poor, ranking = judge(found, faithfulness_asked=True).reasons
+    assert poor.endswith(f"its R² is {shown}.")
+    assert "by −1.5 on average" in ranking
+    assert "by −0.25 ±" in ranking
+
+
 def test_small_errors_are_no_reason():
     found = replace(GOOD, completeness_error=0.3, interactions=(Interaction(0, 1, 0.1, 0.1),))
     assert judge(found, faithfulness_asked=True).verdict is Verdict.TRUSTED

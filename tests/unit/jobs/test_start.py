@@ -1,0 +1,59 @@
+"""How server and worker start: variables that nobody reads, and logs in which nothing is obeyed."""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+
+import deploy.settings
+import server.settings
+import worker.settings
+from jobs.start import VARIABLES, LogFormatter, unknown_variables
+
+CHECKOUT = Path(__file__).parents[3]
+
+
+def test_every_variable_that_the_code_reads_is_known():
+    fields = [
+        field
+        for module in (server.settings, worker.settings, deploy.settings)
+        for field in module.Settings.model_fields
+    ]
+    read = {f"GLOSS_{field.upper()}" for field in fields}
+    sources = [
+        path for folder in ("gloss", "server", "worker", "ml", "deploy") for path in (CHECKOUT / folder).rglob("*.py")
+    ]
+    for path in (*sources, CHECKOUT / "docker-compose.yml"):
+        read |= set(re.findall(r"\bGLOSS_[A-Z_]*[A-Z]\b", path.read_text(encoding="utf-8")))
+    assert read - VARIABLES == set()
+    assert VARIABLES - read == {"GLOSS_WIKITEXT"}  # the tests' own
+
+
+def test_a_misspelt_variable_is_named_with_the_nearest_known_one():
+    [warning] = unknown_variables(["GLOSS_MAX_QUEUD", "GLOSS_PORT", "PATH", "gloss_model", "GLOSS_SERVICE_HOST"])
+    assert warning.startswith("the variable GLOSS_MAX_QUEUD is no setting")
+    assert warning.endswith("did you mean GLOSS_MAX_QUEUED?")
+    [warning] = unknown_variables(["GLOSS_XYZZY_PLUGH_FOO"])
+    assert "did you mean" not in warning
+
+
+def logged(message: str, *, error: BaseException | None = None) -> list[str]:
+    trace = (type(error), error, error.__traceback__) if error else None
+    record = logging.LogRecord("name", logging.ERROR, __file__, 1, "saw %s", (message,), trace)
+    return LogFormatter("%(levelname)s %(message)s").format(record).splitlines()
+
+
+def test_a_log_line_is_one_line_and_commands_no_terminal():
+    assert logged("a\nERROR forged \x1b[2J\x9b1m\r\u202e") == [r"ERROR saw a\nERROR forged \x1b[2J\x9b1m\r\u202e"]
+    assert logged("café 🦊 [/] {0} %s") == ["ERROR saw café 🦊 [/] {0} %s"]
+
+
+def test_a_traceback_can_forge_no_entry():
+    try:
+        raise ValueError("bad\nERROR forged\x1b[2J")
+    except ValueError as error:
+        first, *rest = logged("x", error=error)
+    assert first == "ERROR saw x"
+    assert all(line.startswith("  ") and "\x1b" not in line for line in rest)
+    assert any("Traceback" in line for line in rest)
