@@ -8,8 +8,11 @@ from collections.abc import AsyncIterator
 from typing import cast
 
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from jobs import names
+from jobs.errors import DataCorruptError
+from jobs.outage import is_of_another_type
 
 SHORTEST_INTERVAL = 0.2
 """Seconds between two wake-ups: changes that come quicker are seen together."""
@@ -23,7 +26,20 @@ async def changes(redis: Redis, explanation_id: str) -> AsyncIterator[None]:
     """Yield at once, then whenever the explanation may have changed, and end after its last change or its deletion.
 
     A change between a yield and the caller's look at the record is never lost: it wakes the caller again.
+
+    Raises:
+        DataCorruptError: what is told of its changes cannot be read.
     """
+    try:
+        async for change in _changes(redis, explanation_id):
+            yield change
+    except (ResponseError, KeyError) as error:
+        if isinstance(error, ResponseError) and not is_of_another_type(error):
+            raise
+        raise DataCorruptError(names.resource(explanation_id), "events") from None
+
+
+async def _changes(redis: Redis, explanation_id: str) -> AsyncIterator[None]:
     stream = names.events(explanation_id)
     last, ended = await _position(redis, explanation_id)
     while True:

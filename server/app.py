@@ -222,6 +222,7 @@ class Server:
             seconds=settings.store_seconds,
             retention_seconds=settings.retention_seconds,
             max_queued=settings.max_queued,
+            max_reply_bytes=settings.max_message_bytes,
         )
         self._closing.push_async_callback(store.close)
         helpers = ThreadPoolExecutor(2, thread_name_prefix="helper")

@@ -29,7 +29,7 @@ GRPC_VERSION: str
 class ExplanationServiceStub:
     """Explanations are resources: created, watched while a worker computes them, kept for a while, deleted.
 
-    Every call answers UNAVAILABLE with RetryInfo while the store of explanations cannot be reached.
+    Every call answers UNAVAILABLE with RetryInfo while the store of explanations cannot be used.
     """
 
     @_typing.overload
@@ -66,7 +66,7 @@ class ExplanationServiceStub:
 class ExplanationServiceAsyncStub(ExplanationServiceStub):
     """Explanations are resources: created, watched while a worker computes them, kept for a while, deleted.
 
-    Every call answers UNAVAILABLE with RetryInfo while the store of explanations cannot be reached.
+    Every call answers UNAVAILABLE with RetryInfo while the store of explanations cannot be used.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -99,7 +99,7 @@ class ExplanationServiceAsyncStub(ExplanationServiceStub):
 class ExplanationServiceServicer(metaclass=_abc_1.ABCMeta):
     """Explanations are resources: created, watched while a worker computes them, kept for a while, deleted.
 
-    Every call answers UNAVAILABLE with RetryInfo while the store of explanations cannot be reached.
+    Every call answers UNAVAILABLE with RetryInfo while the store of explanations cannot be used.
     """
 
     @_abc_1.abstractmethod

@@ -1,5 +1,6 @@
 """RQ's work loop around a child that does what the test says."""
 
+import logging
 import os
 import signal
 import sys
@@ -13,6 +14,7 @@ from gloss import v1 as pb
 from jobs import names
 from jobs.attempts import AttemptStore
 from jobs.connection import connect
+from jobs.outage import Outage
 from jobs.store import ExplanationStore
 from worker import stop as stop_module
 from worker.liveness import Liveness
@@ -22,6 +24,7 @@ from worker.resident import ResidentWorker
 from worker.stop import ForcedStop, Stop
 
 MODEL = pb.ModelVersion(name="tiny", digest="d" * 64)
+OUTAGE = Outage(logging.getLogger("test"))
 SPEC = pb.ExplanationSpec(prompt=pb.Prompt(text="one two"), lime=pb.Lime())
 
 
@@ -70,7 +73,9 @@ def worker(client, spawn, stop):
         child.start()
         queue, metrics = names.queue("tiny"), Metrics()
         attempts = AttemptStore(client, max_attempts=3)
-        return ResidentWorker(queue, client, name="w1", store=attempts, child=child, metrics=metrics, stop=stop)
+        return ResidentWorker(
+            queue, client, name="w1", store=attempts, child=child, metrics=metrics, stop=stop, outage=OUTAGE
+        )
 
     return make
 
@@ -196,15 +201,18 @@ def test_a_model_that_is_gone_ends_the_worker(worker, store):
     name = store.create(SPEC, MODEL).name
     resident = worker("die")
     resident._child._command = [part if part != "die" else "refuse" for part in resident._child._command]
-    resident.work(burst=True)
-    assert str(resident.refusal) == "no such model"
+    with pytest.raises(ModelRefusedError, match="no such model"):
+        resident.work(burst=True)
     assert store.get(name).state == pb.EXPLANATION_STATE_QUEUED
 
 
 class TestModelProcess:
-    @pytest.mark.parametrize(("behaviour", "message"), [("refuse", "no such model"), ("crash", "exit code 3")])
-    def test_refusals_are_told(self, spawn, behaviour, message):
-        with pytest.raises(ModelRefusedError, match=message):
+    @pytest.mark.parametrize(
+        ("behaviour", "error", "message"),
+        [("refuse", ModelRefusedError, "no such model"), ("crash", ChildLostError, "exit code 3")],
+    )
+    def test_a_start_that_fails_is_told(self, spawn, behaviour, error, message):
+        with pytest.raises(error, match=message):
             spawn(behaviour).start()
 
     def test_nobody_takes_a_job_from_a_dead_parent(self, spawn):
@@ -270,6 +278,7 @@ class TestLiveness:
             worker="w1",
             ready=lambda: True,
             on_depth=lambda depth: beats.release(),
+            outage=OUTAGE,
         )
         assert liveness.beat()
         assert store.worker_alive("tiny", MODEL.digest)
@@ -287,7 +296,13 @@ class TestLiveness:
             return False
 
         with Liveness(
-            AttemptStore(client), queue=names.queue("tiny"), digest="d", worker="w1", ready=ready, on_depth=pytest.fail
+            AttemptStore(client),
+            queue=names.queue("tiny"),
+            digest="d",
+            worker="w1",
+            ready=ready,
+            on_depth=pytest.fail,
+            outage=OUTAGE,
         ):
             for _ in range(5):
                 assert asked.acquire(timeout=5)
@@ -296,7 +311,13 @@ class TestLiveness:
     def test_survives_redis_being_away(self):
         with connect("unix:///nowhere/redis.sock", patient=False) as away:
             liveness = Liveness(
-                AttemptStore(away), queue="q", digest="d", worker="w", ready=lambda: True, on_depth=pytest.fail
+                AttemptStore(away),
+                queue="q",
+                digest="d",
+                worker="w",
+                ready=lambda: True,
+                on_depth=pytest.fail,
+                outage=OUTAGE,
             )
             assert not liveness.beat()
             with liveness:

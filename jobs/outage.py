@@ -1,0 +1,63 @@
+"""Redis failing: told once, waited for with growing pauses, and told apart from a single key that is of another type.
+
+Redis may refuse as well as be away: no memory (OOM), no disk (MISCONF), a replica (READONLY), a restart (LOADING), a
+password or a permission (NOAUTH, WRONGPASS, NOPERM), a cluster on the move. All of it passes, or somebody mends it.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+_SHORTEST_SECONDS = 0.1
+LONGEST_SECONDS = 5.0
+_LONGEST_TEXT = 300
+
+
+def pause(failures: int, longest: float = LONGEST_SECONDS) -> float:
+    """Seconds to wait after so many failures in a row: doubled each time up to `longest`, less up to half by chance."""
+    return min(longest, _SHORTEST_SECONDS * 2.0 ** min(failures, 30)) * random.uniform(0.5, 1)  # noqa: S311
+
+
+def is_of_another_type(error: RedisError) -> bool:
+    """Whether the error says that a key is not of the type that was expected of it."""
+    return isinstance(error, ResponseError) and "WRONGTYPE" in str(error)
+
+
+def in_words(error: RedisError) -> str:
+    """What is the matter with Redis, for whoever reads the log."""
+    away = isinstance(error, (RedisConnectionError, RedisTimeoutError))
+    return f"Redis {'cannot be reached' if away else 'refuses'}: {str(error)[:_LONGEST_TEXT]}"
+
+
+class Outage:
+    """What several parts of a process have seen of Redis failing, and the log's two lines on it: its begin and its end.
+
+    An outage begins with the first step that fails, and ends when each step that failed has passed. Safe for use from
+    several threads.
+    """
+
+    def __init__(self, log: logging.Logger) -> None:
+        self._log = log
+        self._failing: set[str] = set()
+        self._lock = threading.Lock()
+
+    def failed(self, step: str, error: RedisError) -> None:
+        """A step failed with this error."""
+        with self._lock:
+            if not self._failing:
+                self._log.warning("%s; trying again until it answers", in_words(error))
+            self._failing.add(step)
+
+    def passed(self, step: str) -> None:
+        """A step did not fail."""
+        with self._lock:
+            if step in self._failing:
+                self._failing.remove(step)
+                if not self._failing:
+                    self._log.warning("Redis answers again")
