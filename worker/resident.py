@@ -127,7 +127,7 @@ class ResidentWorker(Worker):
         self.set_state(WorkerStatus.IDLE)
 
     def _refuse(self, job_id: str, error: Exception) -> None:
-        _log.error("dropped job %s: %s", job_id, error)
+        _log.error("dropped job %s, which cannot be run: %s %s", job_id, type(error).__name__, error)
         self._store.refuse(self.queues[0].name, job_id)
 
     def _supervise(self, job: Job, execution: Execution) -> str:

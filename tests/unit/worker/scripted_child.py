@@ -8,6 +8,7 @@ import time
 from gloss import v1 as pb
 from jobs.attempts import AttemptStore
 from jobs.connection import connect
+from jobs.errors import DataCorruptError
 from worker.model_process import INTERRUPT
 from worker.protocol import Began, Ended, Message, Ready, Refused, encode
 
@@ -25,7 +26,10 @@ def say(message: Message) -> None:
 
 
 def perform(behaviour: str, store: AttemptStore, explanation_id: str) -> Ended:
-    attempt = store.begin(explanation_id)
+    try:
+        attempt = store.begin(explanation_id)
+    except DataCorruptError:
+        return Ended("failed")
     if attempt is None:
         return Ended("skipped")
     say(Began("lime", attempt.waited_seconds))
