@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import random
 import threading
+import time
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
@@ -17,6 +18,8 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 _SHORTEST_SECONDS = 0.1
 LONGEST_SECONDS = 5.0
 _LONGEST_TEXT = 300
+_LATELY_SECONDS = 30.0
+"""A step that failed longer ago and was not tried since says nothing of Redis now."""
 
 
 def pause(failures: int, longest: float = LONGEST_SECONDS) -> float:
@@ -38,13 +41,13 @@ def in_words(error: RedisError) -> str:
 class Outage:
     """What several parts of a process have seen of Redis failing, and the log's two lines on it: its begin and its end.
 
-    An outage begins with the first step that fails, and ends when each step that failed has passed. Safe for use from
-    several threads.
+    An outage begins with the first step that fails, and ends when each step that failed lately has passed. Safe for use
+    from several threads.
     """
 
     def __init__(self, log: logging.Logger) -> None:
         self._log = log
-        self._failing: set[str] = set()
+        self._failing: dict[str, float] = {}
         self._lock = threading.Lock()
 
     def failed(self, step: str, error: RedisError) -> None:
@@ -52,12 +55,15 @@ class Outage:
         with self._lock:
             if not self._failing:
                 self._log.warning("%s; trying again until it answers", in_words(error))
-            self._failing.add(step)
+            self._failing[step] = time.monotonic()
 
     def passed(self, step: str) -> None:
         """A step did not fail."""
         with self._lock:
-            if step in self._failing:
-                self._failing.remove(step)
-                if not self._failing:
-                    self._log.warning("Redis answers again")
+            if not self._failing:
+                return
+            self._failing.pop(step, None)
+            lately = time.monotonic() - _LATELY_SECONDS
+            self._failing = {other: failed for other, failed in self._failing.items() if failed > lately}
+            if not self._failing:
+                self._log.warning("Redis answers again")
