@@ -31,7 +31,7 @@ def load(child: ModelProcess, metrics: Metrics, stop: Stop) -> Ready:
             seconds = pause(failures, _LONGEST_SECONDS)
             failures += 1
             metrics.child_restarts.inc()
-            _log.error("%s; it is started again in %.1f s", error, seconds)
+            _log.error("%s; it is started again in %.2f s", error, seconds)
             stop.wait(seconds)
         else:
             metrics.load_seconds.set(ready.load_seconds)

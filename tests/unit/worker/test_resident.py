@@ -18,6 +18,7 @@ from jobs.outage import Outage
 from jobs.store import ExplanationStore
 from worker import stop as stop_module
 from worker.liveness import Liveness
+from worker.loading import load
 from worker.metrics import Metrics
 from worker.model_process import ChildLostError, ModelProcess, ModelRefusedError
 from worker.resident import ResidentWorker
@@ -204,6 +205,36 @@ def test_a_model_that_is_gone_ends_the_worker(worker, store):
     with pytest.raises(ModelRefusedError, match="no such model"):
         resident.work(burst=True)
     assert store.get(name).state == pb.EXPLANATION_STATE_QUEUED
+
+
+class TestLoading:
+    def test_a_child_that_dies_while_it_loads_is_started_again(self, spawn, stop, caplog):
+        metrics = Metrics()
+        ready = load(spawn("die loading twice"), metrics, stop)
+        assert ready.model == "tiny"
+        assert metrics.registry.get_sample_value("gloss_worker_child_restarts_total") == 2
+        assert metrics.registry.get_sample_value("gloss_model_load_seconds") == 0.25
+        first, second = (record.message for record in caplog.records)
+        assert "SIGKILL while loading" in first
+        assert float(second.split()[-2]) >= float(first.split()[-2])  # the pauses grow
+
+    def test_so_is_one_that_replaces_another(self, worker, client, store):
+        name = store.create(SPEC, MODEL).name
+        resident = worker("succeed")
+        resident._child._command = [*resident._child._command[:-2], "die loading twice", resident._child._command[-1]]
+        resident._child.kill()
+        resident.work(burst=True)
+        assert client.get("loads") == b"3"
+        assert store.get(name).state == pb.EXPLANATION_STATE_SUCCEEDED
+
+    def test_a_refused_model_is_not_tried_again(self, spawn, stop):
+        with pytest.raises(ModelRefusedError, match="no such model"):
+            load(spawn("refuse"), Metrics(), stop)
+
+    def test_stops_between_two_tries(self, spawn, stop, monkeypatch):
+        monkeypatch.setattr("worker.loading.pause", lambda *_: os.kill(os.getpid(), signal.SIGTERM) or 60)
+        with pytest.raises(StopRequested):
+            load(spawn("crash"), Metrics(), stop)
 
 
 class TestModelProcess:
