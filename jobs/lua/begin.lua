@@ -14,7 +14,6 @@ if get(id, 'state') == 'RUNNING' then
   lose(id, limits)
   if not unfinished(id) then return nil end
 end
-local attempt = redis.call('HINCRBY', record(id), 'attempt', 1)
-redis.call('HSET', record(id), 'token', token, 'started', whole(now()))
 move(id, 'RUNNING')
-return attempt
+redis.call('HSET', record(id), 'token', token, 'started', whole(now()))
+return redis.call('HINCRBY', record(id), 'attempt', 1)

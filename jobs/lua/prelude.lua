@@ -49,8 +49,8 @@ end
 
 local function move(id, state)
   local old = get(id, 'state')
-  if FINAL[old] or OPEN[old] then redis.call('ZREM', index(old), id) end
   redis.call('ZADD', index(state), 0, id)
+  if old ~= state and (FINAL[old] or OPEN[old]) then redis.call('ZREM', index(old), id) end
   redis.call('HSET', record(id), 'state', state)
   tell(id, state)
 end

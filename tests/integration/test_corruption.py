@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+from redis.exceptions import ResponseError
 
 from gloss import v1 as pb
 from jobs import names
@@ -195,3 +196,53 @@ def test_attempts_under_way_end(victims, store, attempts, client):
             assert seen.state in FINAL or attempt.id.encode() in client.lrange(f"rq:queue:{queue}", 0, -1), corruption
     assert not client.exists(f"rq:wip:{queue}")
     store.list()
+
+
+def test_strange_members_of_what_is_shared_are_passed_over(resident, store, attempts, client, caplog):
+    queue = names.queue("tiny")
+    strange = [b"", b"\xff\xfe", b":", b"a:b", b"*", b"0" * 32, b"F" * 31, "é".encode() * 16, bytes(1 << 20)]
+    name = store.create(lime(), MODEL).name
+    for member in strange:
+        for state in ("ALL", "QUEUED"):
+            client.zadd(names.index(state), {member: 0})
+        client.zadd("gloss:expiry", {member: 0})
+        client.zadd(names.workers(queue), {member: 1e15})
+        client.zadd(f"rq:wip:{queue}", {member: 0})
+        client.lpush(f"rq:queue:{queue}", member)
+        client.lpush(f"rq:queue:{queue}:intermediate", member)
+    client.set(f"gloss:stranded:{queue}", "something")
+
+    assert listed(store) == [name]
+    assert [e.name for e in store.list(state=pb.EXPLANATION_STATE_QUEUED)[0]] == [name]
+    assert not store.worker_alive("tiny", MODEL.digest)
+    worker = resident(client)
+    worker.work(burst=True)
+    attempts.recover(queue)
+    assert store.get(name).state == pb.EXPLANATION_STATE_SUCCEEDED
+    assert store.queue_depth("tiny") == 0
+    assert not client.exists(f"rq:queue:{queue}:intermediate", f"rq:wip:{queue}", f"gloss:stranded:{queue}")
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+def test_a_shared_key_of_another_type_is_blamed_on_no_explanation(resident, store, client):
+    """Whoever mends it finds what waited waiting."""
+    for key in (f"rq:wip:{names.queue('tiny')}", f"rq:queue:{names.queue('tiny')}:intermediate", "gloss:expiry"):
+        name = store.create(lime(), MODEL, fresh=True).name
+        client.set(key, "something")
+        with pytest.raises(ResponseError, match="WRONGTYPE"):
+            resident(client).work(burst=True)
+        client.delete(key)
+        assert store.get(name).state == pb.EXPLANATION_STATE_QUEUED
+        resident(client).work(burst=True)
+        assert store.get(name).state == pb.EXPLANATION_STATE_SUCCEEDED
+        assert store.get(name).attempt == 1
+
+
+def test_what_is_no_command_is_ignored(resident, store, client):
+    worker = resident(client)
+    worker.bootstrap("CRITICAL")
+    for message in (b"", b"\xff", b"[]", b"7", b"{}", b'{"command": []}', b'{"command": "stop-job"}'):
+        worker.handle_payload({"data": message})
+    worker.handle_payload({"data": None})
+    assert worker.pubsub_thread.is_alive()
+    worker.teardown()
