@@ -95,7 +95,7 @@ class ExplanationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListExplanations(self, request, context):
-        """Explanations, newest first, without their results.
+        """Explanations, newest first, without their results. What is stored of one and cannot be read is left out.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -48,7 +48,7 @@ class ExplanationServiceStub:
     buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
     """
     ListExplanations: _grpc.UnaryUnaryMultiCallable[_explanation_service_pb2.ListExplanationsRequest, _explanation_service_pb2.ListExplanationsResponse]
-    """Explanations, newest first, without their results."""
+    """Explanations, newest first, without their results. What is stored of one and cannot be read is left out."""
     WatchExplanation: _grpc.UnaryStreamMultiCallable[_explanation_service_pb2.WatchExplanationRequest, _explanation_service_pb2.WatchExplanationResponse]
     """The explanation now, and again whenever it changes, until it ends; at most a few messages a second. The stream of
     an explanation that has ended holds one message.
@@ -82,7 +82,7 @@ class ExplanationServiceAsyncStub(ExplanationServiceStub):
     buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
     """
     ListExplanations: _aio.UnaryUnaryMultiCallable[_explanation_service_pb2.ListExplanationsRequest, _explanation_service_pb2.ListExplanationsResponse]  # type: ignore[assignment]
-    """Explanations, newest first, without their results."""
+    """Explanations, newest first, without their results. What is stored of one and cannot be read is left out."""
     WatchExplanation: _aio.UnaryStreamMultiCallable[_explanation_service_pb2.WatchExplanationRequest, _explanation_service_pb2.WatchExplanationResponse]  # type: ignore[assignment]
     """The explanation now, and again whenever it changes, until it ends; at most a few messages a second. The stream of
     an explanation that has ended holds one message.
@@ -131,7 +131,7 @@ class ExplanationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _explanation_service_pb2.ListExplanationsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_explanation_service_pb2.ListExplanationsResponse, _abc.Awaitable[_explanation_service_pb2.ListExplanationsResponse]]:
-        """Explanations, newest first, without their results."""
+        """Explanations, newest first, without their results. What is stored of one and cannot be read is left out."""
 
     @_abc_1.abstractmethod
     def WatchExplanation(
