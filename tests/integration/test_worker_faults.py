@@ -226,7 +226,8 @@ def test_a_redis_that_refuses_is_waited_for_in_peace(worker, model, store, clien
 def test_what_cannot_be_used_does_not_end_the_child(worker, model, store, client):
     busy = store.create(lime(1_000_000, seed=7), model).name
     under_way(store, busy)
-    some = list(CORRUPTIONS)[::3]  # a child without a model has them all
+    # A child without a model has them all. Those of jobs never come to the child.
+    some = [kind for kind in CORRUPTIONS if not any(part in kind for part in ("job", "executions"))][::3]
     victims = {corruption: store.create(lime(20, seed=n), model, fresh=True).name for n, corruption in enumerate(some)}
     after = store.create(lime(20, seed=1000), model).name
     for corruption, name in victims.items():
