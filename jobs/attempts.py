@@ -7,15 +7,21 @@ from dataclasses import dataclass
 from typing import cast
 
 from redis import Redis
+from redis.exceptions import ResponseError
 
 from gloss import v1 as pb
 from jobs import names
-from jobs.errors import AttemptEndedError
+from jobs.errors import AttemptEndedError, DataCorruptError
+from jobs.outage import is_of_another_type
+from jobs.record import Record
 from jobs.scripts import Scripts
 from jobs.store import DEFAULT_RETENTION_SECONDS
 
 STRANDED_MS = 5000
 """How long a job may lie between two workers' hands before it counts as stranded."""
+
+_LARGEST_CHECKPOINT = 256 << 20
+"""Bytes. What is larger is none, and reading it might take the process's memory."""
 
 
 @dataclass(frozen=True)
@@ -50,27 +56,50 @@ class AttemptStore:
             message=f"the worker died in each of {max_attempts} attempts; a smaller budget or prompt may help",
             metadata={"attempts": str(max_attempts)},
         )
-        self._limits = (max_attempts, lost.SerializeToString(), self._retention_ms)
+        self._limits = (max_attempts, lost.SerializeToString(), _corrupt("record"), self._retention_ms)
 
     def begin(self, explanation_id: str) -> Attempt | None:
-        """Begin the next attempt; None where the explanation has ended, is deleted, or has lost too many attempts."""
+        """Begin the next attempt; None where the explanation has ended, is deleted, or has lost too many attempts.
+
+        Raises:
+            DataCorruptError: what is stored of the explanation cannot be used; it has failed.
+        """
         number = self._scripts("begin", explanation_id, uuid.uuid4().hex, *self._limits)
         if number is None:
             return None
-        fields = ("spec", "model", "created", "started")
-        row = cast("list[bytes | None]", self._redis.hmget(names.record(explanation_id), fields))
-        saved = cast("bytes | None", self._redis.get(names.checkpoint(explanation_id)))
-        spec, model, created, started = (value or b"" for value in row)
-        if not spec:  # deleted between the two steps
+        if isinstance(number, bytes):
+            raise DataCorruptError(names.resource(explanation_id), number.decode())
+        wanted = ("spec", "model", "created", "started")
+        row = cast("list[bytes | None]", self._redis.hmget(names.record(explanation_id), wanted))
+        if row == [None] * len(wanted):  # deleted between the two steps
             return None
-        return Attempt(
-            id=explanation_id,
-            number=int(number),
-            spec=pb.ExplanationSpec.FromString(spec),
-            model=pb.ModelVersion.FromString(model),
-            checkpoint=saved,
-            waited_seconds=(int(started) - int(created)) / 1000,
-        )
+        fields = {field: value for field, value in zip(wanted, row, strict=True) if value is not None}
+        record = Record(explanation_id, fields)
+        try:
+            return Attempt(
+                id=explanation_id,
+                number=int(number),
+                spec=record.message("spec", pb.ExplanationSpec),
+                model=record.message("model", pb.ModelVersion),
+                checkpoint=self._checkpoint(explanation_id),
+                waited_seconds=(record.milliseconds("started") - record.milliseconds("created")) / 1000,
+            )
+        except DataCorruptError as error:
+            error_fields = ("error", _corrupt(error.part))
+            self._scripts("finish", explanation_id, int(number), "FAILED", self._retention_ms, *error_fields)
+            raise
+
+    def _checkpoint(self, explanation_id: str) -> bytes | None:
+        """Where the attempt before came to, if that can be told."""
+        key = names.checkpoint(explanation_id)
+        try:
+            if self._redis.strlen(key) > _LARGEST_CHECKPOINT:
+                return None
+            return cast("bytes | None", self._redis.get(key))
+        except ResponseError as error:
+            if is_of_another_type(error):
+                return None
+            raise
 
     def progress(
         self,
@@ -106,7 +135,12 @@ class AttemptStore:
 
     def cancel_requested(self, explanation_id: str) -> bool:
         """Whether the explanation was cancelled or deleted."""
-        return self._redis.hget(names.record(explanation_id), "state") in {b"CANCELLED", None}
+        try:
+            return self._redis.hget(names.record(explanation_id), "state") in {b"CANCELLED", None}
+        except ResponseError as error:
+            if is_of_another_type(error):  # whatever is there, the explanation is not
+                return True
+            raise
 
     def release(self, queue: str, explanation_id: str, execution: str, *, lost: bool) -> None:
         """Let go of a job: forget it where its explanation has ended, else put it first in the queue.
@@ -120,9 +154,15 @@ class AttemptStore:
         """
         self._scripts("release", queue, explanation_id, execution, int(lost), *self._limits)
 
+    def refuse(self, queue: str, job_id: str) -> None:
+        """Forget a job that cannot be run; its explanation fails with DATA_CORRUPT, if it has not ended."""
+        limits = (*self._limits[:2], _corrupt("job"), self._retention_ms)
+        self._scripts("refuse", queue, job_id, *limits)
+
     def recover(self, queue: str) -> list[str]:
         """Release the jobs of workers that died, and return their ids. Any number of workers may do so at once."""
-        return [found.decode() for found in self._scripts("recover", queue, *self._limits, STRANDED_MS)]
+        recovered = self._scripts("recover", queue, *self._limits, STRANDED_MS)
+        return [found.decode(errors="replace") for found in recovered]
 
     def beat(self, queue: str, digest: str, worker: str, seconds: float) -> int:
         """Say that a worker holds the model of `digest`, for the next `seconds`; returns how many jobs wait."""
@@ -135,7 +175,16 @@ class AttemptStore:
     def _write(self, script: str, attempt: Attempt, *arguments: str | bytes | float) -> None:
         state = self._scripts(script, attempt.id, attempt.number, *arguments)
         if state is not None:
-            raise AttemptEndedError(attempt.id, state.decode())
+            raise AttemptEndedError(attempt.id, state.decode(errors="replace"))
+
+
+def _corrupt(part: str) -> bytes:
+    error = pb.ExplanationError(
+        reason=pb.ERROR_REASON_DATA_CORRUPT,
+        message=f"what was stored of the explanation could not be read ({part}); create it again",
+        metadata={"part": part},
+    )
+    return error.SerializeToString()
 
 
 def _pairs(

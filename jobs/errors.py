@@ -6,9 +6,10 @@
     ├── QueueFullError             too many explanations wait
     ├── RequestIdReusedError       the same request id came before with another spec
     ├── PageTokenError             not a page token of this list
-    └── AttemptEndedError          an attempt's write came after the attempt had ended
+    ├── AttemptEndedError          an attempt's write came after the attempt had ended
+    └── DataCorruptError           what is stored of an explanation cannot be read
 
-While Redis cannot be reached, `redis.exceptions.ConnectionError` and `TimeoutError` pass through.
+While Redis cannot be reached or refuses, `redis.exceptions.RedisError` passes through.
 """
 
 from __future__ import annotations
@@ -68,3 +69,15 @@ class AttemptEndedError(StoreError):
     def __init__(self, explanation_id: str, state: str) -> None:
         super().__init__(f"explanation {explanation_id} is {state or 'deleted'}; this attempt at it is over")
         self.state = state
+
+
+class DataCorruptError(StoreError):
+    """What is stored of the explanation `name` cannot be read; `part` is the field, or "record", "job" or "events"."""
+
+    def __init__(self, name: str, part: str) -> None:
+        super().__init__(
+            f"what is stored of {name} cannot be read ({part}): something else than Gloss has written to its Redis, or "
+            "a disk has failed; delete the explanation and create it again"
+        )
+        self.name = name
+        self.part = part

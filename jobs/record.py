@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
-from google.protobuf.timestamp_pb2 import Timestamp
+from google.protobuf.message import DecodeError, Message
 
 from gloss import v1 as pb
 from jobs import names
+from jobs.errors import DataCorruptError
 
 SUMMARY_FIELDS = ("spec", "model", "state", "attempt", "created", "started", "ended", "expires", "progress", "error")
 """Fields of an explanation without its results."""
 
+ALL_FIELDS = (*SUMMARY_FIELDS, "partial", "result")
+"""Fields of an explanation."""
+
 _SHOWS_PARTIAL = frozenset({"RUNNING", "FAILED", "CANCELLED"})
+_MOST_ATTEMPTS = 2**31 - 1
+_LATEST_MS = 253_402_300_799_999
+"""The end of the year 9999, after which no timestamp can be."""
+
+M = TypeVar("M", bound=Message)
+T = TypeVar("T")
 
 
 def state_name(state: pb.ExplanationState) -> str:
@@ -20,31 +31,84 @@ def state_name(state: pb.ExplanationState) -> str:
     return pb.ExplanationState.Name(state).removeprefix("EXPLANATION_STATE_")
 
 
-def to_explanation(explanation_id: str, fields: Mapping[str, bytes]) -> pb.Explanation:
-    """The contract's message of a record's fields; those that are missing are left out of it."""
-    state = fields["state"].decode()
-    explanation = pb.Explanation(
-        name=names.resource(explanation_id),
-        spec=pb.ExplanationSpec.FromString(fields["spec"]),
-        model=pb.ModelVersion.FromString(fields["model"]),
-        state=f"EXPLANATION_STATE_{state}",
-        attempt=int(fields["attempt"]),
-    )
-    if "progress" in fields:
-        explanation.progress.ParseFromString(fields["progress"])
-    if "partial" in fields and state in _SHOWS_PARTIAL:
-        explanation.partial_result.ParseFromString(fields["partial"])
-    if "result" in fields:
-        explanation.result.ParseFromString(fields["result"])
-    if "error" in fields:
-        explanation.error.ParseFromString(fields["error"])
-    _set_time(explanation.create_time, fields.get("created"))
-    _set_time(explanation.start_time, fields.get("started"))
-    _set_time(explanation.end_time, fields.get("ended"))
-    _set_time(explanation.expire_time, fields.get("expires"))
-    return explanation
+def _state(value: bytes) -> str:
+    word = value.decode()
+    if not pb.ExplanationState.Value(f"EXPLANATION_STATE_{word}"):
+        raise ValueError(word)
+    return word
 
 
-def _set_time(timestamp: Timestamp, milliseconds: bytes | None) -> None:
-    if milliseconds is not None:
-        timestamp.FromMilliseconds(int(milliseconds))
+class Record:
+    """The fields of an explanation's record, read with care: others may have written to the same Redis."""
+
+    def __init__(self, explanation_id: str, fields: Mapping[str, bytes]) -> None:
+        self.name = names.resource(explanation_id)
+        self._fields = fields
+
+    def message(self, field: str, kind: type[M]) -> M:
+        """The message in a field.
+
+        Raises:
+            DataCorruptError: there is none, or it cannot be read.
+        """
+        return self._read(field, kind.FromString)
+
+    def number(self, field: str, largest: int) -> int:
+        """The whole number in a field, from 0 to `largest`.
+
+        Raises:
+            DataCorruptError: there is none.
+        """
+
+        def parse(value: bytes) -> int:
+            if not value.isdigit() or len(value) > len(str(largest)) or int(value) > largest:
+                raise ValueError
+            return int(value)
+
+        return self._read(field, parse)
+
+    def milliseconds(self, field: str) -> int:
+        """The time in a field.
+
+        Raises:
+            DataCorruptError: there is none.
+        """
+        return self.number(field, _LATEST_MS)
+
+    def explanation(self) -> pb.Explanation:
+        """The contract's message; results that were not read are left out of it.
+
+        Raises:
+            DataCorruptError: a field that every explanation of this state has is missing, or one cannot be read.
+        """
+        word = self._read("state", _state)
+        explanation = pb.Explanation(
+            name=self.name,
+            spec=self.message("spec", pb.ExplanationSpec),
+            model=self.message("model", pb.ModelVersion),
+            state=f"EXPLANATION_STATE_{word}",
+            attempt=self.number("attempt", _MOST_ATTEMPTS),
+        )
+        explanation.create_time.FromMilliseconds(self.milliseconds("created"))
+        if "progress" in self._fields:
+            explanation.progress.CopyFrom(self.message("progress", pb.Progress))
+        if "partial" in self._fields and word in _SHOWS_PARTIAL:
+            explanation.partial_result.CopyFrom(self.message("partial", pb.ExplanationResult))
+        if "result" in self._fields:
+            explanation.result.CopyFrom(self.message("result", pb.ExplanationResult))
+        if "error" in self._fields or word == "FAILED":
+            explanation.error.CopyFrom(self.message("error", pb.ExplanationError))
+        for field, time in (
+            ("started", explanation.start_time),
+            ("ended", explanation.end_time),
+            ("expires", explanation.expire_time),
+        ):
+            if field in self._fields:
+                time.FromMilliseconds(self.milliseconds(field))
+        return explanation
+
+    def _read(self, field: str, parse: Callable[[bytes], T]) -> T:
+        try:
+            return parse(self._fields[field])
+        except (KeyError, ValueError, DecodeError):
+            raise DataCorruptError(self.name, field) from None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +14,9 @@ from rq.serializers import JSONSerializer
 from rq.utils import now
 
 from jobs import names
+
+_LARGEST_DATA = 1 << 16
+"""Bytes of a job's function and arguments; ours has some hundred."""
 
 
 class TaskNotAllowedError(Exception):
@@ -26,10 +31,14 @@ class GlossJob(Job):
     """
 
     def restore(self, raw_data: Mapping[bytes, bytes]) -> None:
-        """Read the job's record, all but its callbacks and webhooks."""
-        super().restore(raw_data)
-        self._success_callback_name = self._failure_callback_name = self._stopped_callback_name = None
-        self.webhooks = []
+        """Read what is to be run of the job's record, and no callback, webhook, time or status."""
+        data = raw_data.get(b"data")
+        if data is None:
+            super().restore({})
+            return
+        with contextlib.suppress(zlib.error):  # else it is not compressed
+            data = zlib.decompressobj().decompress(data, _LARGEST_DATA)
+        super().restore({b"data": data, b"origin": raw_data.get(b"origin", b"")})
 
     @property
     def func(self) -> Any:
@@ -43,7 +52,10 @@ class GlossJob(Job):
 
     def check(self) -> None:
         """Raise `TaskNotAllowedError` unless this job is `names.TASK` of its own id."""
-        if (self.func_name, self.instance, list(self.args), self.kwargs) != (names.TASK, None, [self.id], {}):
+        arguments: Any = self.args
+        if isinstance(arguments, tuple):  # not read back from JSON yet
+            arguments = list(arguments)
+        if (self.func_name, self.instance, arguments, self.kwargs) != (names.TASK, None, [self.id], {}):
             raise TaskNotAllowedError(f"job {self.id} does not name {names.TASK} of its own id")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import logging
 from collections.abc import Sequence
 from typing import cast
 
@@ -14,13 +15,14 @@ from rq.command import send_command
 from gloss import v1 as pb
 from jobs import names
 from jobs.errors import (
+    DataCorruptError,
     ExplanationNotFoundError,
     PageTokenError,
     QueueFullError,
     RequestIdReusedError,
     WrongStateError,
 )
-from jobs.record import SUMMARY_FIELDS, state_name, to_explanation
+from jobs.record import ALL_FIELDS, SUMMARY_FIELDS, Record, state_name
 from jobs.rq import new_job, open_queue
 from jobs.scripts import Scripts
 
@@ -29,18 +31,24 @@ DEFAULT_MAX_QUEUED = 1000
 
 _PAGE_BYTES = 1 << 20
 """Of a list's page that holds more than one explanation."""
+_LARGEST_BYTES = 256 << 20
+"""Of one explanation. What is larger is none."""
+_MOST_TOLD = 1000
+
+_log = logging.getLogger(__name__)
 
 
 class ExplanationStore:
     """The store of explanations in Redis.
 
-    Every change is one atomic step. Safe for use from several threads. While Redis cannot be reached, every method
-    raises `redis.exceptions.ConnectionError` or `TimeoutError`.
+    Every change is one atomic step. Safe for use from several threads. While Redis cannot be reached or refuses, every
+    method raises `redis.exceptions.RedisError`.
 
     Args:
         redis: a client that answers bytes (``decode_responses`` off).
         retention_seconds: how long an explanation is kept after it has ended. One that waits is kept until it ends.
         max_queued: how many explanations may wait for the workers of one model.
+        max_summary_bytes: an explanation with a longer summary is left out of lists, where no reply could hold it.
     """
 
     def __init__(
@@ -49,11 +57,14 @@ class ExplanationStore:
         *,
         retention_seconds: float = DEFAULT_RETENTION_SECONDS,
         max_queued: int = DEFAULT_MAX_QUEUED,
+        max_summary_bytes: int = _LARGEST_BYTES,
     ) -> None:
         self._redis = redis
         self._scripts = Scripts(redis)
         self._retention_ms = round(retention_seconds * 1000)
         self._max_queued = max_queued
+        self._max_summary_bytes = max_summary_bytes
+        self._told: set[str] = set()
 
     def create(
         self, spec: pb.ExplanationSpec, model: pb.ModelVersion, *, request_id: str = "", fresh: bool = False
@@ -61,12 +72,21 @@ class ExplanationStore:
         """Queue an explanation, or answer the one that exists.
 
         An equal spec on a model of equal digest is the same explanation, unless that one failed or was cancelled, or
-        `fresh` is set. An equal `request_id` is the same explanation for as long as one is retained.
+        `fresh` is set. An equal `request_id` is the same explanation for as long as one is retained. One that cannot
+        be read is forgotten.
 
         Raises:
             QueueFullError: too many wait.
             RequestIdReusedError: `request_id` came before with another spec or model.
         """
+        try:
+            return self.get(self._create(spec, model, request_id, fresh))
+        except DataCorruptError as error:
+            _log.error("forgotten, as it is asked for again: %s", error)
+            self.delete(error.name)
+            return self.get(self._create(spec, model, request_id, fresh))
+
+    def _create(self, spec: pb.ExplanationSpec, model: pb.ModelVersion, request_id: str, fresh: bool) -> str:
         spec = _named(spec, model.name)
         queue = open_queue(names.queue(model.name), self._redis)
         explanation_id = names.new_id()
@@ -81,20 +101,24 @@ class ExplanationStore:
         if verdict == b"full":
             raise QueueFullError(self._max_queued)
         if verdict == b"reused":
-            raise RequestIdReusedError(request_id, names.resource(found.decode()))
-        return self.get(names.resource(found.decode()))
+            raise RequestIdReusedError(request_id, names.resource(str(found, "utf-8", errors="replace")))
+        return names.resource(str(found, "utf-8", errors="replace"))
 
     def get(self, name: str) -> pb.Explanation:
         """One explanation with all that is known of it.
 
         Raises:
             ExplanationNotFoundError: there is none of that name.
+            DataCorruptError: it cannot be read.
         """
         explanation_id = _parse(name)
-        fields = cast("dict[bytes, bytes]", self._redis.hgetall(names.record(explanation_id)))
-        if not fields:
+        [answer] = self._scripts("look", _LARGEST_BYTES, 0, len(ALL_FIELDS), *ALL_FIELDS, explanation_id)
+        if not answer:
             raise ExplanationNotFoundError(name)
-        return to_explanation(explanation_id, {field.decode(): value for field, value in fields.items()})
+        explanation = _read(explanation_id, ALL_FIELDS, answer)
+        if explanation.state == pb.EXPLANATION_STATE_SUCCEEDED and not explanation.HasField("result"):
+            raise DataCorruptError(name, "result")
+        return explanation
 
     def list(
         self,
@@ -105,29 +129,31 @@ class ExplanationStore:
         """Explanations without their results, newest first, and the token of the next page ("" after the last).
 
         A page may end before `page_size`, as what was asked may be long. Pages are stable: what is created meanwhile
-        appears on none of the later ones.
+        appears on none of the later ones. An explanation that cannot be read is left out, and told in the log.
 
         Raises:
             PageTokenError: the token is not one of this list's, or was given out for another `state`.
         """
         self._scripts("purge")
         wanted = "ALL" if state == pb.EXPLANATION_STATE_UNSPECIFIED else state_name(state)
-        position = _parse_token(page_token, wanted) if page_token else ""
+        position = _parse_token(page_token, wanted).encode() if page_token else b""
         found: list[pb.Explanation] = []
         size = 0
         while len(found) < page_size:
             missing = page_size - len(found)
             ids = self._ids_after(position, wanted, missing + 1)
-            for explanation_id, explanation in self._summaries(ids[:missing]):
+            summaries = self._summaries(ids[:missing])
+            for explanation in summaries:
+                if explanation is None:
+                    continue
                 size += explanation.ByteSize()
                 if found and size > _PAGE_BYTES:
-                    return found, _make_token(wanted, position)
+                    return found, _make_token(wanted, found[-1])
                 found.append(explanation)
-                position = explanation_id
-            if len(ids) <= missing:
+            if len(summaries) == len(ids):
                 return found, ""
-            position = ids[missing - 1]
-        return found, _make_token(wanted, position)
+            position = ids[len(summaries) - 1]
+        return found, _make_token(wanted, found[-1])
 
     def cancel(self, name: str) -> pb.Explanation:
         """End an explanation that has not ended; it keeps its partial result. Cancelling again changes nothing.
@@ -135,6 +161,7 @@ class ExplanationStore:
         Raises:
             ExplanationNotFoundError: there is none of that name.
             WrongStateError: it has succeeded or failed already.
+            DataCorruptError: it cannot be read; where that allows it, it is cancelled all the same.
         """
         before = self._cancel(name)
         if before in {"SUCCEEDED", "FAILED"}:
@@ -153,40 +180,58 @@ class ExplanationStore:
     def worker_alive(self, model: str, digest: str) -> bool:
         """Whether a worker holds that very model, loaded and ready or at work."""
         members = self._scripts("alive", names.workers(names.queue(model)))
-        return any(member.decode().startswith(f"{digest} ") for member in members)
+        return any(member.startswith(f"{digest} ".encode()) for member in members)
 
     def queue_depth(self, model: str) -> int:
         """How many explanations wait for the workers of a model."""
         return int(self._redis.llen(open_queue(names.queue(model), self._redis).key))
+
+    def probe(self) -> None:
+        """Raise what creating an explanation would raise where Redis takes no writes."""
+        self._scripts("probe")
 
     def _cancel(self, name: str) -> str:
         explanation_id = _parse(name)
         answer = self._scripts("cancel", explanation_id, self._retention_ms)
         if answer is None:
             raise ExplanationNotFoundError(name)
-        before, worker = (str(part, "utf-8") for part in answer)
+        before, worker = (str(part, "utf-8", errors="replace") for part in answer)
         if worker:
             # Only the quicker way: it may get lost, and the worker also learns of it at its next report.
             send_command(self._redis, worker, "stop-job", job_id=explanation_id)
         return before
 
-    def _ids_after(self, position: str, state: str, count: int) -> Sequence[str]:
-        newest = f"({position}" if position else "+"
-        ids = cast("Sequence[bytes]", self._redis.zrevrangebylex(names.index(state), newest, "-", start=0, num=count))
-        return [explanation_id.decode() for explanation_id in ids]
+    def _ids_after(self, position: bytes, state: str, count: int) -> Sequence[bytes]:
+        newest = b"(" + position if position else b"+"
+        return cast("Sequence[bytes]", self._redis.zrevrangebylex(names.index(state), newest, b"-", start=0, num=count))
 
-    def _summaries(self, ids: Sequence[str]) -> Sequence[tuple[str, pb.Explanation]]:
-        """Those that are still there, with their ids."""
-        with self._redis.pipeline(transaction=False) as pipeline:
-            for explanation_id in ids:
-                pipeline.hmget(names.record(explanation_id), SUMMARY_FIELDS)
-            rows = pipeline.execute()
-        found = []
-        for explanation_id, row in zip(ids, rows, strict=True):
-            fields = {field: value for field, value in zip(SUMMARY_FIELDS, row, strict=True) if value is not None}
-            if fields:  # it may have expired between the two looks
-                found.append((explanation_id, to_explanation(explanation_id, fields)))
-        return found
+    def _summaries(self, ids: Sequence[bytes]) -> Sequence[pb.Explanation | None]:
+        """The first of `ids`, as many as make a page; None for what has expired meanwhile or cannot be read."""
+        if not ids:
+            return []
+        limits = (self._max_summary_bytes, _PAGE_BYTES)
+        answers = self._scripts("look", *limits, len(SUMMARY_FIELDS), *SUMMARY_FIELDS, *ids)
+        return [self._summary(found, answer) for found, answer in zip(ids, answers, strict=False)]
+
+    def _summary(self, found: bytes, answer: bytes | Sequence[bytes | None]) -> pb.Explanation | None:
+        name = names.resource(found.decode(errors="replace"))
+        explanation_id = names.parse_resource(name)
+        if not answer or explanation_id is None:
+            return None
+        try:
+            return _read(explanation_id, SUMMARY_FIELDS, answer)
+        except DataCorruptError as error:
+            if name not in self._told and len(self._told) < _MOST_TOLD:
+                self._told.add(name)
+                _log.error("left out of lists: %s", error)
+            return None
+
+
+def _read(explanation_id: str, wanted: Sequence[str], answer: bytes | Sequence[bytes | None]) -> pb.Explanation:
+    if isinstance(answer, bytes):
+        raise DataCorruptError(names.resource(explanation_id), answer.decode())
+    fields = {field: value for field, value in zip(wanted, answer, strict=True) if value is not None}
+    return Record(explanation_id, fields).explanation()
 
 
 def spec_hash(spec: pb.ExplanationSpec, model: pb.ModelVersion) -> str:
@@ -210,8 +255,8 @@ def _parse(name: str) -> str:
     return explanation_id
 
 
-def _make_token(state: str, position: str) -> str:
-    return base64.urlsafe_b64encode(f"{state} {position}".encode()).decode()
+def _make_token(state: str, last: pb.Explanation) -> str:
+    return base64.urlsafe_b64encode(f"{state} {_parse(last.name)}".encode()).decode()
 
 
 def _parse_token(token: str, state: str) -> str:

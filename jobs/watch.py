@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from typing import cast
+from collections.abc import AsyncIterator, Awaitable
+from typing import TypeVar, cast
 
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from jobs import names
+from jobs.errors import DataCorruptError
+from jobs.outage import is_of_another_type
 
 SHORTEST_INTERVAL = 0.2
 """Seconds between two wake-ups: changes that come quicker are seen together."""
+
+T = TypeVar("T")
 
 _BLOCK_MS = 2000
 _Entry = tuple[bytes, dict[bytes, bytes]]
@@ -23,6 +28,9 @@ async def changes(redis: Redis, explanation_id: str) -> AsyncIterator[None]:
     """Yield at once, then whenever the explanation may have changed, and end after its last change or its deletion.
 
     A change between a yield and the caller's look at the record is never lost: it wakes the caller again.
+
+    Raises:
+        DataCorruptError: what is told of its changes cannot be read.
     """
     stream = names.events(explanation_id)
     last, ended = await _position(redis, explanation_id)
@@ -31,7 +39,7 @@ async def changes(redis: Redis, explanation_id: str) -> AsyncIterator[None]:
         yield
         if ended:
             return
-        while not await redis.xread({stream: last}, count=1, block=_BLOCK_MS):
+        while not await _read(explanation_id, redis.xread({stream: last}, count=1, block=_BLOCK_MS)):
             # A record that Redis evicted or a restart lost leaves no last entry behind.
             if not await redis.exists(names.record(explanation_id)):
                 return
@@ -42,8 +50,20 @@ async def changes(redis: Redis, explanation_id: str) -> AsyncIterator[None]:
 
 async def _position(redis: Redis, explanation_id: str) -> tuple[bytes | str, bool]:
     # The stream's position is taken before the caller first looks at the record, never after.
-    entries = cast("list[_Entry]", await redis.xrevrange(names.events(explanation_id), count=1))
+    found = await _read(explanation_id, redis.xrevrange(names.events(explanation_id), count=1))
+    entries = cast("list[_Entry]", found)
     if not entries:
         return "0-0", not await redis.exists(names.record(explanation_id))
     entry_id, fields = entries[0]
+    if b"state" not in fields:
+        raise DataCorruptError(names.resource(explanation_id), "events")
     return entry_id, fields[b"state"] in _ENDS
+
+
+async def _read(explanation_id: str, answer: Awaitable[T]) -> T:
+    try:
+        return await answer
+    except ResponseError as error:
+        if is_of_another_type(error):
+            raise DataCorruptError(names.resource(explanation_id), "events") from None
+        raise

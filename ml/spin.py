@@ -1,4 +1,4 @@
-"""How long the model's threads wait busily for each other. Import it before torch."""
+"""How long the model's threads wait busily for each other."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ _TURNS = "3000"
 
 def wait_patiently() -> None:
     """Let OpenMP's threads sleep after some microseconds of waiting; a variable that is set already stands.
+
+    Importing `ml` calls it; what imports torch before that must call it first.
 
     By default they spin for milliseconds. On a machine with cores to spare that is harmless. Where another process runs
     on one of two cores, each of a forward's hundreds of operations spins until the kernel moves the thread that it

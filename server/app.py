@@ -46,6 +46,7 @@ _logger = logging.getLogger(__name__)
 
 _STUCK_SECONDS = 5.0
 """Seconds beyond `_FLUSH_SECONDS` after which gRPC's stop counts as stuck."""
+_CANCEL_SECONDS = 0.05
 _FLUSH_SECONDS = 0.5
 """What gRPC gets to send the last replies once every call has been answered."""
 
@@ -223,6 +224,7 @@ class Server:
             seconds=settings.store_seconds,
             retention_seconds=settings.retention_seconds,
             max_queued=settings.max_queued,
+            max_reply_bytes=settings.max_message_bytes,
         )
         self._closing.push_async_callback(store.close)
         helpers = ThreadPoolExecutor(2, thread_name_prefix="helper")
@@ -292,9 +294,10 @@ async def _apart(work: Callable[[], T]) -> T:
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task
+    # Not once but until it is true: Python 3.11's wait_for swallows a cancellation that comes as its work ends.
+    while not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=_CANCEL_SECONDS)
 
 
 def _gates(settings: Settings) -> list[Gate]:

@@ -134,9 +134,14 @@ def describe(error: Exception) -> Failure | None:  # noqa: PLR0911, PLR0912 -- a
             return Failure(code.RESOURCE_EXHAUSTED, "QUEUE_FULL", message, retry_seconds=error.retry_seconds)
         case jobs_errors.QueueFullError():
             return Failure(code.RESOURCE_EXHAUSTED, "QUEUE_FULL", message, retry_seconds=5)
+        case jobs_errors.DataCorruptError():
+            return Failure(code.DATA_LOSS, "DATA_CORRUPT", message, {"name": error.name, "part": error.part})
         case redis.exceptions.ConnectionError() | redis.exceptions.TimeoutError():
             away = "the store of explanations cannot be reached; inference is unharmed"
             return Failure(code.UNAVAILABLE, "STORE_UNAVAILABLE", away, retry_seconds=2)
+        case redis.exceptions.RedisError():
+            refused = "the store of explanations refuses for now; inference is unharmed, and the server's log says more"
+            return Failure(code.UNAVAILABLE, "STORE_UNAVAILABLE", refused, retry_seconds=2)
         case NoWorkerError():
             return Failure(code.UNAVAILABLE, "NO_WORKER", message, {"model": error.model}, retry_seconds=5)
         case UnauthenticatedError():

@@ -69,11 +69,12 @@ async def _look(store: Store, registry: Registry, metrics: Metrics) -> str | Non
     """What stands in the way of explanations, or None. Updates the queue depths as it goes."""
     ready = False
     try:
+        await store.probe()
         for name, model in registry.items():
             metrics.explanation_queue_depth.labels(name).set(await store.queue_depth(name))
             ready |= await store.worker_alive(name, model.info.digest)
     except Exception as error:  # noqa: BLE001 -- the watch outlives whatever one look meets
         for name in registry:
             metrics.explanation_queue_depth.labels(name).set(math.nan)
-        return f"the store cannot be reached ({type(error).__name__})"
+        return f"the store cannot be used ({type(error).__name__})"
     return None if ready else "no worker is alive"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
@@ -15,6 +16,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from gloss import v1 as pb
+from jobs.outage import Outage
 from jobs.store import ExplanationStore
 from jobs.watch import changes
 
@@ -24,8 +26,14 @@ T = TypeVar("T")
 _WATCH_SECONDS = 5.0
 """Silence after which a connection that watches counts as dead; Redis itself answers every 2 seconds there."""
 
+_log = logging.getLogger(__name__)
+
 _THREADS = 8
 """Calls that wait for Redis at once. Each takes a fraction of a millisecond while Redis is well."""
+
+
+_REPLY_OVERHEAD = 1024
+"""Bytes of a list's reply beside what is stored of its explanations, and more."""
 
 
 class Store:
@@ -35,15 +43,23 @@ class Store:
     where an old one turned out to be dead, and no more.
     """
 
-    def __init__(self, url: str, *, seconds: float, retention_seconds: int, max_queued: int) -> None:
+    def __init__(
+        self, url: str, *, seconds: float, retention_seconds: int, max_queued: int, max_reply_bytes: int
+    ) -> None:
         self._seconds = seconds
+        self._outage = Outage(_log)
         self._redis = redis.Redis.from_url(
             url, socket_timeout=seconds, socket_connect_timeout=seconds, retry=Retry(NoBackoff(), 1)
         )
         self._async_redis = redis.asyncio.Redis.from_url(
             url, socket_timeout=_WATCH_SECONDS, socket_connect_timeout=seconds, retry=AsyncRetry(NoBackoff(), 1)
         )
-        self._store = ExplanationStore(self._redis, retention_seconds=retention_seconds, max_queued=max_queued)
+        self._store = ExplanationStore(
+            self._redis,
+            retention_seconds=retention_seconds,
+            max_queued=max_queued,
+            max_summary_bytes=max_reply_bytes - _REPLY_OVERHEAD,
+        )
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="store")
 
     async def create(
@@ -78,6 +94,10 @@ class Store:
         """Explanations of `model` that wait for a worker."""
         return await self._call(self._store.queue_depth, model)
 
+    async def probe(self) -> None:
+        """Raise a redis error where nothing can be written."""
+        await self._call(self._store.probe)
+
     def changes(self, explanation_id: str) -> AsyncIterator[None]:
         """Yields now and whenever the explanation changed; ends with its final state."""
         return changes(self._async_redis, explanation_id)
@@ -89,6 +109,16 @@ class Store:
         self._redis.close()
 
     async def _call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        step = function.__name__
+        try:
+            answer = await self._within_time(function, *args, **kwargs)
+        except redis.exceptions.RedisError as error:
+            self._outage.failed(step, error)
+            raise
+        self._outage.passed(step)
+        return answer
+
+    async def _within_time(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         work = asyncio.get_running_loop().run_in_executor(self._threads, lambda: function(*args, **kwargs))
         try:
             return await asyncio.wait_for(work, self._seconds)

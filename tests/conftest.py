@@ -1,5 +1,9 @@
 """Fixtures that all tests share; each file under `tests/fixtures` is one subject."""
 
+import signal
+
+from ml.spin import wait_patiently
+
 pytest_plugins = [
     "tests.fixtures.redis",
     "tests.fixtures.models",
@@ -8,3 +12,9 @@ pytest_plugins = [
     "tests.fixtures.certificates",
     "tests.fixtures.threads",
 ]
+
+wait_patiently()
+
+# Where a shell started the tests in the background, SIGINT is ignored, and so it would be in every child.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)

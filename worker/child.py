@@ -7,14 +7,17 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 
 from jobs.start import log_to_stderr
 from ml.spin import wait_patiently
 from worker.model_process import INTERRUPT
-from worker.protocol import Message, Ready, Refused, Run, decode, encode
+from worker.protocol import Ended, Message, Ready, Refused, Run, decode, encode
 from worker.settings import Settings
 
 _PR_SET_PDEATHSIG = 1
+
+_log = logging.getLogger(__name__)
 
 
 def main() -> int:
@@ -47,8 +50,16 @@ def main() -> int:
     for line in sys.stdin.buffer:
         message = decode(line)
         if isinstance(message, Run):
-            notify(run_explanation(message.explanation_id))
+            notify(_perform(run_explanation, message.explanation_id))
     return 0
+
+
+def _perform(run: Callable[[str], Ended], explanation_id: str) -> Ended:
+    try:
+        return run(explanation_id)
+    except Exception:  # noqa: BLE001 - the model is worth more than an explanation that nobody can settle
+        _log.exception("lost %s", explanation_id)
+        return Ended("lost")
 
 
 def _die_with(parent: int) -> None:

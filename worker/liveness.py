@@ -11,6 +11,7 @@ from typing import Self
 from redis.exceptions import RedisError
 
 from jobs.attempts import AttemptStore
+from jobs.outage import Outage
 
 BEAT_SECONDS = 1.5
 HOLDS_SECONDS = 6.0
@@ -29,6 +30,7 @@ class Liveness:
         worker: this worker's name, unlike all others'.
         ready: whether the model is loaded.
         on_depth: told how many explanations wait, after every beat.
+        outage: what the worker has seen of Redis failing.
     """
 
     def __init__(
@@ -40,13 +42,14 @@ class Liveness:
         worker: str,
         ready: Callable[[], bool],
         on_depth: Callable[[int], None],
+        outage: Outage,
     ) -> None:
         self._store = store
         self._identity = (queue, digest, worker)
         self._ready = ready
         self._on_depth = on_depth
         self._stopped = threading.Event()
-        self._heard = True
+        self._outage = outage
         self._thread = threading.Thread(target=self._run, name="liveness", daemon=True)
 
     def beat(self) -> bool:
@@ -54,14 +57,10 @@ class Liveness:
         try:
             self._on_depth(self._store.beat(*self._identity, HOLDS_SECONDS))
         except RedisError as error:
-            if self._heard:
-                _log.warning("Redis cannot be reached: %s", error)
-            self._heard = False
-        else:
-            if not self._heard:
-                _log.info("Redis answers again")
-            self._heard = True
-        return self._heard
+            self._outage.failed("beat", error)
+            return False
+        self._outage.passed("beat")
+        return True
 
     def __enter__(self) -> Self:
         self._thread.start()

@@ -67,7 +67,8 @@ class ModelProcess:
         """Start a child and wait until its model is loaded.
 
         Raises:
-            ModelRefusedError: it cannot load the model, or died over it.
+            ModelRefusedError: it cannot load the model.
+            ChildLostError: it died while loading.
         """
         self.kill()  # it is dead already, but its pipes are open
         path = os.pathsep.join(filter(None, (str(_CHECKOUT), os.environ.get("PYTHONPATH"))))
@@ -82,7 +83,7 @@ class ModelProcess:
             while (message := self.receive(1.0)) is None:
                 pass
         except ChildLostError:
-            raise ModelRefusedError(f"the model's process ended with {self.exit_status()} while loading") from None
+            raise ChildLostError(f"the model's process ended with {self.exit_status()} while loading") from None
         except BaseException:
             self.kill()
             raise

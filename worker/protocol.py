@@ -47,8 +47,9 @@ class Began:
 class Ended:
     """The child is free again.
 
-    `outcome` is succeeded, failed, cancelled, interrupted (it may be resumed), overtaken (by a newer attempt) or
-    skipped (there was nothing to do). The costs are those of the whole explanation, 0 where it has not ended.
+    `outcome` is succeeded, failed, cancelled, interrupted (it may be resumed), overtaken (by a newer attempt), lost (it
+    could not be settled) or skipped (there was nothing to do). The costs are those of the whole explanation, 0 where it
+    has not ended.
     """
 
     outcome: str

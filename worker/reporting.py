@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 
@@ -10,6 +9,7 @@ from redis.exceptions import RedisError
 
 from jobs import convert
 from jobs.attempts import Attempt, AttemptStore
+from jobs.outage import Outage
 from ml.result import ExplanationResult, Update
 
 REPORT_SECONDS = 0.25
@@ -20,33 +20,31 @@ _AWAY_SECONDS = 2.0
 _AWAY_SHARE = 0.2
 """Most of the time that asking in vain whether Redis is back may take."""
 
-_log = logging.getLogger(__name__)
-
 
 def reported(
-    updates: Iterable[Update], store: AttemptStore, attempt: Attempt, checkpoint: Callable[[], bytes]
+    updates: Iterable[Update], store: AttemptStore, attempt: Attempt, checkpoint: Callable[[], bytes], outage: Outage
 ) -> Iterator[Update]:
     """Pass the updates through and write them to the record: the first result at once, later ones a few times a second.
 
-    While Redis is away the work goes on unreported.
+    While Redis is away or refuses, the work goes on unreported.
 
     Raises:
         AttemptEndedError: the attempt was cancelled, deleted or overtaken.
     """
-    report = _Reporter(store, attempt, checkpoint)
+    report = _Reporter(store, attempt, checkpoint, outage)
     for update in updates:
         report(update)
         yield update
 
 
 class _Reporter:
-    def __init__(self, store: AttemptStore, attempt: Attempt, checkpoint: Callable[[], bytes]) -> None:
+    def __init__(self, store: AttemptStore, attempt: Attempt, checkpoint: Callable[[], bytes], outage: Outage) -> None:
         self._store = store
         self._attempt = attempt
         self._checkpoint = checkpoint
+        self._outage = outage
         self._shown_result = False
         self._unshown: ExplanationResult | None = None
-        self._away = False
         self._next_report = 0.0
         self._next_checkpoint = time.monotonic() + CHECKPOINT_SECONDS
 
@@ -60,13 +58,11 @@ class _Reporter:
         try:
             self._store.progress(self._attempt, convert.from_progress(update.progress), partial, self._saved())
         except RedisError as error:
-            if not self._away:
-                _log.warning("working on unreported, Redis cannot be reached: %s", error)
-            self._away = True
+            self._outage.failed("report", error)
             now = time.monotonic()
             self._next_report = now + max(_AWAY_SECONDS, (now - asked) / _AWAY_SHARE)
             return
-        self._away = False
+        self._outage.passed("report")
         self._shown_result = self._shown_result or partial is not None
         self._unshown = None
         self._next_report = time.monotonic() + REPORT_SECONDS

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from jobs.attempts import AttemptStore
 from jobs.connection import connect
+from jobs.outage import Outage
 from ml.explain.cache import ValueCache
 from ml.language_model import LanguageModel, ModelInfo
 from ml.memory import expect_to_stay, keep_freed_memory
@@ -29,6 +31,7 @@ class Residency:
         interruption: the signals.
         notify: sends a message to the parent.
         max_job_seconds: the longest time of one attempt.
+        outage: what the child has seen of Redis failing.
         cache: values that jobs before found, for as long as the process lives.
     """
 
@@ -38,6 +41,7 @@ class Residency:
     interruption: Interruption
     notify: Callable[[Message], None]
     max_job_seconds: float
+    outage: Outage
     cache: ValueCache = field(default_factory=ValueCache)
 
 
@@ -69,6 +73,7 @@ def move_in(settings: Settings, notify: Callable[[Message], None]) -> ModelInfo:
             interruption=Interruption(),
             notify=notify,
             max_job_seconds=settings.max_job_seconds,
+            outage=Outage(logging.getLogger(__name__)),
         )
     )
     return model.info

@@ -11,13 +11,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from types import FrameType
 from typing import Any, cast
 
 from redis import Redis
 from redis.exceptions import RedisError
 from rq import Queue
-from rq.exceptions import DeserializationError, StopRequested
+from rq.exceptions import DequeueTimeout, DeserializationError, StopRequested
 from rq.executions import Execution
 from rq.job import Job
 from rq.serializers import JSONSerializer
@@ -25,9 +24,11 @@ from rq.utils import now
 from rq.worker import Worker, WorkerStatus
 
 from jobs.attempts import AttemptStore
+from jobs.outage import Outage, is_of_another_type, pause
 from jobs.rq import GlossJob, TaskNotAllowedError, open_queue
+from worker.loading import load
 from worker.metrics import Metrics
-from worker.model_process import ChildLostError, ModelProcess, ModelRefusedError
+from worker.model_process import ChildLostError, ModelProcess
 from worker.protocol import Began, Ended
 from worker.stop import Stop
 
@@ -36,14 +37,24 @@ HEARTBEAT_TTL = 6
 """Seconds without a heartbeat after which others take a worker's job over."""
 
 _TICK_SECONDS = 0.1
+_RECONNECT_SECONDS = 2.0
 
 _log = logging.getLogger(__name__)
 
 
 class ResidentWorker(Worker):
-    """RQ's work loop around a `ModelProcess`. `refusal` is set where it ended because the model cannot be loaded."""
+    """RQ's worker around a `ModelProcess`, with a loop of its own: one job that RQ cannot read would end RQ's.
 
-    max_connection_wait_time = 2.0
+    Args:
+        queue: RQ's name of the queue.
+        redis: a client that rides out a restart of Redis.
+        name: a name that no worker had before.
+        store: the explanations.
+        child: the process with the model, started.
+        metrics: what is counted.
+        stop: the wish to stop.
+        outage: what the worker has seen of Redis failing.
+    """
 
     def __init__(
         self,
@@ -55,12 +66,13 @@ class ResidentWorker(Worker):
         child: ModelProcess,
         metrics: Metrics,
         stop: Stop,
+        outage: Outage,
     ) -> None:
-        self.refusal: ModelRefusedError | None = None
         self._store = store
         self._child = child
         self._metrics = metrics
         self._stop = stop
+        self._outage = outage
         super().__init__(
             # One queue a worker: with two, RQ pops jobs in a way that loses them when the worker dies.
             [open_queue(queue, redis)],
@@ -73,20 +85,50 @@ class ResidentWorker(Worker):
             worker_ttl=17,
         )
 
+    def work(self, burst: bool = False) -> None:  # type: ignore[override]
+        """Take jobs until told to stop; with `burst`, until none waits.
+
+        Raises:
+            RedisError: Redis is away or refuses. This worker is over: begin anew with another.
+            ModelRefusedError: the child had to be replaced, and the model cannot be loaded any more.
+        """
+        try:
+            self.bootstrap("CRITICAL")  # what there is to say of Redis is told once, by `Outage`
+            while True:
+                self.check_for_suspension(burst)
+                taken = self.dequeue_job_and_maintain_ttl(None if burst else self.dequeue_timeout)
+                if taken is None:
+                    return
+                self.execute_job(*taken)
+                self.heartbeat()
+        except StopRequested:
+            return
+        finally:
+            self.teardown()
+
     # The job
 
     def execute_job(self, job: Job, queue: Queue) -> None:
         """Have the child perform one job, and let go of it."""
-        execution = self.prepare_execution(job)
-        self.prepare_job_execution(job, remove_from_intermediate_queue=True)
+        job.origin = queue.name  # whatever its record says
         try:
             cast("GlossJob", job).check()
-            outcome = self._supervise(job, execution)
+            execution = self.prepare_execution(job)
+            self.prepare_job_execution(job, remove_from_intermediate_queue=True)
         except (TaskNotAllowedError, DeserializationError) as error:
-            _log.error("dropped job %s: %s", job.id, error)
-            outcome = "refused"
-        self._let_go(job, queue, execution, outcome)
+            self._refuse(job.id, error)
+        except RedisError as error:
+            if not _is_about(job.id, error):
+                raise
+            self._refuse(job.id, error)
+        else:
+            outcome = self._supervise(job, execution)
+            self._let_go(job, queue, execution, outcome)
         self.set_state(WorkerStatus.IDLE)
+
+    def _refuse(self, job_id: str, error: Exception) -> None:
+        _log.error("dropped job %s, which cannot be run: %s %s", job_id, type(error).__name__, error)
+        self._store.refuse(self.queues[0].name, job_id)
 
     def _supervise(self, job: Job, execution: Execution) -> str:
         """Watch over the child until its job is over. Returns the outcome that it tells, or "lost"."""
@@ -125,9 +167,12 @@ class ResidentWorker(Worker):
             if self._store.cancel_requested(job.id):  # the command may have got lost
                 self._child.interrupt()
         except RedisError as error:
-            _log.warning("no heartbeat, Redis cannot be reached: %s", error)
+            self._outage.failed("heartbeat", error)
+        else:
+            self._outage.passed("heartbeat")
 
     def _let_go(self, job: Job, queue: Queue, execution: Execution, outcome: str) -> None:
+        failures = 0
         while True:
             try:
                 if outcome != "overtaken":  # else it is in another worker's hands
@@ -137,16 +182,37 @@ class ResidentWorker(Worker):
                 with self.connection.pipeline() as pipeline:
                     self.cleanup_execution(job, pipeline, execution)
                     pipeline.execute()
-                return
             except RedisError as error:
+                if _is_about(job.id, error):  # RQ's notes of an execution, which nobody needs any more
+                    return
                 # Unreleased, the job would be run again when its heartbeat has run out.
-                _log.warning("could not let go of %s, trying again: %s", job.id, error)
+                self._outage.failed("release", error)
                 if self._stop.requested:
                     return
+                self._stop.wait(pause(failures))
+                failures += 1
+            else:
+                self._outage.passed("release")
+                return
 
     def kill_horse(self, *_: Any) -> None:
         """RQ's commands to stop a job end here, in a thread of their own."""
         self._child.interrupt()
+
+    def handle_payload(self, message: dict[str, Any]) -> None:
+        """Follow a command, if it is one."""
+        try:
+            super().handle_payload(message)  # type: ignore[no-untyped-call]
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            _log.warning("ignored what is no command: %s", error)
+
+    def _pubsub_exception_handler(self, exc: Exception, pubsub: Any, pubsub_thread: Any) -> None:
+        # A lost command is made up for by the next heartbeat.
+        if isinstance(exc, RedisError):
+            time.sleep(_RECONNECT_SECONDS)
+        else:
+            _log.warning("no longer listening to commands: %s", exc)
+            pubsub_thread.stop()
 
     def get_heartbeat_ttl(self, *_: Any, **__: Any) -> int:
         """Seconds for which one heartbeat of a job counts."""
@@ -157,9 +223,36 @@ class ResidentWorker(Worker):
     def dequeue_job_and_maintain_ttl(
         self, timeout: int | None, max_idle_time: int | None = None
     ) -> tuple[Job, Queue] | None:
-        """Wait for a job, ready to be stopped at once."""
-        with self._stop.interrupts():
-            return super().dequeue_job_and_maintain_ttl(timeout, max_idle_time)
+        """Wait for a job, ready to be stopped at once; None where `timeout` is None and none waits."""
+        self.set_state(WorkerStatus.IDLE)
+        while True:
+            with self._stop.interrupts():
+                self.heartbeat()
+                if self.should_run_maintenance_tasks:
+                    self.run_maintenance_tasks()
+                try:
+                    taken = self.queue_class.dequeue_any(
+                        self.queues,
+                        timeout,
+                        connection=self.connection,
+                        job_class=self.job_class,
+                        serializer=self.serializer,
+                    )
+                except DequeueTimeout:
+                    taken = None
+                except StopRequested:
+                    raise
+                except Exception as error:
+                    # RQ says which job it could not read. An id that is not even text is dropped as stranded.
+                    job_id = getattr(error, "job_id", None)
+                    if isinstance(error, RedisError) and (job_id is None or not is_of_another_type(error)):
+                        raise
+                    if job_id is not None:
+                        self._refuse(job_id, error)
+                    continue
+                self._outage.passed("work")
+                if taken is not None or timeout is None:
+                    return taken
 
     def run_maintenance_tasks(self) -> None:
         """Replace a child that died, and release the jobs of workers that died."""
@@ -174,15 +267,9 @@ class ResidentWorker(Worker):
         return not self._child.alive or bool(super().should_run_maintenance_tasks)
 
     def _replace_child(self) -> None:
-        if self._child.alive:
-            return
-        try:
-            with self._stop.interrupts():
-                self._metrics.child_restarts.inc()
-                self._metrics.load_seconds.set(self._child.start().load_seconds)
-        except ModelRefusedError as error:
-            self.refusal = error
-            raise StopRequested from error
+        if not self._child.alive:
+            self._metrics.child_restarts.inc()
+            load(self._child, self._metrics, self._stop)
 
     def check_for_suspension(self, burst: bool) -> None:
         """Stop between two jobs where asked to."""
@@ -190,16 +277,14 @@ class ResidentWorker(Worker):
             raise StopRequested
         super().check_for_suspension(burst)
 
-    def _install_signal_handlers(self) -> None:
-        """The signals are `Stop`'s."""
-
-    def request_stop(self, signum: int, frame: FrameType | None) -> None:
-        """The signals are `Stop`'s."""
-        raise NotImplementedError
-
     def teardown(self) -> None:
         """Say goodbye to RQ, if Redis listens."""
         if self._stop.forced:
             return
         with contextlib.suppress(RedisError):
             super().teardown()  # type: ignore[no-untyped-call]
+
+
+def _is_about(job_id: str, error: RedisError) -> bool:
+    """Whether a step failed by a key of one job, where others must not be blamed."""
+    return is_of_another_type(error) and job_id in str(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 import uuid
 
 from redis.exceptions import RedisError
@@ -10,12 +11,17 @@ from redis.exceptions import RedisError
 from jobs import names
 from jobs.attempts import AttemptStore
 from jobs.connection import connect
+from jobs.outage import Outage, pause
 from worker.liveness import Liveness
+from worker.loading import load
 from worker.metrics import Metrics
-from worker.model_process import ModelProcess
+from worker.model_process import ModelProcess, ModelRefusedError
 from worker.resident import ResidentWorker
 from worker.settings import Settings
 from worker.stop import Stop
+
+_STEADY_SECONDS = 30.0
+"""A worker that lasted so long is tried again soon."""
 
 _log = logging.getLogger(__name__)
 
@@ -30,9 +36,8 @@ def serve(settings: Settings, child: ModelProcess, metrics: Metrics, stop: Stop,
         ModelRefusedError: the model cannot be loaded, now or later.
         StopRequested: told to stop before it was ready.
     """
-    with stop.interrupts():
-        ready = child.start()
-    metrics.load_seconds.set(ready.load_seconds)
+    ready = load(child, metrics, stop)
+    outage = Outage(_log)
     queue = names.queue(ready.model)
     liveness = Liveness(
         AttemptStore(connect(settings.redis_url, patient=False)),
@@ -41,6 +46,7 @@ def serve(settings: Settings, child: ModelProcess, metrics: Metrics, stop: Stop,
         worker=uuid.uuid4().hex,
         ready=lambda: child.alive,
         on_depth=metrics.queue_depth.set,
+        outage=outage,
     )
     with stop.interrupts():
         while not liveness.beat():
@@ -48,21 +54,24 @@ def serve(settings: Settings, child: ModelProcess, metrics: Metrics, stop: Stop,
     with liveness:
         print(f"ready queue={queue} metrics={address}", flush=True)
         _log.info("explaining %s (digest %.12s)", ready.model, ready.digest)
+        failures = 0
         while not stop.requested:
-            # RQ's loop ends by itself when Redis was away for too long.
+            began = time.monotonic()
             try:
-                _work(settings, queue, child, metrics, stop)
+                _work(settings, queue, child=child, metrics=metrics, stop=stop, outage=outage)
             except RedisError as error:
-                _log.warning("starting anew, Redis cannot be reached: %s", error)
-            stop.wait(0.5)
+                outage.failed("work", error)
+            except ModelRefusedError:
+                raise
+            except Exception:  # noqa: BLE001 - a worker with its model loaded is worth another try
+                _log.exception("something unforeseen happened, starting anew")
+            failures = failures + 1 if time.monotonic() - began < _STEADY_SECONDS else 0
+            stop.wait(pause(failures))
 
 
-def _work(settings: Settings, queue: str, child: ModelProcess, metrics: Metrics, stop: Stop) -> None:
+def _work(settings: Settings, queue: str, *, child: ModelProcess, metrics: Metrics, stop: Stop, outage: Outage) -> None:
     redis = connect(settings.redis_url)
     store = AttemptStore(redis, retention_seconds=settings.retention_seconds, max_attempts=settings.max_attempts)
     # RQ wants a name that no worker had before.
     name = uuid.uuid4().hex
-    worker = ResidentWorker(queue, redis, name=name, store=store, child=child, metrics=metrics, stop=stop)
-    worker.work(logging_level="WARNING")
-    if worker.refusal is not None:
-        raise worker.refusal
+    ResidentWorker(queue, redis, name=name, store=store, child=child, metrics=metrics, stop=stop, outage=outage).work()

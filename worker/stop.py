@@ -62,11 +62,11 @@ class Stop:
         """Inside, a signal raises rq's `StopRequested` at once; elsewhere it is only noted."""
         if self.requested:
             raise StopRequested
-        self._interruptible = True
+        before, self._interruptible = self._interruptible, True
         try:
             yield
         finally:
-            self._interruptible = False
+            self._interruptible = before
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         self._deadline = time.monotonic() + (0 if self.requested else self._grace)

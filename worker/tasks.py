@@ -12,7 +12,8 @@ from redis.exceptions import RedisError
 
 from jobs import convert
 from jobs.attempts import Attempt
-from jobs.errors import AttemptEndedError
+from jobs.errors import AttemptEndedError, DataCorruptError
+from jobs.outage import pause
 from ml.explain import Run
 from ml.result import Cost, ExplanationResult, Update
 from worker.failures import ModelChangedError, to_error
@@ -52,7 +53,11 @@ class Work:
 def run_explanation(explanation_id: str) -> Ended:
     """Perform one explanation, from its begin to its final state, and say how it ended."""
     resident = current.get()
-    attempt = persistently(lambda: resident.store.begin(explanation_id))
+    try:
+        attempt = persistently(resident, lambda: resident.store.begin(explanation_id))
+    except DataCorruptError as error:
+        _log.error("failed: %s", error)
+        return Ended("failed")
     if attempt is None:
         return Ended("skipped")
     resident.notify(Began(attempt.spec.WhichOneof("method") or "none", attempt.waited_seconds))
@@ -67,7 +72,7 @@ def explain(resident: Residency, attempt: Attempt, work: Work) -> None:
     if attempt.model.digest != resident.model.info.digest:
         raise ModelChangedError(expected=attempt.model.digest, actual=resident.model.info.digest)
     run = Run(resident.model, convert.to_spec(attempt.spec), attempt.checkpoint, cache=resident.cache)
-    for update in reported(run, resident.reports, attempt, run.checkpoint):
+    for update in reported(run, resident.reports, attempt, run.checkpoint, resident.outage):
         work.follow(update)
 
 
@@ -82,7 +87,7 @@ def settled(resident: Residency, attempt: Attempt, work: Work) -> Iterator[None]
             raise
         except (Exception, TimeLimitReached) as error:  # noqa: BLE001 - every failure has its place in the record
             failure = to_error(error)
-            persistently(lambda: store.fail(attempt, failure))
+            persistently(resident, lambda: store.fail(attempt, failure))
             work.outcome = "failed"
         else:
             _succeed(resident, attempt, work)
@@ -90,7 +95,7 @@ def settled(resident: Residency, attempt: Attempt, work: Work) -> Iterator[None]
     except AttemptEndedError as ended:
         work.outcome = "overtaken" if ended.state in {"QUEUED", "RUNNING"} else "cancelled"
     except Interrupted:
-        cancelled = persistently(lambda: store.cancel_requested(attempt.id))
+        cancelled = persistently(resident, lambda: store.cancel_requested(attempt.id))
         work.outcome = "cancelled" if cancelled else "interrupted"
 
 
@@ -99,13 +104,19 @@ def _succeed(resident: Residency, attempt: Attempt, work: Work) -> None:
     if update is None or update.result is None:
         raise RuntimeError("the explainer ended without a result")
     result, progress = convert.from_result(update.result), convert.from_progress(update.progress)
-    persistently(lambda: resident.store.succeed(attempt, result, progress))
+    persistently(resident, lambda: resident.store.succeed(attempt, result, progress))
 
 
-def persistently(step: Callable[[], T]) -> T:
-    """Take a step in Redis, however long Redis is away: its outcome is all that the work was for."""
+def persistently(resident: Residency, step: Callable[[], T]) -> T:
+    """Take a step in Redis, however long Redis is away or refuses: its outcome is all that the work was for."""
+    failures = 0
     while True:
         try:
-            return step()
+            answer = step()
         except RedisError as error:
-            _log.warning("trying again, Redis cannot be reached: %s", error)
+            resident.outage.failed("settle", error)
+            time.sleep(pause(failures))
+            failures += 1
+        else:
+            resident.outage.passed("settle")
+            return answer

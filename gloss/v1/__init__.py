@@ -19,6 +19,7 @@ from gloss.v1.common_pb2 import (
     TokenProbability,
 )
 from gloss.v1.error_reason_pb2 import (
+    ERROR_REASON_DATA_CORRUPT,
     ERROR_REASON_DRAINING,
     ERROR_REASON_EXPLANATION_NOT_FOUND,
     ERROR_REASON_INTERNAL,
@@ -202,6 +203,7 @@ __all__ = [
     "CreateExplanationRequest",
     "DeleteExplanationRequest",
     "DeleteExplanationResponse",
+    "ERROR_REASON_DATA_CORRUPT",
     "ERROR_REASON_DRAINING",
     "ERROR_REASON_EXPLANATION_NOT_FOUND",
     "ERROR_REASON_INTERNAL",

@@ -28,7 +28,7 @@ if _version_not_supported:
 class ExplanationServiceStub:
     """Explanations are resources: created, watched while a worker computes them, kept for a while, deleted.
 
-    Every call answers UNAVAILABLE with RetryInfo while the store of explanations cannot be reached.
+    Every call answers UNAVAILABLE with RetryInfo while the store of explanations cannot be used.
     """
 
     def __init__(self, channel):
@@ -72,7 +72,7 @@ class ExplanationServiceStub:
 class ExplanationServiceServicer:
     """Explanations are resources: created, watched while a worker computes them, kept for a while, deleted.
 
-    Every call answers UNAVAILABLE with RetryInfo while the store of explanations cannot be reached.
+    Every call answers UNAVAILABLE with RetryInfo while the store of explanations cannot be used.
     """
 
     def CreateExplanation(self, request, context):
@@ -95,7 +95,7 @@ class ExplanationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListExplanations(self, request, context):
-        """Explanations, newest first, without their results.
+        """Explanations, newest first, without their results. What is stored of one and cannot be read is left out.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -170,7 +170,7 @@ def add_ExplanationServiceServicer_to_server(servicer, server):
 class ExplanationService:
     """Explanations are resources: created, watched while a worker computes them, kept for a while, deleted.
 
-    Every call answers UNAVAILABLE with RetryInfo while the store of explanations cannot be reached.
+    Every call answers UNAVAILABLE with RetryInfo while the store of explanations cannot be used.
     """
 
     @staticmethod

@@ -29,7 +29,7 @@ GRPC_VERSION: str
 class ExplanationServiceStub:
     """Explanations are resources: created, watched while a worker computes them, kept for a while, deleted.
 
-    Every call answers UNAVAILABLE with RetryInfo while the store of explanations cannot be reached.
+    Every call answers UNAVAILABLE with RetryInfo while the store of explanations cannot be used.
     """
 
     @_typing.overload
@@ -48,7 +48,7 @@ class ExplanationServiceStub:
     buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
     """
     ListExplanations: _grpc.UnaryUnaryMultiCallable[_explanation_service_pb2.ListExplanationsRequest, _explanation_service_pb2.ListExplanationsResponse]
-    """Explanations, newest first, without their results."""
+    """Explanations, newest first, without their results. What is stored of one and cannot be read is left out."""
     WatchExplanation: _grpc.UnaryStreamMultiCallable[_explanation_service_pb2.WatchExplanationRequest, _explanation_service_pb2.WatchExplanationResponse]
     """The explanation now, and again whenever it changes, until it ends; at most a few messages a second. The stream of
     an explanation that has ended holds one message.
@@ -66,7 +66,7 @@ class ExplanationServiceStub:
 class ExplanationServiceAsyncStub(ExplanationServiceStub):
     """Explanations are resources: created, watched while a worker computes them, kept for a while, deleted.
 
-    Every call answers UNAVAILABLE with RetryInfo while the store of explanations cannot be reached.
+    Every call answers UNAVAILABLE with RetryInfo while the store of explanations cannot be used.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -82,7 +82,7 @@ class ExplanationServiceAsyncStub(ExplanationServiceStub):
     buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
     """
     ListExplanations: _aio.UnaryUnaryMultiCallable[_explanation_service_pb2.ListExplanationsRequest, _explanation_service_pb2.ListExplanationsResponse]  # type: ignore[assignment]
-    """Explanations, newest first, without their results."""
+    """Explanations, newest first, without their results. What is stored of one and cannot be read is left out."""
     WatchExplanation: _aio.UnaryStreamMultiCallable[_explanation_service_pb2.WatchExplanationRequest, _explanation_service_pb2.WatchExplanationResponse]  # type: ignore[assignment]
     """The explanation now, and again whenever it changes, until it ends; at most a few messages a second. The stream of
     an explanation that has ended holds one message.
@@ -99,7 +99,7 @@ class ExplanationServiceAsyncStub(ExplanationServiceStub):
 class ExplanationServiceServicer(metaclass=_abc_1.ABCMeta):
     """Explanations are resources: created, watched while a worker computes them, kept for a while, deleted.
 
-    Every call answers UNAVAILABLE with RetryInfo while the store of explanations cannot be reached.
+    Every call answers UNAVAILABLE with RetryInfo while the store of explanations cannot be used.
     """
 
     @_abc_1.abstractmethod
@@ -131,7 +131,7 @@ class ExplanationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _explanation_service_pb2.ListExplanationsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_explanation_service_pb2.ListExplanationsResponse, _abc.Awaitable[_explanation_service_pb2.ListExplanationsResponse]]:
-        """Explanations, newest first, without their results."""
+        """Explanations, newest first, without their results. What is stored of one and cannot be read is left out."""
 
     @_abc_1.abstractmethod
     def WatchExplanation(

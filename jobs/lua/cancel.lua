@@ -1,9 +1,12 @@
 -- End an explanation that has not ended. ARGV: id, retention in ms.
--- Returns {state before, the worker on it or ''}, or nil where there is no such explanation.
+-- Returns {state before, the worker on it or ''}, with '' for the state where the record is no hash; nil where there is
+-- no such explanation.
 local id, retention = ARGV[1], tonumber(ARGV[2])
-local state = get(id, 'state')
-if not state then return nil end
+if redis.call('EXISTS', record(id)) == 0 then return nil end
+if not is('hash', record(id)) then return { '', '' } end
+local state = get(id, 'state') or ''
 if FINAL[state] then return { state, '' } end
-if redis.call('LREM', rq_queue(get(id, 'queue')), 0, id) > 0 then redis.call('DEL', rq_job(id)) end
+local queue = rq_queue(get(id, 'queue') or '')
+if is('list', queue) and redis.call('LREM', queue, 0, id) > 0 then redis.call('DEL', rq_job(id)) end
 finish(id, 'CANCELLED', retention)
-return { state, redis.call('HGET', rq_job(id), 'worker_name') or '' }
+return { state, is('hash', rq_job(id)) and redis.call('HGET', rq_job(id), 'worker_name') or '' }

@@ -12,18 +12,18 @@ end
 purge()
 if get(id, 'state') then return { 'created', id } end -- a retry whose first answer was lost
 
-local before = request_id ~= '' and redis.call('GET', request_key(request_id))
+local before = request_id ~= '' and text(request_key(request_id))
 if before then
   local old_hash, old_id = string.match(before, '^(%x+) (%x+)$')
-  if get(old_id, 'state') then
+  if old_id and redis.call('EXISTS', record(old_id)) == 1 then
     return { old_hash == hash and 'shared' or 'reused', old_id }
   end
 end
 
 if not fresh then
-  local same = redis.call('GET', spec_key(hash))
+  local same = text(spec_key(hash))
   local state = same and get(same, 'state')
-  if state and state ~= 'FAILED' and state ~= 'CANCELLED' then
+  if state == 'SUCCEEDED' or OPEN[state] then
     remember(same)
     return { 'shared', same }
   end

@@ -1,7 +1,7 @@
 -- Forget an explanation. ARGV: id.
 local id = ARGV[1]
 local shared = spec_key(get(id, 'spec_hash') or '')
-if redis.call('GET', shared) == id then redis.call('DEL', shared) end
+if text(shared) == id then redis.call('DEL', shared) end
 for _, state in ipairs({ 'ALL', 'QUEUED', 'RUNNING', 'SUCCEEDED', 'FAILED', 'CANCELLED' }) do
   redis.call('ZREM', index(state), id)
 end

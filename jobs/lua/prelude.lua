@@ -1,7 +1,11 @@
 -- Shared by every script. Each script is one atomic step of an explanation's life. The keys are those of jobs/names.py
 -- and, for the queue, RQ's own.
+--
+-- Others may write to this Redis, and a disk may fail. What belongs to one explanation is checked before it is used, so
+-- that a record that cannot be used harms that explanation only; a key that all share makes every script fail.
 
 local FINAL = { SUCCEEDED = true, FAILED = true, CANCELLED = true }
+local OPEN = { QUEUED = true, RUNNING = true }
 
 local function record(id) return 'gloss:explanation:' .. id end
 local function checkpoint(id) return 'gloss:checkpoint:' .. id end
@@ -24,16 +28,29 @@ end
 
 local function whole(number) return string.format('%.0f', number) end
 
-local function get(id, field) return redis.call('HGET', record(id), field) end
+local function is(kind, key) return redis.call('TYPE', key).ok == kind end
+
+-- A field of the record, false where there is none. A record that is no hash has none.
+local function get(id, field) return is('hash', record(id)) and redis.call('HGET', record(id), field) end
+
+local function text(key) return is('string', key) and redis.call('GET', key) end
+
+-- The explanation's id in RQ's name of an execution.
+local function executed(composite) return string.match(composite, '^[^:]+') or '' end
 
 local function tell(id, state)
-  redis.call('XADD', events(id), 'MAXLEN', '~', 100, '*', 'state', state)
+  local entry = { 'XADD', events(id), 'MAXLEN', '~', 100, '*', 'state', state }
+  local told = redis.pcall(unpack(entry))
+  if type(told) == 'table' and told.err then -- it is no stream, or one that takes no further entry
+    redis.call('DEL', events(id))
+    redis.call(unpack(entry))
+  end
 end
 
 local function move(id, state)
   local old = get(id, 'state')
-  if old then redis.call('ZREM', index(old), id) end
   redis.call('ZADD', index(state), 0, id)
+  if old ~= state and (FINAL[old] or OPEN[old]) then redis.call('ZREM', index(old), id) end
   redis.call('HSET', record(id), 'state', state)
   tell(id, state)
 end
@@ -48,28 +65,70 @@ local function finish(id, state, retention)
   redis.call('PEXPIREAT', record(id), expires)
   redis.call('PEXPIREAT', events(id), expires)
   redis.call('ZADD', EXPIRY, expires, id)
-  local shared = spec_key(get(id, 'spec_hash'))
-  if redis.call('GET', shared) == id then redis.call('PEXPIREAT', shared, expires) end
+  local shared = spec_key(get(id, 'spec_hash') or '')
+  if text(shared) == id then redis.call('PEXPIREAT', shared, expires) end
 end
 
--- Count an attempt as lost. The last one that is allowed ends the explanation with `lost_error`.
-local function lose(id, max_attempts, lost_error, retention)
-  if redis.call('HINCRBY', record(id), 'lost', 1) >= max_attempts then
-    redis.call('HSET', record(id), 'error', lost_error)
+local function unfinished(id) return is('hash', record(id)) and not FINAL[get(id, 'state')] end
+
+local LARGEST_FIELD = 64 * 1024 * 1024 -- bytes; a question has at most some millions
+
+-- What keeps an explanation that has not ended from being worked on: the name of a field, 'record' for all of it, 'job'
+-- for its place in the queue. Nil where nothing does, or nothing is to be done.
+local function fault(id)
+  if redis.call('EXISTS', record(id)) == 0 then return nil end
+  if not is('hash', record(id)) then return 'record' end
+  local state = get(id, 'state')
+  if FINAL[state] then return nil end
+  if not OPEN[state] then return 'state' end
+  for _, field in ipairs({ 'attempt', 'lost' }) do
+    if not string.match(get(id, field) or '', '^%d%d?%d?%d?%d?%d?%d?%d?%d?$') then return field end
+  end
+  if not string.match(get(id, 'created') or '', '^%d+$') then return 'created' end
+  for _, field in ipairs({ 'spec', 'model' }) do
+    local length = redis.call('HSTRLEN', record(id), field)
+    if length == 0 or length > LARGEST_FIELD then return field end
+  end
+  return nil
+end
+
+-- End an explanation that cannot be worked on. A record that is no hash cannot say so, and only expires.
+local function condemn(id, error, retention)
+  if is('hash', record(id)) then
+    redis.call('HSET', record(id), 'error', error)
     finish(id, 'FAILED', retention)
+    return
+  end
+  local expires = whole(now() + retention)
+  redis.call('PEXPIREAT', record(id), expires)
+  redis.call('ZADD', EXPIRY, expires, id)
+  redis.call('DEL', checkpoint(id), events(id))
+end
+
+-- `limits`: the arguments that end attempts, as AttemptStore sends them from ARGV's place `first` on.
+local function limits_from(first)
+  return {
+    attempts = tonumber(ARGV[first]), lost = ARGV[first + 1], corrupt = ARGV[first + 2],
+    retention = tonumber(ARGV[first + 3]),
+  }
+end
+
+-- Count an attempt as lost. The last one that is allowed ends the explanation.
+local function lose(id, limits)
+  if redis.call('HINCRBY', record(id), 'lost', 1) >= limits.attempts then
+    redis.call('HSET', record(id), 'error', limits.lost)
+    finish(id, 'FAILED', limits.retention)
   end
 end
 
-local function unfinished(id)
-  local state = get(id, 'state')
-  return state and not FINAL[state]
-end
-
--- Take a job out of its worker's hands: forget it where its explanation has ended, else put it first in the queue.
-local function release(queue, id, composite, counted, max_attempts, lost_error, retention)
-  if redis.call('ZREM', rq_started(queue), composite) == 0 then return end -- another has released it before
-  redis.call('LREM', rq_intermediate(queue), 0, id)
-  if counted and unfinished(id) then lose(id, max_attempts, lost_error, retention) end
+-- A job that no worker holds: forget it where its explanation has ended, else put it first in the queue.
+local function put_back(queue, id, counted, limits)
+  local job = is('hash', rq_job(id)) and redis.call('HEXISTS', rq_job(id), 'data') == 1
+  if fault(id) or (unfinished(id) and not job) then
+    condemn(id, limits.corrupt, limits.retention)
+  elseif counted and unfinished(id) then
+    lose(id, limits)
+  end
   if not unfinished(id) then
     redis.call('DEL', rq_job(id))
     return
@@ -79,11 +138,18 @@ local function release(queue, id, composite, counted, max_attempts, lost_error, 
   redis.call('LPUSH', rq_queue(queue), id)
 end
 
+-- Take a job out of its worker's hands.
+local function release(queue, id, composite, counted, limits)
+  if redis.call('ZREM', rq_started(queue), composite) == 0 then return end -- another has released it before
+  redis.call('LREM', rq_intermediate(queue), 0, id)
+  put_back(queue, id, counted, limits)
+end
+
 -- Drop what has expired from the sorted sets; the records themselves expire alone.
 local function purge()
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', EXPIRY, '-inf', whole(now()), 'LIMIT', 0, 500)) do
     redis.call('ZREM', EXPIRY, id)
-    for _, state in ipairs({ 'ALL', 'SUCCEEDED', 'FAILED', 'CANCELLED' }) do
+    for _, state in ipairs({ 'ALL', 'QUEUED', 'RUNNING', 'SUCCEEDED', 'FAILED', 'CANCELLED' }) do
       redis.call('ZREM', index(state), id)
     end
   end

@@ -30,6 +30,7 @@ class Worker:
     """A worker that does what the test says."""
 
     def __init__(self, redis, digest: str) -> None:
+        self.redis = redis
         self.store = AttemptStore(redis)
         self.queue = names.queue("tiny-gpt2")
         self.digest = digest
@@ -152,6 +153,39 @@ def test_what_nobody_knows_is_not_found(served, worker):
         refusal = refused(method, kind(name=name))
         assert (refusal.code, refusal.reason) == (Code.NOT_FOUND, "EXPLANATION_NOT_FOUND")
         assert refusal.metadata == {"name": name}
+
+
+def test_what_cannot_be_read_is_reported_as_such_and_hides_nothing_else(served, worker):
+    other = create(served, lime(seed=1))
+    name = create(served).name
+    worker.redis.hset(names.record(name.removeprefix("explanations/")), "attempt", "many")
+    for method, kind in [
+        (served.explanations.GetExplanation, pb.GetExplanationRequest),
+        (served.explanations.WatchExplanation, pb.WatchExplanationRequest),
+    ]:
+        refusal = refused(method, kind(name=name))
+        assert (refusal.code, refusal.reason) == (Code.DATA_LOSS, "DATA_CORRUPT")
+        assert refusal.metadata == {"name": name, "part": "attempt"}
+    assert list(served.explanations.ListExplanations(pb.ListExplanationsRequest()).explanations) == [other]
+    assert create(served).name != name
+
+    key = names.events(other.name.removeprefix("explanations/"))
+    for spoil in (lambda: worker.redis.set(key, "something"), lambda: worker.redis.xadd(key, {"something": "else"})):
+        worker.redis.delete(key)
+        spoil()
+        assert refused(served.explanations.WatchExplanation, pb.WatchExplanationRequest(name=other.name)).metadata == {
+            "name": other.name,
+            "part": "events",
+        }
+
+
+def test_one_too_long_for_a_reply_is_left_out_of_lists(redis_server, worker, tiny_gpt2):
+    with serve([tiny_gpt2], redis_url=redis_server.url, max_message_bytes=16 * 1024) as server:
+        short = create(server)
+        long = create(server, lime(seed=1))
+        progress = pb.Progress(stage="x" * 20_000).SerializeToString()
+        worker.redis.hset(names.record(long.name.removeprefix("explanations/")), "progress", progress)
+        assert list(server.explanations.ListExplanations(pb.ListExplanationsRequest()).explanations) == [short]
 
 
 def test_without_a_worker_nothing_is_queued(served, worker):

@@ -83,7 +83,7 @@ class TestCreate:
         job.check()
         assert job.get_status() == "queued"
         assert job.origin == QUEUE
-        assert job.timeout == -1
+        assert client.hget(job.key, "timeout") == b"-1"
         # The scripts spell RQ's keys by themselves.
         prelude = store._scripts._scripts["create"].script
         prelude = prelude if isinstance(prelude, str) else prelude.decode()

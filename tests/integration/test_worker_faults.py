@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,10 +17,12 @@ from gloss import v1 as pb
 from jobs import names
 from jobs.connection import connect
 from jobs.convert import to_spec
+from jobs.errors import StoreError
 from jobs.store import ExplanationStore
 from ml.explain import Run
 from ml.models import load
 from tests.fixtures.processes import ProcessFactory, environment
+from tests.integration.corruptions import CORRUPTIONS
 from tests.integration.explanations import ended, lime, model_of, under_way, wait_for
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds and watches processes in /proc")
@@ -181,6 +184,70 @@ def test_sigterm_puts_the_job_back(worker, model, store, client):
     assert not store.worker_alive(model.name, model.digest)
     store.cancel(name)
     assert not client.keys("rq:job:*")
+
+
+@pytest.mark.slow  # it loads twice; `TestLoading` has a child that loads nothing
+def test_a_child_killed_while_it_loads_is_started_again(worker_process: ProcessFactory, tiny_llama: Path):
+    worker = worker_process(wait=False, GLOSS_MODEL=str(tiny_llama))
+    first = child_of(worker)
+    os.kill(first, signal.SIGKILL)
+    worker.child.wait_ready(180)
+    assert child_of(worker) != first
+    [line] = [line for line in worker.log.splitlines() if "SIGKILL while loading" in line]
+    assert "started again" in line
+
+
+def test_a_redis_that_refuses_is_waited_for_in_peace(worker, model, store, client):
+    name = store.create(lime(EVALUATIONS, seed=6), model).name
+    under_way(store, name)
+    child = child_of(worker)
+    before = len(worker.output())
+    client.config_set("maxmemory", 1)
+    client.config_resetstat()
+    started = time.monotonic()
+
+    def refused() -> int:
+        statistics = client.info("commandstats")
+        return sum(kind["rejected_calls"] + kind["failed_calls"] for kind in statistics.values())
+
+    wait_for(lambda: refused() >= 10, timeout=60)
+    assert time.monotonic() - started > 0.2  # each step of a busy retry takes less than a millisecond
+    client.config_set("maxmemory", 0)
+    explanation = ended(store, name, timeout=60)
+    assert explanation.state == pb.EXPLANATION_STATE_SUCCEEDED, explanation.error
+    assert ended(store, store.create(lime(20, seed=6), model).name).state == pb.EXPLANATION_STATE_SUCCEEDED
+    assert child_of(worker) == child
+    wait_for(lambda: worker.output()[before:].count("Redis answers again") == 2)  # to parent and child
+    said = worker.output()[before:].splitlines()
+    assert len([line for line in said if "Redis refuses" in line]) == 2
+    assert len(said) < 10
+
+
+def test_what_cannot_be_used_does_not_end_the_child(worker, model, store, client):
+    busy = store.create(lime(1_000_000, seed=7), model).name
+    under_way(store, busy)
+    # A child without a model has them all. Those of jobs never come to the child.
+    some = [kind for kind in CORRUPTIONS if not any(part in kind for part in ("job", "executions"))][::3]
+    victims = {corruption: store.create(lime(20, seed=n), model, fresh=True).name for n, corruption in enumerate(some)}
+    after = store.create(lime(20, seed=1000), model).name
+    for corruption, name in victims.items():
+        CORRUPTIONS[corruption](client, name.split("/")[1])
+    child = child_of(worker)
+    store.cancel(busy)
+    assert ended(store, after, timeout=60).state == pb.EXPLANATION_STATE_SUCCEEDED
+    assert child_of(worker) == child
+    wait_for(lambda: not client.keys("rq:job:*"))
+    for corruption, name in victims.items():
+        try:
+            explanation = store.get(name)
+        except StoreError:
+            continue
+        if explanation.state == pb.EXPLANATION_STATE_FAILED:
+            assert explanation.error.reason == pb.ERROR_REASON_DATA_CORRUPT, corruption
+        else:
+            assert explanation.state == pb.EXPLANATION_STATE_SUCCEEDED, corruption
+        assert explanation.attempt <= 1, corruption
+    assert "Traceback" not in worker.output()
 
 
 def test_a_taken_port_is_named(worker_process: ProcessFactory, tiny_llama: Path):

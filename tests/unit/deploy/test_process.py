@@ -52,6 +52,26 @@ def test_one_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     assert child.exit_code() == -signal.SIGKILL
 
 
+def test_a_child_can_be_interrupted_where_the_shell_has_it_ignored(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        child = python(READY_THEN_WAIT, tmp_path / "log")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    child.wait_ready(20)
+    os.kill(child.pid, signal.SIGINT)
+    child._process.wait(20)
+    assert "KeyboardInterrupt" in child.output()
+
+
+def test_so_can_the_children_of_tests() -> None:
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); import tests.conftest\n"
+        "assert signal.getsignal(signal.SIGINT) is signal.default_int_handler"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, check=False).returncode == 0
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the death signal is Linux's")
 def test_a_child_does_not_outlive_a_killed_parent(tmp_path: Path) -> None:
     parent = (

@@ -1,10 +1,14 @@
 """OpenMP's patience, as far as it can be told without a clock."""
 
 import os
+import subprocess
+import sys
 
+import grimp
 import pytest
 
 from ml.spin import wait_patiently
+from tests.fixtures.processes import CHECKOUT
 
 
 @pytest.mark.parametrize(("before", "after"), [(None, "3000"), ("7", "7")])
@@ -15,3 +19,59 @@ def test_a_variable_that_is_set_stands(monkeypatch: pytest.MonkeyPatch, before: 
     wait_patiently()
     assert os.environ["GOMP_SPINCOUNT"] == after
     monkeypatch.setenv("GOMP_SPINCOUNT", after)  # so that it is undone
+
+
+def programs() -> list[str]:
+    """Modules that run by themselves and, themselves or by what they import, torch."""
+    packages = ("ml", "server", "worker", "benchmarks", "deploy", "jobs", "gloss")
+    graph = grimp.build_graph(*packages, include_external_packages=True)
+    found = []
+    for path in sorted(path for package in packages for path in (CHECKOUT / package).rglob("*.py")):
+        module = ".".join(path.relative_to(CHECKOUT).with_suffix("").parts)
+        runs = path.name == "__main__.py" or 'if __name__ == "__main__"' in path.read_text()
+        if runs and graph.find_shortest_chain(importer=module, imported="torch"):
+            found.append(module)
+    return found
+
+
+# Imports one program after the other, as far as torch, and prints those that would come there impatient.
+FIND_IMPATIENT = """
+import importlib, os, sys
+
+class Reached(BaseException):
+    pass
+
+class AtTorch:
+    def find_spec(self, name, *_):
+        if name == "torch":
+            raise Reached
+
+sys.meta_path.insert(0, AtTorch())
+for program in sys.argv[1:]:
+    os.environ.pop("GOMP_SPINCOUNT", None)
+    for module in list(sys.modules):
+        if module.split(".")[0] in ("ml", "benchmarks", "server", "worker"):
+            del sys.modules[module]
+    try:
+        importlib.import_module(program)
+    except Reached:
+        pass
+    if "GOMP_SPINCOUNT" not in os.environ:
+        print(program)
+"""
+
+
+def test_every_program_is_patient_before_it_loads_torch() -> None:
+    found = programs()
+    assert {"server.__main__", "worker.child", "ml.evaluate", "ml.train.__main__", "benchmarks.train"} <= set(found)
+    result = subprocess.run(
+        [sys.executable, "-c", FIND_IMPATIENT, *found], cwd=CHECKOUT, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == ""
+
+
+def test_the_tests_are_patient() -> None:
+    code = "import sys, os, tests.conftest; sys.exit('GOMP_SPINCOUNT' not in os.environ or 'torch' in sys.modules)"
+    env = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+    assert subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, env=env, check=False).returncode == 0

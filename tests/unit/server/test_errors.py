@@ -79,6 +79,13 @@ def decode(error):
         (redis.exceptions.ConnectionError("x"), Code.UNAVAILABLE, "STORE_UNAVAILABLE", {}, None, True),
         (redis.exceptions.TimeoutError("x"), Code.UNAVAILABLE, "STORE_UNAVAILABLE", {}, None, True),
         (redis.exceptions.BusyLoadingError("x"), Code.UNAVAILABLE, "STORE_UNAVAILABLE", {}, None, True),
+        (redis.exceptions.AuthenticationError("x"), Code.UNAVAILABLE, "STORE_UNAVAILABLE", {}, None, True),
+        (redis.exceptions.OutOfMemoryError("x"), Code.UNAVAILABLE, "STORE_UNAVAILABLE", {}, None, True),
+        (redis.exceptions.ResponseError("MISCONF x"), Code.UNAVAILABLE, "STORE_UNAVAILABLE", {}, None, True),
+        (
+            jobs_errors.DataCorruptError("explanations/1", "spec"),
+            Code.DATA_LOSS, "DATA_CORRUPT", {"name": "explanations/1", "part": "spec"}, None, False,
+        ),
         (NoWorkerError("m"), Code.UNAVAILABLE, "NO_WORKER", {"model": "m"}, None, True),
         (UnauthenticatedError(), Code.UNAUTHENTICATED, "UNAUTHENTICATED", {}, None, False),
         (

@@ -8,6 +8,7 @@ import time
 from gloss import v1 as pb
 from jobs.attempts import AttemptStore
 from jobs.connection import connect
+from jobs.errors import DataCorruptError
 from worker.model_process import INTERRUPT
 from worker.protocol import Began, Ended, Message, Ready, Refused, encode
 
@@ -25,7 +26,20 @@ def say(message: Message) -> None:
 
 
 def perform(behaviour: str, store: AttemptStore, explanation_id: str) -> Ended:
-    attempt = store.begin(explanation_id)
+    if behaviour == "long":  # before it can be seen to run
+        signal.signal(INTERRUPT, interrupt)
+    try:
+        return explain(behaviour, store, explanation_id)
+    except Interrupted:
+        signal.signal(INTERRUPT, signal.SIG_IGN)
+        return Ended("interrupted")
+
+
+def explain(behaviour: str, store: AttemptStore, explanation_id: str) -> Ended:
+    try:
+        attempt = store.begin(explanation_id)
+    except DataCorruptError:
+        return Ended("failed")
     if attempt is None:
         return Ended("skipped")
     say(Began("lime", attempt.waited_seconds))
@@ -35,12 +49,7 @@ def perform(behaviour: str, store: AttemptStore, explanation_id: str) -> Ended:
         signal.signal(INTERRUPT, signal.SIG_IGN)
         time.sleep(60)
     if behaviour == "long":
-        try:
-            signal.signal(INTERRUPT, interrupt)
-            time.sleep(60)
-        except Interrupted:
-            signal.signal(INTERRUPT, signal.SIG_IGN)
-            return Ended("interrupted")
+        time.sleep(60)
     if behaviour == "overtaken":  # by another worker's attempt
         store.begin(explanation_id)
         return Ended("overtaken")
@@ -58,6 +67,8 @@ def main() -> None:
         return
     if behaviour == "crash":
         sys.exit(3)
+    if behaviour == "die loading twice" and connect(url).incr("loads") <= 2:
+        os.kill(os.getpid(), signal.SIGKILL)
     say(Ready("tiny", "d" * 64, 0.25))
     store = AttemptStore(connect(url), max_attempts=3)
     for line in sys.stdin:

@@ -1,14 +1,18 @@
 """How often an explanation's record is written."""
 
 import dataclasses
+import logging
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from jobs.outage import Outage
 from ml.result import Progress, Update
 from tests.unit.jobs.test_convert import FULL
 from worker import reporting
 from worker.reporting import reported
+
+OUTAGE = Outage(logging.getLogger("test"))
 
 
 class Clock:
@@ -47,7 +51,7 @@ def report(store, clock, updates, checkpoint=lambda: b"saved"):
             clock.now = 100.0 + seconds
             yield item
 
-    return list(reported(timed(), store, object(), checkpoint))
+    return list(reported(timed(), store, object(), checkpoint, OUTAGE))
 
 
 def test_passes_every_update_on(clock):
@@ -102,7 +106,7 @@ def test_works_on_while_redis_is_away(clock):
                 store.away = False
             yield update(n, base=n)
 
-    assert len(list(reported(updates(), store, object(), lambda: b""))) == 100
+    assert len(list(reported(updates(), store, object(), lambda: b"", OUTAGE))) == 100
     first = store.written[0]
     assert 50 <= first[0] < 75
     assert first[1] == first[0]

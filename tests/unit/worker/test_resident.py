@@ -1,5 +1,6 @@
 """RQ's work loop around a child that does what the test says."""
 
+import logging
 import os
 import signal
 import sys
@@ -13,15 +14,18 @@ from gloss import v1 as pb
 from jobs import names
 from jobs.attempts import AttemptStore
 from jobs.connection import connect
+from jobs.outage import Outage
 from jobs.store import ExplanationStore
 from worker import stop as stop_module
 from worker.liveness import Liveness
+from worker.loading import load
 from worker.metrics import Metrics
 from worker.model_process import ChildLostError, ModelProcess, ModelRefusedError
 from worker.resident import ResidentWorker
 from worker.stop import ForcedStop, Stop
 
 MODEL = pb.ModelVersion(name="tiny", digest="d" * 64)
+OUTAGE = Outage(logging.getLogger("test"))
 SPEC = pb.ExplanationSpec(prompt=pb.Prompt(text="one two"), lime=pb.Lime())
 
 
@@ -70,7 +74,9 @@ def worker(client, spawn, stop):
         child.start()
         queue, metrics = names.queue("tiny"), Metrics()
         attempts = AttemptStore(client, max_attempts=3)
-        return ResidentWorker(queue, client, name="w1", store=attempts, child=child, metrics=metrics, stop=stop)
+        return ResidentWorker(
+            queue, client, name="w1", store=attempts, child=child, metrics=metrics, stop=stop, outage=OUTAGE
+        )
 
     return make
 
@@ -196,15 +202,48 @@ def test_a_model_that_is_gone_ends_the_worker(worker, store):
     name = store.create(SPEC, MODEL).name
     resident = worker("die")
     resident._child._command = [part if part != "die" else "refuse" for part in resident._child._command]
-    resident.work(burst=True)
-    assert str(resident.refusal) == "no such model"
+    with pytest.raises(ModelRefusedError, match="no such model"):
+        resident.work(burst=True)
     assert store.get(name).state == pb.EXPLANATION_STATE_QUEUED
 
 
+class TestLoading:
+    def test_a_child_that_dies_while_it_loads_is_started_again(self, spawn, stop, caplog):
+        metrics = Metrics()
+        ready = load(spawn("die loading twice"), metrics, stop)
+        assert ready.model == "tiny"
+        assert metrics.registry.get_sample_value("gloss_worker_child_restarts_total") == 2
+        assert metrics.registry.get_sample_value("gloss_model_load_seconds") == 0.25
+        first, second = (record.message for record in caplog.records)
+        assert "SIGKILL while loading" in first
+        assert float(second.split()[-2]) >= float(first.split()[-2])  # the pauses grow
+
+    def test_so_is_one_that_replaces_another(self, worker, client, store):
+        name = store.create(SPEC, MODEL).name
+        resident = worker("succeed")
+        resident._child._command = [*resident._child._command[:-2], "die loading twice", resident._child._command[-1]]
+        resident._child.kill()
+        resident.work(burst=True)
+        assert client.get("loads") == b"3"
+        assert store.get(name).state == pb.EXPLANATION_STATE_SUCCEEDED
+
+    def test_a_refused_model_is_not_tried_again(self, spawn, stop):
+        with pytest.raises(ModelRefusedError, match="no such model"):
+            load(spawn("refuse"), Metrics(), stop)
+
+    def test_stops_between_two_tries(self, spawn, stop, monkeypatch):
+        monkeypatch.setattr("worker.loading.pause", lambda *_: os.kill(os.getpid(), signal.SIGTERM) or 60)
+        with pytest.raises(StopRequested):
+            load(spawn("crash"), Metrics(), stop)
+
+
 class TestModelProcess:
-    @pytest.mark.parametrize(("behaviour", "message"), [("refuse", "no such model"), ("crash", "exit code 3")])
-    def test_refusals_are_told(self, spawn, behaviour, message):
-        with pytest.raises(ModelRefusedError, match=message):
+    @pytest.mark.parametrize(
+        ("behaviour", "error", "message"),
+        [("refuse", ModelRefusedError, "no such model"), ("crash", ChildLostError, "exit code 3")],
+    )
+    def test_a_start_that_fails_is_told(self, spawn, behaviour, error, message):
+        with pytest.raises(error, match=message):
             spawn(behaviour).start()
 
     def test_nobody_takes_a_job_from_a_dead_parent(self, spawn):
@@ -270,6 +309,7 @@ class TestLiveness:
             worker="w1",
             ready=lambda: True,
             on_depth=lambda depth: beats.release(),
+            outage=OUTAGE,
         )
         assert liveness.beat()
         assert store.worker_alive("tiny", MODEL.digest)
@@ -287,7 +327,13 @@ class TestLiveness:
             return False
 
         with Liveness(
-            AttemptStore(client), queue=names.queue("tiny"), digest="d", worker="w1", ready=ready, on_depth=pytest.fail
+            AttemptStore(client),
+            queue=names.queue("tiny"),
+            digest="d",
+            worker="w1",
+            ready=ready,
+            on_depth=pytest.fail,
+            outage=OUTAGE,
         ):
             for _ in range(5):
                 assert asked.acquire(timeout=5)
@@ -296,7 +342,13 @@ class TestLiveness:
     def test_survives_redis_being_away(self):
         with connect("unix:///nowhere/redis.sock", patient=False) as away:
             liveness = Liveness(
-                AttemptStore(away), queue="q", digest="d", worker="w", ready=lambda: True, on_depth=pytest.fail
+                AttemptStore(away),
+                queue="q",
+                digest="d",
+                worker="w",
+                ready=lambda: True,
+                on_depth=pytest.fail,
+                outage=OUTAGE,
             )
             assert not liveness.beat()
             with liveness:
