@@ -37,6 +37,7 @@ from server.services.explanation import ExplanationService
 from server.services.inference import InferenceService
 from server.settings import Settings
 from server.store import Store
+from server.streams import Writer
 from server.tasks import warm_up
 from server.tls import credentials
 
@@ -71,6 +72,7 @@ class Server:
         self._credentials = credentials(settings)
         self._grpc = grpc.aio.server(
             interceptors=[
+                Writer(settings.unread_seconds),
                 Interceptor(count_calls(self.metrics)),
                 Interceptor(map_errors(settings.max_message_bytes), OWN_SERVICES),
                 *_gates(settings),

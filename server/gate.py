@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from typing import Any
 
 import grpc
@@ -64,8 +64,9 @@ class Gate(grpc.aio.ServerInterceptor):
     def _stream(self, handle: Callable[..., Any]) -> Callable[..., Any]:
         async def call(request: Message, context: Context) -> AsyncIterator[Message]:
             with self._admitted(request, context):
-                async for reply in handle(request, context):
-                    yield reply
+                async with aclosing(handle(request, context)) as replies:
+                    async for reply in replies:
+                        yield reply
 
         return call
 

@@ -3,6 +3,10 @@
 Between two steps texts join and leave, so a new one waits for a step and for a place, never for another text's end
 when there is room. A text's place is the memory for its keys and values; how many there are follows from a bound on
 that memory.
+
+What a text's caller has not read yet is bounded. A text whose caller does not read pauses: it keeps its place while
+nobody else wants it. When its caller reads on, it goes on, if need be by reading its own text anew. How long a caller
+may take to read is not decided here; see `server.streams`.
 """
 
 from __future__ import annotations
@@ -27,6 +31,12 @@ _logger = logging.getLogger(__name__)
 _RETRY_SECONDS = 1.0
 """After which a refused caller is told to try again: about a short text's time."""
 
+_MOST_UNREAD_STEPS, _MOST_UNREAD_BYTES = 32, 1024**2
+"""What of one text waits for its caller to read it, whichever comes first; then the text pauses."""
+
+_STEP_BYTES, _ALTERNATIVE_BYTES = 512, 128
+"""Memory of a step beside its alternatives, and of each of these: a tuple of two numbers."""
+
 
 @dataclass(frozen=True)
 class GenerationLimits:
@@ -39,7 +49,7 @@ class GenerationLimits:
     """Memory for keys and values of one model's texts; at least one text has a place."""
 
     waiting: int = 128
-    """Texts of all models that wait for a place."""
+    """Texts of all models that wait for a place, and likewise those that paused and gave theirs to another."""
 
     def places(self, model: LanguageModel) -> int:
         """How many texts of `model` may grow together."""
@@ -51,7 +61,8 @@ class Stream:
 
     def __init__(self, model: str, ids: Sequence[int], generation: Generation, wake: Callable[[], None]) -> None:
         self.model = model
-        self.ids = ids
+        self.ids = list(ids)
+        """The prompt and what was generated."""
         self.generation = generation
         self.left = False
         """Whether nobody waits for the rest."""
@@ -60,15 +71,41 @@ class Stream:
         """Time until it had a place."""
         self.model_seconds = 0.0
         """Time of the steps that it was part of."""
-        # Holds at most the text's own tokens, which the model's context bounds, however slowly its caller reads.
-        self.steps: asyncio.Queue[Step | Exception] = asyncio.Queue()
+        self.paused = False
+        """Whether it waits for its caller to read; for the model's thread."""
+        self._steps: asyncio.Queue[Step | Exception] = asyncio.Queue()
+        # The model's thread counts what it computed, the event loop what was taken: neither writes the other's number.
+        self._computed = self._taken = 0
+        self._computed_bytes = self._taken_bytes = 0
         self._wake = wake
 
     def leave(self) -> None:
-        """Give the place up after the step under way."""
+        """Give the place up after the step under way, and what was not read at once."""
         if not self.left:
             self.left = True
             self._wake()
+        while not self._steps.empty():
+            self._steps.get_nowait()
+
+    def receive(self, item: Step | Exception) -> None:
+        """Take what comes next, for the caller to read. For the event loop."""
+        if not self.left:
+            self._steps.put_nowait(item)
+
+    def note(self, step: Step) -> None:
+        """Remember that `step` was computed. For the model's thread."""
+        self.ids.append(step.token_id)
+        self._computed_bytes += _bytes_of(step)
+        self._computed += 1
+
+    def waits_for_reader(self) -> bool:
+        """Whether it pauses: from too much that is unread until all of it has been read. For the model's thread."""
+        self.paused = self._computed > self._taken if self.paused else self._full()
+        return self.paused
+
+    def _full(self) -> bool:
+        unread = self._computed_bytes - self._taken_bytes
+        return self._computed - self._taken >= _MOST_UNREAD_STEPS or unread >= _MOST_UNREAD_BYTES
 
     def __aiter__(self) -> Stream:
         return self
@@ -83,7 +120,7 @@ class Stream:
         if self.left:
             raise StopAsyncIteration
         try:
-            step = await self.steps.get()
+            step = await self._steps.get()
         except asyncio.CancelledError:
             self.leave()
             raise
@@ -91,7 +128,15 @@ class Stream:
             self.left = True
             raise step
         self.left = step.finish is not None
+        self._taken_bytes += _bytes_of(step)
+        self._taken += 1
+        if self._computed == self._taken:  # If it paused, it goes on.
+            self._wake()
         return step
+
+
+def _bytes_of(step: Step) -> int:
+    return _STEP_BYTES + len(step.text) + _ALTERNATIVE_BYTES * len(step.top)
 
 
 @dataclass
@@ -127,14 +172,21 @@ class Generations:
         self._metrics = metrics
         self._deliver = deliver
         self._waiting: deque[Stream] = deque()
+        self._displaced: list[Stream] = []
+        """Texts that paused, and whose place another took."""
         self._growing: dict[str, _Growing] = {}
         metrics.generations.labels("waiting").set_function(lambda: float(len(self._waiting)))
-        metrics.generations.labels("growing").set_function(self._count)
+        metrics.generations.labels("growing").set_function(lambda: float(sum(not s.paused for s in self._placed())))
+        metrics.generations.labels("paused").set_function(
+            lambda: float(len(self._displaced) + sum(s.paused for s in self._placed()))
+        )
 
     @property
     def busy(self) -> bool:
         """Whether there is anything to do."""
-        return bool(self._waiting) or any(growing.streams for growing in self._growing.values())
+        return any(stream.left or self._has_room(stream) for stream in self._waiting) or any(
+            stream.left or not stream.waits_for_reader() for stream in (*self._placed(), *self._displaced)
+        )
 
     def offer(self, stream: Stream) -> None:
         """Let a text wait for a place.
@@ -147,13 +199,17 @@ class Generations:
         self._waiting.append(stream)
 
     def step(self) -> None:
-        """Let every text grow by a token, and one of each model begin."""
+        """Let every text grow by a token, but those that pause, and one of each model begin."""
         for growing in self._growing.values():
             for index in reversed(range(len(growing.streams))):
                 if growing.streams[index].left:
                     growing.leave(index)
-            if growing.streams:
-                self._grow(growing)
+            if taking := [i for i, stream in enumerate(growing.streams) if not stream.waits_for_reader()]:
+                self._grow(growing, taking)
+        displaced, self._displaced = self._displaced, []
+        for stream in displaced:
+            if not stream.left:
+                (self._displaced if stream.waits_for_reader() else self._waiting).append(stream)
         begun: set[str] = set()
         # Whoever has no place yet goes round once and keeps the order of arrival.
         for _ in range(len(self._waiting)):
@@ -161,9 +217,11 @@ class Generations:
             if stream.left:
                 continue
             growing = self._growing_of(stream.model)
-            if stream.model in begun or len(growing.streams) >= growing.places:
+            if stream.model in begun or not self._has_room(stream):
                 self._waiting.append(stream)
                 continue
+            if len(growing.streams) >= growing.places:
+                self._displace(growing)
             begun.add(stream.model)
             self._begin(growing, stream)
 
@@ -173,10 +231,23 @@ class Generations:
             self._growing[model] = _Growing(served.decoder(self._readers[model]), self._limits.places(served))
         return self._growing[model]
 
+    def _has_room(self, stream: Stream) -> bool:
+        """Whether its model has a place for it, or a text that pauses and can give its own."""
+        growing = self._growing.get(stream.model)
+        if growing is None or len(growing.streams) < growing.places:
+            return True
+        return len(self._displaced) < self._limits.waiting and any(s.waits_for_reader() for s in growing.streams)
+
+    def _displace(self, growing: _Growing) -> None:
+        """Take the place of a text that pauses."""
+        index = next(i for i, stream in enumerate(growing.streams) if stream.paused)
+        self._displaced.append(growing.streams[index])
+        growing.leave(index)
+
     def _begin(self, growing: _Growing, stream: Stream) -> None:
-        """Read a text's prompt and choose its first token."""
+        """Read a text's prompt, or the text so far, and choose its next token."""
         began = time.monotonic()
-        stream.queue_seconds = began - stream.began
+        stream.queue_seconds = stream.queue_seconds or began - stream.began
         try:
             logits = growing.decoder.start(stream.ids)
         except Exception as error:  # noqa: BLE001 -- whatever it is, it belongs to the caller, not to this thread
@@ -190,11 +261,12 @@ class Generations:
         self._advance(growing, logits.unsqueeze(0), [len(growing.streams) - 1], began)
         self._readers[stream.model].settle()
 
-    def _grow(self, growing: _Growing) -> None:
-        """One step of all texts of a model."""
+    def _grow(self, growing: _Growing, taking: list[int]) -> None:
+        """One step of a model's texts, of those at the indices `taking`."""
         began = time.monotonic()
         try:
-            logits = growing.decoder.step(growing.tokens)
+            everyone = len(taking) == len(growing.streams)
+            logits = growing.decoder.step([growing.tokens[i] for i in taking], None if everyone else taking)
         except Exception as error:  # noqa: BLE001 -- nobody knows whose fault it is, and the decoder's state is lost
             _logger.warning("a step of %d texts failed: %s", len(growing.streams), type(error).__name__)
             failed, growing.streams, growing.tokens = growing.streams, [], []
@@ -203,7 +275,7 @@ class Generations:
             for stream in failed:
                 self._deliver(stream, error)
             return
-        self._advance(growing, logits, list(range(len(growing.streams))), began)
+        self._advance(growing, logits, taking, began)
 
     def _advance(self, growing: _Growing, logits: torch.Tensor, indices: list[int], began: float) -> None:
         """Choose the next token of the texts at `indices`, each by its row of `logits`, and tell their callers."""
@@ -220,6 +292,7 @@ class Generations:
             else:
                 item = stream.generation.advance(row)
                 growing.tokens[index] = item.token_id
+                stream.note(item)
             if isinstance(item, Exception) or item.finish is not None:
                 ended.append(index)
             told.append((stream, item))
@@ -229,5 +302,6 @@ class Generations:
         for stream, item in told:  # Only now: who hears of an end may count on the place.
             self._deliver(stream, item)
 
-    def _count(self) -> float:
-        return float(sum(len(growing.streams) for growing in list(self._growing.values())))
+    def _placed(self) -> list[Stream]:
+        """Texts that have a place; for any thread."""
+        return [stream for growing in list(self._growing.values()) for stream in list(growing.streams)]

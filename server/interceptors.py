@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,8 +90,8 @@ class Interceptor(grpc.aio.ServerInterceptor):
 
     def _wrap_stream(self, method: Method, handle: Callable[..., Any]) -> Callable[..., Any]:
         async def call(request: Message, context: Context) -> AsyncIterator[Message]:
-            async with self._around(method, context) as sent:
-                async for reply in handle(request, context):
+            async with self._around(method, context) as sent, aclosing(handle(request, context)) as replies:
+                async for reply in replies:
                     sent(reply)
                     yield reply
 
