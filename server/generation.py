@@ -14,9 +14,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from array import array
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -31,11 +32,8 @@ _logger = logging.getLogger(__name__)
 _RETRY_SECONDS = 1.0
 """After which a refused caller is told to try again: about a short text's time."""
 
-_MOST_UNREAD_STEPS, _MOST_UNREAD_BYTES = 32, 1024**2
-"""What of one text waits for its caller to read it, whichever comes first; then the text pauses."""
-
-_STEP_BYTES, _ALTERNATIVE_BYTES = 512, 128
-"""Memory of a step beside its alternatives, and of each of these: a tuple of two numbers."""
+_MOST_UNREAD = 32
+"""Steps of one text that wait for its caller to read them, up to 12 KB each; then the text pauses."""
 
 
 @dataclass(frozen=True)
@@ -73,10 +71,9 @@ class Stream:
         """Time of the steps that it was part of."""
         self.paused = False
         """Whether it waits for its caller to read; for the model's thread."""
-        self._steps: asyncio.Queue[Step | Exception] = asyncio.Queue()
+        self._steps: asyncio.Queue[_Packed | Exception] = asyncio.Queue()
         # The model's thread counts what it computed, the event loop what was taken: neither writes the other's number.
         self._computed = self._taken = 0
-        self._computed_bytes = self._taken_bytes = 0
         self._wake = wake
 
     def leave(self) -> None:
@@ -87,7 +84,7 @@ class Stream:
         while not self._steps.empty():
             self._steps.get_nowait()
 
-    def receive(self, item: Step | Exception) -> None:
+    def receive(self, item: _Packed | Exception) -> None:
         """Take what comes next, for the caller to read. For the event loop."""
         if not self.left:
             self._steps.put_nowait(item)
@@ -95,17 +92,13 @@ class Stream:
     def note(self, step: Step) -> None:
         """Remember that `step` was computed. For the model's thread."""
         self.ids.append(step.token_id)
-        self._computed_bytes += _bytes_of(step)
         self._computed += 1
 
     def waits_for_reader(self) -> bool:
         """Whether it pauses: from too much that is unread until all of it has been read. For the model's thread."""
-        self.paused = self._computed > self._taken if self.paused else self._full()
+        unread = self._computed - self._taken
+        self.paused = unread > 0 if self.paused else unread >= _MOST_UNREAD
         return self.paused
-
-    def _full(self) -> bool:
-        unread = self._computed_bytes - self._taken_bytes
-        return self._computed - self._taken >= _MOST_UNREAD_STEPS or unread >= _MOST_UNREAD_BYTES
 
     def __aiter__(self) -> Stream:
         return self
@@ -120,23 +113,36 @@ class Stream:
         if self.left:
             raise StopAsyncIteration
         try:
-            step = await self._steps.get()
+            item = await self._steps.get()
         except asyncio.CancelledError:
             self.leave()
             raise
-        if isinstance(step, Exception):
+        if isinstance(item, Exception):
             self.left = True
-            raise step
+            raise item
+        step = item.unpacked()
         self.left = step.finish is not None
-        self._taken_bytes += _bytes_of(step)
         self._taken += 1
         if self._computed == self._taken:  # If it paused, it goes on.
             self._wake()
         return step
 
 
-def _bytes_of(step: Step) -> int:
-    return _STEP_BYTES + len(step.text) + _ALTERNATIVE_BYTES * len(step.top)
+@dataclass(frozen=True, slots=True)
+class _Packed:
+    """A step that waits for its caller. As Python's numbers, a thousand alternatives would take ten times as much."""
+
+    step: Step
+    ids: array[int]
+    log_probabilities: array[float]
+
+    @classmethod
+    def of(cls, step: Step) -> _Packed:
+        ids = array("i", [id_ for id_, _ in step.top])
+        return cls(replace(step, top=()), ids, array("d", [nats for _, nats in step.top]))
+
+    def unpacked(self) -> Step:
+        return replace(self.step, top=tuple(zip(self.ids, self.log_probabilities, strict=True)))
 
 
 @dataclass
@@ -164,7 +170,7 @@ class Generations:
         readers: Mapping[str, Reader],
         limits: GenerationLimits,
         metrics: Metrics,
-        deliver: Callable[[Stream, Step | Exception], None],
+        deliver: Callable[[Stream, _Packed | Exception], None],
     ) -> None:
         self._models = models
         self._readers = readers
@@ -282,7 +288,7 @@ class Generations:
         log_probabilities = torch.log_softmax(logits.double(), dim=-1).cpu().numpy()
         seconds = time.monotonic() - began
         ended: list[int] = []
-        told: list[tuple[Stream, Step | Exception]] = []
+        told: list[tuple[Stream, _Packed | Exception]] = []
         for index, row in zip(indices, log_probabilities, strict=True):
             stream = growing.streams[index]
             stream.model_seconds += seconds
@@ -295,12 +301,12 @@ class Generations:
                 stream.note(item)
             if isinstance(item, Exception) or item.finish is not None:
                 ended.append(index)
-            told.append((stream, item))
+            told.append((stream, item if isinstance(item, Exception) else _Packed.of(item)))
         self._metrics.tokens.labels(growing.streams[0].model, "generated").inc(len(indices))
         for index in reversed(ended):
             growing.leave(index)
-        for stream, item in told:  # Only now: who hears of an end may count on the place.
-            self._deliver(stream, item)
+        for stream, packed in told:  # Only now: who hears of an end may count on the place.
+            self._deliver(stream, packed)
 
     def _placed(self) -> list[Stream]:
         """Texts that have a place; for any thread."""

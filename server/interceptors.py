@@ -192,7 +192,9 @@ def _code(context: Context) -> grpc.StatusCode:
 
 
 def _left(context: Context) -> grpc.StatusCode:
-    """Why a call was cancelled: its time ran out, or its caller left."""
+    """Why a call ended early: it was aborted, its time ran out, or its caller left."""
+    if (code := _code(context)) is not grpc.StatusCode.OK:
+        return code
     remaining = context.time_remaining()
     expired = remaining is not None and remaining <= 0
     return grpc.StatusCode.DEADLINE_EXCEEDED if expired else grpc.StatusCode.CANCELLED

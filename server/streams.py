@@ -27,7 +27,7 @@ class Writer(grpc.aio.ServerInterceptor):
     def __init__(self, seconds: float) -> None:
         """Wait up to `seconds` for a client to read on."""
         self._seconds = seconds
-        self._ending: set[asyncio.Future[None]] = set()
+        self._ending: set[asyncio.Future[Any]] = set()
 
     async def intercept_service(
         self,
@@ -66,12 +66,14 @@ class Writer(grpc.aio.ServerInterceptor):
 
     async def _give_up(self, path: str, context: Context) -> None:
         """End a call whose client does not read, without waiting for it: the status too is sent when it reads."""
-        ending = asyncio.ensure_future(context.abort_with_status(to_status(UnreadError(self._seconds), path)))
+        ending: asyncio.Future[Any] = asyncio.ensure_future(
+            context.abort_with_status(to_status(UnreadError(self._seconds), path))
+        )
         self._ending.add(ending)
         ending.add_done_callback(self._ended)
         await asyncio.sleep(0)  # From here on the call has its code.
 
-    def _ended(self, ending: asyncio.Future[None]) -> None:
+    def _ended(self, ending: asyncio.Future[Any]) -> None:
         self._ending.discard(ending)
         if not ending.cancelled():
             ending.exception()  # That the call was aborted, or that its client left: both are known.
