@@ -6,7 +6,6 @@ Exit codes: 0 after SIGTERM or SIGINT, 1 for a model that cannot be loaded, 2 fo
 from __future__ import annotations
 
 import asyncio
-import logging
 import signal
 import sys
 
@@ -14,6 +13,7 @@ from pydantic import ValidationError
 
 from ml.spin import wait_patiently
 from server.keys import key_file
+from server.logs import log_to_stderr
 from server.ports import StartError, probe, take
 from server.settings import Settings, complaints
 from server.tls import credentials
@@ -25,9 +25,7 @@ def main() -> int:
         settings = Settings()
     except ValidationError as error:
         return _complain(2, *complaints(error))
-    logging.basicConfig(
-        level=settings.log_level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
+    log_to_stderr(settings.log_level)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop_at_once)  # Until it is ready there is nothing to finish.
     try:

@@ -28,11 +28,12 @@ from server.engine import Engine
 from server.gate import Gate
 from server.generation import GenerationLimits
 from server.health import EXPLANATION, INFERENCE, Health, watch_explanations
-from server.interceptors import OWN_SERVICES, Drain, Interceptor, count_calls, map_errors
+from server.interceptors import OWN_SERVICES, Drain, Interceptor, UnknownMethods, count_calls, map_errors
 from server.keys import key_file
 from server.metrics import Metrics, MetricsPage
 from server.ports import StartError, address, take
 from server.registry import Registry
+from server.requests import Parser
 from server.services.explanation import ExplanationService
 from server.services.inference import InferenceService
 from server.settings import Settings
@@ -73,10 +74,12 @@ class Server:
         self._grpc = grpc.aio.server(
             interceptors=[
                 Writer(settings.unread_seconds),
+                UnknownMethods(self.metrics),
                 Interceptor(count_calls(self.metrics)),
                 Interceptor(map_errors(settings.max_message_bytes), OWN_SERVICES),
                 *_gates(settings),
                 Interceptor(self.drain.around, OWN_SERVICES),
+                Parser(),
             ],
             options=_options(settings),
             maximum_concurrent_rpcs=settings.max_calls,

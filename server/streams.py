@@ -15,7 +15,7 @@ import grpc
 from google.protobuf.message import Message
 
 from server.errors import UnreadError, to_status
-from server.interceptors import Context
+from server.interceptors import Context, function_of, rebuilt
 
 
 class Writer(grpc.aio.ServerInterceptor):
@@ -36,18 +36,9 @@ class Writer(grpc.aio.ServerInterceptor):
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
         """Wrap the method's handler."""
         handler = await continuation(handler_call_details)
-        if handler is None:
-            return None
-        codec = {
-            "request_deserializer": handler.request_deserializer,
-            "response_serializer": handler.response_serializer,
-        }
-        path = handler_call_details.method
-        if inspect.isasyncgenfunction(handler.unary_stream):
-            return grpc.unary_stream_rpc_method_handler(self._writing(path, handler.unary_stream), **codec)
-        if inspect.isasyncgenfunction(handler.stream_stream):
-            return grpc.stream_stream_rpc_method_handler(self._writing(path, handler.stream_stream), **codec)
-        return handler
+        if handler is None or not inspect.isasyncgenfunction(function_of(handler)):
+            return handler
+        return rebuilt(handler, self._writing(handler_call_details.method, function_of(handler)))
 
     def _writing(self, path: str, handle: Callable[..., AsyncIterator[Message]]) -> Callable[..., Any]:
         async def call(request: Any, context: Context) -> None:
