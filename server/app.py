@@ -106,14 +106,19 @@ class Server:
         """Serve until SIGTERM or SIGINT.
 
         Raises:
-            RuntimeError: the model's thread died.
+            RuntimeError: the model's thread died, or gRPC ended by itself.
         """
         signalled = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, signalled.set)
         stop: asyncio.Future[Any] = asyncio.ensure_future(signalled.wait())
-        await asyncio.wait({stop, self.engine.crashed}, return_when=asyncio.FIRST_COMPLETED)
+        # Never cancelled: gRPC's own stop waits for the same future.
+        self._ended = asyncio.ensure_future(self._grpc.wait_for_termination())
+        await asyncio.wait({stop, self.engine.crashed, self._ended}, return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()
+        if self._ended.done():
+            # A call whose method's name is not UTF-8 does that, and whoever restarts this process should know.
+            raise RuntimeError("gRPC has ended by itself") from self._ended.exception()
         if self.engine.crashed.done():
             await self.engine.crashed
 
