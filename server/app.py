@@ -48,6 +48,8 @@ _logger = logging.getLogger(__name__)
 
 _STUCK_SECONDS = 5.0
 """Seconds beyond `_FLUSH_SECONDS` after which gRPC's stop counts as stuck."""
+_LOOK_SECONDS = 1.0
+"""Seconds between two looks at whether gRPC still listens."""
 _FLUSH_SECONDS = 0.5
 """What gRPC gets to send the last replies once every call has been answered."""
 
@@ -112,13 +114,12 @@ class Server:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, signalled.set)
         stop: asyncio.Future[Any] = asyncio.ensure_future(signalled.wait())
-        # Never cancelled: gRPC's own stop waits for the same future.
-        self._ended = asyncio.ensure_future(self._grpc.wait_for_termination())
-        await asyncio.wait({stop, self.engine.crashed, self._ended}, return_when=asyncio.FIRST_COMPLETED)
+        ended: asyncio.Future[Any] = asyncio.ensure_future(self._wait_ended())
+        await asyncio.wait({stop, self.engine.crashed, ended}, return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()
-        if self._ended.done():
-            # A call whose method's name is not UTF-8 does that, and whoever restarts this process should know.
-            raise RuntimeError("gRPC has ended by itself") from self._ended.exception()
+        if ended.done():
+            raise RuntimeError("gRPC has ended by itself; its own message stands above")
+        ended.cancel()
         if self.engine.crashed.done():
             await self.engine.crashed
 
@@ -138,6 +139,15 @@ class Server:
             stopping.cancel()
         await self._closing.aclose()
         _logger.info("stopped")
+
+    async def _wait_ended(self) -> None:
+        """Wait until gRPC listens no more, as after a call whose method's name is not UTF-8, and nobody has stopped it.
+
+        `wait_for_termination` would return only once every client has closed its connection.
+        """
+        # There is no public way to ask.
+        while self._grpc._server.is_running():  # type: ignore[attr-defined]  # noqa: ASYNC110
+            await asyncio.sleep(_LOOK_SECONDS)
 
     def _listen(self) -> None:
         settings = self.settings

@@ -24,6 +24,7 @@ import torch
 from ml.errors import GlossError
 from ml.generation import Generation, Step
 from ml.language_model import Decoder, LanguageModel, Reader
+from ml.memory import give_back
 from server.errors import OverloadedError
 from server.metrics import Metrics
 
@@ -78,11 +79,11 @@ class Stream:
 
     def leave(self) -> None:
         """Give the place up after the step under way, and what was not read at once."""
+        while not self._steps.empty():
+            self._steps.get_nowait()
         if not self.left:
             self.left = True
             self._wake()
-        while not self._steps.empty():
-            self._steps.get_nowait()
 
     def receive(self, item: _Packed | Exception) -> None:
         """Take what comes next, for the caller to read. For the event loop."""
@@ -181,6 +182,8 @@ class Generations:
         self._displaced: list[Stream] = []
         """Texts that paused, and whose place another took."""
         self._growing: dict[str, _Growing] = {}
+        self._unread = False
+        """Whether a text that paused has been dropped since memory was last given back."""
         metrics.generations.labels("waiting").set_function(lambda: float(len(self._waiting)))
         metrics.generations.labels("growing").set_function(lambda: float(sum(not s.paused for s in self._placed())))
         metrics.generations.labels("paused").set_function(
@@ -209,6 +212,7 @@ class Generations:
         for growing in self._growing.values():
             for index in reversed(range(len(growing.streams))):
                 if growing.streams[index].left:
+                    self._unread |= growing.streams[index].paused
                     growing.leave(index)
             if taking := [i for i, stream in enumerate(growing.streams) if not stream.waits_for_reader()]:
                 self._grow(growing, taking)
@@ -230,6 +234,9 @@ class Generations:
                 self._displace(growing)
             begun.add(stream.model)
             self._begin(growing, stream)
+        if self._unread and not (self._waiting or self._displaced or self._placed()):
+            self._unread = False
+            give_back()
 
     def _growing_of(self, model: str) -> _Growing:
         if model not in self._growing:

@@ -76,7 +76,7 @@ def test_a_server_whose_grpc_ended_does_not_stay(server_process, tiny_gpt2):
     ]
     block = b"".join(b"\x00" + bytes([len(k)]) + k + bytes([len(v)]) + v for k, v in headers)
     with socket.create_connection((host, int(port))) as connection:
-        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + http2(4, 0, 0, b"") + http2(1, 5, 1, block))
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + http2(4, 0, 0, b"") + http2(1, 4, 1, block))
         wait_for(lambda: server.child.exit_code() is not None)
     assert server.child.exit_code() == 1
     assert "gRPC has ended by itself" in server.log
