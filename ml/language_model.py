@@ -114,8 +114,11 @@ class Decoder(Protocol):
         """Add a sequence behind the others and read `ids`. Returns what it predicts next, float32 [vocabulary]."""
         ...
 
-    def step(self, tokens: Sequence[int]) -> torch.Tensor:
-        """Read one more token of each sequence, in order. Returns what they predict next, float32 [n, vocabulary]."""
+    def step(self, tokens: Sequence[int], indices: Sequence[int] | None = None) -> torch.Tensor:
+        """Read one more token of each sequence, in order. Returns what they predict next, float32 [n, vocabulary].
+
+        `indices`, ascending, are the sequences that take part, where others stay as they are. Default: all.
+        """
         ...
 
     def leave(self, index: int) -> None:

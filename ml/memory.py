@@ -25,6 +25,16 @@ def keep_freed_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, _KEPT)
 
 
+def give_back() -> None:
+    """Hand what this process freed and keeps back to the system. It takes some milliseconds, and the next steps wait
+    for pages again: for after a rare crowd, not for every day. Elsewhere than on glibc this does nothing.
+    """
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
+
+
 def expect_to_stay() -> None:
     """Tell Python's garbage collector that what there is now stays. For processes that run a model, once it is loaded.
 

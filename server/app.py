@@ -28,15 +28,17 @@ from server.engine import Engine
 from server.gate import Gate
 from server.generation import GenerationLimits
 from server.health import EXPLANATION, INFERENCE, Health, watch_explanations
-from server.interceptors import OWN_SERVICES, Drain, Interceptor, count_calls, map_errors
+from server.interceptors import OWN_SERVICES, Drain, Interceptor, UnknownMethods, count_calls, map_errors
 from server.keys import key_file
 from server.metrics import Metrics, MetricsPage
 from server.ports import StartError, address, take
 from server.registry import Registry
+from server.requests import Parser
 from server.services.explanation import ExplanationService
 from server.services.inference import InferenceService
 from server.settings import Settings
 from server.store import Store
+from server.streams import Writer
 from server.tasks import warm_up
 from server.tls import credentials
 
@@ -47,6 +49,8 @@ _logger = logging.getLogger(__name__)
 _STUCK_SECONDS = 5.0
 """Seconds beyond `_FLUSH_SECONDS` after which gRPC's stop counts as stuck."""
 _CANCEL_SECONDS = 0.05
+_LOOK_SECONDS = 1.0
+"""Seconds between two looks at whether gRPC still listens."""
 _FLUSH_SECONDS = 0.5
 """What gRPC gets to send the last replies once every call has been answered."""
 
@@ -72,10 +76,13 @@ class Server:
         self._credentials = credentials(settings)
         self._grpc = grpc.aio.server(
             interceptors=[
+                Writer(settings.unread_seconds),
+                UnknownMethods(self.metrics),
                 Interceptor(count_calls(self.metrics)),
                 Interceptor(map_errors(settings.max_message_bytes), OWN_SERVICES),
                 *_gates(settings),
                 Interceptor(self.drain.around, OWN_SERVICES),
+                Parser(),
             ],
             options=_options(settings),
             maximum_concurrent_rpcs=settings.max_calls,
@@ -102,14 +109,18 @@ class Server:
         """Serve until SIGTERM or SIGINT.
 
         Raises:
-            RuntimeError: the model's thread died.
+            RuntimeError: the model's thread died, or gRPC ended by itself.
         """
         signalled = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, signalled.set)
         stop: asyncio.Future[Any] = asyncio.ensure_future(signalled.wait())
-        await asyncio.wait({stop, self.engine.crashed}, return_when=asyncio.FIRST_COMPLETED)
+        ended: asyncio.Future[Any] = asyncio.ensure_future(self._wait_ended())
+        await asyncio.wait({stop, self.engine.crashed, ended}, return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()
+        if ended.done():
+            raise RuntimeError("gRPC has ended by itself; its own message stands above")
+        ended.cancel()
         if self.engine.crashed.done():
             await self.engine.crashed
 
@@ -129,6 +140,15 @@ class Server:
             stopping.cancel()
         await self._closing.aclose()
         _logger.info("stopped")
+
+    async def _wait_ended(self) -> None:
+        """Wait until gRPC listens no more, as after a call whose method's name is not UTF-8, and nobody has stopped it.
+
+        `wait_for_termination` would return only once every client has closed its connection.
+        """
+        # There is no public way to ask.
+        while self._grpc._server.is_running():  # type: ignore[attr-defined]  # noqa: ASYNC110
+            await asyncio.sleep(_LOOK_SECONDS)
 
     def _listen(self) -> None:
         settings = self.settings

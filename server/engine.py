@@ -105,7 +105,7 @@ class Engine:
             self._readers,
             generation,
             metrics,
-            lambda stream, step: self._to_loop(stream.steps.put_nowait, step),
+            lambda stream, step: self._to_loop(stream.receive, step),
         )
         self._stopping = False
         self._waiting_seconds = waiting_seconds

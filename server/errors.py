@@ -87,6 +87,22 @@ class StreamAgeError(Exception):
         super().__init__(f"the stream has lived for {seconds:g} seconds, the most that one may; open another to go on")
 
 
+class UnreadError(Exception):
+    """The client of a stream has not read on for the `seconds` that the server waits."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"the stream was not read for {seconds:g} seconds; open another, and read as it comes")
+        self.seconds = seconds
+
+
+class MalformedRequestError(Exception):
+    """A request's bytes are no message of the type `name`."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"the request's bytes are not a {name}; send that message, as protobuf serializes it")
+        self.name = name
+
+
 @dataclass(frozen=True)
 class Failure:
     """What a failed call tells its caller."""
@@ -153,6 +169,11 @@ def describe(error: Exception) -> Failure | None:  # noqa: PLR0911, PLR0912 -- a
             return Failure(code.UNAVAILABLE, "DRAINING", message, retry_seconds=1)
         case StreamAgeError():
             return Failure(code.UNAVAILABLE, "STREAM_AGE", message, retry_seconds=0)
+        case UnreadError():
+            waited = {"seconds": f"{error.seconds:g}"}
+            return Failure(code.UNAVAILABLE, "STREAM_UNREAD", message, waited, retry_seconds=0)
+        case MalformedRequestError():
+            return Failure(code.INVALID_ARGUMENT, "MALFORMED_REQUEST", message, {"type": error.name})
         case ml_errors.CapabilityError():
             return Failure(code.FAILED_PRECONDITION, "NOT_SUPPORTED", message, {"model": error.model})
         case _:

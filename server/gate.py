@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from typing import Any
 
 import grpc
 from google.protobuf.message import Message
 
 from server.errors import KeyLimitError, UnauthenticatedError, to_status
-from server.interceptors import OWN_SERVICES, Context, Method
+from server.interceptors import OWN_SERVICES, Context, rebuilt
 from server.keys import Key, KeyFile
 
 _HEALTH = "/grpc.health.v1.Health/"
@@ -40,17 +40,13 @@ class Gate(grpc.aio.ServerInterceptor):
         path = handler_call_details.method
         if handler is None or path.startswith(_HEALTH):
             return handler
-        codec = {
-            "request_deserializer": handler.request_deserializer,
-            "response_serializer": handler.response_serializer,
-        }
         if path.startswith(OWN_SERVICES) and handler.unary_unary is not None:
-            return grpc.unary_unary_rpc_method_handler(self._unary(handler.unary_unary), **codec)
+            return rebuilt(handler, self._unary(handler.unary_unary))
         if path.startswith(OWN_SERVICES) and handler.unary_stream is not None:
-            return grpc.unary_stream_rpc_method_handler(self._stream(handler.unary_stream), **codec)
+            return rebuilt(handler, self._stream(handler.unary_stream))
         # Reflection, the one service here that is not ours, streams both ways.
         if self._find(handler_call_details.invocation_metadata) is None:
-            return grpc.stream_stream_rpc_method_handler(_refuse(Method(path, streams=True)), **codec)
+            return rebuilt(handler, _refuse(path))
         return handler
 
     def _unary(self, handle: Callable[..., Any]) -> Callable[..., Any]:
@@ -64,8 +60,9 @@ class Gate(grpc.aio.ServerInterceptor):
     def _stream(self, handle: Callable[..., Any]) -> Callable[..., Any]:
         async def call(request: Message, context: Context) -> AsyncIterator[Message]:
             with self._admitted(request, context):
-                async for reply in handle(request, context):
-                    yield reply
+                async with aclosing(handle(request, context)) as replies:
+                    async for reply in replies:
+                        yield reply
 
         return call
 
@@ -127,8 +124,8 @@ def prompts(request: Message) -> int:
     return len(many) if many else 1
 
 
-def _refuse(method: Method) -> Callable[..., Any]:
+def _refuse(path: str) -> Callable[..., Any]:
     async def call(_: AsyncIterator[Message], context: Context) -> None:
-        await context.abort_with_status(to_status(UnauthenticatedError(), method.path))
+        await context.abort_with_status(to_status(UnauthenticatedError(), path))
 
     return call

@@ -3,6 +3,10 @@
 Between two steps texts join and leave, so a new one waits for a step and for a place, never for another text's end
 when there is room. A text's place is the memory for its keys and values; how many there are follows from a bound on
 that memory.
+
+What a text's caller has not read yet is bounded. A text whose caller does not read pauses: it keeps its place while
+nobody else wants it. When its caller reads on, it goes on, if need be by reading its own text anew. How long a caller
+may take to read is not decided here; see `server.streams`.
 """
 
 from __future__ import annotations
@@ -10,15 +14,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from array import array
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from ml.errors import GlossError
 from ml.generation import Generation, Step
 from ml.language_model import Decoder, LanguageModel, Reader
+from ml.memory import give_back
 from server.errors import OverloadedError
 from server.metrics import Metrics
 
@@ -26,6 +32,9 @@ _logger = logging.getLogger(__name__)
 
 _RETRY_SECONDS = 1.0
 """After which a refused caller is told to try again: about a short text's time."""
+
+_MOST_UNREAD = 32
+"""Steps of one text that wait for its caller to read them, up to 12 KB each; then the text pauses."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +48,7 @@ class GenerationLimits:
     """Memory for keys and values of one model's texts; at least one text has a place."""
 
     waiting: int = 128
-    """Texts of all models that wait for a place."""
+    """Texts of all models that wait for a place, and likewise those that paused and gave theirs to another."""
 
     def places(self, model: LanguageModel) -> int:
         """How many texts of `model` may grow together."""
@@ -51,7 +60,8 @@ class Stream:
 
     def __init__(self, model: str, ids: Sequence[int], generation: Generation, wake: Callable[[], None]) -> None:
         self.model = model
-        self.ids = ids
+        self.ids = list(ids)
+        """The prompt and what was generated."""
         self.generation = generation
         self.left = False
         """Whether nobody waits for the rest."""
@@ -60,15 +70,36 @@ class Stream:
         """Time until it had a place."""
         self.model_seconds = 0.0
         """Time of the steps that it was part of."""
-        # Holds at most the text's own tokens, which the model's context bounds, however slowly its caller reads.
-        self.steps: asyncio.Queue[Step | Exception] = asyncio.Queue()
+        self.paused = False
+        """Whether it waits for its caller to read; for the model's thread."""
+        self._steps: asyncio.Queue[_Packed | Exception] = asyncio.Queue()
+        # The model's thread counts what it computed, the event loop what was taken: neither writes the other's number.
+        self._computed = self._taken = 0
         self._wake = wake
 
     def leave(self) -> None:
-        """Give the place up after the step under way."""
+        """Give the place up after the step under way, and what was not read at once."""
+        while not self._steps.empty():
+            self._steps.get_nowait()
         if not self.left:
             self.left = True
             self._wake()
+
+    def receive(self, item: _Packed | Exception) -> None:
+        """Take what comes next, for the caller to read. For the event loop."""
+        if not self.left:
+            self._steps.put_nowait(item)
+
+    def note(self, step: Step) -> None:
+        """Remember that `step` was computed. For the model's thread."""
+        self.ids.append(step.token_id)
+        self._computed += 1
+
+    def waits_for_reader(self) -> bool:
+        """Whether it pauses: from too much that is unread until all of it has been read. For the model's thread."""
+        unread = self._computed - self._taken
+        self.paused = unread > 0 if self.paused else unread >= _MOST_UNREAD
+        return self.paused
 
     def __aiter__(self) -> Stream:
         return self
@@ -83,15 +114,36 @@ class Stream:
         if self.left:
             raise StopAsyncIteration
         try:
-            step = await self.steps.get()
+            item = await self._steps.get()
         except asyncio.CancelledError:
             self.leave()
             raise
-        if isinstance(step, Exception):
+        if isinstance(item, Exception):
             self.left = True
-            raise step
+            raise item
+        step = item.unpacked()
         self.left = step.finish is not None
+        self._taken += 1
+        if self._computed == self._taken:  # If it paused, it goes on.
+            self._wake()
         return step
+
+
+@dataclass(frozen=True, slots=True)
+class _Packed:
+    """A step that waits for its caller. As Python's numbers, a thousand alternatives would take ten times as much."""
+
+    step: Step
+    ids: array[int]
+    log_probabilities: array[float]
+
+    @classmethod
+    def of(cls, step: Step) -> _Packed:
+        ids = array("i", [id_ for id_, _ in step.top])
+        return cls(replace(step, top=()), ids, array("d", [nats for _, nats in step.top]))
+
+    def unpacked(self) -> Step:
+        return replace(self.step, top=tuple(zip(self.ids, self.log_probabilities, strict=True)))
 
 
 @dataclass
@@ -119,7 +171,7 @@ class Generations:
         readers: Mapping[str, Reader],
         limits: GenerationLimits,
         metrics: Metrics,
-        deliver: Callable[[Stream, Step | Exception], None],
+        deliver: Callable[[Stream, _Packed | Exception], None],
     ) -> None:
         self._models = models
         self._readers = readers
@@ -127,14 +179,23 @@ class Generations:
         self._metrics = metrics
         self._deliver = deliver
         self._waiting: deque[Stream] = deque()
+        self._displaced: list[Stream] = []
+        """Texts that paused, and whose place another took."""
         self._growing: dict[str, _Growing] = {}
+        self._unread = False
+        """Whether a text that paused has been dropped since memory was last given back."""
         metrics.generations.labels("waiting").set_function(lambda: float(len(self._waiting)))
-        metrics.generations.labels("growing").set_function(self._count)
+        metrics.generations.labels("growing").set_function(lambda: float(sum(not s.paused for s in self._placed())))
+        metrics.generations.labels("paused").set_function(
+            lambda: float(len(self._displaced) + sum(s.paused for s in self._placed()))
+        )
 
     @property
     def busy(self) -> bool:
         """Whether there is anything to do."""
-        return bool(self._waiting) or any(growing.streams for growing in self._growing.values())
+        return any(stream.left or self._has_room(stream) for stream in self._waiting) or any(
+            stream.left or not stream.waits_for_reader() for stream in (*self._placed(), *self._displaced)
+        )
 
     def offer(self, stream: Stream) -> None:
         """Let a text wait for a place.
@@ -147,13 +208,18 @@ class Generations:
         self._waiting.append(stream)
 
     def step(self) -> None:
-        """Let every text grow by a token, and one of each model begin."""
+        """Let every text grow by a token, but those that pause, and one of each model begin."""
         for growing in self._growing.values():
             for index in reversed(range(len(growing.streams))):
                 if growing.streams[index].left:
+                    self._unread |= growing.streams[index].paused
                     growing.leave(index)
-            if growing.streams:
-                self._grow(growing)
+            if taking := [i for i, stream in enumerate(growing.streams) if not stream.waits_for_reader()]:
+                self._grow(growing, taking)
+        displaced, self._displaced = self._displaced, []
+        for stream in displaced:
+            if not stream.left:
+                (self._displaced if stream.waits_for_reader() else self._waiting).append(stream)
         begun: set[str] = set()
         # Whoever has no place yet goes round once and keeps the order of arrival.
         for _ in range(len(self._waiting)):
@@ -161,11 +227,16 @@ class Generations:
             if stream.left:
                 continue
             growing = self._growing_of(stream.model)
-            if stream.model in begun or len(growing.streams) >= growing.places:
+            if stream.model in begun or not self._has_room(stream):
                 self._waiting.append(stream)
                 continue
+            if len(growing.streams) >= growing.places:
+                self._displace(growing)
             begun.add(stream.model)
             self._begin(growing, stream)
+        if self._unread and not (self._waiting or self._displaced or self._placed()):
+            self._unread = False
+            give_back()
 
     def _growing_of(self, model: str) -> _Growing:
         if model not in self._growing:
@@ -173,10 +244,23 @@ class Generations:
             self._growing[model] = _Growing(served.decoder(self._readers[model]), self._limits.places(served))
         return self._growing[model]
 
+    def _has_room(self, stream: Stream) -> bool:
+        """Whether its model has a place for it, or a text that pauses and can give its own."""
+        growing = self._growing.get(stream.model)
+        if growing is None or len(growing.streams) < growing.places:
+            return True
+        return len(self._displaced) < self._limits.waiting and any(s.waits_for_reader() for s in growing.streams)
+
+    def _displace(self, growing: _Growing) -> None:
+        """Take the place of a text that pauses."""
+        index = next(i for i, stream in enumerate(growing.streams) if stream.paused)
+        self._displaced.append(growing.streams[index])
+        growing.leave(index)
+
     def _begin(self, growing: _Growing, stream: Stream) -> None:
-        """Read a text's prompt and choose its first token."""
+        """Read a text's prompt, or the text so far, and choose its next token."""
         began = time.monotonic()
-        stream.queue_seconds = began - stream.began
+        stream.queue_seconds = stream.queue_seconds or began - stream.began
         try:
             logits = growing.decoder.start(stream.ids)
         except Exception as error:  # noqa: BLE001 -- whatever it is, it belongs to the caller, not to this thread
@@ -190,11 +274,12 @@ class Generations:
         self._advance(growing, logits.unsqueeze(0), [len(growing.streams) - 1], began)
         self._readers[stream.model].settle()
 
-    def _grow(self, growing: _Growing) -> None:
-        """One step of all texts of a model."""
+    def _grow(self, growing: _Growing, taking: list[int]) -> None:
+        """One step of a model's texts, of those at the indices `taking`."""
         began = time.monotonic()
         try:
-            logits = growing.decoder.step(growing.tokens)
+            everyone = len(taking) == len(growing.streams)
+            logits = growing.decoder.step([growing.tokens[i] for i in taking], None if everyone else taking)
         except Exception as error:  # noqa: BLE001 -- nobody knows whose fault it is, and the decoder's state is lost
             _logger.warning("a step of %d texts failed: %s", len(growing.streams), type(error).__name__)
             failed, growing.streams, growing.tokens = growing.streams, [], []
@@ -203,14 +288,14 @@ class Generations:
             for stream in failed:
                 self._deliver(stream, error)
             return
-        self._advance(growing, logits, list(range(len(growing.streams))), began)
+        self._advance(growing, logits, taking, began)
 
     def _advance(self, growing: _Growing, logits: torch.Tensor, indices: list[int], began: float) -> None:
         """Choose the next token of the texts at `indices`, each by its row of `logits`, and tell their callers."""
         log_probabilities = torch.log_softmax(logits.double(), dim=-1).cpu().numpy()
         seconds = time.monotonic() - began
         ended: list[int] = []
-        told: list[tuple[Stream, Step | Exception]] = []
+        told: list[tuple[Stream, _Packed | Exception]] = []
         for index, row in zip(indices, log_probabilities, strict=True):
             stream = growing.streams[index]
             stream.model_seconds += seconds
@@ -220,14 +305,16 @@ class Generations:
             else:
                 item = stream.generation.advance(row)
                 growing.tokens[index] = item.token_id
+                stream.note(item)
             if isinstance(item, Exception) or item.finish is not None:
                 ended.append(index)
-            told.append((stream, item))
+            told.append((stream, item if isinstance(item, Exception) else _Packed.of(item)))
         self._metrics.tokens.labels(growing.streams[0].model, "generated").inc(len(indices))
         for index in reversed(ended):
             growing.leave(index)
-        for stream, item in told:  # Only now: who hears of an end may count on the place.
-            self._deliver(stream, item)
+        for stream, packed in told:  # Only now: who hears of an end may count on the place.
+            self._deliver(stream, packed)
 
-    def _count(self) -> float:
-        return float(sum(len(growing.streams) for growing in list(self._growing.values())))
+    def _placed(self) -> list[Stream]:
+        """Texts that have a place; for any thread."""
+        return [stream for growing in list(self._growing.values()) for stream in list(growing.streams)]

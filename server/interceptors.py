@@ -6,9 +6,9 @@ import asyncio
 import inspect
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 from google.protobuf.message import Message
@@ -33,14 +33,51 @@ class Method:
     path: str
     """As on the wire: "/package.Service/Method"."""
 
-    streams: bool
-    """Whether the reply is a stream."""
+    type: str = "unary"
+    """As the grpc-prometheus family calls it."""
 
     @property
     def labels(self) -> tuple[str, str, str]:
         """grpc_type, grpc_service and grpc_method."""
         _, service, method = self.path.split("/")
-        return ("server_stream" if self.streams else "unary", service, method)
+        return (self.type, service, method)
+
+
+_TYPES = {
+    (False, False): "unary",
+    (False, True): "server_stream",
+    (True, False): "client_stream",
+    (True, True): "bidi_stream",
+}
+_MAKERS: Any = {
+    "unary": grpc.unary_unary_rpc_method_handler,
+    "server_stream": grpc.unary_stream_rpc_method_handler,
+    "client_stream": grpc.stream_unary_rpc_method_handler,
+    "bidi_stream": grpc.stream_stream_rpc_method_handler,
+}
+
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+
+
+def type_of(handler: Handler) -> str:
+    """What `Method` calls the type of a handler's method."""
+    return _TYPES[bool(handler.request_streaming), bool(handler.response_streaming)]
+
+
+def function_of(handler: Handler) -> Callable[..., Any]:
+    """What a handler calls."""
+    functions = (handler.unary_unary, handler.unary_stream, handler.stream_unary, handler.stream_stream)
+    return next(function for function in functions if function is not None)
+
+
+def rebuilt(handler: Handler, function: Callable[..., Any], parse: Callable[[bytes], Any] | None = None) -> Handler:
+    """A handler of the same type that calls `function`, and parses requests by `parse` if there is one."""
+    made: Handler = _MAKERS[type_of(handler)](
+        function,
+        request_deserializer=parse or handler.request_deserializer,
+        response_serializer=handler.response_serializer,
+    )
+    return made
 
 
 Around = Callable[[Method, Context], AbstractAsyncContextManager[Sent]]
@@ -49,8 +86,7 @@ Around = Callable[[Method, Context], AbstractAsyncContextManager[Sent]]
 class Interceptor(grpc.aio.ServerInterceptor):
     """Runs each call of the services under `prefix` inside `around`.
 
-    A path that no service answers never comes here, so labels stay bounded. Streaming requests and the health
-    service's Watch, which writes to its context, pass through.
+    A path that no service answers is not wrapped, so labels stay bounded.
     """
 
     def __init__(self, around: Around, prefix: str = "/") -> None:
@@ -66,17 +102,12 @@ class Interceptor(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None or not handler_call_details.method.startswith(self._prefix):
             return handler
-        codec = {
-            "request_deserializer": handler.request_deserializer,
-            "response_serializer": handler.response_serializer,
-        }
-        if handler.unary_unary is not None:
-            method = Method(handler_call_details.method, streams=False)
-            return grpc.unary_unary_rpc_method_handler(self._wrap_unary(method, handler.unary_unary), **codec)
-        if handler.unary_stream is not None and inspect.isasyncgenfunction(handler.unary_stream):
-            method = Method(handler_call_details.method, streams=True)
-            return grpc.unary_stream_rpc_method_handler(self._wrap_stream(method, handler.unary_stream), **codec)
-        return handler
+        method, function = Method(handler_call_details.method, type_of(handler)), function_of(handler)
+        if not handler.response_streaming:
+            return rebuilt(handler, self._wrap_unary(method, function))
+        if inspect.isasyncgenfunction(function):
+            return rebuilt(handler, self._wrap_stream(method, function))
+        return rebuilt(handler, self._wrap_writing(method, function))
 
     def _wrap_unary(self, method: Method, handle: Callable[..., Any]) -> Callable[..., Any]:
         async def call(request: Message, context: Context) -> Message:
@@ -90,12 +121,41 @@ class Interceptor(grpc.aio.ServerInterceptor):
 
     def _wrap_stream(self, method: Method, handle: Callable[..., Any]) -> Callable[..., Any]:
         async def call(request: Message, context: Context) -> AsyncIterator[Message]:
-            async with self._around(method, context) as sent:
-                async for reply in handle(request, context):
+            async with self._around(method, context) as sent, aclosing(handle(request, context)) as replies:
+                async for reply in replies:
                     sent(reply)
                     yield reply
 
         return call
+
+    def _wrap_writing(self, method: Method, handle: Callable[..., Any]) -> Callable[..., Any]:
+        """Of a method that writes to its context, such as the health service's Watch; what it sends is not seen."""
+
+        async def call(request: Message, context: Context) -> None:
+            async with self._around(method, context):
+                await handle(request, context)
+
+        return call
+
+
+class UnknownMethods(grpc.aio.ServerInterceptor):
+    """Counts calls of methods that there are not, all under one label: their names are whatever clients invent."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Count where no handler is found; gRPC answers UNIMPLEMENTED."""
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            labels = ("unknown", "unknown", "unknown")
+            self._metrics.rpc_started.labels(*labels).inc()
+            self._metrics.rpc_handled.labels(*labels, camel(grpc.StatusCode.UNIMPLEMENTED)).inc()
+        return handler
 
 
 def count_calls(metrics: Metrics) -> Around:
@@ -106,7 +166,8 @@ def count_calls(metrics: Metrics) -> Around:
         labels = method.labels
         began = time.perf_counter()
         metrics.rpc_started.labels(*labels).inc()
-        metrics.rpc_received.labels(*labels).inc()
+        if method.type in {"unary", "server_stream"}:
+            metrics.rpc_received.labels(*labels).inc()
         sent = metrics.rpc_sent.labels(*labels)
         code = grpc.StatusCode.UNKNOWN
         try:
@@ -119,7 +180,7 @@ def count_calls(metrics: Metrics) -> Around:
             code = _left(context)
             raise
         finally:
-            metrics.rpc_handled.labels(*labels, _camel(code)).inc()
+            metrics.rpc_handled.labels(*labels, camel(code)).inc()
             metrics.rpc_seconds.labels(*labels).observe(time.perf_counter() - began)
 
     return around
@@ -192,13 +253,15 @@ def _code(context: Context) -> grpc.StatusCode:
 
 
 def _left(context: Context) -> grpc.StatusCode:
-    """Why a call was cancelled: its time ran out, or its caller left."""
+    """Why a call ended early: it was aborted, its time ran out, or its caller left."""
+    if (code := _code(context)) is not grpc.StatusCode.OK:
+        return code
     remaining = context.time_remaining()
     expired = remaining is not None and remaining <= 0
     return grpc.StatusCode.DEADLINE_EXCEEDED if expired else grpc.StatusCode.CANCELLED
 
 
-def _camel(code: grpc.StatusCode) -> str:
+def camel(code: grpc.StatusCode) -> str:
     """The code as the grpc-prometheus family, which is Go's, writes it: OK, Canceled, InvalidArgument."""
     odd = {grpc.StatusCode.OK: "OK", grpc.StatusCode.CANCELLED: "Canceled"}
     return odd.get(code) or code.name.title().replace("_", "")

@@ -127,6 +127,10 @@ class Settings(BaseSettings):
     watch_seconds: float = Field(default=3600.0, gt=0)
     """Longest life of one WatchExplanation stream, in seconds: a client that vanished cannot hold one for ever."""
 
+    unread_seconds: float = Field(default=30.0, gt=0)
+    """Seconds that a stream waits for its client to read on; then it ends with UNAVAILABLE. Until then a text whose
+    client does not read keeps up to 32 unread tokens, and its place unless another text needs it."""
+
     store_seconds: float = Field(default=1.5, gt=0)
     """Seconds to wait for Redis before the answer is UNAVAILABLE."""
 

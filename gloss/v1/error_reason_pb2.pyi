@@ -30,6 +30,8 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_STREAM_AGE: _ClassVar[ErrorReason]
     ERROR_REASON_KEY_LIMIT: _ClassVar[ErrorReason]
     ERROR_REASON_DATA_CORRUPT: _ClassVar[ErrorReason]
+    ERROR_REASON_STREAM_UNREAD: _ClassVar[ErrorReason]
+    ERROR_REASON_MALFORMED_REQUEST: _ClassVar[ErrorReason]
 ERROR_REASON_UNSPECIFIED: ErrorReason
 ERROR_REASON_INVALID_FIELD: ErrorReason
 ERROR_REASON_PROMPT_TOO_LONG: ErrorReason
@@ -54,3 +56,5 @@ ERROR_REASON_TIME_LIMIT: ErrorReason
 ERROR_REASON_STREAM_AGE: ErrorReason
 ERROR_REASON_KEY_LIMIT: ErrorReason
 ERROR_REASON_DATA_CORRUPT: ErrorReason
+ERROR_REASON_STREAM_UNREAD: ErrorReason
+ERROR_REASON_MALFORMED_REQUEST: ErrorReason

@@ -90,7 +90,8 @@ class InferenceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Generate(self, request, context):
-        """Continues a prompt, token by token. Cancelling the call stops the work.
+        """Continues a prompt, token by token. Cancelling the call stops the work. While the client does not read, the text
+        pauses; after the server's time-out (default 30 seconds) the stream ends with UNAVAILABLE, STREAM_UNREAD.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

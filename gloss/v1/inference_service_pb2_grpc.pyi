@@ -41,7 +41,9 @@ class InferenceServiceStub:
     Score: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.ScoreRequest, _inference_service_pb2.ScoreResponse]
     """The log-probability and rank of each token of given continuations."""
     Generate: _grpc.UnaryStreamMultiCallable[_inference_service_pb2.GenerateRequest, _inference_service_pb2.GenerateResponse]
-    """Continues a prompt, token by token. Cancelling the call stops the work."""
+    """Continues a prompt, token by token. Cancelling the call stops the work. While the client does not read, the text
+    pauses; after the server's time-out (default 30 seconds) the stream ends with UNAVAILABLE, STREAM_UNREAD.
+    """
     Attention: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.AttentionRequest, _inference_service_pb2.AttentionResponse]
     """Self-attention weights of chosen layers, heads and query positions. FAILED_PRECONDITION where the model has none."""
     Tokenize: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.TokenizeRequest, _inference_service_pb2.TokenizeResponse]
@@ -62,7 +64,9 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     Score: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.ScoreRequest, _inference_service_pb2.ScoreResponse]  # type: ignore[assignment]
     """The log-probability and rank of each token of given continuations."""
     Generate: _aio.UnaryStreamMultiCallable[_inference_service_pb2.GenerateRequest, _inference_service_pb2.GenerateResponse]  # type: ignore[assignment]
-    """Continues a prompt, token by token. Cancelling the call stops the work."""
+    """Continues a prompt, token by token. Cancelling the call stops the work. While the client does not read, the text
+    pauses; after the server's time-out (default 30 seconds) the stream ends with UNAVAILABLE, STREAM_UNREAD.
+    """
     Attention: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.AttentionRequest, _inference_service_pb2.AttentionResponse]  # type: ignore[assignment]
     """Self-attention weights of chosen layers, heads and query positions. FAILED_PRECONDITION where the model has none."""
     Tokenize: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.TokenizeRequest, _inference_service_pb2.TokenizeResponse]  # type: ignore[assignment]
@@ -98,7 +102,9 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_service_pb2.GenerateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_inference_service_pb2.GenerateResponse], _abc.AsyncIterator[_inference_service_pb2.GenerateResponse]]:
-        """Continues a prompt, token by token. Cancelling the call stops the work."""
+        """Continues a prompt, token by token. Cancelling the call stops the work. While the client does not read, the text
+        pauses; after the server's time-out (default 30 seconds) the stream ends with UNAVAILABLE, STREAM_UNREAD.
+        """
 
     @_abc_1.abstractmethod
     def Attention(

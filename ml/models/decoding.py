@@ -37,7 +37,10 @@ class SlotDecoder:
         # By layer: keys and values, each [slots, key heads, capacity, size]. The sequences are in the first slots.
         self._buffers: dict[int, tuple[Tensor, Tensor]] = {}
         self._slots = self._capacity = 0
-        self._mask = torch.empty(0)  # of a step, [sequences, 1, 1, longest]
+        # Of a step: the n slots that take part, the positions of their newest tokens, and the mask [n, 1, 1, longest].
+        self._taking: list[int] = []
+        self._positions: list[int] = []
+        self._mask = torch.empty(0)
 
     @torch.inference_mode()
     def start(self, ids: Sequence[int]) -> Tensor:
@@ -57,10 +60,11 @@ class SlotDecoder:
         return beginning.logits
 
     @torch.inference_mode()
-    def step(self, tokens: Sequence[int]) -> Tensor:
+    def step(self, tokens: Sequence[int], indices: Sequence[int] | None = None) -> Tensor:
         """Read one more token of each sequence; see `Decoder.step`."""
-        positions = self._lengths.copy()
-        self._reserve(len(tokens), max(positions) + 1)
+        self._taking = list(range(len(self._lengths)) if indices is None else indices)
+        self._positions = positions = [self._lengths[slot] for slot in self._taking]
+        self._reserve(len(self._lengths), max(positions) + 1)
         seen = torch.arange(max(positions) + 1) <= torch.tensor(positions)[:, None]
         self._mask = seen[:, None, None, :].to(self._module.device)
         device = self._module.device
@@ -72,7 +76,8 @@ class SlotDecoder:
             logits_to_keep=len(tokens),
             gloss_decoder=self,
         ).logits[0]
-        self._lengths = [length + 1 for length in self._lengths]
+        for slot in self._taking:
+            self._lengths[slot] += 1
         return logits.float()
 
     @torch.inference_mode()
@@ -104,13 +109,15 @@ class SlotDecoder:
         """
         keys, values = self._buffers[layer]
         count, longest = self._mask.shape[0], self._mask.shape[3]
-        slots = torch.arange(count, device=key.device)
-        places = torch.tensor(self._lengths, device=key.device)
+        slots = torch.tensor(self._taking, device=key.device)
+        places = torch.tensor(self._positions, device=key.device)
         keys[slots, :, places], values[slots, :, places] = key[0].transpose(0, 1), value[0].transpose(0, 1)
+        # The first slots are read where they lie; any others are copied.
+        read = slice(count) if self._taking[-1] == count - 1 else slots
         out = F.scaled_dot_product_attention(
             query[0].transpose(0, 1).unsqueeze(2),
-            keys[:count, :, :longest],
-            values[:count, :, :longest],
+            keys[read, :, :longest],
+            values[read, :, :longest],
             attn_mask=self._mask,
             scale=scale,
             enable_gqa=query.shape[1] != key.shape[1],
@@ -160,9 +167,10 @@ class CacheDecoder:
         return logits
 
     @torch.inference_mode()
-    def step(self, tokens: Sequence[int]) -> Tensor:
+    def step(self, tokens: Sequence[int], indices: Sequence[int] | None = None) -> Tensor:
         """Read one more token of each sequence; see `Decoder.step`."""
-        return torch.stack([self._run([token], cache) for token, cache in zip(tokens, self._caches, strict=True)])
+        caches = self._caches if indices is None else [self._caches[index] for index in indices]
+        return torch.stack([self._run([token], cache) for token, cache in zip(tokens, caches, strict=True)])
 
     def leave(self, index: int) -> None:
         """Drop a sequence; see `Decoder.leave`."""

@@ -248,9 +248,12 @@ class LstmDecoder:
         return logits[0]
 
     @torch.inference_mode()
-    def step(self, tokens: Sequence[int]) -> Tensor:
+    def step(self, tokens: Sequence[int], indices: Sequence[int] | None = None) -> Tensor:
         """Read one more token of each sequence; see `Decoder.step`."""
-        logits, self._states = self._run(torch.tensor([[token] for token in tokens]), self._states)
+        taking = range(len(self._states)) if indices is None else indices
+        logits, states = self._run(torch.tensor([[token] for token in tokens]), [self._states[i] for i in taking])
+        for index, state in zip(taking, states, strict=True):
+            self._states[index] = state
         return logits
 
     def leave(self, index: int) -> None:

@@ -289,10 +289,11 @@ class _LeadingDecoder:
         with self._model.together("on", self._number, "start", list(ids)):
             return self._decoder.start(ids)
 
-    def step(self, tokens: Sequence[int]) -> Tensor:
+    def step(self, tokens: Sequence[int], indices: Sequence[int] | None = None) -> Tensor:
         """As `Decoder.step`."""
-        with self._model.together("on", self._number, "step", list(tokens)):
-            return self._decoder.step(tokens)
+        taking = None if indices is None else list(indices)
+        with self._model.together("on", self._number, "step", list(tokens), taking):
+            return self._decoder.step(tokens, taking)
 
     def leave(self, index: int) -> None:
         """As `Decoder.leave`."""

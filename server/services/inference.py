@@ -136,15 +136,16 @@ class InferenceService(InferenceServiceServicer):
         most = spec.tokens(len(prompt.ids), model.info.context_length)
         clock.tokenized()
         stream = self._engine.generate(model.info.name, prompt.ids, Generation(spec, model.tokenizer, prompt.ids, most))
-        # However the call ends: a handler that waits for its caller to read is not told of it otherwise.
-        context.add_done_callback(lambda *_: stream.leave())  # type: ignore[arg-type]  # its stub wants a class
-        async for step in stream:
-            reply = wire.generated(model, step)
-            if step.finish is not None:
-                clock.answered(stream)
-                reply.model.CopyFrom(wire.version(model.info))
-                reply.timings.CopyFrom(clock.timings())
-            yield reply
+        try:
+            async for step in stream:
+                reply = wire.generated(model, step)
+                if step.finish is not None:
+                    clock.answered(stream)
+                    reply.model.CopyFrom(wire.version(model.info))
+                    reply.timings.CopyFrom(clock.timings())
+                yield reply
+        finally:
+            stream.leave()
 
     async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:  # noqa: N802
         """Show how a prompt is cut into tokens."""

@@ -6,6 +6,7 @@ import grpc
 import pytest
 
 from gloss import v1 as pb
+from tests.integration.explanations import wait_for
 from tests.integration.serving import Code, refused
 
 TEXT = "The capital of France is Paris."
@@ -200,14 +201,72 @@ def test_a_request_beyond_the_limit_is_refused_by_grpc_itself(served):
     assert served.next_token("The server lives on").predictions
 
 
-def test_bytes_that_are_no_message_leave_the_server_alive(served):
-    call = served.channel.unary_unary("/gloss.v1.InferenceService/NextToken")
-    with pytest.raises(grpc.RpcError):
-        call(b"\xff\xff\xff\xff", timeout=5)
-    with pytest.raises(grpc.RpcError) as caught:
-        served.channel.unary_unary("/gloss.v1.InferenceService/NoSuchMethod")(b"", timeout=5)
-    assert caught.value.code() is Code.UNIMPLEMENTED
+class Raw:
+    """Bytes as they are, in a message's place."""
+
+    DESCRIPTOR = None
+
+
+def raw(channel, path, kind, **metadata):
+    """A call that sends bytes and whose reply nobody parses."""
+    call = channel.unary_unary if kind == "unary" else channel.unary_stream
+    method = call(path, response_deserializer=lambda _: Raw())
+    return lambda request, timeout: method(request, timeout=timeout, **metadata)
+
+
+GARBAGE = [b"\xff\xff\xff\xff", b"\x0a\xff", b"\x0a\x02\xc3\x28", b"\x08" * 7]
+"""No field, a length beyond the end, a string that is not UTF-8, and numbers without a last one."""
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "message"),
+    [
+        ("/gloss.v1.InferenceService/NextToken", "unary", "gloss.v1.NextTokenRequest"),
+        ("/gloss.v1.InferenceService/Generate", "server_stream", "gloss.v1.GenerateRequest"),
+        ("/gloss.v1.ExplanationService/CreateExplanation", "unary", "gloss.v1.CreateExplanationRequest"),
+        ("/gloss.v1.ExplanationService/WatchExplanation", "server_stream", "gloss.v1.WatchExplanationRequest"),
+        ("/grpc.health.v1.Health/Check", "unary", "grpc.health.v1.HealthCheckRequest"),
+        ("/grpc.health.v1.Health/Watch", "server_stream", "grpc.health.v1.HealthCheckRequest"),
+        (
+            "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+            "bidi_stream",
+            "grpc.reflection.v1alpha.ServerReflectionRequest",
+        ),
+    ],
+)
+def test_bytes_that_are_no_message_are_refused_and_counted(served, caplog, path, kind, message):
+    _, service, method = path.split("/")
+    labels = {"grpc_type": kind, "grpc_service": service, "grpc_method": method, "grpc_code": "InvalidArgument"}
+    before = served.metric("grpc_server_handled_total", **labels)
+    for data in GARBAGE:
+        refusal = refused(raw(served.channel, path, kind), data)
+        assert (refusal.code, refusal.reason) == (Code.INVALID_ARGUMENT, "MALFORMED_REQUEST")
+        assert message in refusal.message
+        assert refusal.metadata == {"type": message}
+    wait_for(lambda: served.metric("grpc_server_handled_total", **labels) - before == len(GARBAGE))
+    assert not [record for record in caplog.records if record.exc_info or record.levelname == "ERROR"]
     assert served.next_token("The server lives on").predictions
+
+
+def test_malformed_requests_are_one_line_of_the_log_a_second(gated, caplog):
+    with gated() as server:
+        for _ in range(20):
+            refused(raw(server.channel, "/gloss.v1.InferenceService/Tokenize", "unary"), GARBAGE[0])
+        lines = [record.getMessage() for record in caplog.records if "malformed" in record.getMessage()]
+    assert 1 <= len(lines) < 20
+    assert lines[0].startswith(
+        "refused malformed requests: 1, the last of /gloss.v1.InferenceService/Tokenize from ipv"
+    )
+
+
+@pytest.mark.parametrize("path", ["/gloss.v1.InferenceService/NoSuchMethod", "/no.such.Service/Method"])
+def test_methods_that_there_are_not_are_counted_as_one(served, path):
+    labels = {"grpc_type": "unknown", "grpc_service": "unknown", "grpc_method": "unknown", "grpc_code": "Unimplemented"}
+    before = served.metric("grpc_server_handled_total", **labels)
+    with pytest.raises(grpc.RpcError) as caught:
+        served.channel.unary_unary(path)(b"", timeout=5)
+    assert caught.value.code() is Code.UNIMPLEMENTED
+    assert served.metric("grpc_server_handled_total", **labels) - before == 1
 
 
 # Explanations. The server of these tests has no Redis: what is refused here is refused before anything is queued.

@@ -89,6 +89,19 @@ def test_reflection_wants_a_key(tiny_gpt2, keys):
         assert caught.value.code() is Code.UNAUTHENTICATED
 
 
+def test_the_key_comes_before_the_bytes(tiny_gpt2, keys):
+    key = keys("alice")
+    with serve([tiny_gpt2], api_keys_file=keys.path) as served:
+        for method, call in (("NextToken", served.channel.unary_unary), ("Generate", served.channel.unary_stream)):
+            send = call(f"/gloss.v1.InferenceService/{method}", response_deserializer=pb.NextTokenResponse.FromString)
+            assert refused(send, b"\xff\xff").code is Code.UNAUTHENTICATED
+
+            def with_key(request, timeout, send=send):
+                return send(request, timeout=timeout, metadata=[("authorization", f"Bearer {key}")])
+
+            assert refused(with_key, b"\xff\xff").code is Code.INVALID_ARGUMENT
+
+
 def test_a_key_beyond_its_limits_is_told_when_to_come_back(gate, tiny_gpt2, keys):
     few, other = keys("few", "--calls", "1", "--prompts-per-minute", "5"), keys("other")
     with serve([tiny_gpt2], api_keys_file=keys.path) as served:

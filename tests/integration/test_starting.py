@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
+import struct
 import subprocess
 import sys
 
@@ -73,6 +75,30 @@ def test_loading_is_logged_and_serving_comes_after_it(server_process, tiny_gpt2)
     told = [server.log.index(part) for part in ("loading model=", "weights_bytes=", "weights read in", "loaded model=")]
     assert told == sorted(told)
     assert told[-1] < server.log.index("warm model=") < server.log.index("ready grpc=")
+
+
+def http2(kind, flags, stream, payload):
+    """A frame of HTTP/2."""
+    return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
+
+
+def test_a_server_whose_grpc_ended_does_not_stay(server_process, tiny_gpt2):
+    server = server_process(GLOSS_MODEL=str(tiny_gpt2))
+    host, port = server.grpc.split(":")
+    headers = [
+        (b":method", b"POST"),
+        (b":scheme", b"http"),
+        (b":path", b"/no/\xff"),  # gRPC's Python server ends where this is not UTF-8
+        (b":authority", b"x"),
+        (b"content-type", b"application/grpc"),
+        (b"te", b"trailers"),
+    ]
+    block = b"".join(b"\x00" + bytes([len(k)]) + k + bytes([len(v)]) + v for k, v in headers)
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + http2(4, 0, 0, b"") + http2(1, 4, 1, block))
+        wait_for(lambda: server.child.exit_code() is not None)
+    assert server.child.exit_code() == 1
+    assert "gRPC has ended by itself" in server.log
 
 
 def ask(address):

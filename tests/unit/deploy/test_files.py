@@ -6,10 +6,14 @@ import shutil
 import subprocess
 from typing import Any
 
+import grpc
 import pytest
 import yaml
+from grpc_health.v1 import health_pb2
 from prometheus_client import CollectorRegistry, generate_latest
 
+from gloss.v1 import explanation_service_pb2, inference_service_pb2
+from server.interceptors import camel
 from server.metrics import Metrics as ServerMetrics
 from server.settings import Settings as ServerSettings
 from tests.fixtures.processes import CHECKOUT
@@ -58,23 +62,80 @@ def test_only_series_that_exist_are_used(source: Any) -> None:
     assert used <= known
 
 
+@pytest.fixture(scope="module")
+def promtool() -> str:
+    found = shutil.which("promtool")
+    if found is None:
+        pytest.skip("promtool is not on PATH; Debian's package prometheus has it, and .ci/run fetches it")
+    return found
+
+
 @pytest.mark.parametrize("metrics", [ServerMetrics, WorkerMetrics])
-def test_pages_pass_promtool(metrics: Any) -> None:
-    promtool = shutil.which("promtool")
-    if promtool is None:
-        pytest.skip("promtool is not on PATH")
+def test_pages_pass_promtool(metrics: Any, promtool: str) -> None:
     page = generate_latest(metrics().registry)
     result = subprocess.run([promtool, "check", "metrics"], input=page, capture_output=True, check=False)
     assert result.returncode == 0, result.stderr.decode()
 
 
-def test_prometheus_configuration_passes_promtool() -> None:
-    promtool = shutil.which("promtool")
-    if promtool is None:
-        pytest.skip("promtool is not on PATH")
-    config = DEPLOY / "prometheus/prometheus.yml"
-    result = subprocess.run([promtool, "check", "config", config], capture_output=True, text=True, check=False)
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["check", "config", DEPLOY / "prometheus/prometheus.yml"],
+        ["test", "rules", DEPLOY / "prometheus/alerts_test.yml"],
+    ],
+)
+def test_prometheus_files_pass_promtool(command: list[Any], promtool: str) -> None:
+    result = subprocess.run([promtool, *command], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_every_alert_has_a_case_that_fires_and_one_that_does_not() -> None:
+    groups = yaml.safe_load((DEPLOY / "prometheus/alerts.yml").read_text())["groups"]
+    cases = yaml.safe_load((DEPLOY / "prometheus/alerts_test.yml").read_text())["tests"]
+    told = [test for case in cases for test in case["alert_rule_test"]]
+    for alert in [rule["alert"] for group in groups for rule in group["rules"]]:
+        fires = {bool(test["exp_alerts"]) for test in told if test["alertname"] == alert}
+        assert fires == {True, False}, alert
+
+
+def label_values() -> dict[str, set[str]]:
+    """By label, every value that the code and Prometheus can write, for labels that queries choose by."""
+    services = [
+        *inference_service_pb2.DESCRIPTOR.services_by_name.values(),
+        *explanation_service_pb2.DESCRIPTOR.services_by_name.values(),
+        *health_pb2.DESCRIPTOR.services_by_name.values(),
+    ]
+    jobs = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())["scrape_configs"]
+    return {
+        "grpc_code": {camel(code) for code in grpc.StatusCode},
+        "grpc_type": {"unary", "server_stream", "client_stream", "bidi_stream", "unknown"},
+        "grpc_service": {service.full_name for service in services},
+        "grpc_method": {method.name for service in services for method in service.methods},
+        "job": {job["job_name"] for job in jobs},
+    }
+
+
+def chosen_in(expression: str) -> list[tuple[str, str, str]]:
+    """The label, the operator and the value of each choice by label in a PromQL expression."""
+    choices = [choice for braces in re.findall(r"{([^}]*)}", expression) for choice in braces.split(",")]
+    found = [re.fullmatch(r'\s*(\w+)\s*(=~|!~|!=|=)\s*"([^"]*)"\s*', choice) for choice in choices]
+    assert all(found), f"not understood: {expression}"
+    return [match.groups() for match in found if match]  # type: ignore[misc]  # three of them
+
+
+def documented_queries() -> list[str]:
+    return re.findall(r"`\w+{[^}`]*=[^}`]*}`", (CHECKOUT / "docs/operations.md").read_text())
+
+
+@pytest.mark.parametrize("source", [dashboard_expressions, alert_expressions, documented_queries])
+def test_only_label_values_that_can_be_written_are_asked_for(source: Any) -> None:
+    known = label_values()
+    choices = [choice for expression in source() for choice in chosen_in(expression)]
+    assert choices, "nothing found: has the file's layout changed?"
+    for label, operator, value in choices:
+        assert label in known, f"{label}: add the values that it can have"
+        for each in value.split("|") if "~" in operator else [re.escape(value)]:
+            assert any(re.fullmatch(each, one) for one in known[label]), f"{label}={each} is never written"
 
 
 def variables(*settings: Any) -> set[str]:

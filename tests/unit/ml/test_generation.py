@@ -229,3 +229,19 @@ def test_a_text_whose_beginning_is_known_is_what_it_would_be(
     for row, prompt in zip(decoder.step([9] * 4), said, strict=True):
         torch.testing.assert_close(row, model.logits([prompt])[0][-1], atol=2e-5, rtol=1e-5)
     assert reader.read([prompts[1]], [1]).recalled == ([64] if max_bytes else [0])
+
+
+@pytest.mark.parametrize("folder", ["tiny_llama", "tiny_gpt2", "tiny_lstm"])
+def test_texts_that_pause_stay_as_they_are(folder: str, request: pytest.FixtureRequest):
+    model = load(str(request.getfixturevalue(folder)), device="cpu")
+    decoders = [model.decoder()]
+    if isinstance(model, HuggingFaceModel):
+        decoders.append(CacheDecoder(model.module))
+    for decoder in decoders:
+        texts = [[int(decoder.start(prompt).argmax())] for prompt in PROMPTS[:3]]
+        for taking in ([1], [0, 2], [2], [0, 1], None, [0, 2], [1]):
+            present = range(3) if taking is None else taking
+            logits = decoder.step([texts[i][-1] for i in present], taking)
+            for i, row in zip(present, logits, strict=True):
+                texts[i].append(int(row.argmax()))
+        assert texts == [alone(model, prompt, 5) for prompt in PROMPTS[:3]]

@@ -13,11 +13,13 @@ from ml import errors as ml_errors
 from server.errors import (
     DrainingError,
     KeyLimitError,
+    MalformedRequestError,
     ModelNotFoundError,
     NoWorkerError,
     OverloadedError,
     StreamAgeError,
     UnauthenticatedError,
+    UnreadError,
     to_status,
 )
 
@@ -94,6 +96,15 @@ def decode(error):
         ),
         (DrainingError(), Code.UNAVAILABLE, "DRAINING", {}, None, True),
         (StreamAgeError(60), Code.UNAVAILABLE, "STREAM_AGE", {}, None, True),
+        (UnreadError(30), Code.UNAVAILABLE, "STREAM_UNREAD", {"seconds": "30"}, None, True),
+        (
+            MalformedRequestError("gloss.v1.A"),
+            Code.INVALID_ARGUMENT,
+            "MALFORMED_REQUEST",
+            {"type": "gloss.v1.A"},
+            None,
+            False,
+        ),
         (
             ml_errors.CapabilityError("m", "no"),
             Code.FAILED_PRECONDITION, "NOT_SUPPORTED", {"model": "m"}, None, False,

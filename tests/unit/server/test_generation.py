@@ -131,6 +131,58 @@ async def test_other_work_goes_on_between_the_steps(llama: LanguageModel):
         stream.leave()
 
 
+async def settled(bench: Bench, **states: int) -> None:
+    """Wait until so many texts are in each state."""
+    async with asyncio.timeout(20):
+        while any(bench.gauge(state) != count for state, count in states.items()):  # noqa: ASYNC110 -- a thread counts
+            await asyncio.sleep(0.001)
+
+
+@on_a_loop
+async def test_an_unread_text_pauses_and_goes_on_as_if_it_had_not(llama: LanguageModel):
+    async with engine_of(llama) as bench:
+        generated = functools.partial(
+            bench.metrics.registry.get_sample_value,
+            "gloss_tokens_total",
+            {"model": llama.info.name, "kind": "generated"},
+        )
+        expected = await all_of(bench.begin([5, 6], max_tokens=100, top_k=50))
+        before = generated()
+        stream = bench.begin([5, 6], max_tokens=100, top_k=50)
+        await settled(bench, paused=1, growing=0)
+        assert generated() - before == 32
+        other = await all_of(bench.begin([7], max_tokens=100))
+        assert len(other) == 100, "others go on"
+        assert bench.gauge("paused") == 1
+        found = await all_of(stream)
+        assert ids_of(found) == ids_of(expected)
+        assert [[id_ for id_, _ in step.top] for step in found] == [[id_ for id_, _ in step.top] for step in expected]
+
+
+@on_a_loop
+async def test_a_text_that_pauses_gives_its_place_to_whoever_wants_it(llama: LanguageModel):
+    async with engine_of(llama, texts=1) as bench:
+        settings = {"max_tokens": 80, "temperature": 0.7, "seed": 3}
+        expected = ids_of(await all_of(bench.begin([5, 6], **settings)))
+        unread = [bench.begin([5, 6], **settings) for _ in range(3)]
+        await settled(bench, paused=3, growing=0, waiting=0)
+        assert len(await all_of(bench.begin([7], max_tokens=100))) == 100
+        unread[0].leave()
+        found = await asyncio.gather(*map(all_of, unread))
+        assert [ids_of(steps) for steps in found] == [[], expected, expected]
+        await settled(bench, paused=0, growing=0, waiting=0)
+
+
+@on_a_loop
+async def test_what_is_unread_goes_with_its_caller(llama: LanguageModel):
+    async with engine_of(llama, texts=1) as bench:
+        stream = bench.begin([5, 6], max_tokens=100)
+        await settled(bench, paused=1)
+        stream.leave()
+        assert stream._steps.empty()
+        await settled(bench, paused=0)
+
+
 def test_memory_bounds_the_places(llama: LanguageModel):
     assert GenerationLimits(texts=16, bytes=3 * llama.decoder_bytes).places(llama) == 3
     assert GenerationLimits(texts=16, bytes=1).places(llama) == 1
@@ -149,7 +201,7 @@ class Failing:
             return torch.full((50,), float("nan"))
         return 10 * torch.eye(50)[9]
 
-    def step(self, tokens: Sequence[int]) -> torch.Tensor:
+    def step(self, tokens: Sequence[int], indices: Sequence[int] | None = None) -> torch.Tensor:
         raise RuntimeError("step")
 
     def leave(self, index: int) -> None:
