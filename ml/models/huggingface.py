@@ -201,6 +201,7 @@ class HuggingFaceModel:
         if len(ids) > self.ways.captured:
             name = self.info.name
             raise CapabilityError(
-                name, f"model {name!r} keeps the value vectors of so long a prompt to itself; shorten it"
+                name,
+                f"model {name!r} keeps its value vectors to itself where a prompt is so long; choose another method",
             )
         yield from ValueZeroing(self.module, self.info.name).shares(ids, max_tokens, sink)

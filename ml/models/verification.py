@@ -345,13 +345,16 @@ class _Verification:
         run = CachedRun(self._module)
         difference = 0.0
         # Behind a prefix within the bound, and behind one that is beyond it.
-        for known in (stage.edge - 1, stage.length - 2) if stage.edge else (0, stage.length // 2):
-            run.read(family[0][: max(known, 0)])
+        for known in (stage.edge - 1, stage.length - 4) if stage.edge else (stage.length // 2,):
+            prefix = family[0][: max(1, known)]
+            run.read(prefix)
+            sequences = [ids for ids in family if ids[: len(prefix)] == prefix and len(ids) > len(prefix)]
+            tails = [1] * len(sequences)
             found: dict[int, Tensor] = {}
-            for batch in run.batches(family, _tails(family), max_tokens=4 * stage.length, max_readout=64):
+            for batch in run.batches(sequences, tails, max_tokens=4 * stage.length, max_readout=_READ_OUT):
                 found.update(zip(batch.indices, batch.logits, strict=True))
-            logits = [found[i] for i in range(len(family))]
-            difference = max(difference, self._compared(family, _tails(family), logits))
+            logits = [found[i] for i in range(len(sequences))]
+            difference = max(difference, self._compared(sequences, tails, logits))
         return difference
 
     def _captured(self, stage: _Stage) -> float:
@@ -405,10 +408,8 @@ class _Verification:
         return [*sequences, [*ids[:-1], self._other(ids[-1])], changed, ids[: middle + 1], self._ids(1, 2)]
 
     def _compared(self, sequences: Sequence[Sequence[int]], tails: Sequence[int], found: Sequence[Tensor]) -> float:
-        return max(
-            _difference(rows, self._reference(ids, tail))
-            for ids, tail, rows in zip(sequences, tails, found, strict=True)
-        )
+        rows = zip(sequences, tails, found, strict=True)
+        return max((_difference(one, self._reference(ids, tail)) for ids, tail, one in rows), default=math.inf)
 
     def _ids(self, count: int, seed: int = 0) -> list[int]:
         """Tokens without a pattern. Of one `seed`, fewer are the first of more."""
