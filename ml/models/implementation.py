@@ -26,7 +26,8 @@ def register(module: PreTrainedModel) -> bool:
     # A model that SDPA does not support caps its scores or has attention sinks, of which our function knows nothing.
     if not (module._can_set_attn_implementation() and module._supports_sdpa):
         return False
-    configs = {id(child.config): child.config for child in module.modules() if hasattr(child, "config")}
+    found: list[Any] = [child.config for child in module.modules() if hasattr(child, "config")]
+    configs = {id(config): config for config in found}
     chosen = [getattr(config, "_attn_implementation", None) for config in configs.values()]
     top = module.config._attn_implementation
     module.set_attn_implementation(NAME)

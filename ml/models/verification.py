@@ -38,9 +38,9 @@ _log = logging.getLogger(__name__)
 
 _SHORT = 40
 """Tokens of a trial below all bounds: more than a block of the prefix cache."""
-_BEYOND = 32
-"""How far beyond a bound a trial goes: by one in so many of its tokens, and by no fewer than `_FEWEST`."""
-_FEWEST = 9
+_BEYOND = 48
+"""Tokens that a trial goes beyond a bound, or twice the bound where that is less, and no fewer than `_FEWEST`."""
+_FEWEST = 12
 _LONGEST = 1024
 """Bounds up to this many tokens are tried out."""
 _EXACT = 256
@@ -152,8 +152,6 @@ class _Verification:
         found = dict.fromkeys(_NAMES, 0.0)
         differences: dict[str, float] = {}
         for stage in self._stages():
-            if stage.edge:
-                self._know_fewer(stage)
             for way, trial in self._trials(stage, differences):
                 if way in differences:
                     continue  # it ended at a bound before
@@ -174,13 +172,6 @@ class _Verification:
         if key not in self._references:
             self._references[key] = self._compute(ids, min(_READ_OUT, len(ids)))
         return self._references[key][-tail:]
-
-    def _know_fewer(self, stage: _Stage) -> None:
-        """Take what the plain forward says of a prompt for what it says of a slightly shorter one beyond the bound."""
-        ids = self._ids(stage.length)
-        logits = self._reference(ids, _READ_OUT)
-        for left_out in range(1, min(len(logits) - 2, len(ids) - stage.edge)):
-            self._references[tuple(ids[:-left_out])] = logits[:-left_out]
 
     def _compute(self, ids: Sequence[int], tail: int) -> Tensor:
         tensor = torch.tensor([list(ids)], device=self._module.device)
@@ -222,8 +213,10 @@ class _Verification:
     def _stages(self) -> Iterator[_Stage]:
         end = min((bound.tokens for bound in self._far), default=math.inf)
         for edge, limit in itertools.pairwise([0, *self._near, end]):
-            length = edge + max(_FEWEST, edge // _BEYOND) if edge else _SHORT
-            yield _Stage(int(min(length, limit, self._context)), limit, edge, limit in self._near and limit <= _EXACT)
+            length = edge + max(_FEWEST, min(2 * edge, _BEYOND)) if edge else _SHORT
+            yield _Stage(
+                int(min(length, limit, self._context)), limit, int(edge), limit in self._near and limit <= _EXACT
+            )
 
     def _beyond(self, found: Mapping[str, float]) -> dict[str, float]:
         """How far the ways go, given how far they were `found` to go, where bounds were not tried out."""
@@ -273,10 +266,8 @@ class _Verification:
             yield "captured", lambda: 0.0
 
     def _padded(self, stage: _Stage) -> float:
-        sequences = [self._ids(stage.length), self._ids(min(3, stage.length), 1)]
-        if not stage.edge:
-            sequences += [self._ids(1, 2), self._ids(stage.length // 2 + 1, 3)]
-        tails = [min(2, len(ids)) for ids in sequences]
+        sequences = self._family(stage)
+        tails = [min(8, len(ids)) for ids in sequences]
         return self._compared(sequences, tails, batch_logits(self._module, sequences, tails, spread=self._spread))
 
     def _decoded(self, stage: _Stage) -> float:
@@ -345,7 +336,7 @@ class _Verification:
         run = CachedRun(self._module)
         difference = 0.0
         # Behind a prefix within the bound, and behind one that is beyond it.
-        for known in (stage.edge - 1, stage.length - 4) if stage.edge else (stage.length // 2,):
+        for known in (stage.edge - 1, stage.length - _READ_OUT) if stage.edge else (stage.length // 2,):
             prefix = family[0][: max(1, known)]
             run.read(prefix)
             sequences = [ids for ids in family if ids[: len(prefix)] == prefix and len(ids) > len(prefix)]
@@ -366,27 +357,33 @@ class _Verification:
 
     def _grown(self, decoder: Decoder, stage: _Stage) -> float:
         """How far two sequences that grow together, and one when the other has left, are from the plain forward."""
-        prompts = [ids for ids in (self._ids(stage.length), self._ids(6, 3)) if 2 <= len(ids) <= self._context]
-        differences = [_difference(decoder.start(ids[:-1]).unsqueeze(0), self._reference(ids[:-1])) for ids in prompts]
+        fewer = self._fewer(stage)
+        steps = stage.length - fewer
+        texts = [
+            ids for ids in (self._ids(stage.length), self._ids(min(5 + steps, stage.length - 1), 3)) if len(ids) > steps
+        ]
+        prompts = [ids[: len(ids) - steps] for ids in texts]
+        differences = [_difference(decoder.start(ids).unsqueeze(0), self._reference(ids)) for ids in prompts]
         if isinstance(decoder, CacheDecoder) and not stage.edge:
             self._measure(decoder, prompts)
-        if prompts:
-            rows = decoder.step([ids[-1] for ids in prompts])
-            differences += [
-                _difference(row.unsqueeze(0), self._reference(ids)) for row, ids in zip(rows, prompts, strict=True)
-            ]
-        if len(prompts) == 2 and len(prompts[1]) < self._context:
+        for step in range(steps):
+            rows = decoder.step([text[len(prompt) + step] for text, prompt in zip(texts, prompts, strict=True)])
+            if step == steps - 1:
+                differences += [
+                    _difference(row.unsqueeze(0), self._reference(ids)) for row, ids in zip(rows, texts, strict=True)
+                ]
+        if len(texts) == 2:
             decoder.leave(0)
-            longer = [*prompts[1], self._other(prompts[1][0])]
+            longer = [*texts[1], self._other(texts[1][0])]
             differences.append(_difference(decoder.step(longer[-1:]), self._reference(longer)))
         return max(differences, default=0.0)
 
     def _measure(self, decoder: CacheDecoder, prompts: Sequence[Sequence[int]]) -> None:
-        """Note what the caches of two prompts, each without its last token, take."""
-        if len(prompts) == 2 and len(prompts[0]) != len(prompts[1]):
+        """Note what the caches of two prompts take."""
+        if len(prompts) == 2:
             longer, shorter = decoder.cached_bytes(0), decoder.cached_bytes(1)
             token = max(0, longer - shorter) // (len(prompts[0]) - len(prompts[1]))
-            self._memory = max(0, longer - token * (len(prompts[0]) - 1)), token
+            self._memory = max(0, longer - token * len(prompts[0])), token
 
     def _grown_across(self, decoder: Decoder, stage: _Stage) -> float:
         """The same of a sequence that begins within a bound and grows beyond it."""
@@ -396,13 +393,17 @@ class _Verification:
             logits = decoder.step([token])[0]
         return _difference(logits[None], self._reference(ids))
 
+    def _fewer(self, stage: _Stage) -> int:
+        """Of some tokens fewer than the trial's longest prompt has, and beyond the same bound."""
+        return max(stage.edge + 1, stage.length - _FEWEST) if stage.edge else max(1, stage.length - 1)
+
     def _family(self, stage: _Stage) -> list[list[int]]:
         """Sequences some of which begin alike, the longest first."""
         ids = self._ids(stage.length)
         sequences = [ids, self._ids(min(3, stage.length), 1)]
         if stage.edge:
-            fewer = max(stage.edge + 1, stage.length - 3)
-            return [*sequences, ids[:fewer]]
+            # Also beyond the bound, and padded in a batch.
+            return [*sequences, ids[: self._fewer(stage)]]
         middle = stage.length // 2
         changed = [*ids[:middle], self._other(ids[middle]), *ids[middle + 1 :]]
         return [*sequences, [*ids[:-1], self._other(ids[-1])], changed, ids[: middle + 1], self._ids(1, 2)]
