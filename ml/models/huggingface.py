@@ -155,8 +155,9 @@ class HuggingFaceModel:
     @property
     def decoder_bytes(self) -> int:
         """What the model's cache takes at the full context; see `LanguageModel.decoder_bytes`."""
-        # Buffers double as they grow, so up to half of them may lie idle.
-        return 2 * (self.ways.cache_bytes + self.ways.token_bytes * self.info.context_length)
+        # Buffers double as they grow, so up to half of them may lie idle. Each rank has measured its own.
+        whole = self.ways.cache_bytes + self.ways.token_bytes * self.info.context_length
+        return 2 * whole * self._placement.ranks
 
     @torch.inference_mode()
     def attention(self, ids: Sequence[int], layers: Sequence[int], queries: Sequence[int], sink: AttentionSink) -> None:

@@ -25,6 +25,7 @@ from transformers.utils.import_utils import is_accelerate_available
 
 from ml.errors import GlossError, ModelLoadError
 from ml.language_model import ModelInfo
+from ml.models.adapters import merge, without_adapter
 from ml.models.attention_capture import prepare
 from ml.models.fast_layers import use_fast_layers
 from ml.models.huggingface import HuggingFaceModel
@@ -47,18 +48,20 @@ def load_huggingface(
     model_type: str,
     *,
     read_in: Callable[[], None] = lambda: None,
+    adapter: Path | None = None,
 ) -> HuggingFaceModel:
     """Load a model's folder: safetensors only, no code of the model's own, float32 on a CPU and bfloat16 on a GPU.
 
     Args:
         read_in: called once the weights are there, before the model computes for the first time.
+        adapter: a folder with the files of an adapter, to be merged into the model.
 
     Raises:
         ModelLoadError: the files are incomplete, corrupt or of a kind that transformers does not know, or what they
             hold is no causal language model.
     """
     try:
-        return _load(folder, placement, name, digest, model_type, read_in=read_in)
+        return _load(folder, placement, name, digest, model_type, read_in=read_in, adapter=adapter)
     except GlossError:
         raise
     except Exception as error:  # architectures differ in what their configurations lack, and in how they fail
@@ -68,16 +71,27 @@ def load_huggingface(
 
 
 def _load(
-    folder: Path, placement: Placement, name: str, digest: str, model_type: str, *, read_in: Callable[[], None]
+    folder: Path,
+    placement: Placement,
+    name: str,
+    digest: str,
+    model_type: str,
+    *,
+    read_in: Callable[[], None],
+    adapter: Path | None,
 ) -> HuggingFaceModel:
     if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise ModelLoadError(
             f"{folder} is of model_type {model_type!r}, no causal language model that transformers {__version__} knows"
         )
     _quieten(transformers_logging)
-    fast = _tokenizer(folder)
-    with logged_progress(_log, name):
-        module = _module(folder, placement)
+    # An adapter may bring tokens of its own.
+    fast = _tokenizer(adapter if adapter and (adapter / "tokenizer.json").is_file() else folder)
+    with logged_progress(_log, name), without_adapter(folder) as plain:
+        module = _module(folder, plain, placement)
+    if adapter:
+        module = merge(module, adapter)
+        _log.info("model=%s merged the adapter %s", name, adapter)
     module.requires_grad_(False)  # gradients are asked for at the embeddings, and nothing is kept for others
     parameters = module.num_parameters()
     use_fast_layers(module)
@@ -119,7 +133,8 @@ def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def _module(folder: Path, placement: Placement) -> PreTrainedModel:
+def _module(folder: Path, plain: Path, placement: Placement) -> PreTrainedModel:
+    """The module of a folder, of which `plain` holds the same without an adapter."""
     auto: Any = AutoModelForCausalLM  # its annotations know neither loading info nor `to`
     where: dict[str, Any] = {}
     if placement.spread:
@@ -132,7 +147,7 @@ def _module(folder: Path, placement: Placement) -> PreTrainedModel:
         raise ModelLoadError("transformers places a model on several devices by the package accelerate; install it")
     try:
         module, report = auto.from_pretrained(
-            folder,
+            plain,
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
