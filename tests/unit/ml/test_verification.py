@@ -13,8 +13,7 @@ from torch import Tensor
 import ml.models
 from ml.errors import ModelLoadError
 from ml.language_model import LanguageModel
-from tests.fixtures.models import byte_level
-from tests.fixtures.zoo import CONTEXT, ZOO, make
+from tests.fixtures.zoo import CONTEXT, ZOO, make, save
 from tests.unit.ml.test_sharing import random_ids
 
 QUICK = (
@@ -38,10 +37,7 @@ SHARING = [[*LONG[:length], *random_ids(more, more)] for length in (14, 22, 64) 
 
 
 def folder_of(name: str, tmp_path: Path) -> Path:
-    folder = tmp_path / "model"
-    make(name).save_pretrained(folder)
-    byte_level(unknown="<unk>").save_pretrained(folder)
-    return folder
+    return save(name, tmp_path / "model")
 
 
 class Reference:
