@@ -93,7 +93,7 @@ def test_without_peft_it_is_refused(
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *more: None if name == "peft" else find_spec(name, *more)
     )
-    refused(folder, r"is an adapter, which takes the package peft: pip install 'gloss\[adapters\]'")
+    refused(folder, r"is an adapter, which takes the package peft: install it")
 
 
 def another_shape(adapter: Path) -> None:
