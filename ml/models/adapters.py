@@ -68,8 +68,8 @@ def check_usable(adapter: Path) -> None:
     """Raise `ModelLoadError` where an adapter cannot be merged here."""
     if importlib.util.find_spec("peft") is None:
         raise ModelLoadError(
-            f"{adapter} is an adapter, which takes the package peft: install it (pip install peft) to serve the adapter merged "
-            "into its base model, or move it out of the base model's folder to serve that alone"
+            f"{adapter} is an adapter, which takes the package peft: install it (pip install peft) to serve the "
+            "adapter merged into its base model, or move it out of the base model's folder to serve that alone"
         )
     if not (adapter / _WEIGHTS).is_file():
         raise ModelLoadError(f"{adapter} has no {_WEIGHTS}; pickled weights are refused: save it as safetensors")
