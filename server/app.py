@@ -232,7 +232,10 @@ class Server:
         for name, model in registry.items():
             began = time.perf_counter()
             for task in warm_up(model):
-                await self.engine.submit(name, [task])
+                try:
+                    await self.engine.submit(name, [task])
+                except Exception as error:  # noqa: BLE001 -- what one kind of question meets, its callers are told
+                    _logger.warning("model=%s cannot answer %s: %s", name, type(task).__name__, error)
             _logger.info("warm model=%s seconds=%.2f", name, time.perf_counter() - began)
         self.engine.forget_pace()
         expect_to_stay()

@@ -19,8 +19,8 @@ from ml.generation import Generation
 from ml.language_model import LanguageModel
 from ml.models.cuda import in_front
 from server.batching import Item, Limits, Queue, QueueOverflowError
-from server.errors import OverloadedError
-from server.generation import GenerationLimits, Generations, Stream
+from server.errors import OverloadedError, of_model
+from server.generation import GenerationLimits, Generations, Stream, settle
 from server.metrics import Metrics
 from server.tasks import Outcome, Task, lane, output_bytes, run
 
@@ -213,7 +213,7 @@ class Engine:
                 if batch:
                     done = self._run(batch)
                     self._reply(done)
-                    self._readers[batch[0].call.model].settle()
+                    settle(batch[0].call.model, self._readers[batch[0].call.model])
                 self._generations.step()
                 if batch:
                     tokens = sum(max(len(work.task.ids), self._shortest) for work in batch)
@@ -237,9 +237,13 @@ class Engine:
     def _run(self, batch: tuple[_Work, ...]) -> _Done:
         """Run a batch and measure it."""
         began = time.monotonic()
-        outcome = self._values(batch[0].call.model, [work.task for work in batch])
-        seconds = time.monotonic() - began
-        self._observe(batch, outcome, began, seconds)
+        model = batch[0].call.model
+        try:
+            outcome = self._values(model, [work.task for work in batch])
+            seconds = time.monotonic() - began
+            self._observe(batch, outcome, began, seconds)
+        except Exception as error:  # noqa: BLE001 -- it belongs to the callers of the batch, not to this thread
+            return _Done(batch, [of_model(model, error)] * len(batch), time.monotonic() - began)
         return _Done(batch, outcome.values, seconds)
 
     def _reply(self, done: _Done) -> None:
@@ -256,7 +260,7 @@ class Engine:
             return run(self._models[model], self._readers[model], tasks)
         except Exception as error:  # noqa: BLE001 -- whatever it is, it belongs to a caller, not to this thread
             if len(tasks) == 1:
-                return Outcome([error], 0)
+                return Outcome([of_model(model, error)], 0)
             _logger.warning("batch of %d failed, running one by one: %s", len(tasks), type(error).__name__)
             alone = [self._values(model, [task]) for task in tasks]
             return Outcome(

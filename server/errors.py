@@ -47,6 +47,16 @@ class OverloadedError(Exception):
         self.retry_seconds = retry_seconds
 
 
+class ModelFailedError(RuntimeError):
+    """The model called `model` raised what nobody foresaw; the error is the cause."""
+
+    def __init__(self, model: str, error: Exception) -> None:
+        reason = str(error).strip().partition("\n")[0]
+        super().__init__(f"model {model!r} failed: {type(error).__name__}: {reason}")
+        self.model = model
+        self.__cause__ = error
+
+
 class NoWorkerError(Exception):
     """No worker is alive for `model`."""
 
@@ -180,6 +190,11 @@ def describe(error: Exception) -> Failure | None:  # noqa: PLR0911, PLR0912 -- a
             return None
 
 
+def of_model(model: str, error: Exception) -> Exception:
+    """`error`, which came out of `model`, as its caller is to be told of it: by the model's name where it is new."""
+    return ModelFailedError(model, error) if describe(error) is None else error
+
+
 def to_status(error: Exception, method: str) -> grpc.Status:
     """The status with which `method` ends after `error`. An error that nobody foresaw is logged beside its incident."""
     return _encode(describe(error) or _incident(error, method))
@@ -188,7 +203,12 @@ def to_status(error: Exception, method: str) -> grpc.Status:
 def _incident(error: Exception, method: str) -> Failure:
     incident = secrets.token_hex(6)
     _logger.error("incident=%s method=%s", incident, method, exc_info=error)
-    message = f"something unforeseen happened; the server's log has it as incident {incident}"
+    what = "something unforeseen happened"
+    if isinstance(error, ModelFailedError):
+        # What is written for callers they may read.
+        known = isinstance(error.__cause__, ml_errors.GlossError)
+        what = str(error.__cause__) if known else f"model {error.model!r} failed at this call"
+    message = f"{what}; the server's log has it as incident {incident}"
     return Failure(grpc.StatusCode.INTERNAL, "INTERNAL", message, {"incident": incident})
 
 

@@ -16,7 +16,8 @@ import logging
 import time
 from array import array
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -25,7 +26,7 @@ from ml.errors import GlossError
 from ml.generation import Generation, Step
 from ml.language_model import Decoder, LanguageModel, Reader
 from ml.memory import give_back
-from server.errors import OverloadedError
+from server.errors import OverloadedError, of_model
 from server.metrics import Metrics
 
 _logger = logging.getLogger(__name__)
@@ -162,6 +163,14 @@ class _Growing:
         self.tokens.pop()
 
 
+def settle(model: str, reader: Reader) -> None:
+    """Let `reader` note what it read. Where it cannot, it only knows less of the prompts to come."""
+    try:
+        reader.settle()
+    except Exception:
+        _logger.exception("model=%s cannot note what it read", model)
+
+
 class Generations:
     """All texts. `offer` is for any thread that holds the engine's lock, the rest for the model's thread."""
 
@@ -209,13 +218,14 @@ class Generations:
 
     def step(self) -> None:
         """Let every text grow by a token, but those that pause, and one of each model begin."""
-        for growing in self._growing.values():
-            for index in reversed(range(len(growing.streams))):
-                if growing.streams[index].left:
-                    self._unread |= growing.streams[index].paused
-                    growing.leave(index)
-            if taking := [i for i, stream in enumerate(growing.streams) if not stream.waits_for_reader()]:
-                self._grow(growing, taking)
+        for name, growing in list(self._growing.items()):
+            with self._failures_of(name):
+                for index in reversed(range(len(growing.streams))):
+                    if growing.streams[index].left:
+                        self._unread |= growing.streams[index].paused
+                        growing.leave(index)
+                if taking := [i for i, stream in enumerate(growing.streams) if not stream.waits_for_reader()]:
+                    self._grow(growing, taking)
         displaced, self._displaced = self._displaced, []
         for stream in displaced:
             if not stream.left:
@@ -226,17 +236,38 @@ class Generations:
             stream = self._waiting.popleft()
             if stream.left:
                 continue
-            growing = self._growing_of(stream.model)
+            try:
+                growing = self._growing_of(stream.model)
+            except Exception as error:  # noqa: BLE001 -- whatever it is, it belongs to the caller, not to this thread
+                self._deliver(stream, of_model(stream.model, error))
+                continue
             if stream.model in begun or not self._has_room(stream):
                 self._waiting.append(stream)
                 continue
-            if len(growing.streams) >= growing.places:
-                self._displace(growing)
             begun.add(stream.model)
-            self._begin(growing, stream)
+            with self._failures_of(stream.model, stream):
+                if len(growing.streams) >= growing.places:
+                    self._displace(growing)
+                self._begin(growing, stream)
         if self._unread and not (self._waiting or self._displaced or self._placed()):
             self._unread = False
             give_back()
+
+    @contextmanager
+    def _failures_of(self, model: str, *beginning: Stream) -> Iterator[None]:
+        """Whatever fails within is told to all of a model's texts, whose decoder's state is lost, and to nobody else.
+
+        Args:
+            beginning: a text that may have no place yet.
+        """
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 -- nobody knows whose fault it is
+            lost = self._growing.pop(model, None)
+            streams = dict.fromkeys([*(lost.streams if lost else ()), *beginning])
+            _logger.warning("model=%s a step of %d texts failed: %s", model, len(streams), type(error).__name__)
+            for stream in streams:
+                self._deliver(stream, of_model(model, error))
 
     def _growing_of(self, model: str) -> _Growing:
         if model not in self._growing:
@@ -264,7 +295,7 @@ class Generations:
         try:
             logits = growing.decoder.start(stream.ids)
         except Exception as error:  # noqa: BLE001 -- whatever it is, it belongs to the caller, not to this thread
-            self._deliver(stream, error)
+            self._deliver(stream, of_model(stream.model, error))
             return
         self._metrics.tokens.labels(stream.model, "prompt").inc(len(stream.ids))
         self._metrics.tokens.labels(stream.model, "saved").inc(growing.decoder.recalled)
@@ -272,22 +303,13 @@ class Generations:
         growing.streams.append(stream)
         growing.tokens.append(0)
         self._advance(growing, logits.unsqueeze(0), [len(growing.streams) - 1], began)
-        self._readers[stream.model].settle()
+        settle(stream.model, self._readers[stream.model])
 
     def _grow(self, growing: _Growing, taking: list[int]) -> None:
         """One step of a model's texts, of those at the indices `taking`."""
         began = time.monotonic()
-        try:
-            everyone = len(taking) == len(growing.streams)
-            logits = growing.decoder.step([growing.tokens[i] for i in taking], None if everyone else taking)
-        except Exception as error:  # noqa: BLE001 -- nobody knows whose fault it is, and the decoder's state is lost
-            _logger.warning("a step of %d texts failed: %s", len(growing.streams), type(error).__name__)
-            failed, growing.streams, growing.tokens = growing.streams, [], []
-            name = failed[0].model
-            growing.decoder = self._models[name].decoder(self._readers[name])
-            for stream in failed:
-                self._deliver(stream, error)
-            return
+        everyone = len(taking) == len(growing.streams)
+        logits = growing.decoder.step([growing.tokens[i] for i in taking], None if everyone else taking)
         self._advance(growing, logits, taking, began)
 
     def _advance(self, growing: _Growing, logits: torch.Tensor, indices: list[int], began: float) -> None:
@@ -300,20 +322,26 @@ class Generations:
             stream = growing.streams[index]
             stream.model_seconds += seconds
             item: Step | Exception
-            if row[0] != row[0]:
-                item = GlossError("the model gives no probabilities (not a number); its weights may be damaged")
-            else:
+            try:
+                if row[0] != row[0]:
+                    raise GlossError(
+                        f"model {stream.model!r} gives no probabilities (not a number); its weights may be damaged"
+                    )
                 item = stream.generation.advance(row)
                 growing.tokens[index] = item.token_id
                 stream.note(item)
+            except Exception as error:  # noqa: BLE001 -- a text that cannot go on ends alone
+                item = of_model(stream.model, error)
             if isinstance(item, Exception) or item.finish is not None:
                 ended.append(index)
             told.append((stream, item if isinstance(item, Exception) else _Packed.of(item)))
         self._metrics.tokens.labels(growing.streams[0].model, "generated").inc(len(indices))
-        for index in reversed(ended):
-            growing.leave(index)
-        for stream, packed in told:  # Only now: who hears of an end may count on the place.
-            self._deliver(stream, packed)
+        try:
+            for index in reversed(ended):
+                growing.leave(index)
+        finally:
+            for stream, packed in told:  # Only now: who hears of an end may count on the place.
+                self._deliver(stream, packed)
 
     def _placed(self) -> list[Stream]:
         """Texts that have a place; for any thread."""

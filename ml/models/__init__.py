@@ -10,8 +10,9 @@ import torch
 
 from ml.errors import ModelLoadError
 from ml.language_model import LanguageModel
+from ml.models.adapters import adapter_in, check_usable
 from ml.models.cuda import choose_attention_kernels
-from ml.models.files import digest, find
+from ml.models.files import base_of, digest, find
 from ml.models.placement import place
 from ml.models.room import check_room, weight_bytes
 from ml.threads import give_threads_to_torch
@@ -37,6 +38,8 @@ def load(
     tokenizer. Only safetensors are read, and no code that comes with a model ever runs. A model that does not fit is
     refused before its weights are read.
 
+    An adapter (of LoRA, say) in a model's folder, or in a folder of its own, is merged into its base model.
+
     Args:
         name_or_path: a name under ``ml/pretrained``, a local folder, or a name on the Hub, tried in this order.
         device: "auto" (the first GPU, else the CPU), what torch calls it ("cpu", "cuda:1"), or "balanced": layers
@@ -54,8 +57,14 @@ def load(
     placement = place(device, tensor_parallel, dtype)
     choose_attention_kernels()
     give_threads_to_torch(threads)
-    folder = find(name_or_path)
-    name = folder.name if Path(name_or_path).is_dir() else name_or_path.rstrip("/").rpartition("/")[2]
+    asked = find(name_or_path)
+    name = asked.name if Path(name_or_path).is_dir() else name_or_path.rstrip("/").rpartition("/")[2]
+    adapter = adapter_in(asked)
+    folder = base_of(asked)
+    if adapter:
+        check_usable(adapter)
+        if placement.spread or placement.ranks > 1:
+            raise ModelLoadError(f"{adapter} is an adapter, which is merged on one device only; merge it beforehand")
     kind = _model_type(folder)
     kept_in = torch.float32 if kind == LSTM else placement.dtype
     available = placement.available_bytes()
@@ -63,7 +72,7 @@ def load(
         available = max_bytes if available is None else min(available, max_bytes)
     check_room(name, weight_bytes(folder, kept_in), kept_in, available, placement.where)
     _log.info("model=%s computing the digest of its files", name)
-    checksum = digest(folder)
+    checksum = digest(folder, *(each for each in (adapter, asked) if each and each != folder))
     if kind == LSTM:
         if placement.spread or placement.ranks > 1:
             raise ModelLoadError("a word-level LSTM lies on one device; set device to auto and tensor parallelism to 1")
@@ -76,7 +85,7 @@ def load(
         return lead(folder, placement, name, checksum, kind)
     from ml.models.huggingface_files import load_huggingface  # noqa: PLC0415
 
-    return load_huggingface(folder, placement, name, checksum, kind)
+    return load_huggingface(folder, placement, name, checksum, kind, adapter=adapter)
 
 
 def _model_type(folder: Path) -> str:

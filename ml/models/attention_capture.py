@@ -21,11 +21,9 @@ from transformers.masking_utils import sdpa_mask
 from ml.errors import InputError
 from ml.language_model import AttentionSink
 from ml.models.decoding import SlotDecoder
+from ml.models.implementation import NAME, forget, register, registered
 from ml.models.packed_attention import PackedRun
 from ml.models.value_zeroing import Zeroing
-
-NAME = "gloss"
-"""What transformers calls the attention function."""
 
 Reader = Callable[[PreTrainedModel, Sequence[int], Sequence[int], Sequence[int], AttentionSink], None]
 """Runs a model over ids and hands the weights of layers and queries to a sink; see `LanguageModel.attention`."""
@@ -81,21 +79,19 @@ def prepare(module: PreTrainedModel) -> Reader | None:
 
     Each way is tried out on two tokens: models differ in whether they hand keyword arguments on, and only that tells.
     """
-    # A model that SDPA does not support caps its scores or has attention sinks, of which `_Capture` knows nothing.
-    if module._can_set_attn_implementation() and module._supports_sdpa:
-        before = module.config._attn_implementation
-        module.set_attn_implementation(NAME)
+    if register(module):
         if _gives_weights(capture, module):
             return capture
-        module.set_attn_implementation(before)
+        forget(module)
     return read_eager if _gives_weights(read_eager, module) else None
 
 
 def _gives_weights(read: Reader, module: PreTrainedModel) -> bool:
     causal: list[bool] = []
-    layers = range(module.config.get_text_config().num_hidden_layers)
     # Some layers may be of another kind: one that gives weights is enough. None may show the first token the second.
-    with contextlib.suppress(InputError), torch.inference_mode():
+    # Models without attention fail in ways of their own.
+    with contextlib.suppress(Exception), torch.inference_mode():
+        layers = range(module.config.get_text_config().num_hidden_layers)
         read(module, [0, 0], layers, [0], lambda _, weights: causal.append(not weights[:, 0, 1].any()))
     return bool(causal) and all(causal)
 
@@ -111,7 +107,7 @@ def capture(
     input_ids = torch.tensor([list(ids)], device=module.device)
     heads = module.config.get_text_config().num_attention_heads
     wanted = _Capture(layers, torch.tensor(list(queries), device=module.device), sink, heads)
-    with contextlib.suppress(_Done):
+    with registered(module), contextlib.suppress(_Done):
         module(input_ids=input_ids, use_cache=False, logits_to_keep=1, gloss_capture=wanted)
     _check_complete(wanted.missing)
 

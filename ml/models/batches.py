@@ -4,11 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from ml.language_model import Batch, Reading
+from ml.models.cuda import to_device
+from ml.models.embedding import inputs
 
 Logits = Callable[[Sequence[Sequence[int]], Sequence[int]], list[Tensor]]
+
+
+def batch_logits(
+    module: PreTrainedModel, sequences: Sequence[Sequence[int]], tails: Sequence[int], *, spread: bool = False
+) -> list[Tensor]:
+    """Logits after each of the last `tails[i]` positions of sequence i, float32 [tails[i], vocabulary], by one forward.
+
+    Padding stands on the right, where no position of a causal model sees it: so there is no mask, SDPA takes its
+    causal fast path whatever the lengths, and every position has the number that it has alone.
+
+    Args:
+        spread: whether the layers of `module` lie on several devices.
+    """
+    ids = torch.zeros(len(sequences), max(map(len, sequences)), dtype=torch.long)
+    wanted = torch.zeros_like(ids, dtype=torch.bool)
+    for row, sequence, tail in zip(range(len(sequences)), sequences, tails, strict=True):
+        ids[row, : len(sequence)] = torch.as_tensor(sequence)
+        wanted[row, len(sequence) - tail : len(sequence)] = True
+    # A mask on the CPU picks from a tensor on whichever GPU, and the last layer's need not be the first's.
+    wanted = wanted if spread else to_device(wanted, module.device)
+    # The mask picks the hidden states before the head: the result is [sum of tails, vocabulary], row by row.
+    out = module(**inputs(module, ids), use_cache=False, logits_to_keep=wanted).logits
+    return list(out.float().split(list(tails)))
 
 
 def padded_batches(
@@ -27,11 +54,10 @@ def padded_batches(
 class PaddedReader:
     """Reads prompts as one padded batch and remembers nothing; see `ml.language_model.Reader`."""
 
-    pads = True
-
-    def __init__(self, logits: Logits) -> None:
-        """Read by the model's own `logits`."""
+    def __init__(self, logits: Logits, *, pads: bool = True) -> None:
+        """Read by the model's own `logits`. `pads`: whether that pads prompts, or runs each alone."""
         self._logits = logits
+        self.pads = pads
 
     @property
     def bytes(self) -> int:
@@ -41,7 +67,7 @@ class PaddedReader:
     def read(self, sequences: Sequence[Sequence[int]], tails: Sequence[int]) -> Reading:
         """One batch; see `Reader.read`."""
         useful = sum(map(len, sequences))
-        padding = len(sequences) * max(map(len, sequences)) - useful
+        padding = len(sequences) * max(map(len, sequences)) - useful if self.pads else 0
         return Reading(self._logits(sequences, tails), useful, padding, [0] * len(sequences))
 
     def settle(self) -> None:

@@ -152,26 +152,6 @@ def groups(
         yield Group(members, shared)
 
 
-def can_cache(module: PreTrainedModel) -> bool:
-    """Whether `module` computes the same behind a cached beginning: tried out on a few tokens."""
-    sequences = [[0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 5], [0, 1, 2, 0, 5, 4]]
-    try:
-        with torch.inference_mode():
-            run = CachedRun(module)
-            run.read([0, 1, 2])
-            found = run.batches(sequences, [1, 1, 2], max_tokens=64, max_readout=64)
-            cached = {i: rows for batch in found for i, rows in zip(batch.indices, batch.logits, strict=True)}
-            alone = [module(input_ids=torch.tensor([ids], device=module.device)).logits[0] for ids in sequences]
-    except Exception:  # noqa: BLE001 - models refuse what they do not know in ways of their own
-        return False
-    # Half precision rounds differently in other company; a wrong position differs in the first digit.
-    tolerance = 1e-3 if module.dtype == torch.float32 else 5e-2
-    return all(
-        bool((rows - alone[i][-len(rows) :].float()).abs().max() <= tolerance * alone[i].abs().max())
-        for i, rows in cached.items()
-    )
-
-
 def _common(left: Sequence[int], right: Sequence[int]) -> int:
     """How many first tokens are the same."""
     for place, (one, other) in enumerate(zip(left, right, strict=False)):

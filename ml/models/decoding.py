@@ -10,20 +10,24 @@ padded to another's length in anything but the attention itself.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
+from ml.models.implementation import registered
 from ml.models.prefix_reader import PrefixReader
 
 _FIRST_CAPACITY = 64
+_CACHES = ("past_key_values", "cache_params", "state", "mems")
+"""Names under which models give back what they keep, and take it again."""
 
 
 class SlotDecoder:
-    """Decodes with a model that `ml.models.packed_attention.can_pack`; see `ml.language_model.Decoder`."""
+    """Decodes with a model that computes packed rows; see `ml.language_model.Decoder`."""
 
     # Already of the shape that attention takes, so transformers makes none of its own.
     _no_mask = torch.zeros(1, 1, 1, 1)
@@ -68,14 +72,15 @@ class SlotDecoder:
         seen = torch.arange(max(positions) + 1) <= torch.tensor(positions)[:, None]
         self._mask = seen[:, None, None, :].to(self._module.device)
         device = self._module.device
-        logits: Tensor = self._module(
-            input_ids=torch.tensor([list(tokens)], device=device),
-            position_ids=torch.tensor([positions], device=device),
-            attention_mask=self._no_mask.to(device),
-            use_cache=False,
-            logits_to_keep=len(tokens),
-            gloss_decoder=self,
-        ).logits[0]
+        with registered(self._module):
+            logits: Tensor = self._module(
+                input_ids=torch.tensor([list(tokens)], device=device),
+                position_ids=torch.tensor([positions], device=device),
+                attention_mask=self._no_mask.to(device),
+                use_cache=False,
+                logits_to_keep=len(tokens),
+                gloss_decoder=self,
+            ).logits[0]
         for slot in self._taking:
             self._lengths[slot] += 1
         return logits.float()
@@ -149,40 +154,80 @@ class SlotDecoder:
         return self._buffers[layer]
 
 
+@dataclass
+class _Sequence:
+    """The tokens of a sequence, and what the model keeps of them, by the name of the argument that takes it back."""
+
+    ids: list[int]
+    cache: dict[str, Any] = field(default_factory=dict)
+
+
 class CacheDecoder:
-    """Decodes with any model that takes a cache, one sequence after the other; see `ml.language_model.Decoder`."""
+    """Decodes by the model's own forward and its own cache, one sequence after the other; see `Decoder`.
+
+    The model makes the cache: keys and values, states of a recurrence, or both. A sequence that is longer than its
+    cache can be trusted is read anew for each token.
+    """
 
     recalled = 0
 
-    def __init__(self, module: PreTrainedModel) -> None:
+    def __init__(self, module: PreTrainedModel, longest: float) -> None:
+        """Decode with `module`, whose cache gives what recomputing gives up to `longest` tokens. 0 is no cache."""
         self._module = module
-        self._caches: list[Any] = []
+        self._longest = longest
+        self._sequences: list[_Sequence] = []
 
     @torch.inference_mode()
     def start(self, ids: Sequence[int]) -> Tensor:
         """Add a sequence; see `Decoder.start`."""
-        cache = DynamicCache(config=self._module.config)
-        logits = self._run(list(ids), cache)
-        self._caches.append(cache)
+        sequence = _Sequence([])
+        logits = self._read(sequence, ids)
+        self._sequences.append(sequence)
         return logits
 
     @torch.inference_mode()
     def step(self, tokens: Sequence[int], indices: Sequence[int] | None = None) -> Tensor:
         """Read one more token of each sequence; see `Decoder.step`."""
-        caches = self._caches if indices is None else [self._caches[index] for index in indices]
-        return torch.stack([self._run([token], cache) for token, cache in zip(tokens, caches, strict=True)])
+        sequences = self._sequences if indices is None else [self._sequences[index] for index in indices]
+        pairs = zip(sequences, tokens, strict=True)
+        return torch.stack([self._read(sequence, [token]) for sequence, token in pairs])
 
     def leave(self, index: int) -> None:
         """Drop a sequence; see `Decoder.leave`."""
-        self._caches[index] = self._caches[-1]
-        self._caches.pop()
+        self._sequences[index] = self._sequences[-1]
+        self._sequences.pop()
 
-    def _run(self, ids: list[int], cache: Any) -> Tensor:
+    def cached_bytes(self, index: int) -> int:
+        """Memory that the model's cache of a sequence takes."""
+        return _bytes_of(self._sequences[index].cache)
+
+    def _read(self, sequence: _Sequence, ids: Sequence[int]) -> Tensor:
+        """Read `ids` behind a sequence. Returns what comes next, float32 [vocabulary]."""
+        sequence.ids.extend(ids)
+        cached = len(sequence.ids) <= self._longest
+        if not cached:
+            sequence.cache = {}
+        read = list(ids) if sequence.cache else sequence.ids
         out = self._module(
-            input_ids=torch.tensor([ids], device=self._module.device),
-            past_key_values=cache,
-            use_cache=True,
+            input_ids=torch.tensor([read], device=self._module.device),
+            use_cache=cached,
             logits_to_keep=1,
+            **sequence.cache,
         )
+        if cached:
+            sequence.cache = {name: out[name] for name in _CACHES if out.get(name) is not None}
         logits: Tensor = out.logits[0, -1].float()
         return logits
+
+
+def _bytes_of(cache: Any) -> int:
+    """Memory of all tensors in a cache of whatever kind."""
+    if isinstance(cache, Tensor):
+        return cache.numel() * cache.element_size()
+    if isinstance(cache, dict):
+        return sum(map(_bytes_of, cache.values()))
+    if isinstance(cache, (list, tuple)):
+        return sum(map(_bytes_of, cache))
+    # A cache of transformers holds layers, and a layer holds tensors, by names of its own.
+    ours = type(cache).__module__.startswith("transformers.") and not isinstance(cache, PreTrainedConfig)
+    return _bytes_of(vars(cache)) if ours and hasattr(cache, "__dict__") else 0

@@ -9,12 +9,14 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 
 from ml.errors import ModelLoadError
+from ml.models import adapters
 
 PRETRAINED = Path(__file__).parent.parent / "pretrained"
 """The models that ship with Gloss, a folder each."""
 
 _DESCRIPTIONS = (
     "config.json",
+    adapters.CONFIG,
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
@@ -36,17 +38,29 @@ def shipped() -> tuple[str, ...]:
 
 
 def find(name_or_path: str) -> Path:
-    """The folder of a model, complete as far as names tell; a model of the Hub is fetched into its usual cache.
+    """The folder of a model or adapter; one of the Hub is fetched into its usual cache.
 
     Raises:
-        ModelLoadError: there is none, or a file is missing.
+        ModelLoadError: there is none.
     """
     if name_or_path in shipped():
-        folder = PRETRAINED / name_or_path
-    elif Path(name_or_path).is_dir():
-        folder = Path(name_or_path).resolve()
-    else:
-        folder = _fetch(name_or_path)
+        return PRETRAINED / name_or_path
+    return Path(name_or_path).resolve() if Path(name_or_path).is_dir() else _fetch(name_or_path)
+
+
+def base_of(folder: Path) -> Path:
+    """The folder with a model's own weights, complete as far as names tell: `folder`, or that of an adapter's base.
+
+    Raises:
+        ModelLoadError: a file is missing.
+    """
+    if (folder / adapters.CONFIG).is_file() and not adapters.has_base(folder):
+        base = find(adapters.base_name(folder))
+        if not adapters.has_base(base) and (base / adapters.CONFIG).is_file():
+            raise ModelLoadError(
+                f"the base model {base} of the adapter {folder} is an adapter, too; merge the two first"
+            )
+        folder = base
     if not (folder / "config.json").is_file():
         raise ModelLoadError(f"{folder} has no config.json; name the folder that save_pretrained wrote")
     if not any(folder.glob("*.safetensors")):
@@ -54,15 +68,16 @@ def find(name_or_path: str) -> Path:
     return folder
 
 
-def digest(folder: Path) -> str:
-    """SHA-256 over names and contents of everything in a model's folder that decides its answers, in hexadecimal."""
-    names = {path.name for path in folder.glob("*.safetensors")} | {
-        name for name in _DESCRIPTIONS if (folder / name).is_file()
-    }
+def digest(*folders: Path) -> str:
+    """SHA-256 over names and contents of everything in a model's folders that decides its answers, in hexadecimal."""
     total = hashlib.sha256()
-    for name in sorted(names):
-        with (folder / name).open("rb") as file:
-            total.update(name.encode() + b"\0" + hashlib.file_digest(file, "sha256").digest())
+    for folder in dict.fromkeys(folders):
+        names = {path.name for path in folder.glob("*.safetensors")} | {
+            name for name in _DESCRIPTIONS if (folder / name).is_file()
+        }
+        for name in sorted(names):
+            with (folder / name).open("rb") as file:
+                total.update(name.encode() + b"\0" + hashlib.file_digest(file, "sha256").digest())
     return total.hexdigest()
 
 

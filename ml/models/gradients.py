@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from transformers import DynamicCache, PreTrainedModel
 
 from ml.language_model import Objective
+from ml.models.implementation import registered
 from ml.models.last_layer import KeysKnownError, TrimmedRun
 
 States = Sequence[tuple[Tensor, Tensor]]
@@ -71,14 +72,15 @@ class BatchRun(TrimmedRun):
         """Logits of the read-out positions, [n, tail, vocabulary]."""
         length = self._points.shape[1]
         positions = torch.arange(self._start, self._start + length, device=self._points.device)
-        logits: Tensor = module(
-            inputs_embeds=self._points.reshape(1, self.rows, -1),
-            position_ids=positions.repeat(self._many).unsqueeze(0),
-            attention_mask=self._no_mask.to(self._points.device),  # transformers makes none of its own
-            use_cache=False,
-            logits_to_keep=self.picks,
-            gloss_packed=self,
-        ).logits[0]
+        with registered(module):
+            logits: Tensor = module(
+                inputs_embeds=self._points.reshape(1, self.rows, -1),
+                position_ids=positions.repeat(self._many).unsqueeze(0),
+                attention_mask=self._no_mask.to(self._points.device),  # transformers makes none of its own
+                use_cache=False,
+                logits_to_keep=self.picks,
+                gloss_packed=self,
+            ).logits[0]
         return logits.view(self._many, self._tail, -1)
 
     def attend_rows(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:

@@ -10,20 +10,22 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ml import language_model
-from ml.errors import NoAttentionError
+from ml.errors import CapabilityError, NoAttentionError
 from ml.language_model import MEAN, AttentionSink, Batch, Decoder, ModelInfo, Objective, Prefix
-from ml.models.attention_capture import Reader
-from ml.models.batches import PaddedReader, padded_batches
+from ml.models.attention_capture import Reader, capture, read_eager
+from ml.models.batches import PaddedReader, batch_logits, padded_batches
 from ml.models.bfloat16 import bfloat16_twin
 from ml.models.cached_batches import CachedPrefix, CachedRun
-from ml.models.cuda import record, to_device
+from ml.models.cuda import record
 from ml.models.decoding import CacheDecoder, SlotDecoder
-from ml.models.embedding import inputs, lookup
+from ml.models.embedding import lookup
 from ml.models.gradients import gradients
+from ml.models.implementation import register
 from ml.models.packed_attention import PackedPrefix, PackedRun
 from ml.models.placement import Placement
 from ml.models.prefix_reader import PrefixReader
 from ml.models.value_zeroing import ValueZeroing
+from ml.models.verification import Ways
 from ml.packing import Packing
 from ml.precision import has_fast_bfloat16
 from ml.tokens import Tokenizer
@@ -39,21 +41,18 @@ class HuggingFaceModel:
         info: ModelInfo,
         read: Reader | None,
         *,
-        packs: bool = False,
-        caches: bool = False,
+        ways: Ways = Ways(),  # noqa: B008 -- frozen
         placement: Placement | None = None,
         products: torch.dtype | None = None,
     ) -> None:
         """Wrap `module`, whose attention `read` reads; None where it has none.
 
         Args:
-            packs: see `can_pack`.
-            caches: see `can_cache`.
+            ways: what `module` may use in place of its plain forward; by default nothing.
             products: what packed attention multiplies in; by default what `module` computes in.
         """
         self.module = module
-        self.packs = packs
-        self._caches = caches
+        self.ways = ways
         self._placement = placement or Placement(module.device)
         self.tokenizer = tokenizer
         self.info = info
@@ -61,7 +60,8 @@ class HuggingFaceModel:
         self._twin: HuggingFaceModel | None = None
         self._products = products
         one_device = not self._placement.spread and self._placement.ranks == 1
-        self.recorded = record(module, info.context_length) if packs and one_device else None
+        shortest = int(min(ways.packed, ways.padded, info.context_length)) if ways.packed else 0
+        self.recorded = record(module, shortest) if shortest and one_device else None
 
     def in_bfloat16(self) -> HuggingFaceModel | None:
         """The same weights with products in bfloat16; see `LanguageModel.in_bfloat16`."""
@@ -72,17 +72,15 @@ class HuggingFaceModel:
         if self._twin is None:
             info = replace(self.info, dtype="bfloat16")
             twin = bfloat16_twin(self.module)
-            self._twin = HuggingFaceModel(
-                twin, self.tokenizer, info, None, packs=self.packs, caches=self._caches, products=torch.bfloat16
-            )
+            register(twin)
+            self._twin = HuggingFaceModel(twin, self.tokenizer, info, None, ways=self.ways, products=torch.bfloat16)
         return self._twin
 
     @torch.inference_mode()
     def logits(self, sequences: Sequence[Sequence[int]], tails: Sequence[int] | None = None) -> list[Tensor]:
         """Next-token logits after each of the last `tails[i]` positions of sequence i; see `LanguageModel.logits`.
 
-        Padding stands on the right, where no position of a causal model sees it: so there is no mask, SDPA takes its
-        causal fast path whatever the lengths, and every position has the number that it has alone.
+        Prompts that are longer than padding leaves them alone run one by one.
         """
         tails = [1] * len(sequences) if tails is None else tails
         if (
@@ -92,23 +90,21 @@ class HuggingFaceModel:
             and (logits := self.recorded.logits(sequences[0])) is not None
         ):
             return [logits]
-        ids = torch.zeros(len(sequences), max(map(len, sequences)), dtype=torch.long)
-        wanted = torch.zeros_like(ids, dtype=torch.bool)
-        for row, sequence, tail in zip(range(len(sequences)), sequences, tails, strict=True):
-            ids[row, : len(sequence)] = torch.as_tensor(sequence)
-            wanted[row, len(sequence) - tail : len(sequence)] = True
-        # A mask on the CPU picks from a tensor on whichever GPU, and the last layer's need not be the first's.
-        wanted = wanted if self._placement.spread else to_device(wanted, self.module.device)
-        # The mask picks the hidden states before the head: the result is [sum of tails, vocabulary], row by row.
-        out = self.module(**inputs(self.module, ids), use_cache=False, logits_to_keep=wanted).logits
-        return list(out.float().split(list(tails)))
+        spread = self._placement.spread
+        together = [i for i, sequence in enumerate(sequences) if len(sequence) <= self.ways.padded]
+        found: dict[int, Tensor] = {}
+        for indices in (together, *([i] for i in range(len(sequences)) if len(sequences[i]) > self.ways.padded)):
+            if indices:
+                some = [sequences[i] for i in indices], [tails[i] for i in indices]
+                found.update(zip(indices, batch_logits(self.module, *some, spread=spread), strict=True))
+        return [found[i] for i in range(len(sequences))]
 
     @torch.inference_mode()
     def read_prefix(self, ids: Sequence[int]) -> Prefix | None:
         """Read a beginning once for all sequences to come; see `LanguageModel.read_prefix`."""
-        if self._can_pack(len(ids)):
+        if len(ids) <= self.ways.packed:
             return PackedRun(dtype=self._products).read(self.module, ids)
-        return CachedRun(self.module).read(ids) if self._caches else None
+        return CachedRun(self.module).read(ids) if len(ids) <= self.ways.cached else None
 
     @torch.inference_mode()
     def stream_logits(
@@ -121,15 +117,16 @@ class HuggingFaceModel:
         prefix: Prefix | None = None,
     ) -> Iterator[Batch]:
         """Logits of many sequences, each distinct prefix computed once; see `LanguageModel.stream_logits`."""
-        if not self._can_pack(max(map(len, sequences), default=0)):
+        longest = max(map(len, sequences), default=0)
+        if longest > self.ways.packed:
             limits = {"max_tokens": max_tokens, "max_readout": max_readout}
-            if self._caches:
+            if longest <= self.ways.cached:
                 cached = CachedRun(self.module, prefix if isinstance(prefix, CachedPrefix) else None)
                 yield from cached.batches(sequences, tails, **limits)
             else:
                 yield from padded_batches(self.logits, sequences, tails, **limits)
             return
-        known = prefix if isinstance(prefix, PackedPrefix) else PackedPrefix(0, {})
+        known = prefix if isinstance(prefix, PackedPrefix) else PackedPrefix((), {})
         run = PackedRun(known.states, dtype=self._products)
         packing = Packing(sequences, tails, known.length)
         computed = 0  # of the prefix that all share, which is a step without sequences
@@ -145,25 +142,22 @@ class HuggingFaceModel:
 
     def reader(self, max_bytes: int) -> language_model.Reader:
         """Packed rows without padding where the model allows it, else padded batches; see `LanguageModel.reader`."""
-        if self._can_pack(self.info.context_length):
+        if self.info.context_length <= self.ways.read:
             return PrefixReader(self.module, max_bytes, self.recorded.logits if self.recorded else None)
-        return PaddedReader(self.logits)
+        return PaddedReader(self.logits, pads=self.ways.padded > 0)
 
     def decoder(self, reader: language_model.Reader | None = None) -> Decoder:
         """All sequences in one pass where the model allows it, else one after the other."""
-        if not self._can_pack(self.info.context_length):
-            return CacheDecoder(self.module)
+        if self.info.context_length > self.ways.read:
+            return CacheDecoder(self.module, self.ways.decoded)
         return SlotDecoder(self.module, reader if isinstance(reader, PrefixReader) else PrefixReader(self.module, 0))
 
     @property
     def decoder_bytes(self) -> int:
-        """Keys and values of all layers at the full context; see `LanguageModel.decoder_bytes`."""
-        config = self.module.config.get_text_config()
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        per_position = 2 * config.num_hidden_layers * heads * size * self.module.dtype.itemsize
-        # The buffers double as they grow, so up to half of them may lie idle.
-        return 2 * int(per_position) * self.info.context_length
+        """What the model's cache takes at the full context; see `LanguageModel.decoder_bytes`."""
+        # Buffers double as they grow, so up to half of them may lie idle. Each rank has measured its own.
+        whole = self.ways.cache_bytes + self.ways.token_bytes * self.info.context_length
+        return 2 * whole * self._placement.ranks
 
     @torch.inference_mode()
     def attention(self, ids: Sequence[int], layers: Sequence[int], queries: Sequence[int], sink: AttentionSink) -> None:
@@ -175,7 +169,10 @@ class HuggingFaceModel:
         """
         if self._read is None:
             raise NoAttentionError(self.info.name)
-        self._read(self.module, ids, layers, queries, sink)
+        read = self._read
+        if read is capture and len(ids) > self.ways.captured:
+            read = read_eager
+        read(self.module, ids, layers, queries, sink)
 
     @torch.no_grad()
     def embed(self, ids: Sequence[int]) -> Tensor:
@@ -187,23 +184,25 @@ class HuggingFaceModel:
         self, points: Tensor, tail: int, objective: Objective, prefix: Prefix | None = None
     ) -> tuple[Tensor, Tensor]:
         """See `WhiteBox.gradients`."""
-        before = prefix.by_heads if isinstance(prefix, PackedPrefix | CachedPrefix) else ()
-        packs = self._can_pack((prefix.length if prefix else 0) + points.shape[1])
-        return gradients(self.module, points, tail, objective, before, packs=packs)
+        known = prefix if isinstance(prefix, PackedPrefix | CachedPrefix) else None
+        length = (known.length if known else 0) + points.shape[1]
+        packs = length <= self.ways.differentiated
+        if known and not packs and length > self.ways.cached:
+            # What was read of the prefix is no part of so long a prompt.
+            first = self.embed(known.ids).to(points.device).expand(len(points), -1, -1)
+            values, found = gradients(self.module, torch.cat([first, points], dim=1), tail, objective, (), packs=False)
+            return values, found[:, known.length :]
+        return gradients(self.module, points, tail, objective, known.by_heads if known else (), packs=packs)
 
     @torch.inference_mode()
     def value_zeroing(self, ids: Sequence[int], max_tokens: int, sink: AttentionSink) -> Iterator[int]:
         """See `WhiteBox.value_zeroing`."""
         if not self.info.heads:
             raise NoAttentionError(self.info.name)
+        if len(ids) > self.ways.captured:
+            name = self.info.name
+            raise CapabilityError(
+                name,
+                f"model {name!r} keeps its value vectors to itself where a prompt is so long; choose another method",
+            )
         yield from ValueZeroing(self.module, self.info.name).shares(ids, max_tokens, sink)
-
-    def _can_pack(self, longest: int) -> bool:
-        # Packed attention sees the whole prefix, so it is right as long as a sliding window does.
-        return self.packs and longest <= (window(self.module) or longest)
-
-
-def window(module: PreTrainedModel) -> int | None:
-    """How far back a position sees, where some layer of the model bounds it."""
-    window: int | None = getattr(module.config.get_text_config(), "sliding_window", None)
-    return window

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,15 +23,15 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import logging as transformers_logging
 from transformers.utils.import_utils import is_accelerate_available
 
-from ml.errors import ModelLoadError
+from ml.errors import GlossError, ModelLoadError
 from ml.language_model import ModelInfo
+from ml.models.adapters import merge, without_adapter
 from ml.models.attention_capture import prepare
-from ml.models.cached_batches import can_cache
 from ml.models.fast_layers import use_fast_layers
-from ml.models.huggingface import HuggingFaceModel, window
-from ml.models.packed_attention import can_pack
+from ml.models.huggingface import HuggingFaceModel
 from ml.models.placement import BALANCED, Placement
 from ml.models.progress import logged_progress
+from ml.models.verification import verify
 from ml.tokens import Tokenizer
 
 _log = logging.getLogger(__name__)
@@ -47,35 +48,60 @@ def load_huggingface(
     model_type: str,
     *,
     read_in: Callable[[], None] = lambda: None,
+    adapter: Path | None = None,
 ) -> HuggingFaceModel:
     """Load a model's folder: safetensors only, no code of the model's own, float32 on a CPU and bfloat16 on a GPU.
 
     Args:
         read_in: called once the weights are there, before the model computes for the first time.
+        adapter: a folder with the files of an adapter, to be merged into the model.
 
     Raises:
-        ModelLoadError: the files are incomplete, corrupt or of a kind that transformers does not know.
+        ModelLoadError: the files are incomplete, corrupt or of a kind that transformers does not know, or what they
+            hold is no causal language model.
     """
+    try:
+        return _load(folder, placement, name, digest, model_type, read_in=read_in, adapter=adapter)
+    except GlossError:
+        raise
+    except Exception as error:  # architectures differ in what their configurations lack, and in how they fail
+        _log.debug("model=%s cannot be loaded", name, exc_info=error)
+        message = f"{folder} (model_type {model_type!r}) cannot be served: {type(error).__name__}: {_reason(error)}"
+        raise ModelLoadError(message) from error
+
+
+def _load(
+    folder: Path,
+    placement: Placement,
+    name: str,
+    digest: str,
+    model_type: str,
+    *,
+    read_in: Callable[[], None],
+    adapter: Path | None,
+) -> HuggingFaceModel:
     if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise ModelLoadError(
             f"{folder} is of model_type {model_type!r}, no causal language model that transformers {__version__} knows"
         )
     _quieten(transformers_logging)
-    fast = _tokenizer(folder)
-    with logged_progress(_log, name):
-        module = _module(folder, placement)
+    # An adapter may bring tokens of its own.
+    fast = _tokenizer(adapter if adapter and (adapter / "tokenizer.json").is_file() else folder)
+    with logged_progress(_log, name), without_adapter(folder) as plain:
+        module = _module(folder, plain, placement)
+    if adapter:
+        module = merge(module, adapter)
+        _log.info("model=%s merged the adapter %s", name, adapter)
     module.requires_grad_(False)  # gradients are asked for at the embeddings, and nothing is kept for others
     parameters = module.num_parameters()
     use_fast_layers(module)
     read_in()
-    _log.info("model=%s trying out its attention", name)
-    read = prepare(module)
-    packs = can_pack(module)
-    caches = (not packs or window(module) is not None) and can_cache(module)
-    if not packs:
-        way = "share cached beginnings only" if caches else "run in plain batches"
-        _log.warning("model %s cannot pack prompts: its explanations %s, and are several times slower", name, way)
     config = module.config.get_text_config()
+    context_length = _context_length(config)
+    began = time.monotonic()
+    read = prepare(module)
+    ways = verify(module, context_length, name, spread=placement.spread)
+    _log.info("model=%s verified in %.2f s", name, time.monotonic() - began)
     info = ModelInfo(
         name=name,
         digest=digest,
@@ -85,14 +111,14 @@ def load_huggingface(
         heads=config.num_attention_heads if read else 0,
         hidden_size=config.hidden_size,
         vocabulary_size=config.vocab_size,
-        context_length=_context_length(config),
+        context_length=context_length,
         device=str(module.device),
         dtype=str(placement.dtype).removeprefix("torch."),
     )
     tokenizer = Tokenizer(
         fast, info.context_length, vocabulary_size=info.vocabulary_size, end_ids=_end_ids(module), model=name
     )
-    return HuggingFaceModel(module, tokenizer, info, read, packs=packs, caches=caches, placement=placement)
+    return HuggingFaceModel(module, tokenizer, info, read, ways=ways, placement=placement)
 
 
 def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:
@@ -107,7 +133,8 @@ def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def _module(folder: Path, placement: Placement) -> PreTrainedModel:
+def _module(folder: Path, plain: Path, placement: Placement) -> PreTrainedModel:
+    """The module of a folder, of which `plain` holds the same without an adapter."""
     auto: Any = AutoModelForCausalLM  # its annotations know neither loading info nor `to`
     where: dict[str, Any] = {}
     if placement.spread:
@@ -120,7 +147,7 @@ def _module(folder: Path, placement: Placement) -> PreTrainedModel:
         raise ModelLoadError("transformers places a model on several devices by the package accelerate; install it")
     try:
         module, report = auto.from_pretrained(
-            folder,
+            plain,
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,

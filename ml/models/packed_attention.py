@@ -7,7 +7,6 @@ attention function, so the model stays unmodified and there is no global state.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,10 +18,9 @@ from transformers import PreTrainedModel
 
 from ml.blocks import Queries
 from ml.models.embedding import inputs
-from ml.models.last_layer import KeysKnownError, TrimmedRun, trim_last_layer
-from ml.packing import Packing, Step
-
-_log = logging.getLogger(__name__)
+from ml.models.implementation import registered
+from ml.models.last_layer import KeysKnownError, TrimmedRun
+from ml.packing import Step
 
 KeysAndValues = Mapping[int, tuple[Tensor, Tensor]]
 """By layer: keys and values of consecutive positions, each [positions, key heads, size]."""
@@ -32,8 +30,13 @@ KeysAndValues = Mapping[int, tuple[Tensor, Tensor]]
 class PackedPrefix:
     """A beginning that was read once, for sequences that share it; see `ml.language_model.Prefix`."""
 
-    length: int
+    ids: Sequence[int]
     states: KeysAndValues
+
+    @property
+    def length(self) -> int:
+        """Its tokens."""
+        return len(self.ids)
 
     @property
     def by_heads(self) -> list[tuple[Tensor, Tensor]]:
@@ -77,7 +80,7 @@ class PackedRun(TrimmedRun):
     def read(self, module: PreTrainedModel, ids: Sequence[int]) -> PackedPrefix:
         """Read the beginning of sequences to come, of which nothing is read out."""
         self.forward(module, Step.prefix(ids))
-        return PackedPrefix(len(ids), self._before)
+        return PackedPrefix(ids, self._before)
 
     def forward(self, module: PreTrainedModel, step: Step) -> Tensor:
         """Logits of the step's read-out rows, [readout, vocabulary]."""
@@ -93,7 +96,7 @@ class PackedRun(TrimmedRun):
             dtype = self._dtype or module.dtype
             self._queries = _Queries(step.queries, dtype, device)
             self._picked = _Queries(step.queries.only(step.readout), dtype, device) if self.trims else self._queries
-        with suppress(KeysKnownError):
+        with registered(module), suppress(KeysKnownError):
             logits: Tensor = module(
                 **inputs(module, ids),
                 position_ids=positions,
@@ -206,46 +209,6 @@ def _aligned(mask: Tensor) -> Tensor:
     """`mask` with rows that begin at multiples of 16 numbers, as the kernel asks for."""
     missing = -mask.shape[-1] % 16
     return F.pad(mask, (0, missing))[..., : mask.shape[-1]] if missing else mask.contiguous()
-
-
-def can_pack(module: PreTrainedModel) -> bool:
-    """Whether `module`, prepared by `attention_capture.prepare`, computes packed rows: tried out on a few tokens.
-
-    Where it does with its last layer trimmed, it stays so.
-    """
-    trimmed = trim_last_layer(module)
-    if trimmed and _packs(module):
-        return True
-    for hook in trimmed:
-        hook.remove()
-    return _packs(module)
-
-
-def _packs(module: PreTrainedModel) -> bool:
-    sequences = [[0, 1, 2, 3], [0, 1, 3, 2], [1, 0]]
-    run = PackedRun()
-    try:
-        with torch.inference_mode():
-            packed = _last_logits(module, sequences, run)
-            alone = [module(input_ids=torch.tensor([ids], device=module.device)).logits[0, -1] for ids in sequences]
-    except Exception as error:  # noqa: BLE001 - models refuse what they do not know in ways of their own
-        _log.info("rows cannot be packed: %s: %s", type(error).__name__, str(error).partition("\n")[0])
-        return False
-    layers = module.config.get_text_config().num_hidden_layers
-    # Half precision rounds differently in other company; rows that saw the wrong rows differ in the first digit.
-    tolerance = 1e-3 if module.dtype == torch.float32 else 5e-2
-    return len(run.layers) == layers and all(
-        bool((one - other).abs().max() <= tolerance * other.abs().max())
-        for one, other in zip(packed, alone, strict=True)
-    )
-
-
-def _last_logits(module: PreTrainedModel, sequences: Sequence[Sequence[int]], run: PackedRun) -> list[Tensor]:
-    packing = Packing(sequences, [1] * len(sequences))
-    found: dict[int, Tensor] = {}
-    for step in packing.steps(max_rows=4, max_readout=2, sizes=(2,)):
-        found.update(zip(step.sequences.tolist(), run.forward(module, step), strict=True))
-    return [found[i] for i in range(len(sequences))]
 
 
 def _repeat(heads: Tensor, groups: int) -> Tensor:

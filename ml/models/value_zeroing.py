@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from ml.errors import CapabilityError
 from ml.language_model import AttentionSink
+from ml.models.implementation import registered
 from ml.models.last_layer import layers_of
 
 _NOTHING = 1e-12  # a change of all positions together that is rounding
@@ -60,7 +61,8 @@ class ValueZeroing:
 
         hooks = [layer.register_forward_hook(note, with_kwargs=True) for layer in self._layers]
         try:
-            self._module(input_ids=torch.tensor([list(ids)], device=self._module.device), use_cache=False)
+            with registered(self._module):
+                self._module(input_ids=torch.tensor([list(ids)], device=self._module.device), use_cache=False)
         finally:
             for hook in hooks:
                 hook.remove()
@@ -84,10 +86,11 @@ class ValueZeroing:
         """The layer's output [n, T, size] with the values of n tokens zero, one in each sequence."""
         hidden, *rest = args or (kwargs["hidden_states"],)
         repeated = hidden.expand(len(zeroing), -1, -1)
-        if args:
-            output = layer.forward(repeated, *rest, **kwargs, gloss_zeroing=zeroing)
-        else:
-            output = layer.forward(**{**kwargs, "hidden_states": repeated}, gloss_zeroing=zeroing)
+        with registered(self._module):
+            if args:
+                output = layer.forward(repeated, *rest, **kwargs, gloss_zeroing=zeroing)
+            else:
+                output = layer.forward(**{**kwargs, "hidden_states": repeated}, gloss_zeroing=zeroing)
         return _hidden(output)
 
     def _try(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, FalconConfig, GPTJConfig, MambaConfig, PreTrainedModel
 
 from ml.models.attention_capture import prepare
-from ml.models.cached_batches import CachedPrefix, CachedRun, can_cache, groups
+from ml.models.cached_batches import CachedPrefix, CachedRun, groups
 from ml.models.huggingface import HuggingFaceModel
+from ml.models.verification import Ways, verify
 from tests.unit.ml.test_huggingface import KINDS
 from tests.unit.ml.test_sharing import random_ids
 
@@ -41,8 +42,9 @@ def made(kind: str) -> PreTrainedModel:
 
 @pytest.mark.parametrize("max_tokens", [64, 1000])
 def test_as_alone(module: PreTrainedModel, max_tokens: int) -> None:
-    assert can_cache(module)
-    model = HuggingFaceModel(module, None, None, None, caches=True)
+    cached = verify(module, 64, "model").cached
+    assert cached > max(map(len, SEQUENCES))
+    model = HuggingFaceModel(module, None, None, None, ways=Ways(cached=cached))
     found: dict[int, torch.Tensor] = {}
     computed = saved = 0
     for batch in model.stream_logits(SEQUENCES, TAILS, max_tokens=max_tokens, max_readout=1000):
@@ -56,7 +58,7 @@ def test_as_alone(module: PreTrainedModel, max_tokens: int) -> None:
 
 
 def test_a_beginning_is_read_once() -> None:
-    model = HuggingFaceModel(made("attention of its own"), None, None, None, caches=True)
+    model = HuggingFaceModel(made("attention of its own"), None, None, None, ways=Ways(cached=64))
     prefix = model.read_prefix(PROMPT[:30])
     assert isinstance(prefix, CachedPrefix)
     assert prefix.length == 30
@@ -71,7 +73,7 @@ def test_a_beginning_is_read_once() -> None:
 
 def test_a_model_with_states_of_another_kind_is_found_out() -> None:
     module = AutoModelForCausalLM.from_config(MambaConfig(vocab_size=100, hidden_size=32, num_hidden_layers=2)).eval()
-    assert not can_cache(module)
+    assert not verify(module, 64, "model").cached
     model = HuggingFaceModel(module, None, None, None)
     assert model.read_prefix(PROMPT) is None
 

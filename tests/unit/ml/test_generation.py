@@ -179,7 +179,7 @@ def test_greedy_texts_are_those_of_transformers(folder: str, request: pytest.Fix
     model = load(str(path), device="cpu")
     assert isinstance(model, HuggingFaceModel)
     reference = AutoModelForCausalLM.from_pretrained(path)
-    for decoder in (model.decoder(), CacheDecoder(model.module)):
+    for decoder in (model.decoder(), CacheDecoder(model.module, 128), CacheDecoder(model.module, 0)):
         found = grown(decoder, PROMPTS, 8)
         for i, prompt in enumerate(PROMPTS):
             with torch.inference_mode():

@@ -15,10 +15,9 @@ from ml.errors import CapabilityError, NoAttentionError
 from ml.language_model import MEAN, LanguageModel, WhiteBox
 from ml.models import load
 from ml.models.attention_capture import prepare
-from ml.models.cached_batches import can_cache
 from ml.models.gradients import gradients
 from ml.models.huggingface import HuggingFaceModel
-from ml.models.packed_attention import can_pack
+from ml.models.verification import Ways, verify
 from tests.unit.ml.test_huggingface import KINDS
 
 Load = Callable[[Path], LanguageModel]
@@ -68,7 +67,7 @@ def test_the_mean_embedding_in_other_architectures(kind: str) -> None:
     module = AutoModelForCausalLM.from_config(KINDS[kind][0]).eval()
     prepare(module)
     info = type("Info", (), {"context_length": 64})
-    model = HuggingFaceModel(module, None, info, None, packs=can_pack(module), caches=can_cache(module))
+    model = HuggingFaceModel(module, None, info, None, ways=verify(module, 64, "model"))
     sequences = [[*IDS[:4], MEAN, 5], [*IDS[:4], MEAN, 6], [MEAN, 2]]
     for batch in model.stream_logits(sequences, [1] * 3, max_tokens=64, max_readout=10):
         for index, rows in zip(batch.indices, batch.logits, strict=True):
@@ -117,7 +116,7 @@ def test_gradients_behind_a_known_beginning_in_other_architectures(kind: str) ->
     torch.manual_seed(0)
     module = AutoModelForCausalLM.from_config(KINDS[kind][0]).eval()
     prepare(module)
-    model = HuggingFaceModel(module, None, type("Info", (), {"context_length": 64}), None, caches=can_cache(module))
+    model = HuggingFaceModel(module, None, type("Info", (), {"context_length": 64}), None, ways=Ways(cached=64))
     check_behind(model, [*IDS, 5])
 
 
@@ -128,7 +127,7 @@ def test_rows_of_a_batch_equal_a_batch(
     name: str, tail: int, known: int, request: pytest.FixtureRequest, load_model: Load
 ) -> None:
     model = load_model(request.getfixturevalue(name))
-    assert model.packs
+    assert model.ways.differentiated
     points = torch.stack([model.embed(IDS), model.embed(IDS[::-1]), 0.5 * model.embed(IDS)])
     before = model.read_prefix(range(known)).by_heads if known else ()
 
@@ -173,7 +172,7 @@ def sliding_window() -> HuggingFaceModel:
     torch.manual_seed(0)
     module = AutoModelForCausalLM.from_config(KINDS["sliding window"][0]).eval()
     info = type("Info", (), {"heads": 4, "name": "window", "layers": 3, "context_length": 64})
-    return HuggingFaceModel(module, None, info, prepare(module))
+    return HuggingFaceModel(module, None, info, prepare(module), ways=Ways(captured=64))
 
 
 @pytest.mark.parametrize("name", ["tiny_llama", "tiny_gpt2", "sliding window"])

@@ -17,8 +17,8 @@ from transformers import AutoModelForCausalLM
 from ml.language_model import LanguageModel, Reader
 from ml.models import load
 from ml.models.attention_capture import prepare
-from ml.models.packed_attention import can_pack
 from ml.models.prefix_reader import PrefixReader
+from ml.models.verification import Ways, verify
 from ml.prefixes import BLOCK
 from tests.unit.ml.test_sharing import random_ids
 
@@ -84,7 +84,7 @@ def test_off_remembers_nothing(tiny_llama, load_model) -> None:
 
 def test_a_model_that_cannot_pack_reads_in_padded_batches(tiny_llama: Path) -> None:
     model: Any = load(str(tiny_llama), device="cpu")
-    model.packs = False
+    model.ways = Ways(padded=128)
     reader = model.reader(1 << 24)
     assert check(model, reader, UNLIKE, 1) == [0] * len(UNLIKE)
     assert reader.read([[1, 2, 3], [4]], [1, 1]).tokens_padding == 2
@@ -99,7 +99,7 @@ def test_what_multiplies_otherwise_gives_the_same(tiny_llama: Path) -> None:
     """Where plain products in float32 are not the fastest, SDPA attends: on GPUs, and here in double precision."""
     module = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float64).eval()
     prepare(module)
-    assert can_pack(module)
+    assert verify(module, 128, "model").read > 128
     reader = PrefixReader(module, 1 << 24)
     for sequences in (UNLIKE, [*UNLIKE, *ASKED, *ASKED[:2]], GROWING):
         found = reader.read(sequences, [1] * len(sequences)).logits

@@ -14,7 +14,7 @@ from ml.language_model import LanguageModel, Prefix
 from ml.models import load
 from ml.models.attention_capture import prepare
 from ml.models.huggingface import HuggingFaceModel
-from ml.models.packed_attention import can_pack
+from ml.models.verification import Ways, verify
 
 
 def random_ids(count: int, seed: int) -> list[int]:
@@ -100,10 +100,10 @@ def test_a_model_with_an_attention_of_its_own_falls_back_to_plain_batches(
 ) -> None:
     model = load_model(tiny_llama)
     assert isinstance(model, HuggingFaceModel)
-    assert model.packs
+    assert model.ways.packed
     eager = AutoModelForCausalLM.from_pretrained(tiny_llama, attn_implementation="eager").eval()
-    assert not can_pack(eager)
-    alone = HuggingFaceModel(eager, model.tokenizer, model.info, prepare(eager), packs=False)
+    assert not verify(eager, 128, "model").packed
+    alone = HuggingFaceModel(eager, model.tokenizer, model.info, prepare(eager), ways=Ways(padded=128))
     found, computed, saved = streamed(alone, OCCLUDED, [1] * 41)
     assert (computed, saved) == (41 * 40, 0)
     expected, _, _ = streamed(model, OCCLUDED, [1] * 41)

@@ -14,7 +14,7 @@ from ml.language_model import ModelInfo
 from ml.models.batches import PaddedReader
 from server.batching import Limits
 from server.engine import Engine
-from server.errors import OverloadedError
+from server.errors import ModelFailedError, OverloadedError
 from server.metrics import Metrics
 from server.tasks import NextTokenTask, ScoreTask
 
@@ -233,10 +233,33 @@ def test_one_call_does_not_wait_for_anothers_thousand():
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("broken", ["_observe", "_values"])
+def test_what_fails_beside_the_model_fails_its_call_alone(monkeypatch, broken: str):
+    async def scenario():
+        async with Bench() as bench:
+            with monkeypatch.context() as patched:
+                patched.setattr(bench.engine, broken, lambda *_: 1 / 0)
+                with pytest.raises(ModelFailedError, match="model 'fake' failed: ZeroDivisionError"):
+                    await bench.ask(1)
+            assert predicted(await bench.ask(8)) == [9]
+
+    asyncio.run(scenario())
+
+
+def test_a_reader_that_cannot_note_what_it_read_harms_nobody(monkeypatch):
+    async def scenario():
+        async with Bench() as bench:
+            monkeypatch.setattr(PaddedReader, "settle", lambda *_: 1 / 0)
+            assert predicted(await bench.ask(1)) == [2]
+            assert predicted(await bench.ask(8)) == [9]
+
+    asyncio.run(scenario())
+
+
 def test_a_dead_thread_is_told(monkeypatch):
     async def scenario():
         bench = Bench()
-        monkeypatch.setattr(bench.engine, "_observe", lambda *_: 1 / 0)
+        monkeypatch.setattr(bench.engine, "_schedule", lambda: 1 / 0)
         bench.engine.start()
         call = bench.ask(1)
         with pytest.raises(RuntimeError, match="model's thread died"):

@@ -20,6 +20,7 @@ from server.errors import (
     StreamAgeError,
     UnauthenticatedError,
     UnreadError,
+    of_model,
     to_status,
 )
 
@@ -141,6 +142,15 @@ def test_the_unforeseen_is_logged_beside_its_incident_and_kept_inside(caplog):
     [record] = caplog.records
     assert details["ErrorInfo"].metadata["incident"] in record.getMessage()
     assert "the secret inside" in caplog.text
+
+
+def test_what_a_model_did_not_foresee_names_the_model_and_nothing_of_the_inside():
+    code, message, _ = decode(of_model("tiny", ZeroDivisionError("the secret inside")))
+    assert code is Code.INTERNAL
+    assert "model 'tiny' failed at this call" in message
+    assert "secret" not in message
+    foreseen = OverloadedError(1)
+    assert of_model("tiny", foreseen) is foreseen
 
 
 @pytest.mark.parametrize("letter", ["x", "é", "😀", "\n"])

@@ -17,7 +17,7 @@ from ml.language_model import LanguageModel
 from ml.models import load
 from server.batching import Limits
 from server.engine import Engine
-from server.errors import OverloadedError
+from server.errors import ModelFailedError, OverloadedError
 from server.generation import GenerationLimits, Stream
 from server.metrics import Metrics
 from server.tasks import NextTokenTask
@@ -190,9 +190,12 @@ def test_memory_bounds_the_places(llama: LanguageModel):
 
 
 class Failing:
-    """A decoder whose steps fail, and whose first prompt does."""
+    """A decoder whose steps fail, and whose first prompt does; and if need be, it cannot let go of a sequence."""
 
     recalled = 0
+
+    def __init__(self, leaves: bool = True) -> None:
+        self.leaves = leaves
 
     def start(self, ids: Sequence[int]) -> torch.Tensor:
         if ids == [1]:
@@ -205,7 +208,8 @@ class Failing:
         raise RuntimeError("step")
 
     def leave(self, index: int) -> None:
-        pass
+        if not self.leaves:
+            raise RuntimeError("leave")
 
 
 @pytest.mark.parametrize(("prompt", "message"), [([1], "prompt"), ([2], "not a number"), ([3], "step")])
@@ -219,3 +223,50 @@ async def test_a_failure_reaches_its_caller_and_no_other(
         with pytest.raises(Exception, match=message):
             await all_of(bench.begin(prompt))
         assert bench.gauge("growing") == 0
+
+
+async def check_alive(bench: Bench) -> None:
+    """The model's thread goes on, with another decoder."""
+    assert len(await all_of(bench.begin([5, 6], max_tokens=2))) == 2
+    assert (bench.gauge("growing"), bench.gauge("waiting")) == (0, 0)
+
+
+@on_a_loop
+async def test_a_decoder_that_cannot_be_made_fails_its_callers_alone(
+    llama: LanguageModel, monkeypatch: pytest.MonkeyPatch
+):
+    async with engine_of(llama) as bench:
+        for broken in ("decoder", "decoder_bytes"):
+            with monkeypatch.context() as patched:
+                patched.setattr(type(llama), broken, property(lambda _: 1 / 0))
+                with pytest.raises(ModelFailedError, match=f"{llama.info.name}.* failed: ZeroDivisionError"):
+                    await all_of(bench.begin([5]))
+        await check_alive(bench)
+
+
+@on_a_loop
+async def test_a_text_that_cannot_go_on_fails_alone(llama: LanguageModel, monkeypatch: pytest.MonkeyPatch):
+    async with engine_of(llama) as bench:
+        broken, good = bench.begin([5], max_tokens=3), bench.begin([6], max_tokens=3)
+        monkeypatch.setattr(broken.generation, "advance", lambda _: 1 / 0)
+        with pytest.raises(ModelFailedError, match="ZeroDivisionError"):
+            await all_of(broken)
+        assert len(await all_of(good)) == 3
+        await check_alive(bench)
+
+
+@pytest.mark.parametrize("tokens", [1, 5])
+@on_a_loop
+async def test_a_decoder_that_cannot_let_go_is_replaced(
+    llama: LanguageModel, monkeypatch: pytest.MonkeyPatch, tokens: int
+):
+    decoders = [Failing(leaves=False), llama.decoder()]
+    monkeypatch.setattr(type(llama), "decoder", lambda *_: decoders.pop(0))
+    async with engine_of(llama) as bench:
+        stream = bench.begin([3], max_tokens=tokens)
+        if tokens == 1:
+            assert len(await all_of(stream)) == 1
+        else:
+            await anext(stream)
+            stream.leave()
+        await check_alive(bench)

@@ -1,0 +1,175 @@
+"""Whatever the architecture, each way to ask gives what the model's own plain forward gives, or it is refused."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import ml.models
+from ml.errors import ModelLoadError
+from ml.language_model import LanguageModel
+from tests.fixtures.zoo import CONTEXT, ZOO, make, save
+from tests.unit.ml.test_sharing import random_ids
+
+QUICK = (
+    "mistral, window 4",
+    "gemma3",
+    "llama4, chunks",
+    "phi3, longrope",
+    "deepseek-v3.2",
+    "mamba",
+    "bamba",
+    "roberta, decoder",
+)
+"""One of each kind of trouble; the others are of the slow suite."""
+REFUSED = {"bert", "roberta", "electra"}
+
+LENGTHS = (1, 5, 15, 16, 17, 24, 25, 40, 100)
+"""On both sides of every window, chunk and the like of the zoo."""
+LONG = random_ids(110, 7)
+UNLIKE = [random_ids(length, length) for length in LENGTHS]
+SHARING = [[*LONG[:length], *random_ids(more, more)] for length in (14, 22, 64) for more in (1, 4, 9)]
+
+
+def folder_of(name: str, tmp_path: Path) -> Path:
+    return save(name, tmp_path / "model")
+
+
+class Reference:
+    """The plain forward of a copy that nothing else has touched, one prompt at a time."""
+
+    def __init__(self, name: str) -> None:
+        self._module = make(name)
+
+    @torch.inference_mode()
+    def __call__(self, ids: Sequence[int], tail: int = 1) -> Tensor:
+        return self._module(input_ids=torch.tensor([list(ids)]), use_cache=False).logits[0, -tail:].float()
+
+    def check(self, found: Tensor, ids: Sequence[int]) -> None:
+        expected = self(ids, len(found))
+        assert float((found - expected).abs().max()) <= 1e-4 * max(1.0, float(expected.abs().max())), len(ids)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in ZOO if name not in REFUSED],
+)
+def test_every_way_gives_what_the_plain_forward_gives(name: str, tmp_path: Path) -> None:
+    model = ml.models.load(str(folder_of(name, tmp_path)), device="cpu")
+    reference = Reference(name)
+    check_logits(model, reference)
+    check_reader(model, reference)
+    check_streams(model, reference)
+    check_decoder(model, reference)
+    assert model.decoder_bytes >= 0
+
+
+def check_logits(model: LanguageModel, reference: Reference) -> None:
+    tails = [min(3, len(ids)) for ids in UNLIKE]
+    for ids, together, tail in zip(UNLIKE, model.logits(UNLIKE, tails), tails, strict=True):
+        reference.check(together, ids)
+        reference.check(model.logits([ids], [tail])[0], ids)
+
+
+def check_reader(model: LanguageModel, reference: Reference) -> None:
+    """Prompts that begin as earlier ones did, in each other's company and alone."""
+    reader = model.reader(1 << 22)
+    for sequences in (UNLIKE[:4], SHARING[:3], SHARING, UNLIKE, *([ids] for ids in SHARING)):
+        reading = reader.read(sequences, [1] * len(sequences))
+        reader.settle()
+        for ids, found in zip(sequences, reading.logits, strict=True):
+            reference.check(found, ids)
+
+
+def check_streams(model: LanguageModel, reference: Reference) -> None:
+    """An explanation's sequences, behind a prefix that was read before, and behind none."""
+    for length in (12, 20, 60):
+        sequences = [[*LONG[:length], *ids[:9]] for ids in UNLIKE]
+        for prefix in (None, model.read_prefix(LONG[:length])):
+            limits = {"max_tokens": 128, "max_readout": 64}
+            for batch in model.stream_logits(sequences, [1] * len(sequences), prefix=prefix, **limits):
+                for index, found in zip(batch.indices, batch.logits, strict=True):
+                    reference.check(found, sequences[index])
+
+
+def check_decoder(model: LanguageModel, reference: Reference) -> None:
+    """Texts that grow beyond every bound, that join and that leave."""
+    decoder = model.decoder(model.reader(1 << 22))
+    texts = [random_ids(length, length) for length in (3, 14, 22)]
+    for text in texts:
+        reference.check(decoder.start(text).unsqueeze(0), text)
+    for step in range(6):
+        if step == 3:
+            decoder.leave(0)
+            texts[0] = texts.pop()
+            texts.append(LONG[:30])
+            reference.check(decoder.start(texts[-1]).unsqueeze(0), texts[-1])
+        for place, text in enumerate(texts):
+            text.append(3 + 7 * place + step)
+        for text, found in zip(texts, decoder.step([text[-1] for text in texts]), strict=True):
+            reference.check(found.unsqueeze(0), text)
+
+
+@pytest.mark.parametrize("name", sorted(REFUSED))
+def test_what_is_not_causal_is_refused_in_one_line(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelLoadError, match="is not causal: a later token changes") as caught:
+        ml.models.load(str(folder_of(name, tmp_path)), device="cpu")
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_not_used_is_told_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, logger="ml.models"):
+        ml.models.load(str(folder_of("phi3, longrope", tmp_path)), device="cpu")
+    [line] = [record.getMessage() for record in caplog.records if record.name == "ml.models.verification"]
+    assert "padded batches beyond 24 tokens (differs by" in line
+    assert "packed rows beyond 24 tokens" in line
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_plain_architectures_use_every_fast_way(name: str, tmp_path: Path) -> None:
+    ways = ml.models.load(str(folder_of(name, tmp_path)), device="cpu").ways
+    assert min(ways.padded, ways.packed, ways.read, ways.differentiated, ways.decoded, ways.captured) > CONTEXT
+
+
+def test_fast_ways_go_as_far_as_a_window(tmp_path: Path) -> None:
+    ways = ml.models.load(str(folder_of("gemma3", tmp_path)), device="cpu").ways
+    assert (ways.packed, ways.read, ways.differentiated) == (16, 16, 16)
+    assert min(ways.padded, ways.cached, ways.decoded) > CONTEXT
+
+
+@pytest.mark.parametrize("bound", [1500, 1024])
+def test_bounds_that_are_too_long_to_be_tried_are_not_crossed(bound: int, tmp_path: Path, monkeypatch) -> None:
+    """Longer than a trial, or too expensive for one."""
+    from ml.models import verification
+
+    if bound <= 1024:
+        monkeypatch.setattr(verification, "_WORK", 1e6)
+    monkeypatch.setitem(ZOO, "far", ("mistral", {"sliding_window": bound, "max_position_embeddings": 4096}))
+    ways = ml.models.load(str(folder_of("far", tmp_path)), device="cpu").ways
+    assert (ways.packed, ways.read, ways.cached) == (bound, bound, bound)
+    assert min(ways.padded, ways.decoded) > 4096, "the model's own code knows its window"
+
+
+def test_a_model_that_cannot_compute_is_refused_in_one_line(tmp_path: Path, monkeypatch) -> None:
+    from transformers import LlamaForCausalLM
+
+    folder = folder_of("llama", tmp_path)
+    monkeypatch.setattr(LlamaForCausalLM, "forward", lambda *_, **__: 1 / 0)
+    with pytest.raises(ModelLoadError, match="cannot compute a prompt here: ZeroDivisionError") as caught:
+        ml.models.load(str(folder), device="cpu")
+    assert "\n" not in str(caught.value)
+
+
+def test_whatever_fails_while_loading_is_told_in_one_line(tmp_path: Path, monkeypatch) -> None:
+    from ml.models import huggingface_files
+
+    folder = folder_of("llama", tmp_path)
+    monkeypatch.setattr(huggingface_files, "prepare", lambda _: {}["missing\nkey"])
+    with pytest.raises(ModelLoadError, match="cannot be served: KeyError") as caught:
+        ml.models.load(str(folder), device="cpu")
+    assert "\n" not in str(caught.value)
