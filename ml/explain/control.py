@@ -13,7 +13,8 @@ coalitions says `ml.explain.covariance`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -24,9 +25,8 @@ from ml.explain.estimator import BoolArray, FloatArray, IntArray
 MOST = 1024
 """Samples that a process is fitted to: its cost grows with their third power."""
 _FIRM = 60  # samples a feature that are as many as none for the residuals' weight
-_GROUPS = 8  # of coalitions, whose answers' differences show what drawing them costs
-_AT_ONCE = 4096  # coalitions that are compared with those of the fit
-_SOME = 2  # of the groups, for the posterior's variance, which compares each coalition with each
+_AT_ONCE = 1024  # coalitions that are compared with those of the fit
+_SOME = 2048  # of the coalitions, for the posterior's variance, which compares each with each
 
 
 Answer = tuple[FloatArray, FloatArray]
@@ -85,31 +85,38 @@ class Control:
         # A parameter that was fitted takes a sample, as in a regression.
         many = len(centred)
         self._variances: FloatArray = weights * left * many / max(1, many - self._covariance.parameters)
-        parts = np.array_split(coalitions[most:], 1 + len(coalitions[most:]) // _AT_ONCE)
-        expected = np.concatenate([self._covariance(part, self._known) @ alone for part in parts])
-        rest = values[most:] - mean - self._scale * expected
+        rest = values[most:] - mean - self._scale * self._expected(coalitions[most:], alone)
         self.residuals: FloatArray = np.concatenate([self._scale * left, rest])
 
-    def estimate(self, many: BoolArray, project: Callable[[BoolArray], FloatArray], residual: Answer) -> Answer:
+    def estimate(
+        self,
+        many: Sequence[BoolArray],
+        project: Callable[[BoolArray], FloatArray],
+        residual: Answer,
+        *,
+        exact: bool = False,
+    ) -> Answer:
         """The answer about the game that was sampled.
 
         Args:
-            many: coalitions drawn as the samples were, which cost no evaluations.
+            many: groups of coalitions drawn as the samples were, which cost no evaluations.
             project: from coalitions [m, features] to the matrix [m, features] that makes an answer of their values.
             residual: the plain estimator's answer about `residuals`.
+            exact: whether `many` are all coalitions, so that the answer about the fitted game is not left to a draw.
         """
-        groups = np.array_split(many, _GROUPS)
-        expected = [self._covariance(group, self._known) for group in groups]  # faster than one large matrix
-        values = [each @ self._weights for each in expected]
-        attributions = np.concatenate(values) @ project(many)
-        parts = [value @ project(group) for value, group in zip(values, groups, strict=True)]
-        drawn = np.var(parts, axis=0, ddof=1) / _GROUPS  # for there might have been other coalitions than `many`
-        some = np.concatenate(groups[:_SOME])
+        values = [self._expected(group, self._weights) for group in many]
+        attributions = np.concatenate(values) @ project(np.concatenate(many))
+        drawn = np.zeros(len(attributions))
+        if not exact:  # there might have been other coalitions
+            parts = [value @ project(group) for value, group in zip(values, many, strict=True)]
+            drawn = np.var(parts, axis=0, ddof=1) / len(parts)
+        some = np.concatenate(many)
+        some = some[:: math.ceil(len(some) / _SOME)]
         rows = project(some)
-        cross = rows.T @ np.concatenate(expected[:_SOME])
+        cross = rows.T @ self._covariance(some, self._known)
         before = np.einsum("mf,mf->f", rows, self._covariance(some, some) @ rows)
-        variances = self._left(before, cross, project(self._known)) + drawn
-        return self._together(attributions, variances, residual)
+        answer, errors = self._together(attributions, self._left(before, cross, project(self._known)), residual)
+        return answer, np.sqrt(errors**2 + drawn)
 
     def shapley(self, project: Callable[[BoolArray], FloatArray], residual: Answer) -> Answer:
         """Shapley values of the game that was sampled; the fitted one's are exact. Arguments as in `estimate`."""
@@ -152,6 +159,11 @@ class Control:
         errors = np.sqrt(variances)
         doubt = max(share, self._share)  # the part of it that is not left to the process' own assumptions
         return values + share * rest, (1 - doubt) * errors + doubt * np.sqrt(variances + noise)
+
+    def _expected(self, coalitions: BoolArray, weights: FloatArray) -> FloatArray:
+        """What a fit, as weights of the samples it knows, expects of `coalitions` [n, features], [n]."""
+        parts = np.array_split(coalitions, 1 + len(coalitions) // _AT_ONCE)
+        return np.concatenate([self._covariance(part, self._known) @ weights for part in parts])
 
     def _left(self, before: FloatArray, cross: FloatArray, rows: FloatArray) -> FloatArray:
         """The answer's variance [features] that the samples leave, of that before them.

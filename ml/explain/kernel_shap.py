@@ -7,7 +7,6 @@ run, and no pair is drawn twice, so that small sizes soon are known whole and le
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -15,15 +14,24 @@ import numpy as np
 
 from ml import spec
 from ml.explain.control import Answer, Control
-from ml.explain.estimator import BoolArray, Estimate, Estimating, FloatArray, Game, IntArray, ends
-from ml.explain.sampling import CONTROLLED_GROWTH, DEFAULT_SAMPLES, GOLDEN, PLAIN_GROWTH, anytime, settled, stability
+from ml.explain.estimator import BoolArray, Estimate, Estimating, FloatArray, Game, ends
+from ml.explain.sampling import (
+    CONTROLLED_GROWTH,
+    DEFAULT_SAMPLES,
+    GOLDEN,
+    PLAIN_GROWTH,
+    anytime,
+    settled,
+    stability,
+    stratified,
+    subset_counts,
+)
 from ml.explain.shapley import SINGULAR, Pairs, completeness_error, kernel
 from ml.result import StopReason
 
 _FEWEST_PAIRS = 32
 _TILT = 2  # of what tells a fitted game's Shapley values most
 _FEWEST_FOR_CONTROL = 1.5  # pairs a feature
-_PLENTY = 10**300  # coalitions: as good as any number that a float cannot hold
 
 
 @dataclass(frozen=True)
@@ -43,7 +51,7 @@ class Layers:
         """The layers of `features` features."""
         sizes = range(1, features // 2 + 1)
         twice = np.array([1 if 2 * size == features else 2 for size in sizes])  # the middle is its own complement
-        counts = np.array([float(min(math.comb(features, size), _PLENTY)) for size in sizes])
+        counts = subset_counts(features)[1 : len(sizes) + 1]
         return cls(kernel(features)[: len(sizes)] * twice, counts * twice / 2)
 
 
@@ -150,7 +158,7 @@ class KernelShapExplainer:
     def _answer(self, pairs: Pairs) -> Answer:
         """γ and its standard errors."""
         gamma, pulls = self._regress(pairs)
-        return gamma, _spread(pulls, pairs.sizes, Layers.of(self.features).counts)
+        return gamma, stratified(pulls, pairs.sizes - 1, Layers.of(self.features).counts)
 
     def _regress(self, pairs: Pairs) -> tuple[FloatArray, FloatArray]:
         """γ and each pair's pull, as `Pairs.regress`.
@@ -184,19 +192,3 @@ def _projector(coalitions: BoolArray) -> FloatArray:
     weighted = design * weights[:, None]
     projector = weighted @ np.linalg.pinv(design.T @ weighted, rcond=SINGULAR, hermitian=True) / 2
     return np.stack([projector, -projector], axis=1).reshape(coalitions.shape)
-
-
-def _spread(pulls: FloatArray, sizes: IntArray, counts: FloatArray) -> FloatArray:
-    """Standard errors of the sum of `pulls` [pairs, features], drawn without replacement from layers of `counts`.
-
-    The stratified variance with its correction for finite populations (Cochran 1977). A layer with one pair drawn does
-    not show its mean: all of that pair's pull counts.
-    """
-    variance = np.zeros(pulls.shape[1])
-    for size in np.unique(sizes):
-        stratum = pulls[sizes == size]
-        many = len(stratum)
-        centred = stratum - stratum.mean(axis=0) if many > 1 else stratum
-        variance += (1 - many / counts[size - 1]) * many / max(1, many - 1) * (centred**2).sum(axis=0)
-    standard_errors: FloatArray = np.sqrt(variance)
-    return standard_errors
