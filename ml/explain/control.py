@@ -4,8 +4,8 @@ A Gaussian process is fitted to the values sampled so far (Rasmussen & Williams 
 about the *fitted* game costs no evaluations, so it can be had exactly or from thousands of coalitions; that is Bayesian
 quadrature (O'Hagan 1991). To it comes the plain estimator's answer about the residuals, each of a fit without its own
 sample (leave-one-out in closed form: ibid. 5.4.2), with a weight that grows to 1 with the samples: so in the long run
-the answer is the plain estimator's, whatever the fit is worth, and the standard errors go from the posterior deviations
-to those of the residuals.
+the answer is the plain estimator's, whatever the fit is worth. The standard errors are those of the plain estimator
+about the residuals.
 
 Language models' values are dominated by a few features and their interactions: what the process expects of two
 coalitions says `ml.explain.covariance`.
@@ -26,7 +26,6 @@ MOST = 1024
 """Samples that a process is fitted to: its cost grows with their third power."""
 _FIRM = 60  # samples a feature that are as many as none for the residuals' weight
 _AT_ONCE = 1024  # coalitions that are compared with those of the fit
-_SOME = 2048  # of the coalitions, for the posterior's variance, which compares each with each
 
 
 Answer = tuple[FloatArray, FloatArray]
@@ -110,19 +109,12 @@ class Control:
         if not exact:  # there might have been other coalitions
             parts = [value @ project(group) for value, group in zip(values, many, strict=True)]
             drawn = np.var(parts, axis=0, ddof=1) / len(parts)
-        some = np.concatenate(many)
-        some = some[:: math.ceil(len(some) / _SOME)]
-        rows = project(some)
-        cross = rows.T @ self._covariance(some, self._known)
-        before = np.einsum("mf,mf->f", rows, self._covariance(some, some) @ rows)
-        answer, errors = self._together(attributions, self._left(before, cross, project(self._known)), residual)
+        answer, errors = self._together(attributions, residual)
         return answer, np.sqrt(errors**2 + drawn)
 
-    def shapley(self, project: Callable[[BoolArray], FloatArray], residual: Answer) -> Answer:
-        """Shapley values of the game that was sampled; the fitted one's are exact. Arguments as in `estimate`."""
-        cross = self._covariance.shapley(self._known)
-        variances = self._left(self._covariance.shapley_variance(), cross, project(self._known))
-        return self._together(cross @ self._weights, variances, residual)
+    def shapley(self, residual: Answer) -> Answer:
+        """Shapley values of the game that was sampled; the fitted one's are exact. `residual` as in `estimate`."""
+        return self._together(self._covariance.shapley(self._known) @ self._weights, residual)
 
     def posterior(self, linear: Linear) -> Answer:
         """What the fit says of the game that was sampled, exact where all coalitions are: values and their variances.
@@ -165,25 +157,17 @@ class Control:
         parts = np.array_split(coalitions, 1 + len(coalitions) // _AT_ONCE)
         return np.concatenate([self._covariance(part, self._known) @ weights for part in parts])
 
-    def _left(self, before: FloatArray, cross: FloatArray, rows: FloatArray) -> FloatArray:
-        """The answer's variance [features] that the samples leave, of that before them.
+    def _together(self, attributions: FloatArray, residual: Answer) -> Answer:
+        """With what the fit leaves, and the error of the plain estimator about that.
 
-        Args:
-            before: [features].
-            cross: the answers about what each sample says of the game, [features, n].
-            rows: what each sample counts for in the answer, [n, features].
+        The residuals are those of fits without their own sample: as far off as the fit is at coalitions that were not
+        sampled. What the process itself holds possible is no measure of it, as no game is drawn from one. A parameter
+        that was fitted takes a sample, as in a regression.
         """
-        known = np.einsum("fn,fn->f", cross @ self._inverse, cross)
-        # The process varies more in some places than in others; what counts is where a feature's answer comes from.
-        importance = rows**2
-        scales = self._variances @ importance / importance.sum(axis=0)
-        left: FloatArray = self._scale**2 * scales * np.maximum(before - known, 0.0)
-        return left
-
-    def _together(self, attributions: FloatArray, variances: FloatArray, residual: Answer) -> Answer:
-        """With what the fit leaves. The two errors have the same samples: at worst they add up."""
         rest, errors = residual
-        return attributions + self._share * rest, (1 - self._share) * np.sqrt(variances) + self._share * errors
+        many = len(self._known)
+        factor = math.sqrt(many / max(1, many - self._covariance.parameters))
+        return attributions + self._share * rest, factor * errors
 
 
 def subsets(random: np.random.Generator, sizes: IntArray, features: int) -> BoolArray:

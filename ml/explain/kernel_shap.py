@@ -26,7 +26,7 @@ from ml.explain.sampling import (
     stratified,
     subset_counts,
 )
-from ml.explain.shapley import SINGULAR, Pairs, completeness_error, kernel
+from ml.explain.shapley import Pairs, completeness_error, kernel
 from ml.result import StopReason
 
 _FEWEST_PAIRS = 32
@@ -139,9 +139,8 @@ class KernelShapExplainer:
         if self.control and len(pairs) >= _FEWEST_FOR_CONTROL * self.features:
             known = np.concatenate([ends(self.features), coalitions.reshape(-1, self.features)])
             game = Control(gain / self.features + gamma, known, np.array([empty, whole, *values.flat]))
-            shapley, standard_errors = game.shapley(
-                _projector, self._answer(Pairs.of(coalitions, game.residuals[2:].reshape(-1, 2), 0.0))
-            )
+            rest = Pairs.of(coalitions, game.residuals[2:].reshape(-1, 2), 0.0)
+            shapley, standard_errors = game.shapley(self._answer(rest, fit=False))
             gamma = shapley - shapley.mean()
         attributions = gain / self.features + gamma
         halves = np.arange(len(pairs)) // 2 % 2  # by twos, as every other pair may be a single feature and the others
@@ -155,40 +154,24 @@ class KernelShapExplainer:
             completeness_error=completeness_error(attributions, gain),
         )
 
-    def _answer(self, pairs: Pairs) -> Answer:
+    def _answer(self, pairs: Pairs, *, fit: bool = True) -> Answer:
         """γ and its standard errors."""
-        gamma, pulls = self._regress(pairs)
+        gamma, pulls = self._regress(pairs, fit=fit)
         return gamma, stratified(pulls, pairs.sizes - 1, Layers.of(self.features).counts)
 
-    def _regress(self, pairs: Pairs) -> tuple[FloatArray, FloatArray]:
+    def _regress(self, pairs: Pairs, *, fit: bool = True) -> tuple[FloatArray, FloatArray]:
         """γ and each pair's pull, as `Pairs.regress`.
 
         A layer's pairs share its mass. With fewer than three pairs for two features the regression would follow their
         accidents, and its matrix is the one that it has in expectation: Σ kernel zz' = (I − 11'/d) / 2H, where H is the
         harmonic number of d − 1. That is the unbiased estimator of Covert & Lee, and its covariance theirs. With more,
-        the fit serves that estimator as a control variate: only what it leaves varies.
+        the fit serves that estimator as a control variate: only what it leaves varies. Not so without `fit`.
         """
         layers = Layers.of(self.features)
         drawn = np.bincount(pairs.sizes - 1, minlength=len(layers.mass))
         weights = (layers.mass / np.maximum(drawn, 1))[pairs.sizes - 1]
-        if len(pairs) >= 1.5 * self.features:
+        if fit and len(pairs) >= 1.5 * self.features:
             return pairs.regress(weights)
         weights *= 2 * (1 / np.arange(1, self.features)).sum() / layers.mass[drawn > 0].sum()
         pulls: FloatArray = pairs.design * (weights * pairs.differences)[:, None]
         return pulls.sum(axis=0), pulls
-
-
-def _projector(coalitions: BoolArray) -> FloatArray:
-    """What makes γ of the values of pairs: `coalitions` [2 pairs, features], each followed by its complement.
-
-    Returns [2 pairs, features]. Each layer has its mass, however many of its pairs are here.
-    """
-    kept = coalitions[::2]
-    sizes = kept.sum(axis=1)
-    layers = Layers.of(kept.shape[1]).mass
-    sizes = np.minimum(sizes, kept.shape[1] - sizes)
-    weights = np.concatenate([[0.0], layers])[sizes] / np.bincount(sizes)[sizes]
-    design = kept - kept.mean(axis=1, keepdims=True)
-    weighted = design * weights[:, None]
-    projector = weighted @ np.linalg.pinv(design.T @ weighted, rcond=SINGULAR, hermitian=True) / 2
-    return np.stack([projector, -projector], axis=1).reshape(coalitions.shape)

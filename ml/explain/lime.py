@@ -2,9 +2,12 @@
 
 Everything that defines the numbers is that of the authors' `lime` package, text explainer: the number of removed
 features uniform in 1..d, drawn without replacement; the whole prompt as the first sample; the cosine distance to it
-times 100; the kernel √exp(−distance² / width²); ridge with α = 1 and an intercept on all features; weighted R². With
-the same seed even the draws and the coefficients are the package's own, unless the ridge is helped by control variates
-and a draw by importance, which estimate the same limit more closely.
+times 100; the kernel √exp(−distance² / width²); ridge with α = 1 and an intercept on all features; weighted R².
+
+The textbook's estimator makes even the package's own draws, so that the same seed gives the package's coefficients. The
+other one estimates what the package finds of 1,000 samples on the average: a fit to all coalitions, each weighed by how
+often it is drawn. It is exact where all coalitions are within the budget; elsewhere a draw by importance and control
+variates come close to it.
 """
 
 from __future__ import annotations
@@ -130,6 +133,19 @@ class Sizes:
         weights: FloatArray = (mass / np.maximum(np.bincount(removed, minlength=self.features + 1), 1))[removed]
         return weights
 
+    def projector(self, alpha: float, coalitions: BoolArray) -> FloatArray:
+        """What makes the ridge's coefficients of the values of `coalitions` [n, features], [n, features], with the
+        normal matrix that all coalitions have: it is one number on the diagonal and another beside it.
+        """
+        removed = np.arange(self.features + 1)
+        mean = self.mass @ removed / self.mass.sum()
+        together = self.mass @ (removed - mean) ** 2 / self.features + alpha  # its eigenvalue for the mean of features
+        apart = self.mass @ (removed * (self.features - removed)) / (self.features * (self.features - 1)) + alpha
+        present = coalitions.mean(axis=1, keepdims=True)
+        design = (coalitions - present) / apart + (present - 1 + mean / self.features) / together
+        projector: FloatArray = design * self.weights(coalitions)[:, None]
+        return projector
+
 
 def kernel(coalitions: BoolArray, width: float) -> FloatArray:
     """Weights of `coalitions` [n, features] by their cosine distance to the whole prompt, times 100. Returns [n]."""
@@ -197,8 +213,9 @@ class LimeExplainer:
 
     def _estimate(self, coalitions: BoolArray, values: FloatArray) -> Estimate:
         found = fitted(self._fit, coalitions, values, self.budget.standard_error, fixed=1)
-        exact = self._every and len(values) == self.planned
-        return replace(found, converged=True, stability=None) if exact else found
+        if self._every and len(values) == self.planned:
+            return replace(found, converged=True, stability=None)
+        return replace(found, freedom=max(1, len(values) - self.features - 1))
 
     def _fit(self, coalitions: BoolArray, values: FloatArray, *, errors: bool) -> Fit:
         samples = coalitions.astype(np.float64)
@@ -233,9 +250,11 @@ class LimeExplainer:
     def _controlled(self, plain: Fit, coalitions: BoolArray, values: FloatArray, weights: FloatArray) -> Fit:
         """The ridge of the fitted game, from many coalitions, and that of what the fit leaves, from those sampled."""
         fitted_game = Control(plain.attributions, coalitions, values)
-        rest = self._ridge(coalitions, fitted_game.residuals)
+        # Residuals are those of fits without their own sample, so that no leverage has to be made up for.
+        pulls = self._sizes.projector(self._alpha, coalitions) * fitted_game.residuals[:, None]
+        spread = stratified(pulls, (~coalitions).sum(axis=1), self._sizes.counts)
         coefficients, errors = fitted_game.estimate(
-            self._many, self._project, (rest.attributions, rest.standard_errors), exact=self._many_are_all
+            self._many, self._project, (pulls.sum(axis=0), spread), exact=self._many_are_all
         )
         samples = coalitions.astype(np.float64)
         intercept = float(np.average(values - samples @ coefficients, weights=weights))
@@ -256,7 +275,7 @@ class LimeExplainer:
 
     @property
     def _many_are_all(self) -> bool:
-        return 2 ** min(self.features, 63) <= _MANY
+        return bool(2 ** min(self.features, 63) <= _MANY)
 
     @property
     def _every(self) -> bool:

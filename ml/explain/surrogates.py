@@ -108,9 +108,8 @@ def ridge(
 
 def _independent(pulls: FloatArray) -> FloatArray:
     """Standard errors [features] of the sum of independent draws `pulls` [n, features]."""
-    drawn = len(pulls)
-    if drawn > 1:  # one does not show its mean: all of its pull counts
-        pulls = (pulls - pulls.mean(axis=0)) * np.sqrt(drawn / (drawn - 1))
+    if len(pulls) > 1:  # one does not show its mean: all of its pull counts
+        pulls = pulls - pulls.mean(axis=0)
     standard_errors: FloatArray = np.sqrt((pulls**2).sum(axis=0))
     return standard_errors
 
@@ -151,14 +150,14 @@ def lasso(
     from sklearn.exceptions import ConvergenceWarning  # noqa: PLC0415
     from sklearn.linear_model import Lasso  # noqa: PLC0415
 
-    def solve(rows: slice | IntArray) -> Lasso:
+    def solve(rows: slice | IntArray, weights: FloatArray = weights) -> Lasso:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # a few samples may be fitted without error
             return Lasso(alpha=alpha).fit(samples[rows], values[rows], sample_weight=weights[rows])
 
     model = solve(slice(None))
     unknown = _unknown(model.coef_)
-    standard_errors = _jackknife(len(values), lambda rows: solve(rows).coef_, fixed) if errors else unknown
+    standard_errors = _jackknife(weights, lambda *some: solve(*some).coef_, fixed) if errors else unknown
     explained = r_squared(values, model.predict(samples), weights)
     return Fit(model.coef_, standard_errors, SurrogateFit(SurrogateKind.LASSO, explained, float(model.intercept_)))
 
@@ -180,7 +179,7 @@ def decision_tree(
     """
     from sklearn.tree import DecisionTreeRegressor  # noqa: PLC0415
 
-    def solve(rows: slice | IntArray) -> tuple[DecisionTreeRegressor, FloatArray]:
+    def solve(rows: slice | IntArray, weights: FloatArray = weights) -> tuple[DecisionTreeRegressor, FloatArray]:
         tree = DecisionTreeRegressor(max_depth=depth, random_state=0)  # ties between splits are broken alike each time
         tree.fit(samples[rows], values[rows], sample_weight=weights[rows])
         if np.ptp(values[rows]) <= _ROUNDING * np.abs(values[rows]).max():  # nothing to share but rounding
@@ -190,7 +189,7 @@ def decision_tree(
 
     tree, attributions = solve(slice(None))
     unknown = _unknown(attributions)
-    standard_errors = _jackknife(len(values), lambda rows: solve(rows)[1], fixed) if errors else unknown
+    standard_errors = _jackknife(weights, lambda *some: solve(*some)[1], fixed) if errors else unknown
     fit = SurrogateFit(
         kind=SurrogateKind.DECISION_TREE,
         r_squared=r_squared(values, tree.predict(samples), weights),
@@ -226,14 +225,25 @@ def _unknown(coefficients: FloatArray) -> FloatArray:
     return np.full(coefficients.shape, np.inf)
 
 
-def _jackknife(n: int, statistic: Callable[[IntArray], FloatArray], fixed: int) -> FloatArray:
+def _jackknife(weights: FloatArray, statistic: Callable[[IntArray, FloatArray], FloatArray], fixed: int) -> FloatArray:
     """Standard errors by leaving out one of up to 20 groups of samples at a time, but never the first `fixed`.
 
     Groups, as leaving out single samples fails for statistics that are not smooth, such as these (Shao & Wu 1989).
+
+    Args:
+        weights: of all samples, [n].
+        statistic: from the numbers of the samples to take, and new weights [n].
     """
-    fixed = fixed if n - fixed > 1 else 0  # one draw alone does not show how others would differ
-    groups = min(_JACKKNIFE_GROUPS, n - fixed)
-    group = np.concatenate([np.full(fixed, -1), np.arange(n - fixed) % groups])
-    left_out = np.array([statistic(np.flatnonzero(group != index)) for index in range(groups)])
+    fixed = fixed if len(weights) - fixed > 1 else 0  # one draw alone does not show how others would differ
+    drawn = len(weights) - fixed
+    groups = min(_JACKKNIFE_GROUPS, drawn)
+    group = np.concatenate([np.full(fixed, -1), np.arange(drawn) % groups])
+
+    def without(index: int) -> FloatArray:
+        # Those that are left stand for all that were drawn; the fixed ones stand for themselves.
+        factor = np.where(group < 0, 1.0, drawn / (drawn - (group == index).sum()))
+        return statistic(np.flatnonzero(group != index), weights * factor)
+
+    left_out = np.array([without(index) for index in range(groups)])
     standard_errors: FloatArray = np.sqrt((groups - 1) * left_out.var(axis=0))
     return standard_errors
