@@ -68,8 +68,11 @@ class Control:
         `first` attributions [features] tell what matters.
         """
         self._known = coalitions[:most]
-        mean, self._scale = float(values[:most].mean()), float(values[:most].std()) or 1.0
-        centred = (values[:most] - mean) / self._scale
+        mean = float(values[:most].mean())
+        centred = values[:most] - mean
+        largest = float(np.abs(centred).max()) or 1.0  # squares of the smallest probabilities would be 0
+        self._scale = largest * (float((centred / largest).std()) or 1.0)
+        centred = centred / self._scale
         self._covariance = Covariance.of(first).fitted(self._known, centred)
         matrix = self._covariance(self._known, self._known)
         self._inverse, _ = inverse_of(matrix + self._covariance.noise * np.eye(len(centred)))
@@ -147,7 +150,8 @@ class Control:
         seen = float((rest**2).mean()) or 1e-300
         share = max(0.0, 1 - float(noise.mean()) / seen)
         # Where residuals add up to more than the fit admits to, it is surer of itself than it should be.
-        variances = variances * max(1.0, seen / float((variances + noise).mean() or 1e-300))
+        admitted = float((variances + noise).mean())
+        variances = variances * (max(1.0, seen / admitted) if admitted else 1.0)
         errors = np.sqrt(variances)
         doubt = max(share, self._share)  # the part of it that is not left to the process' own assumptions
         return values + share * rest, (1 - doubt) * errors + doubt * np.sqrt(variances + noise)

@@ -89,7 +89,9 @@ def stability(first: FloatArray, second: FloatArray) -> float | None:
     """Pearson correlation between the attributions of two halves of the samples, where it means anything."""
     if len(first) < 3 or min(np.ptp(first), np.ptp(second)) == 0:
         return None  # any two points lie on a line
-    return float(np.corrcoef(first, second)[0, 1])
+    first, second = (each / np.abs(each).max() for each in (first, second))  # squares of the smallest ones would be 0
+    correlation = float(np.corrcoef(first, second)[0, 1])
+    return correlation if np.isfinite(correlation) else None
 
 
 def subset_counts(features: int) -> FloatArray:
