@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 
 from ml.errors import CapabilityError
-from ml.explain import faithfulness, numbers, target, trust
+from ml.explain import faithfulness, methods, numbers, target, trust
 from ml.explain.cache import ValueCache, scope
 from ml.explain.checkpoint import Memory
 from ml.explain.estimator import Estimate, Estimating
@@ -258,6 +258,7 @@ class Run:
             attributions=(),
             base_value=base,
             full_value=full,
+            attribution_unit=methods.unit(self._spec),
         )
 
     def _filled(self, value: ValueFunction, blank: ExplanationResult, estimate: Estimate) -> ExplanationResult:

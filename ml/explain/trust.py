@@ -131,14 +131,15 @@ def _time(result: ExplanationResult) -> Iterator[Reason]:
 
 
 def _faithfulness(result: ExplanationResult, asked: bool) -> Iterator[Reason]:
+    if len(result.attributions) == 1:
+        yield Verdict.CAUTION, "There is a single feature, so no ranking could be compared with random ones."
+        return
     if result.faithfulness is None:
         why = "before time ran out" if asked else "because it was not asked for"
         yield Verdict.CAUTION, f"Faithfulness was not measured {why}."
         return
     aopc = result.faithfulness.comprehensiveness.aopc
     features = len(result.attributions)
-    if features == 1:
-        return  # there is one ranking only
     compared = (
         f"removing its top features lowers the value by {aopc.value:.3g} on average, removing random ones by"
         f" {aopc.random:.3g} ± {aopc.random_deviation:.2g}."
