@@ -72,7 +72,11 @@ class Percent(int):
 def signed(value: float, digits: int = 2) -> str:
     """``+1.25`` or ``−1.25``, with a true minus sign; what rounds to zero has none. With `Percent`, ``7.0%``."""
     if isinstance(digits, Percent):
-        return f"{100 * value:.{digits}f}%"
+        return (
+            f"<{number(10.0**-digits, int(digits))}%"
+            if 0 < value < 10.0**-digits / 200
+            else f"{100 * value:.{digits}f}%"
+        )
     text = f"{value:+.{digits}f}".replace("-", "−")
     return text[1:] if float(text.replace("−", "-")) == 0 else text
 

@@ -146,6 +146,11 @@ def _faithfulness(result: ExplanationResult, asked: bool) -> Iterator[Reason]:
     )
     if aopc.value <= aopc.random:
         yield Verdict.NOT_TRUSTED, f"The ranking is no better than a random one: {compared}"
+    elif features == 2:
+        yield (
+            Verdict.CAUTION,
+            "There are two features, and every other random ranking is right: the ranking shows nothing.",
+        )
     elif features >= _FEWEST_FOR_NOISE and aopc.value < aopc.random + aopc.random_deviation:
         yield Verdict.CAUTION, f"The ranking is hardly better than a random one: {compared}"
 

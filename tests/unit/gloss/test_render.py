@@ -185,6 +185,7 @@ def shares() -> v1.Explanation:
 def test_shares_are_per_cent_and_it_is_told_where_the_rest_is() -> None:
     shown = " ".join(draw(terminal.explanation(shares())).split())
     assert "capital[7.0%]" in shown
+    assert words.signed(0.0004, words.Percent(1)) == "<0.1%"
     assert "38.0% of it comes from these words, the other 62.0% from tokens that belong to none" in shown
     assert "= −1.00; with every word replaced by '<unk>', −6.00" in shown
     assert "+0.07" not in shown
