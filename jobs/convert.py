@@ -47,6 +47,13 @@ _VERDICT_NUMBERS = {
     result.Verdict.CAUTION: pb.TRUST_VERDICT_CAUTION,
     result.Verdict.NOT_TRUSTED: pb.TRUST_VERDICT_NOT_TRUSTED,
 }
+_UNIT_NUMBERS = {
+    result.AttributionUnit.NAT: pb.ATTRIBUTION_UNIT_NAT,
+    result.AttributionUnit.PROBABILITY: pb.ATTRIBUTION_UNIT_PROBABILITY,
+    result.AttributionUnit.LOG_ODDS: pb.ATTRIBUTION_UNIT_LOG_ODDS,
+    result.AttributionUnit.SHARE: pb.ATTRIBUTION_UNIT_SHARE,
+    result.AttributionUnit.IMPURITY_SHARE: pb.ATTRIBUTION_UNIT_IMPURITY_SHARE,
+}
 _STOP_NUMBERS = {
     None: pb.STOP_REASON_UNSPECIFIED,
     result.StopReason.COMPLETE: pb.STOP_REASON_COMPLETE,
@@ -180,6 +187,7 @@ def from_result(found: result.ExplanationResult) -> pb.ExplanationResult:
         attributions=[_from_attribution(attribution) for attribution in found.attributions],
         base_value=found.base_value,
         full_value=found.full_value,
+        attribution_unit=_UNIT_NUMBERS[found.attribution_unit],
         surrogate=_from_surrogate(found.surrogate),
         interactions=[
             pb.Interaction(first=each.first, second=each.second, value=each.value, standard_error=each.standard_error)

@@ -171,6 +171,16 @@ class StopReason(Enum):
     CANCELLED = "cancelled"
 
 
+class AttributionUnit(Enum):
+    """Units of attributions."""
+
+    NAT = "nat"
+    PROBABILITY = "probability"
+    LOG_ODDS = "log-odds"
+    SHARE = "share"
+    IMPURITY_SHARE = "impurity share"
+
+
 @dataclass(frozen=True)
 class Cost:
     """What it took. `evaluations` are prompts computed; `cache_hits` those whose value was known already."""
@@ -216,6 +226,7 @@ class ExplanationResult:
     attributions: tuple[Attribution, ...]
     base_value: float
     full_value: float
+    attribution_unit: AttributionUnit = AttributionUnit.NAT
     surrogate: SurrogateFit | None = None
     interactions: tuple[Interaction, ...] = ()
     group_differences: tuple[GroupDifference, ...] = ()

@@ -209,6 +209,12 @@ class SurrogateKind(Enum):
     DECISION_TREE = "decision tree"
 
 
+MOST_PENALTY = 1e9
+"""Of a surrogate: by far enough to leave nothing of any coefficient."""
+KERNEL_WIDTHS = (0.01, 1e6)
+"""Of LIME, in hundredths of the cosine distance, which is at most 100: beyond them all samples weigh alike, or none."""
+
+
 @dataclass(frozen=True)
 class Lime:
     """A surrogate fitted around the prompt; `alpha` None is 1 for the ridge and 0.01 for the lasso."""
@@ -219,10 +225,9 @@ class Lime:
     max_depth: int = 3
 
     def __post_init__(self) -> None:
-        if self.alpha is not None and not 0 <= self.alpha < float("inf"):
-            raise InputError("lime.alpha", f"must be 0 or above, not {self.alpha}")
-        if not 0 < self.kernel_width < float("inf"):
-            raise InputError("lime.kernel_width", f"must be above 0, not {self.kernel_width}")
+        if self.alpha is not None:
+            _check_range("lime.alpha", self.alpha, 0, MOST_PENALTY)
+        _check_range("lime.kernel_width", self.kernel_width, *KERNEL_WIDTHS)
         if not 1 <= self.max_depth <= 8:
             raise InputError("lime.max_depth", f"must be between 1 and 8, not {self.max_depth}")
 
@@ -244,8 +249,7 @@ class ContextAttribution:
     alpha: float = 0.01
 
     def __post_init__(self) -> None:
-        if not 0 <= self.alpha < float("inf"):
-            raise InputError("context_attribution.alpha", f"must be 0 or above, not {self.alpha}")
+        _check_range("context_attribution.alpha", self.alpha, 0, MOST_PENALTY)
 
 
 @dataclass(frozen=True)
@@ -362,6 +366,9 @@ Method = (
 )
 
 
+_MEASURES = (1e-9, 1e9)
+
+
 @dataclass(frozen=True)
 class Budget:
     """When to stop. The first limit reached ends the work; None is no limit (or the method's own default)."""
@@ -374,14 +381,14 @@ class Budget:
     def __post_init__(self) -> None:
         if self.max_evaluations is not None and not 2 <= self.max_evaluations <= 10_000_000:
             raise InputError("budget.max_evaluations", f"must be between 2 and 10,000,000, not {self.max_evaluations}")
-        if self.max_seconds is not None and not 0 < self.max_seconds < float("inf"):
-            raise InputError("budget.max_seconds", f"must be above 0, not {self.max_seconds}")
-        if self.standard_error is not None and not 0 < self.standard_error < float("inf"):
-            raise InputError("budget.standard_error", f"must be above 0, not {self.standard_error}")
+        if self.max_seconds is not None:
+            _check_range("budget.max_seconds", self.max_seconds, *_MEASURES)
+        if self.standard_error is not None:
+            _check_range("budget.standard_error", self.standard_error, *_MEASURES)
 
 
 class Estimator(Enum):
-    """How LIME's ridge and KernelSHAP make attributions of their samples; see `ml.explain.control`."""
+    """How LIME and KernelSHAP sample and make attributions of it; see `ml.explain.lime` and `ml.explain.control`."""
 
     CONTROL_VARIATES = "control variates"
     TEXTBOOK = "textbook"
@@ -417,6 +424,11 @@ class ExplanationSpec:
             check_template("prompt.text", self.prompt.text)
             if self.features != Features():
                 raise InputError("features", "a bias probe's one feature is the word in the slot; leave features out")
+
+
+def _check_range(path: str, value: float, least: float, most: float) -> None:
+    if not least <= value <= most:  # nor is anything that is not a number
+        raise InputError(path, f"must be between {least:g} and {most:g}, not {value:g}")
 
 
 def _check_text(path: str, text: str) -> None:

@@ -52,7 +52,7 @@ def page(explanation: v1.Explanation) -> str:
         text="".join(_text(result)),
         unit=_safe(words.unit(spec)),
         verdict="".join(_verdict(result)),
-        attributions="".join(_table(result, words.unit(spec))),
+        attributions=_unit(words.unit_line(result, spec)) + "".join(_table(result, words.unit(spec))),
         key=_SHARES if words.tells_shares(spec) else _SIGNS,
         findings="".join(part for finding in findings(result, top=50) for part in _finding(finding)),
         surrogate="".join(_surrogate(result)),
@@ -60,6 +60,10 @@ def page(explanation: v1.Explanation) -> str:
         cost=_safe(words.cost(result)),
         spec="\n".join(_safe(line) for line in MessageToString(spec, as_utf8=True).split("\n")),
     )
+
+
+def _unit(line: str) -> str:
+    return f'<p class="soft">{_safe(line)}</p>' if line else ""
 
 
 def _safe(text: str) -> str:
@@ -226,7 +230,7 @@ def _faithfulness(result: v1.ExplanationResult, units: str) -> Iterator[str]:
     yield '<h2>Faithfulness</h2><p class="soft">Does the ranking predict what the model does? Beside '
     yield f"{found.random_rankings} random rankings of the same {_safe(units)}.</p>"
     yield f'<table class="metrics">{_head(("metric", "this ranking", "random", "beside random"))}<tbody>'
-    for line in words.faithfulness(found, units):
+    for line in words.faithfulness(found, units, words.scale(result.target)):
         tone, reading = _BETTER[line.better]
         random = f"{words.number(line.metric.random)} ± {words.number(line.metric.random_deviation)}"
         yield (

@@ -115,7 +115,7 @@ def verdict(result: v1.ExplanationResult, spec: v1.ExplanationSpec) -> Group:
     if result.HasField("faithfulness"):
         rankings = result.faithfulness.random_rankings
         lines.append(Text(f"  Faithful? Beside {rankings} random rankings (✔ better, ≈ alike, ✘ worse):", "dim"))
-        for line in words.faithfulness(result.faithfulness, words.unit(spec, 2)):
+        for line in words.faithfulness(result.faithfulness, words.unit(spec, 2), words.scale(result.target)):
             mark, style = _MARKS[line.better]
             lines.append(Text.assemble("  ", (mark, style), f" {line.name}: ", (line.sentence, "dim")))
     return Group(*lines)
@@ -134,6 +134,7 @@ def explanation(found: v1.Explanation) -> Group:
         plain(words.value_line(result, found.spec)),
         Padding(coloured_words(result), (1, 2)),
         legend(shares=words.tells_shares(found.spec)),
+        *([Text(line, "dim")] if (line := words.unit_line(result, found.spec)) else []),
         Padding(attributions(result), (1, 2)),
         *(Padding(table(finding), (0, 2, 1, 2)) for finding in findings(result)),
     ]

@@ -28,6 +28,17 @@ _SURROGATES = {
     v1.SURROGATE_LASSO: "lasso regression",
     v1.SURROGATE_DECISION_TREE: "decision tree",
 }
+_ATTRIBUTION_UNITS = {
+    v1.ATTRIBUTION_UNIT_NAT: "Attributions are in nats, differences of the log-probability.",
+    v1.ATTRIBUTION_UNIT_PROBABILITY: "Attributions are differences of the probability.",
+    v1.ATTRIBUTION_UNIT_LOG_ODDS: (
+        "Attributions are in log-odds, differences of log p/(1 − p), and not on the scale of the values above."
+    ),
+    v1.ATTRIBUTION_UNIT_IMPURITY_SHARE: (
+        "Attributions are shares of the variance that the tree explains, with the sign of the effect;"
+        " their sizes add up to 1."
+    ),
+}
 _STOPS = {
     v1.STOP_REASON_COMPLETE: "nothing was left to evaluate",
     v1.STOP_REASON_EVALUATIONS: "the evaluations allowed were used up",
@@ -53,8 +64,18 @@ def visible(text: str, *, keep_lines: bool = False) -> str:
     return shown.replace("⏎", "⏎\n") if keep_lines else shown
 
 
+class Percent(int):
+    """Decimals of a share, which is shown in per cent and, as no share is negative, without a sign."""
+
+
 def signed(value: float, digits: int = 2) -> str:
-    """``+1.25`` or ``−1.25``, with a true minus sign; what rounds to zero has none."""
+    """``+1.25`` or ``−1.25``, with a true minus sign; what rounds to zero has none. With `Percent`, ``7.0%``."""
+    if isinstance(digits, Percent):
+        return (
+            f"<{number(10.0**-digits, int(digits))}%"
+            if 0 < value < 10.0**-digits / 200
+            else f"{100 * value:.{digits}f}%"
+        )
     text = f"{value:+.{digits}f}".replace("-", "−")
     return text[1:] if float(text.replace("−", "-")) == 0 else text
 
@@ -92,7 +113,9 @@ def percent(share: float) -> str:
 
 
 def digits(result: v1.ExplanationResult) -> int:
-    """Decimals that show three figures of the largest attribution."""
+    """Decimals that show three figures of the largest attribution; of shares, those of a per cent."""
+    if result.attribution_unit == v1.ATTRIBUTION_UNIT_SHARE:
+        return Percent(1)
     return decimals(max((abs(part.attribution) for part in result.attributions), default=0.0))
 
 
@@ -125,11 +148,30 @@ def state(explanation: v1.Explanation) -> str:
 def value_line(result: v1.ExplanationResult, spec: v1.ExplanationSpec) -> str:
     """What is explained, and between which values it lies."""
     places = digits(result)
+    if isinstance(places, Percent):
+        places = decimals(max(abs(result.full_value), abs(result.base_value)))
     what = "the word in the slot" if spec.HasField("bias_probe") else f"every {unit(spec)}"
     return (
         f"{visible(result.target.description)} = {number(result.full_value, places)}; "
         f"with {what} {removal(result)}, {number(result.base_value, places)}"
     )
+
+
+def unit_line(result: v1.ExplanationResult, spec: v1.ExplanationSpec) -> str:
+    """What attributions are in; of shares, where the rest is. Empty where an older server does not tell."""
+    if result.attribution_unit != v1.ATTRIBUTION_UNIT_SHARE:
+        return _ATTRIBUTION_UNITS.get(result.attribution_unit, "")
+    units, told = unit(spec, 2), sum(part.attribution for part in result.attributions)
+    line = f"Attributions are shares of what reaches the prediction: {percent(told)} of it comes from these {units}"
+    rest = 1 - told
+    if rest < 0.0005:
+        return f"{line}."
+    return f"{line}, the other {percent(rest)} from tokens that belong to none of them, such as a start token."
+
+
+def scale(target: v1.ResolvedTarget) -> str:
+    """What stands behind a difference of the target's values: a unit with its space, or nothing."""
+    return "" if target.scale == v1.TARGET_SCALE_PROBABILITY else " nats"
 
 
 def tells_shares(spec: v1.ExplanationSpec) -> bool:
@@ -179,20 +221,23 @@ class Comparison:
     better: bool | None
 
 
-def faithfulness(found: v1.Faithfulness, units: str) -> Iterator[Comparison]:
-    """Each metric in a sentence, with whether it beats random rankings by more than their standard deviation."""
+def faithfulness(found: v1.Faithfulness, units: str, scale: str = "") -> Iterator[Comparison]:
+    """Each metric in a sentence, with whether it beats random rankings by more than their standard deviation.
+
+    `scale` is the unit of the target's values, with its space; the areas are parts of the whole effect.
+    """
     parts = (
-        ("comprehensiveness", True, found.comprehensiveness.aopc, "removing the top {0} costs {1}, random {2}"),
-        ("sufficiency", False, found.sufficiency.aopc, "keeping only the top {0} costs {1}, random {2}"),
-        ("deletion", False, found.deletion_auc, "top {0} out first leaves {1}, random order {2}"),
-        ("insertion", True, found.insertion_auc, "top {0} back first gives {1}, random order {2}"),
+        ("comprehensiveness", True, found.comprehensiveness.aopc, "removing the top {0} costs {1}{3}, random {2}"),
+        ("sufficiency", False, found.sufficiency.aopc, "keeping only the top {0} costs {1}{3}, random {2}"),
+        ("deletion", False, found.deletion_auc, "top {0} out first leaves {1} of the effect, random order {2}"),
+        ("insertion", True, found.insertion_auc, "top {0} back first gives {1} of the effect, random order {2}"),
     )
     for name, high_is_good, metric, sentence in parts:
         gain = (metric.value - metric.random) * (1 if high_is_good else -1)
         told_apart = abs(gain) > max(metric.random_deviation, 1e-9)
         control = f"{number(metric.random)}±{number(metric.random_deviation)}"
         yield Comparison(
-            name, sentence.format(units, number(metric.value), control), metric, gain > 0 if told_apart else None
+            name, sentence.format(units, number(metric.value), control, scale), metric, gain > 0 if told_apart else None
         )
 
 

@@ -9,6 +9,15 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class AttributionUnit(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ATTRIBUTION_UNIT_UNSPECIFIED: _ClassVar[AttributionUnit]
+    ATTRIBUTION_UNIT_NAT: _ClassVar[AttributionUnit]
+    ATTRIBUTION_UNIT_PROBABILITY: _ClassVar[AttributionUnit]
+    ATTRIBUTION_UNIT_LOG_ODDS: _ClassVar[AttributionUnit]
+    ATTRIBUTION_UNIT_SHARE: _ClassVar[AttributionUnit]
+    ATTRIBUTION_UNIT_IMPURITY_SHARE: _ClassVar[AttributionUnit]
+
 class TrustVerdict(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     TRUST_VERDICT_UNSPECIFIED: _ClassVar[TrustVerdict]
@@ -24,6 +33,12 @@ class StopReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     STOP_REASON_SECONDS: _ClassVar[StopReason]
     STOP_REASON_STANDARD_ERROR: _ClassVar[StopReason]
     STOP_REASON_CANCELLED: _ClassVar[StopReason]
+ATTRIBUTION_UNIT_UNSPECIFIED: AttributionUnit
+ATTRIBUTION_UNIT_NAT: AttributionUnit
+ATTRIBUTION_UNIT_PROBABILITY: AttributionUnit
+ATTRIBUTION_UNIT_LOG_ODDS: AttributionUnit
+ATTRIBUTION_UNIT_SHARE: AttributionUnit
+ATTRIBUTION_UNIT_IMPURITY_SHARE: AttributionUnit
 TRUST_VERDICT_UNSPECIFIED: TrustVerdict
 TRUST_VERDICT_TRUSTED: TrustVerdict
 TRUST_VERDICT_CAUTION: TrustVerdict
@@ -36,7 +51,7 @@ STOP_REASON_STANDARD_ERROR: StopReason
 STOP_REASON_CANCELLED: StopReason
 
 class ExplanationResult(_message.Message):
-    __slots__ = ("text", "tokens", "target", "removal", "attributions", "base_value", "full_value", "surrogate", "interactions", "group_differences", "completeness_error", "stability", "faithfulness", "converged", "trust", "cost", "precision")
+    __slots__ = ("text", "tokens", "target", "removal", "attributions", "base_value", "full_value", "surrogate", "interactions", "group_differences", "completeness_error", "stability", "faithfulness", "converged", "trust", "cost", "precision", "attribution_unit")
     TEXT_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
@@ -54,6 +69,7 @@ class ExplanationResult(_message.Message):
     TRUST_FIELD_NUMBER: _ClassVar[int]
     COST_FIELD_NUMBER: _ClassVar[int]
     PRECISION_FIELD_NUMBER: _ClassVar[int]
+    ATTRIBUTION_UNIT_FIELD_NUMBER: _ClassVar[int]
     text: str
     tokens: _containers.RepeatedCompositeFieldContainer[_common_pb2.Token]
     target: ResolvedTarget
@@ -71,7 +87,8 @@ class ExplanationResult(_message.Message):
     trust: Trust
     cost: Cost
     precision: Precision
-    def __init__(self, text: _Optional[str] = ..., tokens: _Optional[_Iterable[_Union[_common_pb2.Token, _Mapping]]] = ..., target: _Optional[_Union[ResolvedTarget, _Mapping]] = ..., removal: _Optional[_Union[ResolvedRemoval, _Mapping]] = ..., attributions: _Optional[_Iterable[_Union[FeatureAttribution, _Mapping]]] = ..., base_value: _Optional[float] = ..., full_value: _Optional[float] = ..., surrogate: _Optional[_Union[SurrogateFit, _Mapping]] = ..., interactions: _Optional[_Iterable[_Union[Interaction, _Mapping]]] = ..., group_differences: _Optional[_Iterable[_Union[GroupDifference, _Mapping]]] = ..., completeness_error: _Optional[float] = ..., stability: _Optional[float] = ..., faithfulness: _Optional[_Union[Faithfulness, _Mapping]] = ..., converged: _Optional[bool] = ..., trust: _Optional[_Union[Trust, _Mapping]] = ..., cost: _Optional[_Union[Cost, _Mapping]] = ..., precision: _Optional[_Union[Precision, _Mapping]] = ...) -> None: ...
+    attribution_unit: AttributionUnit
+    def __init__(self, text: _Optional[str] = ..., tokens: _Optional[_Iterable[_Union[_common_pb2.Token, _Mapping]]] = ..., target: _Optional[_Union[ResolvedTarget, _Mapping]] = ..., removal: _Optional[_Union[ResolvedRemoval, _Mapping]] = ..., attributions: _Optional[_Iterable[_Union[FeatureAttribution, _Mapping]]] = ..., base_value: _Optional[float] = ..., full_value: _Optional[float] = ..., surrogate: _Optional[_Union[SurrogateFit, _Mapping]] = ..., interactions: _Optional[_Iterable[_Union[Interaction, _Mapping]]] = ..., group_differences: _Optional[_Iterable[_Union[GroupDifference, _Mapping]]] = ..., completeness_error: _Optional[float] = ..., stability: _Optional[float] = ..., faithfulness: _Optional[_Union[Faithfulness, _Mapping]] = ..., converged: _Optional[bool] = ..., trust: _Optional[_Union[Trust, _Mapping]] = ..., cost: _Optional[_Union[Cost, _Mapping]] = ..., precision: _Optional[_Union[Precision, _Mapping]] = ..., attribution_unit: _Optional[_Union[AttributionUnit, str]] = ...) -> None: ...
 
 class FeatureAttribution(_message.Message):
     __slots__ = ("text", "span", "positions", "attribution", "standard_error", "interval")

@@ -4,8 +4,8 @@ A Gaussian process is fitted to the values sampled so far (Rasmussen & Williams 
 about the *fitted* game costs no evaluations, so it can be had exactly or from thousands of coalitions; that is Bayesian
 quadrature (O'Hagan 1991). To it comes the plain estimator's answer about the residuals, each of a fit without its own
 sample (leave-one-out in closed form: ibid. 5.4.2), with a weight that grows to 1 with the samples: so in the long run
-the answer is the plain estimator's, whatever the fit is worth, and the standard errors go from the posterior deviations
-to those of the residuals.
+the answer is the plain estimator's, whatever the fit is worth. The standard errors are those of the plain estimator
+about the residuals.
 
 Language models' values are dominated by a few features and their interactions: what the process expects of two
 coalitions says `ml.explain.covariance`.
@@ -13,7 +13,8 @@ coalitions says `ml.explain.covariance`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -24,9 +25,7 @@ from ml.explain.estimator import BoolArray, FloatArray, IntArray
 MOST = 1024
 """Samples that a process is fitted to: its cost grows with their third power."""
 _FIRM = 60  # samples a feature that are as many as none for the residuals' weight
-_GROUPS = 8  # of coalitions, whose answers' differences show what drawing them costs
-_AT_ONCE = 4096  # coalitions that are compared with those of the fit
-_SOME = 2  # of the groups, for the posterior's variance, which compares each coalition with each
+_AT_ONCE = 1024  # coalitions that are compared with those of the fit
 
 
 Answer = tuple[FloatArray, FloatArray]
@@ -69,8 +68,11 @@ class Control:
         `first` attributions [features] tell what matters.
         """
         self._known = coalitions[:most]
-        mean, self._scale = float(values[:most].mean()), float(values[:most].std()) or 1.0
-        centred = (values[:most] - mean) / self._scale
+        mean = float(values[:most].mean())
+        centred = values[:most] - mean
+        largest = float(np.abs(centred).max()) or 1.0  # squares of the smallest probabilities would be 0
+        self._scale = largest * (float((centred / largest).std()) or 1.0)
+        centred = centred / self._scale
         self._covariance = Covariance.of(first).fitted(self._known, centred)
         matrix = self._covariance(self._known, self._known)
         self._inverse, _ = inverse_of(matrix + self._covariance.noise * np.eye(len(centred)))
@@ -85,37 +87,37 @@ class Control:
         # A parameter that was fitted takes a sample, as in a regression.
         many = len(centred)
         self._variances: FloatArray = weights * left * many / max(1, many - self._covariance.parameters)
-        parts = np.array_split(coalitions[most:], 1 + len(coalitions[most:]) // _AT_ONCE)
-        expected = np.concatenate([self._covariance(part, self._known) @ alone for part in parts])
-        rest = values[most:] - mean - self._scale * expected
+        rest = values[most:] - mean - self._scale * self._expected(coalitions[most:], alone)
         self.residuals: FloatArray = np.concatenate([self._scale * left, rest])
 
-    def estimate(self, many: BoolArray, project: Callable[[BoolArray], FloatArray], residual: Answer) -> Answer:
+    def estimate(
+        self,
+        many: Sequence[BoolArray],
+        project: Callable[[BoolArray], FloatArray],
+        residual: Answer,
+        *,
+        exact: bool = False,
+    ) -> Answer:
         """The answer about the game that was sampled.
 
         Args:
-            many: coalitions drawn as the samples were, which cost no evaluations.
+            many: groups of coalitions drawn as the samples were, which cost no evaluations.
             project: from coalitions [m, features] to the matrix [m, features] that makes an answer of their values.
             residual: the plain estimator's answer about `residuals`.
+            exact: whether `many` are all coalitions, so that the answer about the fitted game is not left to a draw.
         """
-        groups = np.array_split(many, _GROUPS)
-        expected = [self._covariance(group, self._known) for group in groups]  # faster than one large matrix
-        values = [each @ self._weights for each in expected]
-        attributions = np.concatenate(values) @ project(many)
-        parts = [value @ project(group) for value, group in zip(values, groups, strict=True)]
-        drawn = np.var(parts, axis=0, ddof=1) / _GROUPS  # for there might have been other coalitions than `many`
-        some = np.concatenate(groups[:_SOME])
-        rows = project(some)
-        cross = rows.T @ np.concatenate(expected[:_SOME])
-        before = np.einsum("mf,mf->f", rows, self._covariance(some, some) @ rows)
-        variances = self._left(before, cross, project(self._known)) + drawn
-        return self._together(attributions, variances, residual)
+        values = [self._expected(group, self._weights) for group in many]
+        attributions = np.concatenate(values) @ project(np.concatenate(many))
+        drawn = np.zeros(len(attributions))
+        if not exact:  # there might have been other coalitions
+            parts = [value @ project(group) for value, group in zip(values, many, strict=True)]
+            drawn = np.var(parts, axis=0, ddof=1) / len(parts)
+        answer, errors = self._together(attributions, residual)
+        return answer, np.sqrt(errors**2 + drawn)
 
-    def shapley(self, project: Callable[[BoolArray], FloatArray], residual: Answer) -> Answer:
-        """Shapley values of the game that was sampled; the fitted one's are exact. Arguments as in `estimate`."""
-        cross = self._covariance.shapley(self._known)
-        variances = self._left(self._covariance.shapley_variance(), cross, project(self._known))
-        return self._together(cross @ self._weights, variances, residual)
+    def shapley(self, residual: Answer) -> Answer:
+        """Shapley values of the game that was sampled; the fitted one's are exact. `residual` as in `estimate`."""
+        return self._together(self._covariance.shapley(self._known) @ self._weights, residual)
 
     def posterior(self, linear: Linear) -> Answer:
         """What the fit says of the game that was sampled, exact where all coalitions are: values and their variances.
@@ -148,30 +150,28 @@ class Control:
         seen = float((rest**2).mean()) or 1e-300
         share = max(0.0, 1 - float(noise.mean()) / seen)
         # Where residuals add up to more than the fit admits to, it is surer of itself than it should be.
-        variances = variances * max(1.0, seen / float((variances + noise).mean() or 1e-300))
+        admitted = float((variances + noise).mean())
+        variances = variances * (max(1.0, seen / admitted) if admitted else 1.0)
         errors = np.sqrt(variances)
         doubt = max(share, self._share)  # the part of it that is not left to the process' own assumptions
         return values + share * rest, (1 - doubt) * errors + doubt * np.sqrt(variances + noise)
 
-    def _left(self, before: FloatArray, cross: FloatArray, rows: FloatArray) -> FloatArray:
-        """The answer's variance [features] that the samples leave, of that before them.
+    def _expected(self, coalitions: BoolArray, weights: FloatArray) -> FloatArray:
+        """What a fit, as weights of the samples it knows, expects of `coalitions` [n, features], [n]."""
+        parts = np.array_split(coalitions, 1 + len(coalitions) // _AT_ONCE)
+        return np.concatenate([self._covariance(part, self._known) @ weights for part in parts])
 
-        Args:
-            before: [features].
-            cross: the answers about what each sample says of the game, [features, n].
-            rows: what each sample counts for in the answer, [n, features].
+    def _together(self, attributions: FloatArray, residual: Answer) -> Answer:
+        """With what the fit leaves, and the error of the plain estimator about that.
+
+        The residuals are those of fits without their own sample: as far off as the fit is at coalitions that were not
+        sampled. What the process itself holds possible is no measure of it, as no game is drawn from one. A parameter
+        that was fitted takes a sample, as in a regression.
         """
-        known = np.einsum("fn,fn->f", cross @ self._inverse, cross)
-        # The process varies more in some places than in others; what counts is where a feature's answer comes from.
-        importance = rows**2
-        scales = self._variances @ importance / importance.sum(axis=0)
-        left: FloatArray = self._scale**2 * scales * np.maximum(before - known, 0.0)
-        return left
-
-    def _together(self, attributions: FloatArray, variances: FloatArray, residual: Answer) -> Answer:
-        """With what the fit leaves. The two errors have the same samples: at worst they add up."""
         rest, errors = residual
-        return attributions + self._share * rest, (1 - self._share) * np.sqrt(variances) + self._share * errors
+        many = len(self._known)
+        factor = math.sqrt(many / max(1, many - self._covariance.parameters))
+        return attributions + self._share * rest, factor * errors
 
 
 def subsets(random: np.random.Generator, sizes: IntArray, features: int) -> BoolArray:

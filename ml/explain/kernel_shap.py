@@ -7,7 +7,6 @@ run, and no pair is drawn twice, so that small sizes soon are known whole and le
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -15,15 +14,24 @@ import numpy as np
 
 from ml import spec
 from ml.explain.control import Answer, Control
-from ml.explain.estimator import BoolArray, Estimate, Estimating, FloatArray, Game, IntArray, ends
-from ml.explain.sampling import CONTROLLED_GROWTH, DEFAULT_SAMPLES, GOLDEN, PLAIN_GROWTH, anytime, settled, stability
-from ml.explain.shapley import SINGULAR, Pairs, completeness_error, kernel
+from ml.explain.estimator import BoolArray, Estimate, Estimating, FloatArray, Game, ends
+from ml.explain.sampling import (
+    CONTROLLED_GROWTH,
+    DEFAULT_SAMPLES,
+    GOLDEN,
+    PLAIN_GROWTH,
+    anytime,
+    settled,
+    stability,
+    stratified,
+    subset_counts,
+)
+from ml.explain.shapley import Pairs, completeness_error, kernel
 from ml.result import StopReason
 
 _FEWEST_PAIRS = 32
 _TILT = 2  # of what tells a fitted game's Shapley values most
 _FEWEST_FOR_CONTROL = 1.5  # pairs a feature
-_PLENTY = 10**300  # coalitions: as good as any number that a float cannot hold
 
 
 @dataclass(frozen=True)
@@ -43,7 +51,7 @@ class Layers:
         """The layers of `features` features."""
         sizes = range(1, features // 2 + 1)
         twice = np.array([1 if 2 * size == features else 2 for size in sizes])  # the middle is its own complement
-        counts = np.array([float(min(math.comb(features, size), _PLENTY)) for size in sizes])
+        counts = subset_counts(features)[1 : len(sizes) + 1]
         return cls(kernel(features)[: len(sizes)] * twice, counts * twice / 2)
 
 
@@ -131,9 +139,8 @@ class KernelShapExplainer:
         if self.control and len(pairs) >= _FEWEST_FOR_CONTROL * self.features:
             known = np.concatenate([ends(self.features), coalitions.reshape(-1, self.features)])
             game = Control(gain / self.features + gamma, known, np.array([empty, whole, *values.flat]))
-            shapley, standard_errors = game.shapley(
-                _projector, self._answer(Pairs.of(coalitions, game.residuals[2:].reshape(-1, 2), 0.0))
-            )
+            rest = Pairs.of(coalitions, game.residuals[2:].reshape(-1, 2), 0.0)
+            shapley, standard_errors = game.shapley(self._answer(rest, fit=False))
             gamma = shapley - shapley.mean()
         attributions = gain / self.features + gamma
         halves = np.arange(len(pairs)) // 2 % 2  # by twos, as every other pair may be a single feature and the others
@@ -147,56 +154,24 @@ class KernelShapExplainer:
             completeness_error=completeness_error(attributions, gain),
         )
 
-    def _answer(self, pairs: Pairs) -> Answer:
+    def _answer(self, pairs: Pairs, *, fit: bool = True) -> Answer:
         """γ and its standard errors."""
-        gamma, pulls = self._regress(pairs)
-        return gamma, _spread(pulls, pairs.sizes, Layers.of(self.features).counts)
+        gamma, pulls = self._regress(pairs, fit=fit)
+        return gamma, stratified(pulls, pairs.sizes - 1, Layers.of(self.features).counts)
 
-    def _regress(self, pairs: Pairs) -> tuple[FloatArray, FloatArray]:
+    def _regress(self, pairs: Pairs, *, fit: bool = True) -> tuple[FloatArray, FloatArray]:
         """γ and each pair's pull, as `Pairs.regress`.
 
         A layer's pairs share its mass. With fewer than three pairs for two features the regression would follow their
         accidents, and its matrix is the one that it has in expectation: Σ kernel zz' = (I − 11'/d) / 2H, where H is the
         harmonic number of d − 1. That is the unbiased estimator of Covert & Lee, and its covariance theirs. With more,
-        the fit serves that estimator as a control variate: only what it leaves varies.
+        the fit serves that estimator as a control variate: only what it leaves varies. Not so without `fit`.
         """
         layers = Layers.of(self.features)
         drawn = np.bincount(pairs.sizes - 1, minlength=len(layers.mass))
         weights = (layers.mass / np.maximum(drawn, 1))[pairs.sizes - 1]
-        if len(pairs) >= 1.5 * self.features:
+        if fit and len(pairs) >= 1.5 * self.features:
             return pairs.regress(weights)
         weights *= 2 * (1 / np.arange(1, self.features)).sum() / layers.mass[drawn > 0].sum()
         pulls: FloatArray = pairs.design * (weights * pairs.differences)[:, None]
         return pulls.sum(axis=0), pulls
-
-
-def _projector(coalitions: BoolArray) -> FloatArray:
-    """What makes γ of the values of pairs: `coalitions` [2 pairs, features], each followed by its complement.
-
-    Returns [2 pairs, features]. Each layer has its mass, however many of its pairs are here.
-    """
-    kept = coalitions[::2]
-    sizes = kept.sum(axis=1)
-    layers = Layers.of(kept.shape[1]).mass
-    sizes = np.minimum(sizes, kept.shape[1] - sizes)
-    weights = np.concatenate([[0.0], layers])[sizes] / np.bincount(sizes)[sizes]
-    design = kept - kept.mean(axis=1, keepdims=True)
-    weighted = design * weights[:, None]
-    projector = weighted @ np.linalg.pinv(design.T @ weighted, rcond=SINGULAR, hermitian=True) / 2
-    return np.stack([projector, -projector], axis=1).reshape(coalitions.shape)
-
-
-def _spread(pulls: FloatArray, sizes: IntArray, counts: FloatArray) -> FloatArray:
-    """Standard errors of the sum of `pulls` [pairs, features], drawn without replacement from layers of `counts`.
-
-    The stratified variance with its correction for finite populations (Cochran 1977). A layer with one pair drawn does
-    not show its mean: all of that pair's pull counts.
-    """
-    variance = np.zeros(pulls.shape[1])
-    for size in np.unique(sizes):
-        stratum = pulls[sizes == size]
-        many = len(stratum)
-        centred = stratum - stratum.mean(axis=0) if many > 1 else stratum
-        variance += (1 - many / counts[size - 1]) * many / max(1, many - 1) * (centred**2).sum(axis=0)
-    standard_errors: FloatArray = np.sqrt(variance)
-    return standard_errors

@@ -24,13 +24,26 @@ from ml.explain.removal import Perturbation
 from ml.explain.shapley import EnumerationExplainer, is_enumerable
 from ml.explain.texts import Prompts, Texts
 from ml.language_model import ModelInfo
-from ml.spec import Estimator, ExplanationSpec, RemovalKind
+from ml.result import AttributionUnit
+from ml.spec import Estimator, ExplanationSpec, RemovalKind, Scale, SurrogateKind
 from ml.tokens import Encoding, Tokenizer
 
 
 def is_survey(method: spec.Method) -> bool:
     """Whether a method asks about many prompts, and not about the features of one."""
     return isinstance(method, spec.GlobalSurrogate | spec.BiasProbe)
+
+
+def unit(asked: ExplanationSpec) -> AttributionUnit:
+    """The unit of the attributions."""
+    method, target = asked.method, asked.target
+    if isinstance(method, spec.AttentionRollout | spec.ValueZeroing):
+        return AttributionUnit.SHARE
+    if isinstance(method, spec.Lime | spec.GlobalSurrogate) and method.surrogate is SurrogateKind.DECISION_TREE:
+        return AttributionUnit.IMPURITY_SHARE
+    if isinstance(method, spec.ContextAttribution) and not isinstance(target.kind, spec.ContrastTarget):
+        return AttributionUnit.LOG_ODDS
+    return AttributionUnit.PROBABILITY if target.scale is Scale.PROBABILITY else AttributionUnit.NAT
 
 
 def subject(asked: ExplanationSpec) -> tuple[spec.Prompt, spec.Features]:

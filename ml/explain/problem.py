@@ -30,7 +30,7 @@ class Problem:
     Attributes:
         prompt_tokens: the prompt's tokens, for the result.
         prompts: what the value function chooses from: the prompt's variants, or many prompts.
-        quality: what is measured of the result; None when not asked for.
+        quality: what is measured of the result; None when not asked for, or when there is nothing to compare.
         planned: coalitions that will be asked for, with the base value, the full value and the quality block.
     """
 
@@ -81,7 +81,8 @@ def prepare(tokenizer: Tokenizer, info: ModelInfo, spec: ExplanationSpec) -> Pro
             f"with every feature replaced, prompt and target have {longest} tokens and this model reads at most"
             f" {info.context_length}; choose a shorter text",
         )
-    measured = spec.faithfulness and not methods.is_survey(spec.method)
+    # A single feature leaves no ranking to compare.
+    measured = spec.faithfulness and not methods.is_survey(spec.method) and len(features) > 1
     return Problem(
         spec=spec,
         info=info,

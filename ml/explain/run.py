@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 
 from ml.errors import CapabilityError
-from ml.explain import faithfulness, target, trust
+from ml.explain import faithfulness, methods, numbers, target, trust
 from ml.explain.cache import ValueCache, scope
 from ml.explain.checkpoint import Memory
 from ml.explain.estimator import Estimate, Estimating
@@ -62,6 +62,7 @@ class Run:
 
     Raises:
         InputError, PromptTooLongError, CapabilityError: as `ml.explain.problem.prepare`, at once.
+        GlossError: while it works; a result would hold something that is not a number.
     """
 
     def __init__(
@@ -204,6 +205,7 @@ class Run:
     def _update(self, stage: str, result: ExplanationResult | None = None) -> Update:
         now = self._last_progress = self._clock()
         if result is not None:
+            numbers.check(result)
             self._last_partial = now
         answered = self._value.answered if self._value else 0
         planned = max(self._planned, answered)
@@ -256,6 +258,7 @@ class Run:
             attributions=(),
             base_value=base,
             full_value=full,
+            attribution_unit=methods.unit(self._spec),
         )
 
     def _filled(self, value: ValueFunction, blank: ExplanationResult, estimate: Estimate) -> ExplanationResult:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 
-from ml.explain.estimator import BoolArray, Estimate, Estimating, FloatArray, Game
+from ml.explain.estimator import BoolArray, Estimate, Estimating, FloatArray, Game, IntArray
 from ml.explain.surrogates import Fit
 from ml.result import StopReason
 
@@ -88,19 +89,53 @@ def stability(first: FloatArray, second: FloatArray) -> float | None:
     """Pearson correlation between the attributions of two halves of the samples, where it means anything."""
     if len(first) < 3 or min(np.ptp(first), np.ptp(second)) == 0:
         return None  # any two points lie on a line
-    return float(np.corrcoef(first, second)[0, 1])
+    first, second = (each / np.abs(each).max() for each in (first, second))  # squares of the smallest ones would be 0
+    correlation = float(np.corrcoef(first, second)[0, 1])
+    return correlation if np.isfinite(correlation) else None
 
 
-def fitted(fit: Callable[..., Fit], coalitions: BoolArray, values: FloatArray, limit: float | None) -> Estimate:
-    """The estimate that is a surrogate's `fit(coalitions, values, errors=...)` to `coalitions` [n, features]."""
+def subset_counts(features: int) -> FloatArray:
+    """How many coalitions of each size 0..d there are, float64 [features + 1]; at most 1e300, as good as any more."""
+    return np.array([float(min(math.comb(features, size), 10**300)) for size in range(features + 1)])
+
+
+def stratified(pulls: FloatArray, strata: IntArray, counts: FloatArray) -> FloatArray:
+    """Standard errors of the sum of `pulls` [n, features], drawn without replacement from strata of `counts`.
+
+    The stratified variance with its correction for finite populations (Cochran 1977). A stratum with one drawn does
+    not show its mean: all of that one's pull counts.
+
+    Args:
+        strata: which one each was drawn from, int64 [n].
+        counts: how many there are in each, float64 [strata].
+    """
+    variance = np.zeros(pulls.shape[1])
+    for stratum in np.unique(strata):
+        own = pulls[strata == stratum]
+        many = len(own)
+        centred = own - own.mean(axis=0) if many > 1 else own
+        variance += (1 - many / counts[stratum]) * many / max(1, many - 1) * (centred**2).sum(axis=0)
+    standard_errors: FloatArray = np.sqrt(variance)
+    return standard_errors
+
+
+def fitted(
+    fit: Callable[..., Fit], coalitions: BoolArray, values: FloatArray, limit: float | None, *, fixed: int = 0
+) -> Estimate:
+    """The estimate that is a surrogate's `fit(coalitions, values, errors=...)` to `coalitions` [n, features].
+
+    The first `fixed` of them are no draws, and are part of both halves.
+    """
     if len(values) < 2:
         return Estimate.nothing(coalitions.shape[1])
     whole = fit(coalitions, values, errors=True)
-    halves = [fit(coalitions[half::2], values[half::2], errors=False).attributions for half in (0, 1)]
+    rows = np.arange(len(values))
+    parts = [np.concatenate([rows[:fixed], rows[fixed + half :: 2]]) for half in (0, 1)]
+    halves = [fit(coalitions[part], values[part], errors=False).attributions for part in parts]
     return Estimate(
         attributions=whole.attributions,
         standard_errors=whole.standard_errors,
         converged=settled(whole.attributions, whole.standard_errors, limit),
         surrogate=whole.surrogate,
-        stability=stability(*halves) if len(values) >= 4 else None,
+        stability=stability(*halves) if len(values) >= 4 + fixed else None,
     )

@@ -26,6 +26,10 @@ _NO_PENALTY = 1e-9
 _ROUNDING = 1e-12  # values that differ by less than this part of them are equal
 
 
+Spread = Callable[[FloatArray], FloatArray]
+"""From what each sample pulls the coefficients by, [n, features], to the standard errors [features] of their sum."""
+
+
 @dataclass(frozen=True)
 class Fit:
     """A fitted surrogate: attributions and their standard errors, float64 [features], and its description."""
@@ -38,10 +42,13 @@ class Fit:
 class Surrogate(Protocol):
     """An interpretable model with its parameters."""
 
-    def __call__(self, samples: FloatArray, values: FloatArray, weights: FloatArray, *, errors: bool = True) -> Fit:
+    def __call__(
+        self, samples: FloatArray, values: FloatArray, weights: FloatArray, *, errors: bool = True, fixed: int = 0
+    ) -> Fit:
         """Fit `samples` [n, features] of 0 and 1 to `values` [n] with `weights` [n] above 0.
 
-        Without `errors` the standard errors, which may cost more than the fit, are left infinite.
+        Without `errors` the standard errors, which may cost more than the fit, are left infinite. The first `fixed`
+        samples are the same in every draw, and so no part of what a draw leaves to chance.
         """
         ...
 
@@ -56,13 +63,26 @@ def r_squared(values: FloatArray, predicted: FloatArray, weights: FloatArray) ->
     return 1 - residual / total
 
 
-def ridge(alpha: float, samples: FloatArray, values: FloatArray, weights: FloatArray, *, errors: bool = True) -> Fit:
+def ridge(
+    alpha: float,
+    samples: FloatArray,
+    values: FloatArray,
+    weights: FloatArray,
+    *,
+    errors: bool = True,
+    fixed: int = 0,
+    spread: Spread | None = None,
+) -> Fit:
     """Weighted ridge regression with an unpenalized intercept, and standard errors that trust no error model.
 
     With Z the samples and y the values, centred and scaled by √w, the coefficients are β = G y, G = (Z'Z + αI)⁻¹ Z'.
-    Their covariance is the sandwich (White 1980) in its HC3 form (MacKinnon & White 1985): Σᵢ gᵢ gᵢ' rᵢ² / (1 − hᵢ)²,
+    Their covariance is the sandwich (White 1980) in its HC3 form (MacKinnon & White 1985): that of Σᵢ gᵢ rᵢ / (1 − hᵢ),
     where gᵢ is a column of G, rᵢ a residual and hᵢ a leverage. It holds for random masks whether or not the game is
-    linear; the game itself has no noise, so all of the error is in the draw of the masks.
+    linear; the game itself has no noise, so all of the error is in the draw of the masks. Of the terms their mean is
+    taken off: the penalty and the fixed samples hold against it, and it is no part of what varies.
+
+    Args:
+        spread: the standard errors of the sum of such terms, where samples are not drawn independently.
     """
     scale = np.sqrt(weights)
     centre = np.average(samples, axis=0, weights=weights)
@@ -82,8 +102,16 @@ def ridge(alpha: float, samples: FloatArray, values: FloatArray, weights: FloatA
     residuals = y - z @ coefficients
     leverage = np.einsum("nf,fn->n", z, projector) + weights / weights.sum()
     # A sample that the fit must pass through says nothing about its own error; keep its term finite.
-    robust = residuals / np.maximum(1 - leverage, 1e-6)
-    return Fit(coefficients, np.sqrt(projector**2 @ robust**2), fit)
+    pulls = (projector * (residuals / np.maximum(1 - leverage, 1e-6))).T
+    return Fit(coefficients, spread(pulls) if spread else _independent(pulls[fixed:]), fit)
+
+
+def _independent(pulls: FloatArray) -> FloatArray:
+    """Standard errors [features] of the sum of independent draws `pulls` [n, features]."""
+    if len(pulls) > 1:  # one does not show its mean: all of its pull counts
+        pulls = pulls - pulls.mean(axis=0)
+    standard_errors: FloatArray = np.sqrt((pulls**2).sum(axis=0))
+    return standard_errors
 
 
 def ridge_projector(alpha: float, samples: FloatArray, weights: FloatArray) -> FloatArray:
@@ -105,28 +133,43 @@ def _projector(z: FloatArray, alpha: float) -> FloatArray:
     return np.asarray(np.linalg.solve(z @ z.T + alpha * np.eye(n), z).T, dtype=np.float64)
 
 
-def lasso(alpha: float, samples: FloatArray, values: FloatArray, weights: FloatArray, *, errors: bool = True) -> Fit:
+def lasso(
+    alpha: float,
+    samples: FloatArray,
+    values: FloatArray,
+    weights: FloatArray,
+    *,
+    errors: bool = True,
+    fixed: int = 0,
+) -> Fit:
     """Weighted lasso (Tibshirani 1996) with an intercept; standard errors by the jackknife."""
     if alpha < _NO_PENALTY:  # coordinate descent is no way to least squares.
-        fit = ridge(0, samples, values, weights, errors=errors)
+        fit = ridge(0, samples, values, weights, errors=errors, fixed=fixed)
         least_squares = SurrogateFit(SurrogateKind.LASSO, fit.surrogate.r_squared, fit.surrogate.intercept)
         return Fit(fit.attributions, fit.standard_errors, least_squares)
     from sklearn.exceptions import ConvergenceWarning  # noqa: PLC0415
     from sklearn.linear_model import Lasso  # noqa: PLC0415
 
-    def solve(rows: slice | IntArray) -> Lasso:
+    def solve(rows: slice | IntArray, weights: FloatArray = weights) -> Lasso:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # a few samples may be fitted without error
             return Lasso(alpha=alpha).fit(samples[rows], values[rows], sample_weight=weights[rows])
 
     model = solve(slice(None))
-    standard_errors = _jackknife(len(values), lambda rows: solve(rows).coef_) if errors else _unknown(model.coef_)
+    unknown = _unknown(model.coef_)
+    standard_errors = _jackknife(weights, lambda *some: solve(*some).coef_, fixed) if errors else unknown
     explained = r_squared(values, model.predict(samples), weights)
     return Fit(model.coef_, standard_errors, SurrogateFit(SurrogateKind.LASSO, explained, float(model.intercept_)))
 
 
 def decision_tree(
-    depth: int, samples: FloatArray, values: FloatArray, weights: FloatArray, *, errors: bool = True
+    depth: int,
+    samples: FloatArray,
+    values: FloatArray,
+    weights: FloatArray,
+    *,
+    errors: bool = True,
+    fixed: int = 0,
 ) -> Fit:
     """A weighted regression tree (CART; Breiman et al. 1984).
 
@@ -136,7 +179,7 @@ def decision_tree(
     """
     from sklearn.tree import DecisionTreeRegressor  # noqa: PLC0415
 
-    def solve(rows: slice | IntArray) -> tuple[DecisionTreeRegressor, FloatArray]:
+    def solve(rows: slice | IntArray, weights: FloatArray = weights) -> tuple[DecisionTreeRegressor, FloatArray]:
         tree = DecisionTreeRegressor(max_depth=depth, random_state=0)  # ties between splits are broken alike each time
         tree.fit(samples[rows], values[rows], sample_weight=weights[rows])
         if np.ptp(values[rows]) <= _ROUNDING * np.abs(values[rows]).max():  # nothing to share but rounding
@@ -145,7 +188,8 @@ def decision_tree(
         return tree, tree.feature_importances_ * sign
 
     tree, attributions = solve(slice(None))
-    standard_errors = _jackknife(len(values), lambda rows: solve(rows)[1]) if errors else _unknown(attributions)
+    unknown = _unknown(attributions)
+    standard_errors = _jackknife(weights, lambda *some: solve(*some)[1], fixed) if errors else unknown
     fit = SurrogateFit(
         kind=SurrogateKind.DECISION_TREE,
         r_squared=r_squared(values, tree.predict(samples), weights),
@@ -181,13 +225,25 @@ def _unknown(coefficients: FloatArray) -> FloatArray:
     return np.full(coefficients.shape, np.inf)
 
 
-def _jackknife(n: int, statistic: Callable[[IntArray], FloatArray]) -> FloatArray:
-    """Standard errors by leaving out one of up to 20 groups of samples at a time.
+def _jackknife(weights: FloatArray, statistic: Callable[[IntArray, FloatArray], FloatArray], fixed: int) -> FloatArray:
+    """Standard errors by leaving out one of up to 20 groups of samples at a time, but never the first `fixed`.
 
     Groups, as leaving out single samples fails for statistics that are not smooth, such as these (Shao & Wu 1989).
+
+    Args:
+        weights: of all samples, [n].
+        statistic: from the numbers of the samples to take, and new weights [n].
     """
-    groups = min(_JACKKNIFE_GROUPS, n)
-    group = np.arange(n) % groups
-    left_out = np.array([statistic(np.flatnonzero(group != index)) for index in range(groups)])
+    fixed = fixed if len(weights) - fixed > 1 else 0  # one draw alone does not show how others would differ
+    drawn = len(weights) - fixed
+    groups = min(_JACKKNIFE_GROUPS, drawn)
+    group = np.concatenate([np.full(fixed, -1), np.arange(drawn) % groups])
+
+    def without(index: int) -> FloatArray:
+        # Those that are left stand for all that were drawn; the fixed ones stand for themselves.
+        factor = np.where(group < 0, 1.0, drawn / (drawn - (group == index).sum()))
+        return statistic(np.flatnonzero(group != index), weights * factor)
+
+    left_out = np.array([without(index) for index in range(groups)])
     standard_errors: FloatArray = np.sqrt((groups - 1) * left_out.var(axis=0))
     return standard_errors

@@ -142,20 +142,26 @@ def _time(result: ExplanationResult) -> Iterator[Reason]:
 
 
 def _faithfulness(result: ExplanationResult, asked: bool) -> Iterator[Reason]:
+    if len(result.attributions) == 1:
+        yield Verdict.CAUTION, "There is a single feature, so no ranking could be compared with random ones."
+        return
     if result.faithfulness is None:
         why = "before time ran out" if asked else "because it was not asked for"
         yield Verdict.CAUTION, f"Faithfulness was not measured {why}."
         return
     aopc = result.faithfulness.comprehensiveness.aopc
     features = len(result.attributions)
-    if features == 1:
-        return  # there is one ranking only
     compared = (
         f"removing its top features lowers the value by {_figures(aopc.value, '.3g')} on average, removing random ones"
         f" by {_figures(aopc.random, '.3g')} ± {aopc.random_deviation:.2g}."
     )
     if aopc.value <= aopc.random:
         yield Verdict.NOT_TRUSTED, f"The ranking is no better than a random one: {compared}"
+    elif features == 2:
+        yield (
+            Verdict.CAUTION,
+            "There are two features, and every other random ranking is right: the ranking shows nothing.",
+        )
     elif features >= _FEWEST_FOR_NOISE and aopc.value < aopc.random + aopc.random_deviation:
         yield Verdict.CAUTION, f"The ranking is hardly better than a random one: {compared}"
 

@@ -171,6 +171,59 @@ def test_shares_speak_neither_for_nor_against(method: str) -> None:
         assert "speaks for it" not in shown
 
 
+def shares() -> v1.Explanation:
+    """A finished attention rollout, of which a part is on a start token."""
+    found = explained()
+    found.spec.attention_rollout.SetInParent()
+    found.result.CopyFrom(fake.result())
+    found.result.attribution_unit = v1.ATTRIBUTION_UNIT_SHARE
+    for part, value in zip(found.result.attributions, (0.02, 0.0702, 0.05, 0.24, 0.0), strict=True):
+        part.attribution = value
+    return found
+
+
+def test_shares_are_per_cent_and_it_is_told_where_the_rest_is() -> None:
+    shown = " ".join(draw(terminal.explanation(shares())).split())
+    assert "capital[7.0%]" in shown
+    assert words.signed(0.0004, words.Percent(1)) == "<0.1%"
+    assert "38.0% of it comes from these words, the other 62.0% from tokens that belong to none" in shown
+    assert "= −1.00; with every word replaced by '<unk>', −6.00" in shown
+    assert "+0.07" not in shown
+    page = html.page(shares())
+    assert "7.0%" in page
+    assert "the other 62.0%" in page
+    assert "+0.07" not in page
+
+
+def test_shares_without_a_rest() -> None:
+    found = shares()
+    found.result.attributions[4].attribution = 0.6198
+    assert "100.0% of it comes from these words." in words.unit_line(found.result, found.spec)
+
+
+@pytest.mark.parametrize(
+    ("unit", "told"),
+    [
+        (v1.ATTRIBUTION_UNIT_NAT, "in nats"),
+        (v1.ATTRIBUTION_UNIT_PROBABILITY, "differences of the probability"),
+        (v1.ATTRIBUTION_UNIT_LOG_ODDS, "in log-odds"),
+        (v1.ATTRIBUTION_UNIT_IMPURITY_SHARE, "the tree explains"),
+    ],
+)
+def test_the_unit_is_told(unit: v1.AttributionUnit, told: str) -> None:
+    found = explained()
+    found.result.attribution_unit = unit
+    assert told in draw(terminal.explanation(found))
+    assert told in html.page(found)
+
+
+def test_a_metric_has_the_values_unit() -> None:
+    found = explained()
+    assert "removing the top words costs 2.00 nats, random" in draw(terminal.explanation(found))
+    found.result.target.scale = v1.TARGET_SCALE_PROBABILITY
+    assert "removing the top words costs 2.00, random" in draw(terminal.explanation(found))
+
+
 def test_partial_and_empty_results_are_drawn() -> None:
     partial = explained(partial_result=v1.ExplanationResult(text="a b"))
     assert "nothing is known yet" in draw(terminal.explanation(partial))

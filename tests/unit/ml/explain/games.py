@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 from itertools import pairwise, permutations
-from math import factorial
+from math import comb, factorial
 
 import numpy as np
 
-from ml.explain.estimator import FloatArray
+from ml.explain.estimator import BoolArray, FloatArray
+from ml.explain.lime import kernel
+from ml.explain.surrogates import ridge
 from tests.unit.ml.explain.toys import ToyGame
+
+
+def saturating(features: int) -> ToyGame:
+    """A few strong players that make up for each other, as words of a prompt do."""
+    strengths = np.array(([3.0, 2.0, 1.0] + [0.1] * features)[:features])
+    return ToyGame(features, lambda present: -np.log1p(np.exp(3 - present @ strengths)) + 0.5 * present[:, 0])
+
+
+def bumpy(features: int) -> ToyGame:
+    """A game that neither a surrogate nor a Gaussian process fits."""
+    effects = np.linspace(-1, 2, features)
+    return ToyGame(features, lambda present: np.sin(3 * present @ effects) + present @ effects + present[:, :2].all(1))
 
 
 def glove(left: int, right: int) -> ToyGame:
@@ -53,3 +67,23 @@ def mean_over_all_orders(game: ToyGame) -> FloatArray:
         for feature, (before, after) in zip(order, pairwise(values), strict=True):
             total[feature] += after - before
     return total / len(orders)
+
+
+def every_coalition(features: int) -> BoolArray:
+    """All coalitions, bool [2 ** features, features]."""
+    coalitions: BoolArray = (np.arange(2**features)[:, None] >> np.arange(features) & 1) == 1
+    return coalitions
+
+
+def lime_weights(features: int, samples: int = 1000) -> FloatArray:
+    """What each of `every_coalition` weighs in LIME, on the average, float64 [2 ** features]."""
+    coalitions = every_coalition(features)
+    often = [1.0] + [(samples - 1) / features / comb(features, size) for size in range(1, features + 1)]
+    return np.array(often)[(~coalitions).sum(axis=1)] * kernel(coalitions, 25.0)
+
+
+def lime_coefficients(game: ToyGame, samples: int = 1000) -> FloatArray:
+    """LIME's ridge on so many samples, on the average."""
+    coalitions = every_coalition(game.features)
+    weights = lime_weights(game.features, samples)
+    return ridge(1.0, coalitions * 1.0, game._value(coalitions) * 1.0, weights).attributions

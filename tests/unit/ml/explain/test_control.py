@@ -1,7 +1,5 @@
 """Control variates: the same numbers as the plain estimators in the long run, and closer to them before."""
 
-import math
-
 import numpy as np
 import pytest
 
@@ -10,16 +8,10 @@ from ml.explain.covariance import Covariance
 from ml.explain.interactions import Index
 from ml.explain.kernel_shap import KernelShapExplainer
 from ml.explain.lime import LimeExplainer, Sizes, kernel
-from ml.explain.surrogates import ridge
+from ml.explain.surrogates import ridge_projector
 from ml.spec import Budget, Lime
-from tests.unit.ml.explain.games import shapley_values
+from tests.unit.ml.explain.games import every_coalition, lime_coefficients, saturating, shapley_values
 from tests.unit.ml.explain.toys import ToyGame, additive, estimates
-
-
-def saturating(features=12):
-    """A game of a few strong players that make up for each other, as words of a prompt do. Shapley values not shown."""
-    strengths = np.array([3.0, 2.0, 1.0] + [0.1] * (features - 3))
-    return ToyGame(features, lambda present: -np.log1p(np.exp(3 - present @ strengths)) + 0.5 * present[:, 0])
 
 
 def shapley(game, evaluations, seed, *, control):
@@ -32,18 +24,9 @@ def lime(game, evaluations, seed, *, control):
     return estimates(LimeExplainer(game.features, Lime(), budget, control=control), game)[-1]
 
 
-def lime_coefficients(game):
-    """LIME's ridge over all coalitions, each weighed by how often 1,000 samples draw it."""
-    coalitions = (np.arange(1, 2**game.features)[:, None] >> np.arange(game.features) & 1) == 0
-    removed = (~coalitions).sum(axis=1)
-    often = 1000 / game.features / np.array([math.comb(game.features, size) for size in removed])
-    values = game._value(coalitions)
-    return ridge(1.0, coalitions * 1.0, values, often * kernel(coalitions, 25.0)).attributions
-
-
 @pytest.mark.parametrize("explain", [shapley, lime])
 def test_errors_are_smaller_and_known(explain):
-    game = saturating()
+    game = saturating(12)
     truth = {shapley: shapley_values, lime: lime_coefficients}[explain](game)
     errors, deviations = {}, {}
     for control in (False, True):
@@ -55,7 +38,7 @@ def test_errors_are_smaller_and_known(explain):
 
 
 def test_shapley_values_still_sum_to_the_gain():
-    assert shapley(saturating(), 120, 3, control=True).completeness_error == pytest.approx(0, abs=1e-9)
+    assert shapley(saturating(12), 120, 3, control=True).completeness_error == pytest.approx(0, abs=1e-9)
 
 
 def test_an_additive_game_is_known_closely():
@@ -90,7 +73,7 @@ def test_a_residual_is_of_a_fit_without_its_sample():
 
 
 def test_more_samples_than_are_fitted_to():
-    game = saturating()
+    game = saturating(12)
     found = lime(game, MOST + 300, 0, control=True)
     assert found.attributions == pytest.approx(lime(game, 20_000, 1, control=False).attributions, abs=0.03)
 
@@ -112,9 +95,29 @@ def test_sizes_make_up_for_being_drawn_unlike():
     assert sizes.probabilities.sum() == pytest.approx(1)
     drawn = sizes.many(np.random.default_rng(0), 40_000)
     removed = (~drawn).sum(axis=1)
-    assert (removed >= 1).all()
-    evenly = np.bincount(removed, weights=sizes.weights(drawn), minlength=10)[1:] / 40_000
-    assert evenly == pytest.approx([1 / 9] * 9, abs=0.01)
+    assert (removed == 0).sum() == 1
+    often = np.bincount(removed, sizes.weights(drawn) / kernel(drawn, 25.0), 10)
+    assert often == pytest.approx([1, *[111] * 9])
+
+
+def test_no_coalition_is_drawn_twice():
+    drawn = [coalition.tobytes() for coalition in Sizes.of(6, 25.0).draw(0)]
+    assert len(drawn) == len({*drawn}) == 64
+    assert drawn[0] == np.ones(6, dtype=bool).tobytes()
+
+
+def test_a_size_that_is_not_here_counts_with_the_nearest():
+    sizes = Sizes.of(6, 25.0)
+    coalitions = np.array([[1] * 6, [1, 1, 1, 0, 0, 0]], dtype=bool)
+    assert sizes.weights(coalitions) == pytest.approx([sizes.mass[:2].sum(), sizes.mass[2:].sum()])
+
+
+@pytest.mark.parametrize("width", [0.01, 25.0, 1e6])
+def test_the_projector_of_all_coalitions_is_the_ridge(width):
+    coalitions = every_coalition(7)
+    sizes = Sizes.of(7, width)
+    expected = ridge_projector(1.0, coalitions * 1.0, sizes.weights(coalitions))
+    assert sizes.projector(1.0, coalitions) == pytest.approx(expected, abs=1e-12)
 
 
 def six_features():

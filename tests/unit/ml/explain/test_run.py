@@ -5,9 +5,10 @@ import pytest
 
 from ml.errors import InputError, PromptTooLongError
 from ml.explain import Run, prepare
-from ml.result import StopReason, Verdict
+from ml.result import AttributionUnit, StopReason, Verdict
 from ml.spec import (
     Budget,
+    ContextAttribution,
     ExplanationSpec,
     Features,
     GenerationTarget,
@@ -18,6 +19,7 @@ from ml.spec import (
     Prompt,
     Removal,
     RemovalKind,
+    Scale,
     ShapleyPermutation,
     SurrogateKind,
     Target,
@@ -191,6 +193,29 @@ def test_a_prompt_that_does_not_matter_is_not_trusted():
     result = last(Run(ToyModel({}), spec()))
     assert result.trust.verdict is Verdict.NOT_TRUSTED
     assert "hardly matters" in result.trust.reasons[0]
+
+
+def test_a_single_feature_leaves_nothing_to_compare():
+    result = last(Run(toy(), spec(features=Features(Unit.SENTENCE))))
+    assert result.faithfulness is None
+    assert result.trust.verdict is Verdict.CAUTION
+    assert "single feature" in result.trust.reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "unit"),
+    [
+        (Lime(), Target(), AttributionUnit.NAT),
+        (Lime(), Target(scale=Scale.PROBABILITY), AttributionUnit.PROBABILITY),
+        (Lime(SurrogateKind.DECISION_TREE), Target(), AttributionUnit.IMPURITY_SHARE),
+        (ContextAttribution(), Target(), AttributionUnit.LOG_ODDS),
+        (ContextAttribution(), Target(scale=Scale.PROBABILITY), AttributionUnit.LOG_ODDS),
+        (ContextAttribution(), YES_RATHER_THAN_NO, AttributionUnit.NAT),
+    ],
+)
+def test_the_unit_of_attributions(method, target, unit):
+    asked = spec(method, target=target, budget=Budget(max_evaluations=40), faithfulness=False)
+    assert last(Run(toy(), asked)).attribution_unit is unit
 
 
 @pytest.mark.parametrize("unit", Unit)

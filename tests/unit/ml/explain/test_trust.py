@@ -115,7 +115,21 @@ def test_the_worst_reason_decides():
 
 
 def test_few_features_have_no_noise_to_rise_above():
-    few = replace(GOOD, attributions=GOOD.attributions[:2], faithfulness=faithfulness(1.2, 1.0, 0.5))
+    few = replace(GOOD, attributions=GOOD.attributions[:3], faithfulness=faithfulness(1.2, 1.0, 0.5))
     assert judge(few, faithfulness_asked=True).verdict is Verdict.TRUSTED
-    one = replace(GOOD, attributions=GOOD.attributions[:1], faithfulness=faithfulness(1.0, 1.0, 0.0))
-    assert judge(one, faithfulness_asked=True).verdict is Verdict.TRUSTED
+
+
+def test_of_two_features_chance_is_right_half_of_the_time():
+    two = replace(GOOD, attributions=GOOD.attributions[:2], faithfulness=faithfulness(2.0, 1.0, 1.05))
+    trust = judge(two, faithfulness_asked=True)
+    assert trust.verdict is Verdict.CAUTION
+    assert "two features" in trust.reasons[0]
+
+
+@pytest.mark.parametrize("measured", [None, faithfulness(1.0, 1.0, 0.0)])
+def test_a_single_feature_is_not_trusted_as_nothing_can_be_compared(measured):
+    one = replace(GOOD, attributions=GOOD.attributions[:1], faithfulness=measured)
+    trust = judge(one, faithfulness_asked=True)
+    assert trust.verdict is Verdict.CAUTION
+    assert "single feature" in trust.reasons[0]
+    assert len(trust.reasons) == 1

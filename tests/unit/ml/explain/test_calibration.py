@@ -1,0 +1,171 @@
+"""Standard errors are what they say: beside exactly known answers, over seeds, whatever the number of features."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from ml.explain.interval import two_sided_95
+from ml.explain.kernel_shap import KernelShapExplainer
+from ml.explain.lime import LimeExplainer
+from ml.result import StopReason
+from ml.spec import Budget, Lime, SurrogateKind
+from tests.unit.ml.explain.games import (
+    bumpy,
+    crooked,
+    every_coalition,
+    lime_coefficients,
+    lime_weights,
+    saturating,
+    shapley_values,
+)
+from tests.unit.ml.explain.toys import estimates
+
+FEW = (1, 2, 3, 4, 5)
+
+
+def lime(game, seed=0, *, evaluations=1000, control=True, **method):
+    budget = Budget(max_evaluations=evaluations, seed=seed)
+    return estimates(LimeExplainer(game.features, Lime(**method), budget, control=control), game)[-1]
+
+
+def kernel_shap(game, seed, *, evaluations, control):
+    budget = Budget(max_evaluations=evaluations, seed=seed)
+    return estimates(KernelShapExplainer(game.features, budget, control=control), game)[-1]
+
+
+def calibration(explain, truth, seeds):
+    """How often intervals hold the truth, and how large errors are told to be beside what they are over seeds."""
+    found = [explain(seed) for seed in range(seeds)]
+    values = np.array([each.attributions for each in found])
+    told = np.array([each.standard_errors for each in found])
+    reach = np.array([two_sided_95(each.freedom) for each in found])[:, None]
+    missed = np.abs(values - truth)
+    return (missed <= reach * told + 1e-9).mean(), np.sqrt((told**2).mean() / (missed**2).mean())
+
+
+@pytest.mark.parametrize("features", FEW)
+@pytest.mark.filterwarnings("ignore")
+def test_few_features_are_exact_and_the_package_agrees(features):
+    """The package's own regression, given all coalitions with the weights that they have in it on the average."""
+    from lime.lime_base import LimeBase
+
+    game = saturating(features)
+    last = lime(game)
+    assert game.asked == 2**features
+    assert (last.stop, last.converged, last.stability) == (StopReason.COMPLETE, True, None)
+    assert (last.standard_errors == 0).all()
+    coalitions = every_coalition(features)[::-1]  # the package takes the first for the whole prompt
+    base = LimeBase(lambda weights: weights, random_state=0)
+    intercept, weights, score, _ = base.explain_instance_with_data(
+        coalitions * 1.0, game._value(coalitions)[:, None], lime_weights(features)[::-1], 0, features, "none"
+    )
+    assert last.attributions == pytest.approx([weight for _, weight in sorted(weights)], abs=1e-6)
+    assert last.surrogate.intercept == pytest.approx(intercept, abs=1e-6)
+    assert last.surrogate.r_squared == pytest.approx(score, abs=1e-6)
+
+
+@pytest.mark.parametrize("features", FEW)
+def test_few_features_are_the_mean_of_the_package_s_draws(features):
+    game = bumpy(features) if features > 1 else saturating(1)
+    exact = lime(game).attributions
+    drawn = np.array([lime(game, seed, control=False).attributions for seed in range(40)])
+    error = drawn.std(axis=0, ddof=1) / np.sqrt(len(drawn))
+    assert (np.abs(drawn.mean(axis=0) - exact) < 4 * error + 1e-9).all()
+
+
+@pytest.mark.parametrize("surrogate", [SurrogateKind.LASSO, SurrogateKind.DECISION_TREE])
+def test_few_features_are_exact_for_other_surrogates(surrogate):
+    game = saturating(3)
+    last = lime(game, surrogate=surrogate)
+    assert (last.standard_errors == 0).all()
+    assert game.asked == 8
+    many = lime(game, evaluations=20_000, surrogate=surrogate, control=False)
+    assert last.attributions == pytest.approx(many.attributions, abs=0.03)
+
+
+def test_few_features_take_no_time():
+    begun = time.process_time()
+    for features in FEW:
+        lime(saturating(features))
+    assert time.process_time() - begun < len(FEW) * 0.15
+
+
+def test_what_is_known_of_few_features_when_time_runs_out():
+    game = saturating(9)
+    exact = lime(game).attributions
+    game._patience = 150
+    for surrogate in SurrogateKind:
+        last = lime(game, surrogate=surrogate)
+        assert last.stop is StopReason.SECONDS
+        assert (last.standard_errors > 0).any()
+    last = lime(game)
+    assert (np.abs(last.attributions - exact) < 4 * last.standard_errors).all()
+
+
+@pytest.mark.parametrize("features", [2, 3, 5])
+def test_the_whole_prompt_is_no_draw(features):
+    game = saturating(features)
+
+    def explain(seed):
+        return lime(game, seed, evaluations=166, control=False)
+
+    truth = np.mean([explain(seed).attributions for seed in range(100, 300)], axis=0)
+    covered, ratio = calibration(explain, truth, 60)
+    assert covered >= 0.9
+    assert 0.8 < ratio < 1.25
+
+
+@pytest.mark.parametrize("surrogate", SurrogateKind)
+def test_all_draws_of_one_feature_are_alike(surrogate):
+    last = lime(saturating(1), evaluations=166, control=False, surrogate=surrogate)
+    assert last.standard_errors == pytest.approx([0], abs=1e-9)
+
+
+@pytest.mark.parametrize("make", [saturating, crooked, bumpy])
+@pytest.mark.parametrize(("features", "evaluations"), [(8, 166), (12, 166)])
+@pytest.mark.parametrize("control", [False, True])
+def test_lime(make, features, evaluations, control):
+    game = make(features)
+    truth = lime_coefficients(game, 1000 if control else evaluations)
+    covered, ratio = calibration(
+        lambda seed: lime(game, seed, evaluations=evaluations, control=control), truth, 12 if control else 40
+    )
+    assert covered >= 0.8
+    assert 0.75 < ratio < 1.6
+
+
+@pytest.mark.parametrize("make", [saturating, crooked, bumpy])
+@pytest.mark.parametrize(("features", "evaluations"), [(8, 166), (12, 166)])
+@pytest.mark.parametrize("control", [False, True])
+def test_kernel_shap(make, features, evaluations, control):
+    game = make(features)
+    covered, ratio = calibration(
+        lambda seed: kernel_shap(game, seed, evaluations=evaluations, control=control), shapley_values(game), 20
+    )
+    assert covered >= 0.8
+    assert 0.75 < ratio < 1.6
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("explain", [lime, kernel_shap])
+@pytest.mark.parametrize(("features", "evaluations"), [(8, 166), (12, 166), (12, 333), (14, 333), (14, 1000)])
+@pytest.mark.parametrize("control", [False, True])
+def test_over_many_games(explain, features, evaluations, control):
+    found = []
+    for make in (saturating, crooked, bumpy):
+        game = make(features)
+        samples = 1000 if control else evaluations
+        truth = lime_coefficients(game, samples) if explain is lime else shapley_values(game)
+        found.append(
+            calibration(
+                lambda seed, game=game: explain(game, seed, evaluations=evaluations, control=control), truth, 30
+            )
+        )
+    covered, ratios = np.array(found).T
+    # Where most of the coalitions are known, what is left is little, and its size a guess from few residuals.
+    assert (0.86 if features == 8 else 0.90) <= covered.mean() <= 0.99, found
+    assert 0.8 <= ratios.mean() <= 1.35, found
