@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from ml.models.files import replacing
 from ml.train.bpe import train_tokenizer
 from ml.train.corpus import Corpus, count_words
 from ml.train.loss import cross_entropy
@@ -98,8 +99,9 @@ class TransformerTask:
         """A Hugging Face folder with weights in half precision."""
         half = LlamaForCausalLM(self.module.config).half()
         half.load_state_dict(self.module.state_dict())
-        half.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+        with replacing(folder) as scratch:
+            half.save_pretrained(scratch)
+            self.tokenizer.save_pretrained(scratch)
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing: every window stands alone."""
