@@ -64,9 +64,9 @@ class Text:
     start: int
 
     def perplexity(self) -> float:
-        """Per word."""
+        """Per token, which is a word of the model's vocabulary."""
         nats = sum(nats for nats, _ in lstm_nats(self.module, self.ids, self.start))
-        return Perplexity(nats, len(self.ids), len(self.ids)).per_word
+        return Perplexity(nats, len(self.ids), len(self.ids)).per_token
 
 
 @torch.inference_mode()
@@ -99,7 +99,7 @@ def write(text: Text, folder: Path) -> float:
     """Put the text's module into the weights of `folder`, in the type that they are stored in.
 
     Returns:
-        The perplexity per word of what was written, loaded again.
+        The perplexity per token of what was written, loaded again.
 
     Raises:
         StorageError: the disk refuses, or what was written does not compute what it should. The folder is unharmed.
@@ -154,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     print(
         f"temperature {temperature:.2f} and {strength:.2f} of the log-frequencies, folded into the weights of"
-        f" {options.folder}: validation perplexity {after:.2f} per word, before {before:.2f}"
+        f" {options.folder}: validation perplexity {after:.2f} per token, before {before:.2f}"
     )
     return 0
 

@@ -90,7 +90,7 @@ def test_a_head_so_large_that_it_is_packed_when_it_is_served(tied: bool, tmp_pat
     (found,) = served.logits([ids.tolist()], [len(ids)])
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     perplexity = sum(nats for nats, _ in lstm_nats(load_module(folder), torch.tensor([2, 3, 4, 5, 1] * 8), 1)) / 40
-    assert f"perplexity {torch.tensor(perplexity).exp():.2f} per word" in printed
+    assert f"perplexity {torch.tensor(perplexity).exp():.2f} per token" in printed
 
 
 @pytest.fixture
