@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip
 LINTED := $(wildcard benchmarks deploy gloss jobs ml proto server tests worker)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test test-slow test-containers lint format proto lock clean
+.PHONY: help demo up test test-slow test-containers train-deps lint format proto lock clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,8 @@ test-slow: $(VENV)/.dev ## Run the tests that take minutes
 
 test-containers: $(VENV)/.dev ## Build the image, run docker-compose.yml, and walk through it (COMPOSE="podman-compose")
 	COMPOSE="$(COMPOSE)" $(BIN)/python -m pytest -m containers -s $(PYTEST_ARGS)
+
+train-deps: $(VENV)/.train ## Install what training a model needs beside (docs/training.md)
 
 lint: $(VENV)/.dev ## Check style, types and the direction of imports
 	$(BIN)/ruff check $(LINTED)
@@ -71,7 +73,12 @@ $(VENV)/.serve: pyproject.toml requirements.lock | $(BIN)/python
 	@$(PIP) install -qq --disable-pip-version-check -c requirements.lock -e ".[serve]"
 	@touch $@
 
+$(VENV)/.train: pyproject.toml requirements.lock | $(BIN)/python
+	@echo "Installing the pinned dependencies of training into $(VENV); the first time takes some minutes"
+	@$(PIP) install -qq --disable-pip-version-check -c requirements.lock -e ".[train]"
+	@touch $@ $(VENV)/.serve
+
 $(VENV)/.dev: pyproject.toml requirements.lock | $(BIN)/python
 	@echo "Installing the pinned dependencies and the tests' tools into $(VENV); the first time takes some minutes"
 	@$(PIP) install -qq --disable-pip-version-check -c requirements.lock -e ".[dev]"
-	@touch $@ $(VENV)/.serve
+	@touch $@ $(VENV)/.serve $(VENV)/.train

@@ -44,7 +44,7 @@ def evaluate(model: LanguageModel, lines: list[str], *, stride: int = 0, console
         batches = -(-len(ids) // 512)
     else:
         size = model.info.context_length
-        stride = stride or size // 2
+        stride = min(stride or size // 2, size)
         parts = strided_nats(model, ids, start, size=size, stride=stride)
         batches = -(-len(ids) // stride) // 4
     nats = sum(nats for nats, _ in _tracked(parts, batches, console))
@@ -71,18 +71,29 @@ def _tracked(parts: Iterator[tuple[float, int]], batches: int, console: Console 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print a table, or with --json one line a split."""
+    """Print a table, or with --json one line a split. Returns 0, or 2 after a mistake."""
     parser = argparse.ArgumentParser(prog="python -m ml.evaluate", description="Perplexity per token and per word.")
     parser.add_argument("model", help="a shipped name, a folder, or a name on the Hub")
     parser.add_argument("--data", type=Path, required=True, help="folder with train.txt, valid.txt and test.txt")
     parser.add_argument("--split", choices=tuple(FILES), action="append", help="default: valid and test")
-    parser.add_argument("--stride", type=int, default=0, help="predictions a window counts (default: half the context)")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--threads", type=int)
+    parser.add_argument(
+        "--stride",
+        type=int,
+        default=0,
+        help="tokens that each window but the first predicts (default: half of the context)",
+    )
+    parser.add_argument(
+        "--device", default="auto", help="auto (the first GPU, else the CPU), cpu, cuda:1 (default: auto)"
+    )
+    parser.add_argument("--threads", type=int, help="processor threads (default: torch's choice)")
     parser.add_argument("--json", action="store_true", help="one JSON object a split")
     options = parser.parse_args(arguments)
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False, highlight=False)
     try:
+        if options.stride < 0:
+            raise GlossError(f"--stride is a number from 0 on, not {options.stride}")
+        if options.threads is not None and options.threads < 1:
+            raise GlossError(f"--threads is a number from 1 on, not {options.threads}")
         splits = {split: read_split(options.data, split) for split in options.split or ("valid", "test")}
         model = load(options.model, device=options.device, threads=options.threads)
         for split, lines in splits.items():
@@ -97,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 )
     except GlossError as error:
         console.print(f"error: {error}", style="red", soft_wrap=True)
-        return 1
+        return 2
     return 0
 
 

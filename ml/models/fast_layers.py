@@ -78,8 +78,12 @@ class PackedLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """[out, in], a copy."""
+        """[out, in], a copy: what is written into it changes nothing."""
         return self.operand.to_dense()
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        """Refuse: without its weight, which torch does not know of, what is saved would never load again."""
+        raise RuntimeError(f"{prefix}weight is packed for reading; save a module loaded without fast layers")
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] to [..., out]."""

@@ -1,8 +1,13 @@
-"""A model's files: where they are, whether they may be read, and what they hold."""
+"""A model's files: where they are, whether they may be read, what they hold, and how they are written."""
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -14,8 +19,10 @@ from ml.models import adapters
 PRETRAINED = Path(__file__).parent.parent / "pretrained"
 """The models that ship with Gloss, a folder each."""
 
+CONFIG = "config.json"
+
 _DESCRIPTIONS = (
-    "config.json",
+    CONFIG,
     adapters.CONFIG,
     "generation_config.json",
     "tokenizer.json",
@@ -61,7 +68,7 @@ def base_of(folder: Path) -> Path:
                 f"the base model {base} of the adapter {folder} is an adapter, too; merge the two first"
             )
         folder = base
-    if not (folder / "config.json").is_file():
+    if not (folder / CONFIG).is_file():
         raise ModelLoadError(f"{folder} has no config.json; name the folder that save_pretrained wrote")
     if not any(folder.glob("*.safetensors")):
         raise ModelLoadError(f"{folder} has no *.safetensors; {_advice(folder)}")
@@ -79,6 +86,52 @@ def digest(*folders: Path) -> str:
             with (folder / name).open("rb") as file:
                 total.update(name.encode() + b"\0" + hashlib.file_digest(file, "sha256").digest())
     return total.hexdigest()
+
+
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """Give an empty scratch folder whose files take the place of `folder`'s when the block ends without an error.
+
+    A process that is killed at any moment leaves a model that is whole, the earlier or the new one, or, where more than
+    one file changes, a folder without config.json, which nothing takes for a model. Files of the same content stay.
+
+    Raises:
+        OSError: the disk is full or refuses; what lay in `folder` is unharmed.
+    """
+    scratch = folder / ".partial"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    try:
+        yield scratch
+        changed = [path for path in scratch.iterdir() if not _same(path, folder / path.name)]
+        for path in changed:
+            _flush(path)
+        if len(changed) > 1:
+            (folder / CONFIG).unlink(missing_ok=True)
+        for path in sorted(changed, key=lambda path: path.name == CONFIG):
+            path.replace(folder / path.name)
+        _flush(folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def remove_model(folder: Path) -> None:
+    """Remove the files that make `folder` a model's, and no others."""
+    for path in (folder / CONFIG, *folder.glob("*.safetensors"), *(folder / name for name in _DESCRIPTIONS)):
+        path.unlink(missing_ok=True)
+
+
+def _same(one: Path, other: Path) -> bool:
+    return other.is_file() and filecmp.cmp(one, other, shallow=False)
+
+
+def _flush(path: Path) -> None:
+    """Have the disk hold what was written to a file, or which files a folder has."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _fetch(name: str) -> Path:

@@ -25,6 +25,7 @@ from ml.language_model import AttentionSink, Batch, ModelInfo, Objective, Prefix
 from ml.models.batches import PaddedReader
 from ml.models.embedding import lookup
 from ml.models.fast_layers import use_fast_layers
+from ml.models.files import replacing
 from ml.models.lstm_sharing import LstmPrefix, stream
 from ml.tokens import Tokenizer
 
@@ -288,21 +289,23 @@ def _shared_prefix(sequences: Sequence[Sequence[int]], tails: Sequence[int]) -> 
 def save_lstm(
     module: WordLSTM, tokenizer: PreTrainedTokenizerFast, folder: str | Path, dtype: torch.dtype = torch.float16
 ) -> None:
-    """Write the model's folder: config.json, model.safetensors (weights in `dtype`) and the tokenizer's files."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    config = {"model_type": MODEL_TYPE, "architectures": ["WordLSTM"], **asdict(module.config)}
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    save_weights(module, folder, dtype)
-    tokenizer.save_pretrained(folder)
+    """Write the model's folder: config.json, model.safetensors (weights in `dtype`) and the tokenizer's files.
+
+    A model that lies there already is replaced whole or not at all; see `ml.models.files.replacing`.
+    """
+    with replacing(Path(folder)) as scratch:
+        config = {"model_type": MODEL_TYPE, "architectures": ["WordLSTM"], **asdict(module.config)}
+        (scratch / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        save_weights(module, scratch, dtype)
+        tokenizer.save_pretrained(scratch)
 
 
-def save_weights(module: WordLSTM, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
-    """Write the folder's model.safetensors anew."""
+def save_weights(module: WordLSTM, folder: Path, dtype: torch.dtype) -> None:
+    """Write the folder's model.safetensors. `module` is a plain one: without fast layers, which cannot be saved."""
     weights = {name: tensor.detach().to(dtype).contiguous() for name, tensor in module.state_dict().items()}
     if module.config.tied:
         del weights["head.weight"]
-    save_file(weights, Path(folder) / "model.safetensors", metadata={"format": "pt"})
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def load_module(folder: str | Path) -> WordLSTM:
@@ -327,18 +330,28 @@ def load_module(folder: str | Path) -> WordLSTM:
     return module.eval()
 
 
-def load_lstm(folder: str | Path, device: torch.device | str, name: str, digest: str) -> LstmModel:
+def load_lstm(
+    folder: str | Path, device: torch.device | str, name: str, digest: str, *, fast: bool = True
+) -> LstmModel:
     """Load a folder that `save_lstm` wrote; the weights are computed with in float32 whatever they are stored in.
+
+    Args:
+        folder: the model's.
+        device: where its weights are to lie.
+        name: what `ModelInfo` calls it.
+        digest: of its files.
+        fast: use faster layers, whose weights can be neither changed nor saved.
 
     Raises:
         ModelLoadError: a file is missing or does not hold what it should.
     """
     module = load_module(folder).to(device).requires_grad_(False)
     parameters = sum(parameter.numel() for parameter in module.parameters())
-    use_fast_layers(module)
+    if fast:
+        use_fast_layers(module)
     config = module.config
     try:
-        fast = PreTrainedTokenizerFast.from_pretrained(str(folder))
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder))
     except (OSError, ValueError) as error:
         raise ModelLoadError(f"{folder} has no usable tokenizer: {error}") from error
     info = ModelInfo(
@@ -354,4 +367,4 @@ def load_lstm(folder: str | Path, device: torch.device | str, name: str, digest:
         device=str(device),
         dtype="float32",
     )
-    return LstmModel(module, Tokenizer(fast, config.context_length), info)
+    return LstmModel(module, Tokenizer(tokenizer, config.context_length), info)

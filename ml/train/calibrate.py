@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,22 +21,28 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.progress import track
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ml.errors import GlossError
 from ml.evaluate import stream
-from ml.models import load
-from ml.models.lstm import LstmModel, WordLSTM, save_weights
+from ml.models.files import CONFIG, replacing
+from ml.models.lstm import LstmModel, WordLSTM, load_lstm, load_module, save_weights
 from ml.train.corpus import read_split
-from ml.train.perplexity import lstm_nats
+from ml.train.errors import StorageError
+from ml.train.loss import cross_entropy_sum
+from ml.train.perplexity import Perplexity, lstm_hidden, lstm_nats
 
 TEMPERATURES = [0.96 + step / 50 for step in range(9)]
 TILTS = [step / 100 for step in range(-2, 9)]
 
+_AGREE = 0.01
+"""Nats per word by which weights that were written and loaded again may differ: half precision's rounding."""
+
 
 @torch.inference_mode()
 def fold(module: WordLSTM, temperature: float) -> None:
-    """Divide the logits of `module` by `temperature`, by its weights alone."""
+    """Divide the logits of `module`, a plain one, by `temperature`, by its weights alone."""
     module.head.weight.div_(temperature)
     module.head.bias.div_(temperature)
     if module.config.tied:  # the first layer undoes what this did to its input
@@ -47,80 +55,106 @@ def tilt(module: WordLSTM, strength: float, log_frequencies: Tensor) -> None:
     module.head.bias.add_(log_frequencies, alpha=strength)
 
 
-def likeliest(
-    change: Callable[[float], None],
-    undo: Callable[[float], None],
-    values: Sequence[float],
-    text: Text,
-    console: Console | None = None,
-) -> float:
-    """The value after whose `change` the text's perplexity is least; all of them are undone. `console`: for a bar."""
-    found = {}
-    for value in track(values, "calibrating", console=console, transient=True, disable=console is None):
-        change(value)
-        found[value] = text.perplexity()
-        undo(value)
-    return min(found, key=lambda value: found[value])
-
-
 @dataclass(frozen=True)
 class Text:
-    """What decides: a module and words that it reads after the word `start`."""
+    """What decides: a module and words, [words], that it reads after the word `start`."""
 
     module: WordLSTM
     ids: Tensor
     start: int
 
-    @torch.inference_mode()
     def perplexity(self) -> float:
-        """Per word."""
-        return math.exp(sum(nats for nats, _ in lstm_nats(self.module, self.ids, self.start)) / len(self.ids))
+        """Per token, which is a word of the model's vocabulary."""
+        nats = sum(nats for nats, _ in lstm_nats(self.module, self.ids, self.start))
+        return Perplexity(nats, len(self.ids), len(self.ids)).per_token
 
 
+@torch.inference_mode()
 def calibrate(text: Text, log_frequencies: Tensor, console: Console | None = None) -> tuple[float, float]:
-    """Fold the best temperature and tilt into the text's module. Returns them."""
-    module = text.module
-    temperature = likeliest(
-        lambda value: fold(module, value), lambda value: fold(module, 1 / value), TEMPERATURES, text, console
-    )
-    fold(module, temperature)
-    strength = likeliest(
-        lambda value: tilt(module, value, log_frequencies),
-        lambda value: tilt(module, -value, log_frequencies),
-        TILTS,
-        text,
-        console,
-    )
-    tilt(module, strength, log_frequencies)
+    """Fold the best temperature and tilt into the text's module. Returns them. `console`: for a bar."""
+    head, read = text.module.head, list(lstm_hidden(text.module, text.ids, text.start))
+
+    def nats(temperature: float, strength: float) -> float:
+        weight = head.weight / temperature
+        bias = head.bias / temperature + strength * log_frequencies
+        return sum(float(cross_entropy_sum(hidden, weight, bias, targets)) for hidden, targets in read)
+
+    temperature = _least(lambda value: nats(value, 0.0), TEMPERATURES, "temperature", console)
+    strength = _least(lambda value: nats(temperature, value), TILTS, "log-frequencies", console)
+    fold(text.module, temperature)
+    tilt(text.module, strength, log_frequencies)
     return temperature, strength
 
 
+def _least(nats: Callable[[float], float], values: Sequence[float], description: str, console: Console | None) -> float:
+    """The one of `values` whose `nats` are fewest."""
+    hidden = console is None or not console.is_terminal
+    found = {
+        value: nats(value) for value in track(values, description, console=console, transient=True, disable=hidden)
+    }
+    return min(found, key=lambda value: found[value])
+
+
+def write(text: Text, folder: Path) -> float:
+    """Put the text's module into the weights of `folder`, in the type that they are stored in.
+
+    Returns:
+        The perplexity per token of what was written, loaded again.
+
+    Raises:
+        StorageError: the disk refuses, or what was written does not compute what it should. The folder is unharmed.
+    """
+    try:
+        with replacing(folder) as scratch:
+            shutil.copyfile(folder / CONFIG, scratch / CONFIG)
+            save_weights(text.module, scratch, load_file(folder / "model.safetensors")["embedding.weight"].dtype)
+            written = Text(load_module(scratch), text.ids, text.start).perplexity()
+            if not abs(math.log(written / text.perplexity())) < _AGREE:
+                raise StorageError(
+                    f"loaded again, the new weights have a perplexity of {written:.2f}; {folder} is kept"
+                )
+    except OSError as error:
+        raise StorageError(f"{folder} cannot be written: {error.strerror}; it is kept as it was") from error
+    return written
+
+
+def _load(folder: Path) -> LstmModel:
+    """The plain module: fast layers can be neither changed nor saved."""
+    if not folder.is_dir():
+        raise GlossError(f"there is no folder {folder}; name one that `python -m ml.train lstm` wrote")
+    if not os.access(folder, os.W_OK):
+        raise StorageError(f"{folder} cannot be written")
+    return load_lstm(folder, "cpu", folder.name, "", fast=False)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Find the temperature, fold it, and write the folder's weights anew."""
+    """Find temperature and tilt, fold them, and write the folder's weights anew. Returns 0, or 2 after a mistake."""
     parser = argparse.ArgumentParser(prog="python -m ml.train.calibrate", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("folder", type=Path, help="of an LSTM that `python -m ml.train lstm` wrote")
     parser.add_argument("--data", type=Path, required=True, help="folder with train.txt and valid.txt")
-    parser.add_argument("--words", type=int, default=50_000, help="of the validation split that decide")
+    parser.add_argument(
+        "--words", type=int, default=50_000, help="of the validation split that decide (default: 50000)"
+    )
     options = parser.parse_args(arguments)
-    console = Console()
+    console = Console(stderr=True, markup=False, highlight=False)
     try:
-        model = load(str(options.folder), device="cpu")
-        if not isinstance(model, LstmModel):
-            raise GlossError(f"{options.folder} is no LSTM of `python -m ml.train lstm`")
+        if options.words < 1:
+            raise GlossError(f"--words is a number from 1 on, not {options.words}")
+        model = _load(options.folder)
         start, ids = stream(model, read_split(options.data, "valid"))
         _, train = stream(model, read_split(options.data, "train"))
+        # Half a time more than each word was seen, for the words that never were.
+        counts = torch.bincount(train, minlength=model.info.vocabulary_size) + 0.5
+        text = Text(model.module, ids[: options.words], start)
+        before = text.perplexity()
+        temperature, strength = calibrate(text, torch.log(counts / counts.sum()), console)
+        after = write(text, options.folder)
     except GlossError as error:
-        Console(stderr=True).print(f"error: {error}", style="red", soft_wrap=True)
-        return 1
-    # Half a time more than each word was seen, for the words that never were.
-    counts = torch.bincount(train, minlength=model.info.vocabulary_size) + 0.5
-    text = Text(model.module, ids[: options.words], start)
-    before = text.perplexity()
-    temperature, strength = calibrate(text, torch.log(counts / counts.sum()), console)
-    save_weights(model.module, options.folder)
-    console.print(
+        console.print(f"error: {error}", style="red", soft_wrap=True)
+        return 2
+    print(
         f"temperature {temperature:.2f} and {strength:.2f} of the log-frequencies, folded into the weights of"
-        f" {options.folder}: validation perplexity {text.perplexity():.2f}, before {before:.2f}"
+        f" {options.folder}: validation perplexity {after:.2f} per token, before {before:.2f}"
     )
     return 0
 

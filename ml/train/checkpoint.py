@@ -38,11 +38,12 @@ def save_checkpoint(state: Any, path: Path) -> None:
         scratch.replace(path)
     except (OSError, SafetensorError) as error:
         scratch.unlink(missing_ok=True)
-        raise StorageError(f"the checkpoint {path} could not be written: {error}; the one before it is kept") from error
+        kept = "; the one before it is kept" if path.exists() else ""
+        raise StorageError(f"the checkpoint {path} could not be written: {error}{kept}") from error
 
 
-def load_checkpoint(path: Path) -> Any:
-    """What `save_checkpoint` wrote.
+def load_checkpoint(path: Path, *, only: str | None = None) -> Any:
+    """What `save_checkpoint` wrote. `only`: the value of this key alone, which holds no tensors.
 
     Raises:
         ResumeError: there is none, or it is no checkpoint.
@@ -52,8 +53,10 @@ def load_checkpoint(path: Path) -> Any:
     try:
         with safe_open(path, "pt") as file:
             skeleton = json.loads(file.metadata()["state"])
+            if only is not None:
+                return _restore(dict(skeleton[_PAIRS]).get(only), {})
             return _restore(skeleton, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ResumeError(f"{path} is no checkpoint: {error}") from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,6 +56,14 @@ def read_split(folder: str | Path, split: str) -> list[str]:
         raise DataError(f"{path} is empty")
     # Only "\n" ends a line: WikiText has other line separators inside its lines.
     return text.removesuffix("\n").split("\n")
+
+
+def fingerprint(corpus: Corpus) -> str:
+    """Tells texts apart: SHA-256 of what is trained and validated on, in hexadecimal."""
+    total = hashlib.sha256()
+    for lines in (corpus.train, corpus.valid):
+        total.update("\n".join(lines).encode() + b"\0")
+    return total.hexdigest()
 
 
 def count_words(lines: list[str]) -> int:

@@ -69,3 +69,7 @@ class Display:
             soft_wrap=True,
         )
         self._last = time.monotonic()
+
+    def note(self, text: str) -> None:
+        """Something to know of the run."""
+        self._console.print(text, soft_wrap=True)

@@ -2,7 +2,8 @@
 
 GlossError
 └── TrainingError
-    ├── DataError            the data folder is missing or malformed
+    ├── OptionError          an option's value is not allowed, or options contradict each other
+    ├── DataError            the data folder is missing or malformed, or its text too short
     ├── DivergedError        the loss is no longer a number; the last good checkpoint is kept
     ├── StorageError         the disk is full or refuses; the last good checkpoint is kept
     ├── ResumeError          the checkpoint does not fit what is to be trained
@@ -18,8 +19,12 @@ class TrainingError(GlossError):
     """Root of the tree. The message says what to do."""
 
 
+class OptionError(TrainingError):
+    """An option's value is not allowed, or options contradict each other."""
+
+
 class DataError(TrainingError):
-    """The data folder is missing or malformed."""
+    """The data folder is missing or malformed, or its text is too short."""
 
 
 class DivergedError(TrainingError):

@@ -2,63 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn.utils import clip_grad_norm_
+from torch.optim import Optimizer
 
 from ml.train.average import WeightAverage
 from ml.train.checkpoint import load_checkpoint, save_checkpoint
 from ml.train.display import Display
 from ml.train.errors import DivergedError, InterruptedRunError, ResumeError, StorageError
+from ml.train.folder import Record, RunFolder
+from ml.train.options import differences, flag, plain
 from ml.train.perplexity import Perplexity
-from ml.train.plot import plot_history
+from ml.train.run import RunSettings
 from ml.train.schedule import Schedule, Shape
 from ml.train.task import Task
-
-
-@dataclass(frozen=True)
-class RunSettings:
-    """What a run does beside the model's own settings."""
-
-    epochs: int
-    shape: Shape = Shape.TRAPEZOID
-    warmup: int = 0
-    decay: float = 0.4
-    clip: float = 1.0
-    """Largest norm of all gradients together; 0 does not clip."""
-    average: float = 0.0
-    """Decay of the weights' running mean, which is then what is validated and exported; 1 is averaged SGD, 0 is off."""
-    stall: int = 0
-    """With `average`: begin the mean when this many validations brought no improvement; 0 begins at once."""
-    validations: int = 1
-    """Per epoch."""
-    patience: int = 0
-    """Stop after this many validations without an improvement; 0 never does."""
-    checkpoint_seconds: float = 300.0
-    """Beside the checkpoint after every validation."""
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class Record:
-    """One line of the history."""
-
-    step: int
-    epoch: float
-    seconds: float
-    train_loss: float
-    """Mean nats per token since the line before, dropout and all."""
-    valid_loss: float
-    valid_perplexity: float
-    """Per word."""
-    rate: float
-    """The learning rate's factor."""
 
 
 class Training:
@@ -67,9 +30,8 @@ class Training:
     def __init__(self, task: Task, settings: RunSettings, out: Path, display: Display) -> None:
         self.task = task
         self.settings = settings
-        self.out = out
+        self.folder = RunFolder(out)
         self.display = display
-        self.checkpoint = out / "training" / "checkpoint.safetensors"
         self.history: list[Record] = []
         self._total = settings.epochs * task.steps_per_epoch
         self._schedule = Schedule(settings.shape, self._total, settings.warmup, settings.decay)
@@ -85,26 +47,60 @@ class Training:
             for group in optimizer.param_groups:
                 group["initial_lr"] = group["lr"]
 
-    def resume(self) -> None:
-        """Continue from the folder's checkpoint.
+    def begin(self) -> None:
+        """Write the first checkpoint, and remove what an earlier run left in the folder.
 
         Raises:
-            ResumeError: there is none, or it is of another model.
+            StorageError: the folder cannot be written; what lay in it is unharmed.
         """
-        state = load_checkpoint(self.checkpoint)
+        self._save()
+        self.folder.clear()
+
+    def resume(self) -> None:
+        """Continue from the folder's checkpoint; tell what is set otherwise than before.
+
+        Raises:
+            ResumeError: there is none, it is of another model or text, or has what a started run cannot change.
+        """
+        state = load_checkpoint(self.folder.checkpoint)
+        if state.get("settings") is None:
+            raise ResumeError(
+                f"{self.folder.checkpoint} is of an earlier version of Gloss; start anew with --overwrite"
+            )
+        self._compare(state["settings"])
         try:
             self.task.module.load_state_dict(state["module"])
             for optimizer, stored in zip(self.task.optimizers, state["optimizers"], strict=True):
-                optimizer.load_state_dict(stored)
+                _load_keeping_rates(optimizer, stored)
             self.task.load_state_dict(state["task"])
             if self._average is not None:
                 self._average.load_state_dict(state["average"])
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
-            raise ResumeError(f"{self.checkpoint} is of another model or recipe: {error}") from error
+            raise ResumeError(f"{self.folder.checkpoint} is of another model or recipe: {error}") from error
         self._step, self._plateau, self._seconds = state["step"], state["plateau"], state["seconds"]
         self._loss_sum, self._loss_steps, self._averaging = state["loss_sum"], state["loss_steps"], state["averaging"]
         self.history = [Record(**record) for record in state["history"]]
         torch.set_rng_state(state["rng"])
+        if not self.history:  # a run that was killed in the middle of `begin`
+            self.folder.clear()
+
+    def _compare(self, before: dict[str, Any]) -> None:
+        if before["model"] != self.task.name:
+            raise ResumeError(
+                f"{self.folder.checkpoint} is of another model: a {before['model']}, not a {self.task.name}"
+            )
+        if before["text"] != self.task.fingerprint:
+            raise ResumeError(
+                "the text in --data is another than the run began with: name that one, or start anew in another --out"
+            )
+        changes = [*differences(self.task.settings, before["task"]), *differences(self.settings, before["run"])]
+        fixed = ", ".join(str(change) for change in changes if change.fixed)
+        if fixed:
+            raise ResumeError(
+                f"a run that has begun cannot change {fixed}: leave it out to go on, or start anew in another --out"
+            )
+        for change in changes:
+            self.display.note(f"changed from here on: {change}")
 
     def stop(self) -> None:
         """End `run` after the step it is in. May be called from a signal handler."""
@@ -118,6 +114,14 @@ class Training:
             DivergedError: the loss is no longer a number.
             StorageError: the disk is full or refuses.
         """
+        if self._step >= self._total or self._exhausted():
+            self.display.note(f"nothing to do: {self._outcome()}")
+            return
+        if self.settings.warmup >= self._total:
+            self.display.note(
+                f"the run has {self._total} steps and --warmup {self.settings.warmup}: its learning rate stays below"
+                " what was asked for"
+            )
         self.task.module.train()
         per_epoch = self.task.steps_per_epoch
         # The epoch's last step always validates.
@@ -141,6 +145,23 @@ class Training:
                         raise InterruptedRunError(f"interrupted after step {self._step}; go on with --resume")
                     if self._exhausted():
                         break
+        self.display.note(self._outcome())
+
+    def _outcome(self) -> str:
+        """How the run ended, and what it left."""
+        done = self._step / self.task.steps_per_epoch
+        if self._step >= self._total:
+            end = f"{done:g} epochs are done of {self.settings.epochs} asked for (more: --resume --epochs N)"
+        else:
+            waited = f"{self._since_best()} validations without an improvement"
+            end = f"ended at epoch {done:.2f} after {waited} (more: --resume with a larger --patience)"
+        if not self.history:
+            return end
+        best = min(self.history, key=lambda record: record.valid_loss_per_token)
+        return (
+            f"{end}; {self.folder.path} holds the model of epoch {best.epoch:.2f}, the best: validation perplexity"
+            f" {best.valid_perplexity_per_word:.2f} per word"
+        )
 
     def _train_on(self, inputs: torch.Tensor, targets: torch.Tensor) -> float:
         factor = self._schedule.factor(self._step) * self._plateau
@@ -153,9 +174,10 @@ class Training:
         value = loss.item()
         norm = clip_grad_norm_(self.task.module.parameters(), self.settings.clip or math.inf).item()
         if not (math.isfinite(value) and math.isfinite(norm)):
+            lower = " or ".join(flag(name) for name in self.task.rates)
             raise DivergedError(
                 f"the loss at step {self._step + 1} is {value} and its gradient's norm {norm}; the last good "
-                f"checkpoint is kept: resume it with a lower learning rate or stronger clipping"
+                f"checkpoint is kept: --resume it with a lower {lower} or a smaller --clip"
             )
         for optimizer in self.task.optimizers:
             optimizer.step()
@@ -174,41 +196,38 @@ class Training:
             self._record(self.task.validate())
 
     def _record(self, found: Perplexity) -> None:
-        best = min((record.valid_loss for record in self.history), default=math.inf)
+        best = min((record.valid_loss_per_token for record in self.history), default=math.inf)
         valid_loss = found.nats / found.tokens
+        factor = self._schedule.factor(self._step - 1) * self._plateau
         record = Record(
             step=self._step,
             epoch=self._step / self.task.steps_per_epoch,
             seconds=round(self._seconds, 1),
-            train_loss=self._loss_sum / self._loss_steps,
-            valid_loss=valid_loss,
-            valid_perplexity=found.per_word,
-            rate=self._schedule.factor(self._step - 1) * self._plateau,
+            train_loss_per_token=self._loss_sum / self._loss_steps,
+            valid_loss_per_token=valid_loss,
+            valid_perplexity_per_word=found.per_word,
+            learning_rate_factor=factor,
+            learning_rates={name: rate * factor for name, rate in self.task.rates.items()},
         )
         self._loss_sum, self._loss_steps = 0.0, 0
         self.history.append(record)
-        self.display.validated(record.epoch, record.train_loss, found)
+        self.display.validated(record.epoch, record.train_loss_per_token, found)
         try:
             if valid_loss < best:
                 # Still inside the averaged weights, where there are any: what was measured is what is exported.
-                self.task.export(self.out)
-            self._write_history()
+                self.task.export(self.folder.path)
+            self.folder.write_history(self.history)
         except OSError as error:
-            raise StorageError(f"{self.out} cannot be written: {error.strerror}; the checkpoint is kept") from error
+            raise StorageError(
+                f"{self.folder.path} cannot be written: {error.strerror}; the checkpoint is kept"
+            ) from error
         if valid_loss >= best and self.settings.shape is Shape.PLATEAU:
             self._plateau /= 4
         if self.settings.stall and self._since_best() >= self.settings.stall:
             self._averaging = self._average is not None
 
-    def _write_history(self) -> None:
-        folder = self.checkpoint.parent
-        folder.mkdir(parents=True, exist_ok=True)
-        lines = [asdict(record) for record in self.history]
-        (folder / "history.json").write_text(json.dumps(lines, indent=1) + "\n")
-        plot_history(lines, folder / "loss.png")
-
     def _since_best(self) -> int:
-        losses = [record.valid_loss for record in self.history]
+        losses = [record.valid_loss_per_token for record in self.history]
         return len(losses) - 1 - losses.index(min(losses)) if losses else 0
 
     def _exhausted(self) -> bool:
@@ -216,6 +235,12 @@ class Training:
 
     def _save(self) -> None:
         state: dict[str, Any] = {
+            "settings": {
+                "model": self.task.name,
+                "text": self.task.fingerprint,
+                "task": plain(self.task.settings),
+                "run": plain(self.settings),
+            },
             "module": self.task.module.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.task.optimizers],
             "task": self.task.state_dict(),
@@ -229,4 +254,12 @@ class Training:
             "history": [asdict(record) for record in self.history],
             "rng": torch.get_rng_state(),
         }
-        save_checkpoint(state, self.checkpoint)
+        save_checkpoint(state, self.folder.checkpoint)
+
+
+def _load_keeping_rates(optimizer: Optimizer, state: dict[str, Any]) -> None:
+    """Load what an optimizer remembers, not what it was set to: a run may go on with another learning rate."""
+    own = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, values in zip(optimizer.param_groups, own, strict=True):
+        group.update(values)

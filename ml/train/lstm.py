@@ -13,8 +13,10 @@ from torch import Tensor
 from torch.optim import SGD, AdamW, Optimizer
 
 from ml.models.lstm import LstmConfig, State, WordLSTM, save_lstm
-from ml.train.corpus import Corpus, count_words
+from ml.train.corpus import Corpus, count_words, fingerprint
+from ml.train.errors import DataError, OptionError
 from ml.train.loss import cross_entropy, sampled_cross_entropy
+from ml.train.options import LARGEST, check, option
 from ml.train.perplexity import Perplexity, lstm_nats
 from ml.train.precision import Precision
 from ml.train.words import Vocabulary, build_words
@@ -29,41 +31,93 @@ class Method(Enum):
 
 @dataclass(frozen=True)
 class LstmSettings:
-    """Shape and training of the LSTM; `LstmConfig` says what the dropouts are."""
+    """Shape and training of the LSTM.
 
-    vocabulary: Vocabulary = Vocabulary.WIKITEXT
-    embedding_size: int = 200
-    hidden_size: int = 200
-    layers: int = 2
-    tied: bool = True
-    dropout: float = 0.5
-    variational: bool = False
-    embedding_dropout: float = 0.0
-    weight_dropout: float = 0.0
-    batch: int = 32
-    """Streams that are read side by side."""
-    window: int = 70
-    """Words of each stream in a step, through which gradients flow."""
-    method: Method = Method.ADAM
-    rate: float = 0.003
-    weight_decay: float = 0.0
-    frequent: int = 0
-    """With `samples`: this many most frequent words are always in the softmax, beside the batch's own."""
-    samples: int = 0
-    """Estimate the rest of the softmax from this many words; 0 computes all of it."""
-    precision: Precision = Precision.AUTO
-    """Of the softmax's products, which are nine tenths of the work."""
+    Raises:
+        OptionError: a value is not allowed.
+    """
+
+    vocabulary: Vocabulary = option(
+        "how lines become words: wikitext splits at spaces and keeps case, as published figures do; basic-english is"
+        " torchtext's, in lower case, as in the article",
+        Vocabulary.WIKITEXT,
+        fixed=True,
+    )
+    embedding_size: int = option("numbers of a word's embedding", 200, least=1, most=LARGEST, fixed=True)
+    hidden_size: int = option("numbers of each layer's hidden state", 200, least=1, most=LARGEST, fixed=True)
+    layers: int = option("LSTM layers", 2, least=1, most=1000, fixed=True)
+    tied: bool = option(
+        "one matrix for input and output embeddings; needs --embedding-size as large as --hidden-size", True, fixed=True
+    )
+    dropout: float = option(
+        "probability that a number between layers, before the first or after the last is dropped in training",
+        0.5,
+        least=0,
+        below=1,
+    )
+    variational: bool = option("draw that dropout once a window, in place of once a word", False)
+    embedding_dropout: float = option(
+        "probability that a word is dropped wherever it occurs in the batch", 0.0, least=0, below=1
+    )
+    weight_dropout: float = option(
+        "probability that a recurrent weight is dropped for all words of a window", 0.0, least=0, below=1
+    )
+    batch: int = option(
+        "streams that the text is cut into and that are read at once", 32, least=1, most=LARGEST, fixed=True
+    )
+    window: int = option(
+        "words of each stream in a step; gradients flow through no more", 70, least=2, most=LARGEST, fixed=True
+    )
+    method: Method = option("what moves the weights: AdamW, or plain gradient descent", Method.ADAM, fixed=True)
+    rate: float = option(
+        "learning rate of --method (adam: near 0.003, sgd: near 20), which --shape then lowers", 0.003, least=0
+    )
+    weight_decay: float = option("share of each weight that a step takes away, times the learning rate", 0.0, least=0)
+    frequent: int = option(
+        "with --samples: the softmax is exact over this many most frequent words", 0, least=0, most=LARGEST
+    )
+    samples: int = option(
+        "estimate the rest of the softmax from this many words a step, for speed; 0 computes all of it",
+        0,
+        least=0,
+        most=LARGEST,
+    )
+    precision: Precision = option(
+        "of the softmax's products; auto is bfloat16 where the processor has instructions for it", Precision.AUTO
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.tied and self.embedding_size != self.hidden_size:
+            raise OptionError(
+                f"--embedding-size {self.embedding_size} and --hidden-size {self.hidden_size} differ, and tied weights"
+                " need them equal: give both the same, or --no-tied"
+            )
+        if self.frequent and not self.samples:
+            raise OptionError("--frequent does nothing without --samples: give both, or neither")
 
 
 class LstmTask:
-    """Trains on the text cut into `batch` long streams, whose hidden states are carried from window to window."""
+    """Trains on the text cut into `batch` long streams, whose hidden states are carried from window to window.
+
+    Raises:
+        DataError: the text is too short for one step.
+    """
+
+    name = "lstm"
 
     def __init__(self, corpus: Corpus, settings: LstmSettings, seed: int) -> None:
         self.settings = settings
+        self.fingerprint = fingerprint(corpus)
         self.seed = seed
         self._products = settings.precision.dtype
         self._words = build_words(corpus.train, settings.vocabulary)
         ids = self._words.encode(corpus.train)
+        if len(ids) < settings.batch * settings.window:
+            raise DataError(
+                f"the training text has {len(ids):,} words with its line ends, and one step takes"
+                f" {settings.batch * settings.window:,}: give more text, or a smaller --batch or --window"
+            )
         # [batch, time]: row i is the i-th stretch of the text.
         self._streams = ids[: len(ids) // settings.batch * settings.batch].view(settings.batch, -1)
         self._valid_ids = self._words.encode(corpus.valid)
@@ -84,6 +138,11 @@ class LstmTask:
         self.optimizers = [_optimizer(self.module, settings)]
         self.steps_per_epoch = self._streams.shape[1] // settings.window
         self._state: State = self.module.initial_state(settings.batch)
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """See `Task.rates`."""
+        return {"rate": self.settings.rate}
 
     def batches(self, epoch: int, skip: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Inputs and targets, each [batch, time]; where windows begin and end changes with the epoch."""

@@ -101,11 +101,11 @@ def strided_nats(
 
 
 @torch.inference_mode()
-def lstm_nats(module: WordLSTM, ids: Tensor, start: int, *, size: int = 512) -> Iterator[tuple[float, int]]:
-    """Nats of each of `ids`, read as one stream after the word `start`, its hidden state carried all the way.
+def lstm_hidden(module: WordLSTM, ids: Tensor, start: int, *, size: int = 512) -> Iterator[tuple[Tensor, Tensor]]:
+    """Read `ids` [words] as one stream after the word `start`, its hidden state carried all the way.
 
     Yields:
-        (nats, tokens) of `size` words.
+        (what the head gets [size, hidden], the words to predict from it [size]), the last ones shorter.
     """
     state = module.initial_state(1)
     device = module.embedding.weight.device
@@ -113,4 +113,15 @@ def lstm_nats(module: WordLSTM, ids: Tensor, start: int, *, size: int = 512) -> 
     for at in range(0, len(ids), size):
         targets = stream[at + 1 : at + 1 + size]
         hidden, state = module(stream[at : at + len(targets)][None], state)
-        yield float(cross_entropy_sum(hidden[0], module.head.weight, module.head.bias, targets)), len(targets)
+        yield hidden[0], targets
+
+
+@torch.inference_mode()
+def lstm_nats(module: WordLSTM, ids: Tensor, start: int, *, size: int = 512) -> Iterator[tuple[float, int]]:
+    """Nats of each of `ids`, read as `lstm_hidden` does.
+
+    Yields:
+        (nats, tokens) of `size` words.
+    """
+    for hidden, targets in lstm_hidden(module, ids, start, size=size):
+        yield float(cross_entropy_sum(hidden, module.head.weight, module.head.bias, targets)), len(targets)

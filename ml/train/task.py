@@ -15,8 +15,19 @@ from ml.train.perplexity import Perplexity
 class Task(Protocol):
     """A module, its optimizers, and batches to feed them."""
 
+    name: str
+    """Of the recipe, as the command line has it."""
+    settings: Any
+    """The record of its options; see `ml.train.options`."""
+    fingerprint: str
+    """Of the text; see `ml.train.corpus.fingerprint`."""
     optimizers: list[Optimizer]
     steps_per_epoch: int
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """Learning rates by the name of their setting, before the schedule."""
+        ...
 
     @property
     def module(self) -> nn.Module:

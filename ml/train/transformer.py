@@ -13,43 +13,79 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from ml.models.files import replacing
 from ml.train.bpe import train_tokenizer
-from ml.train.corpus import Corpus, count_words
+from ml.train.corpus import Corpus, count_words, fingerprint
+from ml.train.errors import DataError, OptionError
 from ml.train.loss import cross_entropy
 from ml.train.muon import Muon
 from ml.train.natural import natural, natural_text
+from ml.train.options import LARGEST, check, option
 from ml.train.perplexity import Perplexity, transformer_nats
 from ml.train.precision import Precision
 
 
 @dataclass(frozen=True)
 class TransformerSettings:
-    """Shape and training of the transformer."""
+    """Shape and training of the transformer.
 
-    vocabulary_size: int = 8192
-    hidden_size: int = 256
-    layers: int = 4
-    heads: int = 4
-    feed_forward: int = 704
-    context_length: int = 512
-    dropout: float = 0.1
-    """Of the embeddings and of what each block adds."""
-    batch: int = 8
-    """Windows of `context_length` tokens in a step."""
-    matrix_rate: float = 0.02
-    """Muon's, for the layers' matrices."""
-    embedding_rate: float = 0.003
-    """AdamW's, for the rest."""
-    weight_decay: float = 0.1
-    precision: Precision = Precision.AUTO
-    """Of matrix products and attention; the residual stream is float32."""
+    Raises:
+        OptionError: a value is not allowed.
+    """
+
+    vocabulary_size: int = option(
+        "tokens of the byte-level BPE, learnt from the training text", 8192, least=258, most=LARGEST, fixed=True
+    )
+    hidden_size: int = option(
+        "numbers of a token's state between blocks; a multiple of twice --heads", 256, least=2, most=LARGEST, fixed=True
+    )
+    layers: int = option("blocks of attention and feed-forward network", 4, least=1, most=1000, fixed=True)
+    heads: int = option("attention heads of each block", 4, least=1, most=LARGEST, fixed=True)
+    feed_forward: int = option("numbers inside each feed-forward network", 704, least=1, most=LARGEST, fixed=True)
+    context_length: int = option(
+        "tokens of a training window, and the most that the model will read", 512, least=2, most=LARGEST, fixed=True
+    )
+    dropout: float = option(
+        "probability that a number of the embeddings or of what a block adds is dropped in training",
+        0.1,
+        least=0,
+        below=1,
+    )
+    batch: int = option("windows of --context-length tokens in a step", 8, least=1, most=LARGEST, fixed=True)
+    matrix_rate: float = option(
+        "learning rate of Muon, for the blocks' matrices, in units of their spectral norm, which --shape then lowers",
+        0.02,
+        least=0,
+    )
+    embedding_rate: float = option(
+        "learning rate of AdamW, for embeddings and norms, which --shape then lowers", 0.003, least=0
+    )
+    weight_decay: float = option("share of each weight that a step takes away, times the learning rate", 0.1, least=0)
+    precision: Precision = option(
+        "of matrix products and attention; auto is bfloat16 where the processor has instructions for it", Precision.AUTO
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.hidden_size % (2 * self.heads):
+            raise OptionError(
+                f"--hidden-size {self.hidden_size} is no multiple of twice --heads {self.heads}: each head takes an"
+                " equal, even share of it"
+            )
 
 
 class TransformerTask:
-    """Trains on windows of the text, each after the start token; where they begin changes with the epoch."""
+    """Trains on windows of the text, each after the start token; where they begin changes with the epoch.
+
+    Raises:
+        DataError: the text is too short for one step.
+    """
+
+    name = "transformer"
 
     def __init__(self, corpus: Corpus, settings: TransformerSettings, seed: int) -> None:
         self.settings = settings
+        self.fingerprint = fingerprint(corpus)
         self.seed = seed
         self._products = settings.precision.dtype
         self.tokenizer = train_tokenizer(
@@ -57,13 +93,24 @@ class TransformerTask:
         )
         self.start = int(self.tokenizer.bos_token_id)
         self._ids = encode(self.tokenizer, corpus.train)
+        # One window fewer than fit, so that they can begin anywhere.
+        self._windows = len(self._ids) // settings.context_length - 1
+        self.steps_per_epoch = self._windows // settings.batch
+        if self.steps_per_epoch < 1:
+            raise DataError(
+                f"the training text has {len(self._ids):,} tokens, and one step takes"
+                f" {(settings.batch + 1) * settings.context_length:,}: give more text, or a smaller --batch or"
+                " --context-length"
+            )
         self._valid_ids = encode(self.tokenizer, corpus.valid)
         self._valid_words = count_words(corpus.valid)
         self.module = _build(settings, self.tokenizer)
         self.optimizers = _optimizers(self.module, settings)
-        # One window fewer than fit, so that they can begin anywhere.
-        self._windows = len(self._ids) // settings.context_length - 1
-        self.steps_per_epoch = self._windows // settings.batch
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """See `Task.rates`."""
+        return {"matrix_rate": self.settings.matrix_rate, "embedding_rate": self.settings.embedding_rate}
 
     def batches(self, epoch: int, skip: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Inputs and targets, each [batch, context_length]; an input is its target moved right by the start token."""
@@ -98,8 +145,9 @@ class TransformerTask:
         """A Hugging Face folder with weights in half precision."""
         half = LlamaForCausalLM(self.module.config).half()
         half.load_state_dict(self.module.state_dict())
-        half.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+        with replacing(folder) as scratch:
+            half.save_pretrained(scratch)
+            self.tokenizer.save_pretrained(scratch)
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing: every window stands alone."""

@@ -84,8 +84,16 @@ def test_per_word_divides_by_words() -> None:
 
 
 def test_the_command(tiny_lstm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(tiny_lstm), "--data", str(tmp_path / "nowhere")]) == 1
-    assert "no data folder" in capsys.readouterr().err
+    for arguments, message in (
+        (["--data", str(tmp_path / "[/]")], "no data folder"),
+        (["--data", str(tmp_path), "--stride", "-1"], "--stride"),
+        (["--data", str(tmp_path), "--threads", "0"], "--threads"),
+    ):
+        assert main([str(tiny_lstm), *arguments]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ")
+        assert message in error
+        assert error.count("\n") == 1
     for split in ("valid", "test"):
         (tmp_path / f"{split}.txt").write_text("".join(line + "\n" for line in LINES[:5]))
     assert main([str(tiny_lstm), "--data", str(tmp_path), "--device", "cpu", "--json"]) == 0

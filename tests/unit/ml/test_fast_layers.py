@@ -66,6 +66,13 @@ def test_a_large_weight(layer: nn.Module, rows: int) -> None:
     torch.testing.assert_close(found, gradient, atol=1e-2, rtol=1e-4)  # of sums of a thousand squares
 
 
+def test_a_packed_layer_is_not_saved_without_its_weight() -> None:
+    model = nn.Sequential(nn.Linear(1024, 1100))
+    use_fast_layers(model)
+    with pytest.raises(RuntimeError, match=r"0\.weight is packed"):
+        model.state_dict()
+
+
 @pytest.mark.parametrize("rows", [1, 100])
 @pytest.mark.parametrize("size", [16, 600])  # the larger one's weights are packed
 def test_a_gated_network(size: int, rows: int) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import io
 import json
+import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,13 @@ from rich.console import Console
 
 from ml.models import load
 from ml.train import loop
+from ml.train.checkpoint import load_checkpoint, save_checkpoint
 from ml.train.corpus import read_corpus
 from ml.train.display import Display
 from ml.train.errors import DivergedError, InterruptedRunError, ResumeError, StorageError
-from ml.train.loop import RunSettings, Training
+from ml.train.loop import Training
 from ml.train.lstm import LstmSettings, LstmTask
+from ml.train.run import RunSettings
 from ml.train.schedule import Shape
 from ml.train.task import Task
 from ml.train.transformer import TransformerSettings, TransformerTask
@@ -28,6 +32,12 @@ TRANSFORMER = TransformerSettings(
     vocabulary_size=300, hidden_size=16, layers=2, heads=2, feed_forward=32, context_length=32, batch=8
 )
 RUN = RunSettings(epochs=2, warmup=4, validations=2, average=0.9)
+
+
+@pytest.fixture(autouse=True)
+def _undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing the curve after each validation would take half of these tests' time; one of them undoes this."""
+    monkeypatch.setattr("ml.train.folder.plot_history", lambda lines, path: path.write_bytes(b""))
 
 
 def build(kind: str, data: Path, out: Path, run: RunSettings = RUN, **changes: Any) -> Training:
@@ -57,12 +67,11 @@ def interrupt_at(training: Training, last: int, monkeypatch: pytest.MonkeyPatch)
         training.run()
 
 
-def numbers(training: Training) -> list[tuple[Any, ...]]:
-    return [(r.step, r.train_loss, r.valid_loss, r.valid_perplexity, r.rate) for r in training.history]
+def numbers(training: Training) -> list[dict[str, Any]]:
+    return [{**vars(record), "seconds": None} for record in training.history]
 
 
-@pytest.mark.parametrize("kind", ["lstm", "transformer"])
-@pytest.mark.parametrize("shape", [Shape.TRAPEZOID, Shape.PLATEAU])
+@pytest.mark.parametrize(("kind", "shape"), [("lstm", Shape.PLATEAU), ("transformer", Shape.TRAPEZOID)])
 def test_a_resumed_run_has_the_numbers_of_an_undisturbed_one(
     kind: str, shape: Shape, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -87,15 +96,18 @@ def test_a_resumed_run_has_the_numbers_of_an_undisturbed_one(
 
 
 @pytest.mark.parametrize("kind", ["lstm", "transformer"])
-def test_it_learns_and_leaves_a_model_that_loads(kind: str, data: Path, tmp_path: Path) -> None:
+def test_it_learns_and_leaves_a_model_that_loads(
+    kind: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
     out = tmp_path / f"my-{kind}"
     training = build(kind, data, out, RunSettings(epochs=4, warmup=4), dropout=0.0)
     training.run()
-    losses = [record.valid_loss for record in training.history]
+    losses = [record.valid_loss_per_token for record in training.history]
     assert len(losses) == 4
     assert losses[-1] < losses[0] - 0.2
     history = json.loads((out / "training" / "history.json").read_text())
-    assert [line["valid_loss"] for line in history] == losses
+    assert [line["valid_loss_per_token"] for line in history] == losses
     assert (out / "training" / "loss.png").read_bytes().startswith(b"\x89PNG")
     model = load(str(out), device="cpu")
     assert model.info.name == f"my-{kind}"
@@ -160,21 +172,76 @@ def test_the_mean_of_the_weights_begins_when_progress_stalls(data: Path, tmp_pat
     assert training._average.steps == training.task.steps_per_epoch
 
 
+def test_the_history_tells_learning_rates(data: Path, tmp_path: Path) -> None:
+    training = build("transformer", data, tmp_path, RunSettings(epochs=2, decay=0.5, validations=2))
+    training.run()
+    half, whole = training.history[1], training.history[2]
+    assert half.learning_rates == {"matrix_rate": 0.02, "embedding_rate": 0.003}
+    factor = whole.learning_rate_factor
+    assert 0 < factor < 1
+    assert whole.learning_rates == {"matrix_rate": 0.02 * factor, "embedding_rate": 0.003 * factor}
+    words, tokens = training.task._valid_words, len(training.task._valid_ids)  # type: ignore[attr-defined]
+    nats = whole.valid_loss_per_token * tokens
+    assert whole.valid_perplexity_per_word == pytest.approx(math.exp(nats / words))
+
+
 def test_a_plateau_divides_the_rate(data: Path, tmp_path: Path) -> None:
     training = build("lstm", data, tmp_path, RunSettings(epochs=3, shape=Shape.PLATEAU), rate=0.0)
     training.run()
-    assert [record.rate for record in training.history] == [1.0, 1.0, 0.25]
+    assert [record.learning_rate_factor for record in training.history] == [1.0, 1.0, 0.25]
 
 
-def test_resuming_needs_a_checkpoint_of_this_model(data: Path, tmp_path: Path) -> None:
+def test_resuming_needs_a_checkpoint_of_this_model_and_text(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
     with pytest.raises(ResumeError, match="there is no checkpoint"):
-        build("lstm", data, tmp_path).resume()
-    build("lstm", data, tmp_path, RunSettings(epochs=1)).run()
+        build("lstm", data, out).resume()
+    begun = build("lstm", data, out)
+    begun.begin()
+    with pytest.raises(ResumeError, match=r"--layers 3 \(was 2\), --batch 8 \(was 4\)"):
+        build("lstm", data, out, layers=3, batch=8).resume()
     with pytest.raises(ResumeError, match="another model"):
-        build("lstm", data, tmp_path, layers=3).resume()
-    (tmp_path / "training" / "checkpoint.safetensors").write_bytes(b"rubbish")
+        build("transformer", data, out).resume()
+    other = tmp_path / "other"
+    shutil.copytree(data, other)
+    (other / "valid.txt").write_text("another text \n")
+    with pytest.raises(ResumeError, match="the text in --data is another"):
+        build("lstm", other, out).resume()
+    state = load_checkpoint(begun.folder.checkpoint)
+    save_checkpoint({**state, "settings": None}, begun.folder.checkpoint)
+    with pytest.raises(ResumeError, match="earlier version"):
+        build("lstm", data, out).resume()
+    begun.folder.checkpoint.write_bytes(b"rubbish")
     with pytest.raises(ResumeError, match="is no checkpoint"):
-        build("lstm", data, tmp_path).resume()
+        build("lstm", data, out).resume()
+
+
+def test_what_a_resumed_run_may_change_is_told_and_acts(data: Path, tmp_path: Path) -> None:
+    build("lstm", data, tmp_path, RunSettings(epochs=1)).run()
+    again = build("lstm", data, tmp_path, RunSettings(epochs=2), rate=0.0, dropout=0.25)
+    log = io.StringIO()
+    again.display = Display(Console(file=log, width=200))
+    again.resume()
+    assert [line.partition(": ")[2] for line in log.getvalue().splitlines()] == [
+        "--dropout 0.25 (was 0.5)",
+        "--rate 0.0 (was 0.01)",
+        "--epochs 2 (was 1)",
+    ]
+    before = {name: weight.clone() for name, weight in again.task.module.state_dict().items()}
+    again.run()
+    assert all(torch.equal(weight, before[name]) for name, weight in again.task.module.state_dict().items())
+    assert again.history[-1].learning_rates == {"rate": 0.0}
+
+
+def test_a_run_that_was_killed_before_its_first_validation_goes_on(data: Path, tmp_path: Path) -> None:
+    run = RunSettings(epochs=1)
+    whole = build("lstm", data, tmp_path / "whole", run)
+    whole.run()
+    build("lstm", data, tmp_path / "parts", run).begin()
+    torch.manual_seed(99)
+    again = build("lstm", data, tmp_path / "parts", run)
+    again.resume()
+    again.run()
+    assert numbers(again) == numbers(whole)
 
 
 def test_the_log_tells_loss_perplexity_speed_and_time_left(
