@@ -51,7 +51,7 @@ def stack(tmp_path: Path, token: str, tiny_llama: Path) -> Iterator[StackFactory
 
     def start(*, wait: bool = True, **env: str) -> Child:
         command = [sys.executable, "-m", "deploy.stack", "--state", str(tmp_path / "state")]
-        full = environment(GLOSS_TEST_TOKEN=token, **{"GLOSS_MODEL": str(tiny_llama), **env})
+        full = environment(TESTS_TOKEN=token, **{"GLOSS_MODEL": str(tiny_llama), **env})
         child = Child("stack", command, tmp_path / f"stack-{len(started)}.log", full)
         started.append(child)
         if wait:
@@ -62,7 +62,7 @@ def stack(tmp_path: Path, token: str, tiny_llama: Path) -> Iterator[StackFactory
     for child in started:
         child.stop(30)
         print(child.output())
-    assert wait_until_none("GLOSS_TEST_TOKEN", token) == []
+    assert wait_until_none("TESTS_TOKEN", token) == []
 
 
 def wait_for(child: Child, text: str, timeout: float = 120) -> None:
@@ -96,7 +96,7 @@ def test_the_demo_walks_and_ends(tmp_path: Path, token: str) -> None:
     result = subprocess.run(
         [sys.executable, "-m", "deploy.demo", "--once", "--state", str(tmp_path)],
         cwd=CHECKOUT,
-        env=environment(GLOSS_TEST_TOKEN=token),
+        env=environment(TESTS_TOKEN=token),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -106,9 +106,10 @@ def test_the_demo_walks_and_ends(tmp_path: Path, token: str) -> None:
     assert result.returncode == 0, result.stdout + result.stderr
     for part in ("gloss next", "gloss attend", "occlusion ·", "lime ·", "grpc", "/metrics"):
         assert part in result.stdout.lower(), f"no {part} in:\n{result.stdout}"
-    assert wait_until_none("GLOSS_TEST_TOKEN", token) == []
+    assert wait_until_none("TESTS_TOKEN", token) == []
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_everything_and_a_second_start_works(stack: StackFactory, token: str) -> None:
     first = stack()
     assert re.search(r"gRPC +127\.0\.0\.1:[1-9]\d+", first.output())
@@ -120,26 +121,28 @@ def test_ctrl_c_stops_everything_and_a_second_start_works(stack: StackFactory, t
 
     os.kill(first.pid, signal.SIGINT)
     assert wait_for_end(first) == 0, first.output()
-    assert processes_with("GLOSS_TEST_TOKEN", token) == []
+    assert processes_with("TESTS_TOKEN", token) == []
 
     second = stack()
     os.kill(second.pid, signal.SIGTERM)
     assert wait_for_end(second) == 0, second.output()
-    assert processes_with("GLOSS_TEST_TOKEN", token) == []
+    assert processes_with("TESTS_TOKEN", token) == []
 
 
+@pytest.mark.slow
 def test_a_killed_stack_takes_its_processes_along(stack: StackFactory, token: str) -> None:
     os.kill(stack().pid, signal.SIGKILL)
-    assert wait_until_none("GLOSS_TEST_TOKEN", token, timeout=30) == []
+    assert wait_until_none("TESTS_TOKEN", token, timeout=30) == []
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_ends_the_stack_with_its_last_lines(stack: StackFactory, token: str) -> None:
     child = stack()
-    server = next(line for line in processes_with("GLOSS_TEST_TOKEN", token) if "-m server" in line)
+    server = next(line for line in processes_with("TESTS_TOKEN", token) if "-m server" in line)
     os.kill(int(server.partition(":")[0]), signal.SIGKILL)
     assert wait_for_end(child) == 1
     assert "the server was ended by SIGKILL; its last lines" in child.output()
-    assert processes_with("GLOSS_TEST_TOKEN", token) == []
+    assert processes_with("TESTS_TOKEN", token) == []
 
 
 @pytest.mark.parametrize("variable", ["GLOSS_PORT", "GLOSS_METRICS_PORT", "GLOSS_WORKER_METRICS_PORT"])

@@ -150,6 +150,7 @@ def test_a_job_ends_while_redis_is_away(worker, model, store, server):
     wait_for(lambda: store.worker_alive(model.name, model.digest))
 
 
+@pytest.mark.slow
 def test_another_worker_takes_over_when_one_is_killed(worker, start, model, store):
     busy = store.create(lime(1_000_000, seed=3), model).name
     under_way(store, busy)

@@ -80,10 +80,10 @@ def test_a_child_does_not_outlive_a_killed_parent(tmp_path: Path) -> None:
         "child.wait_ready(20); print(child.pid, flush=True); signal.pause()"
     )
     token = tmp_path.name
-    env = {**os.environ, "GLOSS_TEST_TOKEN": token}
+    env = {**os.environ, "TESTS_TOKEN": token}
     with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, cwd=CHECKOUT, env=env) as process:
         assert process.stdout is not None
         pid = process.stdout.readline().decode().strip()
-        assert any(line.startswith(f"{pid}:") for line in processes_with("GLOSS_TEST_TOKEN", token))
+        assert any(line.startswith(f"{pid}:") for line in processes_with("TESTS_TOKEN", token))
         process.kill()
-    assert wait_until_none("GLOSS_TEST_TOKEN", token) == []
+    assert wait_until_none("TESTS_TOKEN", token) == []

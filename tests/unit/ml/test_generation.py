@@ -236,7 +236,7 @@ def test_texts_that_pause_stay_as_they_are(folder: str, request: pytest.FixtureR
     model = load(str(request.getfixturevalue(folder)), device="cpu")
     decoders = [model.decoder()]
     if isinstance(model, HuggingFaceModel):
-        decoders.append(CacheDecoder(model.module))
+        decoders.append(CacheDecoder(model.module, 128))
     for decoder in decoders:
         texts = [[int(decoder.start(prompt).argmax())] for prompt in PROMPTS[:3]]
         for taking in ([1], [0, 2], [2], [0, 1], None, [0, 2], [1]):

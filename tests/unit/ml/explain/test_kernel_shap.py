@@ -94,6 +94,7 @@ def test_needs_fewer_evaluations_than_permutations():
     assert error(KernelShapExplainer, 300) < error(PermutationExplainer, 500)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # shap's own
 def test_agrees_with_shap():
     import shap
