@@ -99,7 +99,9 @@ class Comparison:
         name = self._model.info.name
         if isinstance(self._model, HuggingFaceModel):
             # Everything else would agree all the same, and be slow.
-            yield Agreement(name, "rows are packed", self.dtype, 0.0 if self._model.packs else math.nan, 0.0)
+            yield Agreement(
+                name, "ragged batches are used", self.dtype, 0.0 if self._model.ways.ragged else math.nan, 0.0
+            )
         for what, unit, way in (*self._verbs(), *self._methods()):
             try:
                 ours, theirs = way(self._model), way(self._reference)

@@ -37,6 +37,11 @@ class Game(Protocol):
         ...
 
 
+def together(game: Game) -> int:
+    """How many coalitions a game answers in about the time of one; 1 where it does not say."""
+    return int(getattr(game, "together", 1))
+
+
 def ends(features: int) -> BoolArray:
     """The empty and the whole coalition, bool [2, features]."""
     return np.array([[False], [True]]).repeat(features, axis=1)

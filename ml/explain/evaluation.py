@@ -106,6 +106,10 @@ class Evaluator:
         self._prefixes: dict[int, Prefix | None] = {}  # by the model's identity
         self._budget = tokens_per_chunk or chunk_tokens(model.info)
 
+    def together(self, tokens: int) -> int:
+        """How many prompts of `tokens` tokens to ask for at once: a chunk's on a GPU, which a few leave idle."""
+        return 1 if self._model.info.device.startswith("cpu") else max(1, self._budget // max(1, tokens))
+
     def __call__(self, prompts: Sequence[Ids], exact: int = 0) -> Iterator[Chunk]:
         """Values of `prompts`, a chunk at a time and in whatever order suits the work.
 

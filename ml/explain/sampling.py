@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from ml.explain.estimator import BoolArray, Estimate, Estimating, FloatArray, Game, IntArray
+from ml.explain.estimator import BoolArray, Estimate, Estimating, FloatArray, Game, IntArray, together
 from ml.explain.surrogates import Fit
 from ml.result import StopReason
 
@@ -53,7 +53,8 @@ def anytime(
     coalitions = np.empty((0, rows, game.features), dtype=np.bool_)
     values = np.empty((0, rows))
     while True:
-        size = min(max(_FIRST_BATCH // rows, int(len(values) * growth), 1), blocks - len(values))
+        size = max(_FIRST_BATCH // rows, int(len(values) * growth), together(game) // rows, 1)
+        size = min(size, blocks - len(values))
         batch = np.array([next(draws) for _ in range(size)])
         asked = yield from game(batch.reshape(-1, game.features))
         answers = asked.reshape(size, rows)

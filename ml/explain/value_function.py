@@ -62,6 +62,11 @@ class ValueFunction:
         self._cache = cache
         self._scope = scope
 
+    @property
+    def together(self) -> int:
+        """How many coalitions take about the time of one: see `Evaluator.together`."""
+        return self._evaluator.together(len(self._prompts(np.ones(self.features, dtype=np.bool_))))
+
     def beside(self, coalitions: BoolArray) -> None:
         """Compute `coalitions` together with what is asked for next: without rounding, and for less than apart."""
         self._beside = coalitions

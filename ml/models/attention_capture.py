@@ -20,10 +20,10 @@ from transformers.masking_utils import sdpa_mask
 
 from ml.errors import InputError
 from ml.language_model import AttentionSink
-from ml.models.decoding import SlotDecoder
-from ml.models.implementation import NAME, forget, register, registered
-from ml.models.packed_attention import PackedRun
+from ml.models.implementation import NAME, register, registered
 from ml.models.value_zeroing import Zeroing
+from ml.runtime.kernels import Scores
+from ml.runtime.last_layer import LayerCall, TrimmedForward
 
 Reader = Callable[[PreTrainedModel, Sequence[int], Sequence[int], Sequence[int], AttentionSink], None]
 """Runs a model over ids and hands the weights of layers and queries to a sink; see `LanguageModel.attention`."""
@@ -43,7 +43,7 @@ class _Capture:
         self._queries = queries
         self._sink = sink
 
-    def take(self, layer: int, query: Tensor, key: Tensor, mask: Tensor | None, scale: float) -> None:
+    def take(self, layer: int, query: Tensor, key: Tensor, mask: Tensor | None, scores: Scores) -> None:
         """Hand over the weights of one layer, if they are wanted.
 
         Args:
@@ -51,27 +51,38 @@ class _Capture:
             query: [1, heads, T, size].
             key: [1, key heads, T, size]; each serves as many neighbouring heads as there are more of them.
             mask: [1, 1 or heads, T, T], bool (True is seen) or added to the scores. None is causal.
-            scale: multiplies the scores.
         """
         if layer not in self.missing:
             return
         self.missing.remove(layer)
-        heads, keys = query.shape[1], key.shape[2]
         queries = self._queries.to(query.device)  # the layers may lie on several
-        # [key heads, heads of each, Q, size] x [key heads, 1, size, T]; float32 as eager attention's softmax has it.
-        q = query[0, :, queries].float().view(key.shape[1], -1, len(queries), query.shape[3])
-        k = key[0].float().unsqueeze(1)
-        scores = torch.matmul(q * scale, k.transpose(-1, -2)).view(heads, -1, keys)
-        if mask is None:
-            hidden = torch.arange(keys, device=scores.device) > queries[:, None]
-            scores.masked_fill_(hidden, float("-inf"))
-        elif mask.dtype == torch.bool:
-            scores.masked_fill_(~mask[0, :, queries], float("-inf"))
-        else:
-            scores += mask[0, :, queries]
-        self._sink(layer, all_heads(torch.softmax(scores, dim=-1), self._heads))
+        weights = _weights(query, key, mask, scores, queries)[0]
+        self._sink(layer, all_heads(weights, self._heads))
         if layer == self._last:
             raise _Done
+
+
+def _weights(query: Tensor, key: Tensor, mask: Tensor | None, scores: Scores, queries: Tensor) -> Tensor:
+    """Softmax weights of some `queries` over all keys, float32 [batch, heads, Q, T], as eager attention has them."""
+    batch, heads, _, size = query.shape
+    keys = key.shape[2]
+    # [batch, key heads, heads of each, Q, size] x [batch, key heads, 1, size, T].
+    q = query[:, :, queries].float().view(batch, key.shape[1], -1, len(queries), size)
+    k = key.float().unsqueeze(2)
+    found = torch.matmul(q * scores.scale, k.transpose(-1, -2)).view(batch, heads, -1, keys)
+    if scores.cap is not None:
+        found = torch.tanh(found / scores.cap) * scores.cap
+    if mask is None:
+        hidden = torch.arange(keys, device=found.device) > queries[:, None]
+        found = found.masked_fill(hidden, float("-inf"))
+    elif mask.dtype == torch.bool:
+        found = found.masked_fill(~mask[:, :, queries], float("-inf"))
+    else:
+        found = found + mask[:, :, queries]
+    if scores.sinks is None:
+        return torch.softmax(found, dim=-1)
+    sinks = scores.sinks.float().view(1, -1, 1, 1).expand(*found.shape[:3], 1)
+    return torch.softmax(torch.cat([found, sinks], dim=-1), dim=-1)[..., :keys]
 
 
 def prepare(module: PreTrainedModel) -> Reader | None:
@@ -79,10 +90,9 @@ def prepare(module: PreTrainedModel) -> Reader | None:
 
     Each way is tried out on two tokens: models differ in whether they hand keyword arguments on, and only that tells.
     """
-    if register(module):
-        if _gives_weights(capture, module):
-            return capture
-        forget(module)
+    # It stays registered for rows of a batch, whose attention can be capped and have sinks, which that of SDPA cannot.
+    if register(module) and _gives_weights(capture, module):
+        return capture
     return read_eager if _gives_weights(read_eager, module) else None
 
 
@@ -165,23 +175,25 @@ def _attention(  # noqa: PLR0917 - transformers' signature
     value: Tensor,
     attention_mask: Tensor | None,
     gloss_capture: _Capture | None = None,
-    gloss_packed: PackedRun | None = None,
-    gloss_decoder: SlotDecoder | None = None,
+    gloss_rows: TrimmedForward | None = None,
     gloss_zeroing: Zeroing | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     scale = kwargs.get("scaling") or query.shape[-1] ** -0.5
-    if gloss_packed is not None:
-        kwargs.pop("scaling", None)
-        return gloss_packed.attend(cast(int, module.layer_idx), query, key, value, scale, **kwargs), None
-    if gloss_decoder is not None:
-        return gloss_decoder.attend(cast(int, module.layer_idx), query, key, value, scale), None
+    if gloss_rows is not None:
+        return gloss_rows.attend(LayerCall(cast(int, module.layer_idx), scale, kwargs), query, key, value), None
+    scores = Scores.of(scale, kwargs)
     if gloss_capture is not None:
-        gloss_capture.take(cast(int, module.layer_idx), query, key, attention_mask, scale)
+        gloss_capture.take(cast(int, module.layer_idx), query, key, attention_mask, scores)
     if gloss_zeroing is not None:
         value = gloss_zeroing(value)
-    out: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    return out
+    if scores.cap is None and scores.sinks is None:
+        out: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+        return out
+    # SDPA knows neither caps nor sinks.
+    weights = _weights(query, key, attention_mask, scores, torch.arange(query.shape[2], device=query.device))
+    grouped = value.repeat_interleave(query.shape[1] // value.shape[1], dim=1)
+    return torch.matmul(weights.to(value.dtype), grouped).transpose(1, 2).contiguous(), None
 
 
 AttentionInterface.register(NAME, _attention)

@@ -18,7 +18,8 @@ from transformers import PreTrainedModel
 
 _BOUNDS = re.compile(r"window|chunk|local|block_size|span|topk|top_k|attention_(length|context|size)|max_len|lsh")
 _NO_BOUNDS = re.compile(r"expert|moe|router|group|^top_?k$|global|theta|layer|period|dim|pattern|_ids|num_")
-_ROTARY = "original_max_position_embeddings"
+ROTARY = "original_max_position_embeddings"
+"""Where one set of rotary factors ends and another begins, where there are two."""
 _COMPARES_NAMES = re.compile(r"_attn_implementation\s*(==|!=|\bin\b|\bnot\s+in\b)")
 
 
@@ -37,7 +38,8 @@ class Bound:
 
 def bounds(module: PreTrainedModel, context_length: int) -> list[Bound]:
     """The bounds of a model that prompts of up to `context_length` tokens can exceed, ascending."""
-    found = set(_found(module.config.get_text_config().to_dict()))
+    config = module.config.get_text_config().to_dict()
+    found = {Bound(value, whole=path[-1] == ROTARY) for path, value in bound_names(config)}
     return sorted(bound for bound in found if 1 < bound.tokens < context_length)
 
 
@@ -50,16 +52,17 @@ def compares_names(module: PreTrainedModel) -> bool:
     return _COMPARES_NAMES.search(source) is not None
 
 
-def _found(config: Mapping[str, Any]) -> Iterator[Bound]:
+def bound_names(config: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], int]]:
+    """The numbers of a configuration that are bounds, with the names that lead to them."""
     kind = str(config.get("rope_type", config.get("type", "")))
     for name, value in ((str(key), value) for key, value in config.items()):
         if isinstance(value, Mapping):
-            yield from _found(value)
-        elif name == _ROTARY:
+            yield from (((name, *path), found) for path, found in bound_names(value))
+        elif name == ROTARY:
             # Other kinds than these scale by factors of their own, whatever the prompt's length.
             if isinstance(value, int) and (kind == "longrope" or "dynamic" in kind):
-                yield Bound(value, whole=True)
+                yield (name,), value
         elif _BOUNDS.search(name) and not _NO_BOUNDS.search(name):
             for each in value if isinstance(value, (list, tuple)) else [value]:
                 if isinstance(each, int) and not isinstance(each, bool):
-                    yield Bound(each)
+                    yield (name,), each

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -11,26 +12,38 @@ from transformers import DynamicCache, PreTrainedModel
 
 from ml.language_model import Objective
 from ml.models.implementation import registered
-from ml.models.last_layer import KeysKnownError, TrimmedRun
+from ml.runtime.kernels import Scores
+from ml.runtime.last_layer import NO_MASK, KeysKnownError, LayerCall, TrimmedForward
+from ml.runtime.ragged_batch import Span
+from ml.runtime.spans import SpanOf
 
 States = Sequence[tuple[Tensor, Tensor]]
 """By layer: keys and values of what stands before all sequences, each [1, key heads, positions, size]."""
 
 
 def gradients(
-    module: PreTrainedModel, points: Tensor, tail: int, objective: Objective, before: States, *, packs: bool
+    module: PreTrainedModel,
+    points: Tensor,
+    tail: int,
+    objective: Objective,
+    before: States,
+    *,
+    span_of: SpanOf | None,
 ) -> tuple[Tensor, Tensor]:
     """See `WhiteBox.gradients`.
 
     Args:
         before: none, or of every layer.
-        packs: whether the model computes packed rows; see `packed_attention.can_pack`.
+        span_of: what the layers see, where the model computes rows of a batch; None where it goes by its own forward.
     """
     with torch.enable_grad():
         # Copies, as what was computed in inference mode may be no part of a gradient.
         states = [(keys.clone(), values.clone()) for keys, values in before]
         points = points.detach().to(module.device, module.dtype).requires_grad_()
-        logits = BatchRun(points, tail, states).forward(module) if packs else _plain(module, points, tail, states)
+        if span_of is None:
+            logits = _plain(module, points, tail, states)
+        else:
+            logits = DenseForward(points, tail, states, span_of).forward(module)
         values = objective(logits.float())
         (found,) = torch.autograd.grad(values.sum(), points)
     return values.detach(), found.float()
@@ -46,59 +59,66 @@ def _plain(module: PreTrainedModel, points: Tensor, tail: int, before: States) -
     return logits
 
 
-class BatchRun(TrimmedRun):
-    """The sequences as rows one behind the other, so that the last layer computes only those that are read out.
+class DenseForward(TrimmedForward):
+    """Sequences of equal length as rows one behind the other, so that the last layer computes only those asked for.
 
     Without padding and with equal lengths, attention is that of a batch.
     """
 
-    _no_mask = torch.zeros(1, 1, 1, 1)
-
-    def __init__(self, points: Tensor, tail: int, before: States) -> None:
-        """Prepare to run `points`, [n, T, size], reading out the last `tail` positions of each."""
+    def __init__(self, points: Tensor, tail: int, before: States, span_of: SpanOf) -> None:
+        """Prepare to run `points`, [n, T, size], for the logits of the last `tail` positions of each."""
         super().__init__()
-        self._points, self._tail, self._before = points, tail, before
+        self._points, self._tail, self._before, self._span_of = points, tail, before, span_of
         self._many, length, _ = points.shape
         self._start = before[0][0].shape[2] if before else 0
-        self.count = self.rows = self._many * length
-        rows = torch.arange(self.rows, device=points.device).view(self._many, length)
-        self.readout = self.picks = rows[:, length - tail :].flatten()
+        self.device, self.count = points.device, self._many * length
+        self.rows = self.count
+        self.rows_kept = np.arange(self.rows).reshape(self._many, length)[:, length - tail :].ravel()
+        self.kept = torch.from_numpy(self.rows_kept).to(self.device)
         self.trims = 2 * tail < length
         self._last: tuple[Tensor, Tensor] | None = None  # keys and values of the last layer
-        seen = torch.ones(length, self._start + length, dtype=torch.bool, device=points.device)
-        self._seen = seen.tril(self._start)
+        self._masks: dict[tuple[Span, int], Tensor] = {}
 
     def forward(self, module: PreTrainedModel) -> Tensor:
-        """Logits of the read-out positions, [n, tail, vocabulary]."""
-        length = self._points.shape[1]
-        positions = torch.arange(self._start, self._start + length, device=self._points.device)
+        """Logits of the last positions, [n, tail, vocabulary]."""
+        positions = torch.arange(self._start, self._start + self._points.shape[1], device=self.device)
         with registered(module):
             logits: Tensor = module(
                 inputs_embeds=self._points.reshape(1, self.rows, -1),
                 position_ids=positions.repeat(self._many).unsqueeze(0),
-                attention_mask=self._no_mask.to(self._points.device),  # transformers makes none of its own
+                attention_mask=NO_MASK.to(self.device),
                 use_cache=False,
-                logits_to_keep=self.picks,
-                gloss_packed=self,
+                logits_to_keep=self.kept,
+                gloss_rows=self,
             ).logits[0]
         return logits.view(self._many, self._tail, -1)
 
-    def attend_rows(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """See `TrimmedRun.attend`."""
+    def attend_rows(self, call: LayerCall, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """See `TrimmedForward.attend`."""
         q = self._apart(query)
         if self.picked and self._last is not None:
             (k, v), self._last = self._last, None
         else:
-            k, v = (self._with_before(self._apart(each), layer, kind) for kind, each in enumerate((key, value)))
+            k, v = (self._with_before(self._apart(each), call.layer, kind) for kind, each in enumerate((key, value)))
         if self.collecting:
             self._last = k, v
             raise KeysKnownError
-        asking = q.shape[2]
-        causal = asking > 1 and not self._start and asking == k.shape[2]
-        mask = None if causal or asking == 1 else self._seen[-asking:]
-        gqa = q.shape[1] != k.shape[1]
-        out = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, scale=scale, enable_gqa=gqa)
-        return out.transpose(1, 2).reshape(1, -1, q.shape[1], q.shape[3])
+        visible = self._visible(self._span_of(call.layer, call.arguments), q.shape[2], k.shape[2])
+        scores = Scores.of(call.scale, call.arguments)
+        if scores.cap is None and scores.sinks is None:
+            gqa = q.shape[1] != k.shape[1]
+            out = F.scaled_dot_product_attention(q, k, v, visible, scale=call.scale, enable_gqa=gqa)
+        else:
+            out = _attend(q, k, v, scores, visible)
+        return out.transpose(1, 2).reshape(1, -1, q.shape[1], v.shape[3])
+
+    def _visible(self, span: Span, queries: int, keys: int) -> Tensor:
+        """Which keys the last `queries` positions see, [queries, keys]."""
+        if (span, queries) not in self._masks:
+            positions, seen = np.arange(keys - queries, keys)[:, None], np.arange(keys)
+            visible = (seen <= positions) & (seen >= span.first(positions))
+            self._masks[span, queries] = torch.from_numpy(visible).to(self.device)
+        return self._masks[span, queries]
 
     def _apart(self, rows: Tensor) -> Tensor:
         """[1, heads, n · positions, size] -> [n, heads, positions, size]."""
@@ -109,3 +129,15 @@ class BatchRun(TrimmedRun):
         if not self._before:
             return states
         return torch.cat([self._before[layer][kind].expand(self._many, -1, -1, -1), states], dim=2)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, scores: Scores, visible: Tensor) -> Tensor:
+    """Attention with capped scores or sinks, by operations that have gradients; see `ml.runtime.kernels`."""
+    k, v = (each.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for each in (k, v))
+    found = torch.matmul(q, k.transpose(-1, -2)) * scores.scale
+    if scores.cap is not None:
+        found = torch.tanh(found / scores.cap) * scores.cap
+    found = found.masked_fill(~visible, float("-inf"))
+    if scores.sinks is not None:
+        found = torch.cat([found, scores.sinks.view(1, -1, 1, 1).expand(*found.shape[:3], 1)], dim=-1)
+    return torch.matmul(found.softmax(-1)[..., : k.shape[2]], v)

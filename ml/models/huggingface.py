@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,20 +16,24 @@ from ml.language_model import MEAN, AttentionSink, Batch, Decoder, ModelInfo, Ob
 from ml.models.attention_capture import Reader, capture, read_eager
 from ml.models.batches import PaddedReader, batch_logits, padded_batches
 from ml.models.bfloat16 import bfloat16_twin
+from ml.models.by_length import DecoderByLength, ReaderByLength
 from ml.models.cached_batches import CachedPrefix, CachedRun
 from ml.models.cuda import record
-from ml.models.decoding import CacheDecoder, SlotDecoder
+from ml.models.decoding import CacheDecoder
 from ml.models.embedding import lookup
 from ml.models.gradients import gradients
 from ml.models.implementation import register
-from ml.models.packed_attention import PackedPrefix, PackedRun
 from ml.models.placement import Placement
-from ml.models.prefix_reader import PrefixReader
 from ml.models.value_zeroing import ValueZeroing
 from ml.models.verification import Ways
-from ml.packing import Packing
 from ml.precision import has_fast_bfloat16
+from ml.runtime.decoding import BatchedDecoder
+from ml.runtime.prompt_reader import PromptReader
+from ml.runtime.spans import spans_of
+from ml.runtime.variants import CachedTokens, Variants
 from ml.tokens import Tokenizer
+
+_Stream = Callable[..., Iterator[Batch]]
 
 
 class HuggingFaceModel:
@@ -43,13 +48,13 @@ class HuggingFaceModel:
         *,
         ways: Ways = Ways(),  # noqa: B008 -- frozen
         placement: Placement | None = None,
-        products: torch.dtype | None = None,
+        matmul_dtype: torch.dtype | None = None,
     ) -> None:
         """Wrap `module`, whose attention `read` reads; None where it has none.
 
         Args:
             ways: what `module` may use in place of its plain forward; by default nothing.
-            products: what packed attention multiplies in; by default what `module` computes in.
+            matmul_dtype: what attention of a ragged batch rounds to on a CPU; by default nothing.
         """
         self.module = module
         self.ways = ways
@@ -58,9 +63,10 @@ class HuggingFaceModel:
         self.info = info
         self._read = read
         self._twin: HuggingFaceModel | None = None
-        self._products = products
+        self._matmul_dtype = matmul_dtype
+        self._span_of = spans_of(module)
         one_device = not self._placement.spread and self._placement.ranks == 1
-        shortest = int(min(ways.packed, ways.padded, info.context_length)) if ways.packed else 0
+        shortest = int(min(ways.ragged, ways.padded, info.context_length)) if ways.ragged else 0
         self.recorded = record(module, shortest) if shortest and one_device else None
 
     def in_bfloat16(self) -> HuggingFaceModel | None:
@@ -73,7 +79,7 @@ class HuggingFaceModel:
             info = replace(self.info, dtype="bfloat16")
             twin = bfloat16_twin(self.module)
             register(twin)
-            self._twin = HuggingFaceModel(twin, self.tokenizer, info, None, ways=self.ways, products=torch.bfloat16)
+            self._twin = HuggingFaceModel(twin, self.tokenizer, info, None, ways=self.ways, matmul_dtype=torch.bfloat16)
         return self._twin
 
     @torch.inference_mode()
@@ -102,8 +108,8 @@ class HuggingFaceModel:
     @torch.inference_mode()
     def read_prefix(self, ids: Sequence[int]) -> Prefix | None:
         """Read a beginning once for all sequences to come; see `LanguageModel.read_prefix`."""
-        if len(ids) <= self.ways.packed:
-            return PackedRun(dtype=self._products).read(self.module, ids)
+        if len(ids) <= self.ways.ragged:
+            return self._variants(None).read(ids)
         return CachedRun(self.module).read(ids) if len(ids) <= self.ways.cached else None
 
     @torch.inference_mode()
@@ -117,40 +123,47 @@ class HuggingFaceModel:
         prefix: Prefix | None = None,
     ) -> Iterator[Batch]:
         """Logits of many sequences, each distinct prefix computed once; see `LanguageModel.stream_logits`."""
-        longest = max(map(len, sequences), default=0)
-        if longest > self.ways.packed:
-            limits = {"max_tokens": max_tokens, "max_readout": max_readout}
-            if longest <= self.ways.cached:
-                cached = CachedRun(self.module, prefix if isinstance(prefix, CachedPrefix) else None)
-                yield from cached.batches(sequences, tails, **limits)
-            else:
-                yield from padded_batches(self.logits, sequences, tails, **limits)
-            return
-        known = prefix if isinstance(prefix, PackedPrefix) else PackedPrefix((), {})
-        run = PackedRun(known.states, dtype=self._products)
-        packing = Packing(sequences, tails, known.length)
-        computed = 0  # of the prefix that all share, which is a step without sequences
-        for step in packing.steps(max_rows=max_tokens, max_readout=max_readout):
-            logits = run.forward(self.module, step).float()
-            computed += step.rows
-            if step.is_trunk:
-                continue
-            indices = step.sequences.tolist()
-            rows = logits.split([tails[i] for i in indices])
-            yield Batch(indices, rows, computed, sum(len(sequences[i]) for i in indices) - computed)
-            computed = 0
+        limits = {"max_tokens": max_tokens, "max_readout": max_readout}
+        short = [i for i, ids in enumerate(sequences) if len(ids) <= self.ways.ragged]
+        cached = [i for i, ids in enumerate(sequences) if self.ways.ragged < len(ids) <= self.ways.cached]
+        other = [i for i, ids in enumerate(sequences) if len(ids) > max(self.ways.ragged, self.ways.cached)]
+        run = CachedRun(self.module, prefix if isinstance(prefix, CachedPrefix) else None)
+        ways: list[tuple[list[int], _Stream]] = [
+            (short, self._variants(prefix if isinstance(prefix, CachedTokens) else None).batches),
+            (cached, run.batches),
+            (other, partial(padded_batches, self.logits)),
+        ]
+        for chosen, way in ways:
+            if chosen:
+                for batch in way([sequences[i] for i in chosen], [tails[i] for i in chosen], **limits):
+                    yield replace(batch, indices=[chosen[i] for i in batch.indices])
+
+    def _variants(self, prefix: CachedTokens | None) -> Variants:
+        return Variants(self.module, self._span_of, prefix, matmul_dtype=self._matmul_dtype)
 
     def reader(self, max_bytes: int) -> language_model.Reader:
-        """Packed rows without padding where the model allows it, else padded batches; see `LanguageModel.reader`."""
-        if self.info.context_length <= self.ways.read:
-            return PrefixReader(self.module, max_bytes, self.recorded.logits if self.recorded else None)
-        return PaddedReader(self.logits, pads=self.ways.padded > 0)
+        """Rows of a ragged batch where the model allows it, else padded batches; see `LanguageModel.reader`."""
+        plain = PaddedReader(self.logits, pads=self.ways.padded > 0)
+        if not self.ways.served:
+            return plain
+        reader = PromptReader(self.module, self._span_of, max_bytes, self.recorded.logits if self.recorded else None)
+        limited = self.ways.served < self.info.context_length
+        return ReaderByLength(reader, plain, self.ways.served) if limited else reader
 
     def decoder(self, reader: language_model.Reader | None = None) -> Decoder:
         """All sequences in one pass where the model allows it, else one after the other."""
-        if self.info.context_length > self.ways.read:
+
+        def plain() -> Decoder:
             return CacheDecoder(self.module, self.ways.decoded)
-        return SlotDecoder(self.module, reader if isinstance(reader, PrefixReader) else PrefixReader(self.module, 0))
+
+        if not self.ways.served:
+            return plain()
+        own = reader.short if isinstance(reader, ReaderByLength) else reader
+        if not isinstance(own, PromptReader):
+            own = PromptReader(self.module, self._span_of, 0)
+        decoder = BatchedDecoder(self.module, self._span_of, own)
+        limited = self.ways.served < self.info.context_length
+        return DecoderByLength(decoder, plain, self.ways.served) if limited else decoder
 
     @property
     def decoder_bytes(self) -> int:
@@ -184,15 +197,15 @@ class HuggingFaceModel:
         self, points: Tensor, tail: int, objective: Objective, prefix: Prefix | None = None
     ) -> tuple[Tensor, Tensor]:
         """See `WhiteBox.gradients`."""
-        known = prefix if isinstance(prefix, PackedPrefix | CachedPrefix) else None
+        known = prefix if isinstance(prefix, CachedTokens | CachedPrefix) else None
         length = (known.length if known else 0) + points.shape[1]
-        packs = length <= self.ways.differentiated
-        if known and not packs and length > self.ways.cached:
+        span_of = self._span_of if length <= self.ways.differentiated else None
+        if known and span_of is None and length > self.ways.cached:
             # What was read of the prefix is no part of so long a prompt.
             first = self.embed(known.ids).to(points.device).expand(len(points), -1, -1)
-            values, found = gradients(self.module, torch.cat([first, points], dim=1), tail, objective, (), packs=False)
+            values, found = gradients(self.module, torch.cat([first, points], dim=1), tail, objective, (), span_of=None)
             return values, found[:, known.length :]
-        return gradients(self.module, points, tail, objective, known.by_heads if known else (), packs=packs)
+        return gradients(self.module, points, tail, objective, known.by_heads if known else (), span_of=span_of)
 
     @torch.inference_mode()
     def value_zeroing(self, ids: Sequence[int], max_tokens: int, sink: AttentionSink) -> Iterator[int]:

@@ -31,7 +31,9 @@ from ml.models.fast_layers import use_fast_layers
 from ml.models.huggingface import HuggingFaceModel
 from ml.models.placement import BALANCED, Placement
 from ml.models.progress import logged_progress
-from ml.models.verification import verify
+from ml.models.verification import Ways, verify
+from ml.models.verified import remembered
+from ml.runtime.last_layer import keep_last_layer_trimmed
 from ml.tokens import Tokenizer
 
 _log = logging.getLogger(__name__)
@@ -100,8 +102,18 @@ def _load(
     context_length = _context_length(config)
     began = time.monotonic()
     read = prepare(module)
-    ways = verify(module, context_length, name, spread=placement.spread)
+
+    def verified() -> Ways:
+        return verify(module, context_length, name, spread=placement.spread)
+
+    # Ranks of one model must take the same steps, and a file could be there for some of them only.
+    alone = placement.ranks == 1 and bool(digest)
+    ways = remembered(f"{digest} {placement.spread}", module.device, module.dtype, verified) if alone else verified()
+    if ways.trims:
+        keep_last_layer_trimmed(module)
     _log.info("model=%s verified in %.2f s", name, time.monotonic() - began)
+    if ways.unused:
+        _log.warning("model=%s goes by its own forward, which takes longer, in place of: %s", name, ways.unused)
     info = ModelInfo(
         name=name,
         digest=digest,

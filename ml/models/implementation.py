@@ -23,8 +23,7 @@ _names: WeakKeyDictionary[nn.Module, list[tuple[Any, str, str]]] = WeakKeyDictio
 
 def register(module: PreTrainedModel) -> bool:
     """Let `registered` switch `module` to our function; false where it does not take one from outside."""
-    # A model that SDPA does not support caps its scores or has attention sinks, of which our function knows nothing.
-    if not (module._can_set_attn_implementation() and module._supports_sdpa):
+    if not module._can_set_attn_implementation():
         return False
     found: list[Any] = [child.config for child in module.modules() if hasattr(child, "config")]
     configs = {id(config): config for config in found}
@@ -40,11 +39,6 @@ def register(module: PreTrainedModel) -> bool:
     for config, name, _ in _names[module]:
         config._attn_implementation_internal = name
     return True
-
-
-def forget(module: PreTrainedModel) -> None:
-    """Undo `register`."""
-    _names.pop(module, None)
 
 
 @contextmanager

@@ -14,14 +14,15 @@ from transformers import PreTrainedModel
 from ml.language_model import Decoder
 from ml.models.batches import batch_logits
 from ml.models.cached_batches import CachedRun
-from ml.models.decoding import CacheDecoder, SlotDecoder
+from ml.models.decoding import CacheDecoder
 from ml.models.embedding import lookup
-from ml.models.gradients import BatchRun
+from ml.models.gradients import DenseForward
 from ml.models.implementation import registered
-from ml.models.last_layer import trim_last_layer
-from ml.models.packed_attention import PackedRun
-from ml.models.prefix_reader import PrefixReader
-from ml.packing import Packing
+from ml.runtime.decoding import BatchedDecoder
+from ml.runtime.last_layer import trim_last_layer
+from ml.runtime.prompt_reader import PromptReader
+from ml.runtime.spans import spans_of
+from ml.runtime.variants import Variants
 
 READ_OUT = 16
 """Last positions at which a prompt's logits are compared, at most."""
@@ -51,14 +52,17 @@ class Trials:
 
     Attributes:
         memory: bytes of a sequence's cache, and of each of its tokens besides, once `decoded` has run.
+        trims: whether the last layer of `module` stays trimmed, once `ragged` has run.
     """
 
     def __init__(self, module: PreTrainedModel, tolerance: float, *, spread: bool) -> None:
-        """Try out `module`. `tolerance`: up to which difference its last layer stays trimmed for packed rows."""
+        """Try out `module`. `tolerance`: up to which difference its last layer stays trimmed."""
         self._module, self._tolerance, self._spread = module, tolerance, spread
+        self._span_of = spans_of(module)
         self._vocabulary: int = module.config.get_text_config().vocab_size
         self._references: dict[tuple[int, ...], Tensor] = {}
         self.memory = (0, 0)
+        self.trims = False
 
     def reference(self, ids: Sequence[int], tail: int = 1) -> Tensor:
         """What the plain forward says after the last `tail` tokens, float32 [tail, vocabulary]."""
@@ -86,62 +90,60 @@ class Trials:
             apart = max(apart, self._grown_across(CacheDecoder(self._module, math.inf), stage))
         return apart
 
-    def packed(self, stage: Stage) -> float:
-        """Packed rows, with the last layer trimmed where that gives the same. It stays so."""
+    def ragged(self, stage: Stage) -> float:
+        """Rows of a ragged batch, with the last layer trimmed where that gives the same. It stays so."""
         if stage.edge:
-            return self._pack(stage)
+            return self._ragged(stage)
         hooks = trim_last_layer(self._module)
-        apart = tried(lambda: self._pack(stage)) if hooks else math.inf
+        apart = tried(lambda: self._ragged(stage)) if hooks else math.inf
         if apart <= self._tolerance:
+            self.trims = True
             return apart
         for hook in hooks:
             hook.remove()
-        return self._pack(stage)
+        return self._ragged(stage)
 
-    def _pack(self, stage: Stage) -> float:
-        return max(self._pack_in_steps(sequences, rows) for sequences, rows in self._packings(stage))
+    def _ragged(self, stage: Stage) -> float:
+        return max(self._in_batches(sequences, rows) for sequences, rows in self._raggeds(stage))
 
-    def _packings(self, stage: Stage) -> Iterator[tuple[list[list[int]], int]]:
-        """Sequences, and the rows of a step."""
+    def _raggeds(self, stage: Stage) -> Iterator[tuple[list[list[int]], int]]:
+        """Sequences, and the rows of a batch."""
         family = self._family(stage)
         yield family, stage.length if stage.edge else 16
         if stage.exact:
             yield [self.ids(int(stage.limit))], int(stage.limit)
 
-    def _pack_in_steps(self, sequences: Sequence[Sequence[int]], rows: int) -> float:
-        run = PackedRun()
-        tails = _tails(sequences)
+    def _in_batches(self, sequences: Sequence[Sequence[int]], rows: int) -> float:
+        variants, tails = Variants(self._module, self._span_of), _tails(sequences)
         found: dict[int, Tensor] = {}
-        for step in Packing(sequences, tails).steps(max_rows=rows, max_readout=READ_OUT):
-            logits = run.forward(self._module, step).float()
-            if not step.is_trunk:
-                indices = step.sequences.tolist()
-                found.update(zip(indices, logits.split([tails[i] for i in indices]), strict=True))
-        if len(run.layers) != self._module.config.get_text_config().num_hidden_layers:
+        for batch in variants.batches(sequences, tails, max_tokens=rows, max_readout=READ_OUT):
+            found.update(zip(batch.indices, batch.logits, strict=True))
+        if len(variants.layers) != self._module.config.get_text_config().num_hidden_layers:
             return math.inf  # a layer had its own way with the rows
         return self._compared(sequences, tails, [found[i] for i in range(len(sequences))])
 
-    def read(self, stage: Stage) -> float:
-        """The prefix reader and the slot decoder."""
+    def served(self, stage: Stage) -> float:
+        """The prefix cache, and decoding of many sequences together."""
         cache, token = self.memory
-        reader = PrefixReader(self._module, max(cache + token * (2 * stage.length + stage.length), _PREFIX_BYTES))
+        room = max(cache + token * (2 * stage.length + stage.length), _PREFIX_BYTES)
+        reader = PromptReader(self._module, self._span_of, room)
         apart = 0.0
         if not stage.edge:
             family = self._family(stage)
             for _ in range(2):  # the second time behind what was read the first time
                 reading = reader.read(family, _tails(family))
                 apart = max(apart, self._compared(family, _tails(family), reading.logits))
-        return max(apart, self._grown(SlotDecoder(self._module, reader), stage))
+        return max(apart, self._grown(BatchedDecoder(self._module, self._span_of, reader), stage))
 
     def differentiated(self, stage: Stage) -> float:
         """The rows whose gradients are taken."""
         if stage.edge:
-            return 0.0  # as far as packed rows
+            return 0.0  # as far as ragged batches
         ids = self.ids(stage.length)
         sequences = [ids, [self.other(ids[0]), *ids[1:]]]
         device = self._module.device
         points = lookup(self._module.get_input_embeddings(), torch.tensor(sequences, device=device))
-        found = BatchRun(points, 1, ()).forward(self._module).float()
+        found = DenseForward(points, 1, (), self._span_of).forward(self._module).float()
         return self._compared(sequences, [1, 1], list(found))
 
     def cached(self, stage: Stage) -> float:

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from ml.errors import CapabilityError
 from ml.language_model import AttentionSink
 from ml.models.implementation import registered
-from ml.models.last_layer import layers_of
+from ml.runtime.last_layer import layers_of
 
 _NOTHING = 1e-12  # a change of all positions together that is rounding
 

@@ -4,7 +4,7 @@ The plain forward is what transformers gives for one prompt, with the attention 
 fast way that gives the same is used, alone and in mixed batches, up to the longest prompt for which it does: models
 with windows, chunks, sparse attention or several sets of rotary factors are ordinary ones up to some length only (see
 `ml.models.bounds`), so each way is tried on both sides of each such length. What gives something else is not used, and
-one line of the log says what, from which length on, and by how much.
+`Ways.unused` says what, from which length on, and by how much.
 """
 
 from __future__ import annotations
@@ -13,13 +13,16 @@ import itertools
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from transformers import PreTrainedModel
 
 from ml.errors import ModelLoadError
+from ml.models.attention_capture import prepare
 from ml.models.bounds import Bound, bounds, compares_names
+from ml.models.shrinking import CONTEXT as SMALL_CONTEXT
+from ml.models.shrinking import shrunken
 from ml.models.trials import FEWEST, READ_OUT, Stage, Trials, difference, tried
 
 _log = logging.getLogger(__name__)
@@ -48,31 +51,35 @@ class Ways:
 
     Attributes:
         padded: a batch of prompts, padded on the right.
-        packed: packed rows, each distinct prefix once.
-        read: the prefix reader and the slot decoder.
-        differentiated: gradients by packed rows.
+        ragged: rows of a ragged batch, each distinct prefix once.
+        served: the prefix cache and decoding of many sequences together.
+        differentiated: gradients by rows of a batch.
         cached: batches behind a cached prefix.
         decoded: a decoder with the model's own cache.
         captured: the model's forward with our attention function in place of its own.
         cache_bytes: memory of a sequence's cache, to which each token adds `token_bytes`.
+        trims: whether the last layer of a ragged batch computes only the rows whose logits are asked for.
+        unused: what is not used at some length that the context allows, and why, in words.
     """
 
     padded: float = 0
-    packed: float = 0
-    read: float = 0
+    ragged: float = 0
+    served: float = 0
     differentiated: float = 0
     cached: float = 0
     decoded: float = 0
     captured: float = 0
     cache_bytes: int = 0
     token_bytes: int = 0
+    trims: bool = False
+    unused: str = ""
 
 
 _NAMES = {
     "padded": "padded batches",
-    "packed": "packed rows",
-    "read": "the prefix cache and batched decoding",
-    "differentiated": "packed gradients",
+    "ragged": "ragged batches",
+    "served": "the prefix cache and batched decoding",
+    "differentiated": "gradients in batches of rows",
     "cached": "cached batches",
     "decoded": "decoding with a cache",
     "captured": "attention without eager layers",
@@ -82,7 +89,7 @@ _NAMES = {
 def verify(module: PreTrainedModel, context_length: int, name: str, *, spread: bool = False) -> Ways:
     """Try out on `module`, prepared by `attention_capture.prepare`, what it may use.
 
-    Where it computes packed rows with its last layer trimmed, it stays so.
+    Where it computes ragged batches with its last layer trimmed, it stays so.
 
     Args:
         context_length: of the longest prompt.
@@ -92,12 +99,15 @@ def verify(module: PreTrainedModel, context_length: int, name: str, *, spread: b
     Raises:
         ModelLoadError: the model cannot compute, is not causal, or answers the same prompt in two ways.
     """
-    return _Verification(module, context_length, name, spread).run()
+    return _Verification(module, context_length, name, spread=spread).run()
 
 
 class _Verification:
-    def __init__(self, module: PreTrainedModel, context_length: int, name: str, spread: bool) -> None:
-        self._module, self._context, self._name = module, context_length, name
+    def __init__(
+        self, module: PreTrainedModel, context_length: int, name: str, *, spread: bool, small: bool = False
+    ) -> None:
+        """Verify `module`. `small`: whether it stands for a larger one, about which nothing is told."""
+        self._module, self._context, self._name, self._small = module, context_length, name, small
         self._half = module.dtype not in {torch.float32, torch.float64}
         self._tolerance = _HALF_TOLERANCE if self._half else _TOLERANCE
         self._near, self._far = self._edges()
@@ -126,9 +136,10 @@ class _Verification:
                     found[way] = stage.limit
                 else:
                     differences[way] = apart
-        ways = Ways(**self._beyond(found), cache_bytes=self._trial.memory[0], token_bytes=self._trial.memory[1])
-        self._tell(ways, differences)
-        return ways
+        limits = self._beyond(found)
+        cache_bytes, token_bytes = self._trial.memory
+        ways = Ways(**limits, cache_bytes=cache_bytes, token_bytes=token_bytes)  # type: ignore[arg-type]
+        return replace(ways, trims=self._trial.trims, unused=self._unused(limits, differences))
 
     def _check_plain(self) -> None:
         """Raise `ModelLoadError` where the plain forward is none of a causal language model."""
@@ -171,45 +182,63 @@ class _Verification:
             )
 
     def _beyond(self, found: Mapping[str, float]) -> dict[str, float]:
-        """How far the ways go, given how far they were `found` to go, where bounds were not tried out."""
-        end = min((bound.tokens for bound in self._far), default=math.inf)
-        whole = min((bound.tokens for bound in self._far if bound.whole), default=math.inf)
+        """How far the ways go, given how far they were `found` to go, where bounds were not tried out.
+
+        A small model of the same code goes beyond them in their place.
+        """
+        far = [bound.tokens for bound in self._far]
+        whole = [bound.tokens for bound in self._far if bound.whole]
         # Half precision does not show what some tokens more in a window do.
-        packed = min([end, *self._near]) if self._half else end
-        limits = {
-            "packed": packed,
-            "read": packed,
-            "differentiated": packed,
-            "cached": end,
+        rows = [*far, *self._near] if self._half else far
+        bounded = {
+            **dict.fromkeys(("ragged", "served", "differentiated"), rows),
+            "cached": far,
             # The rest runs the model's own code, which knows its windows.
             "padded": whole,
             "decoded": whole,
-            "captured": end if self._compares_names else math.inf,
+            "captured": far if self._compares_names else [],
         }
-        return {way: limits[way] if limit == end else min(limit, limits[way]) for way, limit in found.items()}
+        small = self._shrunken() if any(bounded.values()) else None
+        end = min(far, default=math.inf)
+        limits: dict[str, float] = {}
+        for way, tokens in bounded.items():
+            beyond = small is not None and math.isinf(getattr(small, way))
+            limit = math.inf if beyond else min(tokens, default=math.inf)
+            # What was found ends at the first bound that was not tried out, or before it, where something differed.
+            limits[way] = limit if found[way] == end else min(found[way], limit)
+        return limits
 
-    def _tell(self, ways: Ways, differences: Mapping[str, float]) -> None:
-        """One line about what is not used."""
+    def _shrunken(self) -> Ways | None:
+        """What a small model of the same class may use; None where none can be made, or it cannot be served."""
+        module = None if self._small else shrunken(self._module)
+        if module is None:
+            return None
+        prepare(module)
+        try:
+            return _Verification(module, SMALL_CONTEXT, self._name, spread=False, small=True).run()
+        except ModelLoadError as error:
+            _log.info("model=%s a small model of its architecture cannot be tried out: %s", self._name, error)
+            return None
+
+    def _unused(self, found: Mapping[str, float], differences: Mapping[str, float]) -> str:
+        """What is not used, and why, in words."""
         told = []
         for way, name in _NAMES.items():
-            limit = getattr(ways, way)
-            as_packed = way in {"read", "differentiated"} and limit == ways.packed and way not in differences
-            if limit < self._context and (way in differences or limit) and not as_packed:
+            limit = found[way]
+            as_ragged = way in {"served", "differentiated"} and limit == found["ragged"] and way not in differences
+            if limit < self._context and (way in differences or limit) and not as_ragged:
                 beyond = f" beyond {limit:.0f} tokens" if limit else ""
                 told.append(f"{name}{beyond} ({_words(differences.get(way))})")
-        if told:
-            _log.warning(
-                "model=%s goes by its own forward, which takes longer, in place of: %s", self._name, "; ".join(told)
-            )
+        return "; ".join(told)
 
     def _trials(self, stage: Stage, differences: Mapping[str, float]) -> Iterator[tuple[str, Callable[[], float]]]:
         yield "padded", lambda: self._trial.padded(stage)
         yield "decoded", lambda: self._trial.decoded(stage)  # before those that need to know what a token takes
-        yield "packed", lambda: self._trial.packed(stage)
-        if "packed" not in differences:
-            yield "read", lambda: self._trial.read(stage)
+        yield "ragged", lambda: self._trial.ragged(stage)
+        if "ragged" not in differences:
+            yield "served", lambda: self._trial.served(stage)
             yield "differentiated", lambda: self._trial.differentiated(stage)
-        if "packed" in differences or self._near or self._far:
+        if "ragged" in differences or self._near or self._far:
             yield "cached", lambda: self._trial.cached(stage)
         if not stage.edge or self._compares_names:
             yield "captured", lambda: self._trial.captured(stage)

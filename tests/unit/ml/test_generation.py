@@ -194,9 +194,9 @@ def test_a_decoder_without_sequences_holds_no_memory(tiny_llama: Path):
     decoder.start([1, 2, 3])
     decoder.start([4])
     decoder.leave(0)
-    assert decoder._buffers  # type: ignore[attr-defined]
+    assert decoder._cache.slots  # type: ignore[attr-defined]
     decoder.leave(0)
-    assert not decoder._buffers  # type: ignore[attr-defined]
+    assert not decoder._cache.slots  # type: ignore[attr-defined]
 
 
 @given(st.integers(1, 3000), st.floats(0.01, 0.999), st.integers(0, 2**32 - 1))

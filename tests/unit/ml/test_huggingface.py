@@ -43,7 +43,7 @@ _BLOOM = {"vocab_size": 100, "hidden_size": 32, "n_layer": 3, "n_head": 4, "init
 
 KINDS = {
     "sliding window": (MistralConfig(**_SHAPE, num_key_value_heads=2, sliding_window=4), capture),
-    "capped scores": (Gemma2Config(**_SHAPE, num_key_value_heads=2, head_dim=8, sliding_window=4), read_eager),
+    "capped scores": (Gemma2Config(**_SHAPE, num_key_value_heads=2, head_dim=8, sliding_window=4), capture),
     "keyword arguments not handed on": (StableLmConfig(**_SHAPE, num_key_value_heads=4), read_eager),
     "attention of its own": (BloomConfig(**_BLOOM), read_eager),
 }

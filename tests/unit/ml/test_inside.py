@@ -18,6 +18,7 @@ from ml.models.attention_capture import prepare
 from ml.models.gradients import gradients
 from ml.models.huggingface import HuggingFaceModel
 from ml.models.verification import Ways, verify
+from ml.runtime.spans import spans_of
 from tests.unit.ml.test_huggingface import KINDS
 
 Load = Callable[[Path], LanguageModel]
@@ -134,7 +135,8 @@ def test_rows_of_a_batch_equal_a_batch(
     def objective(logits: Tensor) -> Tensor:
         return logits.double().log_softmax(-1)[:, :, 7].sum(1)
 
-    rows, batch = (gradients(model.module, points, tail, objective, before, packs=packs) for packs in (True, False))
+    ways = (spans_of(model.module), None)
+    rows, batch = (gradients(model.module, points, tail, objective, before, span_of=way) for way in ways)
     for one, other in zip(rows, batch, strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 

@@ -100,9 +100,9 @@ def test_a_model_with_an_attention_of_its_own_falls_back_to_plain_batches(
 ) -> None:
     model = load_model(tiny_llama)
     assert isinstance(model, HuggingFaceModel)
-    assert model.ways.packed
+    assert model.ways.ragged
     eager = AutoModelForCausalLM.from_pretrained(tiny_llama, attn_implementation="eager").eval()
-    assert not verify(eager, 128, "model").packed
+    assert not verify(eager, 128, "model").ragged
     alone = HuggingFaceModel(eager, model.tokenizer, model.info, prepare(eager), ways=Ways(padded=128))
     found, computed, saved = streamed(alone, OCCLUDED, [1] * 41)
     assert (computed, saved) == (41 * 40, 0)
@@ -119,7 +119,7 @@ def test_prompts_beyond_a_sliding_window_see_what_it_holds(tiny_llama: Path, tmp
     config |= {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": 8}
     (folder / "config.json").write_text(json.dumps(config))
     model = load(str(folder), device="cpu")
-    for length in (8, 20):  # packed, and behind cached beginnings
+    for length in (8, 20):
         sequences = [ids[:length] for ids in OCCLUDED[: length + 1]]
         found, _, saved = streamed(model, sequences, [1] * len(sequences))
         assert saved

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -125,34 +127,65 @@ def test_what_is_not_causal_is_refused_in_one_line(name: str, tmp_path: Path) ->
 def test_what_is_not_used_is_told_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, logger="ml.models"):
         ml.models.load(str(folder_of("phi3, longrope", tmp_path)), device="cpu")
-    [line] = [record.getMessage() for record in caplog.records if record.name == "ml.models.verification"]
+    [line] = [record.getMessage() for record in caplog.records if record.name == "ml.models.huggingface_files"]
     assert "padded batches beyond 24 tokens (differs by" in line
-    assert "packed rows beyond 24 tokens" in line
+    assert "ragged batches beyond 24 tokens" in line
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_plain_architectures_use_every_fast_way(name: str, tmp_path: Path) -> None:
     ways = ml.models.load(str(folder_of(name, tmp_path)), device="cpu").ways
-    assert min(ways.padded, ways.packed, ways.read, ways.differentiated, ways.decoded, ways.captured) > CONTEXT
+    assert min(ways.padded, ways.ragged, ways.served, ways.differentiated, ways.decoded, ways.captured) > CONTEXT
 
 
-def test_fast_ways_go_as_far_as_a_window(tmp_path: Path) -> None:
-    ways = ml.models.load(str(folder_of("gemma3", tmp_path)), device="cpu").ways
-    assert (ways.packed, ways.read, ways.differentiated) == (16, 16, 16)
-    assert min(ways.padded, ways.cached, ways.decoded) > CONTEXT
+@pytest.mark.parametrize("name", ["gemma2", "gemma3", "gpt-oss", "llama4, chunks", "mistral, window 4"])
+def test_windows_chunks_caps_and_sinks_go_every_fast_way(name: str, tmp_path: Path) -> None:
+    ways = ml.models.load(str(folder_of(name, tmp_path)), device="cpu").ways
+    assert min(ways.padded, ways.ragged, ways.served, ways.differentiated, ways.decoded) > CONTEXT
 
 
 @pytest.mark.parametrize("bound", [1500, 1024])
-def test_bounds_that_are_too_long_to_be_tried_are_not_crossed(bound: int, tmp_path: Path, monkeypatch) -> None:
-    """Longer than a trial, or too expensive for one."""
+@pytest.mark.parametrize("shrinks", [True, False])
+def test_bounds_that_are_too_far_are_crossed_by_a_small_model(bound: int, shrinks: bool, tmp_path: Path, monkeypatch):
+    """They are longer than a trial, or too expensive for one."""
     from ml.models import verification
 
     if bound <= 1024:
-        monkeypatch.setattr(verification, "_WORK", 1e6)
-    monkeypatch.setitem(ZOO, "far", ("mistral", {"sliding_window": bound, "max_position_embeddings": 4096}))
+        monkeypatch.setattr(verification, "_WORK", 2e8)
+    if not shrinks:
+        monkeypatch.setattr(verification, "shrunken", lambda _: None)
+    config = {"sliding_window": bound, "max_position_embeddings": 4096 + shrinks}
+    monkeypatch.setitem(ZOO, "far", ("mistral", config))
     ways = ml.models.load(str(folder_of("far", tmp_path)), device="cpu").ways
-    assert (ways.packed, ways.read, ways.cached) == (bound, bound, bound)
+    assert (ways.ragged, ways.served, ways.cached) == ((math.inf,) * 3 if shrinks else (bound,) * 3)
     assert min(ways.padded, ways.decoded) > 4096, "the model's own code knows its window"
+
+
+def test_a_small_model_does_not_vouch_for_what_fails_beyond_a_far_bound(tmp_path: Path, monkeypatch):
+    kind, config = ZOO["phi3, longrope"]
+    far = {"original_max_position_embeddings": 1500}
+    config = config | far | {"rope_parameters": config["rope_parameters"] | far, "max_position_embeddings": 4096}
+    monkeypatch.setitem(ZOO, "far", (kind, config))
+    ways = ml.models.load(str(folder_of("far", tmp_path)), device="cpu").ways
+    assert (ways.ragged, ways.served, ways.padded) == (1500, 1500, 1500)
+
+
+def test_a_restarted_process_does_not_verify_again(tmp_path: Path, monkeypatch):
+    from ml.models import huggingface_files
+
+    monkeypatch.setitem(ZOO, "kept", ("mistral", {"sliding_window": 20}))
+    folder = str(folder_of("kept", tmp_path))
+    first = ml.models.load(folder, device="cpu")
+    monkeypatch.setattr(huggingface_files, "verify", lambda *_, **__: 1 / 0)
+    again = ml.models.load(folder, device="cpu")
+    assert again.ways == first.ways
+    ids = list(range(5, 90))
+    torch.testing.assert_close(again.reader(0).read([ids], [1]).logits[0], first.logits([ids])[0], atol=2e-5, rtol=1e-5)
+    for kept in Path(os.environ["XDG_CACHE_HOME"]).rglob("*.json"):
+        kept.write_text('{"ragged": "much"}')
+    monkeypatch.undo()
+    monkeypatch.setitem(ZOO, "kept", ("mistral", {"sliding_window": 20}))
+    assert ml.models.load(folder, device="cpu").ways == first.ways
 
 
 def test_a_model_that_cannot_compute_is_refused_in_one_line(tmp_path: Path, monkeypatch) -> None:

@@ -1,11 +1,11 @@
-"""What is remembered is always right, within its bounds, and what was used last stays. The model is a fake."""
+"""What is cached is always right, within its bounds, and what was used last stays. The model is a fake."""
 
 from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ml.prefixes import BLOCK, Fresh, PrefixTree
+from ml.runtime.prefix_cache import BLOCK, Inserted, PrefixCache
 
 PLENTY = 10**9
 
@@ -14,20 +14,20 @@ class Memory:
     """A tree and a store that notes of each place for which token it stands, and what lies before that."""
 
     def __init__(self, places: int) -> None:
-        self.tree = PrefixTree(places)
+        self.tree = PrefixCache(places)
         self.store: dict[int, tuple[int, ...]] = {}
 
-    def remember(self, ids: tuple[int, ...], first: int = 0) -> Fresh | None:
-        fresh = self.tree.remember(ids, first)
-        if fresh:
-            for position, place in enumerate(fresh.places, fresh.start):
+    def remember(self, ids: tuple[int, ...], first: int = 0) -> Inserted | None:
+        inserted = self.tree.insert(ids, first)
+        if inserted:
+            for position, place in enumerate(inserted.slots, inserted.start):
                 self.store[place] = ids[: position + 1]
-        return fresh
+        return inserted
 
     def recalled(self, ids: tuple[int, ...], most: int | None = None) -> int:
         """How many tokens are recalled; each place must stand for its token in `ids`."""
-        pieces = self.tree.recall(ids, len(ids) if most is None else most)
-        places = [place for piece in pieces for place in piece.places]
+        runs = self.tree.match(ids, len(ids) if most is None else most)
+        places = [place for run in runs for place in run]
         assert [self.store[place] for place in places] == [ids[: n + 1] for n in range(len(places))]
         return len(places)
 
@@ -79,7 +79,7 @@ def test_a_beginning_outlives_its_endings():
 def test_a_growing_prompt_adds_what_is_new():
     memory = Memory(PLENTY)
     found = [memory.remember(blocks(*range(length), rest=5)) for length in range(1, 6)]
-    assert found == [Fresh(n * BLOCK, range(n * BLOCK, (n + 1) * BLOCK)) for n in range(5)]
+    assert found == [Inserted(n * BLOCK, range(n * BLOCK, (n + 1) * BLOCK)) for n in range(5)]
 
 
 def test_no_more_is_recalled_than_is_wanted():
@@ -100,8 +100,8 @@ def test_places_that_were_given_up_one_by_one_serve_a_longer_run():
     for number in (1, 2, 3, 4):
         memory.remember(blocks(number))
     memory.recalled(blocks(2))
-    fresh = memory.remember(blocks(5, 6))
-    assert fresh is not None
+    inserted = memory.remember(blocks(5, 6))
+    assert inserted is not None
     assert [memory.recalled(blocks(number)) for number in (1, 2, 3, 4)] == [0, BLOCK, 0, 0]
     assert memory.recalled(blocks(5, 6)) == 2 * BLOCK
 

@@ -1,6 +1,6 @@
-"""Remembering beginnings changes how long an answer takes, and nothing else.
+"""The prefix cache changes how long an answer takes, and nothing else.
 
-Tolerances are those of float32 sums in another order: keys that were remembered are attended to apart from the rest and
+Tolerances are those of float32 sums in another order: keys that were cached are attended to apart from the rest and
 merged, so logits of size about 10 may differ in their last two or three of seven digits.
 """
 
@@ -17,9 +17,10 @@ from transformers import AutoModelForCausalLM
 from ml.language_model import LanguageModel, Reader
 from ml.models import load
 from ml.models.attention_capture import prepare
-from ml.models.prefix_reader import PrefixReader
 from ml.models.verification import Ways, verify
-from ml.prefixes import BLOCK
+from ml.runtime.prefix_cache import BLOCK
+from ml.runtime.prompt_reader import PromptReader
+from ml.runtime.spans import spans_of
 from tests.unit.ml.test_sharing import random_ids
 
 DOCUMENT = random_ids(100, 1)
@@ -55,7 +56,7 @@ def test_on_equals_off(model: LanguageModel, max_bytes: int, tail: int) -> None:
 
 
 @pytest.mark.parametrize("folder", ["tiny_llama", "tiny_gpt2"])
-def test_a_beginning_is_computed_once(folder: str, request: pytest.FixtureRequest, load_model) -> None:
+def test_a_prefix_is_computed_once(folder: str, request: pytest.FixtureRequest, load_model) -> None:
     model = load_model(request.getfixturevalue(folder))
     reader = model.reader(1 << 24)
     assert reader.bytes == 0
@@ -68,13 +69,13 @@ def test_a_beginning_is_computed_once(folder: str, request: pytest.FixtureReques
     assert again.tokens_computed <= BLOCK
 
 
-def test_prompts_of_one_batch_share_their_beginning_even_when_nothing_is_remembered(tiny_llama, load_model) -> None:
+def test_prompts_of_one_batch_share_their_beginning_even_when_nothing_is_cached(tiny_llama, load_model) -> None:
     reading = load_model(tiny_llama).reader(0).read(ASKED, [1] * 4)
     assert reading.tokens_computed == 64 + 1 + 5 + 30 + 60
     assert reading.recalled == [0] * 4
 
 
-def test_off_remembers_nothing(tiny_llama, load_model) -> None:
+def test_off_caches_nothing(tiny_llama, load_model) -> None:
     reader = load_model(tiny_llama).reader(0)
     first, second = (reader.read([ASKED[3]], [1]) for _ in range(2))
     assert second.recalled == [0]
@@ -82,7 +83,7 @@ def test_off_remembers_nothing(tiny_llama, load_model) -> None:
     assert reader.bytes == 0
 
 
-def test_a_model_that_cannot_pack_reads_in_padded_batches(tiny_llama: Path) -> None:
+def test_a_model_that_goes_by_its_own_forward_reads_in_padded_batches(tiny_llama: Path) -> None:
     model: Any = load(str(tiny_llama), device="cpu")
     model.ways = Ways(padded=128)
     reader = model.reader(1 << 24)
@@ -90,17 +91,17 @@ def test_a_model_that_cannot_pack_reads_in_padded_batches(tiny_llama: Path) -> N
     assert reader.read([[1, 2, 3], [4]], [1, 1]).tokens_padding == 2
 
 
-def test_the_lstm_remembers_nothing(tiny_lstm: Path, load_model: Callable[[Path], LanguageModel]) -> None:
+def test_the_lstm_caches_nothing(tiny_lstm: Path, load_model: Callable[[Path], LanguageModel]) -> None:
     model = load_model(tiny_lstm)
     assert check(model, model.reader(1 << 24), [[1, 2, 3], [4]], 1) == [0, 0]
 
 
-def test_what_multiplies_otherwise_gives_the_same(tiny_llama: Path) -> None:
+def test_other_kernels_give_the_same(tiny_llama: Path) -> None:
     """Where plain products in float32 are not the fastest, SDPA attends: on GPUs, and here in double precision."""
     module = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float64).eval()
     prepare(module)
-    assert verify(module, 128, "model").read > 128
-    reader = PrefixReader(module, 1 << 24)
+    assert verify(module, 128, "model").served > 128
+    reader = PromptReader(module, spans_of(module), 1 << 24)
     for sequences in (UNLIKE, [*UNLIKE, *ASKED, *ASKED[:2]], GROWING):
         found = reader.read(sequences, [1] * len(sequences)).logits
         reader.settle()

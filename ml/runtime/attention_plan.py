@@ -1,0 +1,270 @@
+"""Decide how the rows of a batch attend: in which blocks, over which slots, and what is merged.
+
+Rows attend in blocks of neighbours. A block's keys are the slots of the path before its first row and of its own rows.
+Where many blocks are short, as those of an explanation's perturbed prompts, their keys are gathered and all blocks
+are one batched matmul under a mask; a small block multiplies less that is masked, a large one gathers fewer keys, so a
+few ways to cut are compared by what attention will cost. Where blocks are long, as those of callers' prompts, each is
+matmuls of its own over slots that stand together, and nothing is copied.
+
+What many rows see in common is left out of the blocks where it is long: the rows attend to it once, without a copy or a
+mask, and the two are merged by their log-sum-exp.
+
+This module is arithmetic on indices: no torch, no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from ml.runtime.ragged_batch import FULL, IntArray, RaggedBatch, Span
+
+BoolArray = npt.NDArray[np.bool_]
+
+MIN_SHARED = 64
+"""Positions from which on a prefix that many rows see is worth an attention of its own."""
+_KEYS = 16
+"""Keys of a gathered block are filled up to a multiple of it: a softmax over an odd number takes far longer."""
+_LONG_BRANCH = 40
+"""Mean rows of a branch from which on blocks attend one by one to what they need not gather."""
+_LONG_BLOCK = 64
+"""Rows of such a block: fewer are slow to multiply, and more look at too many keys that they do not see."""
+SIZES = (16, 32, 64, 128)
+"""The most rows that a gathered block may have."""
+
+# What a head's attention costs, in products of one query and one key; measured with torch's on a CPU.
+_QUERIES = 32
+"""Queries that the kernel takes at a time."""
+_PER_BLOCK = 1200
+_PER_KEY = 10
+_PER_GATHERED_KEY = 5
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """Queries in N blocks of up to B, each over K gathered slots. What fills a block up sees its first key.
+
+    Attributes:
+        queries: of each block, [N, B], filled up with query 0.
+        places: where each query stands in flattened `queries`, [queries of all blocks].
+        rows: which queries these are, ascending, as long as `places`.
+        slots: of each block's keys, [N, K].
+        visible: which of its block's keys each query sees, [N, B, K].
+    """
+
+    queries: IntArray
+    places: IntArray
+    rows: IntArray
+    slots: IntArray
+    visible: BoolArray
+
+
+@dataclass(frozen=True)
+class Run:
+    """Consecutive queries over some slots.
+
+    Attributes:
+        queries: which.
+        slots: of the keys, by position; a range where they stand together.
+        visible: which keys each query sees, [queries, keys]; None is all.
+        causal: whether query i of n sees all but the last n - 1 - i keys, in place of `visible`.
+    """
+
+    queries: slice
+    slots: range | IntArray
+    visible: BoolArray | None = None
+    causal: bool = False
+
+
+@dataclass(frozen=True)
+class AttentionPlan:
+    """How some queries attend: each is in one block, and may also see what is shared.
+
+    Attributes:
+        count: how many queries there are.
+        gathered: the blocks that gather their keys.
+        runs: the blocks that do not.
+        shared: what queries see besides, to be merged.
+    """
+
+    count: int
+    gathered: Gathered | None
+    runs: Sequence[Run]
+    shared: Sequence[Run]
+
+
+def plan_attention(
+    batch: RaggedBatch,
+    span: Span = FULL,
+    rows: IntArray | None = None,
+    *,
+    gather: bool = False,
+    min_shared: int = MIN_SHARED,
+) -> AttentionPlan:
+    """Plan how `rows` of a batch, ascending, attend in a layer that sees `span`.
+
+    Args:
+        rows: those whose attention is asked for; by default all.
+        gather: whether every block gathers its keys: for a GPU, where starting a kernel costs more than a copy.
+        min_shared: see `MIN_SHARED`.
+    """
+    planner = _Planner(batch, span, min_shared)
+    rows = np.arange(batch.rows) if rows is None else rows
+    mean = batch.rows / max(1, len(batch.branches) - 1)
+    blocks = planner.gathered_blocks() if gather or mean < _LONG_BRANCH else planner.long_blocks()
+    runs, others = [], []
+    for start, stop in blocks:
+        first, last = np.searchsorted(rows, (start, stop)).tolist()
+        if first == last:
+            continue
+        queries = rows[first:last]
+        nodes = planner.keys(start, int(queries[-1]) + 1, int(queries[0]) if last - first == 1 else start)
+        slots = None if gather or mean < _LONG_BRANCH else as_range(batch.nodes.slots[nodes])
+        if slots is None:
+            others.append((slice(first, last), queries, nodes))
+        else:
+            runs.append(planner.run(slice(first, last), queries, nodes, slots))
+    return AttentionPlan(len(rows), planner.gathered(others), runs, list(planner.shared(rows)))
+
+
+def as_range(slots: IntArray) -> range | None:
+    """`slots` as a range, where they stand together in order."""
+    first = int(slots[0]) if len(slots) else 0
+    together = bool((slots == np.arange(first, first + len(slots))).all())
+    return range(first, first + len(slots)) if together else None
+
+
+class _Planner:
+    """One batch and one span."""
+
+    def __init__(self, batch: RaggedBatch, span: Span, min_shared: int) -> None:
+        self._batch = batch
+        self._span = span
+        self._first_seen = span.first(batch.positions)
+        self._branch_of = np.repeat(np.arange(len(batch.branches) - 1), np.diff(batch.branches))
+        self._groups = list(self._shared_prefixes(min_shared)) if span.is_full(batch.longest) else []
+        self._shared_of = np.zeros(batch.rows, dtype=np.int64)  # positions that a row sees apart from its block
+        for first, stop, length in self._groups:
+            self._shared_of[batch.branches[first] : batch.branches[stop]] = length
+
+    def _shared_prefixes(self, min_shared: int) -> Iterator[tuple[int, int, int]]:
+        """Runs of branches that see the same first positions: (first branch, behind the last, positions)."""
+        keeps, contexts = self._batch.keeps.tolist(), self._batch.contexts
+        first, length = 0, 0
+        for branch, keep in enumerate(keeps):
+            common = min(length, keep)
+            same = common >= min_shared and contexts[branch][common - 1] == contexts[first][common - 1]
+            if same:
+                length = common
+                continue
+            if length >= min_shared:
+                yield first, branch, length
+            first, length = branch, keep
+        if length >= min_shared:
+            yield first, len(keeps), length
+
+    def long_blocks(self) -> Iterator[tuple[int, int]]:
+        """Rows of each block, cut where branches end, long ones into equal parts."""
+        for start, stop in pairwise(self._batch.branches.tolist()):
+            parts = max(1, round((stop - start) / _LONG_BLOCK))
+            cuts = np.linspace(start, stop, parts + 1).astype(int).tolist()
+            yield from pairwise(cuts)
+
+    def gathered_blocks(self) -> Iterator[tuple[int, int]]:
+        """Rows of each block, cut in the way that costs least, and where what is shared changes."""
+        counts = np.diff(self._batch.branches).tolist()
+        must = {int(self._batch.branches[first]) for first, _, _ in self._groups}
+        must |= {int(self._batch.branches[stop]) for _, stop, _ in self._groups}
+        must |= {int(self._batch.branches[branch]) for branch, entered in enumerate(self._batch.entered) if entered}
+        context = self._batch.positions - np.maximum(self._shared_of, self._first_seen)
+        ways = [_cut(counts, size, must) for size in SIZES]
+        starts = min(ways, key=lambda starts: _cost(starts, context)).tolist()
+        yield from zip(starts, [*starts[1:], self._batch.rows], strict=True)
+
+    def keys(self, start: int, stop: int, first_query: int) -> IntArray:
+        """Nodes of the keys of the block of rows `start` to `stop`: the path before it, then its own.
+
+        Args:
+            first_query: the row whose path bounds what is seen, where it is the only one; else `start`.
+        """
+        batch, branch = self._batch, int(self._branch_of[start])
+        path = np.concatenate([batch.contexts[branch], batch.row_nodes[batch.branches[branch] : start]])
+        lowest = int(self._first_seen[first_query:stop].min())
+        path = path[max(lowest, int(self._shared_of[start])) :]
+        return np.concatenate([path, batch.row_nodes[start:stop]])
+
+    def visible(self, rows: IntArray, nodes: IntArray) -> BoolArray:
+        """Which nodes rows see, [..., rows, nodes] of [..., rows] and [..., nodes]; node -1 is none."""
+        known, rows = self._batch.nodes, rows[..., :, None]
+        seen = (nodes >= 0)[..., None, :] & (known.rows[nodes][..., None, :] <= rows)
+        seen &= rows < known.ends[nodes][..., None, :]
+        if self._span.size is not None:
+            seen &= known.positions[nodes][..., None, :] >= self._first_seen[rows]
+        return seen
+
+    def run(self, queries: slice, rows: IntArray, nodes: IntArray, slots: range) -> Run:
+        """A block whose keys stand together. Its rows are of one branch, so without a window it is causal."""
+        full = self._span.size is None or not self._first_seen[rows].any()
+        if full and int(rows[-1]) - int(rows[0]) + 1 == len(rows):
+            return Run(queries, slots, causal=True)
+        return Run(queries, slots, visible=self.visible(rows, nodes))
+
+    def gathered(self, blocks: Sequence[tuple[slice, IntArray, IntArray]]) -> Gathered | None:
+        """Blocks (queries, their rows, nodes of their keys) filled up to the same shape."""
+        if not blocks:
+            return None
+        most_rows = max(len(rows) for _, rows, _ in blocks)
+        most_keys = -(-max(len(nodes) for _, _, nodes in blocks) // _KEYS) * _KEYS
+        queries = np.zeros((len(blocks), most_rows), dtype=np.int64)
+        rows = np.full((len(blocks), most_rows), -1, dtype=np.int64)
+        nodes = np.full((len(blocks), most_keys), -1, dtype=np.int64)
+        for block, (which, its_rows, its_nodes) in enumerate(blocks):
+            queries[block, : len(its_rows)] = np.arange(which.start, which.stop)
+            rows[block, : len(its_rows)] = its_rows
+            nodes[block, : len(its_nodes)] = its_nodes
+        visible = self.visible(rows, nodes)
+        filler = rows < 0
+        visible[:, :, 0] |= filler  # a softmax over nothing is not a number
+        places = np.nonzero(~filler.ravel())[0]
+        slots = np.where(nodes < 0, 0, self._batch.nodes.slots[nodes])
+        return Gathered(queries, places, queries.ravel()[places], slots, visible)
+
+    def shared(self, rows: IntArray) -> Iterator[Run]:
+        """What queries see apart from their blocks."""
+        for first, stop, length in self._groups:
+            ends = (self._batch.branches[first], self._batch.branches[stop])
+            queries = slice(*np.searchsorted(rows, ends).tolist())
+            if queries.start < queries.stop:
+                slots = self._batch.nodes.slots[self._batch.contexts[first][:length]]
+                together = as_range(slots)
+                yield Run(queries, slots if together is None else together)
+
+
+def _cut(counts: Sequence[int], size: int, must: set[int]) -> IntArray:
+    """First rows of blocks of at most `size` rows, cut where a branch ends unless it is longer than that.
+
+    Args:
+        counts: rows of each branch.
+        must: first rows of branches at which a block has to begin.
+    """
+    starts: list[int] = []
+    row, room = 0, 0
+    for count in counts:
+        if count > room or row in must:
+            starts += range(row, row + count, size)
+            room = starts[-1] + size - row
+        row += count
+        room -= count
+    return np.array(starts, dtype=np.int64)
+
+
+def _cost(starts: IntArray, context: IntArray) -> int:
+    """What attention in such blocks costs; `context` counts the positions before each row that its block gathers."""
+    rows = np.diff(starts, append=len(context))
+    most, keys = int(rows.max()), int((context[starts] + rows).max())
+    block = _PER_BLOCK + _PER_KEY * keys
+    return len(starts) * (-(-most // _QUERIES) * block + most * keys + _PER_GATHERED_KEY * keys)

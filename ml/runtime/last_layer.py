@@ -1,0 +1,218 @@
+"""The last layer computes only the rows whose logits are asked for.
+
+Of most rows of a batch nobody asks for logits. In the last layer they matter only as keys and values of others, so its
+queries, its output projection and its feed-forward network, a twelfth of the work of a model with twelve layers, need
+the other rows alone. Hooks around the layer see to it, in a model that stays unmodified otherwise: the
+layer runs once on all rows, up to its attention, and then once on the rows that count.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+from transformers import PreTrainedModel
+
+from ml.models.cuda import to_device
+
+IntArray = npt.NDArray[np.int64]
+
+NO_MASK = torch.zeros(1, 1, 1, 1)
+"""Already of the shape that attention takes, so transformers makes none of its own, which would cost [rows, rows]."""
+
+WORTH_TRIMMING = 64
+"""Rows that are not kept from which on the last layer runs on the others alone."""
+
+_UNSUPPORTED = ("position_bias", "indices")
+"""Arguments with which models ask their attention for what rows of a ragged batch cannot have."""
+
+
+class KeysKnownError(Exception):
+    """No error: it leaves the layer, or the model, once the last layer's keys and values are known."""
+
+
+@dataclass(frozen=True)
+class LayerCall:
+    """What a layer's attention is asked for besides queries, keys and values.
+
+    Attributes:
+        layer: its number.
+        scale: multiplies the scores.
+        arguments: whatever else the model hands to it, by transformers' names.
+    """
+
+    layer: int
+    scale: float
+    arguments: Mapping[str, Any]
+
+
+class TrimmedForward(ABC):
+    """What the hooks need to know of a forward pass of rows.
+
+    On a CPU the model gets some rows more than there are, copies of the first: oneDNN makes a kernel for each number of
+    rows that it has not seen, which takes longer than a short prompt's matmul and memory for good.
+
+    Attributes:
+        device: where the model is.
+        count: how many rows there are.
+        rows: how many the model gets.
+        rows_kept: the rows whose logits are asked for, each once, ascending.
+        kept: the same where the model is, and again the last one as often as rows are added.
+        trims: whether the last layer is to run on those alone.
+        collecting: whether the last layer is under way for its keys and values only.
+        picked: whether it is under way on the kept rows alone.
+    """
+
+    def __init__(self) -> None:
+        self.count = self.rows = 0
+        self.rows_kept = np.empty(0, dtype=np.int64)
+        self.kept = torch.empty(0, dtype=torch.long)
+        self.device = torch.device("cpu")
+        self._asked: Tensor | None = None
+        self.trims = self.collecting = self.picked = False
+
+    def lay_out(
+        self, ids: IntArray, positions: IntArray, logit_rows: IntArray, device: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        """Note what there is to run. Returns ids, on the CPU, and positions as the model is to get them, [1, rows]."""
+        self.device, self.count = device, len(ids)
+        self.rows_kept, places = np.unique(logit_rows, return_inverse=True)
+        in_order = len(places) == len(self.rows_kept) and bool((np.diff(places) == 1).all())
+        self._asked = None if in_order else to_device(torch.from_numpy(places), device)
+        self.rows, kept = self.count, len(self.rows_kept)
+        if device.type == "cpu":
+            self.rows, kept = _rounded(self.rows), _rounded(kept)
+        added = np.full(kept - len(self.rows_kept), self.rows_kept[-1] if kept else 0)
+        self.kept = to_device(torch.from_numpy(np.concatenate([self.rows_kept, added])), device)
+        # A second start has a price.
+        self.trims = self.count - len(self.rows_kept) >= max(WORTH_TRIMMING, len(self.rows_kept))
+        taken = torch.arange(self.rows)
+        taken[self.count :] = 0
+        laid_ids, laid_positions = (torch.from_numpy(each)[taken].unsqueeze(0) for each in (ids, positions))
+        return laid_ids, to_device(laid_positions, device)
+
+    def asked(self, logits: Tensor) -> Tensor:
+        """The logits of each row that was asked for, of those of `kept`, [rows, vocabulary]."""
+        logits = logits[: len(self.rows_kept)]
+        return logits if self._asked is None else logits[self._asked]
+
+    def attend(self, call: LayerCall, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """What one layer's attention gives for the R rows.
+
+        Args:
+            query: [1, heads, R, size]; in a last layer that was trimmed, the kept rows only.
+            key, value: [1, key heads, R, size]; each serves as many neighbouring heads as there are more of them.
+
+        Returns:
+            [1, R, heads, size], or the kept rows of it.
+
+        Raises:
+            NotImplementedError: the model asks for an attention of another kind.
+            KeysKnownError: while collecting, once the keys and values are known.
+        """
+        if any(call.arguments.get(name) is not None for name in _UNSUPPORTED):
+            raise NotImplementedError(f"rows of a ragged batch cannot have attention with {', '.join(_UNSUPPORTED)}")
+        count = len(self.rows_kept) if self.picked else self.count
+        out = self.attend_rows(call, query[:, :, :count], key[:, :, :count], value[:, :, :count])
+        added = query.shape[2] - count
+        return F.pad(out, (0, 0, 0, 0, 0, added)) if added else out
+
+    @abstractmethod
+    def attend_rows(self, call: LayerCall, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """As `attend`, of the rows that there are."""
+
+    @contextmanager
+    def collected(self) -> Iterator[None]:
+        """Within, attention is to keep the keys and values that it is handed, and to leave by `KeysKnownError`."""
+        self.collecting = True
+        try:
+            with suppress(KeysKnownError):
+                yield
+        finally:
+            self.collecting = False
+
+
+def trim_last_layer(module: PreTrainedModel) -> Sequence[RemovableHandle]:
+    """Let the last layer of `module` run on the rows asked for alone when called with ``gloss_rows``.
+
+    Returns handles to undo it; none where no last layer can be told.
+    """
+    layers = layers_of(module)
+    if layers is None:
+        return ()
+    last = layers[-1]
+    return (
+        last.register_forward_pre_hook(_before, with_kwargs=True),
+        last.register_forward_hook(_after, with_kwargs=True),
+    )
+
+
+def keep_last_layer_trimmed(module: PreTrainedModel) -> None:
+    """As `trim_last_layer`, unless that was done before."""
+    layers = layers_of(module)
+    if layers is not None and _before not in layers[-1]._forward_pre_hooks.values():
+        trim_last_layer(module)
+
+
+def layers_of(module: PreTrainedModel) -> nn.ModuleList | None:
+    """The layers of `module`, from the lowest up; None where they cannot be told."""
+    layers = module.config.get_text_config().num_hidden_layers
+    stacks = [child for child in module.modules() if isinstance(child, nn.ModuleList) and len(child) == layers]
+    return stacks[0] if len(stacks) == 1 else None
+
+
+def _before(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...] | None:
+    """Collect the keys and values of all rows, then go on with the rows whose logits are asked for."""
+    run: TrimmedForward | None = kwargs.get("gloss_rows")
+    if run is None or not run.trims:
+        return None
+    with run.collected():
+        layer.forward(*args, **kwargs)
+    if not len(run.rows_kept):
+        raise KeysKnownError
+    run.picked = True
+    rows = run.rows
+    return (
+        tuple(_pick(value, run.kept, rows) for value in args),
+        {name: _pick(value, run.kept, rows) for name, value in kwargs.items()},
+    )
+
+
+def _after(_layer: nn.Module, _args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+    """Put the rows back in their places: what follows counts on as many as went in, and reads no others."""
+    run: TrimmedForward | None = kwargs.get("gloss_rows")
+    if run is None or not run.trims:
+        return None
+    run.picked = False
+    if isinstance(output, tuple):
+        return (_spread(output[0], run.kept[: len(run.rows_kept)], run.rows), *output[1:])
+    return _spread(output, run.kept[: len(run.rows_kept)], run.rows)
+
+
+def _pick(value: Any, kept: Tensor, rows: int) -> Any:
+    """The kept rows of whatever has a row for each row of the batch: hidden states, positions, their embeddings."""
+    if isinstance(value, tuple):
+        return tuple(_pick(each, kept, rows) for each in value)
+    if isinstance(value, Tensor) and value.dim() >= 2 and value.shape[:2] == (1, rows):
+        return value[:, kept]
+    return value
+
+
+def _spread(hidden: Tensor, kept: Tensor, rows: int) -> Tensor:
+    full = torch.zeros(1, rows, hidden.shape[-1], dtype=hidden.dtype, device=hidden.device)
+    full[:, kept] = hidden[:, : len(kept)]
+    return full
+
+
+def _rounded(rows: int) -> int:
+    """The next power of two, from 16 on the next multiple of 16."""
+    return 1 << (rows - 1).bit_length() if 0 < rows <= 16 else -(-rows // 16) * 16
