@@ -293,7 +293,8 @@ class Generations:
         began = time.monotonic()
         stream.queue_seconds = stream.queue_seconds or began - stream.began
         try:
-            logits = growing.decoder.start(stream.ids)
+            # A copy: what was read is settled only once the next token has joined the text.
+            logits = growing.decoder.start(tuple(stream.ids))
         except Exception as error:  # noqa: BLE001 -- whatever it is, it belongs to the caller, not to this thread
             self._deliver(stream, of_model(stream.model, error))
             return

@@ -127,7 +127,7 @@ class ResidentWorker(Worker):
         self.set_state(WorkerStatus.IDLE)
 
     def _refuse(self, job_id: str, error: Exception) -> None:
-        _log.error("dropped job %s, which cannot be run: %s %s", job_id, type(error).__name__, error)
+        _log.error("dropped job %.64s, which cannot be run: %s %.300s", job_id, type(error).__name__, error)
         self._store.refuse(self.queues[0].name, job_id)
 
     def _supervise(self, job: Job, execution: Execution) -> str:
@@ -258,7 +258,7 @@ class ResidentWorker(Worker):
         """Replace a child that died, and release the jobs of workers that died."""
         self._replace_child()
         for explanation_id in self._store.recover(self.queues[0].name):
-            _log.warning("took over %s from a worker that died", explanation_id)
+            _log.warning("took over %.64s from a worker that died", explanation_id)
         self.last_cleaned_at = now()  # type: ignore[assignment]  # rq declares it None
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -13,7 +13,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="GLOSS_", frozen=True, extra="ignore")
 
-    model: str = Field(default="transformer", pattern=r"^\s*[^,\s][^,]*$")
+    model: str = "transformer"
     """A shipped name, a local folder or a hub name: one, because a worker holds one model. Start a worker a model."""
 
     device: str = "auto"
@@ -62,10 +62,17 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """How much is logged to stderr. Prompts are never logged."""
 
+    @field_validator("model")
+    @classmethod
+    def _one_model(cls, model: str) -> str:
+        if not model.strip() or "," in model:
+            raise ValueError("name one model, because a worker holds one; start a worker for each")
+        return model
+
 
 def complaints(error: ValidationError) -> list[str]:
     """One line for each setting that is not allowed, naming its variable; values are left out, one may be a secret."""
     return [
-        f"GLOSS_{'_'.join(str(part) for part in item['loc']).upper()}: {item['msg']}"
+        f"GLOSS_{'_'.join(map(str, item['loc'])).upper()}: {item['msg'].removeprefix('Value error, ')}"
         for item in error.errors(include_input=False, include_url=False)
     ]

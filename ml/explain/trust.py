@@ -46,11 +46,19 @@ def _worst(reasons: Sequence[Reason]) -> Trust:
 def _effect(result: ExplanationResult, in_units: bool) -> Iterator[Reason]:
     effect = abs(result.full_value - result.base_value)
     largest = _largest(result) if in_units else 0.0
-    if max(effect, largest) < _TINY_EFFECT[result.target.scale]:
+    tiny = _TINY_EFFECT[result.target.scale]
+    if max(effect, largest) < tiny:
         feature = f", and no feature by more than {largest:.2g}" if in_units else ""
         yield (
             Verdict.NOT_TRUSTED,
             f"The prompt hardly matters: removing all of it changes the value by {effect:.2g}{feature}.",
+        )
+    elif in_units and (told := math.fsum(abs(each.value) for each in result.attributions)) < tiny:
+        # A fit that reaches no further than the prompt itself ranks by what is left of numbers near zero.
+        yield (
+            Verdict.NOT_TRUSTED,
+            f"The attributions tell nothing: removing the whole prompt changes the value by {effect:.2g}, and all of"
+            f" them together make {told:.2g}; choose other parameters (a wider kernel, a smaller penalty).",
         )
 
 

@@ -41,10 +41,11 @@ def on_a_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., N
 class Bench:
     """An engine over one model."""
 
-    def __init__(self, model: LanguageModel, **limits: int) -> None:
+    def __init__(self, model: LanguageModel, *, prefix_bytes: int = 0, **limits: int) -> None:
         self.model = model
         self.metrics = Metrics()
-        self.engine = Engine({model.info.name: model}, Limits(), self.metrics, GenerationLimits(**limits))
+        models = {model.info.name: model}
+        self.engine = Engine(models, Limits(), self.metrics, GenerationLimits(**limits), prefix_bytes=prefix_bytes)
 
     def begin(self, ids: Sequence[int], **settings: Any) -> Stream:
         spec = GenerationSpec(**settings)
@@ -85,6 +86,20 @@ async def test_texts_in_company_are_what_they_are_alone(llama: LanguageModel, te
         found = [ids_of(steps) for steps in await asyncio.gather(*map(all_of, streams))]
         assert found == alone
         assert bench.gauge("growing") == 0
+
+
+@pytest.mark.parametrize("length", [30, 31, 32, 63])
+@on_a_loop
+async def test_what_a_text_leaves_behind_is_what_was_read(llama: LanguageModel, length: int):
+    """Its first token completes a block of the prefix cache, but has not been read when the prompt is noted."""
+    ids = [5 + i % 50 for i in range(length)]
+    async with engine_of(llama, prefix_bytes=1 << 22) as bench:
+        first, *_ = ids_of(await all_of(bench.begin(ids, max_tokens=2)))
+        longer = (*ids, first, *range(60, 90))
+        answer = await bench.engine.submit(llama.info.name, [NextTokenTask(longer)])
+    expected = torch.log_softmax(llama.logits([longer])[0][-1], dim=-1)
+    assert answer.values[0].log_probabilities == pytest.approx([expected.max().item()], abs=1e-4)
+    assert answer.values[0].entropy == pytest.approx(-(expected.exp() * expected).sum().item(), abs=1e-4)
 
 
 @on_a_loop
@@ -198,9 +213,9 @@ class Failing:
         self.leaves = leaves
 
     def start(self, ids: Sequence[int]) -> torch.Tensor:
-        if ids == [1]:
+        if list(ids) == [1]:
             raise RuntimeError("prompt")
-        if ids == [2]:
+        if list(ids) == [2]:
             return torch.full((50,), float("nan"))
         return 10 * torch.eye(50)[9]
 

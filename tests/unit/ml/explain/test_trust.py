@@ -68,6 +68,18 @@ def test_shares_tell_no_effect_by_their_size():
     assert "no feature" not in judged.reasons[0]
 
 
+def test_attributions_that_are_as_good_as_nothing():
+    # What LIME finds with a kernel so narrow that the prompt alone has weight: ranked well, known well, and nothing.
+    found = replace(
+        GOOD,
+        attributions=tuple(replace(each, value=each.value * 1e-38, standard_error=1e-99) for each in GOOD.attributions),
+        surrogate=SurrogateFit(SurrogateKind.RIDGE, 1.0),
+    )
+    judged = judge(found, faithfulness_asked=True)
+    assert judged.verdict is Verdict.NOT_TRUSTED
+    assert "tell nothing" in judged.reasons[0]
+
+
 def test_nothing_speaks_against_it():
     trust = judge(GOOD, faithfulness_asked=True)
     assert (trust.verdict, trust.reasons) == (Verdict.TRUSTED, ())
