@@ -139,10 +139,21 @@ class PromptReader:
             return
         forward, told = self._fresh
         self._fresh = None
+        sources, targets = [], []
         for path, ids, cached in told:
             if inserted := self._prefixes.insert(ids, cached):
-                slots = np.arange(inserted.slots.start, inserted.slots.stop)
-                forward.copy_to(self._cache, path[inserted.start : inserted.start + len(slots)], slots)
+                sources.append(path[inserted.start : inserted.start + len(inserted.slots)])
+                targets.append(np.arange(inserted.slots.start, inserted.slots.stop))
+        if not sources:
+            return
+        source, target = np.concatenate(sources), np.concatenate(targets)
+        # Where a prompt's slots were taken again by one behind it, the later one has them.
+        target, last = np.unique(target[::-1], return_index=True)
+        try:
+            forward.copy_to(self._cache, source[::-1][last], target)
+        except BaseException:
+            self._prefixes = PrefixCache(self._first_slot)  # it names slots that were not written
+            raise
 
     @staticmethod
     def _in_callers_order(logits: Tensor, order: Sequence[int], tails: Sequence[int]) -> Tensor:

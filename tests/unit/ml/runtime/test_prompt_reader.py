@@ -18,6 +18,7 @@ from ml.language_model import LanguageModel, Reader
 from ml.models import load
 from ml.models.attention_capture import prepare
 from ml.models.verification import Ways, verify
+from ml.runtime.forward import RaggedForward
 from ml.runtime.prefix_cache import BLOCK
 from ml.runtime.prompt_reader import PromptReader
 from ml.runtime.spans import spans_of
@@ -109,3 +110,28 @@ def test_other_kernels_give_the_same(tiny_llama: Path) -> None:
             for ids, logits in zip(sequences, found, strict=True):
                 alone = module(input_ids=torch.tensor([ids])).logits[0, -1:].float()
                 torch.testing.assert_close(logits, alone, **TOLERANCE)
+
+
+def test_a_prompt_whose_slots_another_of_its_batch_takes_leaves_nothing_wrong(model: LanguageModel) -> None:
+    """A prefix cache of two blocks, and batches of prompts of two blocks and more."""
+    probe = model.reader(1 << 24)
+    probe.read([DOCUMENT[:40]], [1])
+    probe.settle()
+    reader = model.reader(2 * probe.bytes)
+    prompts = [[seed % 5 + 2, *random_ids(70, seed)] for seed in range(6)]
+    for _ in range(2):
+        check(model, reader, prompts, 1)
+        reader.settle()
+        for prompt in prompts:
+            check(model, reader, [[*prompt[:64], 7, 8, 9]], 1)
+            reader.settle()
+
+
+def test_what_cannot_be_kept_is_not_found_later(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = model.reader(1 << 24)
+    reader.read([DOCUMENT], [1])
+    with monkeypatch.context() as patch:
+        patch.setattr(RaggedForward, "copy_to", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            reader.settle()
+    assert check(model, reader, [DOCUMENT], 1) == [0]
