@@ -22,7 +22,14 @@ AttentionSink = Callable[[int, torch.Tensor], None]
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What a model is. `heads` is 0 for a model without attention; `digest` is the SHA-256 of its files' contents."""
+    """What a model is.
+
+    Attributes:
+        digest: the SHA-256 of its files' contents.
+        heads: 0 for a model without attention.
+        capabilities: fast ways to compute that it was seen to allow, each with the longest prompt; None is any length.
+        unused: what it was not seen to allow, in words.
+    """
 
     name: str
     digest: str
@@ -35,6 +42,8 @@ class ModelInfo:
     context_length: int
     device: str
     dtype: str
+    capabilities: tuple[tuple[str, int | None], ...] = ()
+    unused: str = ""
 
 
 @dataclass(frozen=True)

@@ -159,10 +159,11 @@ def tokenize(session: Session, text: str, model: str) -> None:
 
 
 @click.command(short_help="The models that are served.")
+@click.option("--verbose", is_flag=True, help="Also show how each is computed, as found when it was loaded.")
 @connected
-def models(session: Session) -> None:
+def models(session: Session, verbose: bool) -> None:
     """Who is there? The models that the server holds."""
     reply = session.client.models()
     if session.json:
         return session.emit(reply)
-    return session.show(*inference.models(reply.models))
+    return session.show(*inference.models(reply.models, verbose=verbose))

@@ -115,8 +115,8 @@ def tokens(reply: v1.TokenizeResponse) -> Group:
     return Group(boxes, Text(length, "dim"))
 
 
-def models(found: Iterable[v1.ModelInfo]) -> Iterator[RenderableType]:
-    """Each model in two lines: who it is, and what it is and can do."""
+def models(found: Iterable[v1.ModelInfo], *, verbose: bool = False) -> Iterator[RenderableType]:
+    """Each model in two lines: who it is, and what it is and can do. `verbose`: also how it is computed."""
     for info in found:
         name = Text(words.model(info.version), "bold")
         if info.is_default:
@@ -134,3 +134,13 @@ def models(found: Iterable[v1.ModelInfo]) -> Iterator[RenderableType]:
         ]
         yield name
         yield Padding(plain(" · ".join(facts), "dim"), (0, 0, 0, 2))
+        if verbose:
+            yield from (Padding(plain(line), (0, 0, 0, 2)) for line in _capabilities(info))
+
+
+def _capabilities(info: v1.ModelInfo) -> Iterator[str]:
+    """How a model is computed, a line each."""
+    for each in info.capabilities:
+        yield f"✔ {each.name}" + (f" up to {each.max_tokens:,} tokens" if each.HasField("max_tokens") else "")
+    if info.unused_capabilities:
+        yield f"not used: {info.unused_capabilities}"

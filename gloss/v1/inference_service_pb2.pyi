@@ -217,7 +217,7 @@ class ListModelsResponse(_message.Message):
     def __init__(self, models: _Optional[_Iterable[_Union[ModelInfo, _Mapping]]] = ...) -> None: ...
 
 class ModelInfo(_message.Message):
-    __slots__ = ("version", "architecture", "parameters", "layers", "heads", "hidden_size", "vocabulary_size", "context_length", "device", "dtype", "has_attention", "has_chat_template", "mask_token", "is_default")
+    __slots__ = ("version", "architecture", "parameters", "layers", "heads", "hidden_size", "vocabulary_size", "context_length", "device", "dtype", "has_attention", "has_chat_template", "mask_token", "is_default", "capabilities", "unused_capabilities")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     ARCHITECTURE_FIELD_NUMBER: _ClassVar[int]
     PARAMETERS_FIELD_NUMBER: _ClassVar[int]
@@ -232,6 +232,8 @@ class ModelInfo(_message.Message):
     HAS_CHAT_TEMPLATE_FIELD_NUMBER: _ClassVar[int]
     MASK_TOKEN_FIELD_NUMBER: _ClassVar[int]
     IS_DEFAULT_FIELD_NUMBER: _ClassVar[int]
+    CAPABILITIES_FIELD_NUMBER: _ClassVar[int]
+    UNUSED_CAPABILITIES_FIELD_NUMBER: _ClassVar[int]
     version: _common_pb2.ModelVersion
     architecture: str
     parameters: int
@@ -246,4 +248,14 @@ class ModelInfo(_message.Message):
     has_chat_template: bool
     mask_token: str
     is_default: bool
-    def __init__(self, version: _Optional[_Union[_common_pb2.ModelVersion, _Mapping]] = ..., architecture: _Optional[str] = ..., parameters: _Optional[int] = ..., layers: _Optional[int] = ..., heads: _Optional[int] = ..., hidden_size: _Optional[int] = ..., vocabulary_size: _Optional[int] = ..., context_length: _Optional[int] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., has_attention: _Optional[bool] = ..., has_chat_template: _Optional[bool] = ..., mask_token: _Optional[str] = ..., is_default: _Optional[bool] = ...) -> None: ...
+    capabilities: _containers.RepeatedCompositeFieldContainer[Capability]
+    unused_capabilities: str
+    def __init__(self, version: _Optional[_Union[_common_pb2.ModelVersion, _Mapping]] = ..., architecture: _Optional[str] = ..., parameters: _Optional[int] = ..., layers: _Optional[int] = ..., heads: _Optional[int] = ..., hidden_size: _Optional[int] = ..., vocabulary_size: _Optional[int] = ..., context_length: _Optional[int] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., has_attention: _Optional[bool] = ..., has_chat_template: _Optional[bool] = ..., mask_token: _Optional[str] = ..., is_default: _Optional[bool] = ..., capabilities: _Optional[_Iterable[_Union[Capability, _Mapping]]] = ..., unused_capabilities: _Optional[str] = ...) -> None: ...
+
+class Capability(_message.Message):
+    __slots__ = ("name", "max_tokens")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    max_tokens: int
+    def __init__(self, name: _Optional[str] = ..., max_tokens: _Optional[int] = ...) -> None: ...

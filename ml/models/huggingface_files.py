@@ -126,6 +126,8 @@ def _load(
         context_length=context_length,
         device=str(module.device),
         dtype=str(placement.dtype).removeprefix("torch."),
+        capabilities=ways.capabilities(context_length),
+        unused=ways.unused,
     )
     tokenizer = Tokenizer(
         fast, info.context_length, vocabulary_size=info.vocabulary_size, end_ids=_end_ids(module), model=name

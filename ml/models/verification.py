@@ -45,6 +45,18 @@ _HALF_TOLERANCE = 5e-2
 """The same in half precision, which rounds differently in other company."""
 
 
+NAMES = {
+    "padded": "padded batches",
+    "ragged": "ragged batches",
+    "served": "prefix cache and batched decoding",
+    "differentiated": "gradients in batches of rows",
+    "cached": "cached batches",
+    "decoded": "decoding with a cache",
+    "captured": "attention without eager layers",
+}
+"""What callers know each way by."""
+
+
 @dataclass(frozen=True)
 class Ways:
     """Up to how many tokens of the longest prompt each way gives what the plain forward gives; 0 is never.
@@ -74,16 +86,10 @@ class Ways:
     trims: bool = False
     unused: str = ""
 
-
-_NAMES = {
-    "padded": "padded batches",
-    "ragged": "ragged batches",
-    "served": "the prefix cache and batched decoding",
-    "differentiated": "gradients in batches of rows",
-    "cached": "cached batches",
-    "decoded": "decoding with a cache",
-    "captured": "attention without eager layers",
-}
+    def capabilities(self, context_length: int) -> tuple[tuple[str, int | None], ...]:
+        """The ways that are used, and up to how many tokens; None where the whole context is."""
+        limits = ((name, getattr(self, way)) for way, name in NAMES.items())
+        return tuple((name, int(limit) if limit < context_length else None) for name, limit in limits if limit)
 
 
 def verify(module: PreTrainedModel, context_length: int, name: str, *, spread: bool = False) -> Ways:
@@ -125,7 +131,7 @@ class _Verification:
             reason = str(error).strip().partition("\n")[0]
             message = f"model {self._name!r} cannot compute a prompt here: {type(error).__name__}: {reason}"
             raise ModelLoadError(message) from error
-        found = dict.fromkeys(_NAMES, 0.0)
+        found = dict.fromkeys(NAMES, 0.0)
         differences: dict[str, float] = {}
         for stage in self._stages():
             for way, trial in self._trials(stage, differences):
@@ -223,7 +229,7 @@ class _Verification:
     def _unused(self, found: Mapping[str, float], differences: Mapping[str, float]) -> str:
         """What is not used, and why, in words."""
         told = []
-        for way, name in _NAMES.items():
+        for way, name in NAMES.items():
             limit = found[way]
             as_ragged = way in {"served", "differentiated"} and limit == found["ragged"] and way not in differences
             if limit < self._context and (way in differences or limit) and not as_ragged:

@@ -141,7 +141,8 @@ class Walk:
 
     def enter(self, slots: IntArray) -> None:
         """Go to another path: tokens that are cached in `slots`, by position."""
-        cached = np.concatenate(self._node_slots)[self._path] if len(self._path) else self._path
+        known = len(self._path) and len(slots)
+        cached = np.concatenate(self._node_slots)[self._path] if known else self._path[:0]
         same = common_prefix(cached, slots)  # rows that share what is cached see the same nodes
         self._leave(same)
         positions = np.arange(same, len(slots))

@@ -86,6 +86,8 @@ def model_info(model: LanguageModel, *, is_default: bool) -> pb.ModelInfo:
         has_chat_template=tokenizer.has_chat_template,
         mask_token=mask[1] if mask else "",
         is_default=is_default,
+        capabilities=[pb.Capability(name=name, max_tokens=tokens) for name, tokens in info.capabilities],
+        unused_capabilities=info.unused,
     )
 
 

@@ -163,6 +163,9 @@ def test_list_models(served):
     llama = models[0]
     assert (llama.layers, llama.heads, llama.context_length, llama.device) == (2, 4, 128, "cpu")
     assert (llama.mask_token, models[1].mask_token) == ("<unk>", "")
+    found = {each.name: each.HasField("max_tokens") for each in llama.capabilities}
+    assert found.items() >= {"ragged batches": False, "prefix cache and batched decoding": False}.items()
+    assert not models[2].capabilities
 
 
 def test_what_a_model_cannot_do_is_a_failed_precondition(served):

@@ -336,3 +336,20 @@ def test_spans_count_in_code_points() -> None:
         attributions=[v1.FeatureAttribution(text="né", span=v1.CharacterSpan(start=2, end=4), attribution=1)],
     )
     assert [piece for piece, _ in words.pieces(result)] == ["😀 ", "né", " ok"]
+
+
+def test_models_tell_on_request_how_they_are_computed():
+    info = v1.ModelInfo(
+        version=v1.ModelVersion(name="phi", digest="ab"),
+        capabilities=[v1.Capability(name="padded batches"), v1.Capability(name="ragged batches", max_tokens=4096)],
+        unused_capabilities="ragged batches beyond 4096 tokens (differs by 0.7 of the largest logit)",
+    )
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(*inference.models([info], verbose=True))
+    shown = console.export_text()
+    assert "✔ padded batches" in shown
+    assert "✔ ragged batches up to 4,096 tokens" in shown
+    assert "not used: ragged batches beyond 4096 tokens" in shown
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(*inference.models([info]))
+    assert "ragged" not in console.export_text()
