@@ -30,6 +30,7 @@ from server.generation import GenerationLimits
 from server.health import EXPLANATION, INFERENCE, Health, watch_explanations
 from server.interceptors import OWN_SERVICES, Drain, Interceptor, UnknownMethods, count_calls, map_errors
 from server.keys import key_file
+from server.listener import Listener
 from server.metrics import Metrics, MetricsPage
 from server.ports import StartError, address, take
 from server.registry import Registry
@@ -46,11 +47,7 @@ T = TypeVar("T")
 
 _logger = logging.getLogger(__name__)
 
-_STUCK_SECONDS = 5.0
-"""Seconds beyond `_FLUSH_SECONDS` after which gRPC's stop counts as stuck."""
 _CANCEL_SECONDS = 0.05
-_LOOK_SECONDS = 1.0
-"""Seconds between two looks at whether gRPC still listens."""
 _FLUSH_SECONDS = 0.5
 """What gRPC gets to send the last replies once every call has been answered."""
 
@@ -73,20 +70,21 @@ class Server:
         self.metrics_port = 0
         """The metrics page's port, once started."""
         self.engine: Engine
-        self._credentials = credentials(settings)
-        self._grpc = grpc.aio.server(
-            interceptors=[
-                Writer(settings.unread_seconds),
-                UnknownMethods(self.metrics),
-                Interceptor(count_calls(self.metrics)),
-                Interceptor(map_errors(settings.max_message_bytes), OWN_SERVICES),
-                *_gates(settings),
-                Interceptor(self.drain.around, OWN_SERVICES),
-                Parser(),
-            ],
-            options=_options(settings),
-            maximum_concurrent_rpcs=settings.max_calls,
-        )
+        interceptors = [
+            Writer(settings.unread_seconds),
+            UnknownMethods(self.metrics),
+            Interceptor(count_calls(self.metrics)),
+            Interceptor(map_errors(settings.max_message_bytes), OWN_SERVICES),
+            *_gates(settings),
+            Interceptor(self.drain.around, OWN_SERVICES),
+            Parser(),
+        ]
+
+        def make() -> grpc.aio.Server:
+            options, most = _options(settings), settings.max_calls
+            return grpc.aio.server(interceptors=interceptors, options=options, maximum_concurrent_rpcs=most)
+
+        self._grpc = Listener(make, credentials(settings))
         self._closing = AsyncExitStack()  # What to undo once no call is left, the last made first.
 
     async def start(self) -> None:
@@ -109,18 +107,18 @@ class Server:
         """Serve until SIGTERM or SIGINT.
 
         Raises:
-            RuntimeError: the model's thread died, or gRPC ended by itself.
+            RuntimeError: the model's thread died, or gRPC ended by itself and cannot listen again.
         """
         signalled = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, signalled.set)
         stop: asyncio.Future[Any] = asyncio.ensure_future(signalled.wait())
-        ended: asyncio.Future[Any] = asyncio.ensure_future(self._wait_ended())
+        ended: asyncio.Future[Any] = asyncio.ensure_future(self._grpc.keep())
         await asyncio.wait({stop, self.engine.crashed, ended}, return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()
         if ended.done():
-            raise RuntimeError("gRPC has ended by itself; its own message stands above")
-        ended.cancel()
+            await ended
+        await _cancel(ended)
         if self.engine.crashed.done():
             await self.engine.crashed
 
@@ -133,27 +131,14 @@ class Server:
             await asyncio.wait_for(self.drain.wait_idle(), self.settings.grace_seconds)
         except TimeoutError:
             _logger.warning("the grace is over, unfinished calls are cancelled")
-        # Once in a great while gRPC's own stop never returns; nothing that matters is left to wait for.
-        stopping = asyncio.ensure_future(self._grpc.stop(_FLUSH_SECONDS))
-        if not (await asyncio.wait({stopping}, timeout=_FLUSH_SECONDS + _STUCK_SECONDS))[0]:
-            _logger.warning("gRPC does not stop, going on without it")
-            stopping.cancel()
+        await self._grpc.stop(_FLUSH_SECONDS)
         await self._closing.aclose()
         _logger.info("stopped")
-
-    async def _wait_ended(self) -> None:
-        """Wait until gRPC listens no more, as after a call whose method's name is not UTF-8, and nobody has stopped it.
-
-        `wait_for_termination` would return only once every client has closed its connection.
-        """
-        # There is no public way to ask.
-        while self._grpc._server.is_running():  # type: ignore[attr-defined]  # noqa: ASYNC110
-            await asyncio.sleep(_LOOK_SECONDS)
 
     def _listen(self) -> None:
         settings = self.settings
         host, port = settings.host, settings.port
-        self.port = take("gRPC", "GLOSS_", host, port, lambda: self._add_port(address(host, port)))
+        self.port = take("gRPC", "GLOSS_", host, port, lambda: self._grpc.listen(host, port, address))
         page_host, page_port = settings.metrics_host, settings.metrics_port
         page = take(
             "metrics",
@@ -164,11 +149,6 @@ class Server:
         )
         self._closing.callback(page.close)
         self.metrics_port = page.port
-
-    def _add_port(self, where: str) -> int:
-        if self._credentials is None:
-            return self._grpc.add_insecure_port(where)
-        return self._grpc.add_secure_port(where, self._credentials)
 
     def _load(self) -> Registry:
         keep_freed_memory()
@@ -257,12 +237,15 @@ class Server:
         explanation = ExplanationService(
             registry, store, helpers, metrics=self.metrics, drain=self.drain, watch_seconds=settings.watch_seconds
         )
-        inference_service_pb2_grpc.add_InferenceServiceServicer_to_server(inference, self._grpc)
-        explanation_service_pb2_grpc.add_ExplanationServiceServicer_to_server(explanation, self._grpc)
-        health_pb2_grpc.add_HealthServicer_to_server(self.health.servicer, self._grpc)
-        reflection.enable_server_reflection((INFERENCE, EXPLANATION, HEALTH, reflection.SERVICE_NAME), self._grpc)
+
+        def register(server: grpc.aio.Server) -> None:
+            inference_service_pb2_grpc.add_InferenceServiceServicer_to_server(inference, server)
+            explanation_service_pb2_grpc.add_ExplanationServiceServicer_to_server(explanation, server)
+            health_pb2_grpc.add_HealthServicer_to_server(self.health.servicer, server)
+            reflection.enable_server_reflection((INFERENCE, EXPLANATION, HEALTH, reflection.SERVICE_NAME), server)
+
         await self.health.begin()
-        await self._grpc.start()
+        await self._grpc.start(register)
         await self.health.inference_ready()
 
         watch = asyncio.create_task(
@@ -316,7 +299,7 @@ async def _apart(work: Callable[[], T]) -> T:
     return result
 
 
-async def _cancel(task: asyncio.Task[None]) -> None:
+async def _cancel(task: asyncio.Future[Any]) -> None:
     # Not once but until it is true: Python 3.11's wait_for swallows a cancellation that comes as its work ends.
     while not task.done():
         task.cancel()

@@ -82,9 +82,10 @@ def http2(kind, flags, stream, payload):
     return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
 
 
-def test_a_server_whose_grpc_ended_does_not_stay(server_process, tiny_gpt2):
+def test_a_call_that_ends_grpc_ends_no_more_than_that(server_process, tiny_gpt2):
     server = server_process(GLOSS_MODEL=str(tiny_gpt2))
     host, port = server.grpc.split(":")
+    answered = ask(server.grpc)
     headers = [
         (b":method", b"POST"),
         (b":scheme", b"http"),
@@ -96,9 +97,24 @@ def test_a_server_whose_grpc_ended_does_not_stay(server_process, tiny_gpt2):
     block = b"".join(b"\x00" + bytes([len(k)]) + k + bytes([len(v)]) + v for k, v in headers)
     with socket.create_connection((host, int(port))) as connection:
         connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + http2(4, 0, 0, b"") + http2(1, 4, 1, block))
-        wait_for(lambda: server.child.exit_code() is not None)
-    assert server.child.exit_code() == 1
-    assert "gRPC has ended by itself" in server.log
+        wait_for(lambda: "gRPC has ended by itself" in server.log)
+    wait_for(lambda: answers(server.grpc))
+    assert ask(server.grpc) == answered
+    assert server.child.exit_code() is None
+    assert server.log.count("loading model=") == 1
+    os.kill(server.pid, signal.SIGTERM)
+    wait_for(lambda: server.child.exit_code() is not None)
+    assert server.child.exit_code() == 0
+
+
+def answers(address):
+    """Whether a server says that it serves."""
+    with grpc.insecure_channel(address) as channel:
+        try:
+            health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=5)
+        except grpc.RpcError:
+            return False
+    return True
 
 
 def ask(address):
