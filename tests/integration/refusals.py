@@ -24,13 +24,16 @@ def _out_of_memory(server: RedisServer, admin: redis.Redis) -> Iterator[None]:
 @contextlib.contextmanager
 def _no_disk(server: RedisServer, admin: redis.Redis) -> Iterator[None]:
     """A snapshot that cannot be written: MISCONF."""
-    (server.folder / "taken").mkdir(exist_ok=True)
-    admin.config_set("dbfilename", "taken")
+    # A folder stands where the snapshot goes. (Where it goes cannot be set while Redis runs: that is protected.)
+    snapshot = server.folder / admin.config_get("dbfilename")["dbfilename"]
+    snapshot.unlink(missing_ok=True)
+    snapshot.mkdir()
     admin.config_set("save", "3600 1")
     admin.bgsave()
     wait_for(lambda: admin.info("persistence")["rdb_last_bgsave_status"] == "err")
     yield
     admin.config_set("save", "")
+    snapshot.rmdir()
 
 
 @contextlib.contextmanager

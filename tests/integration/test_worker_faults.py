@@ -213,6 +213,7 @@ def test_a_redis_that_refuses_is_waited_for_in_peace(worker, model, store, clien
 
     wait_for(lambda: refused() >= 10, timeout=60)
     assert time.monotonic() - started > 0.2  # each step of a busy retry takes less than a millisecond
+    wait_for(lambda: worker.output()[before:].count("Redis refuses") == 2, timeout=60)  # parent and child both met it
     client.config_set("maxmemory", 0)
     explanation = ended(store, name, timeout=60)
     assert explanation.state == pb.EXPLANATION_STATE_SUCCEEDED, explanation.error
