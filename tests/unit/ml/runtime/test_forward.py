@@ -1,0 +1,99 @@
+"""Any set of sequences, windows, prefixes and splits gives what separate plain forwards give."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from functools import cache
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from ml.models.attention_capture import prepare
+from ml.runtime.decoding import BatchedDecoder
+from ml.runtime.last_layer import keep_last_layer_trimmed
+from ml.runtime.prompt_reader import PromptReader
+from ml.runtime.spans import spans_of
+from ml.runtime.variants import Variants
+from tests.fixtures.zoo import make
+
+KINDS = ["llama", "gpt2", "mistral, window 4", "gemma2", "gemma3", "gpt-oss", "llama4, chunks"]
+
+tokens = st.integers(1, 4)  # few, so that sequences begin alike
+few_examples = settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@cache
+def models(kind: str) -> tuple[PreTrainedModel, PreTrainedModel]:
+    """A model as the runtime takes it, and transformers' own with eager attention."""
+    module = make(kind)
+    plain = AutoModelForCausalLM.from_config(copy.deepcopy(module.config)).eval()
+    plain.load_state_dict(module.state_dict())
+    plain.set_attn_implementation("eager")
+    prepare(module)
+    keep_last_layer_trimmed(module)
+    return module, plain
+
+
+def check(plain: PreTrainedModel, ids: Sequence[int], found: torch.Tensor) -> None:
+    with torch.inference_mode():
+        logits = plain(input_ids=torch.tensor([list(ids)]), use_cache=False).logits[0, -len(found) :].float()
+    torch.testing.assert_close(found, logits, atol=1e-4 * float(logits.abs().max()), rtol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@few_examples
+@given(st.data())
+def test_variants(kind: str, data: st.DataObject) -> None:
+    module, plain = models(kind)
+    shared = data.draw(st.lists(tokens, max_size=80))
+    sequences = [
+        [*shared, *rest] for rest in data.draw(st.lists(st.lists(tokens, min_size=1, max_size=40), min_size=1))
+    ]
+    tails = [data.draw(st.integers(1, len(ids) - len(shared))) for ids in sequences]
+    known = data.draw(st.integers(0, len(shared)))
+    with torch.inference_mode():
+        prefix = Variants(module, spans_of(module)).read(shared[:known]) if known else None
+        variants = Variants(module, spans_of(module), prefix)
+        limits = {"max_tokens": data.draw(st.integers(1, 300)), "max_readout": data.draw(st.integers(1, 60))}
+        found = dict[int, torch.Tensor]()
+        for batch in variants.batches(sequences, tails, **limits):
+            found.update(zip(batch.indices, batch.logits, strict=True))
+    for index, ids in enumerate(sequences):
+        assert len(found[index]) == tails[index]
+        check(plain, ids, found[index])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@few_examples
+@given(st.data())
+def test_prompts_and_texts_that_go_on(kind: str, data: st.DataObject) -> None:
+    module, plain = models(kind)
+    reader = PromptReader(module, spans_of(module), data.draw(st.sampled_from([0, 20_000, 1 << 20])))
+    decoder = BatchedDecoder(module, spans_of(module), reader)
+    shared = data.draw(st.lists(tokens, min_size=20, max_size=70))
+    prompts = st.builds(
+        lambda cut, rest: [*shared[:cut], *rest], st.integers(0, 70), st.lists(tokens, min_size=1, max_size=9)
+    )
+    texts: list[list[int]] = []
+    for _ in range(4):
+        sequences = data.draw(st.lists(prompts, min_size=1, max_size=4))
+        tails = [data.draw(st.integers(1, len(ids))) for ids in sequences]
+        for ids, logits in zip(sequences, reader.read(sequences, tails).logits, strict=True):
+            check(plain, ids, logits)
+        if data.draw(st.booleans()):
+            reader.settle()
+        texts.append(list(sequences[0]))
+        check(plain, texts[-1], decoder.start(texts[-1])[None])
+        if len(texts) > 2:
+            decoder.leave(0)
+            texts[0] = texts[-1]
+            texts.pop()
+        going = sorted(data.draw(st.sets(st.sampled_from(range(len(texts))), min_size=1)))
+        for index in going:
+            texts[index].append(data.draw(tokens))
+        for index, logits in zip(going, decoder.step([texts[i][-1] for i in going], going), strict=True):
+            check(plain, texts[index], logits[None])
