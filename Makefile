@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip
 LINTED := $(wildcard benchmarks deploy gloss jobs ml proto server tests worker)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test test-slow test-containers train-deps lint format proto lock clean
+.PHONY: help demo up test test-slow test-zoo test-containers train-deps lint format proto lock clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,10 @@ test: $(VENV)/.dev ## Run the tests, all but the slow ones (PYTEST_ARGS="-k lime
 
 test-slow: $(VENV)/.dev ## Run the tests that take minutes
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+test-zoo: $(VENV)/.dev ## Run every verb and method on every architecture that transformers has, and write docs/models.md
+	$(BIN)/python -m pytest -m zoo tests/zoo $(PYTEST_ARGS)
+	$(BIN)/python -m tests.zoo.table
 
 test-containers: $(VENV)/.dev ## Build the image, run docker-compose.yml, and walk through it (COMPOSE="podman-compose")
 	COMPOSE="$(COMPOSE)" $(BIN)/python -m pytest -m containers -s $(PYTEST_ARGS)

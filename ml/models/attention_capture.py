@@ -1,9 +1,8 @@
 """Attention weights of chosen layers and queries, from an unmodified Hugging Face model.
 
-Models call the attention function that transformers has under a name, and hand it whatever keyword arguments their own
-call had. So what to capture travels with the call, and there is no global state; a call without it is plain SDPA. Only
-the rows asked for are computed, the layer itself still runs through SDPA, and nothing runs above the highest layer
-asked for.
+Models call the attention function that transformers has under a name. What is wanted of it beside attention it finds
+in `ml.models.implementation.asked`; without that it is plain SDPA. Only the rows asked for are computed, the layer
+itself still runs through SDPA, and nothing runs above the highest layer asked for.
 """
 
 from __future__ import annotations
@@ -20,13 +19,19 @@ from transformers.masking_utils import sdpa_mask
 
 from ml.errors import InputError
 from ml.language_model import AttentionSink
-from ml.models.implementation import NAME, register, registered
+from ml.models.implementation import NAME, asked, asking, eager, register, registered
 from ml.models.value_zeroing import Zeroing
 from ml.runtime.kernels import Scores
 from ml.runtime.last_layer import LayerCall, TrimmedForward
 
 Reader = Callable[[PreTrainedModel, Sequence[int], Sequence[int], Sequence[int], AttentionSink], None]
 """Runs a model over ids and hands the weights of layers and queries to a sink; see `LanguageModel.attention`."""
+
+
+_TRIED = (1, 2, 3, 1, 2)
+"""Tokens on which a model's ways to give weights are tried out."""
+_APART, _APART_IN_HALF = 1e-4, 5e-2
+"""Of the largest number: what two ways may differ by, in float32 and in half precision."""
 
 
 class _Done(Exception):  # noqa: N818 - no error: it leaves the model from the highest layer asked for
@@ -91,19 +96,49 @@ def prepare(module: PreTrainedModel) -> Reader | None:
     Each way is tried out on two tokens: models differ in whether they hand keyword arguments on, and only that tells.
     """
     # It stays registered for rows of a batch, whose attention can be capped and have sinks, which that of SDPA cannot.
-    if register(module) and _gives_weights(capture, module):
-        return capture
-    return read_eager if _gives_weights(read_eager, module) else None
+    captured = _weights_by(capture, module) if register(module) else {}
+    eager_ones = _weights_by(read_eager, module) if _eager_agrees(module) else {}
+    # What a model adds to its scores by arguments of its own, only its own function knows.
+    if not eager_ones:
+        return capture if captured else None
+    same = captured.keys() >= eager_ones.keys() and all(
+        _alike(captured[layer], weights, _apart(module)) for layer, weights in eager_ones.items()
+    )
+    return capture if same else read_eager
 
 
-def _gives_weights(read: Reader, module: PreTrainedModel) -> bool:
-    causal: list[bool] = []
-    # Some layers may be of another kind: one that gives weights is enough. None may show the first token the second.
-    # Models without attention fail in ways of their own.
+def _weights_by(read: Reader, module: PreTrainedModel) -> dict[int, Tensor]:
+    """The weights of some tokens by layer; none where they are not those of a causal model."""
+    found: dict[int, Tensor] = {}
+    # Some layers may be of another kind: one that gives weights is enough. Models without attention fail in ways of
+    # their own.
     with contextlib.suppress(Exception), torch.inference_mode():
         layers = range(module.config.get_text_config().num_hidden_layers)
-        read(module, [0, 0], layers, [0], lambda _, weights: causal.append(not weights[:, 0, 1].any()))
-    return bool(causal) and all(causal)
+        read(module, _TRIED, layers, range(len(_TRIED)), found.__setitem__)
+    causal = all(not bool(weights[..., : len(_TRIED)].triu(1).any()) for weights in found.values())
+    return found if causal else {}
+
+
+def _eager_agrees(module: PreTrainedModel) -> bool:
+    """Whether `module` says the same with eager attention; of some, transformers' two ways differ."""
+    ids = torch.tensor([_TRIED], device=module.device)
+    try:
+        with torch.inference_mode():
+            plain = module(input_ids=ids, use_cache=False).logits.float()
+            with eager(module):
+                found = module(input_ids=ids, use_cache=False, output_attentions=True).logits.float()
+    except Exception:  # noqa: BLE001 - as above
+        return False
+    return _alike(found, plain, _apart(module))
+
+
+def _apart(module: PreTrainedModel) -> float:
+    return _APART if module.dtype in {torch.float32, torch.float64} else _APART_IN_HALF
+
+
+def _alike(found: Tensor, expected: Tensor, apart: float) -> bool:
+    largest = float(expected.nan_to_num(0.0, 0.0, 0.0).abs().max())
+    return found.shape == expected.shape and bool((found - expected).abs().max() <= apart * largest)
 
 
 def capture(
@@ -117,8 +152,8 @@ def capture(
     input_ids = torch.tensor([list(ids)], device=module.device)
     heads = module.config.get_text_config().num_attention_heads
     wanted = _Capture(layers, torch.tensor(list(queries), device=module.device), sink, heads)
-    with registered(module), contextlib.suppress(_Done):
-        module(input_ids=input_ids, use_cache=False, logits_to_keep=1, gloss_capture=wanted)
+    with registered(module), asking(wanted), contextlib.suppress(_Done):
+        module(input_ids=input_ids, use_cache=False, logits_to_keep=1)
     _check_complete(wanted.missing)
 
 
@@ -131,15 +166,8 @@ def read_eager(
         InputError: the model gives no weights for one of `layers`.
     """
     input_ids = torch.tensor([list(ids)], device=module.device)
-    before = module.config._attn_implementation
-    switched = module._can_set_attn_implementation()
-    try:
-        if switched:
-            module.set_attn_implementation("eager")
+    with eager(module):
         out = module(input_ids=input_ids, use_cache=False, logits_to_keep=1, output_attentions=True)
-    finally:
-        if switched:
-            module.set_attn_implementation(before)
     weights = getattr(out, "attentions", None) or ()
     # With fewer weights than layers nobody can tell whose they are.
     complete = len(weights) == module.config.get_text_config().num_hidden_layers
@@ -168,25 +196,25 @@ def _check_complete(missing: set[int]) -> None:
         raise InputError("layers", f"layers without attention in this model: {names}; leave them out")
 
 
-def _attention(  # noqa: PLR0917 - transformers' signature
+def _attention(
     module: torch.nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    gloss_capture: _Capture | None = None,
-    gloss_rows: TrimmedForward | None = None,
-    gloss_zeroing: Zeroing | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     scale = kwargs.get("scaling") or query.shape[-1] ** -0.5
-    if gloss_rows is not None:
-        return gloss_rows.attend(LayerCall(cast(int, module.layer_idx), scale, kwargs), query, key, value), None
+    wish = asked()
+    if isinstance(wish, TrimmedForward):
+        return wish.attend(LayerCall(cast(int, module.layer_idx), scale, kwargs), query, key, value), None
     scores = Scores.of(scale, kwargs)
-    if gloss_capture is not None:
-        gloss_capture.take(cast(int, module.layer_idx), query, key, attention_mask, scores)
-    if gloss_zeroing is not None:
-        value = gloss_zeroing(value)
+    if isinstance(wish, _Capture):
+        wish.take(cast(int, module.layer_idx), query, key, attention_mask, scores)
+    if isinstance(wish, Zeroing):
+        value = wish(value)
+    if attention_mask is None:
+        kwargs["is_causal"] = True  # as all that is served, whether or not the module says so
     if scores.cap is None and scores.sinks is None:
         out: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
         return out

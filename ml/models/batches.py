@@ -35,7 +35,15 @@ def batch_logits(
     wanted = wanted if spread else to_device(wanted, module.device)
     # The mask picks the hidden states before the head: the result is [sum of tails, vocabulary], row by row.
     out = module(**inputs(module, ids), use_cache=False, logits_to_keep=wanted).logits
-    return list(out.float().split(list(tails)))
+    return list(kept(out, wanted).float().split(list(tails)))
+
+
+def kept(logits: Tensor, wanted: Tensor) -> Tensor:
+    """The `logits` of the positions that are `wanted`, bool [n, T], as [positions, vocabulary].
+
+    Some models give those of all positions, [n, T, vocabulary], whatever they are asked for.
+    """
+    return logits[wanted.to(logits.device)] if logits.dim() == 3 and logits.shape[:2] == wanted.shape else logits
 
 
 def padded_batches(

@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from ml.language_model import Batch
+from ml.models.batches import kept
 from ml.models.embedding import inputs
 
 _START = 64
@@ -102,7 +103,7 @@ class CachedRun:
         for row, (sequence, tail) in enumerate(zip(sequences, tails, strict=True)):
             ids[row, : len(sequence)] = torch.tensor(sequence)
             wanted[row, len(sequence) - tail : len(sequence)] = True
-        logits = self._run(self._cache(len(sequences)), ids, wanted)
+        logits = kept(self._run(self._cache(len(sequences)), ids, wanted), wanted)
         return list(logits.float().split(list(tails)))
 
     def _cache(self, sequences: int) -> Any:

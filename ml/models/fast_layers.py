@@ -112,8 +112,9 @@ class _Product(torch.autograd.Function):
 
 def _differentiable(x: Tensor, operand: Tensor, bias: Tensor | None, weight: Callable[[], Tensor]) -> Tensor:
     """`operand`: the weight as oneDNN gets it; `weight` gives it plain, [out, in]."""
-    product: Tensor = _Product.apply(x, operand, bias, weight)  # type: ignore[no-untyped-call]
-    return product
+    # oneDNN gives a view of the product of rows, and autograd lets nobody write into a view that a function gave it.
+    rows = _Product.apply(x.reshape(-1, x.shape[-1]), operand, bias, weight)  # type: ignore[no-untyped-call]
+    return cast(Tensor, rows.view(*x.shape[:-1], -1))
 
 
 class FastGatedMLP(nn.Module):

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from transformers import DynamicCache, PreTrainedModel
 
 from ml.language_model import Objective
-from ml.models.implementation import registered
+from ml.models.implementation import asking, registered
 from ml.runtime.kernels import Scores
 from ml.runtime.last_layer import NO_MASK, KeysKnownError, LayerCall, TrimmedForward
 from ml.runtime.ragged_batch import Span
@@ -40,10 +40,11 @@ def gradients(
         # Copies, as what was computed in inference mode may be no part of a gradient.
         states = [(keys.clone(), values.clone()) for keys, values in before]
         points = points.detach().to(module.device, module.dtype).requires_grad_()
+        read = points.clone()  # some models write into what they are given
         if span_of is None:
-            logits = _plain(module, points, tail, states)
+            logits = _plain(module, read, tail, states)
         else:
-            logits = DenseForward(points, tail, states, span_of).forward(module)
+            logits = DenseForward(read, tail, states, span_of).forward(module)
         values = objective(logits.float())
         (found,) = torch.autograd.grad(values.sum(), points)
     return values.detach(), found.float()
@@ -56,7 +57,7 @@ def _plain(module: PreTrainedModel, points: Tensor, tail: int, before: States) -
         cache.update(keys.expand(len(points), -1, -1, -1), values.expand(len(points), -1, -1, -1), layer)
     cached = {"past_key_values": cache, "use_cache": True} if before else {"use_cache": False}
     logits: Tensor = module(inputs_embeds=points, logits_to_keep=tail, **cached).logits
-    return logits
+    return logits[:, -tail:]  # some models give those of all positions
 
 
 class DenseForward(TrimmedForward):
@@ -82,14 +83,13 @@ class DenseForward(TrimmedForward):
     def forward(self, module: PreTrainedModel) -> Tensor:
         """Logits of the last positions, [n, tail, vocabulary]."""
         positions = torch.arange(self._start, self._start + self._points.shape[1], device=self.device)
-        with registered(module):
+        with registered(module), asking(self):
             logits: Tensor = module(
                 inputs_embeds=self._points.reshape(1, self.rows, -1),
                 position_ids=positions.repeat(self._many).unsqueeze(0),
                 attention_mask=NO_MASK.to(self.device),
                 use_cache=False,
                 logits_to_keep=self.kept,
-                gloss_rows=self,
             ).logits[0]
         return logits.view(self._many, self._tail, -1)
 

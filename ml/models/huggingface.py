@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ml import language_model
-from ml.errors import CapabilityError, NoAttentionError
+from ml.errors import CapabilityError, GlossError, NoAttentionError
 from ml.language_model import MEAN, AttentionSink, Batch, Decoder, ModelInfo, Objective, Prefix
 from ml.models.attention_capture import Reader, capture, read_eager
 from ml.models.batches import PaddedReader, batch_logits, padded_batches
@@ -124,6 +125,15 @@ class HuggingFaceModel:
     ) -> Iterator[Batch]:
         """Logits of many sequences, each distinct prefix computed once; see `LanguageModel.stream_logits`."""
         limits = {"max_tokens": max_tokens, "max_readout": max_readout}
+        if any(MEAN in ids for ids in sequences):
+            with self._capable("takes no embeddings in place of tokens", "remove features in another way"):
+                yield from self._stream(sequences, tails, prefix, limits)
+        else:
+            yield from self._stream(sequences, tails, prefix, limits)
+
+    def _stream(
+        self, sequences: Sequence[Sequence[int]], tails: Sequence[int], prefix: Prefix | None, limits: dict[str, int]
+    ) -> Iterator[Batch]:
         short = [i for i, ids in enumerate(sequences) if len(ids) <= self.ways.ragged]
         cached = [i for i, ids in enumerate(sequences) if self.ways.ragged < len(ids) <= self.ways.cached]
         other = [i for i, ids in enumerate(sequences) if len(ids) > max(self.ways.ragged, self.ways.cached)]
@@ -185,7 +195,14 @@ class HuggingFaceModel:
         read = self._read
         if read is capture and len(ids) > self.ways.captured:
             read = read_eager
-        read(self.module, ids, layers, queries, sink)
+
+        def check(layer: int, weights: Tensor) -> None:
+            if weights.shape[-1] != len(ids):
+                message = f"attention of model {self.info.name!r} is to other keys than the prompt's tokens"
+                raise CapabilityError(self.info.name, f"{message}; choose a method of perturbations")
+            sink(layer, weights)
+
+        read(self.module, ids, layers, queries, check)
 
     @torch.no_grad()
     def embed(self, ids: Sequence[int]) -> Tensor:
@@ -197,6 +214,12 @@ class HuggingFaceModel:
         self, points: Tensor, tail: int, objective: Objective, prefix: Prefix | None = None
     ) -> tuple[Tensor, Tensor]:
         """See `WhiteBox.gradients`."""
+        with self._capable("gives no gradients at these embeddings"):
+            return self._gradients(points, tail, objective, prefix)
+
+    def _gradients(
+        self, points: Tensor, tail: int, objective: Objective, prefix: Prefix | None
+    ) -> tuple[Tensor, Tensor]:
         known = prefix if isinstance(prefix, CachedTokens | CachedPrefix) else None
         length = (known.length if known else 0) + points.shape[1]
         span_of = self._span_of if length <= self.ways.differentiated else None
@@ -207,15 +230,23 @@ class HuggingFaceModel:
             return values, found[:, known.length :]
         return gradients(self.module, points, tail, objective, known.by_heads if known else (), span_of=span_of)
 
+    @contextmanager
+    def _capable(self, refusal: str, advice: str = "choose another method") -> Iterator[None]:
+        """Within, what the model's own code cannot do is refused, where each architecture fails in its own way."""
+        try:
+            yield
+        except (GlossError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError, LookupError) as error:
+            name, reason = self.info.name, str(error).strip().partition("\n")[0]
+            message = f"the code of model {name!r} {refusal} ({type(error).__name__}: {reason}); {advice}"
+            raise CapabilityError(name, message) from error
+
     @torch.inference_mode()
     def value_zeroing(self, ids: Sequence[int], max_tokens: int, sink: AttentionSink) -> Iterator[int]:
         """See `WhiteBox.value_zeroing`."""
         if not self.info.heads:
             raise NoAttentionError(self.info.name)
-        if len(ids) > self.ways.captured:
-            name = self.info.name
-            raise CapabilityError(
-                name,
-                f"model {name!r} keeps its value vectors to itself where a prompt is so long; choose another method",
-            )
-        yield from ValueZeroing(self.module, self.info.name).shares(ids, max_tokens, sink)
+        with self._capable("does not run its layers one by one"):
+            zeroing = ValueZeroing(self.module, self.info.name, renamed=len(ids) <= self.ways.captured)
+            yield from zeroing.shares(ids, max_tokens, sink)

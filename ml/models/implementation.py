@@ -6,8 +6,9 @@ So the model's own forward keeps the name that transformers chose, and only what
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -28,27 +29,66 @@ def register(module: PreTrainedModel) -> bool:
     found: list[Any] = [child.config for child in module.modules() if hasattr(child, "config")]
     configs = {id(config): config for config in found}
     chosen = [getattr(config, "_attn_implementation", None) for config in configs.values()]
-    top = module.config._attn_implementation
-    module.set_attn_implementation(NAME)
-    _names[module] = [
-        (config, name, config._attn_implementation)
-        for config, name in zip(configs.values(), chosen, strict=True)
-        if name is not None and config._attn_implementation != name
-    ]
-    module.set_attn_implementation(top)
-    for config, name, _ in _names[module]:
-        config._attn_implementation_internal = name
+    try:
+        module.set_attn_implementation(NAME)
+        _names[module] = [
+            (config, name, config._attn_implementation)
+            for config, name in zip(configs.values(), chosen, strict=True)
+            if name is not None and config._attn_implementation != name
+        ]
+    finally:
+        # Not by the name of the whole: a part of it, which hears or sees, may not know that one.
+        for config, name in zip(configs.values(), chosen, strict=True):
+            if name is not None:
+                config._attn_implementation_internal = name
     return True
 
 
 @contextmanager
 def registered(module: PreTrainedModel) -> Iterator[None]:
     """Within, a module that was registered calls our attention function; any other one goes on as it is."""
-    names = _names.get(module, ())
+    with _renamed([(config, ours) for config, _, ours in _names.get(module, ())]):
+        yield
+
+
+_wish: ContextVar[Any] = ContextVar("wish", default=None)
+
+
+@contextmanager
+def asking(wish: Any) -> Iterator[None]:
+    """Within, calls of our attention function in this thread find `wish`: what is wanted of them beside attention.
+
+    It does not travel with the call, as the layers of many models hand no arguments on that they do not know.
+    """
+    token = _wish.set(wish)
     try:
-        for config, _, ours in names:
-            config._attn_implementation_internal = ours
         yield
     finally:
-        for config, chosen, _ in names:
-            config._attn_implementation_internal = chosen
+        _wish.reset(token)
+
+
+def asked() -> Any:
+    """What is wanted of the call under way; None where it is plain attention."""
+    return _wish.get()
+
+
+@contextmanager
+def eager(module: PreTrainedModel) -> Iterator[None]:
+    """Within, a module computes its attention by plain operations, also one that takes no function from outside."""
+    configs = {id(child.config): child.config for child in module.modules() if hasattr(child, "config")}
+    named = [config for config in configs.values() if getattr(config, "_attn_implementation", None) is not None]
+    with _renamed([(config, "eager") for config in named]):
+        yield
+
+
+@contextmanager
+def _renamed(names: Sequence[tuple[Any, str]]) -> Iterator[None]:
+    """Within, each configuration names another attention function. Masks are made for the function that is named."""
+    before = [(config, config._attn_implementation) for config, _ in names]
+    try:
+        for config, name in names:
+            config._attn_implementation_internal = name
+        yield
+    finally:
+        for config, name in before:
+            config._attn_implementation_internal = name

@@ -19,7 +19,7 @@ from ml.models.embedding import lookup
 from ml.models.gradients import DenseForward
 from ml.models.implementation import registered
 from ml.runtime.decoding import BatchedDecoder
-from ml.runtime.last_layer import trim_last_layer
+from ml.runtime.last_layer import WORTH_TRIMMING, trim_last_layer
 from ml.runtime.prompt_reader import PromptReader
 from ml.runtime.spans import spans_of
 from ml.runtime.variants import Variants
@@ -110,6 +110,10 @@ class Trials:
         """Sequences, and the rows of a batch."""
         family = self._family(stage)
         yield family, stage.length if stage.edge else 16
+        if not stage.edge:
+            # So many rows that nobody asks about that the last layer is trimmed.
+            many = -(-2 * WORTH_TRIMMING // stage.length)
+            yield [self.ids(stage.length, 10 + seed) for seed in range(many)], many * stage.length
         if stage.exact:
             yield [self.ids(int(stage.limit))], int(stage.limit)
 
@@ -203,12 +207,15 @@ class Trials:
             self.memory = max(0, longer - token * len(prompts[0])), token
 
     def _grown_across(self, decoder: Decoder, stage: Stage) -> float:
-        """The same of a sequence that begins within a bound and grows beyond it."""
+        """The same of a sequence that begins within a bound and grows beyond it, right behind the bound and farther."""
         ids, known = self.ids(stage.length), max(1, stage.edge - 1)
-        logits = decoder.start(ids[:known])
-        for token in ids[known:]:
-            logits = decoder.step([token])[0]
-        return difference(logits[None], self.reference(ids))
+        decoder.start(ids[:known])
+        apart = 0.0
+        for length in range(known + 1, stage.length + 1):
+            logits = decoder.step([ids[length - 1]])
+            if length in {stage.edge + 1, stage.length}:
+                apart = max(apart, difference(logits, self.reference(ids[:length])))
+        return apart
 
     def _fewer(self, stage: Stage) -> int:
         """Of some tokens fewer than the trial's longest prompt has, and beyond the same bound."""
@@ -219,8 +226,8 @@ class Trials:
         ids = self.ids(stage.length)
         sequences = [ids, self.ids(min(3, stage.length), 1)]
         if stage.edge:
-            # Also beyond the bound, and padded in a batch.
-            return [*sequences, ids[: self._fewer(stage)]]
+            # Also beyond the bound, and padded in a batch; and right behind it, which a window has not left yet.
+            return [*sequences, ids[: self._fewer(stage)], ids[: stage.edge + 1]]
         middle = stage.length // 2
         changed = [*ids[:middle], self.other(ids[middle]), *ids[middle + 1 :]]
         return [*sequences, [*ids[:-1], self.other(ids[-1])], changed, ids[: middle + 1], self.ids(1, 2)]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ml.models.implementation import registered
+from ml.models.implementation import asking, registered
 from ml.runtime import kernels
 from ml.runtime.kernels import Scores
 from ml.runtime.kv_cache import KvCache
@@ -112,14 +112,13 @@ class DecodingStep(TrimmedForward):
         first = int(self._sequences[-1]) == count - 1
         self._taken: slice | Tensor = slice(count) if first else torch.from_numpy(self._sequences).to(device)
         self.device, self.count, self.rows, self.rows_kept = device, count, count, np.arange(count)
-        with registered(module):
+        with registered(module), asking(self):
             logits: Tensor = module(
                 input_ids=torch.from_numpy(tokens[None]).to(device),
                 position_ids=torch.from_numpy(self._positions[None]).to(device),
                 attention_mask=NO_MASK.to(device),
                 use_cache=False,
                 logits_to_keep=count,
-                gloss_rows=self,
             ).logits[0]
         return logits
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ml.models.embedding import inputs
-from ml.models.implementation import registered
+from ml.models.implementation import asking, registered
 from ml.runtime import kernels
 from ml.runtime.attention_plan import AttentionPlan, Gathered, Run, plan_attention
 from ml.runtime.kernels import Scores
@@ -124,7 +124,7 @@ class RaggedForward(TrimmedForward):
         """Layers that attended."""
         self._batch, self._cache, self._span_of = batch, cache, span_of
         self._matmul_dtype = matmul_dtype
-        self._plans: dict[tuple[Span, bool], DevicePlan] = {}
+        self._plans: dict[tuple[Span, bool, int], DevicePlan] = {}  # layers may differ in how many heads share keys
         self._first_slot = int(batch.slots[0]) if batch.rows else 0
         self._fresh: dict[int, tuple[Tensor, Tensor]] = {}
 
@@ -132,14 +132,13 @@ class RaggedForward(TrimmedForward):
         """Logits of the batch's `logit_rows`, [rows, vocabulary]."""
         batch, device = self._batch, module.device
         ids, positions = self.lay_out(batch.ids, batch.positions, batch.logit_rows, device)
-        with registered(module), suppress(KeysKnownError):
+        with registered(module), asking(self), suppress(KeysKnownError):
             logits: Tensor = module(
                 **inputs(module, ids),
                 position_ids=positions,
                 attention_mask=NO_MASK.to(device),
                 use_cache=False,
                 logits_to_keep=self.kept,
-                gloss_rows=self,
             ).logits[0]
             return self.asked(logits)
         return torch.empty(0, module.config.get_text_config().vocab_size, dtype=module.dtype, device=device)
@@ -177,13 +176,14 @@ class RaggedForward(TrimmedForward):
     def _plan(self, span: Span, groups: int, dtype: torch.dtype) -> DevicePlan:
         if span.is_full(self._batch.longest):
             span = FULL
-        if (span, self.picked) not in self._plans:
+        key = (span, self.picked, groups)
+        if key not in self._plans:
             device = self.device
             rows = self.rows_kept if self.picked else None
             plan = plan_attention(self._batch, span, rows, gather=device.type != "cpu")
             first = 0 if self._batch.sees_cached else self._first_slot
-            self._plans[span, self.picked] = DevicePlan(plan, first, groups, dtype, device)
-        return self._plans[span, self.picked]
+            self._plans[key] = DevicePlan(plan, first, groups, dtype, device)
+        return self._plans[key]
 
 
 class RowAttention:

@@ -23,6 +23,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from ml.models.cuda import to_device
+from ml.models.implementation import asked
 
 IntArray = npt.NDArray[np.int64]
 
@@ -142,7 +143,7 @@ class TrimmedForward(ABC):
 
 
 def trim_last_layer(module: PreTrainedModel) -> Sequence[RemovableHandle]:
-    """Let the last layer of `module` run on the rows asked for alone when called with ``gloss_rows``.
+    """Let the last layer of `module` run on the rows asked for alone, in a forward pass of rows.
 
     Returns handles to undo it; none where no last layer can be told.
     """
@@ -166,14 +167,18 @@ def keep_last_layer_trimmed(module: PreTrainedModel) -> None:
 def layers_of(module: PreTrainedModel) -> nn.ModuleList | None:
     """The layers of `module`, from the lowest up; None where they cannot be told."""
     layers = module.config.get_text_config().num_hidden_layers
-    stacks = [child for child in module.modules() if isinstance(child, nn.ModuleList) and len(child) == layers]
-    return stacks[0] if len(stacks) == 1 else None
+    for part in (module, module.get_decoder()):  # the latter where the model also sees or hears, with as many layers
+        children = part.modules() if part is not None else ()
+        stacks = [child for child in children if isinstance(child, nn.ModuleList) and len(child) == layers]
+        if len(stacks) == 1:
+            return stacks[0]
+    return None
 
 
 def _before(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...] | None:
     """Collect the keys and values of all rows, then go on with the rows whose logits are asked for."""
-    run: TrimmedForward | None = kwargs.get("gloss_rows")
-    if run is None or not run.trims:
+    run = asked()
+    if not isinstance(run, TrimmedForward) or not run.trims or not _by_rows(run, args, kwargs):
         return None
     with run.collected():
         layer.forward(*args, **kwargs)
@@ -187,15 +192,21 @@ def _before(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     )
 
 
-def _after(_layer: nn.Module, _args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+def _after(_layer: nn.Module, _args: tuple[Any, ...], _kwargs: dict[str, Any], output: Any) -> Any:
     """Put the rows back in their places: what follows counts on as many as went in, and reads no others."""
-    run: TrimmedForward | None = kwargs.get("gloss_rows")
-    if run is None or not run.trims:
+    run = asked()
+    if not isinstance(run, TrimmedForward) or not run.picked:
         return None
     run.picked = False
     if isinstance(output, tuple):
         return (_spread(output[0], run.kept[: len(run.rows_kept)], run.rows), *output[1:])
     return _spread(output, run.kept[: len(run.rows_kept)], run.rows)
+
+
+def _by_rows(run: TrimmedForward, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Whether the layer is given one hidden state of each row; some models carry several along, in shapes of theirs."""
+    hidden = args[0] if args else kwargs.get("hidden_states")
+    return isinstance(hidden, Tensor) and hidden.dim() == 3 and hidden.shape[:2] == (1, run.rows)
 
 
 def _pick(value: Any, kept: Tensor, rows: int) -> Any:
@@ -204,6 +215,8 @@ def _pick(value: Any, kept: Tensor, rows: int) -> Any:
         return tuple(_pick(each, kept, rows) for each in value)
     if isinstance(value, Tensor) and value.dim() >= 2 and value.shape[:2] == (1, rows):
         return value[:, kept]
+    if isinstance(value, Tensor) and value.dim() == 4 and value.shape[0] == 1 and value.shape[2] == rows:
+        return value[:, :, kept]  # what a model gives its heads for each position
     return value
 
 

@@ -21,7 +21,11 @@ OTHERS = {
         vocab_size=100, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, alibi=True
     ),
 }
-CONFIGS = {**{kind: config for kind, (config, _) in KINDS.items()}, **OTHERS}
+CONFIGS = {
+    # Of models without windows, those that compute ragged batches have no need of cached ones.
+    **{kind: config for kind, (config, _) in KINDS.items() if kind != "keyword arguments not handed on"},
+    **OTHERS,
+}
 PROMPT = [token % 100 for token in random_ids(40, 5)]
 VARIANTS = [[*PROMPT[:i], 0, *PROMPT[i + 1 :]] for i in range(40)]
 SEQUENCES = [PROMPT, *VARIANTS, PROMPT[:20], [1, 2, 3], PROMPT]

@@ -1,0 +1,206 @@
+"""What transformers alone gives: one prompt at a time, by a copy with eager attention that Gloss never touched."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ml.language_model import MEAN, AttentionSink, Batch, ModelInfo, Objective, Prefix
+from ml.tokens import Tokenizer
+from tests.zoo.configurations import make
+
+
+class Missing(Exception):  # noqa: N818 - no error of ours
+    """transformers cannot give it."""
+
+
+EAGER_DIFFERS = {"falcon, alibi": "sdpa"}
+"""What transformers computes wrongly with eager attention (here it adds its biases twice), and with which not."""
+
+
+@torch.inference_mode()
+def _noise(eager: nn.Module, chosen: nn.Module) -> float:
+    """What transformers' own two ways differ by on a prompt, as a share of the largest logit."""
+    ids = torch.tensor([[1 + 7 * i % 397 for i in range(30)]])
+    one, other = (module(input_ids=ids, use_cache=False).logits for module in (eager, chosen))
+    return float((one - other).abs().nan_to_num(0.0).max() / one.abs().nan_to_num(0.0, 0.0, 0.0).max())
+
+
+class Plain:
+    """As much of `LanguageModel` and `WhiteBox` as explanations ask for, written down as the definitions have it."""
+
+    def __init__(self, name: str, info: ModelInfo, tokenizer: Tokenizer) -> None:
+        self.module = make(name, EAGER_DIFFERS.get(name, "eager"))
+        self._eager_differs = name in EAGER_DIFFERS
+        self.noise = _noise(self.module, make(name))
+        self.module.requires_grad_(False)
+        self.info, self.tokenizer = info, tokenizer
+        self._known: dict[tuple[tuple[int, ...], int], Tensor] = {}
+
+    @torch.inference_mode()
+    def row(self, ids: Sequence[int], tail: int = 1) -> Tensor:
+        """Logits of the last `tail` positions, [tail, vocabulary]."""
+        key = (tuple(ids), tail)
+        if key not in self._known:
+            self._known[key] = self.module(**self._inputs(ids), use_cache=False).logits[0, -tail:].float()
+        return self._known[key]
+
+    def _inputs(self, ids: Sequence[int]) -> dict[str, Tensor]:
+        tensor = torch.tensor([list(ids)])
+        return {"inputs_embeds": self.embed(ids)[None]} if MEAN in ids else {"input_ids": tensor}
+
+    def logits(self, sequences: Sequence[Sequence[int]], tails: Sequence[int] | None = None) -> list[Tensor]:
+        return [self.row(ids, tail) for ids, tail in zip(sequences, tails or [1] * len(sequences), strict=True)]
+
+    def read_prefix(self, ids: Sequence[int]) -> None:
+        return None
+
+    def stream_logits(self, sequences: Sequence[Sequence[int]], tails: Sequence[int], **_: Any) -> Iterator[Batch]:
+        for index, (ids, tail) in enumerate(zip(sequences, tails, strict=True)):
+            yield Batch([index], [self.row(ids, tail)], len(ids), 0)
+
+    def in_bfloat16(self) -> None:
+        return None
+
+    def attention(self, ids: Sequence[int], layers: Sequence[int], queries: Sequence[int], sink: AttentionSink) -> None:
+        found = self.weights(ids)
+        for layer in layers:
+            sink(layer, found[layer][:, list(queries)])
+
+    @torch.inference_mode()
+    def weights(self, ids: Sequence[int]) -> dict[int, Tensor]:
+        """By layer: [heads, T, T].
+
+        Raises:
+            Missing: transformers gives none.
+        """
+        if self._eager_differs:
+            raise Missing("its eager attention is another one")
+        found: dict[int, Tensor] = {}
+        again: set[int] = set()
+
+        def note(attend: Callable[..., Any], module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            out, weights = attend(module, *args, **kwargs)
+            layer = getattr(module, "layer_idx", None)
+            if layer in found:
+                again.add(layer)
+            elif weights is not None and layer is not None and layer >= 0:
+                found[layer] = weights[0].float()
+            return out, weights
+
+        with self._wrapped(note) as wrapped:
+            out = self.module(input_ids=torch.tensor([list(ids)]), use_cache=False, output_attentions=True)
+        given = getattr(out, "attentions", None) or ()
+        layers = self.module.config.get_text_config().num_hidden_layers
+        if (
+            (not (wrapped and found) or again)
+            and len(given) == layers
+            and all(each is None or each.dim() == 4 for each in given)
+        ):
+            found = {layer: weights[0].float() for layer, weights in enumerate(given) if weights is not None}
+        elif again:
+            raise Missing("its layers attend more than once")
+        if not found:
+            raise Missing("no attention")
+        if any(weights.shape[-1] != len(ids) for weights in found.values()):
+            raise Missing("its keys are others than the prompt's tokens")
+        return found
+
+    @contextmanager
+    def _wrapped(self, wrapper: Callable[..., Any]) -> Iterator[bool]:
+        """Within, `wrapper` stands around the eager attention of the model's own code; false where there is none."""
+        code = sys.modules[type(self.module).__module__]
+        eager = getattr(code, "eager_attention_forward", None)
+        if eager is None:
+            yield False
+            return
+        code.eager_attention_forward = lambda *args, **kwargs: wrapper(eager, *args, **kwargs)  # type: ignore[attr-defined]
+        try:
+            yield True
+        finally:
+            code.eager_attention_forward = eager  # type: ignore[attr-defined]
+
+    @torch.no_grad()
+    def embed(self, ids: Sequence[int]) -> Tensor:
+        embedding = self.module.get_input_embeddings()
+        rows = embedding(torch.tensor([max(0, each) for each in ids])).float()
+        if MEAN in ids:
+            mean = embedding(torch.arange(embedding.weight.shape[0])).double().mean(0).float()
+            rows[torch.tensor(ids) == MEAN] = mean
+        return rows
+
+    def gradients(
+        self, points: Tensor, tail: int, objective: Objective, prefix: Prefix | None = None
+    ) -> tuple[Tensor, Tensor]:
+        values, gradients = [], []
+        for each in points.detach().clone():
+            with torch.inference_mode(False), torch.enable_grad():
+                point = each[None].clone().requires_grad_()
+                logits = self.module(inputs_embeds=point.clone(), use_cache=False).logits[:, -tail:].float()
+                value = objective(logits)
+                gradients += torch.autograd.grad(value.sum(), point)
+            values.append(value.detach())
+        return torch.cat(values), torch.cat(gradients)
+
+    @torch.inference_mode()
+    def value_zeroing(self, ids: Sequence[int], max_tokens: int, sink: AttentionSink) -> Iterator[int]:
+        """The whole model once more for each layer and token, with the token's values zero in this layer alone."""
+        whole = self._outputs(ids, -1, 1)
+        for layer, output in enumerate(whole):
+            changed = self._outputs(ids, layer, len(ids))[layer]
+            changes = (1 - F.cosine_similarity(changed.double(), output.double(), dim=-1)).float().T
+            changes.tril_()
+            total = changes.sum(1, keepdim=True)
+            sink(layer, torch.where(total > 1e-12, changes / total, torch.eye(len(ids)))[None])
+            yield len(ids)
+
+    def _outputs(self, ids: Sequence[int], layer: int, many: int) -> list[Tensor]:
+        """What each layer gives for `many` copies, [many, T, size]; in `layer` values of token i are zero in copy i."""
+        reached = []
+
+        def zero(
+            attend: Callable[..., Any],
+            module: Any,
+            query: Tensor,
+            key: Tensor,
+            value: Tensor,
+            *args: Any,
+            **kwargs: Any,
+        ) -> Any:
+            if module.layer_idx == layer:
+                reached.append(layer)
+                if value.shape[2] != len(ids):
+                    raise Missing("its values are of others than the prompt's tokens")
+                value = value.clone()
+                value[torch.arange(many), :, torch.arange(many)] = 0
+            return attend(module, query, key, value, *args, **kwargs)
+
+        outputs: list[Tensor] = []
+        layers = self.module.config.get_text_config().num_hidden_layers
+        stacks = [each for each in self.module.modules() if isinstance(each, nn.ModuleList) and len(each) == layers]
+        stacks = [each for each in stacks if type(each[0]).__name__.endswith(("Layer", "Block"))]
+        if len(stacks) != 1:
+            raise Missing("layers cannot be told")
+
+        def note(_module: nn.Module, _args: Any, output: Any) -> None:
+            hidden = output[0] if isinstance(output, tuple) else output
+            if hidden.dim() == 4 and hidden.shape[1:3] == (many, len(ids)):
+                hidden = hidden.permute(1, 2, 0, 3)
+            outputs.append(hidden.flatten(2))
+
+        hooks = [each.register_forward_hook(note) for each in stacks[0]]
+        try:
+            with self._wrapped(zero) as wrapped:
+                self.module(input_ids=torch.tensor([list(ids)] * many), use_cache=False)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        if layer >= 0 and not (wrapped and reached):
+            raise Missing("no value vectors")
+        return outputs

@@ -1,0 +1,102 @@
+"""Keeps the rows of the zoo in docs/models.json and renders docs/models.md: `python -m tests.zoo.table`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+_DOCS = Path(__file__).parents[2] / "docs"
+ROWS = _DOCS / "models.json"
+TABLE = _DOCS / "models.md"
+
+_HEAD = """# Models
+
+What Gloss does with each causal architecture of transformers {version}, tried out on a tiny random model of it and
+compared with the plain forward of a copy that Gloss never touched, with eager attention: within 1e-4 of the largest
+logit, or ten times what transformers' own two ways of attention differ by; gradients within 1e-3 of the largest.
+`make test-zoo` makes this table anew (some minutes).
+
+- **ok**: the same. **no**: refused, for the reason below the table. **(ok)**: computed, and transformers gives nothing
+  to compare it with.
+- *Way*: how prompts are computed up to which length. *ragged* is one batch of rows in which every shared prefix is
+  computed once, with the prefix cache and batched decoding; *cached batches* go behind one shared prefix; *padded* ones
+  share nothing; *one by one* is the model's own forward alone. *cache* says whether generation uses the model's own
+  cache, or reads the text anew for each token.
+
+{counts}
+"""
+
+
+def keep(row: dict[str, Any]) -> None:
+    """Put a row in the place of the one that was kept of the same architecture."""
+    rows = {each["architecture"]: each for each in _rows()}
+    rows[row["architecture"]] = row
+    lines = ",\n".join(json.dumps(rows[name], ensure_ascii=False) for name in sorted(rows))
+    ROWS.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+
+
+def _rows() -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads(ROWS.read_text(encoding="utf-8")) if ROWS.exists() else []
+    return rows
+
+
+def render(rows: Sequence[dict[str, Any]], version: str) -> str:
+    """The table in Markdown."""
+    served = [row for row in rows if "features" in row]
+    features = list(served[0]["features"])
+    whole = [row for row in rows if "refused" in row]
+    excluded = [row for row in rows if "excluded" in row]
+    outcomes = [outcome.partition(":")[0] for row in served for outcome in row["features"].values()]
+    counts = (
+        f"{len(served)} architectures are served, {len(whole)} are refused as a whole, and of {len(excluded)} no tiny "
+        f"model could be made. Of {len(outcomes)} cells {outcomes.count('ok')} are ok, {outcomes.count('unchecked')} "
+        f"unchecked and {outcomes.count('refused')} refused."
+    )
+    lines = [_HEAD.format(version=version, counts=counts)]
+    lines += [f"| architecture | way | {' | '.join(features)} |", f"|---|---|{'---|' * len(features)}"]
+    lines += [
+        f"| {row['architecture']} | {row['way']} | {' | '.join(map(_cell, row['features'].values()))} |"
+        for row in served
+    ]
+    lines += ["", "## Refused as a whole", ""]
+    lines += [f"- {row['architecture']}: {_reason(row['refused'], row)}" for row in whole]
+    lines += ["", "## Refused methods", "", *_refusals(served)]
+    lines += ["", "## Notes", ""]
+    lines += [f"- {row['architecture']}, {each}: {note}" for row in served for each, note in row["notes"].items()]
+    lines += ["", "## Not tried out", ""]
+    lines += [f"- {row['architecture']}: {row['excluded']}" for row in excluded]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(outcome: str) -> str:
+    return {"ok": "ok", "unchecked": "(ok)", "refused": "no"}.get(outcome.partition(":")[0], f"**{outcome[:60]}**")
+
+
+def _refusals(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Each reason once, with the architectures and methods that it is given for."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for row in rows:
+        for feature, outcome in row["features"].items():
+            kind, _, reason = outcome.partition(": ")
+            if kind == "refused":
+                found.setdefault(_reason(reason, row), {}).setdefault(row["architecture"], []).append(feature)
+    for reason, where in found.items():
+        yield f"- {reason}: " + "; ".join(f"{name} ({', '.join(each)})" for name, each in where.items())
+
+
+def _reason(reason: str, row: dict[str, Any]) -> str:
+    name = row["architecture"].replace(", ", "-").replace(" ", "-")
+    return reason.replace(f"model {name!r}", "the model").replace(repr(name), "the model")
+
+
+def main() -> None:
+    """Render what is kept."""
+    import transformers
+
+    TABLE.write_text(render(_rows(), transformers.__version__), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

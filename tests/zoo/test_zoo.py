@@ -1,0 +1,55 @@
+"""Each verb and method on each causal architecture of transformers; `make test-zoo` keeps what it finds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.zoo.configurations import architectures
+from tests.zoo.features import INSIDE, OK, examine
+from tests.zoo.table import ROWS, keep
+
+_REFUSED = ("is not causal", "answers the same prompt in two ways", "no causal language model that transformers")
+"""What a model may be refused for as a whole."""
+
+SOME = ("beam", "falcon", "gemma3n_text", "inkling_text", "stablelm", "whisper")
+"""One of each kind of trouble beside those of the quick tests of verification."""
+
+pytestmark = pytest.mark.filterwarnings("default")
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_some_of_them(name: str, tmp_path: Path) -> None:
+    assert not complaints(examine(name, tmp_path / name))
+
+
+@pytest.mark.zoo
+@pytest.mark.parametrize("name", architectures())
+def test_every_feature_gives_what_transformers_gives(name: str, tmp_path: Path) -> None:
+    row = examine(name, tmp_path / name.replace(", ", "-").replace(" ", "-"))
+    keep(row)
+    assert not complaints(row)
+
+
+def complaints(row: dict[str, Any]) -> list[str]:
+    """What is wrong with a row, with its architecture and feature."""
+    name = row["architecture"]
+    if "crash" in row:
+        return [f"{name}: {row['crash']}"]
+    if "refused" in row:
+        return [] if any(reason in row["refused"] for reason in _REFUSED) else [f"{name}: {row['refused']}"]
+    return [
+        f"{name}, {feature}: {outcome}"
+        for feature, outcome in row.get("features", {}).items()
+        if outcome != OK and not (feature in INSIDE and outcome.startswith(("refused: ", "unchecked: ")))
+    ]
+
+
+@pytest.mark.zoo
+def test_at_least_a_hundred_architectures_are_served() -> None:
+    rows = json.loads(ROWS.read_text(encoding="utf-8"))
+    assert sum("features" in row for row in rows) >= 100
+    assert not [complaint for row in rows for complaint in complaints(row)]
