@@ -31,11 +31,14 @@ def generate(out: Path) -> None:
     services = [file.name for file in contract if file.service]
 
     package = out / PACKAGE
-    shutil.rmtree(package, ignore_errors=True)
-    package.mkdir(parents=True)
-    run_protoc([f"--python_out={out}", f"--pyi_out={out}", *sources])
-    run_protoc([f"--grpc_python_out={out}", f"--mypy_grpc_out=quiet:{out}", *services])
-    (package / "__init__.py").write_text(roof(contract), encoding="utf-8")
+    with tempfile.TemporaryDirectory() as folder:  # what is there stays where the compiler or a plugin of it fails
+        made = Path(folder)
+        (made / PACKAGE).mkdir(parents=True)
+        run_protoc([f"--python_out={made}", f"--pyi_out={made}", *sources])
+        run_protoc([f"--grpc_python_out={made}", f"--mypy_grpc_out=quiet:{made}", *services])
+        (made / PACKAGE / "__init__.py").write_text(roof(contract), encoding="utf-8")
+        shutil.rmtree(package, ignore_errors=True)
+        shutil.copytree(made / PACKAGE, package)
 
 
 def describe(sources: Sequence[str]) -> list[FileDescriptorProto]:
