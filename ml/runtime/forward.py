@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 import numpy as np
@@ -32,15 +32,14 @@ class _Blocks:
     rows: Tensor
     slots: Tensor
     mask: Tensor  # [N, 1, groups · B, K]
+    _by_heads: dict[int, Tensor] = field(default_factory=dict)  # layers may differ in how many heads keys have
 
     def by_head(self, heads: int) -> Tensor:
         """`slots` as indices into a table of [slots · heads], [N, heads, K]."""
-        if self._by_head is None:
-            each = self.slots[:, None] * heads + torch.arange(heads, device=self.slots.device)[:, None]
-            object.__setattr__(self, "_by_head", each)
-        return cast(Tensor, self._by_head)
-
-    _by_head: Tensor | None = None
+        if heads not in self._by_heads:
+            number = torch.arange(heads, device=self.slots.device)[:, None]
+            self._by_heads[heads] = self.slots[:, None] * heads + number
+        return self._by_heads[heads]
 
 
 @dataclass(frozen=True)
@@ -226,10 +225,9 @@ class RowAttention:
         if lse is not None and found_lse is not None:
             lse[where] = found_lse
 
-    @property
-    def _by_matmuls(self) -> bool:
-        """Whether a block goes faster by plain matmuls than by SDPA."""
-        return self._keys.device.type == "cpu" and self._keys.dtype == torch.float32 and self._scores.cap is None
+    def _by_matmuls(self, dtype: torch.dtype) -> bool:
+        """Whether plain matmuls in `dtype`, which know no cap of scores, take the place of SDPA: on a CPU."""
+        return self._keys.device.type == "cpu" and self._keys.dtype == dtype and self._scores.cap is None
 
     def _folded(self, run: _Keys) -> tuple[Tensor, Tensor, Tensor]:
         """A run's queries, keys and values, each [key heads, ..., size]."""
@@ -240,7 +238,7 @@ class RowAttention:
         """[queries, heads, size], and [queries, heads, 1]."""
         q, k, v = self._folded(run)
         heads = self._queries.shape[1]
-        if not with_lse and self._by_matmuls and run.mask is not None:
+        if not with_lse and self._by_matmuls(torch.float32) and run.mask is not None:
             return kernels.unfold(kernels.attend_by_matmuls(q, k, v, self._scores, run.mask), heads), None
         mask = None if run.mask is None else run.mask[None, None]
         out, lse = kernels.attend(q[None], k[None], v[None], self._scores, mask)
@@ -250,7 +248,7 @@ class RowAttention:
         """[rows of the blocks, heads, size], and [rows of the blocks, heads, 1]."""
         heads, dtype = self._queries.shape[1], self._queries.dtype
         q = kernels.fold(rows_of(self._queries.to(self._keys.dtype), blocks.queries), self._keys.shape[1])
-        if not with_lse and self._keys.device.type == "cpu" and self._keys.dtype == torch.bfloat16:
+        if not with_lse and self._by_matmuls(torch.bfloat16):
             k, v = (self._by_head(each, blocks) for each in (self._keys, self._values))
             out, lse = kernels.attend_rounded(q, k, v, self._scores, blocks.mask), None
         else:

@@ -18,7 +18,7 @@ from ml.runtime.last_layer import keep_last_layer_trimmed
 from ml.runtime.prompt_reader import PromptReader
 from ml.runtime.spans import spans_of
 from ml.runtime.variants import Variants
-from tests.fixtures.zoo import make
+from tests.fixtures.zoo import ZOO, make
 
 KINDS = ["llama", "gpt2", "mistral, window 4", "gemma2", "gemma3", "gpt-oss", "llama4, chunks"]
 
@@ -97,3 +97,17 @@ def test_prompts_and_texts_that_go_on(kind: str, data: st.DataObject) -> None:
             texts[index].append(data.draw(tokens))
         for index, logits in zip(going, decoder.step([texts[i][-1] for i in going], going), strict=True):
             check(plain, texts[index], logits[None])
+
+
+@pytest.mark.parametrize("cap", [None, 1.0])
+def test_rounded_matmuls_keep_a_cap_of_scores(cap: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = f"gemma2, cap {cap}"
+    monkeypatch.setitem(ZOO, kind, ("gemma2", {"attn_logit_softcapping": cap}))
+    module, plain = models(kind)
+    sequences = [[1, 2, 3, 4, 5, 6, 7, 8, 9, last] for last in range(20, 40)]
+    variants = Variants(module, spans_of(module), matmul_dtype=torch.bfloat16)
+    with torch.inference_mode():
+        for batch in variants.batches(sequences, [1] * 20, max_tokens=100, max_readout=100):
+            for index, found in zip(batch.indices, batch.logits, strict=True):
+                logits = plain(input_ids=torch.tensor([sequences[index]])).logits[0, -1:]
+                torch.testing.assert_close(found, logits, atol=0.05 * float(logits.abs().max()), rtol=0)
