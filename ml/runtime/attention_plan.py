@@ -114,8 +114,8 @@ def plan_attention(
     """
     planner = _Planner(batch, span, min_shared)
     rows = np.arange(batch.rows) if rows is None else rows
-    mean = batch.rows / max(1, len(batch.branches) - 1)
-    blocks = planner.gathered_blocks() if gather or mean < _LONG_BRANCH else planner.long_blocks()
+    gather = gather or batch.rows < _LONG_BRANCH * (len(batch.branches) - 1)
+    blocks = planner.gathered_blocks() if gather else planner.long_blocks()
     runs, others = [], []
     for start, stop in blocks:
         first, last = np.searchsorted(rows, (start, stop)).tolist()
@@ -123,7 +123,7 @@ def plan_attention(
             continue
         queries = rows[first:last]
         nodes = planner.keys(start, int(queries[-1]) + 1, int(queries[0]) if last - first == 1 else start)
-        slots = None if gather or mean < _LONG_BRANCH else as_range(batch.nodes.slots[nodes])
+        slots = None if gather else as_range(batch.nodes.slots[nodes])
         if slots is None:
             others.append((slice(first, last), queries, nodes))
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from tests.fixtures.zoo import CONTEXT, VOCABULARY, enlarge
+from tests.fixtures.zoo import CONTEXT, LONGROPE, VOCABULARY, enlarge
 
 if TYPE_CHECKING:  # torch and transformers take seconds to import
     from transformers import PreTrainedModel
@@ -58,13 +58,6 @@ _RULES: tuple[tuple[str, Any], ...] = (
 
 _LARGEST = 3_000_000
 
-_LONGROPE = {
-    "rope_type": "longrope",
-    "rope_theta": 10000.0,
-    "short_factor": [1.0] * 4,
-    "long_factor": [4.0, 3.0, 2.0, 1.5],
-    "original_max_position_embeddings": 24,
-}
 _QWEN4 = {
     "ple_embed_dim": 8,
     "indexer_n_heads": 2,
@@ -111,7 +104,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
     "mamba2": {"head_dim": 16},
     "minimax": {"layer_types": ["linear_attention", "full_attention"]},
-    "phi3": {"sliding_window": None, "rope_parameters": _LONGROPE, "original_max_position_embeddings": 24},
+    "phi3": {"sliding_window": None, "rope_parameters": LONGROPE, "original_max_position_embeddings": 24},
     "qwen4_exp": {
         "text_config": {"num_hidden_layers": 2, "layer_types": ["linear_attention", "indexed_attention"], **_QWEN4}
     },
