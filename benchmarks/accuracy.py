@@ -29,8 +29,8 @@ from rich.table import Table
 from ml.explain import Run, ValueFunction, prepare
 from ml.explain.evaluation import Evaluator
 from ml.explain.target import Readout
-from ml.language_model import LanguageModel
-from ml.models import load
+from ml.models.base import LanguageModel
+from ml.models.loading import load
 from ml.spec import (
     Budget,
     Estimator,

@@ -32,8 +32,8 @@ from benchmarks.subjects import TEXT, folder_of
 from gloss import v1 as pb
 from ml.attention import AttentionSpec, Reduction, attend, resolve
 from ml.memory import keep_freed_memory
-from ml.models import load
 from ml.models.huggingface import HuggingFaceModel
+from ml.models.loading import load
 from server.services.wire import write_attention
 
 FORWARD = "forward, SDPA"

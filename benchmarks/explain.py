@@ -34,8 +34,8 @@ from benchmarks.explaining.peers import CAPTUM_TOKENS, MOST_CAPTUM_TOKENS, Peers
 from benchmarks.subjects import TEXT, folder_of
 from ml.explain import Run
 from ml.memory import expect_to_stay, keep_freed_memory
-from ml.models import load
 from ml.models.huggingface import HuggingFaceModel
+from ml.models.loading import load
 from ml.result import ExplanationResult
 from ml.spec import (
     Budget,

@@ -31,9 +31,9 @@ from benchmarks.device.agreement import Agreement, Comparison
 from benchmarks.machine import processor
 from benchmarks.serving.figures import Figure
 from benchmarks.subjects import GPT2_SMALL, RANDOM_LSTM, folder_of
-from ml.models import load
-from ml.models.cuda import RecordedPasses
 from ml.models.huggingface import HuggingFaceModel
+from ml.models.loading import load
+from ml.runtime.cuda_graphs import RecordedPasses
 
 SHIPPED = "transformer"
 

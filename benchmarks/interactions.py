@@ -29,8 +29,8 @@ from ml.explain.evaluation import Evaluator
 from ml.explain.interactions import InteractionsExplainer
 from ml.explain.interval import two_sided_95
 from ml.explain.target import Readout
-from ml.language_model import LanguageModel
-from ml.models import load
+from ml.models.base import LanguageModel
+from ml.models.loading import load
 from ml.spec import Budget, ExplanationSpec, Interactions, Prompt
 
 TEXTS = (

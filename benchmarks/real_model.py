@@ -28,8 +28,8 @@ from transformers import AutoModelForCausalLM
 from benchmarks.machine import processor
 from ml.explain.evaluation import chunk_tokens
 from ml.memory import expect_to_stay, keep_freed_memory
-from ml.models import load
 from ml.models.huggingface import HuggingFaceModel
+from ml.models.loading import load
 
 STREAMS, TOKENS = 8, 32
 NEW = 32

@@ -30,7 +30,7 @@ from benchmarks.serving import bare, load, processes, rows
 from benchmarks.serving.figures import Figure, prompts
 from benchmarks.subjects import folder_of
 from ml.memory import keep_freed_memory
-from ml.models import load as load_model
+from ml.models.loading import load as load_model
 
 CLIENTS = (1, 8, 32)
 STREAMS = (1, 8)

@@ -19,7 +19,7 @@ import ml
 from gloss import Client
 from gloss.connection import DEFAULT_ADDRESS
 from ml.evaluate import evaluate, stream
-from ml.models import load
+from ml.models.loading import load
 from ml.train.corpus import count_words, read_split
 from ml.train.perplexity import windows
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ml.errors import InputError, NoAttentionError
-from ml.language_model import LanguageModel, ModelInfo
+from ml.models.base import LanguageModel, ModelInfo
 
 MAX_LAYER_BYTES = 1 << 31
 """The most memory that one layer's weights may take while they are reduced. Dense replies end far below it."""

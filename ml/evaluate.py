@@ -20,8 +20,8 @@ from rich.console import Console
 from rich.progress import track
 
 from ml.errors import GlossError
-from ml.language_model import LanguageModel
-from ml.models import load
+from ml.models.base import LanguageModel
+from ml.models.loading import load
 from ml.models.lstm import LstmModel
 from ml.spec import Prompt
 from ml.train.corpus import FILES, count_words, read_split
@@ -33,7 +33,7 @@ def evaluate(model: LanguageModel, lines: list[str], *, stride: int = 0, console
     """The perplexity of a split's lines.
 
     Args:
-        model: any that `ml.models.load` gives.
+        model: any that `ml.models.loading.load` gives.
         lines: as `ml.train.corpus.read_split` gives them.
         stride: predictions that a window counts; 0 is half the context. An LSTM needs none.
         console: where to show a progress bar.

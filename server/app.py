@@ -18,11 +18,11 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1.health import SERVICE_NAME as HEALTH
 from grpc_reflection.v1alpha import reflection
 
-import ml.models
+import ml.models.loading
 from gloss.v1 import explanation_service_pb2_grpc, inference_service_pb2_grpc
 from ml.errors import ModelLoadError
-from ml.language_model import Closeable, LanguageModel
 from ml.memory import expect_to_stay, keep_freed_memory
+from ml.models.base import Closeable, LanguageModel
 from server.batching import Limits
 from server.engine import Engine
 from server.gate import Gate
@@ -162,7 +162,7 @@ class Server:
         _logger.info("loading model=%s", source)
         began = time.perf_counter()
         try:
-            model = ml.models.load(
+            model = ml.models.loading.load(
                 source,
                 device=self.settings.device,
                 dtype=self.settings.dtype,

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ml.generation import Generation
-from ml.language_model import LanguageModel
-from ml.models.cuda import in_front
+from ml.models.base import LanguageModel
+from ml.runtime.device import in_front
 from server.batching import Item, Limits, Queue, QueueOverflowError
 from server.errors import OverloadedError, of_model
 from server.generation import GenerationLimits, Generations, Stream, settle

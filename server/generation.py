@@ -24,8 +24,8 @@ import torch
 
 from ml.errors import GlossError
 from ml.generation import Generation, Step
-from ml.language_model import Decoder, LanguageModel, Reader
 from ml.memory import give_back
+from ml.models.base import Decoder, LanguageModel, Reader
 from server.errors import OverloadedError, of_model
 from server.metrics import Metrics
 

@@ -9,7 +9,7 @@ from wsgiref.simple_server import WSGIServer
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from ml.language_model import ModelInfo, Reader
+from ml.models.base import ModelInfo, Reader
 
 # From 1 ms to 80 s, about two buckets an octave where answers usually lie.
 SECONDS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.04, 0.06, 0.1, 0.2, 0.4, 0.8, 2, 5, 10, 20, 40, 80)

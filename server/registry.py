@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from ml.language_model import LanguageModel
+from ml.models.base import LanguageModel
 from server.errors import ModelNotFoundError
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ml import attention, predict
-from ml.language_model import LanguageModel, Reader
+from ml.models.base import LanguageModel, Reader
 
 _LOGIT_BYTES = 4
 

@@ -11,10 +11,10 @@ from jobs.attempts import AttemptStore
 from jobs.connection import connect
 from jobs.outage import Outage
 from ml.explain.cache import ValueCache
-from ml.language_model import LanguageModel, ModelInfo
 from ml.memory import expect_to_stay, keep_freed_memory
-from ml.models import load
-from ml.models.cuda import behind
+from ml.models.base import LanguageModel, ModelInfo
+from ml.models.loading import load
+from ml.runtime.device import behind
 from worker.interruption import Interruption
 from worker.protocol import Message
 from worker.settings import Settings

@@ -15,9 +15,9 @@ from transformers import AutoModelForCausalLM
 from benchmarks.subjects import TEXT
 from ml.attention import AttentionSpec, Reduction, attend, resolve
 from ml.explain import Run
-from ml.language_model import LanguageModel
-from ml.models import load
+from ml.models.base import LanguageModel
 from ml.models.huggingface import HuggingFaceModel
+from ml.models.loading import load
 from ml.result import ExplanationResult
 from ml.spec import (
     AttentionRollout,

@@ -20,8 +20,8 @@ from benchmarks.serving.figures import Figure, percentiles
 from benchmarks.serving.load import closed_loop, requests
 from benchmarks.subjects import TEXT
 from gloss import Client
-from ml.language_model import LanguageModel
-from ml.models import load
+from ml.models.base import LanguageModel
+from ml.models.loading import load
 from ml.spec import Budget, Estimator, ExplanationSpec, Features, Lime, NextTokenTarget, Occlusion, Prompt, Target, Unit
 
 PROMPT_TOKENS = 64

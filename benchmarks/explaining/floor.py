@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from transformers import PreTrainedModel
 
-from ml.models.fast_layers import PackedLinear
+from ml.kernels.onednn_linear import PackedLinear
 from ml.result import Cost
 
 

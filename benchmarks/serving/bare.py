@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from benchmarks.serving.figures import Figure, percentiles
-from ml.language_model import LanguageModel
+from ml.models.base import LanguageModel
 
 BATCHES = (1, 2, 4, 8, 16, 32)
 BARE, OWN = "transformers, bare", "gloss, no server"

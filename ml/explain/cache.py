@@ -6,7 +6,7 @@ import hashlib
 from collections import OrderedDict
 
 from ml.explain.target import Readout
-from ml.language_model import ModelInfo
+from ml.models.base import ModelInfo
 
 _ENTRY_BYTES = 256
 """What an entry takes in memory: key, number and their places in the map, rounded up."""

@@ -15,7 +15,7 @@ import torch
 from ml.errors import GlossError
 from ml.explain.removal import Ids
 from ml.explain.target import Readout
-from ml.language_model import LanguageModel, ModelInfo, Prefix
+from ml.models.base import LanguageModel, ModelInfo, Prefix
 from ml.result import Precision
 
 _CPU_OPERATIONS = 2e11

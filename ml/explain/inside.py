@@ -17,7 +17,7 @@ from ml.explain.evaluation import WORTH_READING, chunk_tokens
 from ml.explain.removal import Perturbation
 from ml.explain.target import Readout
 from ml.explain.value_function import ValueFunction
-from ml.language_model import LanguageModel, Prefix, WhiteBox
+from ml.models.base import LanguageModel, Prefix, WhiteBox
 
 _BACK_AND_FORTH = 3
 """What a gradient costs beside a value: the way back takes a product for each of the way there, and more memory."""

@@ -23,7 +23,7 @@ from ml.explain.permutation import PermutationExplainer
 from ml.explain.removal import Perturbation
 from ml.explain.shapley import EnumerationExplainer, is_enumerable
 from ml.explain.texts import Prompts, Texts
-from ml.language_model import ModelInfo
+from ml.models.base import ModelInfo
 from ml.result import AttributionUnit
 from ml.spec import Estimator, ExplanationSpec, RemovalKind, Scale, SurrogateKind
 from ml.tokens import Encoding, Tokenizer

@@ -17,7 +17,7 @@ from ml.explain.inside import Inspector
 from ml.explain.removal import Perturbation, perturbation
 from ml.explain.target import Readout, TargetPlan
 from ml.explain.texts import Prompts
-from ml.language_model import ModelInfo
+from ml.models.base import ModelInfo
 from ml.result import Token
 from ml.spec import ExplanationSpec
 from ml.tokens import Encoding, Tokenizer

@@ -12,7 +12,7 @@ from ml import spec
 from ml.errors import InputError
 from ml.explain.estimator import BoolArray, IntArray, ends
 from ml.explain.features import Feature
-from ml.language_model import MEAN
+from ml.models.base import MEAN
 from ml.result import ResolvedRemoval
 from ml.spec import RemovalKind
 from ml.tokens import Encoding, Tokenizer

@@ -21,7 +21,7 @@ from ml.explain.interval import two_sided_95
 from ml.explain.problem import prepare
 from ml.explain.target import Readout
 from ml.explain.value_function import ValueFunction
-from ml.language_model import LanguageModel, WhiteBox
+from ml.models.base import LanguageModel, WhiteBox
 from ml.result import (
     Attribution,
     Cost,

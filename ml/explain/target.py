@@ -14,7 +14,7 @@ import torch
 
 from ml.errors import InputError, PromptTooLongError
 from ml.junction import Junction
-from ml.language_model import LanguageModel, ModelInfo
+from ml.models.base import LanguageModel, ModelInfo
 from ml.result import ResolvedTarget, Token
 from ml.spec import (
     Continuation,

@@ -1,4 +1,4 @@
-"""``python -m ml.models.follower``: a rank of a tensor-parallel model that follows rank 0; see `ml.models.parallel`."""
+"""``python -m ml.models.follower``: a rank that follows rank 0; see `ml.models.tensor_parallel`."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def main() -> int:
     import torch  # noqa: PLC0415
 
     from ml.errors import ModelLoadError  # noqa: PLC0415
-    from ml.models.cuda import choose_attention_kernels  # noqa: PLC0415
-    from ml.models.huggingface_files import load_huggingface  # noqa: PLC0415
-    from ml.models.parallel import LOADED, REFUSED, enter, open_group  # noqa: PLC0415
-    from ml.models.placement import DTYPES, Placement  # noqa: PLC0415
+    from ml.models.loading.huggingface import load_huggingface  # noqa: PLC0415
+    from ml.models.loading.placement import DTYPES, Placement  # noqa: PLC0415
+    from ml.models.tensor_parallel import LOADED, REFUSED, enter, open_group  # noqa: PLC0415
+    from ml.runtime.device import choose_attention_kernels  # noqa: PLC0415
     from ml.threads import give_threads_to_torch  # noqa: PLC0415
 
     give_threads_to_torch(told["threads"])

@@ -11,24 +11,24 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ml import language_model
 from ml.errors import CapabilityError, GlossError, NoAttentionError
-from ml.language_model import MEAN, AttentionSink, Batch, Decoder, ModelInfo, Objective, Prefix
-from ml.models.attention_capture import Reader, capture, read_eager
-from ml.models.batches import PaddedReader, batch_logits, padded_batches
-from ml.models.bfloat16 import bfloat16_twin
-from ml.models.by_length import DecoderByLength, ReaderByLength
-from ml.models.cached_batches import CachedPrefix, CachedRun
-from ml.models.cuda import record
-from ml.models.decoding import CacheDecoder
-from ml.models.embedding import lookup
-from ml.models.gradients import gradients
-from ml.models.implementation import register
-from ml.models.placement import Placement
-from ml.models.value_zeroing import ValueZeroing
-from ml.models.verification import Ways
+from ml.kernels.bfloat16_linear import bfloat16_twin
+from ml.models import base
+from ml.models.base import MEAN, AttentionSink, Batch, Decoder, ModelInfo, Objective, Prefix
+from ml.models.fallback.by_length import DecoderByLength, ReaderByLength
+from ml.models.fallback.cache_decoder import CacheDecoder
+from ml.models.fallback.cached_batches import CachedPrefix, CachedRun
+from ml.models.fallback.padded_batches import PaddedReader, batch_logits, padded_batches
+from ml.models.internals.attention_capture import Reader, capture, read_eager
+from ml.models.internals.gradients import gradients
+from ml.models.internals.value_zeroing import ValueZeroing
+from ml.models.loading.placement import Placement
+from ml.models.verification.verify import Ways
 from ml.precision import has_fast_bfloat16
+from ml.runtime.cuda_graphs import record
 from ml.runtime.decoding import BatchedDecoder
+from ml.runtime.embedding import lookup
+from ml.runtime.implementation import register
 from ml.runtime.prompt_reader import PromptReader
 from ml.runtime.spans import spans_of
 from ml.runtime.variants import CachedTokens, Variants
@@ -151,7 +151,7 @@ class HuggingFaceModel:
     def _variants(self, prefix: CachedTokens | None) -> Variants:
         return Variants(self.module, self._span_of, prefix, matmul_dtype=self._matmul_dtype)
 
-    def reader(self, max_bytes: int) -> language_model.Reader:
+    def reader(self, max_bytes: int) -> base.Reader:
         """Rows of a ragged batch where the model allows it, else padded batches; see `LanguageModel.reader`."""
         plain = PaddedReader(self.logits, pads=self.ways.padded > 0)
         if not self.ways.served:
@@ -160,7 +160,7 @@ class HuggingFaceModel:
         limited = self.ways.served < self.info.context_length
         return ReaderByLength(reader, plain, self.ways.served) if limited else reader
 
-    def decoder(self, reader: language_model.Reader | None = None) -> Decoder:
+    def decoder(self, reader: base.Reader | None = None) -> Decoder:
         """All sequences in one pass where the model allows it, else one after the other."""
 
         def plain() -> Decoder:

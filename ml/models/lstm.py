@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from ml.errors import ModelLoadError, NoAttentionError
-from ml.language_model import AttentionSink, Batch, ModelInfo, Objective, Prefix, Reader
-from ml.models.batches import PaddedReader
-from ml.models.embedding import lookup
-from ml.models.fast_layers import use_fast_layers
-from ml.models.files import replacing
+from ml.kernels.onednn_linear import use_fast_layers
+from ml.models.base import AttentionSink, Batch, ModelInfo, Objective, Prefix, Reader
+from ml.models.fallback.padded_batches import PaddedReader
+from ml.models.loading.files import replacing
 from ml.models.lstm_sharing import LstmPrefix, stream
+from ml.runtime.embedding import lookup
 from ml.tokens import Tokenizer
 
 MODEL_TYPE = "gloss_lstm"
@@ -233,7 +233,7 @@ class LstmModel:
 
 
 class LstmDecoder:
-    """Decodes with a hidden state for each sequence; see `ml.language_model.Decoder`."""
+    """Decodes with a hidden state for each sequence; see `ml.models.base.Decoder`."""
 
     recalled = 0
 
@@ -291,7 +291,7 @@ def save_lstm(
 ) -> None:
     """Write the model's folder: config.json, model.safetensors (weights in `dtype`) and the tokenizer's files.
 
-    A model that lies there already is replaced whole or not at all; see `ml.models.files.replacing`.
+    A model that lies there already is replaced whole or not at all; see `ml.models.loading.files.replacing`.
     """
     with replacing(Path(folder)) as scratch:
         config = {"model_type": MODEL_TYPE, "architectures": ["WordLSTM"], **asdict(module.config)}

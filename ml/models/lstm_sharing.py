@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ml.language_model import MEAN, Batch
+from ml.models.base import MEAN, Batch
 
 if TYPE_CHECKING:
     from ml.models.lstm import State, WordLSTM
@@ -29,7 +29,7 @@ _NONE = MEAN - 1  # neither a word nor what stands for one
 
 @dataclass(frozen=True)
 class LstmPrefix:
-    """The hidden state after a beginning that was read once; see `ml.language_model.Prefix`."""
+    """The hidden state after a beginning that was read once; see `ml.models.base.Prefix`."""
 
     length: int
     state: State
@@ -44,7 +44,7 @@ def stream(
     max_readout: int,
     prefix: LstmPrefix,
 ) -> Iterator[Batch]:
-    """Logits of many sequences; see `ml.language_model.LanguageModel.stream_logits`."""
+    """Logits of many sequences; see `ml.models.base.LanguageModel.stream_logits`."""
     order = sorted(range(len(sequences)), key=lambda i: tuple(sequences[i]))
     chosen: list[int] = []
     tokens = readout = 0

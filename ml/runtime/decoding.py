@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ml.models.implementation import asking, registered
 from ml.runtime import kernels
+from ml.runtime.implementation import asking, registered
 from ml.runtime.kernels import Scores
 from ml.runtime.kv_cache import KvCache
 from ml.runtime.last_layer import NO_MASK, LayerCall, TrimmedForward
@@ -27,7 +27,7 @@ _FIRST_CAPACITY = 64
 
 
 class BatchedDecoder:
-    """See `ml.language_model.Decoder`."""
+    """See `ml.models.base.Decoder`."""
 
     def __init__(self, module: PreTrainedModel, span_of: SpanOf, reader: PromptReader) -> None:
         """Decode with `module`, whose prompts `reader` prefills."""

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ml.models.embedding import inputs
-from ml.models.implementation import asking, registered
 from ml.runtime import kernels
 from ml.runtime.attention_plan import AttentionPlan, Gathered, Run, plan_attention
+from ml.runtime.embedding import inputs
+from ml.runtime.implementation import asking, registered
 from ml.runtime.kernels import Scores
 from ml.runtime.kv_cache import KvCache, Slots, as_slots
 from ml.runtime.last_layer import NO_MASK, KeysKnownError, LayerCall, TrimmedForward

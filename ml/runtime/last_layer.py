@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-from ml.models.cuda import to_device
-from ml.models.implementation import asked
+from ml.runtime.device import to_device
+from ml.runtime.implementation import asked
 
 IntArray = npt.NDArray[np.int64]
 

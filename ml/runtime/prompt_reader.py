@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ml.language_model import Reading
+from ml.models.base import Reading
 from ml.runtime.forward import RaggedForward
 from ml.runtime.kv_cache import KvCache
 from ml.runtime.prefix_cache import BLOCK, PrefixCache
@@ -38,7 +38,7 @@ class Prefilled:
 
 
 class PromptReader:
-    """See `ml.language_model.Reader`."""
+    """See `ml.models.base.Reader`."""
 
     pads = False
 

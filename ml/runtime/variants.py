@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ml.language_model import Batch
+from ml.models.base import Batch
 from ml.runtime.attention_plan import MIN_SHARED
 from ml.runtime.forward import RaggedForward
 from ml.runtime.kv_cache import KvCache
@@ -27,7 +27,7 @@ from ml.runtime.spans import SpanOf
 
 @dataclass(frozen=True)
 class CachedTokens:
-    """A prefix whose keys and values are in the first slots of a cache; see `ml.language_model.Prefix`."""
+    """A prefix whose keys and values are in the first slots of a cache; see `ml.models.base.Prefix`."""
 
     ids: tuple[int, ...]
     cache: KvCache

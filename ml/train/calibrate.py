@@ -26,7 +26,7 @@ from torch import Tensor
 
 from ml.errors import GlossError
 from ml.evaluate import stream
-from ml.models.files import CONFIG, replacing
+from ml.models.loading.files import CONFIG, replacing
 from ml.models.lstm import LstmModel, WordLSTM, load_lstm, load_module, save_weights
 from ml.train.corpus import read_split
 from ml.train.errors import StorageError

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ml.models.files import CONFIG, remove_model, replacing
+from ml.models.loading.files import CONFIG, remove_model, replacing
 from ml.train.errors import OptionError, StorageError
 from ml.train.plot import plot_history
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from ml.train.loss import cross_entropy_sum
 
 if TYPE_CHECKING:
-    from ml.language_model import LanguageModel
+    from ml.models.base import LanguageModel
     from ml.models.lstm import WordLSTM
 
 

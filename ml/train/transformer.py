@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from ml.models.files import replacing
+from ml.models.loading.files import replacing
 from ml.train.bpe import train_tokenizer
 from ml.train.corpus import Corpus, count_words, fingerprint
 from ml.train.errors import DataError, OptionError

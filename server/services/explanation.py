@@ -12,7 +12,7 @@ from gloss.v1.explanation_service_pb2_grpc import ExplanationServiceServicer
 from jobs.convert import to_spec
 from ml.errors import InputError
 from ml.explain.problem import prepare
-from ml.language_model import LanguageModel
+from ml.models.base import LanguageModel
 from server.errors import DrainingError, NoWorkerError, StreamAgeError
 from server.interceptors import Context, Drain
 from server.metrics import Metrics

@@ -15,7 +15,7 @@ from ml import attention, predict
 from ml.errors import PromptTooLongError
 from ml.generation import Generation
 from ml.junction import Junction
-from ml.language_model import LanguageModel
+from ml.models.base import LanguageModel
 from ml.tokens import Encoding
 from server.engine import Answer, Engine
 from server.generation import Stream

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from ml.errors import ReplyTooLargeError
-from ml.language_model import LanguageModel
+from ml.models.base import LanguageModel
 from ml.tokens import Tokenizer
 
 _TOKEN_BYTES = 28

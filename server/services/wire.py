@@ -14,7 +14,7 @@ from ml.attention import AttentionMap, AttentionSpec, Reduction
 from ml.errors import InputError
 from ml.generation import FinishReason, GenerationSpec, Step
 from ml.junction import Junction
-from ml.language_model import LanguageModel, ModelInfo
+from ml.models.base import LanguageModel, ModelInfo
 from ml.predict import Prediction, Score
 from ml.result import Token
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-import ml.models
+import ml.models.loading
 from tests.integration.serving import Gate, Served, serve
 
 
@@ -22,7 +22,7 @@ def served(tiny_llama_chat: Path, tiny_gpt2: Path, tiny_lstm: Path) -> Iterator[
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
     """Holds up the models of servers that are started after it."""
     gate = Gate()
-    monkeypatch.setattr(ml.models, "load", gate.load)
+    monkeypatch.setattr(ml.models.loading, "load", gate.load)
     yield gate
     gate.open.set()
 

@@ -16,12 +16,12 @@ from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
-import ml.models
+import ml.models.loading
 from gloss import v1 as pb
 from gloss.v1.explanation_service_pb2_grpc import ExplanationServiceStub
 from gloss.v1.inference_service_pb2_grpc import InferenceServiceStub
-from ml.language_model import AttentionSink, LanguageModel
-from ml.models.batches import PaddedReader
+from ml.models.base import AttentionSink, LanguageModel
+from ml.models.fallback.padded_batches import PaddedReader
 from server.app import Server
 from server.settings import Settings
 
@@ -116,11 +116,11 @@ class Gate:
         self.batches: list[int] = []
 
     def load(self, source: str, **options: Any) -> LanguageModel:
-        """In place of `ml.models.load`."""
+        """In place of `ml.models.loading.load`."""
         return _Gated(_load(source, **options), self)
 
 
-_load = ml.models.load
+_load = ml.models.loading.load
 
 
 class _Gated:

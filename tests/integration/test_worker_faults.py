@@ -20,7 +20,7 @@ from jobs.convert import to_spec
 from jobs.errors import StoreError
 from jobs.store import ExplanationStore
 from ml.explain import Run
-from ml.models import load
+from ml.models.loading import load
 from tests.fixtures.processes import ProcessFactory, environment
 from tests.integration.corruptions import CORRUPTIONS
 from tests.integration.explanations import ended, lime, model_of, under_way, wait_for

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
-import ml.models
+import ml.models.loading
 from ml import spec
 from ml.errors import GlossError
 from ml.explain.run import Run
@@ -51,7 +51,7 @@ class Case:
         make(name).save_pretrained(folder)
         byte_level(unknown="<unk>").save_pretrained(folder)
         self.name = name
-        self.model = ml.models.load(str(folder), device="cpu")
+        self.model = ml.models.loading.load(str(folder), device="cpu")
         assert isinstance(self.model, HuggingFaceModel)
         self.plain = Plain(name, self.model.info, self.model.tokenizer)
         self.note = ""

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ml.language_model import MEAN, AttentionSink, Batch, ModelInfo, Objective, Prefix
+from ml.models.base import MEAN, AttentionSink, Batch, ModelInfo, Objective, Prefix
 from ml.tokens import Tokenizer
 from tests.zoo.configurations import make
 

@@ -13,7 +13,7 @@ import torch
 from ml import attention
 from ml.attention import AttentionSpec, Reduction
 from ml.errors import InputError, NoAttentionError
-from ml.language_model import AttentionSink, LanguageModel, ModelInfo
+from ml.models.base import AttentionSink, LanguageModel, ModelInfo
 
 TOKENS, LAYERS, HEADS = 6, 3, 4
 IDS = (9, 8, 7, 6, 5, 4)

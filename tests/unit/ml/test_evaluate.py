@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ml.evaluate import evaluate, main
-from ml.language_model import LanguageModel
+from ml.models.base import LanguageModel
 from ml.train.corpus import count_words
 from ml.train.natural import natural_text
 from ml.train.perplexity import Perplexity, strided_nats, transformer_nats, windows

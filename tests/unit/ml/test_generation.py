@@ -14,10 +14,10 @@ from transformers import AutoModelForCausalLM
 
 from ml.errors import InputError, PromptTooLongError
 from ml.generation import FinishReason, Generation, GenerationSpec, Step, _nucleus
-from ml.language_model import Decoder, LanguageModel
-from ml.models import load
-from ml.models.decoding import CacheDecoder
+from ml.models.base import Decoder, LanguageModel
+from ml.models.fallback.cache_decoder import CacheDecoder
 from ml.models.huggingface import HuggingFaceModel
+from ml.models.loading import load
 from tests.unit.ml.explain.toys import byte_tokenizer
 
 BYTES = byte_tokenizer(unk=True)

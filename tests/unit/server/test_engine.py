@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from ml.language_model import ModelInfo
-from ml.models.batches import PaddedReader
+from ml.models.base import ModelInfo
+from ml.models.fallback.padded_batches import PaddedReader
 from server.batching import Limits
 from server.engine import Engine
 from server.errors import ModelFailedError, OverloadedError

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from ml.generation import FinishReason, Generation, GenerationSpec, Step
-from ml.language_model import LanguageModel
-from ml.models import load
+from ml.models.base import LanguageModel
+from ml.models.loading import load
 from server.batching import Limits
 from server.engine import Engine
 from server.errors import ModelFailedError, OverloadedError

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from ml.explain import Run
-from ml.language_model import LanguageModel
-from ml.models import load
+from ml.models.base import LanguageModel
+from ml.models.loading import load
 from ml.spec import (
     Budget,
     Estimator,

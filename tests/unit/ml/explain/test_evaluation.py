@@ -10,9 +10,9 @@ from ml.explain import Run
 from ml.explain.evaluation import Evaluator
 from ml.explain.removal import Ids
 from ml.explain.target import Readout
-from ml.models import load
-from ml.models.bfloat16 import bfloat16_twin
+from ml.kernels.bfloat16_linear import bfloat16_twin
 from ml.models.huggingface import HuggingFaceModel
+from ml.models.loading import load
 from ml.spec import Budget, ExplanationSpec, Lime, PrecisionPolicy, Prompt
 from tests.unit.ml.explain.toys import ToyModel
 

@@ -12,7 +12,7 @@ SCRIPT = """
 import resource, sys
 from ml.memory import keep_freed_memory
 keep_freed_memory()
-from ml.models import load
+from ml.models.loading import load
 from ml.explain import Run
 from ml.spec import Budget, ExplanationSpec, Features, Lime, Prompt, Unit
 
@@ -48,7 +48,7 @@ def test_a_long_prompt_stays_within_bounds(tmp_path: Path) -> None:
     import torch
     from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
-    from ml.models.files import PRETRAINED
+    from ml.models.loading.files import PRETRAINED
 
     torch.manual_seed(0)
     folder = tmp_path / "gpt2-small"

@@ -4,7 +4,7 @@ import pytest
 from ml.errors import InputError
 from ml.explain.features import segment
 from ml.explain.removal import perturbation
-from ml.language_model import MEAN
+from ml.models.base import MEAN
 from ml.result import ResolvedRemoval
 from ml.spec import Features, Prompt, Removal, RemovalKind
 from ml.tokens import Encoding

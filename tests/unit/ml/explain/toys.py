@@ -12,8 +12,8 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from ml.explain.estimator import BoolArray, Estimate, Explainer, FloatArray, Game
-from ml.language_model import AttentionSink, Batch, ModelInfo, Prefix
-from ml.models.batches import padded_batches
+from ml.models.base import AttentionSink, Batch, ModelInfo, Prefix
+from ml.models.fallback.padded_batches import padded_batches
 from ml.spec import Continuation, ContrastTarget, Target
 from ml.tokens import Tokenizer
 

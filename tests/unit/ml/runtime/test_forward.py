@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from ml.models.attention_capture import prepare
+from ml.models.internals.attention_capture import prepare
 from ml.runtime.decoding import BatchedDecoder
 from ml.runtime.last_layer import keep_last_layer_trimmed
 from ml.runtime.prompt_reader import PromptReader

@@ -14,15 +14,15 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from ml.language_model import LanguageModel, Reader
-from ml.models import load
-from ml.models.attention_capture import prepare
-from ml.models.verification import Ways, verify
+from ml.models.base import LanguageModel, Reader
+from ml.models.internals.attention_capture import prepare
+from ml.models.loading import load
+from ml.models.verification.verify import Ways, verify
 from ml.runtime.forward import RaggedForward
 from ml.runtime.prefix_cache import BLOCK
 from ml.runtime.prompt_reader import PromptReader
 from ml.runtime.spans import spans_of
-from tests.unit.ml.test_sharing import random_ids
+from tests.unit.ml.models.test_sharing import random_ids
 
 DOCUMENT = random_ids(100, 1)
 GROWING = [DOCUMENT[:n] for n in (20, 40, 64, 70, 100)]

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from ml.models import load
-from ml.models.fast_layers import PackedLinear
+from ml.kernels.onednn_linear import PackedLinear
+from ml.models.loading import load
 from ml.models.lstm import LstmConfig, LstmModel, WordLSTM, load_module, save_lstm
 from ml.models.words import wikitext_tokenizer
 from ml.train import calibrate as command

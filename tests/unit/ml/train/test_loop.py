@@ -14,7 +14,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from ml.models import load
+from ml.models.loading import load
 from ml.train import loop
 from ml.train.checkpoint import load_checkpoint, save_checkpoint
 from ml.train.corpus import read_corpus

@@ -1,0 +1,96 @@
+"""Sequences as padded batches: `stream_logits` and `reader` of models that cannot share prefixes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ml.models.base import Batch, Reading
+from ml.runtime.device import to_device
+from ml.runtime.embedding import inputs
+
+Logits = Callable[[Sequence[Sequence[int]], Sequence[int]], list[Tensor]]
+
+
+def batch_logits(
+    module: PreTrainedModel, sequences: Sequence[Sequence[int]], tails: Sequence[int], *, spread: bool = False
+) -> list[Tensor]:
+    """Logits after each of the last `tails[i]` positions of sequence i, float32 [tails[i], vocabulary], by one forward.
+
+    Padding stands on the right, where no position of a causal model sees it: so there is no mask, SDPA takes its
+    causal fast path whatever the lengths, and every position has the number that it has alone.
+
+    Args:
+        spread: whether the layers of `module` lie on several devices.
+    """
+    ids = torch.zeros(len(sequences), max(map(len, sequences)), dtype=torch.long)
+    wanted = torch.zeros_like(ids, dtype=torch.bool)
+    for row, sequence, tail in zip(range(len(sequences)), sequences, tails, strict=True):
+        ids[row, : len(sequence)] = torch.as_tensor(sequence)
+        wanted[row, len(sequence) - tail : len(sequence)] = True
+    # A mask on the CPU picks from a tensor on whichever GPU, and the last layer's need not be the first's.
+    wanted = wanted if spread else to_device(wanted, module.device)
+    # The mask picks the hidden states before the head: the result is [sum of tails, vocabulary], row by row.
+    out = module(**inputs(module, ids), use_cache=False, logits_to_keep=wanted).logits
+    return list(kept(out, wanted).float().split(list(tails)))
+
+
+def kept(logits: Tensor, wanted: Tensor) -> Tensor:
+    """The `logits` of the positions that are `wanted`, bool [n, T], as [positions, vocabulary].
+
+    Some models give those of all positions, [n, T, vocabulary], whatever they are asked for.
+    """
+    return logits[wanted.to(logits.device)] if logits.dim() == 3 and logits.shape[:2] == wanted.shape else logits
+
+
+def padded_batches(
+    logits: Logits, sequences: Sequence[Sequence[int]], tails: Sequence[int], *, max_tokens: int, max_readout: int
+) -> Iterator[Batch]:
+    """Batches of sequences of similar length; see `LanguageModel.stream_logits`.
+
+    Args:
+        logits: the model's own `logits`.
+    """
+    for indices in _grouped([len(sequence) for sequence in sequences], tails, max_tokens, max_readout):
+        batch = [sequences[i] for i in indices]
+        yield Batch(indices, logits(batch, [tails[i] for i in indices]), sum(map(len, batch)), 0)
+
+
+class PaddedReader:
+    """Reads prompts as one padded batch and remembers nothing; see `ml.models.base.Reader`."""
+
+    def __init__(self, logits: Logits, *, pads: bool = True) -> None:
+        """Read by the model's own `logits`. `pads`: whether that pads prompts, or runs each alone."""
+        self._logits = logits
+        self.pads = pads
+
+    @property
+    def bytes(self) -> int:
+        """Nothing is remembered."""
+        return 0
+
+    def read(self, sequences: Sequence[Sequence[int]], tails: Sequence[int]) -> Reading:
+        """One batch; see `Reader.read`."""
+        useful = sum(map(len, sequences))
+        padding = len(sequences) * max(map(len, sequences)) - useful if self.pads else 0
+        return Reading(self._logits(sequences, tails), useful, padding, [0] * len(sequences))
+
+    def settle(self) -> None:
+        """Nothing waits."""
+
+
+def _grouped(lengths: Sequence[int], tails: Sequence[int], max_tokens: int, max_readout: int) -> Iterator[list[int]]:
+    group: list[int] = []
+    readout = 0
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
+        # Ascending: the newest sequence is the longest, and what the others are padded to.
+        if group and ((len(group) + 1) * lengths[index] > max_tokens or readout + tails[index] > max_readout):
+            yield group
+            group, readout = [], 0
+        group.append(index)
+        readout += tails[index]
+    if group:
+        yield group

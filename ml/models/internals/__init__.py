@@ -1,0 +1,1 @@
+"""What looks inside a Hugging Face model: attention weights, gradients, value vectors."""

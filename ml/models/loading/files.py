@@ -1,0 +1,152 @@
+"""A model's files: where they are, whether they may be read, what they hold, and how they are written."""
+
+from __future__ import annotations
+
+import filecmp
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError
+
+from ml.errors import ModelLoadError
+from ml.models.loading import adapters
+
+PRETRAINED = Path(__file__).parents[2] / "pretrained"
+"""The models that ship with Gloss, a folder each."""
+
+CONFIG = "config.json"
+
+_DESCRIPTIONS = (
+    CONFIG,
+    adapters.CONFIG,
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+    "model.safetensors.index.json",
+)
+
+
+def shipped() -> tuple[str, ...]:
+    """Names of the models that ship with Gloss."""
+    return tuple(sorted(path.parent.name for path in PRETRAINED.glob("*/config.json")))
+
+
+def find(name_or_path: str) -> Path:
+    """The folder of a model or adapter; one of the Hub is fetched into its usual cache.
+
+    Raises:
+        ModelLoadError: there is none.
+    """
+    if name_or_path in shipped():
+        return PRETRAINED / name_or_path
+    return Path(name_or_path).resolve() if Path(name_or_path).is_dir() else _fetch(name_or_path)
+
+
+def base_of(folder: Path) -> Path:
+    """The folder with a model's own weights, complete as far as names tell: `folder`, or that of an adapter's base.
+
+    Raises:
+        ModelLoadError: a file is missing.
+    """
+    if (folder / adapters.CONFIG).is_file() and not adapters.has_base(folder):
+        base = find(adapters.base_name(folder))
+        if not adapters.has_base(base) and (base / adapters.CONFIG).is_file():
+            raise ModelLoadError(
+                f"the base model {base} of the adapter {folder} is an adapter, too; merge the two first"
+            )
+        folder = base
+    if not (folder / CONFIG).is_file():
+        raise ModelLoadError(f"{folder} has no config.json; name the folder that save_pretrained wrote")
+    if not any(folder.glob("*.safetensors")):
+        raise ModelLoadError(f"{folder} has no *.safetensors; {_advice(folder)}")
+    return folder
+
+
+def digest(*folders: Path) -> str:
+    """SHA-256 over names and contents of everything in a model's folders that decides its answers, in hexadecimal."""
+    total = hashlib.sha256()
+    for folder in dict.fromkeys(folders):
+        names = {path.name for path in folder.glob("*.safetensors")} | {
+            name for name in _DESCRIPTIONS if (folder / name).is_file()
+        }
+        for name in sorted(names):
+            with (folder / name).open("rb") as file:
+                total.update(name.encode() + b"\0" + hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()
+
+
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """Give an empty scratch folder whose files take the place of `folder`'s when the block ends without an error.
+
+    A process that is killed at any moment leaves a model that is whole, the earlier or the new one, or, where more than
+    one file changes, a folder without config.json, which nothing takes for a model. Files of the same content stay.
+
+    Raises:
+        OSError: the disk is full or refuses; what lay in `folder` is unharmed.
+    """
+    scratch = folder / ".partial"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    try:
+        yield scratch
+        changed = [path for path in scratch.iterdir() if not _same(path, folder / path.name)]
+        for path in changed:
+            _flush(path)
+        if len(changed) > 1:
+            (folder / CONFIG).unlink(missing_ok=True)
+        for path in sorted(changed, key=lambda path: path.name == CONFIG):
+            path.replace(folder / path.name)
+        _flush(folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def remove_model(folder: Path) -> None:
+    """Remove the files that make `folder` a model's, and no others."""
+    for path in (folder / CONFIG, *folder.glob("*.safetensors"), *(folder / name for name in _DESCRIPTIONS)):
+        path.unlink(missing_ok=True)
+
+
+def _same(one: Path, other: Path) -> bool:
+    return other.is_file() and filecmp.cmp(one, other, shallow=False)
+
+
+def _flush(path: Path) -> None:
+    """Have the disk hold what was written to a file, or which files a folder has."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _fetch(name: str) -> Path:
+    choices = f"a shipped model ({', '.join(shipped()) or 'none'}), a folder, or a name on the Hugging Face Hub"
+    wanted, unwanted = [*_DESCRIPTIONS, "*.safetensors"], ["*/*", "consolidated*"]
+    try:
+        return Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=unwanted))
+    except HFValidationError:
+        raise ModelLoadError(f"there is no folder {name!r}; give {choices}") from None
+    except Exception as error:  # httpx, requests, OSError and the Hub's own: all mean that it cannot be had
+        reason = str(error).strip().partition("\n")[0]
+        raise ModelLoadError(f"{name!r} cannot be fetched from the Hub ({reason}); give {choices}") from error
+
+
+def _advice(folder: Path) -> str:
+    if any(folder.glob("*.bin")) or any(folder.glob("*.pt")):
+        return "pickled weights can run code when they are read, so they are refused: save them as safetensors"
+    return "its weights are missing"

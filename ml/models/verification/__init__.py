@@ -1,0 +1,1 @@
+"""What a model may use, found by measuring when it is loaded."""

@@ -1,0 +1,269 @@
+"""The ways to ask a model, each tried out on a few prompts; see `ml.models.verification.verify`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ml.models.base import Decoder
+from ml.models.fallback.cache_decoder import CacheDecoder
+from ml.models.fallback.cached_batches import CachedRun
+from ml.models.fallback.padded_batches import batch_logits
+from ml.models.internals.gradients import DenseForward
+from ml.runtime.decoding import BatchedDecoder
+from ml.runtime.embedding import lookup
+from ml.runtime.implementation import registered
+from ml.runtime.last_layer import WORTH_TRIMMING, trim_last_layer
+from ml.runtime.prompt_reader import PromptReader
+from ml.runtime.spans import spans_of
+from ml.runtime.variants import Variants
+
+READ_OUT = 16
+"""Last positions at which a prompt's logits are compared, at most."""
+FEWEST = 12
+"""Tokens that a trial's longest prompt goes beyond a bound, at least."""
+_PREFIX_BYTES = 1 << 20
+"""Of a prefix cache that is tried out, at least."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Trials whose longest prompt has `length` tokens, which show how a way does up to `limit`.
+
+    Attributes:
+        edge: the bound that `length` is beyond of; 0 below the first one.
+        exact: whether a prompt of exactly `limit` tokens is tried, too.
+    """
+
+    length: int
+    limit: float
+    edge: int
+    exact: bool
+
+
+class Trials:
+    """Each trial gives how far a way is from the plain forward, as a share of the largest logit.
+
+    Attributes:
+        memory: bytes of a sequence's cache, and of each of its tokens besides, once `decoded` has run.
+        trims: whether the last layer of `module` stays trimmed, once `ragged` has run.
+    """
+
+    def __init__(self, module: PreTrainedModel, tolerance: float, *, spread: bool) -> None:
+        """Try out `module`. `tolerance`: up to which difference its last layer stays trimmed."""
+        self._module, self._tolerance, self._spread = module, tolerance, spread
+        self._span_of = spans_of(module)
+        self._vocabulary: int = module.config.get_text_config().vocab_size
+        self._references: dict[tuple[int, ...], Tensor] = {}
+        self.memory = (0, 0)
+        self.trims = False
+
+    def reference(self, ids: Sequence[int], tail: int = 1) -> Tensor:
+        """What the plain forward says after the last `tail` tokens, float32 [tail, vocabulary]."""
+        key = tuple(ids)
+        if key not in self._references:
+            self._references[key] = self.compute(ids, min(READ_OUT, len(ids)))
+        return self._references[key][-tail:]
+
+    def compute(self, ids: Sequence[int], tail: int) -> Tensor:
+        """The same, anew."""
+        tensor = torch.tensor([list(ids)], device=self._module.device)
+        logits: Tensor = self._module(input_ids=tensor, use_cache=False, logits_to_keep=tail).logits
+        return logits[0, -tail:].float()
+
+    def padded(self, stage: Stage) -> float:
+        """A padded batch."""
+        sequences = self._family(stage)
+        tails = [min(8, len(ids)) for ids in sequences]
+        return self._compared(sequences, tails, batch_logits(self._module, sequences, tails, spread=self._spread))
+
+    def decoded(self, stage: Stage) -> float:
+        """The model's own cache, against reading the whole again."""
+        apart = self._grown(CacheDecoder(self._module, math.inf), stage)
+        if stage.edge:
+            apart = max(apart, self._grown_across(CacheDecoder(self._module, math.inf), stage))
+        return apart
+
+    def ragged(self, stage: Stage) -> float:
+        """Rows of a ragged batch, with the last layer trimmed where that gives the same. It stays so."""
+        if stage.edge:
+            return self._ragged(stage)
+        hooks = trim_last_layer(self._module)
+        apart = tried(lambda: self._ragged(stage)) if hooks else math.inf
+        if apart <= self._tolerance:
+            self.trims = True
+            return apart
+        for hook in hooks:
+            hook.remove()
+        return self._ragged(stage)
+
+    def _ragged(self, stage: Stage) -> float:
+        return max(self._in_batches(sequences, rows) for sequences, rows in self._raggeds(stage))
+
+    def _raggeds(self, stage: Stage) -> Iterator[tuple[list[list[int]], int]]:
+        """Sequences, and the rows of a batch."""
+        family = self._family(stage)
+        yield family, stage.length if stage.edge else 16
+        if not stage.edge:
+            # So many rows that nobody asks about that the last layer is trimmed.
+            many = -(-2 * WORTH_TRIMMING // stage.length)
+            yield [self.ids(stage.length, 10 + seed) for seed in range(many)], many * stage.length
+        if stage.exact:
+            yield [self.ids(int(stage.limit))], int(stage.limit)
+
+    def _in_batches(self, sequences: Sequence[Sequence[int]], rows: int) -> float:
+        variants, tails = Variants(self._module, self._span_of), _tails(sequences)
+        found: dict[int, Tensor] = {}
+        for batch in variants.batches(sequences, tails, max_tokens=rows, max_readout=READ_OUT):
+            found.update(zip(batch.indices, batch.logits, strict=True))
+        if len(variants.layers) != self._module.config.get_text_config().num_hidden_layers:
+            return math.inf  # a layer had its own way with the rows
+        return self._compared(sequences, tails, [found[i] for i in range(len(sequences))])
+
+    def served(self, stage: Stage) -> float:
+        """The prefix cache, and decoding of many sequences together."""
+        cache, token = self.memory
+        room = max(cache + token * (2 * stage.length + stage.length), _PREFIX_BYTES)
+        reader = PromptReader(self._module, self._span_of, room)
+        apart = 0.0
+        if not stage.edge:
+            family = self._family(stage)
+            for _ in range(2):  # the second time behind what was read the first time
+                reading = reader.read(family, _tails(family))
+                apart = max(apart, self._compared(family, _tails(family), reading.logits))
+        return max(apart, self._grown(BatchedDecoder(self._module, self._span_of, reader), stage))
+
+    def differentiated(self, stage: Stage) -> float:
+        """The rows whose gradients are taken."""
+        if stage.edge:
+            return 0.0  # as far as ragged batches
+        ids = self.ids(stage.length)
+        sequences = [ids, [self.other(ids[0]), *ids[1:]]]
+        device = self._module.device
+        points = lookup(self._module.get_input_embeddings(), torch.tensor(sequences, device=device))
+        found = DenseForward(points, 1, (), self._span_of).forward(self._module).float()
+        return self._compared(sequences, [1, 1], list(found))
+
+    def cached(self, stage: Stage) -> float:
+        """Batches behind a cached prefix."""
+        family = self._family(stage)
+        run = CachedRun(self._module)
+        apart = 0.0
+        # Behind a prefix within the bound, and behind one that is beyond it.
+        for known in (stage.edge - 1, stage.length - READ_OUT) if stage.edge else (stage.length // 2,):
+            prefix = family[0][: max(1, known)]
+            run.read(prefix)
+            sequences = [ids for ids in family if ids[: len(prefix)] == prefix and len(ids) > len(prefix)]
+            tails = [1] * len(sequences)
+            found: dict[int, Tensor] = {}
+            for batch in run.batches(sequences, tails, max_tokens=4 * stage.length, max_readout=READ_OUT):
+                found.update(zip(batch.indices, batch.logits, strict=True))
+            logits = [found[i] for i in range(len(sequences))]
+            apart = max(apart, self._compared(sequences, tails, logits))
+        return apart
+
+    def captured(self, stage: Stage) -> float:
+        """The model's forward with our attention function."""
+        ids = self.ids(stage.length)
+        with registered(self._module):
+            return difference(self.compute(ids, 1), self.reference(ids))
+
+    # Parts of them.
+
+    def _grown(self, decoder: Decoder, stage: Stage) -> float:
+        """How far two sequences that grow together, and one when the other has left, are from the plain forward."""
+        fewer = self._fewer(stage)
+        steps = stage.length - fewer
+        texts = [
+            ids for ids in (self.ids(stage.length), self.ids(min(5 + steps, stage.length - 1), 3)) if len(ids) > steps
+        ]
+        prompts = [ids[: len(ids) - steps] for ids in texts]
+        differences = [difference(decoder.start(ids).unsqueeze(0), self.reference(ids)) for ids in prompts]
+        if isinstance(decoder, CacheDecoder) and not stage.edge:
+            self._measure(decoder, prompts)
+        for step in range(steps):
+            rows = decoder.step([text[len(prompt) + step] for text, prompt in zip(texts, prompts, strict=True)])
+            if step == steps - 1:
+                differences += [
+                    difference(row.unsqueeze(0), self.reference(ids)) for row, ids in zip(rows, texts, strict=True)
+                ]
+        if len(texts) == 2:
+            decoder.leave(0)
+            longer = [*texts[1], self.other(texts[1][0])]
+            differences.append(difference(decoder.step(longer[-1:]), self.reference(longer)))
+        return max(differences, default=0.0)
+
+    def _measure(self, decoder: CacheDecoder, prompts: Sequence[Sequence[int]]) -> None:
+        """Note what the caches of two prompts take."""
+        if len(prompts) == 2:
+            longer, shorter = decoder.cached_bytes(0), decoder.cached_bytes(1)
+            token = max(0, longer - shorter) // (len(prompts[0]) - len(prompts[1]))
+            self.memory = max(0, longer - token * len(prompts[0])), token
+
+    def _grown_across(self, decoder: Decoder, stage: Stage) -> float:
+        """The same of a sequence that begins within a bound and grows beyond it, right behind the bound and farther."""
+        ids, known = self.ids(stage.length), max(1, stage.edge - 1)
+        decoder.start(ids[:known])
+        apart = 0.0
+        for length in range(known + 1, stage.length + 1):
+            logits = decoder.step([ids[length - 1]])
+            if length in {stage.edge + 1, stage.length}:
+                apart = max(apart, difference(logits, self.reference(ids[:length])))
+        return apart
+
+    def _fewer(self, stage: Stage) -> int:
+        """Of some tokens fewer than the trial's longest prompt has, and beyond the same bound."""
+        return max(stage.edge + 1, stage.length - FEWEST) if stage.edge else max(1, stage.length - 1)
+
+    def _family(self, stage: Stage) -> list[list[int]]:
+        """Sequences some of which begin alike, the longest first."""
+        ids = self.ids(stage.length)
+        sequences = [ids, self.ids(min(3, stage.length), 1)]
+        if stage.edge:
+            # Also beyond the bound, and padded in a batch; and right behind it, which a window has not left yet.
+            return [*sequences, ids[: self._fewer(stage)], ids[: stage.edge + 1]]
+        middle = stage.length // 2
+        changed = [*ids[:middle], self.other(ids[middle]), *ids[middle + 1 :]]
+        return [*sequences, [*ids[:-1], self.other(ids[-1])], changed, ids[: middle + 1], self.ids(1, 2)]
+
+    def _compared(self, sequences: Sequence[Sequence[int]], tails: Sequence[int], found: Sequence[Tensor]) -> float:
+        rows = zip(sequences, tails, found, strict=True)
+        return max((difference(one, self.reference(ids, tail)) for ids, tail, one in rows), default=math.inf)
+
+    def ids(self, count: int, seed: int = 0) -> list[int]:
+        """Tokens without a pattern. Of one `seed`, fewer are the first of more."""
+        random = np.random.default_rng(seed)
+        return [int(token) for token in random.random(count) * self._vocabulary]
+
+    def other(self, token: int) -> int:
+        """Another token."""
+        return (token + self._vocabulary // 2) % self._vocabulary
+
+
+def _tails(sequences: Sequence[Sequence[int]]) -> list[int]:
+    return [min(1 + index % 2, len(ids)) for index, ids in enumerate(sequences)]
+
+
+def tried(trial: Callable[[], float]) -> float:
+    """The difference that a trial gives; infinite where it fails."""
+    try:
+        return trial()
+    except Exception:  # noqa: BLE001 - models refuse what they do not know in ways of their own
+        return math.inf
+
+
+def difference(found: Tensor, reference: Tensor) -> float:
+    """The largest difference of two logits, as a share of the largest logit. Equal infinities and no numbers agree."""
+    same = (found == reference) | (found.isnan() & reference.isnan())
+    apart = (found.float() - reference).abs().masked_fill(same, 0.0)
+    if not apart.numel():
+        return 0.0
+    largest = reference.masked_fill(~reference.isfinite(), 0.0).abs().amax()
+    share = float(apart.amax() / largest.clamp(min=1e-30))
+    return math.inf if math.isnan(share) else share
