@@ -1,4 +1,4 @@
-"""Explanations as the worker sees them: begun, reported on, ended, or let go."""
+"""Explanations as the worker sees them: begun, reported on, ended, or released."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from jobs.scripts import Scripts
 from jobs.store import DEFAULT_RETENTION_SECONDS
 
 STRANDED_MS = 5000
-"""How long a job may lie between two workers' hands before it counts as stranded."""
+"""How long a job may be popped from the queue and registered with no worker before it counts as stranded."""
 
-_LARGEST_CHECKPOINT = 256 << 20
-"""Bytes. What is larger is none, and reading it might take the process's memory."""
+_MAX_CHECKPOINT_BYTES = 256 << 20
+"""A larger one is none of ours, and reading it might take the process's memory."""
 
 
 @dataclass(frozen=True)
@@ -90,10 +90,10 @@ class AttemptStore:
             raise
 
     def _checkpoint(self, explanation_id: str) -> bytes | None:
-        """Where the attempt before came to, if that can be told."""
+        """Return the checkpoint of the attempt before; None where there is none, or it cannot be read."""
         key = names.checkpoint(explanation_id)
         try:
-            if self._redis.strlen(key) > _LARGEST_CHECKPOINT:
+            if self._redis.strlen(key) > _MAX_CHECKPOINT_BYTES:
                 return None
             return cast("bytes | None", self._redis.get(key))
         except ResponseError as error:
@@ -143,7 +143,7 @@ class AttemptStore:
             raise
 
     def release(self, queue: str, explanation_id: str, execution: str, *, lost: bool) -> None:
-        """Let go of a job: forget it where its explanation has ended, else put it first in the queue.
+        """Release a job: drop it where its explanation has ended, else put it first in the queue.
 
         Args:
             queue: RQ's name of the queue.
@@ -155,7 +155,7 @@ class AttemptStore:
         self._scripts("release", queue, explanation_id, execution, int(lost), *self._limits)
 
     def refuse(self, queue: str, job_id: str) -> None:
-        """Forget a job that cannot be run; its explanation fails with DATA_CORRUPT, if it has not ended."""
+        """Drop a job that cannot be run; its explanation fails with DATA_CORRUPT, if it has not ended."""
         limits = (*self._limits[:2], _corrupt("job"), self._retention_ms)
         self._scripts("refuse", queue, job_id, *limits)
 
@@ -164,12 +164,12 @@ class AttemptStore:
         recovered = self._scripts("recover", queue, *self._limits, STRANDED_MS)
         return [found.decode(errors="replace") for found in recovered]
 
-    def beat(self, queue: str, digest: str, worker: str, seconds: float) -> int:
-        """Say that a worker holds the model of `digest`, for the next `seconds`; returns how many jobs wait."""
-        return int(self._scripts("beat", queue, names.workers(queue), f"{digest} {worker}", round(seconds * 1000)))
+    def heartbeat(self, queue: str, digest: str, worker: str, seconds: float) -> int:
+        """Count a worker that holds the model of `digest` as alive for `seconds`. Returns how many jobs wait."""
+        return int(self._scripts("heartbeat", queue, names.workers(queue), f"{digest} {worker}", round(seconds * 1000)))
 
     def retire(self, queue: str, digest: str, worker: str) -> None:
-        """Take back what `beat` said."""
+        """Count a worker as gone, before its last heartbeat runs out."""
         self._redis.zrem(names.workers(queue), f"{digest} {worker}")
 
     def _write(self, script: str, attempt: Attempt, *arguments: str | bytes | float) -> None:

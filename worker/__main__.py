@@ -25,11 +25,11 @@ def main() -> int:
     try:
         settings = Settings()
     except ValidationError as error:
-        return _complain(2, *complaints(error))
+        return _fail(2, *complaints(error))
     log_to_stderr(settings.log_level)
     for warning in unknown_variables(os.environ):
         logging.getLogger(__name__).warning(warning)
-    logging.getLogger("rq").setLevel(logging.WARNING)  # it logs every breath
+    logging.getLogger("rq").setLevel(logging.WARNING)  # it logs every heartbeat
     stop = Stop(settings.grace_seconds)
     stop.install()
     metrics = Metrics()
@@ -44,13 +44,13 @@ def main() -> int:
     except (StopRequested, ForcedStop):
         pass
     except ModelRefusedError as error:
-        return _complain(1, str(error))
+        return _fail(1, str(error))
     except PortError as error:
-        return _complain(2, str(error))
+        return _fail(2, str(error))
     return 0
 
 
-def _complain(exit_code: int, *lines: str) -> int:
+def _fail(exit_code: int, *lines: str) -> int:
     for line in lines:
         print(f"error: {line}", file=sys.stderr)
     return exit_code

@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 
 def main() -> int:
-    """Load the model, then perform jobs until the parent closes the pipe or dies."""
+    """Load the model, then run jobs until the parent closes the pipe or dies."""
     _die_with(int(sys.argv[1]))
     # Ctrl-C and an orchestrator's SIGTERM may reach the whole process group. Stopping is the parent's business.
     for number in (signal.SIGINT, signal.SIGTERM, INTERRUPT):
@@ -36,14 +36,14 @@ def main() -> int:
         os.write(replies, encode(message))
 
     wait_patiently()
-    # Only now: torch takes seconds to import, and until here nobody watched over this process.
+    # Only now: torch takes seconds to import, and the signals must be set before.
     from ml.errors import ModelLoadError  # noqa: PLC0415
-    from worker.residency import move_in  # noqa: PLC0415
+    from worker.context import load_context  # noqa: PLC0415
     from worker.tasks import run_explanation  # noqa: PLC0415
 
     started = time.monotonic()
     try:
-        info = move_in(settings, notify)
+        info = load_context(settings, notify)
     except ModelLoadError as error:
         notify(Refused(str(error)))
         return 1
@@ -58,7 +58,7 @@ def main() -> int:
 def _perform(run: Callable[[str], Ended], explanation_id: str) -> Ended:
     try:
         return run(explanation_id)
-    except Exception:  # noqa: BLE001 - the model is worth more than an explanation that nobody can settle
+    except Exception:  # noqa: BLE001 - one explanation must not cost the loaded model
         _log.exception("lost %s", explanation_id)
         return Ended("lost")
 
@@ -66,7 +66,7 @@ def _perform(run: Callable[[str], Ended], explanation_id: str) -> Ended:
 def _die_with(parent: int) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before the wish was made
+    if os.getppid() != parent:  # it died before prctl was called
         sys.exit(1)
 
 
@@ -78,5 +78,5 @@ def _take_stdout() -> int:
 
 
 if __name__ == "__main__":
-    # Not sys.exit: taking torch apart takes seconds, and everything of worth is written by now.
+    # Not sys.exit: torch takes seconds to shut down, and everything is written by now.
     os._exit(main())

@@ -2,7 +2,7 @@
 
 Both kinds derive from BaseException, because explainers and libraries catch Exception. A step that never comes back to
 Python, such as one call of a large model, is not interrupted; so the model runs in bounded batches, and the parent
-replaces a child that does not listen.
+replaces a child that does not respond.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Interruption:
 
     @contextlib.contextmanager
     def allowed(self, seconds: float) -> Iterator[None]:
-        """Inside, the parent's signal raises `Interrupted`, and the end of so many seconds `TimeLimitReached`."""
+        """Raise `Interrupted` inside at the parent's signal, and `TimeLimitReached` after `seconds`."""
         self._limit = seconds
         self._allowed = True
         try:
@@ -55,7 +55,7 @@ class Interruption:
         self._raise(TimeLimitReached(self._limit))
 
     def _raise(self, error: BaseException) -> None:
-        # What follows the first one, such as settling the record, must be left in peace.
+        # What follows the first one, such as writing the final state, must not be interrupted.
         if self._allowed:
             self._allowed = False
             raise error

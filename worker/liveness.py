@@ -1,4 +1,4 @@
-"""The sign of life by which servers know that explanations of a model will be taken up."""
+"""Heartbeats by which servers know that a worker is alive for a model."""
 
 from __future__ import annotations
 
@@ -13,23 +13,24 @@ from redis.exceptions import RedisError
 from jobs.attempts import AttemptStore
 from jobs.outage import Outage
 
-BEAT_SECONDS = 1.5
-HOLDS_SECONDS = 6.0
-"""How long one beat counts: long enough for a child to be replaced unnoticed, where its model is small."""
+HEARTBEAT_SECONDS = 1.5
+"""Between two heartbeats."""
+HEARTBEAT_TTL_SECONDS = 6.0
+"""How long one heartbeat counts: long enough to replace a child whose model is small."""
 
 _log = logging.getLogger(__name__)
 
 
 class Liveness:
-    """A thread that says, as long as `ready` holds, that this worker serves the model.
+    """A thread that sends heartbeats as long as `ready` holds.
 
     Args:
-        store: one that gives up soon while Redis is away.
+        store: one that fails fast while Redis is away.
         queue: the model's queue.
         digest: the model's digest.
         worker: this worker's name, unlike all others'.
         ready: whether the model is loaded.
-        on_depth: told how many explanations wait, after every beat.
+        on_depth: called with how many explanations wait, after every heartbeat.
         outage: what the worker has seen of Redis failing.
     """
 
@@ -52,14 +53,14 @@ class Liveness:
         self._outage = outage
         self._thread = threading.Thread(target=self._run, name="liveness", daemon=True)
 
-    def beat(self) -> bool:
-        """One sign of life. Returns whether Redis took it."""
+    def heartbeat(self) -> bool:
+        """Send one heartbeat. Returns whether Redis took it."""
         try:
-            self._on_depth(self._store.beat(*self._identity, HOLDS_SECONDS))
+            self._on_depth(self._store.heartbeat(*self._identity, HEARTBEAT_TTL_SECONDS))
         except RedisError as error:
-            self._outage.failed("beat", error)
+            self._outage.failed("heartbeat", error)
             return False
-        self._outage.passed("beat")
+        self._outage.passed("heartbeat")
         return True
 
     def __enter__(self) -> Self:
@@ -73,10 +74,10 @@ class Liveness:
         self._thread.join()
         try:
             self._store.retire(*self._identity)
-        except RedisError:  # the beat runs out by itself
+        except RedisError:  # the last heartbeat runs out by itself
             _log.warning("could not tell Redis that this worker is gone")
 
     def _run(self) -> None:
-        while not self._stopped.wait(BEAT_SECONDS):
+        while not self._stopped.wait(HEARTBEAT_SECONDS):
             if self._ready():
-                self.beat()
+                self.heartbeat()

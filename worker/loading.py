@@ -1,4 +1,4 @@
-"""A child that is started until its model is loaded."""
+"""Start the child until its model is loaded."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from worker.model_process import ChildLostError, ModelProcess
 from worker.protocol import Ready
 from worker.stop import Stop
 
-_LONGEST_SECONDS = 60.0
+_MAX_PAUSE_SECONDS = 60.0
 
 _log = logging.getLogger(__name__)
 
 
 def load(child: ModelProcess, metrics: Metrics, stop: Stop) -> Ready:
-    """Start the child; again, after growing pauses, where it dies while it loads, as for want of memory.
+    """Start the child, and with exponential backoff again where it dies while it loads, as for want of memory.
 
     Raises:
         ModelRefusedError: the model cannot be loaded.
@@ -28,7 +28,7 @@ def load(child: ModelProcess, metrics: Metrics, stop: Stop) -> Ready:
             with stop.interrupts():
                 ready = child.start()
         except ChildLostError as error:
-            seconds = pause(failures, _LONGEST_SECONDS)
+            seconds = pause(failures, _MAX_PAUSE_SECONDS)
             failures += 1
             metrics.child_restarts.inc()
             _log.error("%s; it is started again in %.2f s", error, seconds)

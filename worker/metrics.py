@@ -1,4 +1,4 @@
-"""What the worker counts. The page is the parent's, so that a child that dies takes no counts with it."""
+"""The worker's metrics. The parent keeps them, so that none is lost when a child dies."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class PortError(Exception):
 
 
 class Metrics:
-    """All series of one worker, in a registry of its own."""
+    """All metrics of one worker, in a registry of its own."""
 
     def __init__(self) -> None:
         prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -32,7 +32,7 @@ class Metrics:
         )
         self._waiting = Histogram(
             "gloss_job_waiting_seconds",
-            "Time from an explanation's creation to the begin of an attempt.",
+            "Time from an explanation's creation to the start of an attempt.",
             buckets=_SECONDS,
             registry=registry,
         )
@@ -60,10 +60,10 @@ class Metrics:
 
     @contextmanager
     def page(self, host: str, port: int) -> Iterator[str]:
-        """Serve the page at a port, 0 for any free one, and give its HOST:PORT.
+        """Serve the metrics page at a port, 0 for any free one. Yields its HOST:PORT.
 
         Raises:
-            PortError: that port cannot be had.
+            PortError: the port cannot be opened.
         """
         try:
             server, thread = start_http_server(port, host, self.registry)
@@ -78,13 +78,13 @@ class Metrics:
             thread.join()
 
     def began(self, message: Began) -> None:
-        """An attempt has begun."""
+        """Count an attempt that has begun."""
         self._method = message.method
         self._waiting.observe(message.waited_seconds)
         self._running.set(1)
 
     def ended(self, message: Ended) -> None:
-        """An attempt has ended."""
+        """Count an attempt that has ended, with its costs."""
         self._running.set(0)
         method, self._method = self._method, UNKNOWN_METHOD
         if message.outcome == "skipped":
@@ -96,5 +96,5 @@ class Metrics:
         self._tokens.labels("saved").inc(message.tokens_saved)
 
     def lost(self, seconds: float) -> None:
-        """An attempt has lost its child."""
+        """Count an attempt whose child died."""
         self.ended(Ended("lost", seconds))

@@ -1,4 +1,4 @@
-"""The parent's hold on its child, the process with the model."""
+"""The child process with the model, as the parent sees it: started, given jobs, interrupted, ended."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from typing import IO, cast
 from worker.protocol import Inbox, Message, Ready, Refused, Run, encode
 
 INTERRUPT = signal.SIGUSR1
-"""Asks the child to stop what it does; it keeps the model."""
+"""Asks the child to stop its job; it keeps the model."""
 
-PATIENCE_SECONDS = 1.0
-"""How long an interrupted child may go on before it counts as deaf."""
+RESPONSE_SECONDS = 1.0
+"""How long an interrupted child may go on before it counts as unresponsive."""
 
 _CHECKOUT = Path(__file__).parents[1]
 _STOP_SECONDS = 3.0
@@ -58,10 +58,10 @@ class ModelProcess:
         return self._process is not None and self._process.poll() is None
 
     @property
-    def deaf(self) -> bool:
-        """Whether the child was interrupted and has not heard of it."""
+    def unresponsive(self) -> bool:
+        """Whether the child was interrupted and has gone on for too long."""
         with self._lock:
-            return self._interrupted_at is not None and time.monotonic() - self._interrupted_at > PATIENCE_SECONDS
+            return self._interrupted_at is not None and time.monotonic() - self._interrupted_at > RESPONSE_SECONDS
 
     def start(self) -> Ready:
         """Start a child and wait until its model is loaded.
@@ -93,10 +93,10 @@ class ModelProcess:
         return cast("Ready", message)
 
     def run(self, explanation_id: str) -> None:
-        """Hand over a job.
+        """Send the child a job.
 
         Raises:
-            ChildLostError: there is nobody to take it.
+            ChildLostError: the child has died.
         """
         with self._lock:
             self._busy, self._interrupted_at = True, None
@@ -108,7 +108,7 @@ class ModelProcess:
             raise ChildLostError from None
 
     def receive(self, timeout: float) -> Message | None:
-        """The child's next message, or None if none came within `timeout` seconds.
+        """Receive the child's next message; None if none came within `timeout` seconds.
 
         Raises:
             ChildLostError: the child has died.
@@ -118,8 +118,8 @@ class ModelProcess:
         except EOFError:
             raise ChildLostError from None
 
-    def rest(self) -> None:
-        """The job is over: from here on nothing is interrupted. Call it when `Ended` has come."""
+    def finished(self) -> None:
+        """Note that the job is over, so that nothing is interrupted any more. Call it when `Ended` has come."""
         with self._lock:
             self._busy, self._interrupted_at = False, None
 
@@ -131,13 +131,13 @@ class ModelProcess:
                 self._process.send_signal(INTERRUPT)
 
     def exit_status(self) -> str:
-        """In words, how the child ended."""
+        """Return how the child ended: an exit code or a signal's name."""
         status = cast("subprocess.Popen[bytes]", self._process).wait()
         return f"exit code {status}" if status >= 0 else signal.Signals(-status).name
 
     def kill(self) -> None:
         """End the child by force, and wait for it."""
-        self.rest()
+        self.finished()
         if self._process is None:
             return
         self._process.kill()
@@ -145,7 +145,7 @@ class ModelProcess:
         self._close()
 
     def stop(self) -> None:
-        """End the child, gently where it is idle, and wait for it."""
+        """End the child, by closing its pipe where it is idle, and wait for it."""
         if self._process is None:
             return
         with contextlib.suppress(BrokenPipeError):

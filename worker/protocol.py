@@ -1,4 +1,4 @@
-"""What the worker's two processes say to each other: one JSON object a line.
+"""Messages between the worker's two processes: one JSON object a line.
 
 The parent sends `Run`; the child answers `Began` (unless there is nothing to do) and always `Ended`. Before all that,
 the child says once whether it could load the model: `Ready` or `Refused`.
@@ -48,7 +48,7 @@ class Ended:
     """The child is free again.
 
     `outcome` is succeeded, failed, cancelled, interrupted (it may be resumed), overtaken (by a newer attempt), lost (it
-    could not be settled) or skipped (there was nothing to do). The costs are those of the whole explanation, 0 where it
+    could not be written) or skipped (there was nothing to do). The costs are those of the whole explanation, 0 where it
     has not ended.
     """
 
@@ -65,25 +65,25 @@ _KINDS: dict[str, type[Message]] = {kind.__name__: kind for kind in (Run, Ready,
 
 
 def encode(message: Message) -> bytes:
-    """One line."""
+    """Encode a message as one line of JSON."""
     return json.dumps({"kind": type(message).__name__, **asdict(message)}).encode() + b"\n"
 
 
 def decode(line: bytes) -> Message:
-    """The message of a line that `encode` wrote."""
+    """Decode a line that `encode` wrote."""
     fields = json.loads(line)
     return _KINDS[fields.pop("kind")](**fields)
 
 
 class Inbox:
-    """Messages from a pipe, without waiting longer than wanted."""
+    """Messages from a pipe, with a time-out."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._unread = b""
 
     def receive(self, timeout: float) -> Message | None:
-        """The next message, or None if none came within `timeout` seconds.
+        """Receive the next message; None if none came within `timeout` seconds.
 
         Raises:
             EOFError: the other side has closed the pipe.

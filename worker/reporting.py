@@ -1,4 +1,4 @@
-"""Telling the explanation's record how far the work is, at a bounded rate."""
+"""Write progress and partial results to the explanation's record, at a bounded rate."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from ml.result import ExplanationResult, Update
 REPORT_SECONDS = 0.25
 CHECKPOINT_SECONDS = 1.0
 _CHECKPOINT_SHARE = 0.05
-"""Most of the time that checkpoints may take; those of long explanations are large."""
+"""Largest share of the time that checkpoints may take; those of long explanations are large."""
 _AWAY_SECONDS = 2.0
 _AWAY_SHARE = 0.2
-"""Most of the time that asking in vain whether Redis is back may take."""
+"""Largest share of the time that failing writes may take while Redis is away."""
 
 
 def reported(

@@ -1,9 +1,9 @@
 """An RQ worker whose jobs run in one resident child.
 
 RQ's own workers start a process for each job, which would load the model each time, or run jobs in the worker itself,
-where nothing can stop them. Here the parent is all that RQ sees: it takes jobs, keeps their heartbeats, hears commands
-and lets go of jobs. The child does nothing but explain, and writes what it finds to the explanation's record. RQ's
-record of a job is only its place in the queue.
+where nothing can stop them. Here the parent is all that RQ sees: it takes jobs, sends their heartbeats, follows
+commands and releases jobs. The child does nothing but explain, and writes what it finds to the explanation's record.
+RQ's record of a job is only its place in the queue.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ class ResidentWorker(Worker):
         queue: RQ's name of the queue.
         redis: a client that rides out a restart of Redis.
         name: a name that no worker had before.
-        store: the explanations.
+        store: the explanations' store.
         child: the process with the model, started.
         metrics: what is counted.
-        stop: the wish to stop.
+        stop: the request to stop.
         outage: what the worker has seen of Redis failing.
     """
 
@@ -93,7 +93,7 @@ class ResidentWorker(Worker):
             ModelRefusedError: the child had to be replaced, and the model cannot be loaded any more.
         """
         try:
-            self.bootstrap("CRITICAL")  # what there is to say of Redis is told once, by `Outage`
+            self.bootstrap("CRITICAL")  # `Outage` logs errors of Redis, once
             while True:
                 self.check_for_suspension(burst)
                 taken = self.dequeue_job_and_maintain_ttl(None if burst else self.dequeue_timeout)
@@ -109,7 +109,7 @@ class ResidentWorker(Worker):
     # The job
 
     def execute_job(self, job: Job, queue: Queue) -> None:
-        """Have the child perform one job, and let go of it."""
+        """Have the child run one job, and release it."""
         job.origin = queue.name  # whatever its record says
         try:
             cast("GlossJob", job).check()
@@ -123,7 +123,7 @@ class ResidentWorker(Worker):
             self._refuse(job.id, error)
         else:
             outcome = self._supervise(job, execution)
-            self._let_go(job, queue, execution, outcome)
+            self._release(job, queue, execution, outcome)
         self.set_state(WorkerStatus.IDLE)
 
     def _refuse(self, job_id: str, error: Exception) -> None:
@@ -131,8 +131,8 @@ class ResidentWorker(Worker):
         self._store.refuse(self.queues[0].name, job_id)
 
     def _supervise(self, job: Job, execution: Execution) -> str:
-        """Watch over the child until its job is over. Returns the outcome that it tells, or "lost"."""
-        started = beaten = time.monotonic()
+        """Supervise the child until its job is over. Returns the outcome that it sends, or "lost"."""
+        started = last_heartbeat = time.monotonic()
         killed = False
         try:
             self._child.run(job.id)
@@ -141,27 +141,27 @@ class ResidentWorker(Worker):
                 if isinstance(message, Began):
                     self._metrics.began(message)
                 elif isinstance(message, Ended):
-                    self._child.rest()
+                    self._child.finished()
                     self._metrics.ended(message)
                     return message.outcome
                 if self._stop.overdue:
                     self._child.interrupt()
-                if self._child.deaf:
+                if self._child.unresponsive:
                     _log.warning("the model's process ignores its interruption and is replaced")
                     killed = True
                     self._child.kill()
                     raise ChildLostError
-                if time.monotonic() - beaten >= HEARTBEAT_SECONDS:
-                    self._beat(job, execution)
-                    beaten = time.monotonic()
+                if time.monotonic() - last_heartbeat >= HEARTBEAT_SECONDS:
+                    self._heartbeat(job, execution)
+                    last_heartbeat = time.monotonic()
         except ChildLostError:
-            self._child.rest()
+            self._child.finished()
             self._metrics.lost(time.monotonic() - started)
             if not killed:
                 _log.error("the model's process died (%s) during %s", self._child.exit_status(), job.id)
             return "interrupted" if killed else "lost"
 
-    def _beat(self, job: Job, execution: Execution) -> None:
+    def _heartbeat(self, job: Job, execution: Execution) -> None:
         try:
             self.maintain_heartbeats(job, execution)
             if self._store.cancel_requested(job.id):  # the command may have got lost
@@ -171,12 +171,12 @@ class ResidentWorker(Worker):
         else:
             self._outage.passed("heartbeat")
 
-    def _let_go(self, job: Job, queue: Queue, execution: Execution, outcome: str) -> None:
+    def _release(self, job: Job, queue: Queue, execution: Execution, outcome: str) -> None:
         failures = 0
         while True:
             try:
                 if outcome != "overtaken":  # else it is in another worker's hands
-                    # Whatever the child says, an explanation that has not ended counts as lost, lest it runs for ever.
+                    # Whatever the child says, one that has not ended counts as lost, or it would run for ever.
                     lost = outcome != "interrupted"
                     self._store.release(queue.name, job.id, execution.composite_key, lost=lost)
                 with self.connection.pipeline() as pipeline:
@@ -278,7 +278,7 @@ class ResidentWorker(Worker):
         super().check_for_suspension(burst)
 
     def teardown(self) -> None:
-        """Say goodbye to RQ, if Redis listens."""
+        """Unregister from RQ, if Redis answers."""
         if self._stop.forced:
             return
         with contextlib.suppress(RedisError):
@@ -286,5 +286,5 @@ class ResidentWorker(Worker):
 
 
 def _is_about(job_id: str, error: RedisError) -> bool:
-    """Whether a step failed by a key of one job, where others must not be blamed."""
+    """Whether a step failed because of a key of this one job."""
     return is_of_another_type(error) and job_id in str(error)

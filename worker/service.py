@@ -1,4 +1,4 @@
-"""A worker at its work, whatever becomes of Redis meanwhile."""
+"""The worker's main loop: load the model, send heartbeats, take jobs, and start anew after an outage of Redis."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from worker.settings import Settings
 from worker.stop import Stop
 
 _STEADY_SECONDS = 30.0
-"""A worker that lasted so long is tried again soon."""
+"""After a run of so many seconds the backoff begins anew."""
 
 _log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ def serve(settings: Settings, child: ModelProcess, metrics: Metrics, stop: Stop,
         outage=outage,
     )
     with stop.interrupts():
-        while not liveness.beat():
+        while not liveness.heartbeat():
             stop.wait(1)
     with liveness:
         print(f"ready queue={queue} metrics={address}", flush=True)

@@ -1,4 +1,4 @@
-"""What the worker can be told, each by one environment variable: the field's name in capitals after ``GLOSS_``."""
+"""The worker's settings, each one environment variable: the field's name in capitals after ``GLOSS_``."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class Settings(BaseSettings):
     """CPU threads of one model call, for server and worker alike. Unset: torch's own choice."""
 
     worker_threads: int | None = Field(default=None, ge=1)
-    """As above for the worker alone, and stronger. Give it the cores that the server leaves over."""
+    """As above for the worker alone, and it takes precedence. Give it the cores that the server leaves over."""
 
     worker_nice: int = Field(default=5, ge=0, le=19)
-    """How far the model's process steps back for others on this machine's CPU: inference beside it stays quick."""
+    """Niceness of the model's process, so that inference on the same machine stays quick."""
 
     redis_url: str = Field(default="redis://127.0.0.1:6379/0", repr=False)
     """The store of explanations. May hold a password, so it is never shown."""
@@ -48,7 +48,7 @@ class Settings(BaseSettings):
 
     grace_seconds: float = Field(default=5.0, ge=0)
     """Seconds that a running explanation gets to finish after SIGTERM before it goes back to the queue, with what it
-    knows. Keep it some seconds below your orchestrator's kill time-out. A second signal ends it at once."""
+    has computed. Keep it some seconds below your orchestrator's kill time-out. A second signal ends it at once."""
 
     retention_seconds: int = Field(default=24 * 3600, ge=1)
     """Seconds for which an explanation that has ended is kept."""

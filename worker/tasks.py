@@ -1,4 +1,4 @@
-"""The one task. What every job needs (limits, reports, a final state) wraps the explanation and stays out of it."""
+"""The one task: run an explanation. Limits, reports and the final state wrap the explainer and stay out of it."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from jobs.errors import AttemptEndedError, DataCorruptError
 from jobs.outage import pause
 from ml.explain import Run
 from ml.result import Cost, ExplanationResult, Update
+from worker.context import WorkerContext, current
 from worker.failures import ModelChangedError, to_error
 from worker.interruption import Interrupted, TimeLimitReached
 from worker.protocol import Began, Ended
 from worker.reporting import reported
-from worker.residency import Residency, current
 
 T = TypeVar("T")
 
@@ -37,13 +37,13 @@ class Work:
         self.result: ExplanationResult | None = None
 
     def follow(self, update: Update) -> None:
-        """Note the newest update."""
+        """Keep the newest update."""
         self.update = update
         self.result = update.result or self.result
 
     def ended(self) -> Ended:
-        """The message of its end."""
-        # An attempt that will be resumed hands its costs on, in its checkpoint.
+        """Return the message that ends the attempt."""
+        # The costs of an attempt that will be resumed are in its checkpoint.
         final = self.outcome in {"succeeded", "failed", "cancelled"} and self.result is not None
         cost = self.result.cost if final and self.result is not None else Cost()
         seconds = time.monotonic() - self.started
@@ -51,35 +51,35 @@ class Work:
 
 
 def run_explanation(explanation_id: str) -> Ended:
-    """Perform one explanation, from its begin to its final state, and say how it ended."""
-    resident = current.get()
+    """Run one explanation, from its begin to its final state. Returns how it ended."""
+    context = current.get()
     try:
-        attempt = persistently(resident, lambda: resident.store.begin(explanation_id))
+        attempt = persistently(context, lambda: context.store.begin(explanation_id))
     except DataCorruptError as error:
         _log.error("failed: %s", error)
         return Ended("failed")
     if attempt is None:
         return Ended("skipped")
-    resident.notify(Began(attempt.spec.WhichOneof("method") or "none", attempt.waited_seconds))
+    context.notify(Began(attempt.spec.WhichOneof("method") or "none", attempt.waited_seconds))
     work = Work()
-    with settled(resident, attempt, work), resident.interruption.allowed(resident.max_job_seconds):
-        explain(resident, attempt, work)
+    with recorded(context, attempt, work), context.interruption.allowed(context.max_job_seconds):
+        explain(context, attempt, work)
     return work.ended()
 
 
-def explain(resident: Residency, attempt: Attempt, work: Work) -> None:
-    """Explain, from where the attempt before came to."""
-    if attempt.model.digest != resident.model.info.digest:
-        raise ModelChangedError(expected=attempt.model.digest, actual=resident.model.info.digest)
-    run = Run(resident.model, convert.to_spec(attempt.spec), attempt.checkpoint, cache=resident.cache)
-    for update in reported(run, resident.reports, attempt, run.checkpoint, resident.outage):
+def explain(context: WorkerContext, attempt: Attempt, work: Work) -> None:
+    """Run the explainer, from the checkpoint of the attempt before."""
+    if attempt.model.digest != context.model.info.digest:
+        raise ModelChangedError(expected=attempt.model.digest, actual=context.model.info.digest)
+    run = Run(context.model, convert.to_spec(attempt.spec), attempt.checkpoint, cache=context.cache)
+    for update in reported(run, context.reports, attempt, run.checkpoint, context.outage):
         work.follow(update)
 
 
 @contextlib.contextmanager
-def settled(resident: Residency, attempt: Attempt, work: Work) -> Iterator[None]:
-    """Turn the end of the work, whatever it is, into the explanation's state and the work's outcome."""
-    store = resident.store
+def recorded(context: WorkerContext, attempt: Attempt, work: Work) -> Iterator[None]:
+    """Record how the work ended, whatever it is, as the explanation's state and the work's outcome."""
+    store = context.store
     try:
         try:
             yield
@@ -87,36 +87,36 @@ def settled(resident: Residency, attempt: Attempt, work: Work) -> Iterator[None]
             raise
         except (Exception, TimeLimitReached) as error:  # noqa: BLE001 - every failure has its place in the record
             failure = to_error(error)
-            persistently(resident, lambda: store.fail(attempt, failure))
+            persistently(context, lambda: store.fail(attempt, failure))
             work.outcome = "failed"
         else:
-            _succeed(resident, attempt, work)
+            _succeed(context, attempt, work)
             work.outcome = "succeeded"
     except AttemptEndedError as ended:
         work.outcome = "overtaken" if ended.state in {"QUEUED", "RUNNING"} else "cancelled"
     except Interrupted:
-        cancelled = persistently(resident, lambda: store.cancel_requested(attempt.id))
+        cancelled = persistently(context, lambda: store.cancel_requested(attempt.id))
         work.outcome = "cancelled" if cancelled else "interrupted"
 
 
-def _succeed(resident: Residency, attempt: Attempt, work: Work) -> None:
+def _succeed(context: WorkerContext, attempt: Attempt, work: Work) -> None:
     update = work.update
     if update is None or update.result is None:
         raise RuntimeError("the explainer ended without a result")
     result, progress = convert.from_result(update.result), convert.from_progress(update.progress)
-    persistently(resident, lambda: resident.store.succeed(attempt, result, progress))
+    persistently(context, lambda: context.store.succeed(attempt, result, progress))
 
 
-def persistently(resident: Residency, step: Callable[[], T]) -> T:
-    """Take a step in Redis, however long Redis is away or refuses: its outcome is all that the work was for."""
+def persistently(context: WorkerContext, step: Callable[[], T]) -> T:
+    """Take a step in Redis, and retry for as long as Redis is away or refuses: the result must not be lost."""
     failures = 0
     while True:
         try:
             answer = step()
         except RedisError as error:
-            resident.outage.failed("settle", error)
+            context.outage.failed("record", error)
             time.sleep(pause(failures))
             failures += 1
         else:
-            resident.outage.passed("settle")
+            context.outage.passed("record")
             return answer

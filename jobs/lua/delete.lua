@@ -8,5 +8,5 @@ end
 redis.call('ZREM', EXPIRY, id)
 redis.call('DEL', record(id), checkpoint(id))
 -- The stream outlives the record for a moment, so that those who watch learn of its end.
-tell(id, 'DELETED')
+publish(id, 'DELETED')
 redis.call('EXPIRE', events(id), 60)

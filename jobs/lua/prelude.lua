@@ -38,10 +38,10 @@ local function text(key) return is('string', key) and redis.call('GET', key) end
 -- The explanation's id in RQ's name of an execution.
 local function executed(composite) return string.match(composite, '^[^:]+') or '' end
 
-local function tell(id, state)
+local function publish(id, state)
   local entry = { 'XADD', events(id), 'MAXLEN', '~', 100, '*', 'state', state }
-  local told = redis.pcall(unpack(entry))
-  if type(told) == 'table' and told.err then -- it is no stream, or one that takes no further entry
+  local added = redis.pcall(unpack(entry))
+  if type(added) == 'table' and added.err then -- it is no stream, or one that takes no further entry
     redis.call('DEL', events(id))
     redis.call(unpack(entry))
   end
@@ -52,7 +52,7 @@ local function move(id, state)
   redis.call('ZADD', index(state), 0, id)
   if old ~= state and (FINAL[old] or OPEN[old]) then redis.call('ZREM', index(old), id) end
   redis.call('HSET', record(id), 'state', state)
-  tell(id, state)
+  publish(id, state)
 end
 
 -- Reach a final state, from which on the explanation lives for `retention` milliseconds.

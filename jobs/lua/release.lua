@@ -1,2 +1,2 @@
--- A worker lets go of a job. ARGV: queue, id, RQ's name of the execution, counted as lost 0|1, limits.
+-- A worker releases a job. ARGV: queue, id, RQ's name of the execution, counted as lost 0|1, limits.
 release(ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1', limits_from(5))

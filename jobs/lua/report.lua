@@ -5,5 +5,5 @@ local state = get(id, 'state') or ''
 if state ~= 'RUNNING' or get(id, 'attempt') ~= attempt then return state end
 if #ARGV > 3 then redis.call('HSET', record(id), unpack(ARGV, 4)) end
 if saved ~= '' then redis.call('SET', checkpoint(id), saved) end
-if #ARGV > 3 then tell(id, state) end
+if #ARGV > 3 then publish(id, state) end
 return nil

@@ -34,10 +34,10 @@ class Worker:
         self.store = AttemptStore(redis)
         self.queue = names.queue("tiny-gpt2")
         self.digest = digest
-        self.beat()
+        self.heartbeat()
 
-    def beat(self) -> None:
-        self.store.beat(self.queue, self.digest, "test-worker", 60)
+    def heartbeat(self) -> None:
+        self.store.heartbeat(self.queue, self.digest, "test-worker", 60)
 
     def retire(self) -> None:
         self.store.retire(self.queue, self.digest, "test-worker")
@@ -200,7 +200,7 @@ def test_without_a_worker_nothing_is_queued(served, worker):
 def test_a_worker_with_other_weights_does_not_count(served, worker):
     worker.retire()
     worker.digest = "f" * 64
-    worker.beat()
+    worker.heartbeat()
     refusal = refused(served.explanations.CreateExplanation, pb.CreateExplanationRequest(spec=lime()))
     assert refusal.reason == "NO_WORKER"
 

@@ -40,7 +40,7 @@ def test_explanations_serve_while_a_worker_is_alive(redis_url, load_model, tiny_
         statuses = health_pb2.HealthCheckResponse
         assert next(stream).status == statuses.NOT_SERVING
         worker = AttemptStore(client)
-        worker.beat(queue, digest, "w", 60)
+        worker.heartbeat(queue, digest, "w", 60)
         assert next(stream).status == statuses.SERVING
         worker.retire(queue, digest, "w")
         assert next(stream).status == statuses.NOT_SERVING

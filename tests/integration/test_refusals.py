@@ -31,7 +31,7 @@ def admin(private_redis):
 def server(private_redis, load_model, tiny_gpt2, admin):
     with serve([tiny_gpt2], redis_url=private_redis.url) as server:
         digest = load_model(tiny_gpt2).info.digest
-        AttemptStore(admin).beat(names.queue("tiny-gpt2"), digest, "test-worker", 600)
+        AttemptStore(admin).heartbeat(names.queue("tiny-gpt2"), digest, "test-worker", 600)
         wait_for(lambda: server.health(EXPLANATIONS) == "SERVING")
         yield server
 

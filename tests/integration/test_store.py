@@ -493,13 +493,13 @@ class TestHands:
     def test_workers_are_alive_while_they_say_so(self, store, attempts):
         assert not store.worker_alive("tiny", "d1")
         store.create(lime(), MODEL)
-        assert attempts.beat(QUEUE, "d1", "w1", 60) == 1
-        attempts.beat(QUEUE, "d2", "w2", 60)
+        assert attempts.heartbeat(QUEUE, "d1", "w1", 60) == 1
+        attempts.heartbeat(QUEUE, "d2", "w2", 60)
         assert store.worker_alive("tiny", "d1")
         assert not store.worker_alive("tiny", "d")
         attempts.retire(QUEUE, "d1", "w1")
         assert not store.worker_alive("tiny", "d1")
-        attempts.beat(QUEUE, "d1", "w1", 0)
+        attempts.heartbeat(QUEUE, "d1", "w1", 0)
         assert not store.worker_alive("tiny", "d1")
         assert store.worker_alive("tiny", "d2")
 

@@ -45,7 +45,7 @@ def explain(behaviour: str, store: AttemptStore, explanation_id: str) -> Ended:
     say(Began("lime", attempt.waited_seconds))
     if behaviour == "die":
         os.kill(os.getpid(), signal.SIGKILL)
-    if behaviour == "deaf" or (behaviour == "deaf once" and attempt.number == 1):
+    if behaviour == "unresponsive" or (behaviour == "unresponsive once" and attempt.number == 1):
         signal.signal(INTERRUPT, signal.SIG_IGN)
         time.sleep(60)
     if behaviour == "long":

@@ -27,7 +27,7 @@ def test_interrupts_what_catches_exceptions(interruption):
             pytest.fail("the interruption was swallowed")
 
 
-def test_is_deaf_elsewhere(interruption):
+def test_signals_do_nothing_elsewhere(interruption):
     os.kill(os.getpid(), INTERRUPT)
     with interruption.allowed(60):
         pass

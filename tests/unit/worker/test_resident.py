@@ -162,9 +162,9 @@ def test_a_cancelled_job_frees_its_child(worker, store):
     assert sample(resident, "gloss_worker_child_restarts_total") == 0
 
 
-def test_a_deaf_child_is_replaced(worker, store):
+def test_an_unresponsive_child_is_replaced(worker, store):
     name = store.create(SPEC, MODEL).name
-    resident = worker("deaf once")
+    resident = worker("unresponsive once")
     pid = resident._child._process.pid
     thread = during(name, store, lambda: store.cancel(name))
     resident.work(burst=True)
@@ -174,7 +174,7 @@ def test_a_deaf_child_is_replaced(worker, store):
     assert resident._child._process.pid != pid
 
 
-@pytest.mark.parametrize("behaviour", ["long", "deaf"])
+@pytest.mark.parametrize("behaviour", ["long", "unresponsive"])
 def test_sigterm_gives_a_job_its_grace_and_puts_it_back(worker, store, behaviour):
     name = store.create(SPEC, MODEL).name
     resident = worker(behaviour)
@@ -261,7 +261,7 @@ class TestModelProcess:
         child = spawn("succeed")
         child.start()
         child.interrupt()
-        assert not child.deaf
+        assert not child.unresponsive
         assert child.receive(0.05) is None
         assert child.alive
 
@@ -288,7 +288,7 @@ class TestStop:
         stop.uninstall()
 
     def test_has_a_last_resort(self, stop, monkeypatch):
-        monkeypatch.setattr(stop_module, "_LAST_RESORT_SECONDS", 0.05)
+        monkeypatch.setattr(stop_module, "_FORCE_SECONDS", 0.05)
         monkeypatch.setattr(stop_module, "_AGAIN_SECONDS", 0.05)
         os.kill(os.getpid(), signal.SIGTERM)
         for _ in range(3):
@@ -300,26 +300,26 @@ class TestStop:
 
 class TestLiveness:
     def test_says_so_while_ready_and_takes_it_back(self, client, store, monkeypatch):
-        monkeypatch.setattr("worker.liveness.BEAT_SECONDS", 0.01)
-        beats = threading.Semaphore(0)
+        monkeypatch.setattr("worker.liveness.HEARTBEAT_SECONDS", 0.01)
+        heartbeats = threading.Semaphore(0)
         liveness = Liveness(
             AttemptStore(client),
             queue=names.queue("tiny"),
             digest=MODEL.digest,
             worker="w1",
             ready=lambda: True,
-            on_depth=lambda depth: beats.release(),
+            on_depth=lambda depth: heartbeats.release(),
             outage=OUTAGE,
         )
-        assert liveness.beat()
+        assert liveness.heartbeat()
         assert store.worker_alive("tiny", MODEL.digest)
         with liveness:
             for _ in range(5):
-                assert beats.acquire(timeout=5)
+                assert heartbeats.acquire(timeout=5)
         assert not store.worker_alive("tiny", MODEL.digest)
 
     def test_is_silent_without_a_model(self, client, store, monkeypatch):
-        monkeypatch.setattr("worker.liveness.BEAT_SECONDS", 0.01)
+        monkeypatch.setattr("worker.liveness.HEARTBEAT_SECONDS", 0.01)
         asked = threading.Semaphore(0)
 
         def ready() -> bool:
@@ -350,6 +350,6 @@ class TestLiveness:
                 on_depth=pytest.fail,
                 outage=OUTAGE,
             )
-            assert not liveness.beat()
+            assert not liveness.heartbeat()
             with liveness:
                 pass

@@ -1,4 +1,4 @@
-"""What the child holds for all of its jobs."""
+"""What the child keeps for all of its jobs: the model, the store, the value cache."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from worker.settings import Settings
 
 
 @dataclass(frozen=True)
-class Residency:
-    """The model and the ways out of the process. A task is called with its arguments alone, so it finds these here.
+class WorkerContext:
+    """What a task needs beside its arguments. RQ calls a task with its arguments alone, so it finds this in `current`.
 
     Attributes:
         model: loaded once.
-        store: rides out a restart of Redis, for what must be written.
-        reports: gives up soon, for what may be left out.
-        interruption: the signals.
+        store: retries through a restart of Redis, for what must be written.
+        reports: fails fast, for what may be left out.
+        interruption: signals of the parent, as exceptions.
         notify: sends a message to the parent.
-        max_job_seconds: the longest time of one attempt.
+        max_job_seconds: time limit of one attempt.
         outage: what the child has seen of Redis failing.
-        cache: values that jobs before found, for as long as the process lives.
+        cache: values of perturbed prompts that earlier jobs computed, for as long as the process lives.
     """
 
     model: LanguageModel
@@ -45,11 +45,11 @@ class Residency:
     cache: ValueCache = field(default_factory=ValueCache)
 
 
-current: ContextVar[Residency] = ContextVar("residency")
+current: ContextVar[WorkerContext] = ContextVar("worker_context")
 
 
-def move_in(settings: Settings, notify: Callable[[Message], None]) -> ModelInfo:
-    """Load the model and make this process its resident.
+def load_context(settings: Settings, notify: Callable[[Message], None]) -> ModelInfo:
+    """Load the model, and set `current`. Returns what the model is.
 
     Raises:
         ModelLoadError: the model cannot be loaded.
@@ -66,7 +66,7 @@ def move_in(settings: Settings, notify: Callable[[Message], None]) -> ModelInfo:
     expect_to_stay()
     limits = {"retention_seconds": settings.retention_seconds, "max_attempts": settings.max_attempts}
     current.set(
-        Residency(
+        WorkerContext(
             model=model,
             store=AttemptStore(connect(settings.redis_url), **limits),
             reports=AttemptStore(connect(settings.redis_url, patient=False), **limits),
