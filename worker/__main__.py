@@ -34,6 +34,7 @@ def main() -> int:
     stop.install()
     metrics = Metrics()
     child = ModelProcess()
+    metrics.fork_server_bytes.set_function(child.fork_server.resident_bytes)
     try:
         with metrics.page(settings.metrics_host, settings.worker_metrics_port) as address:
             try:

@@ -1,8 +1,8 @@
-"""``python -m worker.child PARENT``: the process with the model. Only the worker starts it."""
+"""The process with the model. Only the fork server starts it; see `worker.fork_server`."""
 
 from __future__ import annotations
 
-import ctypes
+import importlib
 import logging
 import os
 import signal
@@ -12,21 +12,32 @@ from collections.abc import Callable
 
 from jobs.start import log_to_stderr
 from ml.spin import wait_patiently
+from worker.fork_server import ignore_signals
 from worker.model_process import INTERRUPT
 from worker.protocol import Ended, Message, Ready, Refused, Run, decode, encode
 from worker.settings import Settings
 
-_PR_SET_PDEATHSIG = 1
-
 _log = logging.getLogger(__name__)
+
+
+def preload() -> None:
+    """Import all that a model and an explainer need, what they import late among it. Starts no thread."""
+    wait_patiently()
+    for name in (
+        "worker.context",
+        "worker.tasks",
+        "ml.models.loading.huggingface",
+        "ml.models.lstm",
+        "sklearn.linear_model",
+        "sklearn.tree",
+    ):
+        importlib.import_module(name)
 
 
 def main() -> int:
     """Load the model, then run jobs until the parent closes the pipe or dies."""
-    _die_with(int(sys.argv[1]))
-    # Ctrl-C and an orchestrator's SIGTERM may reach the whole process group. Stopping is the parent's business.
-    for number in (signal.SIGINT, signal.SIGTERM, INTERRUPT):
-        signal.signal(number, signal.SIG_IGN)
+    ignore_signals()
+    signal.signal(INTERRUPT, signal.SIG_IGN)
     replies = _take_stdout()
     settings = Settings()
     os.nice(settings.worker_nice)
@@ -35,8 +46,7 @@ def main() -> int:
     def notify(message: Message) -> None:
         os.write(replies, encode(message))
 
-    wait_patiently()
-    # Only now: torch takes seconds to import, and the signals must be set before.
+    # Not at the top: torch takes seconds to import, and the signals must be set before.
     from ml.errors import ModelLoadError  # noqa: PLC0415
     from worker.context import load_context  # noqa: PLC0415
     from worker.tasks import run_explanation  # noqa: PLC0415
@@ -61,13 +71,6 @@ def _perform(run: Callable[[str], Ended], explanation_id: str) -> Ended:
     except Exception:  # noqa: BLE001 - one explanation must not cost the loaded model
         _log.exception("lost %s", explanation_id)
         return Ended("lost")
-
-
-def _die_with(parent: int) -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before prctl was called
-        sys.exit(1)
 
 
 def _take_stdout() -> int:

@@ -54,6 +54,11 @@ class Metrics:
         )
         self.load_seconds = Gauge("gloss_model_load_seconds", "Time of the last load of the model.", registry=registry)
         self.queue_depth = Gauge("gloss_queue_depth", "Explanations waiting for this model.", registry=registry)
+        self.fork_server_bytes = Gauge(
+            "gloss_worker_fork_server_resident_bytes",
+            "Memory of the process from which the model's process is forked, which shares most of it.",
+            registry=registry,
+        )
         for kind in ("computed", "saved"):
             self._tokens.labels(kind)
         self._method = UNKNOWN_METHOD

@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Sequence
-from pathlib import Path
-from typing import IO, cast
+from dataclasses import dataclass
+from typing import IO
 
+from worker.children import ForkServer
 from worker.protocol import Inbox, Message, Ready, Refused, Run, encode
 
 INTERRUPT = signal.SIGUSR1
@@ -21,7 +20,6 @@ INTERRUPT = signal.SIGUSR1
 RESPONSE_SECONDS = 1.0
 """How long an interrupted child may go on before it counts as unresponsive."""
 
-_CHECKOUT = Path(__file__).parents[1]
 _STOP_SECONDS = 3.0
 
 
@@ -33,20 +31,37 @@ class ChildLostError(Exception):
     """The child has died."""
 
 
-class ModelProcess:
-    """A child process that loads the model once and then performs one job after the other.
+@dataclass
+class _Child:
+    """A child that was started, and the pipes to and from it."""
 
-    It ends with this process, even by kill -9. Start it in the main thread: Linux counts a child's parent as dead when
-    the thread that started it ends.
+    pid: int
+    stdin: IO[bytes]
+    stdout: int
+    inbox: Inbox
+
+    def close(self) -> None:
+        """Close the pipes."""
+        with contextlib.suppress(BrokenPipeError):
+            self.stdin.close()
+        os.close(self.stdout)
+
+
+class ModelProcess:
+    """A child process that loads the model once and then runs one job after the other.
+
+    It is forked by a `ForkServer`, which lives as long as this object, and ends with this process, even by kill -9.
+    Start it in the main thread.
 
     Args:
-        command: the child's program, which is given this process's id as its last argument.
+        program: a module whose `main` is the child's program, and the arguments to it.
     """
 
-    def __init__(self, command: Sequence[str] = (sys.executable, "-m", "worker.child")) -> None:
-        self._command = command
-        self._process: subprocess.Popen[bytes] | None = None
-        self._inbox = Inbox(-1)
+    def __init__(self, program: Sequence[str] = ("worker.child",)) -> None:
+        module, *self._arguments = program
+        self.fork_server = ForkServer(module)
+        self._child: _Child | None = None
+        self._status: int | None = None
         self._busy = False
         self._interrupted_at: float | None = None
         # Guards the two above: a signal must reach the job that it was meant for, or none.
@@ -55,7 +70,13 @@ class ModelProcess:
     @property
     def alive(self) -> bool:
         """Whether the child runs."""
-        return self._process is not None and self._process.poll() is None
+        child = self._child
+        return child is not None and self.fork_server.status(child.pid) is None
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process id."""
+        return self._child.pid if self._child else None
 
     @property
     def unresponsive(self) -> bool:
@@ -71,15 +92,8 @@ class ModelProcess:
             ChildLostError: it died while loading.
         """
         self.kill()  # it is dead already, but its pipes are open
-        path = os.pathsep.join(filter(None, (str(_CHECKOUT), os.environ.get("PYTHONPATH"))))
-        self._process = subprocess.Popen(  # noqa: S603 - our own program
-            [*self._command, str(os.getpid())],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": path},
-        )
-        self._inbox = Inbox(cast("IO[bytes]", self._process.stdout).fileno())
         try:
+            self._fork()
             while (message := self.receive(1.0)) is None:
                 pass
         except ChildLostError:
@@ -90,7 +104,9 @@ class ModelProcess:
         if isinstance(message, Refused):
             self.stop()
             raise ModelRefusedError(message.message)
-        return cast("Ready", message)
+        if not isinstance(message, Ready):
+            raise TypeError(f"the child sent {message} before it was ready")
+        return message
 
     def run(self, explanation_id: str) -> None:
         """Send the child a job.
@@ -100,10 +116,11 @@ class ModelProcess:
         """
         with self._lock:
             self._busy, self._interrupted_at = True, None
+        if self._child is None:
+            raise ChildLostError
         try:
-            pipe = cast("IO[bytes]", cast("subprocess.Popen[bytes]", self._process).stdin)
-            pipe.write(encode(Run(explanation_id)))
-            pipe.flush()
+            self._child.stdin.write(encode(Run(explanation_id)))
+            self._child.stdin.flush()
         except BrokenPipeError:
             raise ChildLostError from None
 
@@ -113,8 +130,10 @@ class ModelProcess:
         Raises:
             ChildLostError: the child has died.
         """
+        if self._child is None:
+            raise ChildLostError
         try:
-            return self._inbox.receive(timeout)
+            return self._child.inbox.receive(timeout)
         except EOFError:
             raise ChildLostError from None
 
@@ -126,36 +145,54 @@ class ModelProcess:
     def interrupt(self) -> None:
         """Ask the child to stop the job that it is on, if any. May be called from any thread."""
         with self._lock:
-            if self._busy and self._process is not None and self._interrupted_at is None:
+            if self._busy and self._child is not None and self._interrupted_at is None:
                 self._interrupted_at = time.monotonic()
-                self._process.send_signal(INTERRUPT)
+                self.fork_server.send_signal(self._child.pid, INTERRUPT)
 
     def exit_status(self) -> str:
-        """Return how the child ended: an exit code or a signal's name."""
-        status = cast("subprocess.Popen[bytes]", self._process).wait()
+        """Wait for the child's end. Returns how it ended: an exit code or a signal's name."""
+        if self._child is not None:
+            self._status = self.fork_server.wait(self._child.pid, _STOP_SECONDS)
+        status = -signal.SIGKILL if self._status is None else self._status
         return f"exit code {status}" if status >= 0 else signal.Signals(-status).name
 
     def kill(self) -> None:
         """End the child by force, and wait for it."""
         self.finished()
-        if self._process is None:
-            return
-        self._process.kill()
-        self._process.wait()
-        self._close()
+        if self._child is not None:
+            self._status = self.fork_server.kill(self._child.pid)
+            self._child.close()
+            self._child = None
 
     def stop(self) -> None:
-        """End the child, by closing its pipe where it is idle, and wait for it."""
-        if self._process is None:
-            return
-        with contextlib.suppress(BrokenPipeError):
-            cast("IO[bytes]", self._process.stdin).close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(0 if self._busy else _STOP_SECONDS)
-        self.kill()
-
-    def _close(self) -> None:
-        process = cast("subprocess.Popen[bytes]", self._process)
-        for pipe in (process.stdin, process.stdout):
+        """End the child, by closing its pipe where it is idle, then the fork server, and wait for them."""
+        if self._child is not None:
             with contextlib.suppress(BrokenPipeError):
-                cast("IO[bytes]", pipe).close()
+                self._child.stdin.close()
+            if not self._busy:
+                self.fork_server.wait(self._child.pid, _STOP_SECONDS)
+        self.kill()
+        self.fork_server.stop()
+
+    def _fork(self) -> None:
+        """Fork a child.
+
+        Raises:
+            ChildLostError: the fork server died.
+        """
+        stdin, to_child = os.pipe()
+        from_child, stdout = os.pipe()
+        try:
+            pid = self.fork_server.fork(self._arguments, stdin, stdout)
+        except BaseException:
+            os.close(to_child)
+            os.close(from_child)
+            raise
+        finally:
+            os.close(stdin)
+            os.close(stdout)
+        if pid is None:
+            os.close(to_child)
+            os.close(from_child)
+            raise ChildLostError
+        self._child = _Child(pid, os.fdopen(to_child, "wb"), from_child, Inbox(from_child))

@@ -1,7 +1,10 @@
-"""Messages between the worker's two processes: one JSON object a line.
+"""Messages between the worker's processes: one JSON object a line.
 
-The parent sends `Run`; the child answers `Began` (unless there is nothing to do) and always `Ended`. Before all that,
-the child says once whether it could load the model: `Ready` or `Refused`.
+The parent sends the child `Run`; the child answers `Began` (unless there is nothing to do) and always `Ended`. Before
+all that, the child says once whether it could load the model: `Ready` or `Refused`.
+
+The parent sends the fork server `Fork`, together with two descriptors, and `Signal`; it answers `Forked`, and sends
+`Exited` when a child has ended.
 """
 
 from __future__ import annotations
@@ -9,6 +12,8 @@ from __future__ import annotations
 import json
 import os
 import select
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 
@@ -59,9 +64,41 @@ class Ended:
     tokens_saved: int = 0
 
 
-Message = Run | Ready | Refused | Began | Ended
+@dataclass(frozen=True)
+class Fork:
+    """Start a child, whose standard input and output are the two descriptors that come with this message."""
 
-_KINDS: dict[str, type[Message]] = {kind.__name__: kind for kind in (Run, Ready, Refused, Began, Ended)}
+    arguments: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Signal:
+    """Send a signal to a child, if it runs."""
+
+    pid: int
+    number: int
+
+
+@dataclass(frozen=True)
+class Forked:
+    """A child runs."""
+
+    pid: int
+
+
+@dataclass(frozen=True)
+class Exited:
+    """A child has ended; `status` is its exit code, or the number of a signal as a negative one."""
+
+    pid: int
+    status: int
+
+
+Message = Run | Ready | Refused | Began | Ended | Fork | Signal | Forked | Exited
+
+_KINDS: dict[str, type[Message]] = {
+    kind.__name__: kind for kind in (Run, Ready, Refused, Began, Ended, Fork, Signal, Forked, Exited)
+}
 
 
 def encode(message: Message) -> bytes:
@@ -75,12 +112,26 @@ def decode(line: bytes) -> Message:
     return _KINDS[fields.pop("kind")](**fields)
 
 
+class Lines:
+    """Messages of bytes that come in pieces."""
+
+    def __init__(self) -> None:
+        self._incomplete = b""
+
+    def feed(self, received: bytes) -> Iterator[Message]:
+        """Yield the messages that are complete with `received`."""
+        *lines, self._incomplete = (self._incomplete + received).split(b"\n")
+        for line in lines:
+            yield decode(line)
+
+
 class Inbox:
     """Messages from a pipe, with a time-out."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        self._unread = b""
+        self._lines = Lines()
+        self._messages: deque[Message] = deque()
 
     def receive(self, timeout: float) -> Message | None:
         """Receive the next message; None if none came within `timeout` seconds.
@@ -88,13 +139,12 @@ class Inbox:
         Raises:
             EOFError: the other side has closed the pipe.
         """
-        while b"\n" not in self._unread:
+        while not self._messages:
             readable, _, _ = select.select([self._descriptor], [], [], timeout)
             if not readable:
                 return None
             received = os.read(self._descriptor, 65536)
             if not received:
                 raise EOFError
-            self._unread += received
-        line, self._unread = self._unread.split(b"\n", 1)
-        return decode(line)
+            self._messages.extend(self._lines.feed(received))
+        return self._messages.popleft()

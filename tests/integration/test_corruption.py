@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import signal
-import sys
 import time
 
 import pytest
@@ -123,7 +122,7 @@ def resident(redis_url, monkeypatch):
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)}
     stop = Stop(grace_seconds=0.1)
     stop.install()
-    child = ModelProcess([sys.executable, "-m", "tests.unit.worker.scripted_child", "succeed", redis_url])
+    child = ModelProcess(["tests.unit.worker.scripted_child", "succeed", redis_url])
     child.start()
 
     def make(client) -> ResidentWorker:
@@ -145,13 +144,13 @@ def test_workers_end_each_once_and_go_on(resident, victims, store, client, caplo
     after = store.create(lime(seed=1000), MODEL).name
     spoil(client, victims)
     worker = resident(client)
-    pid = worker._child._process.pid
+    pid = worker._child.pid
     for _ in range(2):  # what had no readable job is found stranded by the second
         worker.last_cleaned_at = None
         worker.work(burst=True)
 
     assert store.get(after).state == pb.EXPLANATION_STATE_SUCCEEDED
-    assert worker._child._process.pid == pid
+    assert worker._child.pid == pid
     assert worker._child.alive
     assert store.queue_depth("tiny") == 0
     queue = worker.queues[0].name

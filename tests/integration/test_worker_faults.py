@@ -93,8 +93,12 @@ def model(worker: Child, client: redis.Redis) -> pb.ModelVersion:
 
 
 def child_of(worker: Child) -> int:
-    """The process id of a worker's child."""
-    children = Path(f"/proc/{worker.pid}/task/{worker.pid}/children")
+    """The process with the model: the child of the worker's fork server."""
+    return only_child(only_child(worker.pid))
+
+
+def only_child(pid: int) -> int:
+    children = Path(f"/proc/{pid}/task/{pid}/children")
     return int(wait_for(lambda: children.read_text().split())[0])
 
 

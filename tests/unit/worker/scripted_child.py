@@ -65,6 +65,8 @@ def main() -> None:
     if behaviour == "refuse":
         say(Refused("no such model"))
         return
+    if behaviour == "raise":
+        raise ZeroDivisionError
     if behaviour == "crash":
         sys.exit(3)
     if behaviour == "die loading twice" and connect(url).incr("loads") <= 2:

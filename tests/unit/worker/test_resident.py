@@ -3,7 +3,6 @@
 import logging
 import os
 import signal
-import sys
 import threading
 import time
 
@@ -45,7 +44,7 @@ def spawn(redis_url):
     children = []
 
     def spawn(behaviour: str) -> ModelProcess:
-        children.append(ModelProcess([sys.executable, "-m", "tests.unit.worker.scripted_child", behaviour, redis_url]))
+        children.append(ModelProcess(["tests.unit.worker.scripted_child", behaviour, redis_url]))
         return children[-1]
 
     yield spawn
@@ -165,13 +164,13 @@ def test_a_cancelled_job_frees_its_child(worker, store):
 def test_an_unresponsive_child_is_replaced(worker, store):
     name = store.create(SPEC, MODEL).name
     resident = worker("unresponsive once")
-    pid = resident._child._process.pid
+    pid = resident._child.pid
     thread = during(name, store, lambda: store.cancel(name))
     resident.work(burst=True)
     thread.join()
     assert store.get(name).state == pb.EXPLANATION_STATE_CANCELLED
     resident._replace_child()
-    assert resident._child._process.pid != pid
+    assert resident._child.pid != pid
 
 
 @pytest.mark.parametrize("behaviour", ["long", "unresponsive"])
@@ -201,7 +200,7 @@ def test_sigterm_while_idle_is_followed_at_once(worker, client):
 def test_a_model_that_is_gone_ends_the_worker(worker, store):
     name = store.create(SPEC, MODEL).name
     resident = worker("die")
-    resident._child._command = [part if part != "die" else "refuse" for part in resident._child._command]
+    resident._child._arguments[0] = "refuse"
     with pytest.raises(ModelRefusedError, match="no such model"):
         resident.work(burst=True)
     assert store.get(name).state == pb.EXPLANATION_STATE_QUEUED
@@ -221,7 +220,7 @@ class TestLoading:
     def test_so_is_one_that_replaces_another(self, worker, client, store):
         name = store.create(SPEC, MODEL).name
         resident = worker("succeed")
-        resident._child._command = [*resident._child._command[:-2], "die loading twice", resident._child._command[-1]]
+        resident._child._arguments[0] = "die loading twice"
         resident._child.kill()
         resident.work(burst=True)
         assert client.get("loads") == b"3"
@@ -249,9 +248,7 @@ class TestModelProcess:
     def test_nobody_takes_a_job_from_a_dead_parent(self, spawn):
         child = spawn("succeed")
         assert child.start().model == "tiny"
-        child._process.kill()
-        child._process.wait()
-        assert not child.alive
+        os.kill(child.pid, signal.SIGKILL)
         with pytest.raises(ChildLostError):  # noqa: PT012 - whichever notices first
             child.run("0" * 32)
             child.receive(5)
