@@ -28,7 +28,7 @@ from server.engine import Engine
 from server.gate import Gate
 from server.generation import GenerationLimits
 from server.health import EXPLANATION, INFERENCE, Health, watch_explanations
-from server.interceptors import OWN_SERVICES, Drain, Interceptor, UnknownMethods, count_calls, map_errors
+from server.interceptors import OWN_SERVICES, Drain, Surround, UnknownMethods, count_calls, map_errors
 from server.keys import key_file
 from server.listener import Listener
 from server.metrics import Metrics, MetricsPage
@@ -73,10 +73,10 @@ class Server:
         interceptors = [
             Writer(settings.unread_seconds),
             UnknownMethods(self.metrics),
-            Interceptor(count_calls(self.metrics)),
-            Interceptor(map_errors(settings.max_message_bytes), OWN_SERVICES),
+            Surround(count_calls(self.metrics)),
+            Surround(map_errors(settings.max_message_bytes), OWN_SERVICES),
             *_gates(settings),
-            Interceptor(self.drain.around, OWN_SERVICES),
+            Surround(self.drain.around, OWN_SERVICES),
             Parser(),
         ]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from typing import Any
 
@@ -11,7 +11,7 @@ import grpc
 from google.protobuf.message import Message
 
 from server.errors import KeyLimitError, UnauthenticatedError, to_status
-from server.interceptors import OWN_SERVICES, Context, rebuilt
+from server.interceptors import OWN_SERVICES, Context, Handler, Interceptor, rebuilt
 from server.keys import Key, KeyFile
 
 _HEALTH = "/grpc.health.v1.Health/"
@@ -22,7 +22,7 @@ _BUSY_RETRY_SECONDS = 1.0
 Metadata = Any
 
 
-class Gate(grpc.aio.ServerInterceptor):
+class Gate(Interceptor):
     """Lets calls with a known key through. Stands inside what maps errors, so that refusals are counted and mapped."""
 
     def __init__(self, keys: KeyFile, clock: Callable[[], float] = time.monotonic) -> None:
@@ -30,22 +30,17 @@ class Gate(grpc.aio.ServerInterceptor):
         self._clock = clock
         self._usage: dict[str, _Usage] = {}
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Wrap the method's handler."""
-        handler = await continuation(handler_call_details)
-        path = handler_call_details.method
-        if handler is None or path.startswith(_HEALTH):
+    def wrap(self, handler: Handler, call: grpc.HandlerCallDetails) -> Handler:
+        """Wrap the handlers of all services but health."""
+        path = call.method
+        if path.startswith(_HEALTH):
             return handler
         if path.startswith(OWN_SERVICES) and handler.unary_unary is not None:
             return rebuilt(handler, self._unary(handler.unary_unary))
         if path.startswith(OWN_SERVICES) and handler.unary_stream is not None:
             return rebuilt(handler, self._stream(handler.unary_stream))
         # Reflection, the one service here that is not ours, streams both ways.
-        if self._find(handler_call_details.invocation_metadata) is None:
+        if self._find(call.invocation_metadata) is None:
             return rebuilt(handler, _refuse(path))
         return handler
 

@@ -80,10 +80,33 @@ def rebuilt(handler: Handler, function: Callable[..., Any], parse: Callable[[byt
     return made
 
 
+class Interceptor(grpc.aio.ServerInterceptor):
+    """Base of all interceptors here: looks up the handler of a method, and lets a subclass wrap it."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler | None:
+        """Wrap the method's handler; see `grpc.aio.ServerInterceptor`."""
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            self.unknown(handler_call_details)
+            return None
+        return self.wrap(handler, handler_call_details)
+
+    def wrap(self, handler: Handler, call: grpc.HandlerCallDetails) -> Handler:
+        """Return the handler that answers `call` in place of `handler`. Default: the same."""
+        return handler
+
+    def unknown(self, call: grpc.HandlerCallDetails) -> None:
+        """Take note of a call of a method that there is not; gRPC answers UNIMPLEMENTED. Default: do nothing."""
+
+
 Around = Callable[[Method, Context], AbstractAsyncContextManager[Sent]]
 
 
-class Interceptor(grpc.aio.ServerInterceptor):
+class Surround(Interceptor):
     """Runs each call of the services under `prefix` inside `around`.
 
     A path that no service answers is not wrapped, so labels stay bounded.
@@ -93,16 +116,11 @@ class Interceptor(grpc.aio.ServerInterceptor):
         self._around = around
         self._prefix = prefix
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Wrap the method's handler."""
-        handler = await continuation(handler_call_details)
-        if handler is None or not handler_call_details.method.startswith(self._prefix):
+    def wrap(self, handler: Handler, call: grpc.HandlerCallDetails) -> Handler:
+        """Wrap the handlers of methods under the prefix."""
+        if not call.method.startswith(self._prefix):
             return handler
-        method, function = Method(handler_call_details.method, type_of(handler)), function_of(handler)
+        method, function = Method(call.method, type_of(handler)), function_of(handler)
         if not handler.response_streaming:
             return rebuilt(handler, self._wrap_unary(method, function))
         if inspect.isasyncgenfunction(function):
@@ -138,24 +156,17 @@ class Interceptor(grpc.aio.ServerInterceptor):
         return call
 
 
-class UnknownMethods(grpc.aio.ServerInterceptor):
+class UnknownMethods(Interceptor):
     """Counts calls of methods that there are not, all under one label: their names are whatever clients invent."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Count where no handler is found; gRPC answers UNIMPLEMENTED."""
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            labels = ("unknown", "unknown", "unknown")
-            self._metrics.rpc_started.labels(*labels).inc()
-            self._metrics.rpc_handled.labels(*labels, camel(grpc.StatusCode.UNIMPLEMENTED)).inc()
-        return handler
+    def unknown(self, call: grpc.HandlerCallDetails) -> None:
+        """Count the call."""
+        labels = ("unknown", "unknown", "unknown")
+        self._metrics.rpc_started.labels(*labels).inc()
+        self._metrics.rpc_handled.labels(*labels, camel(grpc.StatusCode.UNIMPLEMENTED)).inc()
 
 
 def count_calls(metrics: Metrics) -> Around:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +18,7 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 
 from server.errors import MalformedRequestError, to_status
-from server.interceptors import Context, Handler, function_of, rebuilt
+from server.interceptors import Context, Handler, Interceptor, function_of, rebuilt
 
 _logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class Malformed:
     name: str
 
 
-class Parser(grpc.aio.ServerInterceptor):
+class Parser(Interceptor):
     """Parses requests, and refuses those that are no message. Innermost, so that every check comes first."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -40,16 +40,11 @@ class Parser(grpc.aio.ServerInterceptor):
         self._refused = 0  # since the last line of the log
         self._logged = float("-inf")
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler | None:
-        """Wrap the method's handler."""
-        handler = await continuation(handler_call_details)
-        if handler is None or handler.request_deserializer is None:
+    def wrap(self, handler: Handler, call: grpc.HandlerCallDetails) -> Handler:
+        """Wrap the handlers that take messages."""
+        if handler.request_deserializer is None:
             return handler
-        function, path = function_of(handler), handler_call_details.method
+        function, path = function_of(handler), call.method
         if inspect.isasyncgenfunction(function):
             wrapped = self._yielding(path, function)
         else:

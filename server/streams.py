@@ -6,19 +6,19 @@ gRPC holds a message back until its client has read most of what came before, an
 from __future__ import annotations
 
 import asyncio
-import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
+from inspect import isasyncgenfunction
 from typing import Any
 
 import grpc
 from google.protobuf.message import Message
 
 from server.errors import UnreadError, to_status
-from server.interceptors import Context, function_of, rebuilt
+from server.interceptors import Context, Handler, Interceptor, function_of, rebuilt
 
 
-class Writer(grpc.aio.ServerInterceptor):
+class Writer(Interceptor):
     """Sends the replies of methods that yield them, and gives up streams that are not read.
 
     Outermost: however a call ends, the generators inside are closed before gRPC hears of it.
@@ -29,16 +29,10 @@ class Writer(grpc.aio.ServerInterceptor):
         self._seconds = seconds
         self._ending: set[asyncio.Future[Any]] = set()
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Wrap the method's handler."""
-        handler = await continuation(handler_call_details)
-        if handler is None or not inspect.isasyncgenfunction(function_of(handler)):
-            return handler
-        return rebuilt(handler, self._writing(handler_call_details.method, function_of(handler)))
+    def wrap(self, handler: Handler, call: grpc.HandlerCallDetails) -> Handler:
+        """Wrap the handlers that yield replies."""
+        function = function_of(handler)
+        return rebuilt(handler, self._writing(call.method, function)) if isasyncgenfunction(function) else handler
 
     def _writing(self, path: str, handle: Callable[..., AsyncIterator[Message]]) -> Callable[..., Any]:
         async def call(request: Any, context: Context) -> None:
