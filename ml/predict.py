@@ -25,17 +25,24 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Score:
-    """Natural log-probability and rank (1 is the most likely) of each token of a continuation."""
+    """How likely each token of a continuation is.
+
+    Attributes:
+        log_probabilities: natural, one for each token.
+        ranks: of each token among all tokens by probability; 1 is the most likely.
+        predictions: the most likely tokens at each token's position; none where none were asked for.
+    """
 
     log_probabilities: tuple[float, ...]
     ranks: tuple[int, ...]
+    predictions: tuple[Prediction, ...] = ()
 
 
-def check_top_k(top_k: int, vocabulary_size: int) -> None:
-    """Raise `InputError` unless `top_k` tokens can be listed."""
+def check_top_k(top_k: int, vocabulary_size: int, *, least: int = 1) -> None:
+    """Raise `InputError` unless `top_k` tokens, `least` or more, can be listed."""
     most = min(MAX_TOP_K, vocabulary_size)
-    if not 1 <= top_k <= most:
-        raise InputError("top_k", f"must be between 1 and {most}, not {top_k}")
+    if not least <= top_k <= most:
+        raise InputError("top_k", f"must be between {least} and {most}, not {top_k}")
 
 
 def check_temperature(temperature: float) -> None:
@@ -59,29 +66,36 @@ def next_token(logits: Tensor, top_k: Sequence[int], temperatures: Sequence[floa
     # The largest logit becomes 0, which stays 0 at any temperature; the others may only fall.
     logits = logits.double()
     shifted = (logits - logits.amax(dim=-1, keepdim=True)) / scale
-    log_probabilities = torch.log_softmax(shifted, dim=-1)
-    entropies = torch.special.entr(log_probabilities.exp()).sum(dim=-1)
-    _check_numbers(entropies)
-    top = log_probabilities.topk(max(top_k), dim=-1)
-    rows = zip(top_k, top.indices.tolist(), top.values.tolist(), entropies.tolist(), strict=True)
-    return [Prediction(tuple(ids[:k]), tuple(values[:k]), nats) for k, ids, values, nats in rows]
+    return _most_likely(torch.log_softmax(shifted, dim=-1), top_k)
 
 
-def score(logits: Tensor, ids: Sequence[int]) -> Score:
+def score(logits: Tensor, ids: Sequence[int], top_k: int = 0) -> Score:
     """Score the tokens of one continuation, in double precision.
 
     Args:
         logits: float32 [n, vocabulary]; row i predicts ids[i].
         ids: n token ids.
+        top_k: how many tokens to list for each position; 0 makes no predictions.
 
     Raises:
         GlossError: a row is not a distribution.
     """
     wanted = torch.tensor(list(ids), device=logits.device).unsqueeze(1)
-    log_probabilities = torch.log_softmax(logits.double(), dim=-1).gather(1, wanted).squeeze(1)
-    _check_numbers(log_probabilities)
+    log_probabilities = torch.log_softmax(logits.double(), dim=-1)
+    scores = log_probabilities.gather(1, wanted).squeeze(1)
+    _check_numbers(scores)
     ranks = (logits > logits.gather(1, wanted)).sum(dim=-1) + 1
-    return Score(tuple(log_probabilities.tolist()), tuple(ranks.tolist()))
+    predictions = _most_likely(log_probabilities, [top_k] * len(ids)) if top_k else ()
+    return Score(tuple(scores.tolist()), tuple(ranks.tolist()), tuple(predictions))
+
+
+def _most_likely(log_probabilities: Tensor, top_k: Sequence[int]) -> list[Prediction]:
+    """The `top_k[i]` most likely tokens of row i of `log_probabilities`, float64 [n, vocabulary], and its entropy."""
+    entropies = torch.special.entr(log_probabilities.exp()).sum(dim=-1)
+    _check_numbers(entropies)
+    top = log_probabilities.topk(max(top_k), dim=-1)
+    rows = zip(top_k, top.indices.tolist(), top.values.tolist(), entropies.tolist(), strict=True)
+    return [Prediction(tuple(ids[:k]), tuple(values[:k]), nats) for k, ids, values, nats in rows]
 
 
 def _check_numbers(values: Tensor) -> None:

@@ -62,6 +62,15 @@ def test_score() -> None:
     assert found.ranks == (2, 1), "equals share the better rank"
 
 
+def test_score_lists_alternatives_as_next_token_does() -> None:
+    found = predict.score(LOGITS, [3, 2], top_k=3)
+    assert (found.log_probabilities, found.ranks) == tuple(vars(predict.score(LOGITS, [3, 2])).values())[:2]
+    for one, expected in zip(found.predictions, predict.next_token(LOGITS, [3, 3], [1.0, 1.0]), strict=True):
+        assert one.ids == expected.ids
+        assert one.log_probabilities == pytest.approx(expected.log_probabilities, abs=1e-12)
+        assert one.entropy == pytest.approx(expected.entropy, abs=1e-12)
+
+
 @pytest.mark.parametrize("top_k", [0, -1, 51, 2**31 - 1])
 def test_top_k_bounds(top_k: int) -> None:
     with pytest.raises(InputError, match=f"between 1 and 50, not {top_k}") as caught:
@@ -72,6 +81,7 @@ def test_top_k_bounds(top_k: int) -> None:
 def test_top_k_allowed() -> None:
     for top_k, vocabulary in ((1, 50), (50, 50), (1000, 128_000)):
         predict.check_top_k(top_k, vocabulary)
+    predict.check_top_k(0, 50, least=0)
     with pytest.raises(InputError):
         predict.check_top_k(1001, 128_000)
 
