@@ -51,25 +51,36 @@ def next_token(
 
 
 def score(
-    prompt: PromptLike, continuation: ContinuationLike, *, model: str = "", timeout: float | None = None
+    prompt: PromptLike,
+    continuation: ContinuationLike,
+    *,
+    top_k: int | None = None,
+    model: str = "",
+    timeout: float | None = None,
 ) -> Unary[v1.ScoreResponse]:
     """The log-probability and rank of each token of a continuation.
 
     Args:
         prompt: text, token ids or chat messages.
         continuation: text, with the space that separates it from the prompt (" Paris"), or token ids.
+        top_k: how many alternatives to list at each position; above 0, each position also has its entropy. Default: 0.
         model: name of the model. Default: the server's.
         timeout: seconds. Default: the client's.
     """
-    return score_many([(prompt, continuation)], model=model, timeout=timeout)
+    return score_many([(prompt, continuation)], top_k=top_k, model=model, timeout=timeout)
 
 
 def score_many(
-    items: Iterable[tuple[PromptLike, ContinuationLike]], *, model: str = "", timeout: float | None = None
+    items: Iterable[tuple[PromptLike, ContinuationLike]],
+    *,
+    top_k: int | None = None,
+    model: str = "",
+    timeout: float | None = None,
 ) -> Unary[v1.ScoreResponse]:
     """As `score`, for a batch of (prompt, continuation) pairs; the scores come in the pairs' order."""
     pairs = [v1.ScoreItem(prompt=build.prompt(p), continuation=build.continuation(c)) for p, c in items]
-    return Unary(INFERENCE, "Score", v1.ScoreRequest(model=model, items=pairs), v1.ScoreResponse, timeout)
+    request = v1.ScoreRequest(model=model, items=pairs, top_k=top_k)
+    return Unary(INFERENCE, "Score", request, v1.ScoreResponse, timeout)
 
 
 def generate(

@@ -167,7 +167,7 @@ def from_progress(progress: result.Progress) -> pb.Progress:
 
 def from_tokens(tokens: Iterable[result.Token]) -> list[pb.Token]:
     """The contract's messages of tokens."""
-    return [pb.Token(id=token.id, text=token.text, span=_from_span(token.span)) for token in tokens]
+    return [pb.Token(id=token.id, text=token.text, bytes=token.bytes, span=_from_span(token.span)) for token in tokens]
 
 
 def from_result(found: result.ExplanationResult) -> pb.ExplanationResult:

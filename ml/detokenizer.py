@@ -12,12 +12,16 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 from tokenizers import Tokenizer as Backend
+from tokenizers import decoders
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 """Shown in place of bytes that are no character."""
 
 _STAND_IN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 """A byte of a character that the vocabulary does not have (SentencePiece's byte fallback)."""
+
+_SPACE_MARK = "\N{LOWER ONE EIGHTH BLOCK}"
+"""What SentencePiece vocabularies write for a space."""
 
 _CONTEXT = 4
 """The fewest tokens that decoding looks back on: one more than can begin a character without completing it."""
@@ -42,6 +46,8 @@ class Detokenizer:
         state: bytes = b"" if backend.decoder is None else backend.decoder.__getstate__()
         self._is_byte_level = b'"ByteLevel"' in state
         self._has_stand_ins = b'"ByteFallback"' in state
+        # What WordPiece writes before a token that goes on with a word.
+        self._continuing = backend.decoder.prefix if isinstance(backend.decoder, decoders.WordPiece) else ""
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`; each longest piece of a character that is not completed is one U+FFFD.
@@ -59,17 +65,33 @@ class Detokenizer:
         """Whether the tokenizer has this id, which a model may have without it: such a token has no text."""
         return bool(self._backend.id_to_token(token_id))
 
+    def token_text(self, token_id: int) -> str:
+        """One token as a reader sees it; see `Tokenizer.token_text`."""
+        token = self._backend.id_to_token(token_id)
+        if token is None:
+            return f"<{token_id}>"
+        # Decoding a token alone would drop the space that it begins with.
+        if token.startswith(_SPACE_MARK):
+            return str(token.replace(_SPACE_MARK, " "))
+        if self._has_stand_ins and (stand_in := _STAND_IN.fullmatch(token)):
+            return bytes.fromhex(stand_in[1]).decode(errors="replace")
+        return self.decode([token_id])
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The UTF-8 bytes that one token writes; see `Tokenizer.token_bytes`."""
+        token = self._backend.id_to_token(token_id)
+        if token is None:
+            return b""
+        if self._is_byte_level:
+            known = all(character in _BYTES for character in token)
+            return bytes(_BYTES[character] for character in token) if known else str(token).encode()
+        if self._has_stand_ins and (stand_in := _STAND_IN.fullmatch(token)):
+            return bytes.fromhex(stand_in[1])
+        return self.token_text(token_id).removeprefix(self._continuing).encode()
+
     def ends_inside(self, ids: Sequence[int]) -> bool:
         """Whether the text of `ids`, all of them named, ends inside a character."""
-        data = b""
-        for token_id in ids[-_CONTEXT:]:
-            token = str(self._backend.id_to_token(token_id))
-            if self._is_byte_level:
-                known = all(character in _BYTES for character in token)
-                data += bytes(_BYTES[character] for character in token) if known else token.encode()
-            elif self._has_stand_ins:
-                stand_in = _STAND_IN.fullmatch(token)
-                data = data + bytes.fromhex(stand_in[1]) if stand_in else b""
+        data = b"".join(map(self.token_bytes, ids[-_CONTEXT:]))
         return any(error.reason == "unexpected end of data" for error in _errors(data))
 
 

@@ -5,6 +5,7 @@ The fields are those of `proto/gloss/v1/explanation_result.proto`, which documen
 
 from __future__ import annotations
 
+import builtins
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -13,11 +14,18 @@ from ml.spec import RemovalKind, Scale, Span, SurrogateKind
 
 @dataclass(frozen=True)
 class Token:
-    """A token in its text; `span` is None for a token that stands nowhere in it."""
+    """A token in its text.
+
+    Attributes:
+        text: as a reader sees it; see `ml.tokens.Tokenizer.token_text`.
+        span: None for a token that stands nowhere in the text.
+        bytes: what it writes, in UTF-8; see `ml.tokens.Tokenizer.token_bytes`.
+    """
 
     id: int
     text: str
     span: Span | None = None
+    bytes: builtins.bytes = b""
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,6 @@ from ml.junction import Junction, follow
 from ml.result import Token
 from ml.spec import ChatMessage, Continuation, Prompt, Span, check_ids
 
-_SPACE_MARK = "\N{LOWER ONE EIGHTH BLOCK}"
-"""What SentencePiece vocabularies write for a space."""
-
 _REACH = 64
 """Characters before a text that decide how it is cut; looking at more would take a long prompt's features seconds."""
 
@@ -79,6 +76,7 @@ class Tokenizer:
             self._backend.post_processor = _with_whole_offsets(self._backend.post_processor)
         self._detokenizer = Detokenizer(self._backend)
         self._texts: dict[int, str] = {}
+        self._bytes: dict[int, bytes] = {}
 
     @property
     def mask_token(self) -> tuple[int, str] | None:
@@ -183,8 +181,23 @@ class Tokenizer:
         """
         text = self._texts.get(token_id)
         if text is None:
-            text = self._texts[token_id] = self._token_text(token_id)
+            text = self._texts[token_id] = self._detokenizer.token_text(token_id)
         return text
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The UTF-8 bytes that one token writes: those of its text, or part of a character where it holds only that.
+
+        Empty for an id that the model has but the tokenizer does not name. Joined over the tokens of a text they give
+        the text, as far as the tokenizer keeps it: tokens that are words lack the spaces between them.
+        """
+        found = self._bytes.get(token_id)
+        if found is None:
+            found = self._bytes[token_id] = self._detokenizer.token_bytes(token_id)
+        return found
+
+    def token(self, token_id: int, span: Span | None = None) -> Token:
+        """A token, and where it stands, as results and replies carry it."""
+        return Token(token_id, self.token_text(token_id), span, self.token_bytes(token_id))
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`, special tokens included; see `Detokenizer.decode`."""
@@ -196,10 +209,7 @@ class Tokenizer:
 
     def tokens(self, encoding: Encoding) -> tuple[Token, ...]:
         """The tokens of a prompt, as results and replies carry them."""
-        return tuple(
-            Token(token_id, self.token_text(token_id), span)
-            for token_id, span in zip(encoding.ids, encoding.spans, strict=True)
-        )
+        return tuple(map(self.token, encoding.ids, encoding.spans))
 
     def _follow(self, before: str, text: str) -> Junction | None:
         words = self._backend.decoder is None  # it joins all tokens by spaces, so each of them is a word
@@ -285,14 +295,6 @@ class Tokenizer:
             spans.append(span if span[0] < span[1] else None)
             text += piece
         return text + decoder.rest(), tuple(spans)
-
-    def _token_text(self, token_id: int) -> str:
-        raw = self._backend.id_to_token(token_id)
-        if raw is None:
-            return f"<{token_id}>"
-        if raw.startswith(_SPACE_MARK):  # decoding it alone would drop the space
-            return str(raw.replace(_SPACE_MARK, " "))
-        return self.decode([token_id])
 
 
 def _between(spans: Sequence[Span], length: int) -> Iterator[Span]:

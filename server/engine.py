@@ -43,6 +43,9 @@ class Answer:
     model_seconds: float
     """Time of the batches that its tasks ran in."""
 
+    cached_tokens: tuple[int, ...]
+    """How many first tokens of each task came from the prefix cache, in the call's order."""
+
 
 class _Call:
     """A call's tasks on their way; only the event loop touches it."""
@@ -50,6 +53,7 @@ class _Call:
     def __init__(self, model: str, tasks: int, future: asyncio.Future[Answer]) -> None:
         self.model = model
         self.values: list[Any] = [None] * tasks
+        self.cached_tokens = [0] * tasks
         self.left = tasks
         self.began = time.monotonic()
         self.model_seconds = 0.0
@@ -68,10 +72,11 @@ class _Work:
 
 @dataclass(frozen=True)
 class _Done:
-    """A batch that has run: one value or error a piece of work."""
+    """A batch that has run: for each piece of work a value or an error, and its tokens from the prefix cache."""
 
     work: tuple[_Work, ...]
     values: Sequence[Any]
+    cached_tokens: Sequence[int | None]
     seconds: float
 
 
@@ -243,8 +248,9 @@ class Engine:
             seconds = time.monotonic() - began
             self._observe(batch, outcome, began, seconds)
         except Exception as error:  # noqa: BLE001 -- it belongs to the callers of the batch, not to this thread
-            return _Done(batch, [of_model(model, error)] * len(batch), time.monotonic() - began)
-        return _Done(batch, outcome.values, seconds)
+            failed = [of_model(model, error)] * len(batch)
+            return _Done(batch, failed, [None] * len(batch), time.monotonic() - began)
+        return _Done(batch, outcome.values, outcome.cached_tokens, seconds)
 
     def _reply(self, done: _Done) -> None:
         """Hand the values over to the event loop. What is left of a call that failed runs no more."""
@@ -260,14 +266,14 @@ class Engine:
             return run(self._models[model], self._readers[model], tasks)
         except Exception as error:  # noqa: BLE001 -- whatever it is, it belongs to a caller, not to this thread
             if len(tasks) == 1:
-                return Outcome([of_model(model, error)], 0)
+                return Outcome([of_model(model, error)], [None], 0)
             _logger.warning("batch of %d failed, running one by one: %s", len(tasks), type(error).__name__)
             alone = [self._values(model, [task]) for task in tasks]
             return Outcome(
                 [value for outcome in alone for value in outcome.values],
+                [tokens for outcome in alone for tokens in outcome.cached_tokens],
                 sum(outcome.tokens_computed for outcome in alone),
                 sum(outcome.tokens_padding for outcome in alone),
-                [tokens for outcome in alone for tokens in outcome.recalled],
             )
 
     def _observe(self, batch: tuple[_Work, ...], outcome: Outcome, began: float, seconds: float) -> None:
@@ -279,7 +285,7 @@ class Engine:
         metrics.tokens.labels(name, "prompt").inc(useful)
         metrics.tokens.labels(name, "padding").inc(outcome.tokens_padding)
         metrics.tokens.labels(name, "saved").inc(max(0, useful - outcome.tokens_computed))
-        metrics.note_recalled(name, outcome.recalled)
+        metrics.note_recalled(name, [tokens for tokens in outcome.cached_tokens if tokens is not None])
         waited = metrics.queue_seconds.labels(name)
         for work in batch:
             waited.observe(began - work.call.began)
@@ -295,18 +301,19 @@ class Engine:
     def _deliver(self, done: _Done) -> None:
         for call in {work.call: None for work in done.work}:
             call.model_seconds += done.seconds
-        for work, value in zip(done.work, done.values, strict=True):
+        for work, value, cached in zip(done.work, done.values, done.cached_tokens, strict=True):
             call = work.call
             if call.future.done():
                 continue
             if isinstance(value, Exception):
                 call.future.set_exception(value)
                 continue
-            call.values[work.index] = value
+            call.values[work.index], call.cached_tokens[work.index] = value, cached or 0
             call.left -= 1
             if call.left == 0:
-                waited = time.monotonic() - call.began - call.model_seconds
-                call.future.set_result(Answer(tuple(call.values), max(0.0, waited), call.model_seconds))
+                waited = max(0.0, time.monotonic() - call.began - call.model_seconds)
+                answer = Answer(tuple(call.values), waited, call.model_seconds, tuple(call.cached_tokens))
+                call.future.set_result(answer)
 
     def _expire(self, call: _Call) -> None:
         self._metrics.dropped.labels(call.model).inc()

@@ -71,6 +71,8 @@ class Stream:
         """Time until it had a place."""
         self.model_seconds = 0.0
         """Time of the steps that it was part of."""
+        self.cached_tokens: int | None = None
+        """How many of the prompt's first tokens came from the prefix cache; None until the prompt was read."""
         self.paused = False
         """Whether it waits for its caller to read; for the model's thread."""
         self._steps: asyncio.Queue[_Packed | Exception] = asyncio.Queue()
@@ -301,6 +303,8 @@ class Generations:
         self._metrics.tokens.labels(stream.model, "prompt").inc(len(stream.ids))
         self._metrics.tokens.labels(stream.model, "saved").inc(growing.decoder.recalled)
         self._metrics.note_recalled(stream.model, [growing.decoder.recalled])
+        if stream.cached_tokens is None:  # not where it reads its own text anew
+            stream.cached_tokens = growing.decoder.recalled
         growing.streams.append(stream)
         growing.tokens.append(0)
         self._advance(growing, logits.unsqueeze(0), [len(growing.streams) - 1], began)

@@ -30,10 +30,11 @@ class NextTokenTask:
 
 @dataclass(frozen=True, slots=True)
 class ScoreTask:
-    """How likely `continuation` is after `prompt`. Its value is a `predict.Score`."""
+    """How likely `continuation` is after `prompt`, and its `top_k` alternatives. Its value is a `predict.Score`."""
 
     prompt: tuple[int, ...]
     continuation: tuple[int, ...]
+    top_k: int = 0
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -76,22 +77,23 @@ class Outcome:
 
     Attributes:
         values: one a task, in order.
+        cached_tokens: for each task how many of its first tokens the reader's prefix cache held; None where the cache
+            was not asked.
         tokens_computed: positions that went through the model, padding left out.
         tokens_padding: positions that went through it for nothing.
-        recalled: for each prompt that was looked up in what the reader remembers, how many positions it knew.
     """
 
-    values: list[Any]
+    values: Sequence[Any]
+    cached_tokens: Sequence[int | None]
     tokens_computed: int
     tokens_padding: int = 0
-    recalled: Sequence[int] = ()
 
 
 def run(model: LanguageModel, reader: Reader, tasks: Sequence[Task]) -> Outcome:
     """Run tasks of one lane on a model and its reader."""
     match tasks:
         case [AttentionTask() as task]:
-            return Outcome([attention.attend(model, task.ids, task.plan)], len(task.ids))
+            return Outcome([attention.attend(model, task.ids, task.plan)], [None], len(task.ids))
         case _:
             return _run_logits(reader, [task for task in tasks if not isinstance(task, AttentionTask)])
 
@@ -110,7 +112,7 @@ def _run_logits(reader: Reader, tasks: Sequence[LogitsTask]) -> Outcome:
     reading = reader.read([task.ids for task in tasks], [task.rows for task in tasks])
     logits = reading.logits
     values: list[Any] = [
-        predict.score(rows, task.continuation) if isinstance(task, ScoreTask) else None
+        predict.score(rows, task.continuation, task.top_k) if isinstance(task, ScoreTask) else None
         for task, rows in zip(tasks, logits, strict=True)
     ]
     # All predictions of a batch take one pass over their logits, and one copy from the device.
@@ -123,4 +125,4 @@ def _run_logits(reader: Reader, tasks: Sequence[LogitsTask]) -> Outcome:
         )
         for (place, _), prediction in zip(predicted, predictions, strict=True):
             values[place] = prediction
-    return Outcome(values, reading.tokens_computed, reading.tokens_padding, reading.recalled)
+    return Outcome(values, reading.recalled, reading.tokens_computed, reading.tokens_padding)

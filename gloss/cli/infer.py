@@ -30,7 +30,7 @@ def next_(session: Session, texts: tuple[str, ...], top_k: int, temperature: flo
         return session.emit(reply)
     for text, prediction in zip(texts, reply.predictions, strict=True):
         session.show(inference.next_token(text, prediction))
-    return session.show(inference.answered(reply.model, reply.timings))
+    return session.show(inference.answered(reply))
 
 
 @click.command(short_help="Where the model looks: attention over the text.")
@@ -73,7 +73,7 @@ def attend(
     if session.json:
         return emit(_with_numbers(reply))
     session.show(*inference.attention(reply, rollout=chosen == "rollout"))
-    return session.show(inference.answered(reply.model, reply.timings))
+    return session.show(inference.answered(reply))
 
 
 def _with_numbers(reply: v1.AttentionResponse) -> dict[str, Any]:
@@ -89,21 +89,23 @@ def _with_numbers(reply: v1.AttentionResponse) -> dict[str, Any]:
 @click.command(short_help="How likely a continuation is.")
 @click.argument("text", type=TEXT)
 @click.argument("continuations", metavar="CONTINUATION...", type=TEXT, nargs=-1, required=True)
+@click.option("--top-k", type=INT32, help="List so many alternatives at each position. [default: 0]")
 @with_model
 @connected
-def score(session: Session, text: str, continuations: tuple[str, ...], model: str) -> None:
+def score(session: Session, text: str, continuations: tuple[str, ...], top_k: int | None, model: str) -> None:
     """How likely is that? The log-probability of each CONTINUATION after TEXT.
 
     Write the space that separates the two.
 
     \b
-    gloss score "The capital of France is" " Paris" " London"
+    gloss score "The capital of France is" " Paris" " London" --top-k 3
     """
-    reply = session.client.score_many([(text, continuation) for continuation in continuations], model=model)
+    items = [(text, continuation) for continuation in continuations]
+    reply = session.client.score_many(items, top_k=top_k, model=model)
     if session.json:
         return session.emit(reply)
     session.show(*inference.score(reply))
-    return session.show(inference.answered(reply.model, reply.timings))
+    return session.show(inference.answered(reply))
 
 
 @click.command(short_help="What it would say.")
@@ -113,6 +115,7 @@ def score(session: Session, text: str, continuations: tuple[str, ...], model: st
 @click.option("--top-p", type=float, help="[default: 1]")
 @click.option("--seed", type=click.IntRange(0, 2**64 - 1), help="[default: drawn by the server]")
 @click.option("--stop", type=TEXT, multiple=True, help="Stop before this text; repeat for several.")
+@click.option("--top-k", type=INT32, help="List so many alternatives to each token. [default: 0]")
 @with_model
 @connected
 def generate(
@@ -124,26 +127,35 @@ def generate(
     top_p: float | None,
     seed: int | None,
     stop: tuple[str, ...],
+    top_k: int | None,
     model: str,
 ) -> None:
     """What would it say? Continues TEXT as the model would, token by token."""
     replies = session.client.generate(
-        text, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, stop=stop, model=model
+        text,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        stop=stop,
+        top_k=top_k,
+        model=model,
     )
-    begun = False
+    seen: list[v1.GenerateResponse] = []
     try:
         for reply in replies:
             if session.json:
                 session.emit(reply, lines=True)
                 continue
-            if not begun:
+            if not seen:
                 session.out.print(words.visible(text, keep_lines=True), style="dim", end="", soft_wrap=True)
-                begun = True
             session.out.print(words.visible(reply.text, keep_lines=True), end="", soft_wrap=True)
+            seen.append(reply)
     except KeyboardInterrupt:
         interrupted("Interrupted; the server stops as well. --max-tokens N asks for fewer tokens.")
-    if begun:
-        session.out.print()
+    if seen:
+        session.out.print("\n")
+        session.show(*([inference.generated(seen)] if top_k else []), inference.answered(seen[-1]))
 
 
 @click.command(short_help="The tokens it reads.")

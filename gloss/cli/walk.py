@@ -64,14 +64,12 @@ class Tour:
         """The next token."""
         self._arrive("What comes next?", "The model's next-token probabilities after a prompt.", "next", "--top-k", "8")
         reply = self._client.next_token(self._text, top_k=8, model=self._model)
-        self._show(
-            inference.next_token(self._text, reply.predictions[0]), inference.answered(reply.model, reply.timings)
-        )
+        self._show(inference.next_token(self._text, reply.predictions[0]), inference.answered(reply))
         return as_dict(reply)
 
     def where_does_it_look(self) -> dict[str, Any]:
         """One row of attention."""
-        layer = max(self._info.layers - 1, 0)
+        layer = max(self._info.layer_count - 1, 0)
         self._arrive(
             "Where does it look?",
             "Attention of the last token over the prompt, in the highest layer. It shows where information is read, "

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gloss import v1
+from gloss.durations import milliseconds
 from gloss.render import words
 from gloss.render.paint import WEIGHT, Shaded, plain, quoted, shares
 from gloss.tensors import unpack
@@ -19,23 +20,37 @@ from gloss.tensors import unpack
 
 def next_token(prompt: str, prediction: v1.NextTokenPrediction) -> Group:
     """What the model expects after a prompt, as bars."""
-    rows = [(quoted(top.text), top.probability, words.number(top.log_probability)) for top in prediction.top]
-    entropy = f"{prediction.prompt_tokens} tokens read · entropy {prediction.entropy:.2f} nats"
+    rows = [(quoted(shown(top)), top.probability, words.number(top.log_probability)) for top in prediction.top]
     return Group(
         Text.assemble((words.visible(prompt), "bold"), (" …", "dim")),
         Padding(shares(rows), (1, 0)),
-        Text(entropy, "dim"),
+        Text(f"entropy {words.number(prediction.entropy)} nats", "dim"),
     )
 
 
-def answered(model: v1.ModelVersion, timings: v1.Timings) -> Text:
-    """Who answered and where the time went."""
-    total = timings.queue_ms + timings.tokenize_ms + timings.model_ms + timings.reply_ms
-    return Text(
-        f"{words.model(model)} · {total:.1f} ms (waiting {timings.queue_ms:.1f}, tokenizing {timings.tokenize_ms:.1f}, "
-        f"model {timings.model_ms:.1f})",
-        "dim",
-    )
+def answered(reply: v1.NextTokenResponse | v1.ScoreResponse | v1.GenerateResponse | v1.AttentionResponse) -> Text:
+    """Which model answered, where the time went, and how many tokens it was about."""
+    return Text(f"{words.model(reply.model)} · {_timings(reply.timings)}\n{_usage(reply.usage)}", "dim")
+
+
+def _usage(found: v1.Usage) -> str:
+    """``tokens: 12 prompt (8 cached), 5 completion``, without what there is none of."""
+    line = f"tokens: {found.prompt_tokens:,} prompt"
+    if found.cached_tokens:
+        line += f" ({found.cached_tokens:,} cached)"
+    return f"{line}, {found.completion_tokens:,} completion" if found.completion_tokens else line
+
+
+def _timings(found: v1.Timings) -> str:
+    """``3.4 ms (waiting 0.1, tokenizing 0.2, model 3.0)``."""
+    queue, tokenize, model = map(milliseconds, (found.queue_duration, found.tokenize_duration, found.model_duration))
+    total = queue + tokenize + model + milliseconds(found.reply_duration)
+    return f"{total:.1f} ms (waiting {queue:.1f}, tokenizing {tokenize:.1f}, model {model:.1f})"
+
+
+def shown(token: v1.Token | v1.TokenProbability | v1.TokenScore) -> str:
+    r"""The token's text; where it holds part of a character, its bytes: ``\xe2\x9f``."""
+    return token.bytes.decode(errors="backslashreplace") if "\ufffd" in token.text and token.bytes else token.text
 
 
 def spelled(tokens: Sequence[v1.Token]) -> Iterator[tuple[str, str]]:
@@ -43,7 +58,7 @@ def spelled(tokens: Sequence[v1.Token]) -> Iterator[tuple[str, str]]:
     end = 0
     for token in tokens:
         gap = token.span.start - end if token.HasField("span") else 0
-        yield (" " * gap if gap > 0 and not token.text.startswith(" ") else ""), token.text
+        yield (" " * gap if gap > 0 and not token.text.startswith(" ") else ""), shown(token)
         if token.HasField("span"):
             end = max(end, token.span.end)
 
@@ -86,15 +101,15 @@ def _attention_row(title: Text, texts: Sequence[tuple[str, str]], found: dict[in
 
 
 def score(reply: v1.ScoreResponse) -> Iterator[RenderableType]:
-    """Each token of each continuation: its probability and rank."""
+    """Each token of each continuation: its probability and rank, and the alternatives that were asked for."""
     for found in reply.scores:
-        table = Table.grid(padding=(0, 2))
-        table.add_row("token", "log p", "p", "rank", style="dim")
-        for column in table.columns[1:]:
-            column.justify = "right"
+        listed = any(token.top for token in found.tokens)
+        table = _table("token", "log p", "p", "rank", *(("entropy", "alternatives") if listed else ()))
         for token in found.tokens:
-            share = words.percent(math.exp(token.log_probability))
-            table.add_row(quoted(token.text), words.number(token.log_probability), share, f"{token.rank:,}")
+            cells = [*_likely(token), f"{token.rank:,}"]
+            if listed:
+                cells += [words.number(token.entropy), _alternatives(token.top)]
+            table.add_row(*cells)
         yield table
         share = words.percent(math.exp(found.log_probability))
         yield Text.assemble(
@@ -108,9 +123,39 @@ def score(reply: v1.ScoreResponse) -> Iterator[RenderableType]:
             )
 
 
+def generated(replies: Iterable[v1.GenerateResponse]) -> Table:
+    """Each generated token: its probability, and the alternatives that were asked for."""
+    table = _table("token", "log p", "p", "alternatives")
+    for reply in replies:
+        table.add_row(*_likely(reply.token), _alternatives(reply.top))
+    return table
+
+
+def _table(*titles: str) -> Table:
+    """An empty table of tokens, with numbers between its first column and its alternatives."""
+    table = Table.grid(padding=(0, 2))
+    table.add_row(*titles, style="dim")
+    for title, column in zip(titles, table.columns, strict=True):
+        column.justify = "left" if title in {"token", "alternatives"} else "right"
+    return table
+
+
+def _likely(token: v1.TokenProbability | v1.TokenScore) -> list[RenderableType]:
+    """A token, its log-probability and its probability."""
+    log_p = token.log_probability
+    return [quoted(shown(token)), words.number(log_p), words.percent(math.exp(log_p))]
+
+
+def _alternatives(top: Iterable[v1.TokenProbability]) -> Text:
+    """The most likely tokens in a row, with their probabilities."""
+    return Text(" · ", "dim").join(
+        Text.assemble(quoted(shown(one)), (f" {words.percent(one.probability)}", "dim")) for one in top
+    )
+
+
 def tokens(reply: v1.TokenizeResponse) -> Group:
     """The tokens in a row of boxes, and a table of their ids and places."""
-    boxes = Text(" ").join(Text.assemble(quoted(token.text), (f" {token.id}", "dim")) for token in reply.tokens)
+    boxes = Text(" ").join(Text.assemble(quoted(shown(token)), (f" {token.id}", "dim")) for token in reply.tokens)
     length = f"{len(reply.tokens)} tokens of the {reply.context_length:,} that {words.model(reply.model)} reads"
     return Group(boxes, Text(length, "dim"))
 
@@ -123,8 +168,8 @@ def models(found: Iterable[v1.ModelInfo], *, verbose: bool = False) -> Iterator[
             name.append(" default", "green")
         facts = [
             info.architecture,
-            f"{info.parameters:,} parameters",
-            f"{info.layers} layers" + (f" × {info.heads} heads" if info.heads else ""),
+            f"{info.parameter_count:,} parameters",
+            f"{info.layer_count} layers" + (f" × {info.head_count} heads" if info.head_count else ""),
             f"context {info.context_length:,}",
             f"vocabulary {info.vocabulary_size:,}",
             f"{info.dtype} on {info.device}",

@@ -17,6 +17,7 @@ from gloss.v1.common_pb2 import (
     Token,
     TokenIds,
     TokenProbability,
+    Usage,
 )
 from gloss.v1.error_reason_pb2 import (
     ERROR_REASON_DATA_CORRUPT,
@@ -360,6 +361,7 @@ __all__ = [
     "TreeNode",
     "Trust",
     "TrustVerdict",
+    "Usage",
     "ValueZeroing",
     "WatchExplanationRequest",
     "WatchExplanationResponse",

@@ -22,37 +22,40 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15gloss/v1/common.proto\x12\x08gloss.v1\"l\n\x06Prompt\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x1e\n\x04\x63hat\x18\x02 \x01(\x0b\x32\x0e.gloss.v1.ChatH\x00\x12\'\n\ttoken_ids\x18\x03 \x01(\x0b\x32\x12.gloss.v1.TokenIdsH\x00\x42\t\n\x07\x63ontent\"/\n\x04\x43hat\x12\'\n\x08messages\x18\x01 \x03(\x0b\x32\x15.gloss.v1.ChatMessage\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\x05\"R\n\x0c\x43ontinuation\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\'\n\ttoken_ids\x18\x02 \x01(\x0b\x32\x12.gloss.v1.TokenIdsH\x00\x42\t\n\x07\x63ontent\"+\n\rCharacterSpan\x12\r\n\x05start\x18\x01 \x01(\x05\x12\x0b\n\x03\x65nd\x18\x02 \x01(\x05\"V\n\x05Token\x12\n\n\x02id\x18\x01 \x01(\x05\x12\x0c\n\x04text\x18\x02 \x01(\t\x12*\n\x04span\x18\x03 \x01(\x0b\x32\x17.gloss.v1.CharacterSpanH\x00\x88\x01\x01\x42\x07\n\x05_span\"Z\n\x10TokenProbability\x12\n\n\x02id\x18\x01 \x01(\x05\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x13\n\x0bprobability\x18\x03 \x01(\x01\x12\x17\n\x0flog_probability\x18\x04 \x01(\x01\",\n\x0cModelVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\"T\n\x07Timings\x12\x10\n\x08queue_ms\x18\x01 \x01(\x01\x12\x13\n\x0btokenize_ms\x18\x02 \x01(\x01\x12\x10\n\x08model_ms\x18\x03 \x01(\x01\x12\x10\n\x08reply_ms\x18\x04 \x01(\x01\"I\n\x06Tensor\x12\r\n\x05shape\x18\x01 \x03(\x03\x12\"\n\x04type\x18\x02 \x01(\x0e\x32\x14.gloss.v1.TensorType\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c*r\n\nTensorType\x12\x1b\n\x17TENSOR_TYPE_UNSPECIFIED\x10\x00\x12\x17\n\x13TENSOR_TYPE_FLOAT32\x10\x01\x12\x17\n\x13TENSOR_TYPE_FLOAT16\x10\x02\x12\x15\n\x11TENSOR_TYPE_INT32\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15gloss/v1/common.proto\x12\x08gloss.v1\x1a\x1egoogle/protobuf/duration.proto\"l\n\x06Prompt\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x1e\n\x04\x63hat\x18\x02 \x01(\x0b\x32\x0e.gloss.v1.ChatH\x00\x12\'\n\ttoken_ids\x18\x03 \x01(\x0b\x32\x12.gloss.v1.TokenIdsH\x00\x42\t\n\x07\x63ontent\"/\n\x04\x43hat\x12\'\n\x08messages\x18\x01 \x03(\x0b\x32\x15.gloss.v1.ChatMessage\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\x05\"R\n\x0c\x43ontinuation\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\'\n\ttoken_ids\x18\x02 \x01(\x0b\x32\x12.gloss.v1.TokenIdsH\x00\x42\t\n\x07\x63ontent\"+\n\rCharacterSpan\x12\r\n\x05start\x18\x01 \x01(\x05\x12\x0b\n\x03\x65nd\x18\x02 \x01(\x05\"e\n\x05Token\x12\n\n\x02id\x18\x01 \x01(\x05\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\r\n\x05\x62ytes\x18\x03 \x01(\x0c\x12*\n\x04span\x18\x04 \x01(\x0b\x32\x17.gloss.v1.CharacterSpanH\x00\x88\x01\x01\x42\x07\n\x05_span\"i\n\x10TokenProbability\x12\n\n\x02id\x18\x01 \x01(\x05\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\r\n\x05\x62ytes\x18\x03 \x01(\x0c\x12\x13\n\x0bprobability\x18\x04 \x01(\x01\x12\x17\n\x0flog_probability\x18\x05 \x01(\x01\",\n\x0cModelVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\"P\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\x05\x12\x15\n\rcached_tokens\x18\x02 \x01(\x05\x12\x19\n\x11\x63ompletion_tokens\x18\x03 \x01(\x05\"\xd8\x01\n\x07Timings\x12\x31\n\x0equeue_duration\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x34\n\x11tokenize_duration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x31\n\x0emodel_duration\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x31\n\x0ereply_duration\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"I\n\x06Tensor\x12\r\n\x05shape\x18\x01 \x03(\x03\x12\"\n\x04type\x18\x02 \x01(\x0e\x32\x14.gloss.v1.TensorType\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c*r\n\nTensorType\x12\x1b\n\x17TENSOR_TYPE_UNSPECIFIED\x10\x00\x12\x17\n\x13TENSOR_TYPE_FLOAT32\x10\x01\x12\x17\n\x13TENSOR_TYPE_FLOAT16\x10\x02\x12\x15\n\x11TENSOR_TYPE_INT32\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'gloss.v1.common_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TENSORTYPE']._serialized_start=781
-  _globals['_TENSORTYPE']._serialized_end=895
-  _globals['_PROMPT']._serialized_start=35
-  _globals['_PROMPT']._serialized_end=143
-  _globals['_CHAT']._serialized_start=145
-  _globals['_CHAT']._serialized_end=192
-  _globals['_CHATMESSAGE']._serialized_start=194
-  _globals['_CHATMESSAGE']._serialized_end=238
-  _globals['_TOKENIDS']._serialized_start=240
-  _globals['_TOKENIDS']._serialized_end=263
-  _globals['_CONTINUATION']._serialized_start=265
-  _globals['_CONTINUATION']._serialized_end=347
-  _globals['_CHARACTERSPAN']._serialized_start=349
-  _globals['_CHARACTERSPAN']._serialized_end=392
-  _globals['_TOKEN']._serialized_start=394
-  _globals['_TOKEN']._serialized_end=480
-  _globals['_TOKENPROBABILITY']._serialized_start=482
-  _globals['_TOKENPROBABILITY']._serialized_end=572
-  _globals['_MODELVERSION']._serialized_start=574
-  _globals['_MODELVERSION']._serialized_end=618
-  _globals['_TIMINGS']._serialized_start=620
-  _globals['_TIMINGS']._serialized_end=704
-  _globals['_TENSOR']._serialized_start=706
-  _globals['_TENSOR']._serialized_end=779
+  _globals['_TENSORTYPE']._serialized_start=1058
+  _globals['_TENSORTYPE']._serialized_end=1172
+  _globals['_PROMPT']._serialized_start=67
+  _globals['_PROMPT']._serialized_end=175
+  _globals['_CHAT']._serialized_start=177
+  _globals['_CHAT']._serialized_end=224
+  _globals['_CHATMESSAGE']._serialized_start=226
+  _globals['_CHATMESSAGE']._serialized_end=270
+  _globals['_TOKENIDS']._serialized_start=272
+  _globals['_TOKENIDS']._serialized_end=295
+  _globals['_CONTINUATION']._serialized_start=297
+  _globals['_CONTINUATION']._serialized_end=379
+  _globals['_CHARACTERSPAN']._serialized_start=381
+  _globals['_CHARACTERSPAN']._serialized_end=424
+  _globals['_TOKEN']._serialized_start=426
+  _globals['_TOKEN']._serialized_end=527
+  _globals['_TOKENPROBABILITY']._serialized_start=529
+  _globals['_TOKENPROBABILITY']._serialized_end=634
+  _globals['_MODELVERSION']._serialized_start=636
+  _globals['_MODELVERSION']._serialized_end=680
+  _globals['_USAGE']._serialized_start=682
+  _globals['_USAGE']._serialized_end=762
+  _globals['_TIMINGS']._serialized_start=765
+  _globals['_TIMINGS']._serialized_end=981
+  _globals['_TENSOR']._serialized_start=983
+  _globals['_TENSOR']._serialized_end=1056
 # @@protoc_insertion_point(module_scope)

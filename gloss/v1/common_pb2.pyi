@@ -1,3 +1,6 @@
+import datetime
+
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -65,26 +68,30 @@ class CharacterSpan(_message.Message):
     def __init__(self, start: _Optional[int] = ..., end: _Optional[int] = ...) -> None: ...
 
 class Token(_message.Message):
-    __slots__ = ("id", "text", "span")
+    __slots__ = ("id", "text", "bytes", "span")
     ID_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
     SPAN_FIELD_NUMBER: _ClassVar[int]
     id: int
     text: str
+    bytes: bytes
     span: CharacterSpan
-    def __init__(self, id: _Optional[int] = ..., text: _Optional[str] = ..., span: _Optional[_Union[CharacterSpan, _Mapping]] = ...) -> None: ...
+    def __init__(self, id: _Optional[int] = ..., text: _Optional[str] = ..., bytes: _Optional[bytes] = ..., span: _Optional[_Union[CharacterSpan, _Mapping]] = ...) -> None: ...
 
 class TokenProbability(_message.Message):
-    __slots__ = ("id", "text", "probability", "log_probability")
+    __slots__ = ("id", "text", "bytes", "probability", "log_probability")
     ID_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
     PROBABILITY_FIELD_NUMBER: _ClassVar[int]
     LOG_PROBABILITY_FIELD_NUMBER: _ClassVar[int]
     id: int
     text: str
+    bytes: bytes
     probability: float
     log_probability: float
-    def __init__(self, id: _Optional[int] = ..., text: _Optional[str] = ..., probability: _Optional[float] = ..., log_probability: _Optional[float] = ...) -> None: ...
+    def __init__(self, id: _Optional[int] = ..., text: _Optional[str] = ..., bytes: _Optional[bytes] = ..., probability: _Optional[float] = ..., log_probability: _Optional[float] = ...) -> None: ...
 
 class ModelVersion(_message.Message):
     __slots__ = ("name", "digest")
@@ -94,17 +101,27 @@ class ModelVersion(_message.Message):
     digest: str
     def __init__(self, name: _Optional[str] = ..., digest: _Optional[str] = ...) -> None: ...
 
+class Usage(_message.Message):
+    __slots__ = ("prompt_tokens", "cached_tokens", "completion_tokens")
+    PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    COMPLETION_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    def __init__(self, prompt_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ...) -> None: ...
+
 class Timings(_message.Message):
-    __slots__ = ("queue_ms", "tokenize_ms", "model_ms", "reply_ms")
-    QUEUE_MS_FIELD_NUMBER: _ClassVar[int]
-    TOKENIZE_MS_FIELD_NUMBER: _ClassVar[int]
-    MODEL_MS_FIELD_NUMBER: _ClassVar[int]
-    REPLY_MS_FIELD_NUMBER: _ClassVar[int]
-    queue_ms: float
-    tokenize_ms: float
-    model_ms: float
-    reply_ms: float
-    def __init__(self, queue_ms: _Optional[float] = ..., tokenize_ms: _Optional[float] = ..., model_ms: _Optional[float] = ..., reply_ms: _Optional[float] = ...) -> None: ...
+    __slots__ = ("queue_duration", "tokenize_duration", "model_duration", "reply_duration")
+    QUEUE_DURATION_FIELD_NUMBER: _ClassVar[int]
+    TOKENIZE_DURATION_FIELD_NUMBER: _ClassVar[int]
+    MODEL_DURATION_FIELD_NUMBER: _ClassVar[int]
+    REPLY_DURATION_FIELD_NUMBER: _ClassVar[int]
+    queue_duration: _duration_pb2.Duration
+    tokenize_duration: _duration_pb2.Duration
+    model_duration: _duration_pb2.Duration
+    reply_duration: _duration_pb2.Duration
+    def __init__(self, queue_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., tokenize_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., model_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., reply_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class Tensor(_message.Message):
     __slots__ = ("shape", "type", "data")

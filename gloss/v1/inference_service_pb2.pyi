@@ -43,32 +43,36 @@ class NextTokenRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ..., prompts: _Optional[_Iterable[_Union[_common_pb2.Prompt, _Mapping]]] = ..., top_k: _Optional[int] = ..., temperature: _Optional[float] = ...) -> None: ...
 
 class NextTokenResponse(_message.Message):
-    __slots__ = ("predictions", "model", "timings")
+    __slots__ = ("predictions", "model", "timings", "usage")
     PREDICTIONS_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    USAGE_FIELD_NUMBER: _ClassVar[int]
     predictions: _containers.RepeatedCompositeFieldContainer[NextTokenPrediction]
     model: _common_pb2.ModelVersion
     timings: _common_pb2.Timings
-    def __init__(self, predictions: _Optional[_Iterable[_Union[NextTokenPrediction, _Mapping]]] = ..., model: _Optional[_Union[_common_pb2.ModelVersion, _Mapping]] = ..., timings: _Optional[_Union[_common_pb2.Timings, _Mapping]] = ...) -> None: ...
+    usage: _common_pb2.Usage
+    def __init__(self, predictions: _Optional[_Iterable[_Union[NextTokenPrediction, _Mapping]]] = ..., model: _Optional[_Union[_common_pb2.ModelVersion, _Mapping]] = ..., timings: _Optional[_Union[_common_pb2.Timings, _Mapping]] = ..., usage: _Optional[_Union[_common_pb2.Usage, _Mapping]] = ...) -> None: ...
 
 class NextTokenPrediction(_message.Message):
-    __slots__ = ("top", "entropy", "prompt_tokens")
+    __slots__ = ("top", "entropy", "usage")
     TOP_FIELD_NUMBER: _ClassVar[int]
     ENTROPY_FIELD_NUMBER: _ClassVar[int]
-    PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    USAGE_FIELD_NUMBER: _ClassVar[int]
     top: _containers.RepeatedCompositeFieldContainer[_common_pb2.TokenProbability]
     entropy: float
-    prompt_tokens: int
-    def __init__(self, top: _Optional[_Iterable[_Union[_common_pb2.TokenProbability, _Mapping]]] = ..., entropy: _Optional[float] = ..., prompt_tokens: _Optional[int] = ...) -> None: ...
+    usage: _common_pb2.Usage
+    def __init__(self, top: _Optional[_Iterable[_Union[_common_pb2.TokenProbability, _Mapping]]] = ..., entropy: _Optional[float] = ..., usage: _Optional[_Union[_common_pb2.Usage, _Mapping]] = ...) -> None: ...
 
 class ScoreRequest(_message.Message):
-    __slots__ = ("model", "items")
+    __slots__ = ("model", "items", "top_k")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     ITEMS_FIELD_NUMBER: _ClassVar[int]
+    TOP_K_FIELD_NUMBER: _ClassVar[int]
     model: str
     items: _containers.RepeatedCompositeFieldContainer[ScoreItem]
-    def __init__(self, model: _Optional[str] = ..., items: _Optional[_Iterable[_Union[ScoreItem, _Mapping]]] = ...) -> None: ...
+    top_k: int
+    def __init__(self, model: _Optional[str] = ..., items: _Optional[_Iterable[_Union[ScoreItem, _Mapping]]] = ..., top_k: _Optional[int] = ...) -> None: ...
 
 class ScoreItem(_message.Message):
     __slots__ = ("prompt", "continuation")
@@ -79,36 +83,46 @@ class ScoreItem(_message.Message):
     def __init__(self, prompt: _Optional[_Union[_common_pb2.Prompt, _Mapping]] = ..., continuation: _Optional[_Union[_common_pb2.Continuation, _Mapping]] = ...) -> None: ...
 
 class ScoreResponse(_message.Message):
-    __slots__ = ("scores", "model", "timings")
+    __slots__ = ("scores", "model", "timings", "usage")
     SCORES_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    USAGE_FIELD_NUMBER: _ClassVar[int]
     scores: _containers.RepeatedCompositeFieldContainer[ContinuationScore]
     model: _common_pb2.ModelVersion
     timings: _common_pb2.Timings
-    def __init__(self, scores: _Optional[_Iterable[_Union[ContinuationScore, _Mapping]]] = ..., model: _Optional[_Union[_common_pb2.ModelVersion, _Mapping]] = ..., timings: _Optional[_Union[_common_pb2.Timings, _Mapping]] = ...) -> None: ...
+    usage: _common_pb2.Usage
+    def __init__(self, scores: _Optional[_Iterable[_Union[ContinuationScore, _Mapping]]] = ..., model: _Optional[_Union[_common_pb2.ModelVersion, _Mapping]] = ..., timings: _Optional[_Union[_common_pb2.Timings, _Mapping]] = ..., usage: _Optional[_Union[_common_pb2.Usage, _Mapping]] = ...) -> None: ...
 
 class ContinuationScore(_message.Message):
-    __slots__ = ("tokens", "log_probability", "tokenized_apart")
+    __slots__ = ("tokens", "log_probability", "tokenized_apart", "usage")
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     LOG_PROBABILITY_FIELD_NUMBER: _ClassVar[int]
     TOKENIZED_APART_FIELD_NUMBER: _ClassVar[int]
+    USAGE_FIELD_NUMBER: _ClassVar[int]
     tokens: _containers.RepeatedCompositeFieldContainer[TokenScore]
     log_probability: float
     tokenized_apart: bool
-    def __init__(self, tokens: _Optional[_Iterable[_Union[TokenScore, _Mapping]]] = ..., log_probability: _Optional[float] = ..., tokenized_apart: _Optional[bool] = ...) -> None: ...
+    usage: _common_pb2.Usage
+    def __init__(self, tokens: _Optional[_Iterable[_Union[TokenScore, _Mapping]]] = ..., log_probability: _Optional[float] = ..., tokenized_apart: _Optional[bool] = ..., usage: _Optional[_Union[_common_pb2.Usage, _Mapping]] = ...) -> None: ...
 
 class TokenScore(_message.Message):
-    __slots__ = ("id", "text", "log_probability", "rank")
+    __slots__ = ("id", "text", "bytes", "log_probability", "rank", "top", "entropy")
     ID_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
     LOG_PROBABILITY_FIELD_NUMBER: _ClassVar[int]
     RANK_FIELD_NUMBER: _ClassVar[int]
+    TOP_FIELD_NUMBER: _ClassVar[int]
+    ENTROPY_FIELD_NUMBER: _ClassVar[int]
     id: int
     text: str
+    bytes: bytes
     log_probability: float
     rank: int
-    def __init__(self, id: _Optional[int] = ..., text: _Optional[str] = ..., log_probability: _Optional[float] = ..., rank: _Optional[int] = ...) -> None: ...
+    top: _containers.RepeatedCompositeFieldContainer[_common_pb2.TokenProbability]
+    entropy: float
+    def __init__(self, id: _Optional[int] = ..., text: _Optional[str] = ..., bytes: _Optional[bytes] = ..., log_probability: _Optional[float] = ..., rank: _Optional[int] = ..., top: _Optional[_Iterable[_Union[_common_pb2.TokenProbability, _Mapping]]] = ..., entropy: _Optional[float] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
     __slots__ = ("model", "prompt", "max_tokens", "temperature", "top_p", "seed", "stop", "top_k")
@@ -131,20 +145,22 @@ class GenerateRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ..., prompt: _Optional[_Union[_common_pb2.Prompt, _Mapping]] = ..., max_tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., seed: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., top_k: _Optional[int] = ...) -> None: ...
 
 class GenerateResponse(_message.Message):
-    __slots__ = ("text", "token", "top", "finish_reason", "model", "timings")
+    __slots__ = ("text", "token", "top", "finish_reason", "model", "timings", "usage")
     TEXT_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     TOP_FIELD_NUMBER: _ClassVar[int]
     FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    USAGE_FIELD_NUMBER: _ClassVar[int]
     text: str
     token: _common_pb2.TokenProbability
     top: _containers.RepeatedCompositeFieldContainer[_common_pb2.TokenProbability]
     finish_reason: FinishReason
     model: _common_pb2.ModelVersion
     timings: _common_pb2.Timings
-    def __init__(self, text: _Optional[str] = ..., token: _Optional[_Union[_common_pb2.TokenProbability, _Mapping]] = ..., top: _Optional[_Iterable[_Union[_common_pb2.TokenProbability, _Mapping]]] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., model: _Optional[_Union[_common_pb2.ModelVersion, _Mapping]] = ..., timings: _Optional[_Union[_common_pb2.Timings, _Mapping]] = ...) -> None: ...
+    usage: _common_pb2.Usage
+    def __init__(self, text: _Optional[str] = ..., token: _Optional[_Union[_common_pb2.TokenProbability, _Mapping]] = ..., top: _Optional[_Iterable[_Union[_common_pb2.TokenProbability, _Mapping]]] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., model: _Optional[_Union[_common_pb2.ModelVersion, _Mapping]] = ..., timings: _Optional[_Union[_common_pb2.Timings, _Mapping]] = ..., usage: _Optional[_Union[_common_pb2.Usage, _Mapping]] = ...) -> None: ...
 
 class AttentionRequest(_message.Message):
     __slots__ = ("model", "prompt", "layers", "heads", "queries", "reduction", "top_n", "type")
@@ -167,7 +183,7 @@ class AttentionRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ..., prompt: _Optional[_Union[_common_pb2.Prompt, _Mapping]] = ..., layers: _Optional[_Iterable[int]] = ..., heads: _Optional[_Iterable[int]] = ..., queries: _Optional[_Iterable[int]] = ..., reduction: _Optional[_Union[AttentionReduction, str]] = ..., top_n: _Optional[int] = ..., type: _Optional[_Union[_common_pb2.TensorType, str]] = ...) -> None: ...
 
 class AttentionResponse(_message.Message):
-    __slots__ = ("tokens", "layers", "heads", "queries", "weights", "keys", "model", "timings")
+    __slots__ = ("tokens", "layers", "heads", "queries", "weights", "keys", "model", "timings", "usage")
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     LAYERS_FIELD_NUMBER: _ClassVar[int]
     HEADS_FIELD_NUMBER: _ClassVar[int]
@@ -176,6 +192,7 @@ class AttentionResponse(_message.Message):
     KEYS_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    USAGE_FIELD_NUMBER: _ClassVar[int]
     tokens: _containers.RepeatedCompositeFieldContainer[_common_pb2.Token]
     layers: _containers.RepeatedScalarFieldContainer[int]
     heads: _containers.RepeatedScalarFieldContainer[int]
@@ -184,7 +201,8 @@ class AttentionResponse(_message.Message):
     keys: _common_pb2.Tensor
     model: _common_pb2.ModelVersion
     timings: _common_pb2.Timings
-    def __init__(self, tokens: _Optional[_Iterable[_Union[_common_pb2.Token, _Mapping]]] = ..., layers: _Optional[_Iterable[int]] = ..., heads: _Optional[_Iterable[int]] = ..., queries: _Optional[_Iterable[int]] = ..., weights: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., keys: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., model: _Optional[_Union[_common_pb2.ModelVersion, _Mapping]] = ..., timings: _Optional[_Union[_common_pb2.Timings, _Mapping]] = ...) -> None: ...
+    usage: _common_pb2.Usage
+    def __init__(self, tokens: _Optional[_Iterable[_Union[_common_pb2.Token, _Mapping]]] = ..., layers: _Optional[_Iterable[int]] = ..., heads: _Optional[_Iterable[int]] = ..., queries: _Optional[_Iterable[int]] = ..., weights: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., keys: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., model: _Optional[_Union[_common_pb2.ModelVersion, _Mapping]] = ..., timings: _Optional[_Union[_common_pb2.Timings, _Mapping]] = ..., usage: _Optional[_Union[_common_pb2.Usage, _Mapping]] = ...) -> None: ...
 
 class TokenizeRequest(_message.Message):
     __slots__ = ("model", "prompt")
@@ -217,12 +235,12 @@ class ListModelsResponse(_message.Message):
     def __init__(self, models: _Optional[_Iterable[_Union[ModelInfo, _Mapping]]] = ...) -> None: ...
 
 class ModelInfo(_message.Message):
-    __slots__ = ("version", "architecture", "parameters", "layers", "heads", "hidden_size", "vocabulary_size", "context_length", "device", "dtype", "has_attention", "has_chat_template", "mask_token", "is_default", "capabilities", "unused_capabilities")
+    __slots__ = ("version", "architecture", "parameter_count", "layer_count", "head_count", "hidden_size", "vocabulary_size", "context_length", "device", "dtype", "has_attention", "has_chat_template", "mask_token", "is_default", "capabilities", "unused_capabilities")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     ARCHITECTURE_FIELD_NUMBER: _ClassVar[int]
-    PARAMETERS_FIELD_NUMBER: _ClassVar[int]
-    LAYERS_FIELD_NUMBER: _ClassVar[int]
-    HEADS_FIELD_NUMBER: _ClassVar[int]
+    PARAMETER_COUNT_FIELD_NUMBER: _ClassVar[int]
+    LAYER_COUNT_FIELD_NUMBER: _ClassVar[int]
+    HEAD_COUNT_FIELD_NUMBER: _ClassVar[int]
     HIDDEN_SIZE_FIELD_NUMBER: _ClassVar[int]
     VOCABULARY_SIZE_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_LENGTH_FIELD_NUMBER: _ClassVar[int]
@@ -236,9 +254,9 @@ class ModelInfo(_message.Message):
     UNUSED_CAPABILITIES_FIELD_NUMBER: _ClassVar[int]
     version: _common_pb2.ModelVersion
     architecture: str
-    parameters: int
-    layers: int
-    heads: int
+    parameter_count: int
+    layer_count: int
+    head_count: int
     hidden_size: int
     vocabulary_size: int
     context_length: int
@@ -250,7 +268,7 @@ class ModelInfo(_message.Message):
     is_default: bool
     capabilities: _containers.RepeatedCompositeFieldContainer[Capability]
     unused_capabilities: str
-    def __init__(self, version: _Optional[_Union[_common_pb2.ModelVersion, _Mapping]] = ..., architecture: _Optional[str] = ..., parameters: _Optional[int] = ..., layers: _Optional[int] = ..., heads: _Optional[int] = ..., hidden_size: _Optional[int] = ..., vocabulary_size: _Optional[int] = ..., context_length: _Optional[int] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., has_attention: _Optional[bool] = ..., has_chat_template: _Optional[bool] = ..., mask_token: _Optional[str] = ..., is_default: _Optional[bool] = ..., capabilities: _Optional[_Iterable[_Union[Capability, _Mapping]]] = ..., unused_capabilities: _Optional[str] = ...) -> None: ...
+    def __init__(self, version: _Optional[_Union[_common_pb2.ModelVersion, _Mapping]] = ..., architecture: _Optional[str] = ..., parameter_count: _Optional[int] = ..., layer_count: _Optional[int] = ..., head_count: _Optional[int] = ..., hidden_size: _Optional[int] = ..., vocabulary_size: _Optional[int] = ..., context_length: _Optional[int] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., has_attention: _Optional[bool] = ..., has_chat_template: _Optional[bool] = ..., mask_token: _Optional[str] = ..., is_default: _Optional[bool] = ..., capabilities: _Optional[_Iterable[_Union[Capability, _Mapping]]] = ..., unused_capabilities: _Optional[str] = ...) -> None: ...
 
 class Capability(_message.Message):
     __slots__ = ("name", "max_tokens")

@@ -28,7 +28,9 @@ if _version_not_supported:
 class InferenceServiceStub:
     """Answers in milliseconds from a model that is resident in memory. It never depends on the job queue.
 
-    Every request names its model; an empty name means the server's default model, an unknown one NOT_FOUND.
+    Every request names its model. An empty name means the server's default model; an unknown name is NOT_FOUND. A reply
+    that would exceed the server's message limit is refused with INVALID_ARGUMENT, REPLY_TOO_LARGE, before the model runs
+    where its size is known by then.
     """
 
     def __init__(self, channel):
@@ -72,25 +74,27 @@ class InferenceServiceStub:
 class InferenceServiceServicer:
     """Answers in milliseconds from a model that is resident in memory. It never depends on the job queue.
 
-    Every request names its model; an empty name means the server's default model, an unknown one NOT_FOUND.
+    Every request names its model. An empty name means the server's default model; an unknown name is NOT_FOUND. A reply
+    that would exceed the server's message limit is refused with INVALID_ARGUMENT, REPLY_TOO_LARGE, before the model runs
+    where its size is known by then.
     """
 
     def NextToken(self, request, context):
-        """The most likely next tokens of each prompt of a batch.
+        """Returns the most likely next tokens of each prompt of a batch.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Score(self, request, context):
-        """The log-probability and rank of each token of given continuations.
+        """Returns the log-probability and rank of each token of given continuations, and the alternatives at each position.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Generate(self, request, context):
-        """Continues a prompt, token by token. Cancelling the call stops the work. While the client does not read, the text
+        """Continues a prompt, token by token. Cancelling the call stops the work. While the client does not read, generation
         pauses; after the server's time-out (default 30 seconds) the stream ends with UNAVAILABLE, STREAM_UNREAD.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -98,21 +102,22 @@ class InferenceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Attention(self, request, context):
-        """Self-attention weights of chosen layers, heads and query positions. FAILED_PRECONDITION where the model has none.
+        """Returns self-attention weights of chosen layers, heads and query positions. FAILED_PRECONDITION for a model without
+        attention.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Tokenize(self, request, context):
-        """The tokens of a prompt, with their places in its text.
+        """Returns the tokens of a prompt and their positions in its text.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListModels(self, request, context):
-        """The models that this server holds.
+        """Returns the models that this server holds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -162,7 +167,9 @@ def add_InferenceServiceServicer_to_server(servicer, server):
 class InferenceService:
     """Answers in milliseconds from a model that is resident in memory. It never depends on the job queue.
 
-    Every request names its model; an empty name means the server's default model, an unknown one NOT_FOUND.
+    Every request names its model. An empty name means the server's default model; an unknown name is NOT_FOUND. A reply
+    that would exceed the server's message limit is refused with INVALID_ARGUMENT, REPLY_TOO_LARGE, before the model runs
+    where its size is known by then.
     """
 
     @staticmethod

@@ -29,7 +29,9 @@ GRPC_VERSION: str
 class InferenceServiceStub:
     """Answers in milliseconds from a model that is resident in memory. It never depends on the job queue.
 
-    Every request names its model; an empty name means the server's default model, an unknown one NOT_FOUND.
+    Every request names its model. An empty name means the server's default model; an unknown name is NOT_FOUND. A reply
+    that would exceed the server's message limit is refused with INVALID_ARGUMENT, REPLY_TOO_LARGE, before the model runs
+    where its size is known by then.
     """
 
     @_typing.overload
@@ -37,47 +39,55 @@ class InferenceServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> InferenceServiceAsyncStub: ...
     NextToken: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.NextTokenRequest, _inference_service_pb2.NextTokenResponse]
-    """The most likely next tokens of each prompt of a batch."""
+    """Returns the most likely next tokens of each prompt of a batch."""
     Score: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.ScoreRequest, _inference_service_pb2.ScoreResponse]
-    """The log-probability and rank of each token of given continuations."""
+    """Returns the log-probability and rank of each token of given continuations, and the alternatives at each position."""
     Generate: _grpc.UnaryStreamMultiCallable[_inference_service_pb2.GenerateRequest, _inference_service_pb2.GenerateResponse]
-    """Continues a prompt, token by token. Cancelling the call stops the work. While the client does not read, the text
+    """Continues a prompt, token by token. Cancelling the call stops the work. While the client does not read, generation
     pauses; after the server's time-out (default 30 seconds) the stream ends with UNAVAILABLE, STREAM_UNREAD.
     """
     Attention: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.AttentionRequest, _inference_service_pb2.AttentionResponse]
-    """Self-attention weights of chosen layers, heads and query positions. FAILED_PRECONDITION where the model has none."""
+    """Returns self-attention weights of chosen layers, heads and query positions. FAILED_PRECONDITION for a model without
+    attention.
+    """
     Tokenize: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.TokenizeRequest, _inference_service_pb2.TokenizeResponse]
-    """The tokens of a prompt, with their places in its text."""
+    """Returns the tokens of a prompt and their positions in its text."""
     ListModels: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.ListModelsRequest, _inference_service_pb2.ListModelsResponse]
-    """The models that this server holds."""
+    """Returns the models that this server holds."""
 
 @_typing.type_check_only
 class InferenceServiceAsyncStub(InferenceServiceStub):
     """Answers in milliseconds from a model that is resident in memory. It never depends on the job queue.
 
-    Every request names its model; an empty name means the server's default model, an unknown one NOT_FOUND.
+    Every request names its model. An empty name means the server's default model; an unknown name is NOT_FOUND. A reply
+    that would exceed the server's message limit is refused with INVALID_ARGUMENT, REPLY_TOO_LARGE, before the model runs
+    where its size is known by then.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     NextToken: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.NextTokenRequest, _inference_service_pb2.NextTokenResponse]  # type: ignore[assignment]
-    """The most likely next tokens of each prompt of a batch."""
+    """Returns the most likely next tokens of each prompt of a batch."""
     Score: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.ScoreRequest, _inference_service_pb2.ScoreResponse]  # type: ignore[assignment]
-    """The log-probability and rank of each token of given continuations."""
+    """Returns the log-probability and rank of each token of given continuations, and the alternatives at each position."""
     Generate: _aio.UnaryStreamMultiCallable[_inference_service_pb2.GenerateRequest, _inference_service_pb2.GenerateResponse]  # type: ignore[assignment]
-    """Continues a prompt, token by token. Cancelling the call stops the work. While the client does not read, the text
+    """Continues a prompt, token by token. Cancelling the call stops the work. While the client does not read, generation
     pauses; after the server's time-out (default 30 seconds) the stream ends with UNAVAILABLE, STREAM_UNREAD.
     """
     Attention: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.AttentionRequest, _inference_service_pb2.AttentionResponse]  # type: ignore[assignment]
-    """Self-attention weights of chosen layers, heads and query positions. FAILED_PRECONDITION where the model has none."""
+    """Returns self-attention weights of chosen layers, heads and query positions. FAILED_PRECONDITION for a model without
+    attention.
+    """
     Tokenize: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.TokenizeRequest, _inference_service_pb2.TokenizeResponse]  # type: ignore[assignment]
-    """The tokens of a prompt, with their places in its text."""
+    """Returns the tokens of a prompt and their positions in its text."""
     ListModels: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.ListModelsRequest, _inference_service_pb2.ListModelsResponse]  # type: ignore[assignment]
-    """The models that this server holds."""
+    """Returns the models that this server holds."""
 
 class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     """Answers in milliseconds from a model that is resident in memory. It never depends on the job queue.
 
-    Every request names its model; an empty name means the server's default model, an unknown one NOT_FOUND.
+    Every request names its model. An empty name means the server's default model; an unknown name is NOT_FOUND. A reply
+    that would exceed the server's message limit is refused with INVALID_ARGUMENT, REPLY_TOO_LARGE, before the model runs
+    where its size is known by then.
     """
 
     @_abc_1.abstractmethod
@@ -86,7 +96,7 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_service_pb2.NextTokenRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_inference_service_pb2.NextTokenResponse, _abc.Awaitable[_inference_service_pb2.NextTokenResponse]]:
-        """The most likely next tokens of each prompt of a batch."""
+        """Returns the most likely next tokens of each prompt of a batch."""
 
     @_abc_1.abstractmethod
     def Score(
@@ -94,7 +104,7 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_service_pb2.ScoreRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_inference_service_pb2.ScoreResponse, _abc.Awaitable[_inference_service_pb2.ScoreResponse]]:
-        """The log-probability and rank of each token of given continuations."""
+        """Returns the log-probability and rank of each token of given continuations, and the alternatives at each position."""
 
     @_abc_1.abstractmethod
     def Generate(
@@ -102,7 +112,7 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_service_pb2.GenerateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_inference_service_pb2.GenerateResponse], _abc.AsyncIterator[_inference_service_pb2.GenerateResponse]]:
-        """Continues a prompt, token by token. Cancelling the call stops the work. While the client does not read, the text
+        """Continues a prompt, token by token. Cancelling the call stops the work. While the client does not read, generation
         pauses; after the server's time-out (default 30 seconds) the stream ends with UNAVAILABLE, STREAM_UNREAD.
         """
 
@@ -112,7 +122,9 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_service_pb2.AttentionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_inference_service_pb2.AttentionResponse, _abc.Awaitable[_inference_service_pb2.AttentionResponse]]:
-        """Self-attention weights of chosen layers, heads and query positions. FAILED_PRECONDITION where the model has none."""
+        """Returns self-attention weights of chosen layers, heads and query positions. FAILED_PRECONDITION for a model without
+        attention.
+        """
 
     @_abc_1.abstractmethod
     def Tokenize(
@@ -120,7 +132,7 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_service_pb2.TokenizeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_inference_service_pb2.TokenizeResponse, _abc.Awaitable[_inference_service_pb2.TokenizeResponse]]:
-        """The tokens of a prompt, with their places in its text."""
+        """Returns the tokens of a prompt and their positions in its text."""
 
     @_abc_1.abstractmethod
     def ListModels(
@@ -128,6 +140,6 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_service_pb2.ListModelsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_inference_service_pb2.ListModelsResponse, _abc.Awaitable[_inference_service_pb2.ListModelsResponse]]:
-        """The models that this server holds."""
+        """Returns the models that this server holds."""
 
 def add_InferenceServiceServicer_to_server(servicer: InferenceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

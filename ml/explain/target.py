@@ -217,4 +217,4 @@ def _quoted(tokenizer: Tokenizer, ids: tuple[int, ...]) -> str:
 
 
 def _tokens(tokenizer: Tokenizer, ids: tuple[int, ...]) -> tuple[Token, ...]:
-    return tuple(Token(token_id, tokenizer.token_text(token_id)) for token_id in ids)
+    return tuple(map(tokenizer.token, ids))

@@ -8,9 +8,11 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor
 from typing import TypeVar
 
+from google.protobuf.duration_pb2 import Duration
+
 from gloss import v1 as pb
 from gloss.v1.inference_service_pb2_grpc import InferenceServiceServicer
-from jobs.convert import to_continuation, to_prompt
+from jobs.convert import from_tokens, to_continuation, to_prompt
 from ml import attention, predict
 from ml.errors import PromptTooLongError
 from ml.generation import Generation
@@ -55,7 +57,7 @@ class InferenceService(InferenceServiceServicer):
         temperature = request.temperature if request.HasField("temperature") else _DEFAULT_TEMPERATURE
         predict.check_top_k(top_k, model.info.vocabulary_size)
         predict.check_temperature(temperature)
-        sizes.check_next_token(model, len(request.prompts), top_k, self._max_bytes)
+        size = sizes.check_next_token(model, len(request.prompts), top_k, self._max_bytes)
 
         def read() -> list[NextTokenTask]:
             return [
@@ -70,16 +72,17 @@ class InferenceService(InferenceServiceServicer):
 
         def write() -> list[pb.NextTokenPrediction]:
             return [
-                pb.NextTokenPrediction(
-                    top=wire.probabilities(model, prediction),
-                    entropy=prediction.entropy,
-                    prompt_tokens=len(task.ids),
-                )
-                for task, prediction in zip(tasks, answer.values, strict=True)
+                wire.prediction(model, prediction, pb.Usage(prompt_tokens=len(task.ids), cached_tokens=cached))
+                for task, prediction, cached in zip(tasks, answer.values, answer.cached_tokens, strict=True)
             ]
 
-        predictions = await self._helped(32 * top_k * len(tasks), write)
-        return pb.NextTokenResponse(predictions=predictions, model=wire.version(model.info), timings=clock.timings())
+        predictions = await self._helped(size, write)
+        return pb.NextTokenResponse(
+            predictions=predictions,
+            model=wire.version(model.info),
+            timings=clock.timings(),
+            usage=wire.total(prediction.usage for prediction in predictions),
+        )
 
     async def Score(self, request: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:  # noqa: N802
         """Measure how likely each continuation is."""
@@ -87,23 +90,40 @@ class InferenceService(InferenceServiceServicer):
         self._engine.check_room()
         model = self._registry.resolve(request.model)
         check_count("items", len(request.items), self._max_prompts)
-        read = await self._helped(
-            request.ByteSize(), lambda: [_score_task(model, index, item) for index, item in enumerate(request.items)]
-        )
-        tasks = [task for task, _ in read]
-        positions = sum(len(task.continuation) for task in tasks)
-        sizes.check_score(model, positions, self._max_bytes)
+        predict.check_top_k(request.top_k, model.info.vocabulary_size, least=0)
+
+        def read() -> list[tuple[ScoreTask, Junction]]:
+            return [_score_task(model, index, item, request.top_k) for index, item in enumerate(request.items)]
+
+        asked = await self._helped(request.ByteSize(), read)
+        positions = sum(len(task.continuation) for task, _ in asked)
+        size = sizes.check_score(model, positions, request.top_k, self._max_bytes)
         clock.tokenized()
-        answer = await self._run(model, tasks, context)
+        answer = await self._run(model, [task for task, _ in asked], context)
         clock.answered(answer)
-        scores = await self._helped(
-            32 * positions,
-            lambda: [
-                wire.score(model, continuation, score)
-                for (_, continuation), score in zip(read, answer.values, strict=True)
-            ],
+
+        def write() -> list[pb.ContinuationScore]:
+            return [
+                wire.score(
+                    model,
+                    continuation,
+                    score,
+                    pb.Usage(
+                        prompt_tokens=len(task.prompt),
+                        cached_tokens=cached,
+                        completion_tokens=len(task.continuation),
+                    ),
+                )
+                for (task, continuation), score, cached in zip(asked, answer.values, answer.cached_tokens, strict=True)
+            ]
+
+        scores = await self._helped(size, write)
+        return pb.ScoreResponse(
+            scores=scores,
+            model=wire.version(model.info),
+            timings=clock.timings(),
+            usage=wire.total(score.usage for score in scores),
         )
-        return pb.ScoreResponse(scores=scores, model=wire.version(model.info), timings=clock.timings())
 
     async def Attention(self, request: pb.AttentionRequest, context: Context) -> pb.AttentionResponse:  # noqa: N802
         """Show what the prompt's tokens attend to."""
@@ -113,11 +133,12 @@ class InferenceService(InferenceServiceServicer):
         encoding = await self._helped(request.ByteSize(), lambda: _encode(model, request.prompt))
         plan = attention.resolve(wire.attention_spec(request), model.info, len(encoding.ids))
         reply = pb.AttentionResponse(
-            tokens=wire.tokens(model.tokenizer.tokens(encoding)),
+            tokens=from_tokens(model.tokenizer.tokens(encoding)),
             layers=plan.layers,
             heads=plan.heads,
             queries=plan.queries,
             model=wire.version(model.info),
+            usage=pb.Usage(prompt_tokens=len(encoding.ids)),
         )
         sizes.check_attention(reply.ByteSize(), plan.reply_bytes, self._max_bytes)
         clock.tokenized()
@@ -132,16 +153,21 @@ class InferenceService(InferenceServiceServicer):
         clock = _Clock()
         model = self._registry.resolve(request.model)
         spec = wire.generation_spec(request)
+        predict.check_top_k(spec.top_k, model.info.vocabulary_size, least=0)
         prompt = await self._helped(request.ByteSize(), lambda: _encode(model, request.prompt))
         most = spec.tokens(len(prompt.ids), model.info.context_length)
         clock.tokenized()
         stream = self._engine.generate(model.info.name, prompt.ids, Generation(spec, model.tokenizer, prompt.ids, most))
         try:
+            usage = pb.Usage(prompt_tokens=len(prompt.ids))
             async for step in stream:
+                usage.completion_tokens += 1
                 reply = wire.generated(model, step)
                 if step.finish is not None:
                     clock.answered(stream)
+                    usage.cached_tokens = stream.cached_tokens or 0
                     reply.model.CopyFrom(wire.version(model.info))
+                    reply.usage.CopyFrom(usage)
                     reply.timings.CopyFrom(clock.timings())
                 yield reply
         finally:
@@ -154,7 +180,7 @@ class InferenceService(InferenceServiceServicer):
         def tokenize() -> pb.TokenizeResponse:
             encoding = _encode(model, request.prompt)
             return pb.TokenizeResponse(
-                tokens=wire.tokens(model.tokenizer.tokens(encoding)),
+                tokens=from_tokens(model.tokenizer.tokens(encoding)),
                 text=encoding.text,
                 context_length=model.info.context_length,
                 model=wire.version(model.info),
@@ -189,24 +215,25 @@ class _Clock:
         self._mark = time.perf_counter()
 
     def tokenized(self) -> None:
-        """The engine comes next."""
-        self._timings.tokenize_ms = self._lap()
+        """Note that the prompts are tokenized, and the engine comes next."""
+        self._timings.tokenize_duration.CopyFrom(self._lap())
 
     def answered(self, answer: Answer | Stream) -> None:
-        """The reply comes next."""
+        """Note that the engine has answered, and the reply comes next."""
         self._lap()
-        self._timings.queue_ms = 1e3 * answer.queue_seconds
-        self._timings.model_ms = 1e3 * answer.model_seconds
+        self._timings.queue_duration.CopyFrom(wire.duration(answer.queue_seconds))
+        self._timings.model_duration.CopyFrom(wire.duration(answer.model_seconds))
 
     def timings(self) -> pb.Timings:
         """All stages, once the reply has been built."""
-        self._timings.reply_ms = self._lap()
+        self._timings.reply_duration.CopyFrom(self._lap())
         return self._timings
 
-    def _lap(self) -> float:
+    def _lap(self) -> Duration:
+        """The time since the last lap."""
         now = time.perf_counter()
-        milliseconds, self._mark = 1e3 * (now - self._mark), now
-        return milliseconds
+        lap, self._mark = wire.duration(now - self._mark), now
+        return lap
 
 
 def _encode(model: LanguageModel, message: pb.Prompt) -> Encoding:
@@ -218,7 +245,7 @@ def _ids_of_nth(model: LanguageModel, index: int, prompt: pb.Prompt) -> tuple[in
         return model.tokenizer.prompt_ids(to_prompt(prompt))
 
 
-def _score_task(model: LanguageModel, index: int, item: pb.ScoreItem) -> tuple[ScoreTask, Junction]:
+def _score_task(model: LanguageModel, index: int, item: pb.ScoreItem, top_k: int) -> tuple[ScoreTask, Junction]:
     with blamed_at(f"items[{index}]"):
         prompt = _encode(model, item.prompt)
         found = model.tokenizer.continuation(prompt, to_continuation(item.continuation))
@@ -229,4 +256,4 @@ def _score_task(model: LanguageModel, index: int, item: pb.ScoreItem) -> tuple[S
                 f" reads at most {most - len(prompt.ids)}; shorten it"
             )
             raise PromptTooLongError("continuation", length, most, message)
-        return ScoreTask(prompt.ids, found.ids), found
+        return ScoreTask(prompt.ids, found.ids, top_k), found

@@ -8,31 +8,44 @@ from ml.errors import ReplyTooLargeError
 from ml.models.base import LanguageModel
 from ml.tokens import Tokenizer
 
-_TOKEN_BYTES = 28
-"""Of a token in a reply beside its text: id, two doubles, and the tags and lengths around them."""
+_TOKEN_BYTES = 30
+"""Of a token in a reply beside its text and its bytes: id, two doubles, and the tags and lengths around them."""
 
-_PROMPT_BYTES = 16
-"""Of a prediction beside its tokens."""
+_LIST_BYTES = 24
+"""Of a list of tokens beside its tokens: entropy, rank, usage, and the tags around them."""
 
 _TENSOR_BYTES = 128
 """Of two tensors beside their elements, and of the timings."""
 
 _SAMPLE = 512
-"""Tokens of the vocabulary that are looked at for the mean length of a token's text."""
+"""Tokens of the vocabulary that are looked at for the mean length of a token's text and bytes."""
 
 
-def check_next_token(model: LanguageModel, prompts: int, top_k: int, limit: int) -> None:
-    """Raise `ReplyTooLargeError` where `prompts` lists of `top_k` tokens of usual length exceed `limit` bytes."""
-    size = prompts * (_PROMPT_BYTES + top_k * (_TOKEN_BYTES + _mean_text_bytes(model.tokenizer)))
+def check_next_token(model: LanguageModel, prompts: int, top_k: int, limit: int) -> int:
+    """Estimate the bytes of `prompts` lists of `top_k` tokens of usual length.
+
+    Raises:
+        ReplyTooLargeError: they exceed `limit`.
+    """
+    size = prompts * _list_bytes(model, top_k)
     if size > limit:
         raise ReplyTooLargeError("top_k", size, limit, "ask for fewer tokens of each prompt, or send fewer prompts")
+    return size
 
 
-def check_score(model: LanguageModel, tokens: int, limit: int) -> None:
-    """Raise `ReplyTooLargeError` where the scores of `tokens` tokens of usual length exceed `limit` bytes."""
-    size = tokens * (_TOKEN_BYTES + _mean_text_bytes(model.tokenizer))
+def check_score(model: LanguageModel, tokens: int, top_k: int, limit: int) -> int:
+    """Estimate the bytes of `tokens` scores with `top_k` alternatives each, all tokens of usual length.
+
+    Raises:
+        ReplyTooLargeError: they exceed `limit`.
+    """
+    size = tokens * _list_bytes(model, 1 + top_k)
+    if size > limit and top_k:
+        advice = "ask for fewer alternatives, or send fewer or shorter continuations at once"
+        raise ReplyTooLargeError("top_k", size, limit, advice)
     if size > limit:
         raise ReplyTooLargeError("items", size, limit, "send fewer or shorter continuations at once")
+    return size
 
 
 def check_attention(reply: int, tensors: int, limit: int) -> None:
@@ -42,7 +55,12 @@ def check_attention(reply: int, tensors: int, limit: int) -> None:
         raise ReplyTooLargeError("layers", size, limit)
 
 
+def _list_bytes(model: LanguageModel, tokens: int) -> int:
+    """Bytes of a list of `tokens` tokens of usual length."""
+    return _LIST_BYTES + tokens * (_TOKEN_BYTES + _mean_text_bytes(model.tokenizer))
+
+
 @lru_cache(maxsize=64)
 def _mean_text_bytes(tokenizer: Tokenizer) -> int:
     ids = range(0, tokenizer.vocabulary_size, max(1, tokenizer.vocabulary_size // _SAMPLE))
-    return sum(len(tokenizer.token_text(id_).encode()) for id_ in ids) // len(ids)
+    return sum(len(tokenizer.token_text(id_).encode()) + len(tokenizer.token_bytes(id_)) for id_ in ids) // len(ids)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy.typing as npt
+from google.protobuf.duration_pb2 import Duration
 
 from gloss import v1 as pb
 from ml.attention import AttentionMap, AttentionSpec, Reduction
@@ -16,7 +17,6 @@ from ml.generation import FinishReason, GenerationSpec, Step
 from ml.junction import Junction
 from ml.models.base import LanguageModel, ModelInfo
 from ml.predict import Prediction, Score
-from ml.result import Token
 
 _REDUCTIONS = {
     pb.ATTENTION_REDUCTION_UNSPECIFIED: Reduction.RAW,
@@ -57,12 +57,29 @@ def generation_spec(request: pb.GenerateRequest) -> GenerationSpec:
     )
 
 
+def duration(seconds: float) -> Duration:
+    """A length of time, to the nanosecond."""
+    found = Duration()
+    found.FromNanoseconds(round(1e9 * seconds))
+    return found
+
+
+def total(usages: Iterable[pb.Usage]) -> pb.Usage:
+    """The usage of all prompts of a call."""
+    found = pb.Usage()
+    for usage in usages:
+        found.prompt_tokens += usage.prompt_tokens
+        found.cached_tokens += usage.cached_tokens
+        found.completion_tokens += usage.completion_tokens
+    return found
+
+
 def generated(model: LanguageModel, step: Step) -> pb.GenerateResponse:
     """One more token of a text."""
     return pb.GenerateResponse(
         text=step.text,
         token=_probability(model, step.token_id, step.log_probability),
-        top=[_probability(model, token_id, nats) for token_id, nats in step.top],
+        top=_probabilities(model, step.top),
         finish_reason=_FINISHES[step.finish],
     )
 
@@ -70,13 +87,13 @@ def generated(model: LanguageModel, step: Step) -> pb.GenerateResponse:
 def model_info(model: LanguageModel, *, is_default: bool) -> pb.ModelInfo:
     """What a model is and can do."""
     info, tokenizer = model.info, model.tokenizer
-    mask = tokenizer.mask_token
+    _, mask_token = tokenizer.mask_token or (None, None)
     return pb.ModelInfo(
         version=version(info),
         architecture=info.architecture,
-        parameters=info.parameters,
-        layers=info.layers,
-        heads=info.heads,
+        parameter_count=info.parameters,
+        layer_count=info.layers,
+        head_count=info.heads,
         hidden_size=info.hidden_size,
         vocabulary_size=info.vocabulary_size,
         context_length=info.context_length,
@@ -84,47 +101,61 @@ def model_info(model: LanguageModel, *, is_default: bool) -> pb.ModelInfo:
         dtype=info.dtype,
         has_attention=info.heads > 0,
         has_chat_template=tokenizer.has_chat_template,
-        mask_token=mask[1] if mask else "",
+        mask_token=mask_token,
         is_default=is_default,
         capabilities=[pb.Capability(name=name, max_tokens=tokens) for name, tokens in info.capabilities],
         unused_capabilities=info.unused,
     )
 
 
-def tokens(found: Iterable[Token]) -> list[pb.Token]:
-    """A prompt's tokens with their places."""
-    return [
-        pb.Token(id=token.id, text=token.text, span=pb.CharacterSpan(start=token.span[0], end=token.span[1]))
-        if token.span
-        else pb.Token(id=token.id, text=token.text)
-        for token in found
-    ]
+def prediction(model: LanguageModel, found: Prediction, usage: pb.Usage) -> pb.NextTokenPrediction:
+    """The most likely tokens after a prompt."""
+    return pb.NextTokenPrediction(top=_top(model, found), entropy=found.entropy, usage=usage)
 
 
-def probabilities(model: LanguageModel, prediction: Prediction) -> list[pb.TokenProbability]:
-    """The most likely tokens."""
-    return [
-        _probability(model, id_, log_p) for id_, log_p in zip(prediction.ids, prediction.log_probabilities, strict=True)
+def score(model: LanguageModel, continuation: Junction, found: Score, usage: pb.Usage) -> pb.ContinuationScore:
+    """How likely a continuation and each of its tokens is."""
+    scores = [
+        pb.TokenScore(**_shown(model, id_), log_probability=log_p, rank=rank)
+        for id_, log_p, rank in zip(continuation.ids, found.log_probabilities, found.ranks, strict=True)
     ]
+    for one, alternatives in zip(scores, found.predictions, strict=bool(found.predictions)):
+        one.top.extend(_top(model, alternatives))
+        one.entropy = alternatives.entropy
+    return pb.ContinuationScore(
+        tokens=scores,
+        log_probability=math.fsum(found.log_probabilities),
+        tokenized_apart=continuation.apart,
+        usage=usage,
+    )
+
+
+class _Shown(TypedDict):
+    """The fields that say which token it is, in every message of one."""
+
+    id: int
+    text: str
+    bytes: bytes
+
+
+def _shown(model: LanguageModel, token_id: int) -> _Shown:
+    return {
+        "id": token_id,
+        "text": model.tokenizer.token_text(token_id),
+        "bytes": model.tokenizer.token_bytes(token_id),
+    }
+
+
+def _top(model: LanguageModel, found: Prediction) -> list[pb.TokenProbability]:
+    return _probabilities(model, zip(found.ids, found.log_probabilities, strict=True))
+
+
+def _probabilities(model: LanguageModel, found: Iterable[tuple[int, float]]) -> list[pb.TokenProbability]:
+    return [_probability(model, token_id, log_p) for token_id, log_p in found]
 
 
 def _probability(model: LanguageModel, token_id: int, log_p: float) -> pb.TokenProbability:
-    return pb.TokenProbability(
-        id=token_id, text=model.tokenizer.token_text(token_id), probability=math.exp(log_p), log_probability=log_p
-    )
-
-
-def score(model: LanguageModel, continuation: Junction, found: Score) -> pb.ContinuationScore:
-    """How likely a continuation and each of its tokens is."""
-    scored = zip(continuation.ids, found.log_probabilities, found.ranks, strict=True)
-    return pb.ContinuationScore(
-        tokens=[
-            pb.TokenScore(id=id_, text=model.tokenizer.token_text(id_), log_probability=log_p, rank=rank)
-            for id_, log_p, rank in scored
-        ],
-        log_probability=math.fsum(found.log_probabilities),
-        tokenized_apart=continuation.apart,
-    )
+    return pb.TokenProbability(**_shown(model, token_id), probability=math.exp(log_p), log_probability=log_p)
 
 
 def attention_spec(request: pb.AttentionRequest) -> AttentionSpec:

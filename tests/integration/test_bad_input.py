@@ -87,6 +87,17 @@ def test_bad_next_token(served, request_, field):
     assert (refusal.code, refusal.reason, refusal.field) == (Code.INVALID_ARGUMENT, "INVALID_FIELD", field)
 
 
+@pytest.mark.parametrize("top_k", [-1, 401, INT_MAX])
+def test_bad_alternatives(served, top_k):
+    item = pb.ScoreItem(prompt=GOOD, continuation=continuation(" a"))
+    for method, request in [
+        (served.inference.Score, pb.ScoreRequest(items=[item], top_k=top_k)),
+        (served.inference.Generate, pb.GenerateRequest(prompt=GOOD, top_k=top_k)),
+    ]:
+        refusal = refused(method, request)
+        assert (refusal.code, refusal.reason, refusal.field) == (Code.INVALID_ARGUMENT, "INVALID_FIELD", "top_k")
+
+
 @pytest.mark.parametrize(
     ("items", "field"),
     [
@@ -176,6 +187,11 @@ def test_an_unknown_model_is_told_which_there_are(served):
 # Replies that would not fit
 
 
+def scored(tokens: int) -> pb.ScoreItem:
+    """A continuation of so many tokens."""
+    return pb.ScoreItem(prompt=GOOD, continuation=pb.Continuation(token_ids=pb.TokenIds(ids=[7] * tokens)))
+
+
 def test_a_reply_that_would_not_fit_is_refused_before_the_model_runs(gate, gated):
     with gated(max_message_bytes=16 * 1024) as server:
         runs = len(gate.batches)
@@ -184,6 +200,8 @@ def test_a_reply_that_would_not_fit_is_refused_before_the_model_runs(gate, gated
         for method, request, field in [
             (server.inference.Attention, attention, "layers"),
             (server.inference.NextToken, pb.NextTokenRequest(prompts=[GOOD] * 200, top_k=100), "top_k"),
+            (server.inference.Score, pb.ScoreRequest(items=[scored(20)], top_k=100), "top_k"),
+            (server.inference.Score, pb.ScoreRequest(items=[scored(100)] * 8), "items"),
         ]:
             refusal = refused(method, request)
             assert (refusal.code, refusal.reason) == (Code.INVALID_ARGUMENT, "REPLY_TOO_LARGE")

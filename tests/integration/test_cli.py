@@ -38,7 +38,7 @@ def gloss(stack: str) -> Gloss:
         (["next", PROMPT, "--top-k", "3"], "█", "predictions"),
         (["attend", PROMPT, "--layer", "0"], "layer 0, mean of heads", "weights"),
         (["attend", PROMPT, "--rollout", "--top-n", "2"], "rollout up to layer 1", "keys"),
-        (["score", PROMPT, " Paris"], "together log p", "scores"),
+        (["score", PROMPT, " Paris", "--top-k", "2"], "alternatives", "scores"),
         (["tokenize", PROMPT], "of the 128 that tiny-llama", "tokens"),
         (["models"], "tiny-llama", "models"),
     ],

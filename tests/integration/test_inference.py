@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from gloss import v1 as pb
+from gloss.durations import seconds
 from ml import spec
 from tests.integration.explanations import wait_for
 from tests.integration.serving import Code, Refusal, refused, serve
@@ -27,6 +28,10 @@ PROMPTS = [
 
 def text(prompt: str) -> pb.Prompt:
     return pb.Prompt(text=prompt)
+
+
+def of_ids(*ids: int) -> pb.Prompt:
+    return pb.Prompt(token_ids=pb.TokenIds(ids=ids))
 
 
 def array(tensor: pb.Tensor) -> np.ndarray:
@@ -48,20 +53,20 @@ def test_next_token_is_the_models_own_softmax(served, load_model, tiny_llama_cha
         assert token.probability == pytest.approx(math.exp(token.log_probability))
         assert token.text == model.tokenizer.token_text(token.id)
     assert prediction.entropy == pytest.approx(-(expected.exp() * expected).sum().item(), abs=1e-4)
-    assert prediction.prompt_tokens == len(ids)
+    assert prediction.usage == pb.Usage(prompt_tokens=len(ids), cached_tokens=prediction.usage.cached_tokens)
 
 
 def test_the_reply_names_the_model_and_its_stages(served, load_model, tiny_llama_chat):
     before = time.perf_counter()
     reply = served.next_token(PROMPTS[0])
-    elapsed = 1e3 * (time.perf_counter() - before)
+    elapsed = time.perf_counter() - before
     assert (reply.model.name, reply.model.digest) == ("tiny-llama-chat", load_model(tiny_llama_chat).info.digest)
     assert len(reply.predictions[0].top) == 10
-    stages = reply.timings
-    assert stages.model_ms > 0
-    assert stages.tokenize_ms > 0
-    assert stages.queue_ms >= 0
-    assert stages.queue_ms + stages.tokenize_ms + stages.model_ms + stages.reply_ms <= elapsed
+    spent = {stage.name: seconds(duration) for stage, duration in reply.timings.ListFields()}
+    assert spent.keys() == {"queue_duration", "tokenize_duration", "model_duration", "reply_duration"}
+    assert spent["model_duration"] > 0
+    assert spent["tokenize_duration"] > 0
+    assert sum(spent.values()) <= elapsed
 
 
 @pytest.mark.parametrize("model", ["tiny-llama-chat", "tiny-gpt2", "tiny-lstm"])
@@ -81,7 +86,7 @@ def test_text_ids_and_chat_are_prompts(served, load_model, tiny_llama_chat):
     prompts = [text(PROMPTS[0]), pb.Prompt(token_ids=pb.TokenIds(ids=ids)), pb.Prompt(chat=chat)]
     by_text, by_ids, by_chat = served.inference.NextToken(pb.NextTokenRequest(prompts=prompts)).predictions
     assert by_text.top[0].id == by_ids.top[0].id
-    assert by_chat.prompt_tokens > 0
+    assert by_chat.usage.prompt_tokens > 0
 
 
 def test_score_sums_to_the_continuations_log_probability(served, load_model, tiny_gpt2):
@@ -104,6 +109,24 @@ def test_score_sums_to_the_continuations_log_probability(served, load_model, tin
         assert score.log_probability == pytest.approx(sum(token.log_probability for token in score.tokens))
 
 
+@pytest.mark.parametrize("model", ["tiny-llama-chat", "tiny-gpt2", "tiny-lstm"])
+def test_score_lists_what_next_token_would_at_each_position(served, model):
+    prompt, ids = (5, 9, 7), (8, 6, 5)
+    item = pb.ScoreItem(prompt=of_ids(*prompt), continuation=pb.Continuation(token_ids=pb.TokenIds(ids=ids)))
+    [plain] = served.inference.Score(pb.ScoreRequest(model=model, items=[item])).scores
+    [score] = served.inference.Score(pb.ScoreRequest(model=model, items=[item], top_k=4)).scores
+    assert not any(token.top or token.HasField("entropy") for token in plain.tokens)
+    for position, (token, other) in enumerate(zip(score.tokens, plain.tokens, strict=True)):
+        asked = pb.NextTokenRequest(model=model, prompts=[of_ids(*prompt, *ids[:position])], top_k=4)
+        [expected] = served.inference.NextToken(asked).predictions
+        assert [one.id for one in token.top] == [one.id for one in expected.top]
+        for one, same in zip(token.top, expected.top, strict=True):
+            assert (one.text, one.bytes) == (same.text, same.bytes)
+            assert one.log_probability == pytest.approx(same.log_probability, abs=1e-4)
+        assert token.entropy == pytest.approx(expected.entropy, abs=1e-4)
+        assert (token.log_probability, token.rank) == (pytest.approx(other.log_probability, abs=1e-4), other.rank)
+
+
 def test_a_continuation_of_the_prompts_last_word_is_told_apart(served):
     borders = [("The capital of", " France"), ("The capital o", "f France"), ("The capital of ", "France")]
     items = [
@@ -124,7 +147,8 @@ def test_attention_rows_are_distributions(served):
     assert (list(reply.layers), list(reply.heads), list(reply.queries)) == ([1, 0], [2], [tokens - 1, 0])
     np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-5)
     np.testing.assert_allclose(weights[:, :, 1, 1:], 0)  # The first token sees itself only.
-    assert reply.timings.model_ms > 0
+    assert seconds(reply.timings.model_duration) > 0
+    assert reply.usage == pb.Usage(prompt_tokens=tokens)
 
 
 def test_attention_reduced_and_cut_is_the_dense_one(served):
@@ -145,6 +169,51 @@ def test_attention_reduced_and_cut_is_the_dense_one(served):
     np.testing.assert_allclose(array(rollout.weights).sum(-1), 1, atol=1e-5)
 
 
+@pytest.mark.parametrize("model", ["tiny-llama-chat", "tiny-gpt2"])
+def test_the_bytes_of_tokens_make_the_text(served, model):
+    written = "Naïve café 😀 in Zürich"
+    tokens = served.inference.Tokenize(pb.TokenizeRequest(model=model, prompt=text(written))).tokens
+    assert b"".join(token.bytes for token in tokens if token.HasField("span")).decode() == written
+    item = pb.ScoreItem(prompt=text("Naïve café"), continuation=pb.Continuation(text=" 😀"))
+    [score] = served.inference.Score(pb.ScoreRequest(model=model, items=[item])).scores
+    assert b"".join(token.bytes for token in score.tokens).decode() == " 😀"
+    request = pb.GenerateRequest(model=model, prompt=text(written), max_tokens=20, temperature=1, seed=3)
+    replies = list(served.inference.Generate(request))
+    said = b"".join(reply.token.bytes for reply in replies).decode(errors="replace")
+    assert "".join(reply.text for reply in replies) == said
+
+
+@pytest.mark.parametrize("model", ["tiny-llama-chat", "tiny-gpt2", "tiny-lstm"])
+def test_every_reply_says_its_usage(served, model):
+    prompts = [tuple(range(100, 180)), (5, 6, 7)]  # a long one, which a prefix cache keeps, and a short one
+    caches = model != "tiny-lstm"
+
+    def usages(one: int) -> list[pb.Usage]:
+        ask = pb.NextTokenRequest(model=model, prompts=[of_ids(*ids, one) for ids in prompts])
+        reply = served.inference.NextToken(ask)
+        each = [prediction.usage for prediction in reply.predictions]
+        assert reply.usage.prompt_tokens == sum(usage.prompt_tokens for usage in each)
+        assert reply.usage.cached_tokens == sum(usage.cached_tokens for usage in each)
+        return each
+
+    first, second = usages(8), usages(9)
+    assert [usage.prompt_tokens for usage in (*first, *second)] == [81, 4] * 2
+    assert second[0].cached_tokens == (64 if caches else 0)
+    assert second[1].cached_tokens == 0
+
+    continuation = pb.Continuation(token_ids=pb.TokenIds(ids=[5, 6, 7]))
+    items = [pb.ScoreItem(prompt=of_ids(*ids), continuation=continuation) for ids in prompts]
+    scores = served.inference.Score(pb.ScoreRequest(model=model, items=items))
+    cached = scores.scores[0].usage.cached_tokens
+    assert cached == (64 if caches else 0)
+    assert scores.scores[0].usage == pb.Usage(prompt_tokens=80, cached_tokens=cached, completion_tokens=3)
+    assert scores.usage == pb.Usage(prompt_tokens=83, cached_tokens=cached, completion_tokens=6)
+
+    replies = list(served.inference.Generate(pb.GenerateRequest(model=model, prompt=of_ids(*prompts[0]), max_tokens=4)))
+    assert not any(reply.HasField("usage") for reply in replies[:-1])
+    assert replies[-1].usage == pb.Usage(prompt_tokens=80, cached_tokens=cached, completion_tokens=len(replies))
+
+
 def test_tokenize_points_into_the_text(served):
     reply = served.inference.Tokenize(pb.TokenizeRequest(prompt=text("Naïve café 😀 in Zürich")))
     assert reply.text == "Naïve café 😀 in Zürich"
@@ -161,8 +230,10 @@ def test_list_models(served):
     assert [model.has_attention for model in models] == [True, True, False]
     assert [model.has_chat_template for model in models] == [True, False, False]
     llama = models[0]
-    assert (llama.layers, llama.heads, llama.context_length, llama.device) == (2, 4, 128, "cpu")
-    assert (llama.mask_token, models[1].mask_token) == ("<unk>", "")
+    assert (llama.layer_count, llama.head_count, llama.context_length, llama.device) == (2, 4, 128, "cpu")
+    assert llama.parameter_count > 0
+    assert [model.mask_token for model in models] == ["<unk>", "", "<unk>"]
+    assert [model.HasField("mask_token") for model in models] == [True, False, True]
     found = {each.name: each.HasField("max_tokens") for each in llama.capabilities}
     assert found.items() >= {"ragged batches": False, "prefix cache and batched decoding": False}.items()
     assert not models[2].capabilities
@@ -315,8 +386,8 @@ def test_a_known_beginning_is_not_computed_again_and_answers_the_same(tiny_gpt2)
 
 def test_calls_that_would_wait_too_long_are_refused(gate, gated):
     with gated(max_waiting_seconds=0.5) as server:
+        first = hold(gate, server)  # and with it the thread that would note the pace of the warm-up only now
         server.server.engine._pace.note(10, 1.0)  # ten tokens a second
-        first = hold(gate, server)
         queued = server.inference.NextToken.future(pb.NextTokenRequest(prompts=[text("one two three four five")]))
         wait_for(lambda: waiting(server) == 1)
         refusal = refused(server.inference.NextToken, pb.NextTokenRequest(prompts=[text("c")]))

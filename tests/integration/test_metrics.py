@@ -44,7 +44,7 @@ def test_batches_and_tokens_are_counted(served):
 
     before = counts()
     reply = served.next_token("The capital", "The", model="tiny-gpt2")
-    tokens = sum(prediction.prompt_tokens for prediction in reply.predictions)
+    tokens = reply.usage.prompt_tokens
     assert [after - past for after, past in zip(counts(), before, strict=True)] == [tokens, 2, 2]
 
 

@@ -44,6 +44,9 @@ def test_a_node_client_gets_a_token_and_an_explanation(node_client: Path, stack:
     top = seen["next"]["predictions"][0]["top"]
     assert len(top) == 5
     assert top[0]["probability"] >= top[-1]["probability"] > 0
+    assert all(bytes(token["bytes"]["data"]).decode(errors="replace") == token["text"] for token in top)
+    assert seen["next"]["usage"]["prompt_tokens"] == seen["next"]["predictions"][0]["usage"]["prompt_tokens"] > 0
+    assert seen["next"]["timings"]["model_duration"]["nanos"] > 0
     assert seen["name"].startswith("explanations/")
     assert seen["states"][-1] == "EXPLANATION_STATE_SUCCEEDED"
     assert [part["text"] for part in seen["result"]["attributions"]] == PROMPT.split()

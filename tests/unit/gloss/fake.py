@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent import futures
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -20,6 +21,12 @@ from gloss import v1
 from gloss.v1 import explanation_service_pb2_grpc, inference_service_pb2_grpc
 
 MODEL = v1.ModelVersion(name="fake", digest="0123456789abcdef" * 4)
+TIMINGS = v1.Timings(
+    queue_duration=timedelta(microseconds=100),
+    tokenize_duration=timedelta(microseconds=200),
+    model_duration=timedelta(milliseconds=3),
+    reply_duration=timedelta(microseconds=100),
+)
 WORDS = ("The", "capital", "of", "France", "is")
 TEXT = "The capital of France is"
 
@@ -89,7 +96,11 @@ def tokens(text: str) -> list[v1.Token]:
     found, start = [], 0
     for number, word in enumerate(text.split()):
         start = text.index(word, start)
-        found.append(v1.Token(id=number, text=word, span=v1.CharacterSpan(start=start, end=start + len(word))))
+        found.append(
+            v1.Token(
+                id=number, text=word, bytes=word.encode(), span=v1.CharacterSpan(start=start, end=start + len(word))
+            )
+        )
         start += len(word)
     return found
 
@@ -106,7 +117,7 @@ def result(text: str = TEXT, *, sampled: bool = False) -> v1.ExplanationResult:
         tokens=parts,
         target=v1.ResolvedTarget(
             description='log p(" Paris")',
-            tokens=[v1.Token(id=9, text=" Paris")],
+            tokens=[v1.Token(id=9, text=" Paris", bytes=b" Paris")],
             scale=v1.TARGET_SCALE_LOG_PROBABILITY,
         ),
         removal=v1.ResolvedRemoval(kind=v1.REMOVAL_KIND_MASK_TOKEN, replacement="<unk>"),
@@ -154,22 +165,24 @@ class Inference(inference_service_pb2_grpc.InferenceServiceServicer):
         self.script.hear("NextToken", request, context)
         shares = [0.7, 0.2, 0.05, 0.05][: request.top_k or 10]
         top = [
-            v1.TokenProbability(id=number, text=word, probability=share, log_probability=math.log(share))
+            v1.TokenProbability(
+                id=number, text=word, bytes=word.encode(), probability=share, log_probability=math.log(share)
+            )
             for number, (word, share) in enumerate(zip((" Paris", " the", "\n", " a"), shares, strict=False))
         ]
-        predictions = [v1.NextTokenPrediction(top=top, entropy=1.25, prompt_tokens=5) for _ in request.prompts]
-        timings = v1.Timings(queue_ms=0.1, tokenize_ms=0.2, model_ms=3.0, reply_ms=0.1)
-        return v1.NextTokenResponse(predictions=predictions, model=MODEL, timings=timings)
+        usage = v1.Usage(prompt_tokens=5, cached_tokens=3)
+        predictions = [v1.NextTokenPrediction(top=top, entropy=1.25, usage=usage) for _ in request.prompts]
+        return v1.NextTokenResponse(predictions=predictions, model=MODEL, timings=TIMINGS, usage=usage)
 
     def Score(self, request, context):  # noqa: N802
         self.script.hear("Score", request, context)
-        scores = [
-            v1.ContinuationScore(
-                tokens=[v1.TokenScore(id=9, text=" Paris", log_probability=-0.5, rank=1)], log_probability=-0.5
-            )
-            for _ in request.items
-        ]
-        return v1.ScoreResponse(scores=scores, model=MODEL)
+        token = v1.TokenScore(id=9, text=" Paris", bytes=b" Paris", log_probability=-0.5, rank=1)
+        if request.top_k:
+            token.top.add(id=8, text=" Rome", bytes=b" Rome", probability=0.25, log_probability=math.log(0.25))
+            token.entropy = 1.75
+        usage = v1.Usage(prompt_tokens=5, cached_tokens=3, completion_tokens=1)
+        scores = [v1.ContinuationScore(tokens=[token], log_probability=-0.5, usage=usage) for _ in request.items]
+        return v1.ScoreResponse(scores=scores, model=MODEL, timings=TIMINGS, usage=usage)
 
     def Generate(self, request, context):  # noqa: N802
         self.script.hear("Generate", request, context)
@@ -177,9 +190,14 @@ class Inference(inference_service_pb2_grpc.InferenceServiceServicer):
             last = number == 1
             yield v1.GenerateResponse(
                 text=word,
-                token=v1.TokenProbability(id=number, text=word, probability=0.5, log_probability=-0.69),
+                token=v1.TokenProbability(
+                    id=number, text=word, bytes=word.encode(), probability=0.5, log_probability=-0.69
+                ),
+                top=[v1.TokenProbability(id=8, text=" Rome", bytes=b" Rome", probability=0.25)][: request.top_k],
                 finish_reason=v1.FINISH_REASON_STOP if last else v1.FINISH_REASON_UNSPECIFIED,
                 model=MODEL if last else None,
+                timings=TIMINGS if last else None,
+                usage=v1.Usage(prompt_tokens=3, completion_tokens=2) if last else None,
             )
 
     def Attention(self, request, context):  # noqa: N802
@@ -219,9 +237,9 @@ class Inference(inference_service_pb2_grpc.InferenceServiceServicer):
         info = v1.ModelInfo(
             version=MODEL,
             architecture="llama",
-            parameters=1234567,
-            layers=2,
-            heads=2,
+            parameter_count=1234567,
+            layer_count=2,
+            head_count=2,
             hidden_size=16,
             vocabulary_size=100,
             context_length=64,

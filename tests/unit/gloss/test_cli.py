@@ -49,6 +49,23 @@ def test_next_draws_bars_and_shows_white_space(run: Run) -> None:
     assert "fake 01234567" in shown
 
 
+def test_answers_say_what_they_took(run: Run) -> None:
+    for arguments in (["next", "a b"], ["score", "a b", " c"]):
+        assert "tokens: 5 prompt (3 cached)" in output(run(*arguments))
+        assert "3.4 ms (waiting 0.1, tokenizing 0.2, model 3.0)" in output(run(*arguments))
+    assert "tokens: 3 prompt, 2 completion" in output(run("generate", "a b"))
+
+
+def test_alternatives_are_asked_for_and_shown(run: Run, script: fake.Script) -> None:
+    for arguments, alternative in ((["score", "a b", " Paris"], "␣Rome 25.0%"), (["generate", "a"], "␣Rome 25.0%")):
+        assert alternative not in output(run(*arguments))
+        assert alternative in output(run(*arguments, "--top-k", "1"))
+    for method in ("Score", "Generate"):
+        without, with_ = script.requests[method]
+        assert not without.HasField("top_k")
+        assert with_.top_k == 1
+
+
 def test_next_takes_several_texts(run: Run, script: fake.Script) -> None:
     output(run("next", "one", "two"))
     assert [prompt.text for prompt in script.requests["NextToken"][0].prompts] == ["one", "two"]
@@ -107,7 +124,7 @@ def test_attend_json_holds_numbers(run: Run) -> None:
 
 
 def test_generate_streams(run: Run) -> None:
-    assert output(run("generate", "The capital is")) == "The capital is Paris.\n"
+    assert output(run("generate", "The capital is")).startswith("The capital is Paris.\n\nfake ")
     lines = output(run("generate", "The capital is", "--json")).splitlines()
     assert [json.loads(line)["text"] for line in lines] == [" Paris", "."]
 

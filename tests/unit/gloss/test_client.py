@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 import gloss
-from gloss import AsyncClient, Client, ExplanationFailedError, GlossError, patience, v1
+from gloss import AsyncClient, Client, ExplanationFailedError, GlossError, durations, patience, v1
 from tests.unit.gloss import fake
 
 
@@ -35,12 +35,20 @@ def test_what_is_not_said_is_not_sent(client: Client, script: fake.Script) -> No
 
 def test_score_tokenize_models_and_attention(client: Client, script: fake.Script) -> None:
     assert client.score("a b", " c").scores[0].log_probability == -0.5
+    [score] = client.score("a b", " c", top_k=1).scores
+    assert score.tokens[0].top[0].text == " Rome"
     assert len(client.score_many([("a", " b"), ([1], [2])]).scores) == 2
-    assert script.requests["Score"][1].items[1].continuation.token_ids.ids == [2]
+    assert script.requests["Score"][2].items[1].continuation.token_ids.ids == [2]
     assert [token.text for token in client.tokenize("a b").tokens] == ["a", "b"]
     assert client.models().models[0].is_default
     assert client.attention("a b", reduction="head-mean", half=True).heads == []
     assert script.requests["Attention"][0].type == v1.TENSOR_TYPE_FLOAT16
+
+
+def test_times_are_numbers(client: Client) -> None:
+    timings = client.next_token("a b").timings
+    assert durations.milliseconds(timings.model_duration) == 3
+    assert durations.seconds(timings.queue_duration) == pytest.approx(0.0001)
 
 
 def test_generate_streams(client: Client) -> None:

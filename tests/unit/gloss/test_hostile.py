@@ -104,10 +104,14 @@ DRAWINGS: dict[str, Callable[[], Any]] = {
     "next": lambda: inference.next_token(
         HOSTILE, v1.NextTokenPrediction(top=[v1.TokenProbability(text=HOSTILE, probability=0.5)])
     ),
-    "answered": lambda: inference.answered(v1.ModelVersion(name=HOSTILE, digest=HOSTILE), v1.Timings()),
+    "answered": lambda: inference.answered(v1.NextTokenResponse(model=v1.ModelVersion(name=HOSTILE, digest=HOSTILE))),
     "tokens": lambda: inference.tokens(v1.TokenizeResponse(tokens=[v1.Token(text=HOSTILE)])),
     "score": lambda: Group(
         *inference.score(v1.ScoreResponse(scores=[v1.ContinuationScore(tokens=[v1.TokenScore(text=HOSTILE)])]))
+    ),
+    "alternatives": lambda: inference.generated([v1.GenerateResponse(top=[v1.TokenProbability(text=HOSTILE)])]),
+    "part of a character": lambda: inference.tokens(
+        v1.TokenizeResponse(tokens=[v1.Token(text="\ufffd", bytes=b"\xe2" + HOSTILE.encode())])
     ),
     "models": lambda: Group(*inference.models([fill(v1.ModelInfo(mask_token="x"))])),  # noqa: S106 no password
     "plain": lambda: paint.plain(HOSTILE),

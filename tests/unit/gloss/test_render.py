@@ -307,6 +307,13 @@ def test_a_score_says_where_the_prompt_ends_inside_a_token() -> None:
         assert ("The prompt ends inside a token" in drawn) == apart
 
 
+def test_part_of_a_character_is_shown_as_bytes() -> None:
+    fox = [v1.Token(text="\ufffd", bytes=bytes([byte])) for byte in "🦊".encode()]
+    real = v1.Token(text="\ufffd", bytes="\ufffd".encode())
+    drawn = draw(inference.tokens(v1.TokenizeResponse(tokens=[*fox, real])))
+    assert "\\xf0 0 \\x9f 0 \\xa6 0 \\x8a 0 \ufffd 0" in drawn
+
+
 def test_numbers_for_people() -> None:
     assert [words.signed(value) for value in (1.25, -1.25, 0.0, -0.001)] == ["+1.25", "−1.25", "0.00", "0.00"]
     assert [words.percent(value) for value in (0.412, 0.0001, 0.0, 1.0)] == ["41.2%", "<0.1%", "0.0%", "100.0%"]

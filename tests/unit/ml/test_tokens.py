@@ -14,7 +14,8 @@ from ml.errors import InputError, NoChatTemplateError, PromptTooLongError
 from ml.models.words import wikitext_tokenizer
 from ml.spec import ChatMessage, Continuation, Prompt
 from ml.tokens import Tokenizer
-from tests.fixtures.models import CHAT_TEMPLATE, START, byte_level
+from tests.fixtures.models import CHAT_TEMPLATE, SENTENCES, START, byte_level
+from tests.fixtures.tokenizers import BYTES, KINDS, byte_id, tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -230,3 +231,50 @@ def test_a_start_given_as_an_id_is_no_word_of_the_prompt(tokens: Tokenizer) -> N
     encoding = tokens.encode(Prompt(token_ids=spelled_out))
     assert encoding.text == f"{START}The man"
     assert [encoding.text[start:end] for start, end in encoding.editable] == ["The man"]
+
+
+# The bytes of tokens
+
+PIECES = st.sampled_from(["⭢", "🦊", "é", " ", "  ", "The", " capital", "wor", "ld", "12", "\n", ".", "�", "'", "\xa0"])
+
+
+def written(kind: str, text: str) -> bytes:
+    """The bytes of the tokens that stand in `text`."""
+    known = tokenizer(kind)
+    return b"".join(token.bytes for token in known.tokens(known.encode(Prompt(text=text))) if token.span)
+
+
+@pytest.mark.parametrize("kind", BYTES)
+def test_the_bytes_of_a_texts_tokens_are_the_texts(kind: str) -> None:
+    @settings(max_examples=60, deadline=None)
+    @given(st.lists(PIECES, min_size=1, max_size=8).map("".join).filter(lambda text: not text.isspace()))
+    def check(text: str) -> None:
+        added = b" " if kind in {"first", "always", "legacy"} else b""  # before a text, where there is none
+        assert written(kind, text) in {text.encode(), added + text.encode()}
+
+    check()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_bytes_of_known_words_lack_spaces_at_most(kind: str) -> None:
+    for sentence in SENTENCES:
+        assert written(kind, sentence).replace(b" ", b"").decode() == sentence.replace(" ", "")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_text_and_bytes_say_the_same_unless_bytes_are_part_of_a_character(kind: str) -> None:
+    known = tokenizer(kind)
+    for token_id in range(known.vocabulary_size - 3):
+        text, data = known.token_text(token_id), known.token_bytes(token_id)
+        if REPLACEMENT in text:
+            with pytest.raises(UnicodeDecodeError):
+                data.decode()
+        else:
+            assert text in {data.decode(), f"##{data.decode()}"}
+    assert known.token_bytes(known.vocabulary_size - 1) == b"", "an id that the tokenizer does not name writes nothing"
+
+
+@pytest.mark.parametrize("kind", BYTES)
+def test_every_byte_has_a_token(kind: str) -> None:
+    for byte in {*"🦊⭢é".encode(), 0xFF, 0x41, 0x20}:
+        assert tokenizer(kind).token_bytes(byte_id(kind, byte)) == bytes([byte])

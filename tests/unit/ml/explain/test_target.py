@@ -5,7 +5,6 @@ import torch
 
 from ml.errors import InputError, PromptTooLongError
 from ml.explain import target
-from ml.result import Token
 from ml.spec import (
     Continuation,
     ContinuationTarget,
@@ -82,7 +81,7 @@ def test_a_contrast_begins_where_the_two_part():
     ]
     resolved = target.describe(MODEL.tokenizer, found)
     assert resolved.description == 'log p("good" | … "very") − log p("bad" | … "very")'
-    assert resolved.rejected_tokens == (Token(MODEL.tokenizer.ids("bad")[0], "bad"),)
+    assert resolved.rejected_tokens == (MODEL.tokenizer.token(MODEL.tokenizer.ids("bad")[0]),)
 
 
 def test_values():
