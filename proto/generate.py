@@ -35,6 +35,8 @@ def generate(out: Path) -> None:
         made = Path(folder)
         (made / PACKAGE).mkdir(parents=True)
         run_protoc([f"--python_out={made}", f"--pyi_out={made}", *sources])
+        for stub in (made / PACKAGE).glob("*_pb2.pyi"):
+            stub.write_text(with_type_of_bytes(stub.read_text(encoding="utf-8")), encoding="utf-8")
         run_protoc([f"--grpc_python_out={made}", f"--mypy_grpc_out=quiet:{made}", *services])
         (made / PACKAGE / "__init__.py").write_text(roof(contract), encoding="utf-8")
         shutil.rmtree(package, ignore_errors=True)
@@ -56,6 +58,14 @@ def run_protoc(arguments: Sequence[str]) -> None:
     command = ["protoc", f"--proto_path={PROTO}", f"--proto_path={well_known}", f"--plugin={plugin}", *arguments]
     if protoc.main(command) != 0:
         raise SystemExit("protoc failed; its message stands above")
+
+
+def with_type_of_bytes(stub: str) -> str:
+    """`stub`, in which ``bytes`` is the type even in a message with a field of this name, which would hide it."""
+    if "    bytes: bytes\n" not in stub:
+        return stub
+    named = stub.replace(": bytes\n", ": _builtins.bytes\n").replace("[bytes]", "[_builtins.bytes]")
+    return f"import builtins as _builtins\n{named}"
 
 
 def roof(contract: Sequence[FileDescriptorProto]) -> str:

@@ -1,3 +1,4 @@
+import builtins as _builtins
 import datetime
 
 from google.protobuf import duration_pb2 as _duration_pb2
@@ -75,9 +76,9 @@ class Token(_message.Message):
     SPAN_FIELD_NUMBER: _ClassVar[int]
     id: int
     text: str
-    bytes: bytes
+    bytes: _builtins.bytes
     span: CharacterSpan
-    def __init__(self, id: _Optional[int] = ..., text: _Optional[str] = ..., bytes: _Optional[bytes] = ..., span: _Optional[_Union[CharacterSpan, _Mapping]] = ...) -> None: ...
+    def __init__(self, id: _Optional[int] = ..., text: _Optional[str] = ..., bytes: _Optional[_builtins.bytes] = ..., span: _Optional[_Union[CharacterSpan, _Mapping]] = ...) -> None: ...
 
 class TokenProbability(_message.Message):
     __slots__ = ("id", "text", "bytes", "probability", "log_probability")
@@ -88,10 +89,10 @@ class TokenProbability(_message.Message):
     LOG_PROBABILITY_FIELD_NUMBER: _ClassVar[int]
     id: int
     text: str
-    bytes: bytes
+    bytes: _builtins.bytes
     probability: float
     log_probability: float
-    def __init__(self, id: _Optional[int] = ..., text: _Optional[str] = ..., bytes: _Optional[bytes] = ..., probability: _Optional[float] = ..., log_probability: _Optional[float] = ...) -> None: ...
+    def __init__(self, id: _Optional[int] = ..., text: _Optional[str] = ..., bytes: _Optional[_builtins.bytes] = ..., probability: _Optional[float] = ..., log_probability: _Optional[float] = ...) -> None: ...
 
 class ModelVersion(_message.Message):
     __slots__ = ("name", "digest")
@@ -130,5 +131,5 @@ class Tensor(_message.Message):
     DATA_FIELD_NUMBER: _ClassVar[int]
     shape: _containers.RepeatedScalarFieldContainer[int]
     type: TensorType
-    data: bytes
-    def __init__(self, shape: _Optional[_Iterable[int]] = ..., type: _Optional[_Union[TensorType, str]] = ..., data: _Optional[bytes] = ...) -> None: ...
+    data: _builtins.bytes
+    def __init__(self, shape: _Optional[_Iterable[int]] = ..., type: _Optional[_Union[TensorType, str]] = ..., data: _Optional[_builtins.bytes] = ...) -> None: ...

@@ -1,3 +1,4 @@
+import builtins as _builtins
 from gloss.v1 import common_pb2 as _common_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -117,12 +118,12 @@ class TokenScore(_message.Message):
     ENTROPY_FIELD_NUMBER: _ClassVar[int]
     id: int
     text: str
-    bytes: bytes
+    bytes: _builtins.bytes
     log_probability: float
     rank: int
     top: _containers.RepeatedCompositeFieldContainer[_common_pb2.TokenProbability]
     entropy: float
-    def __init__(self, id: _Optional[int] = ..., text: _Optional[str] = ..., bytes: _Optional[bytes] = ..., log_probability: _Optional[float] = ..., rank: _Optional[int] = ..., top: _Optional[_Iterable[_Union[_common_pb2.TokenProbability, _Mapping]]] = ..., entropy: _Optional[float] = ...) -> None: ...
+    def __init__(self, id: _Optional[int] = ..., text: _Optional[str] = ..., bytes: _Optional[_builtins.bytes] = ..., log_probability: _Optional[float] = ..., rank: _Optional[int] = ..., top: _Optional[_Iterable[_Union[_common_pb2.TokenProbability, _Mapping]]] = ..., entropy: _Optional[float] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
     __slots__ = ("model", "prompt", "max_tokens", "temperature", "top_p", "seed", "stop", "top_k")
