@@ -100,6 +100,7 @@ def test_answers_come_in_the_calls_order():
             assert predicted(answer) == [6, 4, 10, 2, 8]
             assert answer.model_seconds > 0
             assert answer.queue_seconds >= 0
+            assert answer.cached_tokens == (0,) * 5
 
     asyncio.run(scenario())
 

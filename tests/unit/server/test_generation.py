@@ -198,6 +198,20 @@ async def test_what_is_unread_goes_with_its_caller(llama: LanguageModel):
         await settled(bench, paused=0)
 
 
+@on_a_loop
+async def test_cached_tokens_are_those_of_the_prompt(llama: LanguageModel):
+    """A text that gave its place away reads itself anew, mostly from the prefix cache; its prompt was not cached."""
+    ids = [5 + i % 50 for i in range(40)]
+    async with engine_of(llama, texts=1, prefix_bytes=1 << 22) as bench:
+        first = bench.begin(ids, max_tokens=80)
+        await settled(bench, paused=1)
+        await all_of(bench.begin([7], max_tokens=2))
+        await all_of(first)
+        second = bench.begin(ids, max_tokens=2)
+        await all_of(second)
+        assert (first.cached_tokens, second.cached_tokens) == (0, 32)
+
+
 def test_memory_bounds_the_places(llama: LanguageModel):
     assert GenerationLimits(texts=16, bytes=3 * llama.decoder_bytes).places(llama) == 3
     assert GenerationLimits(texts=16, bytes=1).places(llama) == 1
