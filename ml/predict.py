@@ -13,6 +13,9 @@ from ml.errors import GlossError, InputError
 MAX_TOP_K = 1000
 """The most tokens listed for one position."""
 
+_ROWS = 64
+"""Rows whose probabilities are in memory at once, beside their logarithms."""
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -91,7 +94,7 @@ def score(logits: Tensor, ids: Sequence[int], top_k: int = 0) -> Score:
 
 def _most_likely(log_probabilities: Tensor, top_k: Sequence[int]) -> list[Prediction]:
     """The `top_k[i]` most likely tokens of row i of `log_probabilities`, float64 [n, vocabulary], and its entropy."""
-    entropies = torch.special.entr(log_probabilities.exp()).sum(dim=-1)
+    entropies = torch.cat([torch.special.entr(rows.exp()).sum(dim=-1) for rows in log_probabilities.split(_ROWS)])
     _check_numbers(entropies)
     top = log_probabilities.topk(max(top_k), dim=-1)
     rows = zip(top_k, top.indices.tolist(), top.values.tolist(), entropies.tolist(), strict=True)

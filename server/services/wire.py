@@ -47,14 +47,9 @@ def generation_spec(request: pb.GenerateRequest) -> GenerationSpec:
     """
     if len(request.stop) > _MOST_STOPS:
         raise InputError("stop", f"send at most {_MOST_STOPS} texts, not {len(request.stop)}")
-    return GenerationSpec(
-        max_tokens=request.max_tokens if request.HasField("max_tokens") else None,
-        temperature=request.temperature if request.HasField("temperature") else 0.0,
-        top_p=request.top_p if request.HasField("top_p") else 1.0,
-        seed=request.seed if request.HasField("seed") else secrets.randbits(64),
-        stop=tuple(request.stop),
-        top_k=request.top_k,
-    )
+    fields = ("max_tokens", "temperature", "top_p", "seed", "top_k")
+    given: dict[str, Any] = {name: getattr(request, name) for name in fields if request.HasField(name)}
+    return GenerationSpec(**{"seed": secrets.randbits(64), "stop": tuple(request.stop), **given})
 
 
 def duration(seconds: float) -> Duration:

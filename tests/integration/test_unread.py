@@ -15,7 +15,7 @@ STREAM = {
     "grpc_service": "gloss.v1.InferenceService",
     "grpc_method": "Generate",
 }
-LONG = pb.GenerateRequest(prompt=pb.Prompt(text="The capital of France is"), max_tokens=100, top_k=1000)
+LONG = pb.GenerateRequest(prompt=pb.Prompt(text="The capital of France is"), max_tokens=100, top_k=400)
 """A megabyte."""
 
 UNREADY = [("grpc.use_local_subchannel_pool", 1), ("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 16384)]
