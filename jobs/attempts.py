@@ -20,6 +20,10 @@ from jobs.store import DEFAULT_RETENTION_SECONDS
 STRANDED_MS = 5000
 """How long a job may be popped from the queue and registered with no worker before it counts as stranded."""
 
+_KEPT_OF_EARLIER = 0.8
+"""Of the measurements before, at each new one: about the last five count."""
+_THROUGHPUT_MS = 7 * 24 * 3600 * 1000
+
 _MAX_CHECKPOINT_BYTES = 256 << 20
 """A larger one is none of ours, and reading it might take the process's memory."""
 
@@ -163,6 +167,11 @@ class AttemptStore:
         """Release the jobs of workers that died, and return their ids. Any number of workers may do so at once."""
         recovered = self._scripts("recover", queue, *self._limits, STRANDED_MS)
         return [found.decode(errors="replace") for found in recovered]
+
+    def measured(self, digest: str, method: str, tokens: int, seconds: float) -> None:
+        """Note that a method took a worker so long for so many planned tokens, for the estimates of what comes."""
+        kept, remembered = _KEPT_OF_EARLIER, _THROUGHPUT_MS
+        self._scripts("measure", names.throughput(digest, method), tokens, seconds, kept, remembered)
 
     def heartbeat(self, queue: str, digest: str, worker: str, seconds: float) -> int:
         """Count a worker that holds the model of `digest` as alive for `seconds`. Returns how many jobs wait."""

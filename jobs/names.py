@@ -54,6 +54,11 @@ def index(state: str = "ALL") -> str:
     return f"gloss:index:{state}"
 
 
+def throughput(digest: str, method: str) -> str:
+    """Hash: tokens, and the seconds that workers took for them, of late, by one method on the model of a digest."""
+    return f"gloss:throughput:{digest}:{method}"
+
+
 def workers(queue_name: str) -> str:
     """Sorted set of ``DIGEST WORKER`` by the time, in ms, until which that worker counts as alive."""
     return f"gloss:workers:{queue_name}"

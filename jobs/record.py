@@ -11,11 +11,9 @@ from gloss import v1 as pb
 from jobs import names
 from jobs.errors import DataCorruptError
 
-SUMMARY_FIELDS = ("spec", "model", "state", "attempt", "created", "started", "ended", "expires", "progress", "error")
-"""Fields of an explanation without its results."""
-
-ALL_FIELDS = (*SUMMARY_FIELDS, "partial", "result")
-"""Fields of an explanation."""
+_HEAD = ("state", "model", "method", "preview", "attempt", "progress", "error")
+_TIMES = ("created", "started", "ended", "expires")
+_RESULTS = ("partial", "result")
 
 _SHOWS_PARTIAL = frozenset({"RUNNING", "FAILED", "CANCELLED"})
 _MOST_ATTEMPTS = 2**31 - 1
@@ -24,6 +22,12 @@ _LATEST_MS = 253_402_300_799_999
 
 M = TypeVar("M", bound=Message)
 T = TypeVar("T")
+
+
+def fields(view: pb.ExplanationView, *, results: bool) -> tuple[str, ...]:
+    """The fields of the record that a view shows, so that the large ones are read only where they are shown."""
+    spec = ("spec",) if view == pb.EXPLANATION_VIEW_FULL else ()
+    return (*_HEAD, *_TIMES, *spec, *(_RESULTS if results else ()))
 
 
 def state_name(state: pb.ExplanationState) -> str:
@@ -75,8 +79,12 @@ class Record:
         """
         return self.number(field, _LATEST_MS)
 
-    def explanation(self) -> pb.Explanation:
-        """The contract's message; results that were not read are left out of it.
+    def text(self, field: str) -> str:
+        """The text in a field, empty where there is none, for people to read: what is no UTF-8 is replaced."""
+        return self._fields.get(field, b"").decode(errors="replace")
+
+    def explanation(self, view: pb.ExplanationView) -> pb.Explanation:
+        """The contract's message in a view; results that were not read are left out of it.
 
         Raises:
             DataCorruptError: a field that every explanation of this state has is missing, or one cannot be read.
@@ -84,11 +92,14 @@ class Record:
         word = self._read("state", _state)
         explanation = pb.Explanation(
             name=self.name,
-            spec=self.message("spec", pb.ExplanationSpec),
             model=self.message("model", pb.ModelVersion),
             state=f"EXPLANATION_STATE_{word}",
+            method=self.text("method"),
+            prompt_preview=self.text("preview"),
             attempt=self.number("attempt", _MOST_ATTEMPTS),
         )
+        if view == pb.EXPLANATION_VIEW_FULL:
+            explanation.spec.CopyFrom(self.message("spec", pb.ExplanationSpec))
         explanation.create_time.FromMilliseconds(self.milliseconds("created"))
         if "progress" in self._fields:
             explanation.progress.CopyFrom(self.message("progress", pb.Progress))

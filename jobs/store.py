@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import logging
+import math
 from collections.abc import Sequence
 from typing import cast
 
 from redis import Redis
+from redis.exceptions import ResponseError
 from rq.command import send_command
 
 from gloss import v1 as pb
-from jobs import names
+from jobs import names, question, record
 from jobs.errors import (
     DataCorruptError,
     ExplanationNotFoundError,
@@ -22,7 +23,8 @@ from jobs.errors import (
     RequestIdReusedError,
     WrongStateError,
 )
-from jobs.record import ALL_FIELDS, SUMMARY_FIELDS, Record, state_name
+from jobs.outage import is_of_another_type
+from jobs.record import Record, state_name
 from jobs.rq import new_job, open_queue
 from jobs.scripts import Scripts
 
@@ -67,34 +69,49 @@ class ExplanationStore:
         self._told: set[str] = set()
 
     def create(
-        self, spec: pb.ExplanationSpec, model: pb.ModelVersion, *, request_id: str = "", fresh: bool = False
+        self,
+        spec: pb.ExplanationSpec,
+        model: pb.ModelVersion,
+        *,
+        cost: pb.Progress | None = None,
+        request_id: str = "",
+        fresh: bool = False,
     ) -> pb.Explanation:
         """Queue an explanation, or answer the one that exists.
 
         An equal spec on a model of equal digest is the same explanation, unless that one failed or was cancelled, or
         `fresh` is set. An equal `request_id` is the same explanation for as long as one is retained. One that cannot
-        be read is forgotten.
+        be read is forgotten. `cost` is its progress until work on it begins.
 
         Raises:
             QueueFullError: too many wait.
             RequestIdReusedError: `request_id` came before with another spec or model.
         """
         try:
-            return self.get(self._create(spec, model, request_id, fresh))
+            return self.get(self._create(spec, model, cost, request_id, fresh))
         except DataCorruptError as error:
             _log.error("forgotten, as it is asked for again: %s", error)
             self.delete(error.name)
-            return self.get(self._create(spec, model, request_id, fresh))
+            return self.get(self._create(spec, model, cost, request_id, fresh))
 
-    def _create(self, spec: pb.ExplanationSpec, model: pb.ModelVersion, request_id: str, fresh: bool) -> str:
-        spec = _named(spec, model.name)
+    def _create(
+        self, spec: pb.ExplanationSpec, model: pb.ModelVersion, cost: pb.Progress | None, request_id: str, fresh: bool
+    ) -> str:
+        spec = question.named(spec, model.name)
         queue = open_queue(names.queue(model.name), self._redis)
         explanation_id = names.new_id()
-        fields = {"spec": spec.SerializeToString(deterministic=True), "model": model.SerializeToString()}
+        fields: dict[str, str | bytes] = {
+            "spec": spec.SerializeToString(deterministic=True),
+            "model": model.SerializeToString(),
+            "method": question.method(spec),
+            "preview": question.preview(spec),
+        }
+        if cost is not None:
+            fields["progress"] = cost.SerializeToString()
         job = new_job(queue, explanation_id).to_dict(include_meta=False)
         verdict, found = self._scripts(
             "create",
-            *(explanation_id, queue.name, spec_hash(spec, model), request_id),
+            *(explanation_id, queue.name, question.spec_hash(spec, model), request_id),
             *(int(fresh), self._max_queued, self._retention_ms, len(fields)),
             *(item for pair in (*fields.items(), *job.items()) for item in pair),
         )
@@ -104,18 +121,19 @@ class ExplanationStore:
             raise RequestIdReusedError(request_id, names.resource(str(found, "utf-8", errors="replace")))
         return names.resource(str(found, "utf-8", errors="replace"))
 
-    def get(self, name: str) -> pb.Explanation:
-        """One explanation with all that is known of it.
+    def get(self, name: str, view: pb.ExplanationView = pb.EXPLANATION_VIEW_FULL) -> pb.Explanation:
+        """One explanation in a view, with its results.
 
         Raises:
             ExplanationNotFoundError: there is none of that name.
             DataCorruptError: it cannot be read.
         """
         explanation_id = _parse(name)
-        [answer] = self._scripts("look", _LARGEST_BYTES, 0, len(ALL_FIELDS), *ALL_FIELDS, explanation_id)
+        fields = record.fields(view, results=True)
+        [answer] = self._scripts("look", _LARGEST_BYTES, 0, len(fields), *fields, explanation_id)
         if not answer:
             raise ExplanationNotFoundError(name)
-        explanation = _read(explanation_id, ALL_FIELDS, answer)
+        explanation = _read(explanation_id, view, fields, answer)
         if explanation.state == pb.EXPLANATION_STATE_SUCCEEDED and not explanation.HasField("result"):
             raise DataCorruptError(name, "result")
         return explanation
@@ -125,6 +143,7 @@ class ExplanationStore:
         page_size: int = 50,
         page_token: str = "",
         state: pb.ExplanationState = pb.EXPLANATION_STATE_UNSPECIFIED,
+        view: pb.ExplanationView = pb.EXPLANATION_VIEW_BASIC,
     ) -> tuple[list[pb.Explanation], str]:
         """Explanations without their results, newest first, and the token of the next page ("" after the last).
 
@@ -142,7 +161,7 @@ class ExplanationStore:
         while len(found) < page_size:
             missing = page_size - len(found)
             ids = self._ids_after(position, wanted, missing + 1)
-            summaries = self._summaries(ids[:missing])
+            summaries = self._summaries(ids[:missing], view)
             for explanation in summaries:
                 if explanation is None:
                     continue
@@ -186,6 +205,20 @@ class ExplanationStore:
         """How many explanations wait for the workers of a model."""
         return int(self._redis.llen(open_queue(names.queue(model), self._redis).key))
 
+    def throughput(self, digest: str, method: str) -> float | None:
+        """Tokens a second that workers with a model of late went through by a method; None where none has told."""
+        try:
+            row = cast("list[bytes | None]", self._redis.hmget(names.throughput(digest, method), ("tokens", "seconds")))
+            tokens, seconds = (float(value or b"nan") for value in row)
+        except ValueError:
+            return None
+        except ResponseError as error:
+            if is_of_another_type(error):
+                return None
+            raise
+        known = 0 < tokens < math.inf and 0 < seconds < math.inf
+        return tokens / seconds if known else None
+
     def probe(self) -> None:
         """Raise what creating an explanation would raise where Redis takes no writes."""
         self._scripts("probe")
@@ -205,21 +238,23 @@ class ExplanationStore:
         newest = b"(" + position if position else b"+"
         return cast("Sequence[bytes]", self._redis.zrevrangebylex(names.index(state), newest, b"-", start=0, num=count))
 
-    def _summaries(self, ids: Sequence[bytes]) -> Sequence[pb.Explanation | None]:
+    def _summaries(self, ids: Sequence[bytes], view: pb.ExplanationView) -> Sequence[pb.Explanation | None]:
         """The first of `ids`, as many as make a page; None for what has expired meanwhile or cannot be read."""
         if not ids:
             return []
-        limits = (self._max_summary_bytes, _PAGE_BYTES)
-        answers = self._scripts("look", *limits, len(SUMMARY_FIELDS), *SUMMARY_FIELDS, *ids)
-        return [self._summary(found, answer) for found, answer in zip(ids, answers, strict=False)]
+        fields = record.fields(view, results=False)
+        answers = self._scripts("look", self._max_summary_bytes, _PAGE_BYTES, len(fields), *fields, *ids)
+        return [self._summary(found, view, fields, answer) for found, answer in zip(ids, answers, strict=False)]
 
-    def _summary(self, found: bytes, answer: bytes | Sequence[bytes | None]) -> pb.Explanation | None:
+    def _summary(
+        self, found: bytes, view: pb.ExplanationView, fields: Sequence[str], answer: bytes | Sequence[bytes | None]
+    ) -> pb.Explanation | None:
         name = names.resource(found.decode(errors="replace"))
         explanation_id = names.parse_resource(name)
         if not answer or explanation_id is None:
             return None
         try:
-            return _read(explanation_id, SUMMARY_FIELDS, answer)
+            return _read(explanation_id, view, fields, answer)
         except DataCorruptError as error:
             if name not in self._told and len(self._told) < _MOST_TOLD:
                 self._told.add(name)
@@ -227,25 +262,13 @@ class ExplanationStore:
             return None
 
 
-def _read(explanation_id: str, wanted: Sequence[str], answer: bytes | Sequence[bytes | None]) -> pb.Explanation:
+def _read(
+    explanation_id: str, view: pb.ExplanationView, wanted: Sequence[str], answer: bytes | Sequence[bytes | None]
+) -> pb.Explanation:
     if isinstance(answer, bytes):
         raise DataCorruptError(names.resource(explanation_id), answer.decode())
     fields = {field: value for field, value in zip(wanted, answer, strict=True) if value is not None}
-    return Record(explanation_id, fields).explanation()
-
-
-def spec_hash(spec: pb.ExplanationSpec, model: pb.ModelVersion) -> str:
-    """What equal questions to equal models have in common, in hexadecimal."""
-    question = _named(spec, model.name).SerializeToString(deterministic=True)
-    return hashlib.sha256(model.digest.encode() + b"\0" + question).hexdigest()
-
-
-def _named(spec: pb.ExplanationSpec, model: str) -> pb.ExplanationSpec:
-    # An empty model name means the default model: the same question as the one that spells its name out.
-    named = pb.ExplanationSpec()
-    named.CopyFrom(spec)
-    named.model = model
-    return named
+    return Record(explanation_id, fields).explanation(view)
 
 
 def _parse(name: str) -> str:

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
+from google.api import field_behavior_pb2
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 from grpc_tools import protoc
 
@@ -54,8 +55,10 @@ def describe(sources: Sequence[str]) -> list[FileDescriptorProto]:
 def run_protoc(arguments: Sequence[str]) -> None:
     """Run the compiler of grpcio-tools, with the plugins that stand beside this interpreter."""
     well_known = files("grpc_tools") / "_proto"
+    annotations = Path(field_behavior_pb2.__file__).parents[2]  # googleapis-common-protos has them beside its modules
+    folders = [f"--proto_path={folder}" for folder in (PROTO, well_known, annotations)]
     plugin = Path(sys.executable).parent / "protoc-gen-mypy_grpc"
-    command = ["protoc", f"--proto_path={PROTO}", f"--proto_path={well_known}", f"--plugin={plugin}", *arguments]
+    command = ["protoc", *folders, f"--plugin={plugin}", *arguments]
     if protoc.main(command) != 0:
         raise SystemExit("protoc failed; its message stands above")
 

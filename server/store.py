@@ -63,20 +63,20 @@ class Store:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="store")
 
     async def create(
-        self, spec: pb.ExplanationSpec, model: pb.ModelVersion, *, request_id: str, fresh: bool
+        self, spec: pb.ExplanationSpec, model: pb.ModelVersion, *, cost: pb.Progress, request_id: str, fresh: bool
     ) -> pb.Explanation:
         """Queue an explanation, or find the one that exists."""
-        return await self._call(self._store.create, spec, model, request_id=request_id, fresh=fresh)
+        return await self._call(self._store.create, spec, model, cost=cost, request_id=request_id, fresh=fresh)
 
-    async def get(self, name: str) -> pb.Explanation:
+    async def get(self, name: str, view: pb.ExplanationView) -> pb.Explanation:
         """One explanation."""
-        return await self._call(self._store.get, name)
+        return await self._call(self._store.get, name, view)
 
     async def list(
-        self, page_size: int, page_token: str, state: pb.ExplanationState
+        self, page_size: int, page_token: str, state: pb.ExplanationState, view: pb.ExplanationView
     ) -> tuple[list[pb.Explanation], str]:
         """A page of explanations and the token of the next."""
-        return await self._call(self._store.list, page_size, page_token, state)
+        return await self._call(self._store.list, page_size, page_token, state, view)
 
     async def cancel(self, name: str) -> pb.Explanation:
         """Ask for a stop."""
@@ -89,6 +89,13 @@ class Store:
     async def worker_alive(self, model: str, digest: str) -> bool:
         """Whether some worker holds these weights."""
         return await self._call(self._store.worker_alive, model, digest)
+
+    async def throughput(self, digest: str, method: str) -> float | None:
+        """Tokens a second that workers went through of late by a method; None where nothing is known, or Redis away."""
+        try:
+            return await self._call(self._store.throughput, digest, method)
+        except redis.exceptions.RedisError:
+            return None
 
     async def queue_depth(self, model: str) -> int:
         """Explanations of `model` that wait for a worker."""

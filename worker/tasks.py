@@ -10,11 +10,12 @@ from typing import TypeVar
 
 from redis.exceptions import RedisError
 
-from jobs import convert
+from jobs import convert, question
 from jobs.attempts import Attempt
 from jobs.errors import AttemptEndedError, DataCorruptError
 from jobs.outage import pause
 from ml.explain import Run
+from ml.explain.problem import Problem
 from ml.result import Cost, ExplanationResult, Update
 from worker.context import WorkerContext, current
 from worker.failures import ModelChangedError, to_error
@@ -74,6 +75,21 @@ def explain(context: WorkerContext, attempt: Attempt, work: Work) -> None:
     run = Run(context.model, convert.to_spec(attempt.spec), attempt.checkpoint, cache=context.cache)
     for update in reported(run, context.reports, attempt, run.checkpoint, context.outage):
         work.follow(update)
+    if work.result is not None:
+        _measure(resident, attempt, run.problem, work.result.cost)
+
+
+def _measure(resident: Residency, attempt: Attempt, problem: Problem, cost: Cost) -> None:
+    """Note how fast this went, for the estimates of what comes. It may be left out while Redis is away."""
+    tokens = problem.tokens(cost.evaluations)
+    if not (cost.evaluations and cost.seconds > 0):
+        return  # all values came from the cache
+    try:
+        resident.reports.measured(attempt.model.digest, question.method(attempt.spec), tokens, cost.seconds)
+    except RedisError as error:
+        resident.outage.failed("measure", error)
+    else:
+        resident.outage.passed("measure")
 
 
 @contextlib.contextmanager

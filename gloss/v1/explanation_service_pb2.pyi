@@ -4,6 +4,8 @@ from gloss.v1 import common_pb2 as _common_pb2
 from gloss.v1 import error_reason_pb2 as _error_reason_pb2
 from gloss.v1 import explanation_result_pb2 as _explanation_result_pb2
 from gloss.v1 import explanation_spec_pb2 as _explanation_spec_pb2
+from google.api import field_behavior_pb2 as _field_behavior_pb2
+from google.api import resource_pb2 as _resource_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -14,6 +16,12 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class ExplanationView(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    EXPLANATION_VIEW_UNSPECIFIED: _ClassVar[ExplanationView]
+    EXPLANATION_VIEW_BASIC: _ClassVar[ExplanationView]
+    EXPLANATION_VIEW_FULL: _ClassVar[ExplanationView]
+
 class ExplanationState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     EXPLANATION_STATE_UNSPECIFIED: _ClassVar[ExplanationState]
@@ -22,6 +30,9 @@ class ExplanationState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     EXPLANATION_STATE_SUCCEEDED: _ClassVar[ExplanationState]
     EXPLANATION_STATE_FAILED: _ClassVar[ExplanationState]
     EXPLANATION_STATE_CANCELLED: _ClassVar[ExplanationState]
+EXPLANATION_VIEW_UNSPECIFIED: ExplanationView
+EXPLANATION_VIEW_BASIC: ExplanationView
+EXPLANATION_VIEW_FULL: ExplanationView
 EXPLANATION_STATE_UNSPECIFIED: ExplanationState
 EXPLANATION_STATE_QUEUED: ExplanationState
 EXPLANATION_STATE_RUNNING: ExplanationState
@@ -30,11 +41,13 @@ EXPLANATION_STATE_FAILED: ExplanationState
 EXPLANATION_STATE_CANCELLED: ExplanationState
 
 class Explanation(_message.Message):
-    __slots__ = ("name", "spec", "state", "model", "progress", "attempt", "create_time", "start_time", "end_time", "expire_time", "partial_result", "result", "error")
+    __slots__ = ("name", "spec", "state", "model", "method", "prompt_preview", "progress", "attempt", "create_time", "start_time", "end_time", "expire_time", "partial_result", "result", "error")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SPEC_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_PREVIEW_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
@@ -48,6 +61,8 @@ class Explanation(_message.Message):
     spec: _explanation_spec_pb2.ExplanationSpec
     state: ExplanationState
     model: _common_pb2.ModelVersion
+    method: str
+    prompt_preview: str
     progress: Progress
     attempt: int
     create_time: _timestamp_pb2.Timestamp
@@ -57,7 +72,7 @@ class Explanation(_message.Message):
     partial_result: _explanation_result_pb2.ExplanationResult
     result: _explanation_result_pb2.ExplanationResult
     error: ExplanationError
-    def __init__(self, name: _Optional[str] = ..., spec: _Optional[_Union[_explanation_spec_pb2.ExplanationSpec, _Mapping]] = ..., state: _Optional[_Union[ExplanationState, str]] = ..., model: _Optional[_Union[_common_pb2.ModelVersion, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., attempt: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., partial_result: _Optional[_Union[_explanation_result_pb2.ExplanationResult, _Mapping]] = ..., result: _Optional[_Union[_explanation_result_pb2.ExplanationResult, _Mapping]] = ..., error: _Optional[_Union[ExplanationError, _Mapping]] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., spec: _Optional[_Union[_explanation_spec_pb2.ExplanationSpec, _Mapping]] = ..., state: _Optional[_Union[ExplanationState, str]] = ..., model: _Optional[_Union[_common_pb2.ModelVersion, _Mapping]] = ..., method: _Optional[str] = ..., prompt_preview: _Optional[str] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., attempt: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., partial_result: _Optional[_Union[_explanation_result_pb2.ExplanationResult, _Mapping]] = ..., result: _Optional[_Union[_explanation_result_pb2.ExplanationResult, _Mapping]] = ..., error: _Optional[_Union[ExplanationError, _Mapping]] = ...) -> None: ...
 
 class Progress(_message.Message):
     __slots__ = ("evaluations_done", "evaluations_planned", "remaining_seconds", "stage", "tokens_planned")
@@ -91,30 +106,36 @@ class ExplanationError(_message.Message):
     def __init__(self, reason: _Optional[_Union[_error_reason_pb2.ErrorReason, str]] = ..., message: _Optional[str] = ..., metadata: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class CreateExplanationRequest(_message.Message):
-    __slots__ = ("spec", "request_id", "fresh")
+    __slots__ = ("spec", "request_id", "fresh", "validate_only")
     SPEC_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     FRESH_FIELD_NUMBER: _ClassVar[int]
+    VALIDATE_ONLY_FIELD_NUMBER: _ClassVar[int]
     spec: _explanation_spec_pb2.ExplanationSpec
     request_id: str
     fresh: bool
-    def __init__(self, spec: _Optional[_Union[_explanation_spec_pb2.ExplanationSpec, _Mapping]] = ..., request_id: _Optional[str] = ..., fresh: _Optional[bool] = ...) -> None: ...
+    validate_only: bool
+    def __init__(self, spec: _Optional[_Union[_explanation_spec_pb2.ExplanationSpec, _Mapping]] = ..., request_id: _Optional[str] = ..., fresh: _Optional[bool] = ..., validate_only: _Optional[bool] = ...) -> None: ...
 
 class GetExplanationRequest(_message.Message):
-    __slots__ = ("name",)
+    __slots__ = ("name", "view")
     NAME_FIELD_NUMBER: _ClassVar[int]
+    VIEW_FIELD_NUMBER: _ClassVar[int]
     name: str
-    def __init__(self, name: _Optional[str] = ...) -> None: ...
+    view: ExplanationView
+    def __init__(self, name: _Optional[str] = ..., view: _Optional[_Union[ExplanationView, str]] = ...) -> None: ...
 
 class ListExplanationsRequest(_message.Message):
-    __slots__ = ("page_size", "page_token", "state")
+    __slots__ = ("page_size", "page_token", "state", "view")
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
+    VIEW_FIELD_NUMBER: _ClassVar[int]
     page_size: int
     page_token: str
     state: ExplanationState
-    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., state: _Optional[_Union[ExplanationState, str]] = ...) -> None: ...
+    view: ExplanationView
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., state: _Optional[_Union[ExplanationState, str]] = ..., view: _Optional[_Union[ExplanationView, str]] = ...) -> None: ...
 
 class ListExplanationsResponse(_message.Message):
     __slots__ = ("explanations", "next_page_token")
@@ -125,10 +146,12 @@ class ListExplanationsResponse(_message.Message):
     def __init__(self, explanations: _Optional[_Iterable[_Union[Explanation, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class WatchExplanationRequest(_message.Message):
-    __slots__ = ("name",)
+    __slots__ = ("name", "view")
     NAME_FIELD_NUMBER: _ClassVar[int]
+    VIEW_FIELD_NUMBER: _ClassVar[int]
     name: str
-    def __init__(self, name: _Optional[str] = ...) -> None: ...
+    view: ExplanationView
+    def __init__(self, name: _Optional[str] = ..., view: _Optional[_Union[ExplanationView, str]] = ...) -> None: ...
 
 class WatchExplanationResponse(_message.Message):
     __slots__ = ("explanation",)

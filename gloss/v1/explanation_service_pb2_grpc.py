@@ -77,7 +77,8 @@ class ExplanationServiceServicer:
 
     def CreateExplanation(self, request, context):
         """Queues an explanation and answers at once. Creating the same spec again answers the explanation that exists, unless
-        it failed or was cancelled. UNAVAILABLE when no worker serves the model.
+        it failed or was cancelled. UNAVAILABLE when no worker serves the model. With validate_only, checks the request and
+        answers what the work would cost; nothing is queued.
         buf:lint:ignore RPC_RESPONSE_STANDARD_NAME A Create method answers the resource (AIP-133).
         buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
         """
@@ -86,7 +87,7 @@ class ExplanationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetExplanation(self, request, context):
-        """One explanation, with its partial or final result.
+        """One explanation, with its partial or final result. Default view: FULL.
         buf:lint:ignore RPC_RESPONSE_STANDARD_NAME A Get method answers the resource (AIP-131).
         buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
         """
@@ -95,7 +96,8 @@ class ExplanationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListExplanations(self, request, context):
-        """Explanations, newest first, without their results. What is stored of one and cannot be read is left out.
+        """Explanations, newest first, without their results. What is stored of one and cannot be read is left out. Default
+        view: BASIC.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -103,7 +105,7 @@ class ExplanationServiceServicer:
 
     def WatchExplanation(self, request, context):
         """The explanation now, and again whenever it changes, until it ends; at most a few messages a second. The stream of
-        an explanation that has ended holds one message.
+        an explanation that has ended holds one message. Default view: BASIC, so that what was asked is not sent each time.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

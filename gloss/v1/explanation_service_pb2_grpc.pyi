@@ -38,20 +38,23 @@ class ExplanationServiceStub:
     def __new__(cls, channel: _aio.Channel) -> ExplanationServiceAsyncStub: ...
     CreateExplanation: _grpc.UnaryUnaryMultiCallable[_explanation_service_pb2.CreateExplanationRequest, _explanation_service_pb2.Explanation]
     """Queues an explanation and answers at once. Creating the same spec again answers the explanation that exists, unless
-    it failed or was cancelled. UNAVAILABLE when no worker serves the model.
+    it failed or was cancelled. UNAVAILABLE when no worker serves the model. With validate_only, checks the request and
+    answers what the work would cost; nothing is queued.
     buf:lint:ignore RPC_RESPONSE_STANDARD_NAME A Create method answers the resource (AIP-133).
     buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
     """
     GetExplanation: _grpc.UnaryUnaryMultiCallable[_explanation_service_pb2.GetExplanationRequest, _explanation_service_pb2.Explanation]
-    """One explanation, with its partial or final result.
+    """One explanation, with its partial or final result. Default view: FULL.
     buf:lint:ignore RPC_RESPONSE_STANDARD_NAME A Get method answers the resource (AIP-131).
     buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
     """
     ListExplanations: _grpc.UnaryUnaryMultiCallable[_explanation_service_pb2.ListExplanationsRequest, _explanation_service_pb2.ListExplanationsResponse]
-    """Explanations, newest first, without their results. What is stored of one and cannot be read is left out."""
+    """Explanations, newest first, without their results. What is stored of one and cannot be read is left out. Default
+    view: BASIC.
+    """
     WatchExplanation: _grpc.UnaryStreamMultiCallable[_explanation_service_pb2.WatchExplanationRequest, _explanation_service_pb2.WatchExplanationResponse]
     """The explanation now, and again whenever it changes, until it ends; at most a few messages a second. The stream of
-    an explanation that has ended holds one message.
+    an explanation that has ended holds one message. Default view: BASIC, so that what was asked is not sent each time.
     """
     CancelExplanation: _grpc.UnaryUnaryMultiCallable[_explanation_service_pb2.CancelExplanationRequest, _explanation_service_pb2.Explanation]
     """Asks for a stop and answers the explanation, which is CANCELLED from then on and keeps its partial result.
@@ -72,20 +75,23 @@ class ExplanationServiceAsyncStub(ExplanationServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateExplanation: _aio.UnaryUnaryMultiCallable[_explanation_service_pb2.CreateExplanationRequest, _explanation_service_pb2.Explanation]  # type: ignore[assignment]
     """Queues an explanation and answers at once. Creating the same spec again answers the explanation that exists, unless
-    it failed or was cancelled. UNAVAILABLE when no worker serves the model.
+    it failed or was cancelled. UNAVAILABLE when no worker serves the model. With validate_only, checks the request and
+    answers what the work would cost; nothing is queued.
     buf:lint:ignore RPC_RESPONSE_STANDARD_NAME A Create method answers the resource (AIP-133).
     buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
     """
     GetExplanation: _aio.UnaryUnaryMultiCallable[_explanation_service_pb2.GetExplanationRequest, _explanation_service_pb2.Explanation]  # type: ignore[assignment]
-    """One explanation, with its partial or final result.
+    """One explanation, with its partial or final result. Default view: FULL.
     buf:lint:ignore RPC_RESPONSE_STANDARD_NAME A Get method answers the resource (AIP-131).
     buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
     """
     ListExplanations: _aio.UnaryUnaryMultiCallable[_explanation_service_pb2.ListExplanationsRequest, _explanation_service_pb2.ListExplanationsResponse]  # type: ignore[assignment]
-    """Explanations, newest first, without their results. What is stored of one and cannot be read is left out."""
+    """Explanations, newest first, without their results. What is stored of one and cannot be read is left out. Default
+    view: BASIC.
+    """
     WatchExplanation: _aio.UnaryStreamMultiCallable[_explanation_service_pb2.WatchExplanationRequest, _explanation_service_pb2.WatchExplanationResponse]  # type: ignore[assignment]
     """The explanation now, and again whenever it changes, until it ends; at most a few messages a second. The stream of
-    an explanation that has ended holds one message.
+    an explanation that has ended holds one message. Default view: BASIC, so that what was asked is not sent each time.
     """
     CancelExplanation: _aio.UnaryUnaryMultiCallable[_explanation_service_pb2.CancelExplanationRequest, _explanation_service_pb2.Explanation]  # type: ignore[assignment]
     """Asks for a stop and answers the explanation, which is CANCELLED from then on and keeps its partial result.
@@ -109,7 +115,8 @@ class ExplanationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_explanation_service_pb2.Explanation, _abc.Awaitable[_explanation_service_pb2.Explanation]]:
         """Queues an explanation and answers at once. Creating the same spec again answers the explanation that exists, unless
-        it failed or was cancelled. UNAVAILABLE when no worker serves the model.
+        it failed or was cancelled. UNAVAILABLE when no worker serves the model. With validate_only, checks the request and
+        answers what the work would cost; nothing is queued.
         buf:lint:ignore RPC_RESPONSE_STANDARD_NAME A Create method answers the resource (AIP-133).
         buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
         """
@@ -120,7 +127,7 @@ class ExplanationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _explanation_service_pb2.GetExplanationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_explanation_service_pb2.Explanation, _abc.Awaitable[_explanation_service_pb2.Explanation]]:
-        """One explanation, with its partial or final result.
+        """One explanation, with its partial or final result. Default view: FULL.
         buf:lint:ignore RPC_RESPONSE_STANDARD_NAME A Get method answers the resource (AIP-131).
         buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
         """
@@ -131,7 +138,9 @@ class ExplanationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _explanation_service_pb2.ListExplanationsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_explanation_service_pb2.ListExplanationsResponse, _abc.Awaitable[_explanation_service_pb2.ListExplanationsResponse]]:
-        """Explanations, newest first, without their results. What is stored of one and cannot be read is left out."""
+        """Explanations, newest first, without their results. What is stored of one and cannot be read is left out. Default
+        view: BASIC.
+        """
 
     @_abc_1.abstractmethod
     def WatchExplanation(
@@ -140,7 +149,7 @@ class ExplanationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_explanation_service_pb2.WatchExplanationResponse], _abc.AsyncIterator[_explanation_service_pb2.WatchExplanationResponse]]:
         """The explanation now, and again whenever it changes, until it ends; at most a few messages a second. The stream of
-        an explanation that has ended holds one message.
+        an explanation that has ended holds one message. Default view: BASIC, so that what was asked is not sent each time.
         """
 
     @_abc_1.abstractmethod

@@ -18,7 +18,7 @@ from ml.explain.removal import Perturbation, perturbation
 from ml.explain.target import Readout, TargetPlan
 from ml.explain.texts import Prompts
 from ml.models.base import ModelInfo
-from ml.result import Token
+from ml.result import Progress, Token
 from ml.spec import ExplanationSpec
 from ml.tokens import Encoding, Tokenizer
 
@@ -54,6 +54,19 @@ class Problem:
         beginning = len(self.prompts.beginning)
         longest = self.prompts.longest + self.target.longest
         return beginning + self.target.generate * len(self.encoding.ids) + evaluations * (longest - beginning)
+
+    def forecast(self, tokens_per_second: float | None) -> Progress:
+        """What all of the work will cost, before any of it is done.
+
+        Args:
+            tokens_per_second: how fast such work was of late, prompts' shared tokens counted as often as they come;
+                None where that is not known, and then no time is told.
+        """
+        tokens, limit = self.tokens(self.planned), self.spec.budget.max_seconds
+        seconds = None if tokens_per_second is None else tokens / tokens_per_second
+        if seconds is not None and limit is not None:
+            seconds = min(seconds, limit)
+        return Progress(0, self.planned, stage="", remaining_seconds=seconds, tokens_planned=tokens)
 
     def fingerprint(self, readout: Readout) -> bytes:
         """32 bytes, equal where a coalition has the same value: same weights, prompts, features, removal and target."""

@@ -9,9 +9,10 @@ from typing import Any
 
 from gloss import v1 as pb
 from gloss.v1.explanation_service_pb2_grpc import ExplanationServiceServicer
-from jobs.convert import to_spec
+from jobs import question
+from jobs.convert import from_progress, to_spec
 from ml.errors import InputError
-from ml.explain.problem import prepare
+from ml.explain.problem import Problem, prepare
 from ml.models.base import LanguageModel
 from server.errors import DrainingError, NoWorkerError, StreamAgeError
 from server.interceptors import Context, Drain
@@ -49,20 +50,30 @@ class ExplanationService(ExplanationServiceServicer):
     async def CreateExplanation(self, request: pb.CreateExplanationRequest, context: Context) -> pb.Explanation:  # noqa: N802
         """Queue an explanation whose input has been checked in full, so that no bad input ever waits for a worker."""
         check_request_id(request.request_id)
-        model = self._registry.resolve(request.spec.model)
-        await asyncio.get_running_loop().run_in_executor(self._helpers, _check, model, request.spec)
+        spec, model = request.spec, self._registry.resolve(request.spec.model)
+        problem = await asyncio.get_running_loop().run_in_executor(self._helpers, _checked, model, spec)
+        method = question.method(spec)
+        cost = from_progress(problem.forecast(await self._store.throughput(model.info.digest, method)))
+        if request.validate_only:
+            return pb.Explanation(
+                spec=question.named(spec, model.info.name),
+                model=version(model.info),
+                method=method,
+                prompt_preview=question.preview(spec),
+                progress=cost,
+            )
         if not await self._store.worker_alive(model.info.name, model.info.digest):
             raise NoWorkerError(model.info.name)
         explanation = await self._store.create(
-            request.spec, version(model.info), request_id=request.request_id, fresh=request.fresh
+            spec, version(model.info), cost=cost, request_id=request.request_id, fresh=request.fresh
         )
-        self._metrics.explanations_created.labels(request.spec.WhichOneof("method")).inc()
+        self._metrics.explanations_created.labels(method).inc()
         return explanation
 
     async def GetExplanation(self, request: pb.GetExplanationRequest, context: Context) -> pb.Explanation:  # noqa: N802
         """Read one."""
         explanation_id(request.name)
-        return await self._store.get(request.name)
+        return await self._store.get(request.name, _view(request, pb.EXPLANATION_VIEW_FULL))
 
     async def ListExplanations(  # noqa: N802
         self, request: pb.ListExplanationsRequest, context: Context
@@ -72,19 +83,22 @@ class ExplanationService(ExplanationServiceServicer):
             raise InputError("page_size", f"must be between 1 and {_LARGEST_PAGE}, or 0 for {_DEFAULT_PAGE}")
         if request.state not in pb.ExplanationState.values():
             raise InputError("state", f"{request.state} is not a state of explanations")
-        page, following = await self._store.list(request.page_size or _DEFAULT_PAGE, request.page_token, request.state)
+        view = _view(request, pb.EXPLANATION_VIEW_BASIC)
+        size = request.page_size or _DEFAULT_PAGE
+        page, following = await self._store.list(size, request.page_token, request.state, view)
         return pb.ListExplanationsResponse(explanations=page, next_page_token=following)
 
     async def WatchExplanation(  # noqa: N802
         self, request: pb.WatchExplanationRequest, context: Context
     ) -> AsyncIterator[pb.WatchExplanationResponse]:
         """Send the explanation now and whenever it changes, until it ends or the stream is too old."""
+        view = _view(request, pb.EXPLANATION_VIEW_BASIC)
         changes = self._store.changes(explanation_id(request.name))
         draining = asyncio.ensure_future(self._drain.wait_begun())
         oldest = asyncio.get_running_loop().time() + self._watch_seconds
         try:
             while await self._changed(changes, draining, oldest):
-                yield pb.WatchExplanationResponse(explanation=await self._store.get(request.name))
+                yield pb.WatchExplanationResponse(explanation=await self._store.get(request.name, view))
         finally:
             draining.cancel()
 
@@ -129,7 +143,17 @@ class ExplanationService(ExplanationServiceServicer):
 _END = object()
 
 
-def _check(model: LanguageModel, spec: pb.ExplanationSpec) -> None:
-    """Raise whatever a worker would raise about this spec before its first evaluation."""
+def _checked(model: LanguageModel, spec: pb.ExplanationSpec) -> Problem:
+    """The problem that a worker would solve; raises whatever a worker would raise before its first evaluation."""
     with blamed_at("spec"):
-        prepare(model.tokenizer, model.info, to_spec(spec))
+        return prepare(model.tokenizer, model.info, to_spec(spec))
+
+
+def _view(
+    request: pb.GetExplanationRequest | pb.ListExplanationsRequest | pb.WatchExplanationRequest,
+    default: pb.ExplanationView,
+) -> pb.ExplanationView:
+    """The view that a request asks for, or its method's `default`."""
+    if request.view not in pb.ExplanationView.values():
+        raise InputError("view", f"{request.view} is not a view of explanations")
+    return request.view or default

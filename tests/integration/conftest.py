@@ -1,4 +1,4 @@
-"""Servers that the tests of several files share."""
+"""Servers and stores that the tests of several files share."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -6,8 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis import Redis
 
 import ml.models.loading
+from jobs.attempts import AttemptStore
+from jobs.connection import connect
+from jobs.store import ExplanationStore
 from tests.integration.serving import Gate, Served, serve
 
 
@@ -35,3 +39,22 @@ def gated(gate: Gate, tiny_gpt2: Path) -> Callable[..., AbstractContextManager[S
         return serve([tiny_gpt2], **settings)
 
     return start
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[Redis]:
+    """A client of an empty Redis."""
+    with connect(redis_url, patient=False) as client:
+        yield client
+
+
+@pytest.fixture
+def store(client: Redis) -> ExplanationStore:
+    """Explanations as their callers see them, kept for a minute."""
+    return ExplanationStore(client, retention_seconds=60)
+
+
+@pytest.fixture
+def attempts(client: Redis) -> AttemptStore:
+    """Explanations as a worker sees them; three of its attempts may be lost."""
+    return AttemptStore(client, retention_seconds=60, max_attempts=3)

@@ -56,9 +56,9 @@ def _fields() -> Iterator[tuple[str, Corruption]]:
     )
     for value in (b"DONE", b"", b"\xff\xfe", b"UNSPECIFIED", b"queued"):
         yield f"state is {value!r}", write("state", value)
-    for field in ("queue", "spec_hash", "token", "ended", "expires", "started"):
+    for field in ("queue", "spec_hash", "token", "ended", "expires", "started", "method", "preview"):
         yield f"{field} is noise", write(field, noise.randbytes(40))
-    for field in ("spec", "model", "state", "attempt", "lost", "created", "queue", "spec_hash"):
+    for field in ("spec", "model", "state", "attempt", "lost", "created", "queue", "spec_hash", "method", "preview"):
         yield f"no {field}", drop(field)
 
 

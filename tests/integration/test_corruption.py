@@ -11,7 +11,6 @@ from redis.exceptions import ResponseError
 from gloss import v1 as pb
 from jobs import names
 from jobs.attempts import AttemptStore
-from jobs.connection import connect
 from jobs.errors import AttemptEndedError, DataCorruptError, ExplanationNotFoundError, StoreError
 from jobs.outage import Outage
 from jobs.store import ExplanationStore
@@ -34,30 +33,14 @@ def victims(store) -> dict[str, str]:
     return {corruption: store.create(spec, MODEL, request_id=corruption).name for corruption, spec in specs.items()}
 
 
-@pytest.fixture
-def client(redis_url):
-    with connect(redis_url, patient=False) as client:
-        yield client
-
-
-@pytest.fixture
-def store(client):
-    return ExplanationStore(client, retention_seconds=60)
-
-
-@pytest.fixture
-def attempts(client):
-    return AttemptStore(client, retention_seconds=60, max_attempts=3)
-
-
 def id_of(name: str) -> str:
     return name.removeprefix("explanations/")
 
 
-def listed(store: ExplanationStore) -> list[str]:
+def listed(store: ExplanationStore, view: pb.ExplanationView = pb.EXPLANATION_VIEW_BASIC) -> list[str]:
     found, token = [], ""
     while True:
-        page, token = store.list(20, token)
+        page, token = store.list(20, token, view=view)
         found += [explanation.name for explanation in page]
         if not token:
             return found
@@ -69,10 +52,12 @@ def spoil(client, victims: dict[str, str]) -> None:
         CORRUPTIONS[corruption](client, id_of(name))
 
 
-def state(store: ExplanationStore, name: str) -> pb.Explanation | str:
+def state(
+    store: ExplanationStore, name: str, view: pb.ExplanationView = pb.EXPLANATION_VIEW_FULL
+) -> pb.Explanation | str:
     """The explanation, or that it is reported as unreadable or gone."""
     try:
-        return store.get(name)
+        return store.get(name, view)
     except DataCorruptError as error:
         return UNREADABLE if error.name == name else f"{error.name} is blamed"
     except ExplanationNotFoundError:
@@ -83,11 +68,12 @@ def test_callers_go_on(victims, store, attempts, client):
     bystanders = {store.create(lime(seed=1000 + seed), MODEL).name for seed in range(1, 4)}
     spoil(client, victims)
 
-    seen = {name: state(store, name) for name in victims.values()}
-    readable = {name for name, found in seen.items() if isinstance(found, pb.Explanation)}
-    assert {found for name, found in seen.items() if name not in readable} == {UNREADABLE, "gone"}
     unseen = {name for corruption, name in victims.items() if corruption.startswith("result is")}  # by lists
-    assert set(listed(store)) == readable | unseen | bystanders
+    for view in (pb.EXPLANATION_VIEW_BASIC, pb.EXPLANATION_VIEW_FULL):
+        seen = {name: state(store, name, view) for name in victims.values()}
+        readable = {name for name, found in seen.items() if isinstance(found, pb.Explanation)}
+        assert {found for name, found in seen.items() if name not in readable} == {UNREADABLE, "gone"}
+        assert set(listed(store, view)) == readable | unseen | bystanders
     for wanted in pb.ExplanationState.values():
         store.list(state=wanted)
     attempts.recover(names.queue("tiny"))

@@ -55,6 +55,14 @@ def worker(redis_url, load_model, tiny_gpt2) -> Iterator[Worker]:
         yield Worker(client, load_model(tiny_gpt2).info.digest)
 
 
+def basic(explanation: pb.Explanation) -> pb.Explanation:
+    """The explanation without what was asked."""
+    kept = pb.Explanation()
+    kept.CopyFrom(explanation)
+    kept.ClearField("spec")
+    return kept
+
+
 def create(served, spec=None, **fields) -> pb.Explanation:
     return served.explanations.CreateExplanation(pb.CreateExplanationRequest(spec=spec or lime(), **fields), timeout=20)
 
@@ -127,6 +135,86 @@ def test_watch_follows_an_explanation_to_its_end(served, worker):
     assert [message.explanation for message in again] == seen[-1:]
 
 
+def test_each_method_has_the_view_that_suits_it_and_takes_any(served, worker):
+    created = create(served)
+    worker.store.succeed(worker.begin(created), pb.ExplanationResult(text="done"))
+
+    def seen(method: str, **view) -> pb.Explanation:
+        if method == "List":
+            [found] = served.explanations.ListExplanations(pb.ListExplanationsRequest(**view)).explanations
+            return found
+        if method == "Watch":
+            [last] = served.explanations.WatchExplanation(pb.WatchExplanationRequest(name=created.name, **view))
+            return last.explanation
+        return served.explanations.GetExplanation(pb.GetExplanationRequest(name=created.name, **view))
+
+    for method, default in {"Get": True, "List": False, "Watch": False}.items():
+        assert seen(method).HasField("spec") is default
+        assert not seen(method, view=pb.EXPLANATION_VIEW_BASIC).HasField("spec")
+        assert seen(method, view=pb.EXPLANATION_VIEW_FULL).spec == created.spec
+    for request in (
+        (served.explanations.GetExplanation, pb.GetExplanationRequest(name=created.name, view=7)),
+        (served.explanations.ListExplanations, pb.ListExplanationsRequest(view=7)),
+        (served.explanations.WatchExplanation, pb.WatchExplanationRequest(name=created.name, view=7)),
+    ):
+        refusal = refused(*request)
+        assert (refusal.code, refusal.field) == (Code.INVALID_ARGUMENT, "view")
+
+
+class TestValidateOnly:
+    def test_answers_what_creating_it_would_and_queues_nothing(self, served, worker):
+        before = served.metric("gloss_explanations_created_total", method="lime")
+        checked = create(served, validate_only=True)
+        assert not served.explanations.ListExplanations(pb.ListExplanationsRequest()).explanations
+        assert served.metric("gloss_explanations_created_total", method="lime") == before
+        assert checked.progress.evaluations_planned >= 30
+        assert checked.progress.tokens_planned > checked.progress.evaluations_planned
+
+        created = create(served)
+        for field in ("name", "state", "create_time"):
+            created.ClearField(field)
+        assert checked == created
+
+    def test_needs_no_worker_and_no_room_in_the_queue(self, redis_server, worker, tiny_gpt2):
+        with serve([tiny_gpt2], redis_url=redis_server.url, max_queued=1) as server:
+            create(server)
+            worker.retire()
+            assert create(server, lime(seed=1), validate_only=True).progress.evaluations_planned
+
+    def test_needs_no_redis(self, tiny_gpt2):
+        with serve([tiny_gpt2]) as server:
+            checked = create(server, validate_only=True)
+        assert checked.progress.evaluations_planned
+        assert not checked.progress.HasField("remaining_seconds")
+
+    def test_refuses_what_creating_it_would_refuse(self, served, worker):
+        bad_target = lime()
+        bad_target.target.next_token.id = 2**30
+        for fields in (
+            {"spec": pb.ExplanationSpec()},
+            {"spec": lime(text=" ")},
+            {"spec": lime(text="word " * 3000)},
+            {"spec": bad_target},
+            {"spec": lime(), "request_id": "é"},
+        ):
+            dry, real = (
+                refused(
+                    served.explanations.CreateExplanation, pb.CreateExplanationRequest(**fields, validate_only=only)
+                )
+                for only in (True, False)
+            )
+            assert vars(dry) == vars(real)
+
+    def test_tells_a_time_once_workers_have_measured_how_fast_they_are(self, served, worker):
+        assert not create(served, validate_only=True).progress.HasField("remaining_seconds")
+        worker.store.measured(worker.digest, "lime", 1000, 4)
+        told = create(served, validate_only=True).progress
+        assert told.remaining_seconds == pytest.approx(told.tokens_planned / 250)
+        hurried = lime()
+        hurried.budget.max_seconds = told.remaining_seconds / 2
+        assert create(served, hurried, validate_only=True).progress.remaining_seconds == hurried.budget.max_seconds
+
+
 def test_cancel_and_delete(served, worker):
     created = create(served)
     for _ in range(2):  # Cancelling again changes nothing.
@@ -166,7 +254,7 @@ def test_what_cannot_be_read_is_reported_as_such_and_hides_nothing_else(served, 
         refusal = refused(method, kind(name=name))
         assert (refusal.code, refusal.reason) == (Code.DATA_LOSS, "DATA_CORRUPT")
         assert refusal.metadata == {"name": name, "part": "attempt"}
-    assert list(served.explanations.ListExplanations(pb.ListExplanationsRequest()).explanations) == [other]
+    assert list(served.explanations.ListExplanations(pb.ListExplanationsRequest()).explanations) == [basic(other)]
     assert create(served).name != name
 
     key = names.events(other.name.removeprefix("explanations/"))
@@ -185,7 +273,7 @@ def test_one_too_long_for_a_reply_is_left_out_of_lists(redis_server, worker, tin
         long = create(server, lime(seed=1))
         progress = pb.Progress(stage="x" * 20_000).SerializeToString()
         worker.redis.hset(names.record(long.name.removeprefix("explanations/")), "progress", progress)
-        assert list(server.explanations.ListExplanations(pb.ListExplanationsRequest()).explanations) == [short]
+        assert list(server.explanations.ListExplanations(pb.ListExplanationsRequest()).explanations) == [basic(short)]
 
 
 def test_without_a_worker_nothing_is_queued(served, worker):

@@ -31,22 +31,6 @@ PARTIAL = pb.ExplanationResult(text="so far")
 ERROR = pb.ExplanationError(reason=pb.ERROR_REASON_INTERNAL, message="no")
 
 
-@pytest.fixture
-def client(redis_url):
-    with connect(redis_url, patient=False) as client:
-        yield client
-
-
-@pytest.fixture
-def store(client):
-    return ExplanationStore(client, retention_seconds=60)
-
-
-@pytest.fixture
-def attempts(client):
-    return AttemptStore(client, retention_seconds=60, max_attempts=3)
-
-
 def id_of(explanation: pb.Explanation) -> str:
     return explanation.name.removeprefix("explanations/")
 
@@ -182,6 +166,98 @@ class TestGet:
             assert caught.value.name == name
 
 
+class TestView:
+    """What is asked may be long, and is read from Redis only for the view that shows it."""
+
+    ASKED = lime(text="word " * 200_000)
+
+    @pytest.fixture(params=["queued", "running", "succeeded", "failed", "cancelled"])
+    def name(self, store, attempts, request) -> str:
+        """An explanation in each of its states."""
+        name = store.create(self.ASKED, MODEL, cost=pb.Progress(evaluations_planned=30)).name
+        if request.param != "queued":
+            attempt = attempts.begin(id_of(store.get(name)))
+            attempts.progress(attempt, pb.Progress(evaluations_done=1), PARTIAL)
+        if request.param == "succeeded":
+            attempts.succeed(attempt, RESULT)
+        elif request.param == "failed":
+            attempts.fail(attempt, ERROR)
+        elif request.param == "cancelled":
+            store.cancel(name)
+        return name
+
+    def test_basic_is_full_without_the_spec(self, store, name):
+        full = store.get(name, pb.EXPLANATION_VIEW_FULL)
+        assert full.spec.prompt == self.ASKED.prompt
+        full.ClearField("spec")
+        assert store.get(name, pb.EXPLANATION_VIEW_BASIC) == full
+
+    def test_lists_leave_out_results_in_either_view(self, store, name):
+        for view in (pb.EXPLANATION_VIEW_BASIC, pb.EXPLANATION_VIEW_FULL):
+            expected = store.get(name, view)
+            for field in ("partial_result", "result"):
+                expected.ClearField(field)
+            assert store.list(view=view)[0] == [expected]
+
+    def test_basic_does_not_read_what_was_asked(self, store, client):
+        name = store.create(self.ASKED, MODEL).name
+        for read in (store.get, lambda _, view: store.list(view=view)):
+            sent = {}
+            for view in (pb.EXPLANATION_VIEW_BASIC, pb.EXPLANATION_VIEW_FULL):
+                before = client.info("stats")["total_net_output_bytes"]
+                read(name, view)
+                sent[view] = client.info("stats")["total_net_output_bytes"] - before
+            assert sent[pb.EXPLANATION_VIEW_FULL] > 1_000_000
+            assert sent[pb.EXPLANATION_VIEW_BASIC] < 50_000
+
+    def test_every_view_tells_the_method_and_how_the_prompt_begins(self, store):
+        chat = pb.Chat(messages=[pb.ChatMessage(content="Be brief."), pb.ChatMessage(content="Why?")])
+        prompts = {"é" * 200: pb.Prompt(text="é" * 300), "Why?": pb.Prompt(chat=chat)}
+        prompts[""] = pb.Prompt(token_ids=pb.TokenIds(ids=[1, 2]))
+        for preview, prompt in prompts.items():
+            created = store.create(pb.ExplanationSpec(prompt=prompt, kernel_shap=pb.KernelShap()), MODEL)
+            for view in (pb.EXPLANATION_VIEW_BASIC, pb.EXPLANATION_VIEW_FULL):
+                seen = store.get(created.name, view)
+                assert (seen.method, seen.prompt_preview) == ("kernel_shap", preview)
+
+
+class TestThroughput:
+    DIGEST = MODEL.digest
+
+    def test_is_known_once_a_worker_has_told_it(self, store, attempts):
+        assert store.throughput(self.DIGEST, "lime") is None
+        attempts.measured(self.DIGEST, "lime", 3000, 1.5)
+        assert store.throughput(self.DIGEST, "lime") == pytest.approx(2000)
+        assert store.throughput(self.DIGEST, "occlusion") is None
+        assert store.throughput("e" * 64, "lime") is None
+
+    def test_follows_what_is_measured_of_late(self, store, attempts):
+        attempts.measured(self.DIGEST, "lime", 1000, 10)
+        for _ in range(30):
+            attempts.measured(self.DIGEST, "lime", 1000, 1)
+        assert store.throughput(self.DIGEST, "lime") == pytest.approx(1000, rel=0.02)
+
+    def test_is_forgotten_after_a_while(self, attempts, client):
+        attempts.measured(self.DIGEST, "lime", 1000, 1)
+        assert client.pttl(names.throughput(self.DIGEST, "lime")) > 0
+
+    @pytest.mark.parametrize("value", [b"", b"many", b"nan", b"inf", b"-1", b"1e308", b"0", b"\xff", None])
+    @pytest.mark.parametrize("field", ["tokens", "seconds"])
+    def test_what_is_no_number_is_none_and_is_replaced(self, store, attempts, client, field, value):
+        key = names.throughput(self.DIGEST, "lime")
+        attempts.measured(self.DIGEST, "lime", 1000, 1)
+        client.hdel(key, field) if value is None else client.hset(key, field, value)
+        assert store.throughput(self.DIGEST, "lime") is None or value == b"1e308"
+        attempts.measured(self.DIGEST, "lime", 1000, 1)
+        assert store.throughput(self.DIGEST, "lime") is not None
+
+    def test_another_type_is_none_and_is_replaced(self, store, attempts, client):
+        client.set(names.throughput(self.DIGEST, "lime"), "fast")
+        assert store.throughput(self.DIGEST, "lime") is None
+        attempts.measured(self.DIGEST, "lime", 1000, 1)
+        assert store.throughput(self.DIGEST, "lime") == pytest.approx(1000)
+
+
 class TestList:
     def test_newest_first_without_results(self, store, attempts):
         created = [store.create(lime(seed=seed), MODEL) for seed in range(3)]
@@ -219,12 +295,13 @@ class TestList:
         created = [store.create(spec, MODEL).name for spec in long][::-1]
         found, tokens = [], [""]
         while tokens[-1] or not found:
-            page, token = store.list(5, tokens[-1])
+            page, token = store.list(5, tokens[-1], view=pb.EXPLANATION_VIEW_FULL)
             assert 1 <= len(page) <= 2
             assert sum(explanation.ByteSize() for explanation in page) < 1.1e6
             found += page
             tokens.append(token)
         assert [explanation.name for explanation in found] == created
+        assert len(store.list(5)[0]) == 5  # without them
 
     def test_by_state(self, store, attempts):
         created = [store.create(lime(seed=seed), MODEL) for seed in range(5)]
