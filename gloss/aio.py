@@ -83,6 +83,7 @@ class AsyncClient(Connection):
 
     explain = _explain(calls.explain)
     create = _unary(calls.create)
+    estimate = _unary(calls.estimate)
     get = _unary(calls.get)
     list = _pages(calls.list_)
     watch = _watch(calls.watch)
@@ -149,10 +150,10 @@ class AsyncClient(Connection):
             await asyncio.sleep(patience.pause(ended))
 
     async def _see_through(self, plan: Explain) -> v1.Explanation:
-        explanation = await self._ask(plan.create)
+        created = explanation = await self._ask(plan.create)
         plan.report(explanation)
         if plan.wait and not is_final(explanation.state):
             async for seen in self._keep_watching(plan.watch(explanation)):
                 explanation = seen
                 plan.report(explanation)
-        return plan.outcome(explanation)
+        return plan.outcome(created, explanation)

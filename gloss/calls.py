@@ -9,7 +9,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Literal, TypedDict, Unpack
+from typing import Literal, TypedDict, Unpack, cast
 
 from gloss import build, v1
 from gloss.build import (
@@ -27,6 +27,8 @@ from gloss.plans import EXPLANATIONS, INFERENCE, Explain, Pages, Stream, Unary, 
 
 ReductionName = Literal["raw", "head-mean", "rollout"]
 StateName = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+ViewName = Literal["basic", "full"]
+"""Without what was asked, which may be long, or with it."""
 
 
 def next_token(
@@ -219,6 +221,29 @@ def create(
     return Unary(EXPLANATIONS, "CreateExplanation", request, v1.Explanation, timeout)
 
 
+def estimate(
+    prompt: PromptLike | v1.ExplanationSpec,
+    method: MethodLike | None = None,
+    *,
+    timeout: float | None = None,
+    **asked: Unpack[Asked],
+) -> Unary[v1.Explanation]:
+    """Checks a request for an explanation and answers what it would cost, without queueing it.
+
+    The answer has no name. Its `progress` holds the planned evaluations and tokens, and the rough time where workers
+    have measured how fast they are. It needs no worker.
+
+    Args:
+        prompt: text, token ids or chat messages; or a whole spec, which says everything.
+        method: name of a method, or its message. Default: occlusion.
+        timeout: seconds. Default: the client's.
+        asked: target, features, removal and so on, as `explain` takes them.
+    """
+    call = create(prompt, method, timeout=timeout, **asked)
+    cast(v1.CreateExplanationRequest, call.request).validate_only = True
+    return call
+
+
 def explain(
     prompt: PromptLike,
     method: MethodLike = "occlusion",
@@ -269,7 +294,7 @@ def explain(
         fresh: compute anew, even when the same spec has been explained before.
         request_id: makes creating it safe to repeat. Default: a random one.
         wait: wait for the end; False answers the queued explanation at once.
-        on_progress: called with the explanation whenever it changes.
+        on_progress: called with the explanation whenever it changes; it holds no spec while we wait.
         timeout: the most seconds to wait for the end. Default: as long as it takes.
 
     Raises:
@@ -292,34 +317,48 @@ def explain(
     return Explain(create(spec, fresh=fresh, request_id=request_id), wait, on_progress, timeout)
 
 
-def get(name: str, *, timeout: float | None = None) -> Unary[v1.Explanation]:
-    """One explanation, with its partial or final result; `name` is "explanations/ID" or the ID alone."""
-    request = v1.GetExplanationRequest(name=build.resource_name(name))
+def get(name: str, *, view: ViewName | None = None, timeout: float | None = None) -> Unary[v1.Explanation]:
+    """One explanation, with its partial or final result.
+
+    Args:
+        name: "explanations/ID" or the ID alone.
+        view: "full" (default), or "basic" without the spec.
+        timeout: seconds. Default: the client's.
+    """
+    request = v1.GetExplanationRequest(name=build.resource_name(name), view=_view(view))
     return Unary(EXPLANATIONS, "GetExplanation", request, v1.Explanation, timeout)
 
 
-def list_(*, state: StateName | None = None, page_size: int = 0, timeout: float | None = None) -> Pages:
+def list_(
+    *,
+    state: StateName | None = None,
+    view: ViewName | None = None,
+    page_size: int = 0,
+    timeout: float | None = None,
+) -> Pages:
     """All explanations, newest first, without their results; further pages are fetched as the loop reaches them.
 
     Args:
         state: only those in this state. Default: all.
+        view: "basic" (default) without the specs, or "full".
         page_size: how many to fetch at a time. Default: the server's.
         timeout: seconds for each page. Default: the client's.
     """
     number = build.enum_value(v1.ExplanationState, "EXPLANATION_STATE_", state)
-    return Pages(v1.ListExplanationsRequest(state=number, page_size=page_size), timeout)
+    return Pages(v1.ListExplanationsRequest(state=number, view=_view(view), page_size=page_size), timeout)
 
 
-def watch(name: str, *, timeout: float | None = None) -> Watch:
+def watch(name: str, *, view: ViewName | None = None, timeout: float | None = None) -> Watch:
     """The explanation now, and again whenever it changes, until it ends.
 
     A dropped connection is taken up again, so this outlives a restart of the server.
 
     Args:
         name: "explanations/ID" or the ID alone.
+        view: "basic" (default) without the spec, which is long at times and never changes; or "full".
         timeout: the most seconds for the whole wait. Default: as long as it takes.
     """
-    return Watch(build.resource_name(name), timeout)
+    return Watch(v1.WatchExplanationRequest(name=build.resource_name(name), view=_view(view)), timeout)
 
 
 def cancel(name: str, *, timeout: float | None = None) -> Unary[v1.Explanation]:
@@ -332,3 +371,8 @@ def delete(name: str, *, timeout: float | None = None) -> Unary[v1.DeleteExplana
     """Cancels an explanation where needed and forgets it; `name` is "explanations/ID" or the ID alone."""
     request = v1.DeleteExplanationRequest(name=build.resource_name(name))
     return Unary(EXPLANATIONS, "DeleteExplanation", request, v1.DeleteExplanationResponse, timeout)
+
+
+def _view(name: ViewName | None) -> v1.ExplanationView:
+    view: v1.ExplanationView = build.enum_value(v1.ExplanationView, "EXPLANATION_VIEW_", name)
+    return view

@@ -81,6 +81,7 @@ class Client(Connection):
 
     explain = _explain(calls.explain)
     create = _unary(calls.create)
+    estimate = _unary(calls.estimate)
     get = _unary(calls.get)
     list = _pages(calls.list_)
     watch = _watch(calls.watch)
@@ -144,10 +145,10 @@ class Client(Connection):
             time.sleep(patience.pause(ended))
 
     def _see_through(self, plan: Explain) -> v1.Explanation:
-        explanation = self._ask(plan.create)
+        created = explanation = self._ask(plan.create)
         plan.report(explanation)
         if plan.wait and not is_final(explanation.state):
             for seen in self._keep_watching(plan.watch(explanation)):
                 explanation = seen
                 plan.report(explanation)
-        return plan.outcome(explanation)
+        return plan.outcome(created, explanation)

@@ -68,7 +68,7 @@ class Patience:
         if self._deadline is not None and now >= self._deadline:
             raise GlossError(
                 grpc.StatusCode.DEADLINE_EXCEEDED,
-                f"{self._watch.name} has not ended within {self._watch.timeout:g} s; it goes on without us",
+                f"{self._watch.request.name} has not ended within {self._watch.timeout:g} s; it goes on without us",
             ) from error
         if error is None or error.code is grpc.StatusCode.DEADLINE_EXCEEDED:
             if self._greeted:  # an ordinary end of a connection that worked

@@ -67,14 +67,13 @@ class Pages:
 class Watch:
     """An explanation until it ends; `timeout` bounds the whole wait."""
 
-    name: str
+    request: v1.WatchExplanationRequest
     timeout: float | None = None
     known_to_exist: bool = False
 
     def connect(self, timeout: float) -> Stream[v1.WatchExplanationResponse]:
         """One connection of at most `timeout` seconds."""
-        request = v1.WatchExplanationRequest(name=self.name)
-        return Stream(EXPLANATIONS, "WatchExplanation", request, v1.WatchExplanationResponse, timeout)
+        return Stream(EXPLANATIONS, "WatchExplanation", self.request, v1.WatchExplanationResponse, timeout)
 
 
 @dataclass(frozen=True)
@@ -88,15 +87,25 @@ class Explain:
 
     def watch(self, explanation: v1.Explanation) -> Watch:
         """The wait for the explanation that was created."""
-        return Watch(explanation.name, self.timeout, known_to_exist=True)
+        return Watch(v1.WatchExplanationRequest(name=explanation.name), self.timeout, known_to_exist=True)
 
     def report(self, explanation: v1.Explanation) -> None:
         """Tell the caller of a change."""
         if self.on_progress is not None:
             self.on_progress(explanation)
 
-    def outcome(self, explanation: v1.Explanation) -> v1.Explanation:
-        """What the caller gets: the explanation, or the error that it ended with while we waited."""
+    def outcome(self, created: v1.Explanation, explanation: v1.Explanation) -> v1.Explanation:
+        """What the caller gets: the explanation in full, or the error that it ended with while we waited."""
+        explanation = complete(explanation, created)
         if self.wait and explanation.state != v1.EXPLANATION_STATE_SUCCEEDED:
             raise ExplanationFailedError(explanation)
         return explanation
+
+
+def complete(basic: v1.Explanation, full: v1.Explanation) -> v1.Explanation:
+    """The newer explanation, in view BASIC, with what only the older one, in view FULL, holds: what was asked."""
+    completed = v1.Explanation()
+    completed.CopyFrom(basic)
+    if full.HasField("spec"):
+        completed.spec.CopyFrom(full.spec)
+    return completed

@@ -11,7 +11,7 @@ from gloss import build, v1
 from gloss.build import EstimatorName, MethodLike, PrecisionName, ScaleName, UnitName
 from gloss.cli.session import INT32, SCALE, SPAN, TEXT, Session, connected, say, with_model
 from gloss.cli.waiting import follow, queue, succeeded
-from gloss.render import html, terminal
+from gloss.render import html, terminal, words
 
 METHODS = [name.replace("_", "-") for name in build.METHOD_FIELDS if name not in ("global_surrogate", "bias_probe")]
 """Those that ask about one prompt; the others have commands of their own."""
@@ -81,6 +81,7 @@ class Removal(click.ParamType[v1.Removal]):
 )
 @click.option("--fresh", is_flag=True, help="Compute anew, even if the same was asked before.")
 @click.option("--no-wait", is_flag=True, help="Queue it and say its name.")
+@click.option("--dry-run", is_flag=True, help="Check it and say what it would cost; queue nothing.")
 @click.option("--html", "page", type=click.Path(path_type=Path, dir_okay=False, writable=True), help="Write a page.")
 @with_model
 @connected
@@ -110,6 +111,7 @@ def explain(
     estimator: EstimatorName | None,
     fresh: bool,
     no_wait: bool,
+    dry_run: bool,
     page: Path | None,
     model: str,
 ) -> None:
@@ -121,7 +123,7 @@ def explain(
     """
     if unit and spans:
         raise click.UsageError("--unit and --span exclude each other: spans are the units")
-    check_choices(target, against, continuation, page, no_wait=no_wait)
+    check_choices(target, against, continuation, page, no_wait=no_wait, dry_run=dry_run)
     explanation = queue(
         session,
         text,
@@ -142,24 +144,35 @@ def explain(
         estimator=estimator,
         model=model,
         fresh=fresh,
+        dry_run=dry_run,
     )
     return answer(session, explanation, page, no_wait=no_wait)
 
 
 def check_choices(
-    target: str | None, against: str | None, continuation: str | None, page: Path | None, *, no_wait: bool
+    target: str | None,
+    against: str | None,
+    continuation: str | None,
+    page: Path | None,
+    *,
+    no_wait: bool,
+    dry_run: bool,
 ) -> None:
     """Refuse options of an explanation that contradict each other."""
     if continuation is not None and (target is not None or against is not None):
         raise click.UsageError("--continuation stands alone; a contrast is --target A --against B")
     if against is not None and target is None:
         raise click.UsageError("--against needs --target: why the one rather than the other?")
+    if dry_run and (page or no_wait):
+        raise click.UsageError("--dry-run computes nothing: leave out --html and --no-wait")
     if no_wait and page:
         raise click.UsageError("--html needs the result; wait for it, or use `gloss jobs get NAME --html FILE` later")
 
 
 def answer(session: Session, explanation: v1.Explanation, page: Path | None, *, no_wait: bool) -> None:
-    """Say the name of an explanation that was queued, or wait for it and show it."""
+    """Say the name of an explanation that was queued, or wait for it and show it; of a dry run, say the cost."""
+    if not explanation.name:
+        return session.emit(explanation) if session.json else say(words.cost_ahead(explanation.progress))
     if no_wait:
         return session.emit(explanation) if session.json else say(explanation.name)
     return present(session, follow(session, explanation), page)

@@ -9,12 +9,13 @@ from typing import get_args
 import click
 
 from gloss import v1
-from gloss.calls import StateName
+from gloss.calls import StateName, ViewName
 from gloss.cli.explain import present, write_page
 from gloss.cli.session import Session, as_dict, connected, emit, say
 from gloss.cli.waiting import follow, succeeded
 from gloss.render import terminal, words
 
+VIEW = click.Choice(get_args(ViewName))
 PAGE = click.Path(path_type=Path, dir_okay=False, writable=True)
 
 
@@ -26,10 +27,12 @@ def jobs() -> None:
 @jobs.command("list")
 @click.option("--state", type=click.Choice(get_args(StateName)), help="Only those in this state.")
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="The most to show.")
+@click.option("--view", type=VIEW, help="For --json: full has what was asked, too. [default: basic]")
 @connected
-def list_(session: Session, state: StateName | None, limit: int) -> None:
+def list_(session: Session, state: StateName | None, limit: int, view: ViewName | None) -> None:
     """Explanations, newest first."""
-    found = list(islice(session.client.list(state=state, page_size=min(limit, 1000)), limit))
+    _check_view(session, view)
+    found = list(islice(session.client.list(state=state, view=view, page_size=min(limit, 1000)), limit))
     if session.json:
         return emit({"explanations": [as_dict(one) for one in found]})
     if not found:
@@ -52,18 +55,21 @@ def get(session: Session, name: str, page: Path | None) -> None:
 @jobs.command()
 @click.argument("name")
 @click.option("--html", "page", type=PAGE, help="Write a page at the end.")
+@click.option("--view", type=VIEW, help="For --json: full has what was asked in each line, too. [default: basic]")
 @connected
-def watch(session: Session, name: str, page: Path | None) -> None:
+def watch(session: Session, name: str, page: Path | None, view: ViewName | None) -> None:
     """An explanation until it ends; with --json, one line for each change."""
-    explanation = session.client.get(name)
+    _check_view(session, view)
     if not session.json:
-        return present(session, follow(session, explanation), page)
+        return present(session, follow(session, session.client.get(name)), page)
 
     def report(change: v1.Explanation) -> None:
         session.emit(change, lines=True)
 
-    final = follow(session, explanation, report)
-    write_page(page, final)
+    shown = view or "basic"
+    final = follow(session, session.client.get(name, view=shown), report, view=shown)
+    if page:
+        write_page(page, session.client.get(name))
     succeeded(final)
     return None
 
@@ -88,3 +94,8 @@ def delete(session: Session, name: str) -> None:
     if session.json:
         return session.emit(reply)
     return say(f"{name} deleted")
+
+
+def _check_view(session: Session, view: ViewName | None) -> None:
+    if view and not session.json:
+        raise click.UsageError("--view is for --json; a picture shows what it needs")

@@ -36,6 +36,7 @@ def with_target(command: Command) -> Command:
     """Give a command the options that say which value is compared, and how long it may take."""
     for option in (
         click.option("--html", "page", type=click.Path(path_type=Path, dir_okay=False), help="Write a page."),
+        click.option("--dry-run", is_flag=True, help="Check it and say what it would cost; queue nothing."),
         click.option("--no-wait", is_flag=True, help="Queue it and say its name."),
         click.option("--fresh", is_flag=True, help="Compute anew, even if the same was asked before."),
         click.option("--max-seconds", type=float, help="The most seconds of work."),
@@ -117,11 +118,12 @@ def _ask(
     max_seconds: float | None,
     fresh: bool,
     no_wait: bool,
+    dry_run: bool,
     page: Path | None,
     model: str,
     seed: int = 0,
 ) -> None:
-    check_choices(target, against, continuation, page, no_wait=no_wait)
+    check_choices(target, against, continuation, page, no_wait=no_wait, dry_run=dry_run)
     explanation = queue(
         session,
         text,
@@ -134,5 +136,6 @@ def _ask(
         seed=seed,
         model=model,
         fresh=fresh,
+        dry_run=dry_run,
     )
     answer(session, explanation, page, no_wait=no_wait)

@@ -12,27 +12,43 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
 from gloss import v1
 from gloss.build import MethodLike
+from gloss.calls import ViewName
 from gloss.cli.session import Session, interrupted, say
 from gloss.errors import ExplanationFailedError
 from gloss.patience import is_final
+from gloss.plans import complete
 from gloss.render import terminal, words
 
 
-def queue(session: Session, prompt: str, method: MethodLike, **asked: Any) -> v1.Explanation:
-    """Ask for an explanation, by the arguments of `Client.explain`, without waiting for it."""
+def queue(
+    session: Session, prompt: str, method: MethodLike, *, dry_run: bool = False, fresh: bool = False, **asked: Any
+) -> v1.Explanation:
+    """Ask for an explanation, by the arguments of `Client.explain`, without waiting for it; or only for its cost."""
     try:
-        return session.client.explain(prompt, method, wait=False, **asked)
+        if dry_run:
+            return session.client.estimate(prompt, method, **asked)
+        return session.client.explain(prompt, method, wait=False, fresh=fresh, **asked)
     except KeyboardInterrupt:
         interrupted("Interrupted while it was asked for; `gloss jobs list` shows whether it was queued.")
 
 
 def follow(
-    session: Session, explanation: v1.Explanation, on_change: Callable[[v1.Explanation], None] | None = None
+    session: Session,
+    explanation: v1.Explanation,
+    on_change: Callable[[v1.Explanation], None] | None = None,
+    *,
+    view: ViewName = "basic",
 ) -> v1.Explanation:
-    """Wait for the end of an explanation, showing how far it is on standard error; Ctrl-C leaves it running."""
+    """Wait for the end of an explanation, showing how far it is on standard error; Ctrl-C leaves it running.
+
+    Args:
+        explanation: as it is now. Where it holds what was asked, so does the one that is returned.
+        on_change: told of each change.
+        view: what is sent of each change.
+    """
     latest = explanation
     try:
-        for latest in _shown(session, _changes(session, explanation)):
+        for latest in _shown(session, _changes(session, explanation, view)):
             if on_change:
                 on_change(latest)
     except KeyboardInterrupt:
@@ -41,7 +57,7 @@ def follow(
             f"  gloss jobs watch {explanation.name}",
             f"  gloss jobs cancel {explanation.name}",
         )
-    return latest
+    return complete(latest, explanation)
 
 
 def succeeded(explanation: v1.Explanation) -> v1.Explanation:
@@ -51,10 +67,10 @@ def succeeded(explanation: v1.Explanation) -> v1.Explanation:
     return explanation
 
 
-def _changes(session: Session, explanation: v1.Explanation) -> Iterator[v1.Explanation]:
+def _changes(session: Session, explanation: v1.Explanation, view: ViewName) -> Iterator[v1.Explanation]:
     yield explanation
     if not is_final(explanation.state):
-        yield from session.client.watch(explanation.name)
+        yield from session.client.watch(explanation.name, view=view)
 
 
 def _shown(session: Session, changes: Iterator[v1.Explanation]) -> Iterator[v1.Explanation]:

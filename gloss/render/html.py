@@ -45,8 +45,8 @@ def page(explanation: v1.Explanation) -> str:
     origin = f"{words.model(explanation.model)} · {explanation.name} · {words.state(explanation)}"
     template = Template((files("gloss.render") / "page.html").read_text(encoding="utf-8"))
     return template.substitute(
-        title=_safe(f"{words.method(spec)}: {result.text[:60]}"),
-        heading=_safe(f"{words.method(spec)}: why {result.target.description}?"),
+        title=_safe(f"{words.method(explanation)}: {result.text[:60]}"),
+        heading=_safe(f"{words.method(explanation)}: why {result.target.description}?"),
         origin=_safe(origin).replace("/", "/<wbr>"),
         question=_safe(words.value_line(result, spec)),
         text="".join(_text(result)),

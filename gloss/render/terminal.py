@@ -38,9 +38,9 @@ def jobs(found: Iterable[v1.Explanation], now: float | None = None) -> Table:
         table.add_row(
             plain(one.name.removeprefix("explanations/")),
             Text(state, _STATES.get(state, "")),
-            words.method(one.spec),
+            words.method(one),
             words.age(now - one.create_time.ToNanoseconds() / 1e9),
-            plain(one.spec.prompt.text or f"({one.spec.prompt.WhichOneof('content') or 'nothing'})"),
+            plain(one.prompt_preview or "(token ids)"),
         )
     return table
 
@@ -125,7 +125,7 @@ def explanation(found: v1.Explanation) -> Group:
     """A finished or partial explanation: the question, the coloured text, the table, and whether to trust it."""
     result = found.result if found.HasField("result") else found.partial_result
     heading = Text.assemble(
-        (words.method(found.spec), "bold"), (f" · {words.model(found.model)} · {words.visible(found.name)}", "dim")
+        (words.method(found), "bold"), (f" · {words.model(found.model)} · {words.visible(found.name)}", "dim")
     )
     if not result.attributions:
         return Group(heading, Text(f"{words.state(found)}: nothing is known yet", "dim"))

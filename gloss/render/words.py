@@ -124,9 +124,9 @@ def decimals(most: float) -> int:
     return min(6, max(2, 2 - math.floor(math.log10(most)))) if most else 2
 
 
-def method(spec: v1.ExplanationSpec) -> str:
+def method(explanation: v1.Explanation) -> str:
     """The method's name as its papers write it."""
-    return METHODS.get(spec.WhichOneof("method") or "", "Explanation")
+    return METHODS.get(explanation.method, "Explanation")
 
 
 def unit(spec: v1.ExplanationSpec, count: int = 1) -> str:
@@ -262,6 +262,14 @@ def cost(result: v1.ExplanationResult) -> str:
     if found.stop_reason in _STOPS:
         parts.append(f"ended because {_STOPS[found.stop_reason]}")
     return " · ".join(parts)
+
+
+def cost_ahead(at: v1.Progress) -> str:
+    """What is planned: ``52 model evaluations, at most 1,234 tokens, about 3.0 s``, the time where it is known."""
+    parts = [f"{at.evaluations_planned:,} model evaluations", f"at most {at.tokens_planned:,} tokens"]
+    if at.HasField("remaining_seconds"):
+        parts.append(f"about {duration(at.remaining_seconds)}")
+    return ", ".join(parts)
 
 
 def duration(seconds: float) -> str:

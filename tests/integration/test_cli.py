@@ -115,6 +115,18 @@ def test_explain_with_everything_said(gloss: Gloss) -> None:
     assert "' x'" in windows.stdout
 
 
+def test_a_dry_run_tells_what_the_explanation_then_costs(gloss: Gloss) -> None:
+    asked = ("explain", f"{PROMPT} dry", "--method", "occlusion", "--no-faithfulness")
+    told = json.loads(gloss(*asked, "--dry-run", "--json").stdout)["progress"]
+    done = json.loads(gloss(*asked, "--json").stdout)
+    assert told["evaluations_planned"] == done["progress"]["evaluations_done"]
+    assert told["tokens_planned"] == done["progress"]["tokens_planned"]
+
+    again = gloss(*asked, "--dry-run").stdout  # the worker has told its speed meanwhile
+    assert "model evaluations, at most" in again
+    assert ", about" in again
+
+
 def test_jobs(gloss: Gloss) -> None:
     queued = json.loads(gloss("explain", f"{PROMPT} jobs", "--no-wait", "--json").stdout)
     name = queued["name"]

@@ -265,24 +265,35 @@ class Explanations(explanation_service_pb2_grpc.ExplanationServiceServicer):
 
     def CreateExplanation(self, request, context):  # noqa: N802
         self.script.hear("CreateExplanation", request, context)
-        name = f"explanations/{len(self.script.explanations) + 1}"
+        spec = request.spec
         explanation = v1.Explanation(
-            name=name, spec=request.spec, state=v1.EXPLANATION_STATE_QUEUED, model=MODEL, attempt=0
+            spec=spec,
+            model=MODEL,
+            method=spec.WhichOneof("method"),
+            prompt_preview=spec.prompt.text,
+            progress=v1.Progress(evaluations_planned=32, tokens_planned=1600, remaining_seconds=0.5),
         )
+        if request.validate_only:
+            return explanation
+        name = f"explanations/{len(self.script.explanations) + 1}"
+        explanation.name, explanation.state = name, v1.EXPLANATION_STATE_QUEUED
         explanation.create_time.FromSeconds(1_700_000_000)
         self.script.explanations[name] = explanation
         return explanation
 
     def GetExplanation(self, request, context):  # noqa: N802
         self.script.hear("GetExplanation", request, context)
-        return self._find(request.name, context)
+        return seen(self._find(request.name, context), full=request.view != v1.EXPLANATION_VIEW_BASIC)
 
     def ListExplanations(self, request, context):  # noqa: N802
         self.script.hear("ListExplanations", request, context)
         known = [e for e in self.script.explanations.values() if request.state in (0, e.state)][::-1]
         start, size = int(request.page_token or 0), request.page_size or 50
         more = str(start + size) if start + size < len(known) else ""
-        return v1.ListExplanationsResponse(explanations=known[start : start + size], next_page_token=more)
+        page = [seen(one, full=request.view == v1.EXPLANATION_VIEW_FULL) for one in known[start : start + size]]
+        for one in page:
+            one.ClearField("result")
+        return v1.ListExplanationsResponse(explanations=page, next_page_token=more)
 
     def WatchExplanation(self, request, context):  # noqa: N802
         self.script.hear("WatchExplanation", request, context)
@@ -291,7 +302,7 @@ class Explanations(explanation_service_pb2_grpc.ExplanationServiceServicer):
         for step in steps:
             if isinstance(step, grpc.StatusCode):
                 context.abort(step, f"scripted {step.name}")
-            yield v1.WatchExplanationResponse(explanation=step)
+            yield v1.WatchExplanationResponse(explanation=seen(step, full=request.view == v1.EXPLANATION_VIEW_FULL))
 
     def _ended(self, explanation: v1.Explanation) -> v1.Explanation:
         explanation.state = self.script.end
@@ -316,6 +327,15 @@ class Explanations(explanation_service_pb2_grpc.ExplanationServiceServicer):
         self._find(request.name, context)
         del self.script.explanations[request.name]
         return v1.DeleteExplanationResponse()
+
+
+def seen(explanation: v1.Explanation, *, full: bool) -> v1.Explanation:
+    """The explanation in view FULL or BASIC."""
+    shown = v1.Explanation()
+    shown.CopyFrom(explanation)
+    if not full:
+        shown.ClearField("spec")
+    return shown
 
 
 def running(explanation: v1.Explanation) -> list[v1.Explanation]:

@@ -54,6 +54,8 @@ def test_explain_watch_and_list(address: str, script: fake.Script) -> None:
         why = await client.explain(fake.TEXT, "lime", on_progress=seen.append)
         assert why.result.attributions
         assert len(seen) == 4
+        assert why.spec == seen[0].spec
+        assert (await client.estimate(fake.TEXT, "lime")).progress.evaluations_planned == 32
 
         queued = await client.explain(fake.TEXT, wait=False)
         script.watches += [[queued, grpc.StatusCode.UNAVAILABLE], [queued]]

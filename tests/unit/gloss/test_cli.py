@@ -303,6 +303,39 @@ def test_no_server_says_how_to_start_one() -> None:
     assert "make up" in result.stderr
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [
+        ["explain", fake.TEXT, "--method", "lime"],
+        ["bias", "The {} said", "--group", "a=king", "--group", "b=queen"],
+        ["surrogate", "-"],
+    ],
+)
+def test_a_dry_run_says_the_cost_and_queues_nothing(run: Run, script: fake.Script, asked: list[str]) -> None:
+    shown = output(run(*asked, "--dry-run", input="one\ntwo\n"))
+    assert shown == "32 model evaluations, at most 1,600 tokens, about 500 ms\n"
+    printed = json.loads(output(run(*asked, "--dry-run", "--json", input="one\ntwo\n")))
+    assert (printed["name"], printed["progress"]["evaluations_planned"]) == ("", "32")
+    assert not script.explanations
+    for contradiction in (["--no-wait"], ["--html", "page.html"]):
+        assert run(*asked, "--dry-run", *contradiction, input="one\n").exit_code == 2
+
+
+def test_what_was_asked_is_sent_for_json_in_full_only(run: Run, tmp_path: Path) -> None:
+    output(run("explain", fake.TEXT))
+    page = tmp_path / "page.html"
+    for view, has_spec in ((), False), (("--view", "basic"), False), (("--view", "full"), True):
+        [listed] = json.loads(output(run("jobs", "list", "--json", *view)))["explanations"]
+        lines = output(run("jobs", "watch", "1", "--json", "--html", str(page), *view)).splitlines()
+        for seen in (listed, *map(json.loads, lines)):
+            assert bool(seen.get("spec")) is has_spec
+            assert (seen["method"], seen["prompt_preview"]) == ("occlusion", fake.TEXT)
+        assert "France" in page.read_text(encoding="utf-8")
+    assert json.loads(output(run("jobs", "get", "1", "--json")))["spec"]["prompt"]["text"] == fake.TEXT
+    for command in (["list"], ["watch", "1"]):
+        assert run("jobs", *command, "--view", "full").exit_code == 2
+
+
 def test_jobs_from_list_to_delete(run: Run, script: fake.Script) -> None:
     assert "nothing yet" in run("jobs", "list").stderr
     for prompt in ("first prompt", "second prompt"):

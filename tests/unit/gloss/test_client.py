@@ -6,6 +6,7 @@ import inspect
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import grpc
 import pytest
@@ -150,6 +151,36 @@ def test_explain_reports_progress_and_answers_the_result(client: Client) -> None
     ]
     assert seen[2].partial_result.attributions
     assert why.result.attributions[3].attribution == 2.5
+    assert not any(step.HasField("spec") for step in seen[1:])
+    assert why.spec == seen[0].spec
+    assert why.spec.prompt.text == fake.TEXT
+
+
+def test_get_list_and_watch_take_a_view(client: Client, script: fake.Script) -> None:
+    client.explain("hello world")
+
+    def told(**view: Any) -> list[bool]:
+        seen = [client.get("1", **view), *client.list(**view), *client.watch("1", **view)]
+        return [explanation.HasField("spec") for explanation in seen]
+
+    assert told() == [True, False, *[False] * 3]
+    assert told(view="basic") == [False] * 5
+    assert told(view="full") == [True] * 5
+    with pytest.raises(ValueError, match="choose from basic, full"):
+        client.get("1", view="half")
+
+
+def test_estimate_asks_for_the_cost_alone(client: Client, script: fake.Script) -> None:
+    asked = {"target": " Paris", "max_evaluations": 50}
+    checked = client.estimate(fake.TEXT, "lime", **asked)
+    assert checked.name == ""
+    assert checked.progress.evaluations_planned == 32
+    client.create(fake.TEXT, "lime", **asked)
+    dry, real = script.requests["CreateExplanation"]
+    assert dry.validate_only
+    assert not real.validate_only
+    assert dry.spec == real.spec
+    assert client.estimate(real.spec).progress == checked.progress
 
 
 @pytest.mark.parametrize(
