@@ -98,6 +98,16 @@ def test_explains_and_counts(worker, model, store, client):
     wait_for(lambda: not client.keys("rq:job:*") and not client.keys("rq:execution*") and not client.keys("rq:wip*"))
 
 
+def test_tells_how_fast_it_was_by_its_method(model, store):
+    done = ended(store, store.create(lime(60, seed=7), model).name)
+    planned = done.progress.tokens_planned
+    rate = store.throughput(model.digest, "lime")
+    assert rate == pytest.approx(planned / done.result.cost.seconds, rel=3)
+    cached = ended(store, store.create(lime(60, seed=7), model, fresh=True).name)
+    assert cached.result.cost.evaluations == 0
+    assert store.throughput(model.digest, "lime") == rate  # what is not computed says nothing of the speed
+
+
 def test_says_that_it_is_alive(model, store, worker):
     assert store.worker_alive(model.name, model.digest)
     assert not store.worker_alive(model.name, "0" * 64)

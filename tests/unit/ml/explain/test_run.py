@@ -96,6 +96,32 @@ def test_progress_moves_forward_to_its_end():
     assert updates[0].progress.evaluations_planned == 2 + 1000 + Run(toy(), spec()).problem.quality.planned
 
 
+@pytest.mark.parametrize(
+    "method", [Occlusion(), Lime(), KernelShap(), ShapleyPermutation(), ContextAttribution(), Interactions()]
+)
+@pytest.mark.parametrize("faithfulness", [True, False])
+def test_a_forecast_is_the_run_before_its_first_step(method, faithfulness):
+    asked = spec(method, budget=Budget(max_evaluations=200), faithfulness=faithfulness)
+    forecast = prepare(toy().tokenizer, toy().info, asked).forecast(None)
+    run = list(Run(toy(), asked))
+    first, end = run[0].progress, run[-1].progress
+    assert (forecast.evaluations_planned, forecast.tokens_planned) == (first.evaluations_planned, first.tokens_planned)
+    assert end.evaluations_done <= forecast.evaluations_planned
+    assert run[-1].result.cost.tokens_computed + run[-1].result.cost.tokens_saved <= forecast.tokens_planned
+
+
+def test_a_forecast_tells_a_time_from_a_throughput_and_the_budget():
+    def seconds(tokens_per_second, max_seconds=None):
+        asked = spec(budget=Budget(max_seconds=max_seconds))
+        return prepare(toy().tokenizer, toy().info, asked).forecast(tokens_per_second).remaining_seconds
+
+    assert seconds(None) is seconds(None, 5) is None
+    tokens = prepare(toy().tokenizer, toy().info, spec()).forecast(None).tokens_planned
+    assert seconds(100) == pytest.approx(tokens / 100)
+    assert seconds(100, 1e9) == seconds(100)
+    assert seconds(1e-6, 5) == 5
+
+
 def test_updates_come_at_a_bounded_rate():
     stopped = 0.0
     updates = list(Run(toy(), spec(Lime()), clock=lambda: stopped))
