@@ -12,13 +12,14 @@ COMPOSE ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
-LINTED := $(wildcard benchmarks deploy gloss jobs ml proto server tests worker)
+LINTED := $(wildcard benchmarks deploy gloss jobs ml proto server setup.py tests worker)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test test-slow test-zoo test-containers train-deps lint format proto lock clean
+.PHONY: help demo up test test-slow test-wheel test-zoo test-containers train-deps lint format proto contract-baseline \
+        lock clean
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.serve ## Start Gloss on this machine, walk through it, and serve until Ctrl-C (ONCE=1: stop after the walk)
 	@$(BIN)/python -m deploy.demo $(if $(filter-out 0 no false,$(ONCE)),--once)
@@ -32,6 +33,9 @@ test: $(VENV)/.dev ## Run the tests, all but the slow ones (PYTEST_ARGS="-k lime
 test-slow: $(VENV)/.dev ## Run the tests that take minutes
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
 
+test-wheel: $(VENV)/.dev ## Build the wheel, and try it in an environment that has nothing else
+	$(BIN)/python -m pytest -m wheel $(PYTEST_ARGS)
+
 test-zoo: $(VENV)/.dev ## Run every verb and method on every architecture that transformers has, and write docs/models.md
 	$(BIN)/python -m pytest -m zoo tests/zoo $(PYTEST_ARGS)
 	$(BIN)/python -m tests.zoo.table
@@ -41,11 +45,12 @@ test-containers: $(VENV)/.dev ## Build the image, run docker-compose.yml, and wa
 
 train-deps: $(VENV)/.train ## Install what training a model needs beside (docs/training.md)
 
-lint: $(VENV)/.dev ## Check style, types and the direction of imports
+lint: $(VENV)/.dev ## Check style, types, the direction of imports, and that the contract breaks nobody
 	$(BIN)/ruff check $(LINTED)
 	$(BIN)/ruff format --check $(LINTED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python proto/contract.py check
 
 format: $(VENV)/.dev ## Format the code, and fix what can be fixed without a decision
 	$(BIN)/ruff format $(LINTED)
@@ -53,6 +58,9 @@ format: $(VENV)/.dev ## Format the code, and fix what can be fixed without a dec
 
 proto: $(VENV)/.dev ## Regenerate gloss/v1 from proto/gloss/v1
 	$(BIN)/python proto/generate.py
+
+contract-baseline: $(VENV)/.dev ## Make the contract as it is the one that may not be broken (say so in CHANGELOG.md)
+	$(BIN)/python proto/contract.py baseline
 
 lock: $(VENV)/.dev ## Write requirements.lock from pyproject.toml (UPGRADE=1: the newest of everything)
 	$(BIN)/python -m deploy.lock $(if $(UPGRADE),--upgrade)

@@ -1,5 +1,6 @@
 // A client that knows nothing of Gloss but its contract: `node client.js HOST:PORT PROTO_FOLDER PROMPT`.
-// It asks for the next token, has an explanation made, watches it to its end, and prints what it saw as JSON.
+// It asks for the next token and for the cost of an explanation, has it made, watches it to its end, lists it, and prints
+// what it saw as JSON.
 "use strict";
 
 const grpc = require("@grpc/grpc-js");
@@ -40,8 +41,10 @@ function watch(name) {
 async function main() {
   const next = await call(inference, "NextToken", { prompts: [{ text: prompt }], top_k: 5 });
   const spec = { prompt: { text: prompt }, lime: { surrogate: "SURROGATE_RIDGE" } };
+  const cost = await call(explanations, "CreateExplanation", { spec, validate_only: true });
   const created = await call(explanations, "CreateExplanation", { spec, fresh: true });
   const { states, last } = await watch(created.name);
+  const { explanations: listed } = await call(explanations, "ListExplanations", {});
 
   let refusal;
   try {
@@ -50,7 +53,7 @@ async function main() {
     refusal = { code: error.code, details: error.details };
   }
 
-  console.log(JSON.stringify({ next, name: created.name, states, result: last.result, refusal }));
+  console.log(JSON.stringify({ next, cost, name: created.name, states, final: last, listed, refusal }));
   inference.close();
   explanations.close();
 }
