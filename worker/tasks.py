@@ -76,20 +76,20 @@ def explain(context: WorkerContext, attempt: Attempt, work: Work) -> None:
     for update in reported(run, context.reports, attempt, run.checkpoint, context.outage):
         work.follow(update)
     if work.result is not None:
-        _measure(resident, attempt, run.problem, work.result.cost)
+        _measure(context, attempt, run.problem, work.result.cost)
 
 
-def _measure(resident: Residency, attempt: Attempt, problem: Problem, cost: Cost) -> None:
+def _measure(context: WorkerContext, attempt: Attempt, problem: Problem, cost: Cost) -> None:
     """Note how fast this went, for the estimates of what comes. It may be left out while Redis is away."""
     tokens = problem.tokens(cost.evaluations)
     if not (cost.evaluations and cost.seconds > 0):
         return  # all values came from the cache
     try:
-        resident.reports.measured(attempt.model.digest, question.method(attempt.spec), tokens, cost.seconds)
+        context.reports.measured(attempt.model.digest, question.method(attempt.spec), tokens, cost.seconds)
     except RedisError as error:
-        resident.outage.failed("measure", error)
+        context.outage.failed("measure", error)
     else:
-        resident.outage.passed("measure")
+        context.outage.passed("measure")
 
 
 @contextlib.contextmanager
