@@ -28,7 +28,7 @@ if _version_not_supported:
 class ExplanationServiceStub:
     """Explanations are resources: created, watched while a worker computes them, kept for a while, deleted.
 
-    Every call answers UNAVAILABLE with RetryInfo while the store of explanations cannot be used.
+    Every call answers UNAVAILABLE with RetryInfo while the store of explanations cannot be used, but for validate_only.
     """
 
     def __init__(self, channel):
@@ -72,7 +72,7 @@ class ExplanationServiceStub:
 class ExplanationServiceServicer:
     """Explanations are resources: created, watched while a worker computes them, kept for a while, deleted.
 
-    Every call answers UNAVAILABLE with RetryInfo while the store of explanations cannot be used.
+    Every call answers UNAVAILABLE with RetryInfo while the store of explanations cannot be used, but for validate_only.
     """
 
     def CreateExplanation(self, request, context):
@@ -172,7 +172,7 @@ def add_ExplanationServiceServicer_to_server(servicer, server):
 class ExplanationService:
     """Explanations are resources: created, watched while a worker computes them, kept for a while, deleted.
 
-    Every call answers UNAVAILABLE with RetryInfo while the store of explanations cannot be used.
+    Every call answers UNAVAILABLE with RetryInfo while the store of explanations cannot be used, but for validate_only.
     """
 
     @staticmethod

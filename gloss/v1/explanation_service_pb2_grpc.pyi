@@ -29,7 +29,7 @@ GRPC_VERSION: str
 class ExplanationServiceStub:
     """Explanations are resources: created, watched while a worker computes them, kept for a while, deleted.
 
-    Every call answers UNAVAILABLE with RetryInfo while the store of explanations cannot be used.
+    Every call answers UNAVAILABLE with RetryInfo while the store of explanations cannot be used, but for validate_only.
     """
 
     @_typing.overload
@@ -69,7 +69,7 @@ class ExplanationServiceStub:
 class ExplanationServiceAsyncStub(ExplanationServiceStub):
     """Explanations are resources: created, watched while a worker computes them, kept for a while, deleted.
 
-    Every call answers UNAVAILABLE with RetryInfo while the store of explanations cannot be used.
+    Every call answers UNAVAILABLE with RetryInfo while the store of explanations cannot be used, but for validate_only.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -105,7 +105,7 @@ class ExplanationServiceAsyncStub(ExplanationServiceStub):
 class ExplanationServiceServicer(metaclass=_abc_1.ABCMeta):
     """Explanations are resources: created, watched while a worker computes them, kept for a while, deleted.
 
-    Every call answers UNAVAILABLE with RetryInfo while the store of explanations cannot be used.
+    Every call answers UNAVAILABLE with RetryInfo while the store of explanations cannot be used, but for validate_only.
     """
 
     @_abc_1.abstractmethod

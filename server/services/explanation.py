@@ -52,6 +52,8 @@ class ExplanationService(ExplanationServiceServicer):
         check_request_id(request.request_id)
         spec, model = request.spec, self._registry.resolve(request.spec.model)
         problem = await asyncio.get_running_loop().run_in_executor(self._helpers, _checked, model, spec)
+        if not request.validate_only and not await self._store.worker_alive(model.info.name, model.info.digest):
+            raise NoWorkerError(model.info.name)
         method = question.method(spec)
         cost = from_progress(problem.forecast(await self._store.throughput(model.info.digest, method)))
         if request.validate_only:
@@ -62,8 +64,6 @@ class ExplanationService(ExplanationServiceServicer):
                 prompt_preview=question.preview(spec),
                 progress=cost,
             )
-        if not await self._store.worker_alive(model.info.name, model.info.digest):
-            raise NoWorkerError(model.info.name)
         explanation = await self._store.create(
             spec, version(model.info), cost=cost, request_id=request.request_id, fresh=request.fresh
         )
