@@ -23,55 +23,66 @@ _sym_db = _symbol_database.Default()
 
 
 from gloss.v1 import common_pb2 as gloss_dot_v1_dot_common__pb2
+from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n gloss/v1/inference_service.proto\x12\x08gloss.v1\x1a\x15gloss/v1/common.proto\"\x8c\x01\n\x10NextTokenRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12!\n\x07prompts\x18\x02 \x03(\x0b\x32\x10.gloss.v1.Prompt\x12\x12\n\x05top_k\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x04 \x01(\x01H\x01\x88\x01\x01\x42\x08\n\x06_top_kB\x0e\n\x0c_temperature\"\xb2\x01\n\x11NextTokenResponse\x12\x32\n\x0bpredictions\x18\x01 \x03(\x0b\x32\x1d.gloss.v1.NextTokenPrediction\x12%\n\x05model\x18\x02 \x01(\x0b\x32\x16.gloss.v1.ModelVersion\x12\"\n\x07timings\x18\x03 \x01(\x0b\x32\x11.gloss.v1.Timings\x12\x1e\n\x05usage\x18\x04 \x01(\x0b\x32\x0f.gloss.v1.Usage\"o\n\x13NextTokenPrediction\x12\'\n\x03top\x18\x01 \x03(\x0b\x32\x1a.gloss.v1.TokenProbability\x12\x0f\n\x07\x65ntropy\x18\x02 \x01(\x01\x12\x1e\n\x05usage\x18\x03 \x01(\x0b\x32\x0f.gloss.v1.Usage\"_\n\x0cScoreRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\"\n\x05items\x18\x02 \x03(\x0b\x32\x13.gloss.v1.ScoreItem\x12\x12\n\x05top_k\x18\x03 \x01(\x05H\x00\x88\x01\x01\x42\x08\n\x06_top_k\"[\n\tScoreItem\x12 \n\x06prompt\x18\x01 \x01(\x0b\x32\x10.gloss.v1.Prompt\x12,\n\x0c\x63ontinuation\x18\x02 \x01(\x0b\x32\x16.gloss.v1.Continuation\"\xa7\x01\n\rScoreResponse\x12+\n\x06scores\x18\x01 \x03(\x0b\x32\x1b.gloss.v1.ContinuationScore\x12%\n\x05model\x18\x02 \x01(\x0b\x32\x16.gloss.v1.ModelVersion\x12\"\n\x07timings\x18\x03 \x01(\x0b\x32\x11.gloss.v1.Timings\x12\x1e\n\x05usage\x18\x04 \x01(\x0b\x32\x0f.gloss.v1.Usage\"\x8b\x01\n\x11\x43ontinuationScore\x12$\n\x06tokens\x18\x01 \x03(\x0b\x32\x14.gloss.v1.TokenScore\x12\x17\n\x0flog_probability\x18\x02 \x01(\x01\x12\x17\n\x0ftokenized_apart\x18\x03 \x01(\x08\x12\x1e\n\x05usage\x18\x04 \x01(\x0b\x32\x0f.gloss.v1.Usage\"\xa7\x01\n\nTokenScore\x12\n\n\x02id\x18\x01 \x01(\x05\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\r\n\x05\x62ytes\x18\x03 \x01(\x0c\x12\x17\n\x0flog_probability\x18\x04 \x01(\x01\x12\x0c\n\x04rank\x18\x05 \x01(\x05\x12\'\n\x03top\x18\x06 \x03(\x0b\x32\x1a.gloss.v1.TokenProbability\x12\x14\n\x07\x65ntropy\x18\x07 \x01(\x01H\x00\x88\x01\x01\x42\n\n\x08_entropy\"\xfa\x01\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12 \n\x06prompt\x18\x02 \x01(\x0b\x32\x10.gloss.v1.Prompt\x12\x17\n\nmax_tokens\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x05 \x01(\x01H\x02\x88\x01\x01\x12\x11\n\x04seed\x18\x06 \x01(\x04H\x03\x88\x01\x01\x12\x0c\n\x04stop\x18\x07 \x03(\t\x12\x12\n\x05top_k\x18\x08 \x01(\x05H\x04\x88\x01\x01\x42\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x07\n\x05_seedB\x08\n\x06_top_k\"\x8e\x02\n\x10GenerateResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12)\n\x05token\x18\x02 \x01(\x0b\x32\x1a.gloss.v1.TokenProbability\x12\'\n\x03top\x18\x03 \x03(\x0b\x32\x1a.gloss.v1.TokenProbability\x12-\n\rfinish_reason\x18\x04 \x01(\x0e\x32\x16.gloss.v1.FinishReason\x12%\n\x05model\x18\x05 \x01(\x0b\x32\x16.gloss.v1.ModelVersion\x12\"\n\x07timings\x18\x06 \x01(\x0b\x32\x11.gloss.v1.Timings\x12\x1e\n\x05usage\x18\x07 \x01(\x0b\x32\x0f.gloss.v1.Usage\"\xe6\x01\n\x10\x41ttentionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12 \n\x06prompt\x18\x02 \x01(\x0b\x32\x10.gloss.v1.Prompt\x12\x0e\n\x06layers\x18\x03 \x03(\x05\x12\r\n\x05heads\x18\x04 \x03(\x05\x12\x0f\n\x07queries\x18\x05 \x03(\x05\x12/\n\treduction\x18\x06 \x01(\x0e\x32\x1c.gloss.v1.AttentionReduction\x12\x12\n\x05top_n\x18\x07 \x01(\x05H\x00\x88\x01\x01\x12\"\n\x04type\x18\x08 \x01(\x0e\x32\x14.gloss.v1.TensorTypeB\x08\n\x06_top_n\"\x92\x02\n\x11\x41ttentionResponse\x12\x1f\n\x06tokens\x18\x01 \x03(\x0b\x32\x0f.gloss.v1.Token\x12\x0e\n\x06layers\x18\x02 \x03(\x05\x12\r\n\x05heads\x18\x03 \x03(\x05\x12\x0f\n\x07queries\x18\x04 \x03(\x05\x12!\n\x07weights\x18\x05 \x01(\x0b\x32\x10.gloss.v1.Tensor\x12\x1e\n\x04keys\x18\x06 \x01(\x0b\x32\x10.gloss.v1.Tensor\x12%\n\x05model\x18\x07 \x01(\x0b\x32\x16.gloss.v1.ModelVersion\x12\"\n\x07timings\x18\x08 \x01(\x0b\x32\x11.gloss.v1.Timings\x12\x1e\n\x05usage\x18\t \x01(\x0b\x32\x0f.gloss.v1.Usage\"B\n\x0fTokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12 \n\x06prompt\x18\x02 \x01(\x0b\x32\x10.gloss.v1.Prompt\"\x80\x01\n\x10TokenizeResponse\x12\x1f\n\x06tokens\x18\x01 \x03(\x0b\x32\x0f.gloss.v1.Token\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x16\n\x0e\x63ontext_length\x18\x03 \x01(\x05\x12%\n\x05model\x18\x04 \x01(\x0b\x32\x16.gloss.v1.ModelVersion\"\x13\n\x11ListModelsRequest\"9\n\x12ListModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.gloss.v1.ModelInfo\"\xa8\x03\n\tModelInfo\x12\'\n\x07version\x18\x01 \x01(\x0b\x32\x16.gloss.v1.ModelVersion\x12\x14\n\x0c\x61rchitecture\x18\x02 \x01(\t\x12\x17\n\x0fparameter_count\x18\x03 \x01(\x03\x12\x13\n\x0blayer_count\x18\x04 \x01(\x05\x12\x12\n\nhead_count\x18\x05 \x01(\x05\x12\x13\n\x0bhidden_size\x18\x06 \x01(\x05\x12\x17\n\x0fvocabulary_size\x18\x07 \x01(\x05\x12\x16\n\x0e\x63ontext_length\x18\x08 \x01(\x05\x12\x0e\n\x06\x64\x65vice\x18\t \x01(\t\x12\r\n\x05\x64type\x18\n \x01(\t\x12\x15\n\rhas_attention\x18\x0b \x01(\x08\x12\x19\n\x11has_chat_template\x18\x0c \x01(\x08\x12\x17\n\nmask_token\x18\r \x01(\tH\x00\x88\x01\x01\x12\x12\n\nis_default\x18\x0e \x01(\x08\x12*\n\x0c\x63\x61pabilities\x18\x0f \x03(\x0b\x32\x14.gloss.v1.Capability\x12\x1b\n\x13unused_capabilities\x18\x10 \x01(\tB\r\n\x0b_mask_token\"B\n\nCapability\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x17\n\nmax_tokens\x18\x02 \x01(\x05H\x00\x88\x01\x01\x42\r\n\x0b_max_tokens*~\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x46INISH_REASON_END_OF_TEXT\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x03*\x9a\x01\n\x12\x41ttentionReduction\x12#\n\x1f\x41TTENTION_REDUCTION_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x41TTENTION_REDUCTION_RAW\x10\x01\x12!\n\x1d\x41TTENTION_REDUCTION_HEAD_MEAN\x10\x02\x12\x1f\n\x1b\x41TTENTION_REDUCTION_ROLLOUT\x10\x03\x32\xa9\x03\n\x10InferenceService\x12\x44\n\tNextToken\x12\x1a.gloss.v1.NextTokenRequest\x1a\x1b.gloss.v1.NextTokenResponse\x12\x38\n\x05Score\x12\x16.gloss.v1.ScoreRequest\x1a\x17.gloss.v1.ScoreResponse\x12\x43\n\x08Generate\x12\x19.gloss.v1.GenerateRequest\x1a\x1a.gloss.v1.GenerateResponse0\x01\x12\x44\n\tAttention\x12\x1a.gloss.v1.AttentionRequest\x1a\x1b.gloss.v1.AttentionResponse\x12\x41\n\x08Tokenize\x12\x19.gloss.v1.TokenizeRequest\x1a\x1a.gloss.v1.TokenizeResponse\x12G\n\nListModels\x12\x1b.gloss.v1.ListModelsRequest\x1a\x1c.gloss.v1.ListModelsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n gloss/v1/inference_service.proto\x12\x08gloss.v1\x1a\x15gloss/v1/common.proto\x1a\x1fgoogle/api/field_behavior.proto\"\x92\x01\n\x10NextTokenRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\'\n\x07prompts\x18\x02 \x03(\x0b\x32\x10.gloss.v1.PromptB\x04\xe2\x41\x01\x02\x12\x12\n\x05top_k\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x04 \x01(\x01H\x01\x88\x01\x01\x42\x08\n\x06_top_kB\x0e\n\x0c_temperature\"\xb2\x01\n\x11NextTokenResponse\x12\x32\n\x0bpredictions\x18\x01 \x03(\x0b\x32\x1d.gloss.v1.NextTokenPrediction\x12%\n\x05model\x18\x02 \x01(\x0b\x32\x16.gloss.v1.ModelVersion\x12\"\n\x07timings\x18\x03 \x01(\x0b\x32\x11.gloss.v1.Timings\x12\x1e\n\x05usage\x18\x04 \x01(\x0b\x32\x0f.gloss.v1.Usage\"o\n\x13NextTokenPrediction\x12\'\n\x03top\x18\x01 \x03(\x0b\x32\x1a.gloss.v1.TokenProbability\x12\x0f\n\x07\x65ntropy\x18\x02 \x01(\x01\x12\x1e\n\x05usage\x18\x03 \x01(\x0b\x32\x0f.gloss.v1.Usage\"e\n\x0cScoreRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12(\n\x05items\x18\x02 \x03(\x0b\x32\x13.gloss.v1.ScoreItemB\x04\xe2\x41\x01\x02\x12\x12\n\x05top_k\x18\x03 \x01(\x05H\x00\x88\x01\x01\x42\x08\n\x06_top_k\"[\n\tScoreItem\x12 \n\x06prompt\x18\x01 \x01(\x0b\x32\x10.gloss.v1.Prompt\x12,\n\x0c\x63ontinuation\x18\x02 \x01(\x0b\x32\x16.gloss.v1.Continuation\"\xa7\x01\n\rScoreResponse\x12+\n\x06scores\x18\x01 \x03(\x0b\x32\x1b.gloss.v1.ContinuationScore\x12%\n\x05model\x18\x02 \x01(\x0b\x32\x16.gloss.v1.ModelVersion\x12\"\n\x07timings\x18\x03 \x01(\x0b\x32\x11.gloss.v1.Timings\x12\x1e\n\x05usage\x18\x04 \x01(\x0b\x32\x0f.gloss.v1.Usage\"\x8b\x01\n\x11\x43ontinuationScore\x12$\n\x06tokens\x18\x01 \x03(\x0b\x32\x14.gloss.v1.TokenScore\x12\x17\n\x0flog_probability\x18\x02 \x01(\x01\x12\x17\n\x0ftokenized_apart\x18\x03 \x01(\x08\x12\x1e\n\x05usage\x18\x04 \x01(\x0b\x32\x0f.gloss.v1.Usage\"\xa7\x01\n\nTokenScore\x12\n\n\x02id\x18\x01 \x01(\x05\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\r\n\x05\x62ytes\x18\x03 \x01(\x0c\x12\x17\n\x0flog_probability\x18\x04 \x01(\x01\x12\x0c\n\x04rank\x18\x05 \x01(\x05\x12\'\n\x03top\x18\x06 \x03(\x0b\x32\x1a.gloss.v1.TokenProbability\x12\x14\n\x07\x65ntropy\x18\x07 \x01(\x01H\x00\x88\x01\x01\x42\n\n\x08_entropy\"\x80\x02\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12&\n\x06prompt\x18\x02 \x01(\x0b\x32\x10.gloss.v1.PromptB\x04\xe2\x41\x01\x02\x12\x17\n\nmax_tokens\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x05 \x01(\x01H\x02\x88\x01\x01\x12\x11\n\x04seed\x18\x06 \x01(\x04H\x03\x88\x01\x01\x12\x0c\n\x04stop\x18\x07 \x03(\t\x12\x12\n\x05top_k\x18\x08 \x01(\x05H\x04\x88\x01\x01\x42\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x07\n\x05_seedB\x08\n\x06_top_k\"\x8e\x02\n\x10GenerateResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12)\n\x05token\x18\x02 \x01(\x0b\x32\x1a.gloss.v1.TokenProbability\x12\'\n\x03top\x18\x03 \x03(\x0b\x32\x1a.gloss.v1.TokenProbability\x12-\n\rfinish_reason\x18\x04 \x01(\x0e\x32\x16.gloss.v1.FinishReason\x12%\n\x05model\x18\x05 \x01(\x0b\x32\x16.gloss.v1.ModelVersion\x12\"\n\x07timings\x18\x06 \x01(\x0b\x32\x11.gloss.v1.Timings\x12\x1e\n\x05usage\x18\x07 \x01(\x0b\x32\x0f.gloss.v1.Usage\"\xec\x01\n\x10\x41ttentionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12&\n\x06prompt\x18\x02 \x01(\x0b\x32\x10.gloss.v1.PromptB\x04\xe2\x41\x01\x02\x12\x0e\n\x06layers\x18\x03 \x03(\x05\x12\r\n\x05heads\x18\x04 \x03(\x05\x12\x0f\n\x07queries\x18\x05 \x03(\x05\x12/\n\treduction\x18\x06 \x01(\x0e\x32\x1c.gloss.v1.AttentionReduction\x12\x12\n\x05top_n\x18\x07 \x01(\x05H\x00\x88\x01\x01\x12\"\n\x04type\x18\x08 \x01(\x0e\x32\x14.gloss.v1.TensorTypeB\x08\n\x06_top_n\"\x92\x02\n\x11\x41ttentionResponse\x12\x1f\n\x06tokens\x18\x01 \x03(\x0b\x32\x0f.gloss.v1.Token\x12\x0e\n\x06layers\x18\x02 \x03(\x05\x12\r\n\x05heads\x18\x03 \x03(\x05\x12\x0f\n\x07queries\x18\x04 \x03(\x05\x12!\n\x07weights\x18\x05 \x01(\x0b\x32\x10.gloss.v1.Tensor\x12\x1e\n\x04keys\x18\x06 \x01(\x0b\x32\x10.gloss.v1.Tensor\x12%\n\x05model\x18\x07 \x01(\x0b\x32\x16.gloss.v1.ModelVersion\x12\"\n\x07timings\x18\x08 \x01(\x0b\x32\x11.gloss.v1.Timings\x12\x1e\n\x05usage\x18\t \x01(\x0b\x32\x0f.gloss.v1.Usage\"H\n\x0fTokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12&\n\x06prompt\x18\x02 \x01(\x0b\x32\x10.gloss.v1.PromptB\x04\xe2\x41\x01\x02\"\x80\x01\n\x10TokenizeResponse\x12\x1f\n\x06tokens\x18\x01 \x03(\x0b\x32\x0f.gloss.v1.Token\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x16\n\x0e\x63ontext_length\x18\x03 \x01(\x05\x12%\n\x05model\x18\x04 \x01(\x0b\x32\x16.gloss.v1.ModelVersion\"\x13\n\x11ListModelsRequest\"9\n\x12ListModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.gloss.v1.ModelInfo\"\xa8\x03\n\tModelInfo\x12\'\n\x07version\x18\x01 \x01(\x0b\x32\x16.gloss.v1.ModelVersion\x12\x14\n\x0c\x61rchitecture\x18\x02 \x01(\t\x12\x17\n\x0fparameter_count\x18\x03 \x01(\x03\x12\x13\n\x0blayer_count\x18\x04 \x01(\x05\x12\x12\n\nhead_count\x18\x05 \x01(\x05\x12\x13\n\x0bhidden_size\x18\x06 \x01(\x05\x12\x17\n\x0fvocabulary_size\x18\x07 \x01(\x05\x12\x16\n\x0e\x63ontext_length\x18\x08 \x01(\x05\x12\x0e\n\x06\x64\x65vice\x18\t \x01(\t\x12\r\n\x05\x64type\x18\n \x01(\t\x12\x15\n\rhas_attention\x18\x0b \x01(\x08\x12\x19\n\x11has_chat_template\x18\x0c \x01(\x08\x12\x17\n\nmask_token\x18\r \x01(\tH\x00\x88\x01\x01\x12\x12\n\nis_default\x18\x0e \x01(\x08\x12*\n\x0c\x63\x61pabilities\x18\x0f \x03(\x0b\x32\x14.gloss.v1.Capability\x12\x1b\n\x13unused_capabilities\x18\x10 \x01(\tB\r\n\x0b_mask_token\"B\n\nCapability\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x17\n\nmax_tokens\x18\x02 \x01(\x05H\x00\x88\x01\x01\x42\r\n\x0b_max_tokens*~\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x46INISH_REASON_END_OF_TEXT\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x03*\x9a\x01\n\x12\x41ttentionReduction\x12#\n\x1f\x41TTENTION_REDUCTION_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x41TTENTION_REDUCTION_RAW\x10\x01\x12!\n\x1d\x41TTENTION_REDUCTION_HEAD_MEAN\x10\x02\x12\x1f\n\x1b\x41TTENTION_REDUCTION_ROLLOUT\x10\x03\x32\xa9\x03\n\x10InferenceService\x12\x44\n\tNextToken\x12\x1a.gloss.v1.NextTokenRequest\x1a\x1b.gloss.v1.NextTokenResponse\x12\x38\n\x05Score\x12\x16.gloss.v1.ScoreRequest\x1a\x17.gloss.v1.ScoreResponse\x12\x43\n\x08Generate\x12\x19.gloss.v1.GenerateRequest\x1a\x1a.gloss.v1.GenerateResponse0\x01\x12\x44\n\tAttention\x12\x1a.gloss.v1.AttentionRequest\x1a\x1b.gloss.v1.AttentionResponse\x12\x41\n\x08Tokenize\x12\x19.gloss.v1.TokenizeRequest\x1a\x1a.gloss.v1.TokenizeResponse\x12G\n\nListModels\x12\x1b.gloss.v1.ListModelsRequest\x1a\x1c.gloss.v1.ListModelsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'gloss.v1.inference_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FINISHREASON']._serialized_start=2988
-  _globals['_FINISHREASON']._serialized_end=3114
-  _globals['_ATTENTIONREDUCTION']._serialized_start=3117
-  _globals['_ATTENTIONREDUCTION']._serialized_end=3271
-  _globals['_NEXTTOKENREQUEST']._serialized_start=70
-  _globals['_NEXTTOKENREQUEST']._serialized_end=210
-  _globals['_NEXTTOKENRESPONSE']._serialized_start=213
-  _globals['_NEXTTOKENRESPONSE']._serialized_end=391
-  _globals['_NEXTTOKENPREDICTION']._serialized_start=393
-  _globals['_NEXTTOKENPREDICTION']._serialized_end=504
-  _globals['_SCOREREQUEST']._serialized_start=506
-  _globals['_SCOREREQUEST']._serialized_end=601
-  _globals['_SCOREITEM']._serialized_start=603
-  _globals['_SCOREITEM']._serialized_end=694
-  _globals['_SCORERESPONSE']._serialized_start=697
-  _globals['_SCORERESPONSE']._serialized_end=864
-  _globals['_CONTINUATIONSCORE']._serialized_start=867
-  _globals['_CONTINUATIONSCORE']._serialized_end=1006
-  _globals['_TOKENSCORE']._serialized_start=1009
-  _globals['_TOKENSCORE']._serialized_end=1176
-  _globals['_GENERATEREQUEST']._serialized_start=1179
-  _globals['_GENERATEREQUEST']._serialized_end=1429
-  _globals['_GENERATERESPONSE']._serialized_start=1432
-  _globals['_GENERATERESPONSE']._serialized_end=1702
-  _globals['_ATTENTIONREQUEST']._serialized_start=1705
-  _globals['_ATTENTIONREQUEST']._serialized_end=1935
-  _globals['_ATTENTIONRESPONSE']._serialized_start=1938
-  _globals['_ATTENTIONRESPONSE']._serialized_end=2212
-  _globals['_TOKENIZEREQUEST']._serialized_start=2214
-  _globals['_TOKENIZEREQUEST']._serialized_end=2280
-  _globals['_TOKENIZERESPONSE']._serialized_start=2283
-  _globals['_TOKENIZERESPONSE']._serialized_end=2411
-  _globals['_LISTMODELSREQUEST']._serialized_start=2413
-  _globals['_LISTMODELSREQUEST']._serialized_end=2432
-  _globals['_LISTMODELSRESPONSE']._serialized_start=2434
-  _globals['_LISTMODELSRESPONSE']._serialized_end=2491
-  _globals['_MODELINFO']._serialized_start=2494
-  _globals['_MODELINFO']._serialized_end=2918
-  _globals['_CAPABILITY']._serialized_start=2920
-  _globals['_CAPABILITY']._serialized_end=2986
-  _globals['_INFERENCESERVICE']._serialized_start=3274
-  _globals['_INFERENCESERVICE']._serialized_end=3699
+  _globals['_NEXTTOKENREQUEST'].fields_by_name['prompts']._loaded_options = None
+  _globals['_NEXTTOKENREQUEST'].fields_by_name['prompts']._serialized_options = b'\342A\001\002'
+  _globals['_SCOREREQUEST'].fields_by_name['items']._loaded_options = None
+  _globals['_SCOREREQUEST'].fields_by_name['items']._serialized_options = b'\342A\001\002'
+  _globals['_GENERATEREQUEST'].fields_by_name['prompt']._loaded_options = None
+  _globals['_GENERATEREQUEST'].fields_by_name['prompt']._serialized_options = b'\342A\001\002'
+  _globals['_ATTENTIONREQUEST'].fields_by_name['prompt']._loaded_options = None
+  _globals['_ATTENTIONREQUEST'].fields_by_name['prompt']._serialized_options = b'\342A\001\002'
+  _globals['_TOKENIZEREQUEST'].fields_by_name['prompt']._loaded_options = None
+  _globals['_TOKENIZEREQUEST'].fields_by_name['prompt']._serialized_options = b'\342A\001\002'
+  _globals['_FINISHREASON']._serialized_start=3051
+  _globals['_FINISHREASON']._serialized_end=3177
+  _globals['_ATTENTIONREDUCTION']._serialized_start=3180
+  _globals['_ATTENTIONREDUCTION']._serialized_end=3334
+  _globals['_NEXTTOKENREQUEST']._serialized_start=103
+  _globals['_NEXTTOKENREQUEST']._serialized_end=249
+  _globals['_NEXTTOKENRESPONSE']._serialized_start=252
+  _globals['_NEXTTOKENRESPONSE']._serialized_end=430
+  _globals['_NEXTTOKENPREDICTION']._serialized_start=432
+  _globals['_NEXTTOKENPREDICTION']._serialized_end=543
+  _globals['_SCOREREQUEST']._serialized_start=545
+  _globals['_SCOREREQUEST']._serialized_end=646
+  _globals['_SCOREITEM']._serialized_start=648
+  _globals['_SCOREITEM']._serialized_end=739
+  _globals['_SCORERESPONSE']._serialized_start=742
+  _globals['_SCORERESPONSE']._serialized_end=909
+  _globals['_CONTINUATIONSCORE']._serialized_start=912
+  _globals['_CONTINUATIONSCORE']._serialized_end=1051
+  _globals['_TOKENSCORE']._serialized_start=1054
+  _globals['_TOKENSCORE']._serialized_end=1221
+  _globals['_GENERATEREQUEST']._serialized_start=1224
+  _globals['_GENERATEREQUEST']._serialized_end=1480
+  _globals['_GENERATERESPONSE']._serialized_start=1483
+  _globals['_GENERATERESPONSE']._serialized_end=1753
+  _globals['_ATTENTIONREQUEST']._serialized_start=1756
+  _globals['_ATTENTIONREQUEST']._serialized_end=1992
+  _globals['_ATTENTIONRESPONSE']._serialized_start=1995
+  _globals['_ATTENTIONRESPONSE']._serialized_end=2269
+  _globals['_TOKENIZEREQUEST']._serialized_start=2271
+  _globals['_TOKENIZEREQUEST']._serialized_end=2343
+  _globals['_TOKENIZERESPONSE']._serialized_start=2346
+  _globals['_TOKENIZERESPONSE']._serialized_end=2474
+  _globals['_LISTMODELSREQUEST']._serialized_start=2476
+  _globals['_LISTMODELSREQUEST']._serialized_end=2495
+  _globals['_LISTMODELSRESPONSE']._serialized_start=2497
+  _globals['_LISTMODELSRESPONSE']._serialized_end=2554
+  _globals['_MODELINFO']._serialized_start=2557
+  _globals['_MODELINFO']._serialized_end=2981
+  _globals['_CAPABILITY']._serialized_start=2983
+  _globals['_CAPABILITY']._serialized_end=3049
+  _globals['_INFERENCESERVICE']._serialized_start=3337
+  _globals['_INFERENCESERVICE']._serialized_end=3762
 # @@protoc_insertion_point(module_scope)
