@@ -28,7 +28,7 @@ from rich.table import Table
 
 from ml.explain import Run, ValueFunction, prepare
 from ml.explain.evaluation import Evaluator
-from ml.explain.target import Readout
+from ml.explain.target import TargetTokens
 from ml.models.base import LanguageModel
 from ml.models.loading import load
 from ml.spec import (
@@ -76,7 +76,7 @@ class Bench:
         self.target = int(model.logits([ids])[0][-1].argmax())
         spec = self._spec(KernelShap(), 1000, 0, Estimator.TEXTBOOK)
         problem = prepare(model.tokenizer, model.info, spec)
-        self.game = ValueFunction(problem.perturbation, Evaluator(model, Readout((self.target,))))
+        self.game = ValueFunction(problem.perturbation, Evaluator(model, TargetTokens((self.target,))))
 
     def measure(self) -> list[Measurement]:
         """LIME and Shapley values, theirs and ours."""

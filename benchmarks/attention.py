@@ -30,9 +30,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from benchmarks.machine import processor
 from benchmarks.subjects import TEXT, folder_of
 from gloss import v1 as pb
-from ml.attention import AttentionSpec, Reduction, attend, resolve
+from ml.attention import AttentionSpec, Reduction, resolve
 from ml.memory import keep_freed_memory
 from ml.models.huggingface import HuggingFaceModel
+from ml.models.internals.attention_maps import attend
 from ml.models.loading import load
 from server.services.wire import write_attention
 

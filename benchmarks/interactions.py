@@ -28,7 +28,7 @@ from ml.explain.estimator import Estimate, Pairwise
 from ml.explain.evaluation import Evaluator
 from ml.explain.interactions import InteractionsExplainer
 from ml.explain.interval import two_sided_95
-from ml.explain.target import Readout
+from ml.explain.target import TargetTokens
 from ml.models.base import LanguageModel
 from ml.models.loading import load
 from ml.spec import Budget, ExplanationSpec, Interactions, Prompt
@@ -62,7 +62,7 @@ class Bench:
         self._text, self._seeds = text, seeds
         problem = prepare(model.tokenizer, model.info, ExplanationSpec(Prompt(text=text), Interactions()))
         target = int(model.logits([problem.encoding.ids])[0][-1].argmax())
-        self._game = ValueFunction(problem.perturbation, Evaluator(model, Readout((target,))))
+        self._game = ValueFunction(problem.perturbation, Evaluator(model, TargetTokens((target,))))
         self._features = self._game.features
         self._truth = self._pairs(self._explained(2**self._features, 0)).values
 

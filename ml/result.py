@@ -61,13 +61,21 @@ class Interaction:
 
 @dataclass(frozen=True)
 class ResolvedTarget:
-    """The target with nothing left open; `apart`: whether its tokens are others than those of the whole text."""
+    """The target with nothing left open.
+
+    Attributes:
+        prefix_contrast: whether one side of a contrast continues the other. The value is then the log-odds of going on
+            with the rest, after `shared_tokens`, and the rest is in `tokens`; or it is their negative where the shorter
+            side is the chosen one, and the rest is in `rejected_tokens`.
+        apart: whether its tokens are others than those of the whole text; see `ml.junction.Junction`.
+    """
 
     description: str
     tokens: tuple[Token, ...]
     scale: Scale
     rejected_tokens: tuple[Token, ...] = ()
     shared_tokens: tuple[Token, ...] = ()
+    prefix_contrast: bool = False
     apart: bool = False
 
 

@@ -10,6 +10,7 @@ import torch
 
 from ml import attention, predict
 from ml.models.base import LanguageModel, Reader
+from ml.models.internals.attention_maps import attend
 
 _LOGIT_BYTES = 4
 
@@ -93,7 +94,7 @@ def run(model: LanguageModel, reader: Reader, tasks: Sequence[Task]) -> Outcome:
     """Run tasks of one lane on a model and its reader."""
     match tasks:
         case [AttentionTask() as task]:
-            return Outcome([attention.attend(model, task.ids, task.plan)], [None], len(task.ids))
+            return Outcome([attend(model, task.ids, task.plan)], [None], len(task.ids))
         case _:
             return _run_logits(reader, [task for task in tasks if not isinstance(task, AttentionTask)])
 

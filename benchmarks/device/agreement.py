@@ -13,10 +13,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from benchmarks.subjects import TEXT
-from ml.attention import AttentionSpec, Reduction, attend, resolve
+from ml.attention import AttentionSpec, Reduction, resolve
 from ml.explain import Run
 from ml.models.base import LanguageModel
 from ml.models.huggingface import HuggingFaceModel
+from ml.models.internals.attention_maps import attend
 from ml.models.loading import load
 from ml.result import ExplanationResult
 from ml.spec import (

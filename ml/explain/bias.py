@@ -32,14 +32,14 @@ class BiasProbeExplainer:
     templates: int
 
     @property
-    def planned(self) -> int:
+    def max_evaluations(self) -> int:
         """Every template with every word, the first of them twice, and once without."""
         return 2 + self.templates * self.words * len(self.labels)
 
     @property
-    def fewest(self) -> int:
+    def min_evaluations(self) -> int:
         """All of them."""
-        return self.planned
+        return self.max_evaluations
 
     def __call__(self, game: Game) -> Estimating:
         """Ask for all texts, which are the game's players: the first template without its word, and then each text.

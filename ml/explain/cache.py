@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 
-from ml.explain.target import Readout
-from ml.models.base import ModelInfo
+from ml.explain.target import TargetTokens
+from ml.models.protocol import ModelInfo
 
 _ENTRY_BYTES = 256
 """What an entry takes in memory: key, number and their places in the map, rounded up."""
@@ -40,6 +40,6 @@ class ValueCache:
             self._values.popitem(last=False)
 
 
-def scope(info: ModelInfo, readout: Readout) -> bytes:
+def scope(info: ModelInfo, target: TargetTokens) -> bytes:
     """32 bytes, equal where equal prompts have equal values: same weights, arithmetic and target."""
-    return hashlib.sha256(repr((info.digest, info.dtype, info.device, readout)).encode()).digest()
+    return hashlib.sha256(repr((info.digest, info.dtype, info.device, target)).encode()).digest()

@@ -17,35 +17,29 @@ from ml import spec
 from ml.explain.estimator import BoolArray, Estimating, FloatArray, Game
 from ml.explain.sampling import DEFAULT_SAMPLES, anytime, fitted
 from ml.explain.surrogates import Fit, lasso
+from ml.models.objective import log_odds
 from ml.spec import ContrastTarget, Scale
 
 Link = Callable[[FloatArray], FloatArray]
 """From the value of a game to what is fitted, elementwise; NaN stays NaN."""
 
-_LEAST = 1e-300  # of a probability; below, float64 loses its digits
-_CLOSEST = 2.0**-53  # to 1, of a probability in float64: logits end at 36.7
+_MIN_PROBABILITY = 1e-300  # below, float64 loses its digits
 
 
 def link(target: spec.Target) -> Link:
     """The logit of the target's probability, whichever scale its value is on.
 
     A contrast is a difference of log-probabilities, which already is the logit of A where A and B are the only
-    answers: it is fitted as it is.
+    answers, or where one of them continues the other: it is fitted as it is.
     """
     if isinstance(target.kind, ContrastTarget):
         return np.asarray
-    return logit_of_probability if target.scale is Scale.PROBABILITY else logit_of_log_probability
+    return log_odds_of_probability if target.scale is Scale.PROBABILITY else log_odds
 
 
-def logit_of_log_probability(values: FloatArray) -> FloatArray:
-    """log p − log(1 − p) from log p, exact for the smallest p."""
-    logits: FloatArray = values - np.log(np.maximum(-np.expm1(values), _CLOSEST))
-    return logits
-
-
-def logit_of_probability(values: FloatArray) -> FloatArray:
+def log_odds_of_probability(values: FloatArray) -> FloatArray:
     """log p − log(1 − p) from p."""
-    return logit_of_log_probability(np.log(np.maximum(values, _LEAST)))
+    return log_odds(np.log(np.maximum(values, _MIN_PROBABILITY)))
 
 
 def draw(features: int, seed: int) -> Iterator[BoolArray]:
@@ -65,12 +59,12 @@ class ContextExplainer:
     link: Link
 
     @property
-    def planned(self) -> int:
+    def max_evaluations(self) -> int:
         """The samples, those drawn more than once counted each time."""
         return self.budget.max_evaluations or DEFAULT_SAMPLES
 
     @property
-    def fewest(self) -> int:
+    def min_evaluations(self) -> int:
         """Two, the least that a surrogate can be fitted to."""
         return 2
 
@@ -82,7 +76,7 @@ class ContextExplainer:
             (coalition[None] for coalition in draw(self.features, self.budget.seed)),
             lambda coalitions, values: fitted(self._fit, coalitions[:, 0], self.link(values[:, 0]), limit),
             rows=1,
-            blocks=self.planned,
+            blocks=self.max_evaluations,
             limit=limit,
             enough=2 * (self.features + 1),
         )

@@ -37,13 +37,13 @@ class Game(Protocol):
         ...
 
 
-def together(game: Game) -> int:
+def batch_size(game: Game) -> int:
     """How many coalitions a game answers in about the time of one; 1 where it does not say."""
-    return int(getattr(game, "together", 1))
+    return int(getattr(game, "batch_size", 1))
 
 
-def ends(features: int) -> BoolArray:
-    """The empty and the whole coalition, bool [2, features]."""
+def empty_and_full(features: int) -> BoolArray:
+    """The empty and the full coalition, bool [2, features]."""
     return np.array([[False], [True]]).repeat(features, axis=1)
 
 
@@ -102,12 +102,12 @@ class Explainer(Protocol):
     """An estimator with its parameters, ready to be asked about any game of `features` players."""
 
     @property
-    def planned(self) -> int:
+    def max_evaluations(self) -> int:
         """The most coalitions that it will ask for."""
         ...
 
     @property
-    def fewest(self) -> int:
+    def min_evaluations(self) -> int:
         """The fewest coalitions that it must be allowed to ask for."""
         ...
 

@@ -1,7 +1,7 @@
-"""From token sequences to target values: the only place of the explainers that runs the model.
+"""From prompts to log-probabilities of the target's tokens: the only place of the explainers that runs the model.
 
-Whatever makes that cheaper belongs here, and only here: the value function above sees token sequences go in and values
-come out, chunk by chunk.
+Whatever makes that cheaper belongs here, and only here: the value function above sees prompts go in and rows of
+log-probabilities come out, chunk by chunk.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 
 from ml.errors import GlossError
+from ml.explain.estimator import FloatArray
 from ml.explain.removal import Ids
-from ml.explain.target import Readout
-from ml.models.base import LanguageModel, ModelInfo, Prefix
+from ml.explain.target import TargetTokens
+from ml.models.protocol import ExplainableModel, ModelInfo, Prefix
 from ml.result import Precision
 
 _CPU_OPERATIONS = 2e11
@@ -24,14 +24,12 @@ _TRIAL = 8
 """Prompts that a trial of a faster model computes twice."""
 _SMALL_TRIAL = 4
 """The same where a job has few prompts."""
-_TIMES_THE_BEGINNING = 4
-"""Tokens of prompts, shared ones counted as often as they come, for each token of the beginning to make up for it."""
+_MIN_TOKENS_PER_PREFIX_TOKEN = 4
+"""Tokens of the prompts behind their shared prefix, for each token of it, that make a trial worth reading it twice."""
 _LAST = 2
 """Prompts at the end that are part of every trial."""
-WORTH_READING = 16
-"""Tokens that all prompts begin with from which on they are read apart, once for all requests."""
-_MAX_LOGITS = 1 << 25
-"""Logits of one chunk: every prompt's, [positions, vocabulary] each, are held until it ends."""
+MIN_PREFIX = 16
+"""Tokens of a shared prefix from which on it is read apart, once for all requests."""
 
 
 def chunk_tokens(info: ModelInfo) -> int:
@@ -56,15 +54,21 @@ def rough_seconds(info: ModelInfo, tokens: int) -> float:
 
 @dataclass(frozen=True)
 class Chunk:
-    """What one step of the model gave: (index of the prompt, value) for some of the prompts, and its cost in tokens."""
+    """What one step of the model gave, and its cost in tokens.
 
-    values: list[tuple[int, float]]
+    Attributes:
+        indices: which of the prompts.
+        log_probabilities: of the target's tokens, one side behind the other, float64 [indices, tokens].
+    """
+
+    indices: Sequence[int]
+    log_probabilities: FloatArray
     tokens_computed: int
     tokens_saved: int = 0
 
 
 class Evaluator:
-    """Reads a target's value off a model for many prompts.
+    """Asks a model for the log-probabilities of a target's tokens after many prompts.
 
     With a `fast` model of lower precision, the first large request is a trial: some of its prompts are computed with
     both, and the fast one does the rest of the work if its error is small beside the values' own spread. That spread
@@ -72,6 +76,7 @@ class Evaluator:
     `TOLERANCE` leaves attributions that correlate with the exact ones by more than 0.999.
 
     Attributes:
+        objective: makes a target's values of the log-probabilities.
         precision: what values are computed in from now on, and the largest error that the trial found.
     """
 
@@ -83,35 +88,38 @@ class Evaluator:
 
     def __init__(
         self,
-        model: LanguageModel,
-        readout: Readout,
+        model: ExplainableModel,
+        target: TargetTokens,
         *,
-        fast: LanguageModel | None = None,
-        beginning: Sequence[int] = (),
-        planned: int = 1000,
+        fast: ExplainableModel | None = None,
+        shared_prefix: Sequence[int] = (),
+        max_evaluations: int = 1000,
         tokens_per_chunk: int | None = None,
     ) -> None:
-        """Read `readout` off `model`.
+        """Ask `model` about `target`.
 
         Args:
-            beginning: tokens with which every prompt begins, none of which is read out.
-            planned: about how many prompts will come in all: a trial is smaller where they are few.
+            fast: the same model in lower precision.
+            shared_prefix: tokens that every prompt begins with and is longer than.
+            max_evaluations: about how many prompts will come in all: a trial is smaller where they are few.
+            tokens_per_chunk: tokens of one chunk, padding included. Default: `chunk_tokens` of the model.
         """
+        self.objective = target.objective
         self.precision = Precision(model.info.dtype)
         self._model = model
         self._candidate = fast
-        self._readout = readout
-        self._beginning = beginning if len(beginning) >= WORTH_READING else ()
-        self._trial_size = _TRIAL if planned >= 16 * _TRIAL else _SMALL_TRIAL
+        self._given = target.given
+        self._shared_prefix = shared_prefix if len(shared_prefix) >= MIN_PREFIX else ()
+        self._trial_size = _TRIAL if max_evaluations >= 16 * _TRIAL else _SMALL_TRIAL
         self._prefixes: dict[int, Prefix | None] = {}  # by the model's identity
         self._budget = tokens_per_chunk or chunk_tokens(model.info)
 
-    def together(self, tokens: int) -> int:
-        """How many prompts of `tokens` tokens to ask for at once: a chunk's on a GPU, which a few leave idle."""
+    def batch_size(self, tokens: int) -> int:
+        """How many prompts of `tokens` tokens to ask for at least: a chunk's where few would leave a GPU idle."""
         return 1 if self._model.info.device.startswith("cpu") else max(1, self._budget // max(1, tokens))
 
     def __call__(self, prompts: Sequence[Ids], exact: int = 0) -> Iterator[Chunk]:
-        """Values of `prompts`, a chunk at a time and in whatever order suits the work.
+        """Log-probabilities after `prompts`, a chunk at a time and in whatever order suits the work.
 
         Args:
             exact: how many of the first prompts are not given to the fast model, should it be chosen for the others.
@@ -128,20 +136,20 @@ class Evaluator:
         yield from self._chunks(self._model, prompts, sorted(rest))
 
     def _worth_a_trial(self, prompts: Sequence[Ids]) -> bool:
-        """Whether the rest of `prompts` is more than the beginning, which either model reads for itself."""
-        rest = sum(len(prompt) - len(self._beginning) for prompt in prompts)
-        return rest >= _TIMES_THE_BEGINNING * len(self._beginning)
+        """Whether the rest of `prompts` is more than their shared prefix, which either model reads for itself."""
+        rest = sum(len(prompt) - len(self._shared_prefix) for prompt in prompts)
+        return rest >= _MIN_TOKENS_PER_PREFIX_TOKEN * len(self._shared_prefix)
 
     def _trial(
-        self, fast: LanguageModel, prompts: Sequence[Ids], exactly: Sequence[int], sample: Mapping[int, float]
+        self, fast: ExplainableModel, prompts: Sequence[Ids], exactly: Sequence[int], sample: Mapping[int, float]
     ) -> Iterator[Chunk]:
         """Compute `exactly`, and `sample` both ways, and choose the way to go on. See `_sample`."""
         exact, rough = dict[int, float](), dict[int, float]()
         for chunk in self._chunks(fast, prompts, list(sample)):
-            rough.update(chunk.values)
-            yield replace(chunk, values=[])
+            rough.update(self._values(chunk))
+            yield replace(chunk, indices=[], log_probabilities=chunk.log_probabilities[:0])
         for chunk in self._chunks(self._model, prompts, [*exactly, *sample]):
-            exact.update(chunk.values)
+            exact.update(self._values(chunk))
             if len(exact) == len(exactly) + len(sample):
                 self._candidate = None
                 weights = np.array(list(sample.values())) / (len(prompts) - len(exactly))
@@ -154,28 +162,29 @@ class Evaluator:
                     self.precision = Precision(fast.info.dtype, float(np.abs(errors).max()))
             yield chunk
 
-    def _chunks(self, model: LanguageModel, prompts: Sequence[Ids], chosen: Sequence[int]) -> Iterator[Chunk]:
-        """Values of the `chosen` prompts."""
-        if self._beginning and id(model) not in self._prefixes:
-            prefix = self._prefixes[id(model)] = model.read_prefix(self._beginning)
-            yield Chunk([], prefix.length if prefix else 0)
-        appended = list(self._readout.appended)
-        positions = self._readout.positions
-        batches = model.stream_logits(
-            [[*prompts[i].tolist(), *appended] for i in chosen],
-            [positions] * len(chosen),
+    def _values(self, chunk: Chunk) -> dict[int, float]:
+        """The target's values by prompt."""
+        values = self.objective.values(chunk.log_probabilities)
+        return dict(zip(chunk.indices, values.tolist(), strict=True))
+
+    def _chunks(self, model: ExplainableModel, prompts: Sequence[Ids], chosen: Sequence[int]) -> Iterator[Chunk]:
+        """Log-probabilities after the `chosen` prompts."""
+        if self._shared_prefix and id(model) not in self._prefixes:
+            prefix = self._prefixes[id(model)] = model.read_prefix(self._shared_prefix)
+            yield Chunk([], np.empty((0, sum(self.objective.sizes))), prefix.length if prefix else 0)
+        batches = model.stream_log_probabilities(
+            [[*prompts[i].tolist(), *self._given] for i in chosen],
+            self.objective.continuations,
             max_tokens=self._budget,
-            max_readout=max(positions, _MAX_LOGITS // self._model.info.vocabulary_size),
             prefix=self._prefixes.get(id(model)),
         )
         for batch in batches:
-            values = self._readout.values(torch.stack(list(batch.logits)))
-            if not bool(values.isfinite().all()):
+            if not np.isfinite(self.objective.values(batch.values)).all():
                 raise GlossError(
                     f"model {self._model.info.name!r} gives no finite probability; its weights may be damaged"
                 )
-            found = list(zip([chosen[index] for index in batch.indices], values.tolist(), strict=True))
-            yield Chunk(found, batch.tokens_computed, batch.tokens_saved)
+            indices = [chosen[index] for index in batch.indices]
+            yield Chunk(indices, batch.values, batch.tokens_computed, batch.tokens_saved)
 
 
 def _sample(prompts: int, size: int) -> dict[int, float]:

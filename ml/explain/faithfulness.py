@@ -58,7 +58,7 @@ class Plan:
         return np.unique(np.concatenate([points, self.features - points]))
 
     @property
-    def planned(self) -> int:
+    def evaluations(self) -> int:
         """The coalitions that will be asked for."""
         return (1 + self.random_rankings) * 2 * len(self.points)
 

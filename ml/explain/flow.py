@@ -13,7 +13,7 @@ from typing import ClassVar
 import numpy as np
 
 from ml.explain.estimator import Estimate, Estimating
-from ml.explain.inside import Inside
+from ml.explain.internals import PromptInternals
 from ml.result import StopReason
 
 
@@ -22,13 +22,12 @@ class AttentionRolloutExplainer:
     """The product over the layers of ½ A + ½ I, with A a layer's attention, mean over heads (Abnar & Zuidema 2020)."""
 
     in_units: ClassVar[bool] = False
-    planned: ClassVar[int] = 1
-    fewest: ClassVar[int] = 1
+    max_evaluations: ClassVar[int] = 1
+    min_evaluations: ClassVar[int] = 1
 
-    def inspect(self, inside: Inside) -> Estimating:
+    def explain(self, prompt: PromptInternals) -> Estimating:
         """Exact: one pass."""
-        shares = inside.by_feature(inside.rollout())
-        yield Estimate(shares, np.zeros(inside.features), StopReason.COMPLETE, converged=True)
+        yield Estimate(prompt.attention_rollout(), np.zeros(prompt.features), StopReason.COMPLETE, converged=True)
 
 
 @dataclass(frozen=True)
@@ -41,23 +40,22 @@ class ValueZeroingExplainer:
     in_units: ClassVar[bool] = False
 
     @property
-    def planned(self) -> int:
+    def max_evaluations(self) -> int:
         """The prompt as it is, and once without the values of each token."""
         return 1 + self.tokens
 
     @property
-    def fewest(self) -> int:
+    def min_evaluations(self) -> int:
         """All of them."""
-        return self.planned
+        return self.max_evaluations
 
-    def inspect(self, inside: Inside) -> Estimating:
+    def explain(self, prompt: PromptInternals) -> Estimating:
         """Exact: each layer once for each token."""
-        for shares in inside.value_zeroing():
+        for shares in prompt.value_zeroing_rollout():
             if shares is not None:
-                found = inside.by_feature(shares)
-                yield Estimate(found, np.zeros(inside.features), StopReason.COMPLETE, converged=True)
-            elif inside.late:
-                yield Estimate.nothing(inside.features, StopReason.SECONDS)
+                yield Estimate(shares, np.zeros(prompt.features), StopReason.COMPLETE, converged=True)
+            elif prompt.late:
+                yield Estimate.nothing(prompt.features, StopReason.SECONDS)
                 return
             else:
                 yield None

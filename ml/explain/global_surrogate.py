@@ -60,14 +60,14 @@ class GlobalSurrogateExplainer:
     """The words of each feature of the spec's own prompt."""
 
     @property
-    def planned(self) -> int:
+    def max_evaluations(self) -> int:
         """All prompts."""
         return len(self.bags)
 
     @property
-    def fewest(self) -> int:
+    def min_evaluations(self) -> int:
         """All of them."""
-        return self.planned
+        return self.max_evaluations
 
     def __call__(self, game: Game) -> Estimating:
         """Ask for all prompts: the game's players but the first, which is the own prompt with nothing left of it."""

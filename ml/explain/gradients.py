@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import torch
 
 from ml import spec
-from ml.explain.estimator import Estimate, Estimating, ends
-from ml.explain.inside import Inside
+from ml.explain.estimator import Estimate, Estimating, empty_and_full
+from ml.explain.internals import PromptInternals
 from ml.explain.shapley import completeness_error
 from ml.result import StopReason
 
@@ -27,15 +26,13 @@ class InputTimesGradientExplainer:
     """
 
     in_units: ClassVar[bool] = True
-    planned: ClassVar[int] = 1
-    fewest: ClassVar[int] = 1
+    max_evaluations: ClassVar[int] = 1
+    min_evaluations: ClassVar[int] = 1
 
-    def inspect(self, inside: Inside) -> Estimating:
+    def explain(self, prompt: PromptInternals) -> Estimating:
         """Exact: one gradient."""
-        embedded = inside.embeddings()
-        gradients = inside.gradients(embedded.unsqueeze(0))[0]
-        attributions = inside.by_feature((gradients * embedded).sum(-1, dtype=torch.float64).cpu().numpy())
-        yield Estimate(attributions, np.zeros(inside.features), StopReason.COMPLETE, converged=True)
+        attributions = prompt.path_gradients(np.ones(1), np.ones(1), from_removed=False)
+        yield Estimate(attributions, np.zeros(prompt.features), StopReason.COMPLETE, converged=True)
 
 
 @dataclass(frozen=True)
@@ -55,37 +52,34 @@ class IntegratedGradientsExplainer:
     in_units: ClassVar[bool] = True
 
     @property
-    def planned(self) -> int:
-        """The two ends, and a gradient at each point of the rule."""
+    def max_evaluations(self) -> int:
+        """The empty and the full coalition, and a gradient at each point of the rule."""
         return 2 + self.method.steps
 
     @property
-    def fewest(self) -> int:
+    def min_evaluations(self) -> int:
         """All of them."""
-        return self.planned
+        return self.max_evaluations
 
-    def inspect(self, inside: Inside) -> Estimating:
-        """Ask for the two ends, then for gradients between them."""
-        empty, whole = yield from inside.game(ends(inside.features))
-        if not np.isfinite(whole - empty):
-            yield Estimate.nothing(inside.features, StopReason.SECONDS)
+    def explain(self, prompt: PromptInternals) -> Estimating:
+        """Ask for the empty and the full coalition, then for gradients between them."""
+        empty, full = yield from prompt.game(empty_and_full(prompt.features))
+        if not np.isfinite(full - empty):
+            yield Estimate.nothing(prompt.features, StopReason.SECONDS)
             return
-        begin, end = inside.embeddings(removed=True), inside.embeddings()
         nodes, weights = np.polynomial.legendre.leggauss(self.method.steps)
-        rule = torch.tensor(np.stack([(nodes + 1) / 2, weights / 2], axis=1), dtype=torch.float32, device=end.device)
-        mean = torch.zeros_like(end, dtype=torch.float64)
-        for part in rule.split(inside.points):
-            if inside.late:
-                yield Estimate.nothing(inside.features, StopReason.SECONDS)
+        attributions = np.zeros(prompt.features)
+        for first in range(0, self.method.steps, prompt.batch_size):
+            if prompt.late:
+                yield Estimate.nothing(prompt.features, StopReason.SECONDS)
                 return
-            places, shares = part.T[:, :, None, None]
-            mean += (shares * inside.gradients(torch.lerp(begin, end, places))).sum(0)
+            some = slice(first, first + prompt.batch_size)
+            attributions += prompt.path_gradients((nodes[some] + 1) / 2, weights[some] / 2, from_removed=True)
             yield None
-        attributions = inside.by_feature(((end - begin) * mean).sum(-1).cpu().numpy())
-        missed = completeness_error(attributions, gain := float(whole - empty))
+        missed = completeness_error(attributions, gain := float(full - empty))
         yield Estimate(
             attributions=attributions,
-            standard_errors=np.zeros(inside.features),
+            standard_errors=np.zeros(prompt.features),
             stop=StopReason.COMPLETE,
             converged=missed <= CONVERGED * abs(gain),
             completeness_error=missed,

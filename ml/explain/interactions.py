@@ -23,7 +23,7 @@ import numpy as np
 from ml import spec
 from ml.explain.control import Answer, Control
 from ml.explain.covariance import Covariance
-from ml.explain.estimator import BoolArray, Estimate, Estimating, FloatArray, Game, IntArray, Pairwise, ends
+from ml.explain.estimator import BoolArray, Estimate, Estimating, FloatArray, Game, IntArray, Pairwise, empty_and_full
 from ml.explain.kernel_shap import Layers, draw
 from ml.explain.sampling import CONTROLLED_GROWTH, DEFAULT_SAMPLES, anytime, settled, stability
 from ml.explain.shapley import Pairs, completeness_error, is_enumerable
@@ -31,7 +31,7 @@ from ml.result import StopReason
 
 _TILT = 1  # sizes are drawn nearly evenly, as they count for an index, middle ones a little more often
 _FEWEST = 2  # pairs of coalitions a feature: by then all single features are known
-_FITTED = 1023  # pairs of coalitions that the process is fitted to, beside the two ends
+_FITTED = 1023  # pairs of coalitions that the process is fitted to, beside the empty and the full coalition
 MOST_FEATURES = 128
 """8,128 pairs: some seconds for each estimate."""
 _AT_ONCE = 1 << 21  # numbers in a matrix of coalitions by answers: 16 MB
@@ -88,7 +88,7 @@ class Index:
         return shapley
 
     def sampled(self, coalitions: BoolArray, values: FloatArray, fitted: int) -> Answer:
-        """The plain estimator, without the two ends: values and their variances, [answers] each.
+        """The plain estimator, without the empty and the full coalition: values and their variances, [answers] each.
 
         Args:
             coalitions: [pairs, 2, features], of a coalition of at most half of the features and its complement.
@@ -131,18 +131,18 @@ class InteractionsExplainer:
     budget: spec.Budget
 
     @property
-    def planned(self) -> int:
-        """The two ends and as many pairs of coalitions as the budget has room for, or all."""
+    def max_evaluations(self) -> int:
+        """The empty and the full coalition and as many pairs of coalitions as the budget has room for, or all."""
         return 2 + 2 * self._pairs
 
     @property
-    def fewest(self) -> int:
+    def min_evaluations(self) -> int:
         """Enough for a fit, which is two pairs a feature; or all coalitions, where they are fewer."""
         return int(min(2 + 2 * _FEWEST * self.features, 2**self.features))
 
     def __call__(self, game: Game) -> Estimating:
-        """Ask for the two ends, then for pairs of coalitions."""
-        empty, whole = yield from game(ends(self.features))
+        """Ask for the empty and the full coalition, then for pairs of coalitions."""
+        empty, whole = yield from game(empty_and_full(self.features))
         if not np.isfinite(whole - empty):
             yield self._nothing(StopReason.SECONDS)
             return
@@ -169,7 +169,7 @@ class InteractionsExplainer:
 
     @property
     def _pairs(self) -> int:
-        most = self.budget.max_evaluations or max(DEFAULT_SAMPLES, self.fewest)
+        most = self.budget.max_evaluations or max(DEFAULT_SAMPLES, self.min_evaluations)
         return int(min(most, 2**self.features) // 2 - 1)
 
     def _within_limit(self, found: Estimate) -> bool:
@@ -190,7 +190,7 @@ class InteractionsExplainer:
         if not complete and many < _FEWEST * self.features:
             return self._nothing()
         pairs = Pairs.of(coalitions, values, gain)
-        known = np.concatenate([ends(self.features), coalitions.reshape(-1, self.features)])
+        known = np.concatenate([empty_and_full(self.features), coalitions.reshape(-1, self.features)])
         every = np.array([empty, whole, *values.flat])
         indices = (
             Index(self.features, np.arange(self.features)[None]),
@@ -231,7 +231,10 @@ def _exact(index: Index, every: BoolArray, values: FloatArray) -> Answer:
 
 
 def _controlled(index: Index, known: BoolArray, fitted: Control) -> Answer:
-    """The index and its standard errors from a game fitted to coalitions `known` [n, features], the two ends first."""
+    """The index and its standard errors from a game fitted to some coalitions.
+
+    `known`: bool [n, features], the empty and the full one first.
+    """
     coalitions, rest = known[2:].reshape(-1, 2, index.features), fitted.residuals[2:].reshape(-1, 2)
     parts = list(index.chunks(len(known)))
     return fitted.corrected(

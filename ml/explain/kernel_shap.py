@@ -14,7 +14,7 @@ import numpy as np
 
 from ml import spec
 from ml.explain.control import Answer, Control
-from ml.explain.estimator import BoolArray, Estimate, Estimating, FloatArray, Game, ends
+from ml.explain.estimator import BoolArray, Estimate, Estimating, FloatArray, Game, empty_and_full
 from ml.explain.sampling import (
     CONTROLLED_GROWTH,
     DEFAULT_SAMPLES,
@@ -100,18 +100,18 @@ class KernelShapExplainer:
     """Whether control variates help the regression; see `ml.explain.control`."""
 
     @property
-    def planned(self) -> int:
-        """The two ends and as many pairs as the budget has room for."""
+    def max_evaluations(self) -> int:
+        """The empty and the full coalition and as many pairs as the budget has room for."""
         return 2 + 2 * self._pairs
 
     @property
-    def fewest(self) -> int:
+    def min_evaluations(self) -> int:
         """Two pairs, as one alone does not tell how sure it is; or all coalitions, where they are fewer."""
         return min(6, int(2**self.features))
 
     def __call__(self, game: Game) -> Estimating:
-        """Ask for the two ends, then for pairs."""
-        empty, whole = yield from game(ends(self.features))
+        """Ask for the empty and the full coalition, then for pairs."""
+        empty, whole = yield from game(empty_and_full(self.features))
         gain = float(whole - empty)
         if not np.isfinite(gain):
             yield Estimate.nothing(self.features, StopReason.SECONDS)
@@ -137,7 +137,7 @@ class KernelShapExplainer:
             return Estimate.nothing(self.features)
         gamma, standard_errors = self._answer(pairs)
         if self.control and len(pairs) >= _FEWEST_FOR_CONTROL * self.features:
-            known = np.concatenate([ends(self.features), coalitions.reshape(-1, self.features)])
+            known = np.concatenate([empty_and_full(self.features), coalitions.reshape(-1, self.features)])
             game = Control(gain / self.features + gamma, known, np.array([empty, whole, *values.flat]))
             rest = Pairs.of(coalitions, game.residuals[2:].reshape(-1, 2), 0.0)
             shapley, standard_errors = game.shapley(self._answer(rest, fit=False))

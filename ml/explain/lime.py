@@ -182,12 +182,12 @@ class LimeExplainer:
     the ridge where it has not; see `ml.explain.control`."""
 
     @property
-    def planned(self) -> int:
+    def max_evaluations(self) -> int:
         """The samples, or all coalitions. The package's own draws are counted each time that they come."""
         return int(2**self.features) if self._every else self.budget.max_evaluations or DEFAULT_SAMPLES
 
     @property
-    def fewest(self) -> int:
+    def min_evaluations(self) -> int:
         """Two, the least that a surrogate can be fitted to."""
         return 2
 
@@ -198,13 +198,13 @@ class LimeExplainer:
         holds coefficients and their errors near 0 whatever the game.
         """
         seed, limit = self.budget.seed, self.budget.standard_error
-        draws = self._sizes.draw(seed) if self._chooses else draw(self.features, self.planned, seed)
+        draws = self._sizes.draw(seed) if self._chooses else draw(self.features, self.max_evaluations, seed)
         return anytime(
             game,
             (coalition[None] for coalition in draws),
             lambda coalitions, values: self._estimate(coalitions[:, 0], values[:, 0]),
             rows=1,
-            blocks=self.planned,
+            blocks=self.max_evaluations,
             limit=limit,
             enough=2 * (self.features + 1),
             growth=CONTROLLED_GROWTH if self._controls else PLAIN_GROWTH,
@@ -213,7 +213,7 @@ class LimeExplainer:
 
     def _estimate(self, coalitions: BoolArray, values: FloatArray) -> Estimate:
         found = fitted(self._fit, coalitions, values, self.budget.standard_error, fixed=1)
-        if self._every and len(values) == self.planned:
+        if self._every and len(values) == self.max_evaluations:
             return replace(found, converged=True, stability=None)
         return replace(found, freedom=max(1, len(values) - self.features - 1))
 
@@ -232,7 +232,7 @@ class LimeExplainer:
 
     def _left_out(self, fit: Fit, known: int) -> Fit:
         """The sampling theory's correction for finite populations (Cochran 1977)."""
-        share = 1 - known / self.planned
+        share = 1 - known / self.max_evaluations
         return replace(fit, standard_errors=np.sqrt(share) * fit.standard_errors if share else np.zeros(self.features))
 
     def _ridge(self, coalitions: BoolArray, values: FloatArray, *, errors: bool = True) -> Fit:

@@ -14,8 +14,8 @@ from ml.explain.features import Feature, segment
 from ml.explain.flow import AttentionRolloutExplainer, ValueZeroingExplainer
 from ml.explain.global_surrogate import GlobalSurrogateExplainer, bag, located
 from ml.explain.gradients import InputTimesGradientExplainer, IntegratedGradientsExplainer
-from ml.explain.inside import Inspector
 from ml.explain.interactions import MOST_FEATURES, InteractionsExplainer
+from ml.explain.internals import InternalsExplainer
 from ml.explain.kernel_shap import KernelShapExplainer
 from ml.explain.lime import LimeExplainer
 from ml.explain.occlusion import OcclusionExplainer
@@ -23,7 +23,7 @@ from ml.explain.permutation import PermutationExplainer
 from ml.explain.removal import Perturbation
 from ml.explain.shapley import EnumerationExplainer, is_enumerable
 from ml.explain.texts import Prompts, Texts
-from ml.models.base import ModelInfo
+from ml.models.protocol import ModelInfo
 from ml.result import AttributionUnit
 from ml.spec import Estimator, ExplanationSpec, RemovalKind, Scale, SurrogateKind
 from ml.tokens import Encoding, Tokenizer
@@ -134,7 +134,7 @@ def explainer(
     encoding: Encoding,
     features: Sequence[Feature],
     appended: int,
-) -> Explainer | Inspector:
+) -> Explainer | InternalsExplainer:
     """The explainer of a spec's method.
 
     Args:
@@ -148,18 +148,18 @@ def explainer(
     if is_survey(asked.method):
         chosen = _survey(asked, encoding, features)
     else:
-        chosen = _inspector(asked, info, perturbed, len(encoding.ids) + appended) or _of_a_game(asked, len(features))
+        chosen = _of_internals(asked, info, perturbed, len(encoding.ids) + appended) or _of_a_game(asked, len(features))
     most = asked.budget.max_evaluations
-    if most is not None and chosen.fewest > most:
+    if most is not None and chosen.min_evaluations > most:
         raise InputError(
             "budget.max_evaluations",
-            f"this method takes at least {chosen.fewest} evaluations of {_what(asked.method, len(features))}, more than"
-            f" {most}; raise the limit, {_advice(asked.method)}",
+            f"this method takes at least {chosen.min_evaluations} evaluations of {_what(asked.method, len(features))},"
+            f" more than {most}; raise the limit, {_advice(asked.method)}",
         )
     return chosen
 
 
-def _survey(asked: ExplanationSpec, encoding: Encoding, features: Sequence[Feature]) -> Explainer | Inspector:
+def _survey(asked: ExplanationSpec, encoding: Encoding, features: Sequence[Feature]) -> Explainer | InternalsExplainer:
     if isinstance(asked.method, spec.BiasProbe):
         groups = asked.method.groups
         return BiasProbeExplainer(
@@ -183,8 +183,13 @@ def _survey(asked: ExplanationSpec, encoding: Encoding, features: Sequence[Featu
     )
 
 
-def _inspector(asked: ExplanationSpec, info: ModelInfo, perturbed: Perturbation, tokens: int) -> Inspector | None:
-    """What looks inside the model, for methods that do; `tokens`: the most that the model reads at once."""
+def _of_internals(
+    asked: ExplanationSpec, info: ModelInfo, perturbed: Perturbation, tokens: int
+) -> InternalsExplainer | None:
+    """The explainer of a method that looks inside the model; None for others.
+
+    `tokens`: the most that the model reads at once.
+    """
     match asked.method:
         case spec.InputTimesGradient():
             return InputTimesGradientExplainer()
@@ -238,7 +243,7 @@ def _check_pairs(features: int) -> None:
 
 
 def _check_path(perturbed: Perturbation) -> None:
-    if not perturbed.keeps_places:
+    if not perturbed.keeps_positions:
         raise InputError(
             "removal.kind",
             "integrated gradients move each token's embedding to that of what replaces it, so a feature and its"

@@ -23,14 +23,14 @@ class OcclusionExplainer:
     method: spec.Occlusion
 
     @property
-    def planned(self) -> int:
+    def max_evaluations(self) -> int:
         """The whole prompt and every window."""
         return 1 + len(self.windows())
 
     @property
-    def fewest(self) -> int:
+    def min_evaluations(self) -> int:
         """All of them."""
-        return self.planned
+        return self.max_evaluations
 
     def windows(self) -> BoolArray:
         """The windows, bool [windows, features], True where a feature is left out."""

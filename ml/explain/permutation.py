@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ml import spec
-from ml.explain.estimator import BoolArray, Estimate, Estimating, FloatArray, Game, ends
+from ml.explain.estimator import BoolArray, Estimate, Estimating, FloatArray, Game, empty_and_full
 from ml.explain.sampling import DEFAULT_SAMPLES, anytime, settled, stability
 from ml.explain.shapley import completeness_error
 from ml.result import StopReason
@@ -32,22 +32,22 @@ class PermutationExplainer:
     budget: spec.Budget
 
     @property
-    def planned(self) -> int:
-        """The two ends, and what lies between them in every permutation that the budget has room for."""
+    def max_evaluations(self) -> int:
+        """The empty and the full coalition, and those between them in as many permutations as the budget allows."""
         return 2 + self._pairs * self._rows
 
     @property
-    def fewest(self) -> int:
+    def min_evaluations(self) -> int:
         """Two pairs, as one alone does not tell how sure it is; or all coalitions, where they are fewer."""
         return min(2 + 2 * self._rows, int(2**self.features))
 
     def __call__(self, game: Game) -> Estimating:
-        """Ask for the two ends, then for the coalitions of pairs of permutations.
+        """Ask for the empty and the full coalition, then for the coalitions of pairs of permutations.
 
         The standard-error limit is looked at once there are 16 pairs: features that rarely matter may not have
         mattered yet, and look more certain than they are.
         """
-        empty, whole = yield from game(ends(game.features))
+        empty, whole = yield from game(empty_and_full(game.features))
         if not np.isfinite(whole - empty):
             yield Estimate.nothing(self.features, StopReason.SECONDS)
             return

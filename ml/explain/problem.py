@@ -13,11 +13,11 @@ from ml.errors import InputError
 from ml.explain import faithfulness, methods, target
 from ml.explain.estimator import Explainer
 from ml.explain.features import Feature
-from ml.explain.inside import Inspector
+from ml.explain.internals import InternalsExplainer
 from ml.explain.removal import Perturbation, perturbation
-from ml.explain.target import Readout, TargetPlan
+from ml.explain.target import TargetPlan, TargetTokens
 from ml.explain.texts import Prompts
-from ml.models.base import ModelInfo
+from ml.models.protocol import ModelInfo
 from ml.result import Progress, Token
 from ml.spec import ExplanationSpec
 from ml.tokens import Encoding, Tokenizer
@@ -31,7 +31,7 @@ class Problem:
         prompt_tokens: the prompt's tokens, for the result.
         prompts: what the value function chooses from: the prompt's variants, or many prompts.
         quality: what is measured of the result; None when not asked for, or when there is nothing to compare.
-        planned: coalitions that will be asked for, with the base value, the full value and the quality block.
+        max_evaluations: coalitions that will be asked for, with the base value, the full value and the quality block.
     """
 
     spec: ExplanationSpec
@@ -42,18 +42,18 @@ class Problem:
     perturbation: Perturbation
     prompts: Prompts
     target: TargetPlan
-    explainer: Explainer | Inspector
+    explainer: Explainer | InternalsExplainer
     quality: faithfulness.Plan | None
 
     @property
-    def planned(self) -> int:
-        return 2 + self.explainer.planned + (self.quality.planned if self.quality else 0)
+    def max_evaluations(self) -> int:
+        return 2 + self.explainer.max_evaluations + (self.quality.evaluations if self.quality else 0)
 
     def tokens(self, evaluations: int) -> int:
         """The most tokens that the model reads for so many evaluations: what prompts share is not left out."""
-        beginning = len(self.prompts.beginning)
+        shared = len(self.prompts.shared_prefix)
         longest = self.prompts.longest + self.target.longest
-        return beginning + self.target.generate * len(self.encoding.ids) + evaluations * (longest - beginning)
+        return shared + self.target.generate * len(self.encoding.ids) + evaluations * (longest - shared)
 
     def forecast(self, tokens_per_second: float | None) -> Progress:
         """What all of the work will cost, before any of it is done.
@@ -62,15 +62,15 @@ class Problem:
             tokens_per_second: how fast such work was of late, prompts' shared tokens counted as often as they come;
                 None where that is not known, and then no time is told.
         """
-        tokens, limit = self.tokens(self.planned), self.spec.budget.max_seconds
+        tokens, limit = self.tokens(self.max_evaluations), self.spec.budget.max_seconds
         seconds = None if tokens_per_second is None else tokens / tokens_per_second
         if seconds is not None and limit is not None:
             seconds = min(seconds, limit)
-        return Progress(0, self.planned, stage="", remaining_seconds=seconds, tokens_planned=tokens)
+        return Progress(0, self.max_evaluations, stage="", remaining_seconds=seconds, tokens_planned=tokens)
 
-    def fingerprint(self, readout: Readout) -> bytes:
+    def fingerprint(self, target: TargetTokens) -> bytes:
         """32 bytes, equal where a coalition has the same value: same weights, prompts, features, removal and target."""
-        parts = (self.info.digest, self.info.dtype, self.prompts.identity, readout)
+        parts = (self.info.digest, self.info.dtype, self.prompts.identity, target)
         return hashlib.sha256(repr(parts).encode()).digest()
 
 

@@ -10,9 +10,9 @@ import numpy as np
 
 from ml import spec
 from ml.errors import InputError
-from ml.explain.estimator import BoolArray, IntArray, ends
+from ml.explain.estimator import BoolArray, IntArray, empty_and_full
 from ml.explain.features import Feature
-from ml.models.base import MEAN
+from ml.models.protocol import MEAN
 from ml.result import ResolvedRemoval
 from ml.spec import RemovalKind
 from ml.tokens import Encoding, Tokenizer
@@ -45,9 +45,9 @@ class Perturbation:
         return len(self.replacements)
 
     @property
-    def extremes(self) -> BoolArray:
-        """Nobody and everybody; see `ml.explain.texts.Prompts.extremes`."""
-        return ends(self.features)
+    def empty_and_full(self) -> BoolArray:
+        """No feature and all of them; see `ml.explain.texts.Prompts.empty_and_full`."""
+        return empty_and_full(self.features)
 
     @property
     def identity(self) -> Hashable:
@@ -70,12 +70,12 @@ class Perturbation:
         return np.array(left or self.nothing, dtype=np.int64)
 
     @property
-    def keeps_places(self) -> bool:
+    def keeps_positions(self) -> bool:
         """Whether each token has its place in every perturbed prompt."""
         return self._replaced is not None
 
     @property
-    def beginning(self) -> list[int]:
+    def shared_prefix(self) -> list[int]:
         """The tokens with which every perturbed prompt begins and is longer than."""
         changed = np.flatnonzero(self.owner >= 0)
         fixed = int(changed[0]) if len(changed) else len(self.ids)

@@ -11,17 +11,17 @@ from typing import TypeVar
 import numpy as np
 
 from ml.errors import CapabilityError
-from ml.explain import faithfulness, methods, numbers, target, trust
+from ml.explain import faithfulness, methods, numbers, trust
 from ml.explain.cache import ValueCache, scope
 from ml.explain.checkpoint import Memory
 from ml.explain.estimator import Estimate, Estimating
 from ml.explain.evaluation import Evaluator, rough_seconds
-from ml.explain.inside import Inside, Inspector
+from ml.explain.internals import InternalsExplainer, PromptInternals
 from ml.explain.interval import two_sided_95
 from ml.explain.problem import prepare
-from ml.explain.target import Readout
+from ml.explain.target import TargetTokens, describe, resolve
 from ml.explain.value_function import ValueFunction
-from ml.models.base import LanguageModel, WhiteBox
+from ml.models.protocol import ExplainableModel, ModelInternals
 from ml.result import (
     Attribution,
     Cost,
@@ -67,7 +67,7 @@ class Run:
 
     def __init__(
         self,
-        model: LanguageModel,
+        model: ExplainableModel,
         spec: ExplanationSpec,
         checkpoint: bytes | None = None,
         *,
@@ -84,7 +84,7 @@ class Run:
         self._value: ValueFunction | None = None
         self._started = clock()
         self._seconds_before = 0.0
-        self._planned = self.problem.planned
+        self._planned = self.problem.max_evaluations
         self._last_progress = self._last_partial = -math.inf
 
     def checkpoint(self) -> bytes:
@@ -98,22 +98,22 @@ class Run:
         """Work, and tell."""
         self._started = self._clock()
         yield self._update("reading the prompt")
-        resolving = target.resolve(self._model, self.problem.encoding, self.problem.target)
-        readout = yield from self._told(resolving, "choosing the target")
-        value = self._open(readout)
+        resolving = resolve(self._model, self.problem.encoding, self.problem.target)
+        target = yield from self._told(resolving, "choosing the target")
+        value = self._open(target)
 
-        extremes = self.problem.prompts.extremes
-        value.beside(extremes)
-        estimate = yield from self._estimated(value, readout)
-        while (blank := self._blank(value, readout)) is None:  # time ended before their turn
+        base_and_full = self.problem.prompts.empty_and_full
+        value.beside(base_and_full)
+        estimate = yield from self._estimated(value, target)
+        while (blank := self._blank(value, target)) is None:  # time ended before their turn
             value.deadline = math.inf
-            yield from self._told(value(extremes), "measuring the whole prompt")
+            yield from self._told(value(base_and_full), "measuring the whole prompt")
         result = self._filled(value, blank, estimate)
 
         measured = None
         if self.problem.quality is not None:
             # Counted anew, as the method may have needed less than planned.
-            self._planned = value.answered + self.problem.quality.planned
+            self._planned = value.answered + self.problem.quality.evaluations
             yield self._update("measuring faithfulness", result)
             measured = yield from self._measured(value, self.problem.quality, estimate)
         if value.out_of_time:
@@ -122,20 +122,22 @@ class Run:
         result = replace(self._filled(value, blank, estimate), faithfulness=measured)
         yield self._update("done", replace(result, trust=self._judged(result)))
 
-    def _open(self, readout: Readout) -> ValueFunction:
+    def _open(self, target: TargetTokens) -> ValueFunction:
         """The value function, with what an earlier attempt found out."""
-        self._fingerprint = self.problem.fingerprint(readout)
+        self._fingerprint = self.problem.fingerprint(target)
         players = self.problem.prompts.features
         memory = Memory.unpack(self._given, self._fingerprint, players) or Memory(players)
         self._seconds_before = memory.seconds
-        trial = self._spec.precision is PrecisionPolicy.AUTO and not isinstance(self.problem.explainer, Inspector)
+        trial = self._spec.precision is PrecisionPolicy.AUTO and not isinstance(
+            self.problem.explainer, InternalsExplainer
+        )
         fast = self._model.in_bfloat16() if trial else None
         self._evaluator = Evaluator(
             self._model,
-            readout,
+            target,
             fast=fast,
-            beginning=self.problem.prompts.beginning,
-            planned=self.problem.planned,
+            shared_prefix=self.problem.prompts.shared_prefix,
+            max_evaluations=self.problem.max_evaluations,
         )
         self._value = ValueFunction(
             self.problem.prompts,
@@ -143,34 +145,35 @@ class Run:
             memory,
             self._clock,
             cache=self._cache if fast is None else None,
-            scope=scope(self._model.info, readout),
+            scope=scope(self._model.info, target),
         )
         return self._value
 
-    def _estimated(self, value: ValueFunction, readout: Readout) -> Generator[Update, None, Estimate]:
+    def _estimated(self, value: ValueFunction, target: TargetTokens) -> Generator[Update, None, Estimate]:
         """Let the explainer work; its last estimate."""
         estimate, news = Estimate.nothing(len(self.problem.features)), False
-        for step in self._estimating(value, readout):
+        for step in self._estimating(value, target):
             value.deadline = self._method_deadline()  # so the first chunk, at least, is always computed
             if step is not None:
                 estimate, news = step, True
             timely = self._clock() - self._last_partial >= _PARTIAL_SECONDS
-            if news and timely and (blank := self._blank(value, readout)) is not None:
+            if news and timely and (blank := self._blank(value, target)) is not None:
                 news = False
                 yield self._update("explaining", self._filled(value, blank, estimate))
             elif self._due:
                 yield self._update("explaining")
         return estimate
 
-    def _estimating(self, value: ValueFunction, readout: Readout) -> Estimating:
-        """The explainer at work on what it asks for: a game, or the inside of the model."""
+    def _estimating(self, value: ValueFunction, target: TargetTokens) -> Estimating:
+        """The explainer at work on what it asks for: a game, or the internals of the model."""
         explainer = self.problem.explainer
-        if not isinstance(explainer, Inspector):
+        if not isinstance(explainer, InternalsExplainer):
             return explainer(value)
-        if not isinstance(self._model, WhiteBox):
+        if not isinstance(self._model, ModelInternals):
             name = self._model.info.name
-            raise CapabilityError(name, f"{name!r} is computed by several processes, and its inside is out of reach")
-        return explainer.inspect(Inside(self._model, self._model, self.problem.perturbation, readout, value))
+            message = f"{name!r} is not computed by this process alone, and its internals are out of reach"
+            raise CapabilityError(name, f"{message}; choose a method of perturbations")
+        return explainer.explain(PromptInternals(self._model, self._model, self.problem.perturbation, target, value))
 
     def _measured(
         self, value: ValueFunction, plan: faithfulness.Plan, estimate: Estimate
@@ -188,7 +191,7 @@ class Run:
         if isinstance(method, GlobalSurrogate | BiasProbe):
             return trust.judge_survey(result, method)
         explainer = self.problem.explainer
-        in_units = not isinstance(explainer, Inspector) or explainer.in_units
+        in_units = not isinstance(explainer, InternalsExplainer) or explainer.in_units
         return trust.judge(result, faithfulness_asked=self._spec.faithfulness, in_units=in_units)
 
     def _told(self, work: Generator[None, None, T], stage: str) -> Generator[Update, None, T]:
@@ -223,7 +226,7 @@ class Run:
     @property
     def _seconds_each(self) -> float | None:
         """Seconds that an answer took so far, where it was not one of an earlier attempt; None before the first."""
-        fresh = self._value.answered - self._value.recalled if self._value and self._value.computed else 0
+        fresh = self._value.answered - self._value.cached if self._value and self._value.computed else 0
         return self._elapsed / fresh if fresh > 0 else None
 
     @property
@@ -241,19 +244,19 @@ class Run:
         limit = self._spec.budget.max_seconds
         if limit is None:
             return math.inf
-        quality = self.problem.quality.planned if self.problem.quality else 0
+        quality = self.problem.quality.evaluations if self.problem.quality else 0
         reserved = min(limit / 2, quality * (self._seconds_each or 0.0))
         return self._started + limit - reserved
 
-    def _blank(self, value: ValueFunction, readout: Readout) -> ExplanationResult | None:
-        """The result before anything is attributed; None while the extremes are not known."""
-        base, full = value.known(self.problem.prompts.extremes).tolist()
+    def _blank(self, value: ValueFunction, target: TargetTokens) -> ExplanationResult | None:
+        """The result before anything is attributed; None while the base and the full value are not known."""
+        base, full = value.known(self.problem.prompts.empty_and_full).tolist()
         if not (math.isfinite(base) and math.isfinite(full)):
             return None
         return ExplanationResult(
             text=self.problem.encoding.text,
             tokens=self.problem.prompt_tokens,
-            target=target.describe(self._model.tokenizer, readout),
+            target=describe(self._model.tokenizer, target),
             removal=self.problem.perturbation.resolved,
             attributions=(),
             base_value=base,

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from ml.explain.estimator import BoolArray, Estimate, Estimating, FloatArray, Game, IntArray, together
+from ml.explain.estimator import BoolArray, Estimate, Estimating, FloatArray, Game, IntArray, batch_size
 from ml.explain.surrogates import Fit
 from ml.result import StopReason
 
@@ -44,7 +44,7 @@ def anytime(
     """Ask in growing batches, about 64 coalitions and then a quarter more each time; tell after each.
 
     Args:
-        draws: at least `blocks` blocks of coalitions, bool [rows, features] each, that only tell something together
+        draws: at least `blocks` blocks of coalitions, bool [rows, features] each, that only tell something batch_size
             (a pair, a permutation). They are drawn as they are asked for.
         limit: the standard error below which to stop, looked at once there are `enough` blocks.
         growth: how much more each time: more for an estimate that costs much beside a small model's evaluations.
@@ -53,7 +53,7 @@ def anytime(
     coalitions = np.empty((0, rows, game.features), dtype=np.bool_)
     values = np.empty((0, rows))
     while True:
-        size = max(_FIRST_BATCH // rows, int(len(values) * growth), together(game) // rows, 1)
+        size = max(_FIRST_BATCH // rows, int(len(values) * growth), batch_size(game) // rows, 1)
         size = min(size, blocks - len(values))
         batch = np.array([next(draws) for _ in range(size)])
         asked = yield from game(batch.reshape(-1, game.features))

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ml import spec
-from ml.explain.estimator import BoolArray, Estimate, Estimating, FloatArray, Game, IntArray, ends
+from ml.explain.estimator import BoolArray, Estimate, Estimating, FloatArray, Game, IntArray, empty_and_full
 from ml.explain.sampling import DEFAULT_SAMPLES, anytime, settled
 from ml.result import StopReason
 
@@ -101,18 +101,18 @@ class EnumerationExplainer:
     budget: spec.Budget
 
     @property
-    def planned(self) -> int:
+    def max_evaluations(self) -> int:
         """All coalitions."""
         return int(2**self.features)
 
     @property
-    def fewest(self) -> int:
+    def min_evaluations(self) -> int:
         """All coalitions."""
-        return self.planned
+        return self.max_evaluations
 
     def __call__(self, game: Game) -> Estimating:
-        """Ask for the two ends, then for the pairs between them."""
-        empty, whole = yield from game(ends(self.features))
+        """Ask for the empty and the full coalition, then for the pairs between them."""
+        empty, whole = yield from game(empty_and_full(self.features))
         gain = float(whole - empty)
         if not np.isfinite(gain):
             yield Estimate.nothing(self.features, StopReason.SECONDS)
@@ -132,7 +132,7 @@ class EnumerationExplainer:
 
     @property
     def _pairs(self) -> int:
-        return self.planned // 2 - 1
+        return self.max_evaluations // 2 - 1
 
     def _draws(self) -> Iterator[BoolArray]:
         """Every pair once: the number of a pair's first coalition is its members in binary, the last one left out."""

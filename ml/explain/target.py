@@ -10,11 +10,10 @@ import json
 from collections.abc import Generator
 from dataclasses import dataclass, field
 
-import torch
-
 from ml.errors import InputError, PromptTooLongError
 from ml.junction import Junction
-from ml.models.base import LanguageModel, ModelInfo
+from ml.models.objective import Objective, Transform, common_prefix
+from ml.models.protocol import ExplainableModel, ModelInfo
 from ml.result import ResolvedTarget, Token
 from ml.spec import (
     Continuation,
@@ -30,14 +29,19 @@ from ml.tokens import Encoding, Tokenizer
 
 
 @dataclass(frozen=True)
-class Readout:
-    """What to read where: the value of a prompt is Σ log p(tokens) − Σ log p(rejected) after prompt + `given`.
+class TargetTokens:
+    """A target in tokens. Its value is Σ log p(tokens) − Σ log p(rejected) after the prompt and `given`.
+
+    Where one side of a contrast continues the other, there is a rest by which the longer one goes on, and the value is
+    the log-odds of going on, log p(rest) − log(1 − p(rest)). The rest is in `tokens` where the longer side is the
+    chosen one; otherwise it is in `rejected`, and the value is the negative. The other of the two is then empty.
 
     Attributes:
-        given: tokens that follow every prompt and are not measured.
-        tokens: the continuation that is measured, at least one token.
-        rejected: the token that the first is compared with, or nothing.
+        tokens: what is measured.
         scale: the value itself, or its exponential.
+        given: tokens that follow every prompt and are not measured.
+        rejected: what is compared with it; empty without a contrast.
+        prefix_contrast: whether one side of a contrast continues the other.
         apart: whether the tokens are others than those of the whole text; see `ml.junction.Junction`.
     """
 
@@ -45,45 +49,46 @@ class Readout:
     scale: Scale = Scale.LOG_PROBABILITY
     given: tuple[int, ...] = ()
     rejected: tuple[int, ...] = ()
+    prefix_contrast: bool = False
     apart: bool = field(default=False, repr=False, compare=False)  # the value does not depend on it
+
+    @property
+    def objective(self) -> Objective:
+        """The value as a number about what follows the prompt and `given`."""
+        sides = [(tokens, weight) for tokens, weight in ((self.tokens, 1.0), (self.rejected, -1.0)) if tokens]
+        transform = Transform.PROBABILITY if self.scale is Scale.PROBABILITY else Transform.NONE
+        return Objective(
+            continuations=tuple(tokens for tokens, _ in sides),
+            weights=tuple(weight for _, weight in sides),
+            transform=Transform.LOG_ODDS if self.prefix_contrast else transform,
+        )
 
     @property
     def appended(self) -> tuple[int, ...]:
         """The tokens that the model reads after the prompt: all but the last, which it only has to predict."""
-        return self.given + self.tokens[:-1]
+        return self.given + (self.tokens or self.rejected)[:-1]
 
     @property
     def positions(self) -> int:
-        """How many last positions are read out."""
-        return len(self.tokens)
-
-    def values(self, logits: torch.Tensor) -> torch.Tensor:
-        """The values of some prompts, float64 [prompts], from `logits`, float32 [prompts, positions, vocabulary]."""
-        top = logits.detach().amax(-1, keepdim=True)  # it cancels out, in gradients too
-        # The sum over the vocabulary is where float32 would lose the last digits.
-        totals = (logits - top).exp_().sum(-1, dtype=torch.float64).log_() + top.squeeze(-1)
-        tokens = torch.tensor(self.tokens, device=logits.device).view(1, -1, 1).expand(len(logits), -1, 1)
-        values = (logits.gather(2, tokens).squeeze(2) - totals).sum(1)
-        for token_id in self.rejected:
-            values = values - (logits[:, -1, token_id] - totals[:, -1])
-        return values.exp() if self.scale is Scale.PROBABILITY else values
+        """How many last positions predict what is measured."""
+        return len(self.tokens or self.rejected)
 
 
 @dataclass(frozen=True)
 class TargetPlan:
-    """A target that the tokenizer has accepted; `readout` is None while the model has a say in it.
+    """A target that the tokenizer has accepted; `tokens` is None while the model has a say in it.
 
-    `generate` is how many tokens the model may then say: 1 is its most likely next token.
+    `generate` is how many tokens the model may then generate: 1 is its most likely next token.
     """
 
     scale: Scale
-    readout: Readout | None
+    tokens: TargetTokens | None
     generate: int = 0
 
     @property
     def longest(self) -> int:
         """The most tokens that the model may have to read after a prompt."""
-        return self.generate - 1 if self.readout is None else len(self.readout.appended)
+        return self.generate - 1 if self.tokens is None else len(self.tokens.appended)
 
 
 def plan(tokenizer: Tokenizer, info: ModelInfo, encoding: Encoding, target: Target) -> TargetPlan:
@@ -106,7 +111,7 @@ def plan(tokenizer: Tokenizer, info: ModelInfo, encoding: Encoding, target: Targ
 
 
 def _plan(tokenizer: Tokenizer, info: ModelInfo, encoding: Encoding, target: Target) -> tuple[TargetPlan, str]:
-    readout: Readout | None = None
+    tokens: TargetTokens | None = None
     generate = 0
     match target.kind:
         case NextTokenTarget(text=None, id=None):
@@ -115,24 +120,24 @@ def _plan(tokenizer: Tokenizer, info: ModelInfo, encoding: Encoding, target: Tar
             field = "target.next_token.id"
             if not 0 <= token_id < info.vocabulary_size:
                 raise InputError(field, f"must be between 0 and {info.vocabulary_size - 1}, not {token_id}")
-            readout = Readout((token_id,), target.scale)
+            tokens = TargetTokens((token_id,), target.scale)
         case NextTokenTarget(text=text):
             field = "target.next_token"
             found = _follow(tokenizer, info, encoding, Continuation(text=text), field)
-            readout = Readout(found.ids[:1], target.scale, apart=found.apart)
+            tokens = TargetTokens(found.ids[:1], target.scale, apart=found.apart)
         case ContinuationTarget(continuation):
             field = "target.continuation"
             found = _follow(tokenizer, info, encoding, continuation, field)
-            readout = Readout(found.ids, target.scale, apart=found.apart)
+            tokens = TargetTokens(found.ids, target.scale, apart=found.apart)
         case GenerationTarget(max_tokens):
             field, generate = "target.generation.max_tokens", max_tokens
         case ContrastTarget(chosen, rejected):
             field = "target.contrast"
-            readout = _contrast(
+            tokens = _contrast(
                 _follow(tokenizer, info, encoding, chosen, f"{field}.chosen"),
                 _follow(tokenizer, info, encoding, rejected, f"{field}.rejected"),
             )
-    return TargetPlan(target.scale, readout, generate), field
+    return TargetPlan(target.scale, tokens, generate), field
 
 
 def _follow(
@@ -151,59 +156,56 @@ def _follow(
     return found
 
 
-def _contrast(one: Junction, other: Junction) -> Readout:
+def _contrast(one: Junction, other: Junction) -> TargetTokens:
     chosen, rejected = one.ids, other.ids
-    shared = 0
-    while shared < min(len(chosen), len(rejected)) and chosen[shared] == rejected[shared]:
-        shared += 1
     if chosen == rejected:
         raise InputError("target.contrast.rejected", "chosen and rejected are the same tokens; they must differ")
-    if shared == min(len(chosen), len(rejected)):
-        message = "one of chosen and rejected only continues the other; they must differ in a token that both have"
-        raise InputError("target.contrast.rejected", message)
-    return Readout(
-        chosen[shared : shared + 1],
-        given=chosen[:shared],
-        rejected=rejected[shared : shared + 1],
-        apart=one.apart or other.apart,
-    )
+    shared = common_prefix(chosen, rejected)
+    given, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
+    apart = one.apart or other.apart
+    if not (chosen and rejected):
+        return TargetTokens(chosen, given=given, rejected=rejected, prefix_contrast=True, apart=apart)
+    return TargetTokens(chosen[:1], given=given, rejected=rejected[:1], apart=apart)
 
 
-def resolve(model: LanguageModel, encoding: Encoding, planned: TargetPlan) -> Generator[None, None, Readout]:
+def resolve(model: ExplainableModel, encoding: Encoding, planned: TargetPlan) -> Generator[None, None, TargetTokens]:
     """Let the model decide what is left open, by greedy generation. Yields after each of its tokens.
 
-    A generation ends before the model's end token, which is not explained unless it is all that the model says.
+    A generation ends before the model's end token, which is not explained unless it is all that is generated.
     """
-    if planned.readout is not None:
-        return planned.readout
-    said: list[int] = []
-    while len(said) < planned.generate:
-        logits = model.logits([[*encoding.ids, *said]])[0]
-        token_id = int(logits[-1].argmax())
-        if said and token_id in model.tokenizer.end_ids:
+    if planned.tokens is not None:
+        return planned.tokens
+    generated: list[int] = []
+    for token_id in model.generate_greedily(encoding.ids, planned.generate):
+        if generated and token_id in model.tokenizer.end_ids:
             break
-        said.append(token_id)
-        if token_id in model.tokenizer.end_ids:
-            break
+        generated.append(token_id)
         yield
-    return Readout(tuple(said), planned.scale)
+    return TargetTokens(tuple(generated), planned.scale)
 
 
-def describe(tokenizer: Tokenizer, readout: Readout) -> ResolvedTarget:
+def describe(tokenizer: Tokenizer, target: TargetTokens) -> ResolvedTarget:
     """The target for the result: 'log p(" Paris")', 'p(" a" | … " b")', 'log p(" he") − log p(" she")'."""
-    name = "p" if readout.scale is Scale.PROBABILITY else "log p"
-    condition = f" | … {_quoted(tokenizer, readout.given)}" if readout.given else ""
-    description = f"{name}({_quoted(tokenizer, readout.tokens)}{condition})"
-    if readout.rejected:
-        description += f" − {name}({_quoted(tokenizer, readout.rejected)}{condition})"
     return ResolvedTarget(
-        description=description,
-        tokens=_tokens(tokenizer, readout.tokens),
-        scale=readout.scale,
-        rejected_tokens=_tokens(tokenizer, readout.rejected),
-        shared_tokens=_tokens(tokenizer, readout.given),
-        apart=readout.apart,
+        description=_description(tokenizer, target),
+        tokens=_tokens(tokenizer, target.tokens),
+        scale=target.scale,
+        rejected_tokens=_tokens(tokenizer, target.rejected),
+        shared_tokens=_tokens(tokenizer, target.given),
+        prefix_contrast=target.prefix_contrast,
+        apart=target.apart,
     )
+
+
+def _description(tokenizer: Tokenizer, target: TargetTokens) -> str:
+    condition = f" | … {_quoted(tokenizer, target.given)}" if target.given else ""
+    probabilities = [f"p({_quoted(tokenizer, ids)}{condition})" for ids in (target.tokens, target.rejected) if ids]
+    if target.scale is Scale.PROBABILITY:
+        return probabilities[0]
+    sides = [f"log {each}" for each in probabilities]
+    if target.prefix_contrast:
+        sides.insert(1 if target.tokens else 0, f"log(1 − {probabilities[0]})")
+    return " − ".join(sides)
 
 
 def _quoted(tokenizer: Tokenizer, ids: tuple[int, ...]) -> str:

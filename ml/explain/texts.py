@@ -21,12 +21,12 @@ class Prompts(Protocol):
         ...
 
     @property
-    def extremes(self) -> BoolArray:
+    def empty_and_full(self) -> BoolArray:
         """The coalitions of the prompt with every feature removed and of the whole one, bool [2, features]."""
         ...
 
     @property
-    def beginning(self) -> Sequence[int]:
+    def shared_prefix(self) -> Sequence[int]:
         """The tokens with which every prompt begins and is longer than."""
         ...
 
@@ -52,7 +52,7 @@ class Texts:
     own: Perturbation
     others: tuple[tuple[int, ...], ...]
 
-    beginning = ()
+    shared_prefix = ()
 
     @property
     def features(self) -> int:
@@ -60,7 +60,7 @@ class Texts:
         return 2 + len(self.others)
 
     @property
-    def extremes(self) -> BoolArray:
+    def empty_and_full(self) -> BoolArray:
         """The first two."""
         return self.choices[:2]
 
@@ -83,5 +83,5 @@ class Texts:
         """The prompt whose coalition it is."""
         chosen = int(coalition.argmax())
         if chosen < 2:
-            return self.own(self.own.extremes[chosen])
+            return self.own(self.own.empty_and_full[chosen])
         return np.array(self.others[chosen - 2], dtype=np.int64)

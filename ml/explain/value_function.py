@@ -33,7 +33,7 @@ class ValueFunction:
         deadline: when to stop computing, on `clock`. It is looked at before each chunk.
         answered: values given so far, whether they were computed or known.
         computed: prompts computed by this object.
-        recalled: values given before anything had to be computed, which an earlier attempt knew.
+        cached: values given before anything had to be computed, which an earlier attempt knew.
         out_of_time: whether a value was ever withheld because the deadline had passed.
     """
 
@@ -52,7 +52,7 @@ class ValueFunction:
         self.deadline = math.inf
         self.answered = 0
         self.computed = 0
-        self.recalled = 0
+        self.cached = 0
         self.out_of_time = False
         self._prompts = prompts
         self._evaluator = evaluator
@@ -63,9 +63,9 @@ class ValueFunction:
         self._scope = scope
 
     @property
-    def together(self) -> int:
-        """How many coalitions take about the time of one: see `Evaluator.together`."""
-        return self._evaluator.together(len(self._prompts(np.ones(self.features, dtype=np.bool_))))
+    def batch_size(self) -> int:
+        """How many coalitions to ask for at once at least; see `Evaluator.batch_size`."""
+        return self._evaluator.batch_size(len(self._prompts(np.ones(self.features, dtype=np.bool_))))
 
     def beside(self, coalitions: BoolArray) -> None:
         """Compute `coalitions` together with what is asked for next: without rounding, and for less than apart."""
@@ -120,23 +120,24 @@ class ValueFunction:
             self.answered += 1
 
         if self.computed == 0:
-            self.recalled = self.answered
+            self.cached = self.answered
         digests = list(prompts)
         chunks, left = self._evaluator(list(prompts.values()), exact), len(digests)
         while left:
             if self.late:
                 break
             chunk = next(chunks)
-            for index, value in chunk.values:
+            found = self._evaluator.objective.values(chunk.log_probabilities)
+            for index, value in zip(chunk.indices, found.tolist(), strict=True):
                 self._by_prompt[digests[index]] = value
                 if self._cache is not None:
                     self._cache.put(digests[index], value)
                 for row in waiting[digests[index]]:
                     values[row] = self.memory.values[keys[row]] = value
                     self.answered += 1
-            left -= len(chunk.values)
-            self.computed += len(chunk.values)
-            self.memory.evaluations += len(chunk.values)
+            left -= len(chunk.indices)
+            self.computed += len(chunk.indices)
+            self.memory.evaluations += len(chunk.indices)
             self.memory.tokens_computed += chunk.tokens_computed
             self.memory.tokens_saved += chunk.tokens_saved
             yield

@@ -1,4 +1,4 @@
-"""The small protocol through which everything else sees a model."""
+"""What servers ask of a model beside what explainers do (`ml.models.protocol`): logits, decoding, attention."""
 
 from __future__ import annotations
 
@@ -8,42 +8,23 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
-from ml.tokens import Tokenizer
+from ml.models.protocol import MEAN, ExplainableModel, ModelInfo, Prefix
 
-MEAN = -1
-"""The id that stands for no token but for the mean of all embeddings; only explanations ask for it."""
-
-Objective = Callable[[torch.Tensor], torch.Tensor]
-"""From logits, float32 [n, tail, vocabulary], to n numbers whose gradients are wanted."""
+__all__ = [
+    "MEAN",
+    "AttentionSink",
+    "Batch",
+    "Closeable",
+    "Decoder",
+    "LanguageModel",
+    "ModelInfo",
+    "Prefix",
+    "Reader",
+    "Reading",
+]
 
 AttentionSink = Callable[[int, torch.Tensor], None]
 """Receives a layer's number and its weights, float32 [heads, queries, keys], from the lowest layer up."""
-
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """What a model is.
-
-    Attributes:
-        digest: the SHA-256 of its files' contents.
-        heads: 0 for a model without attention.
-        capabilities: fast ways to compute that it was seen to allow, each with the longest prompt; None is any length.
-        unused: what it was not seen to allow, in words.
-    """
-
-    name: str
-    digest: str
-    architecture: str
-    parameters: int
-    layers: int
-    heads: int
-    hidden_size: int
-    vocabulary_size: int
-    context_length: int
-    device: str
-    dtype: str
-    capabilities: tuple[tuple[str, int | None], ...] = ()
-    unused: str = ""
 
 
 @dataclass(frozen=True)
@@ -61,15 +42,6 @@ class Batch:
     logits: Sequence[torch.Tensor]
     tokens_computed: int
     tokens_saved: int
-
-
-class Prefix(Protocol):
-    """What a model keeps of a beginning that it has read: keys and values, or a hidden state."""
-
-    @property
-    def length(self) -> int:
-        """How many tokens were read."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -135,11 +107,8 @@ class Decoder(Protocol):
         ...
 
 
-class LanguageModel(Protocol):
+class LanguageModel(ExplainableModel, Protocol):
     """A causal language model, resident and in evaluation mode. Not safe for use from several threads at once."""
-
-    info: ModelInfo
-    tokenizer: Tokenizer
 
     def logits(self, sequences: Sequence[Sequence[int]], tails: Sequence[int] | None = None) -> list[torch.Tensor]:
         """Next-token logits after each of the last `tails[i]` positions of sequence i.
@@ -155,10 +124,6 @@ class LanguageModel(Protocol):
             One float32 tensor a sequence, [tails[i], vocabulary], on the model's device; row -1 predicts what follows
             the whole sequence.
         """
-        ...
-
-    def read_prefix(self, ids: Sequence[int]) -> Prefix | None:
-        """Read a beginning once for all sequences to come; None where the model cannot build on it."""
         ...
 
     def stream_logits(
@@ -200,14 +165,6 @@ class LanguageModel(Protocol):
         """The most memory that one sequence of a decoder takes, at the model's full context."""
         ...
 
-    def in_bfloat16(self) -> LanguageModel | None:
-        """The same model with its matrix products in bfloat16, made on first use.
-
-        None where that is no faster on this device, where the model computes in less than float32 already, and for a
-        kind of model that gains nothing.
-        """
-        ...
-
     def attention(self, ids: Sequence[int], layers: Sequence[int], queries: Sequence[int], sink: AttentionSink) -> None:
         """Hand the softmax weights of `queries` over all keys to `sink`, one of `layers` after the other.
 
@@ -215,49 +172,6 @@ class LanguageModel(Protocol):
 
         Raises:
             NoAttentionError: the model has none.
-        """
-        ...
-
-
-@runtime_checkable
-class WhiteBox(Protocol):
-    """A model whose inside can be looked into: one that this process computes alone."""
-
-    def embed(self, ids: Sequence[int]) -> torch.Tensor:
-        """The embeddings of `ids`, `MEAN` among them or not, as the first layer is given them: float32 [T, size]."""
-        ...
-
-    def gradients(
-        self, points: torch.Tensor, tail: int, objective: Objective, prefix: Prefix | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Values of an objective and their gradients with respect to embeddings.
-
-        Args:
-            points: sequences of embeddings, float32 [n, T, size], which run as one batch.
-            tail: how many last positions `objective` is given.
-            prefix: of this model, what stands before all sequences.
-
-        Returns:
-            The n values, and gradients float32 [n, T, size].
-        """
-        ...
-
-    def value_zeroing(self, ids: Sequence[int], max_tokens: int, sink: AttentionSink) -> Iterator[int]:
-        """What each position of each layer's output takes from each token (Mohebbi et al. 2023, equation 4).
-
-        A layer is run again with the value vectors of one token set to zero, in all of its heads. What changes by it at
-        a position, the cosine distance between the layer's outputs there, is that token's share of the position; the
-        shares of a position sum to 1.
-
-        Args:
-            max_tokens: positions of one batch; one sequence may exceed it.
-            sink: receives layer by layer, from the lowest up, shares float32 [1, T, T]: of positions, by token.
-
-        Returns:
-            An iterator that computes a batch at a time, and gives the number of positions in it.
-
-        Raises:
-            CapabilityError: the model has no value vectors, or keeps them to itself.
         """
         ...
 

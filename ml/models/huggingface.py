@@ -14,13 +14,15 @@ from transformers import PreTrainedModel
 from ml.errors import CapabilityError, GlossError, NoAttentionError
 from ml.kernels.bfloat16_linear import bfloat16_twin
 from ml.models import base
-from ml.models.base import MEAN, AttentionSink, Batch, Decoder, ModelInfo, Objective, Prefix
+from ml.models.base import MEAN, AttentionSink, Batch, Decoder, ModelInfo, Prefix
 from ml.models.fallback.by_length import DecoderByLength, ReaderByLength
 from ml.models.fallback.cache_decoder import CacheDecoder
 from ml.models.fallback.cached_batches import CachedPrefix, CachedRun
 from ml.models.fallback.padded_batches import PaddedReader, batch_logits, padded_batches
 from ml.models.internals.attention_capture import Reader, capture, read_eager
 from ml.models.internals.gradients import gradients
+from ml.models.internals.objective import LogitsObjective
+from ml.models.internals.open_model import OpenModel
 from ml.models.internals.value_zeroing import ValueZeroing
 from ml.models.loading.placement import Placement
 from ml.models.verification.verify import Ways
@@ -37,7 +39,7 @@ from ml.tokens import Tokenizer
 _Stream = Callable[..., Iterator[Batch]]
 
 
-class HuggingFaceModel:
+class HuggingFaceModel(OpenModel):
     """A causal language model of transformers, resident and in evaluation mode."""
 
     def __init__(
@@ -206,19 +208,19 @@ class HuggingFaceModel:
 
     @torch.no_grad()
     def embed(self, ids: Sequence[int]) -> Tensor:
-        """See `WhiteBox.embed`."""
+        """See `OpenModel.embed`."""
         embedding = self.module.get_input_embeddings()
         return lookup(embedding, torch.tensor(list(ids), device=self.module.device)).float()
 
     def gradients(
-        self, points: Tensor, tail: int, objective: Objective, prefix: Prefix | None = None
+        self, points: Tensor, tail: int, objective: LogitsObjective, prefix: Prefix | None = None
     ) -> tuple[Tensor, Tensor]:
-        """See `WhiteBox.gradients`."""
+        """See `OpenModel.gradients`."""
         with self._capable("gives no gradients at these embeddings"):
             return self._gradients(points, tail, objective, prefix)
 
     def _gradients(
-        self, points: Tensor, tail: int, objective: Objective, prefix: Prefix | None
+        self, points: Tensor, tail: int, objective: LogitsObjective, prefix: Prefix | None
     ) -> tuple[Tensor, Tensor]:
         known = prefix if isinstance(prefix, CachedTokens | CachedPrefix) else None
         length = (known.length if known else 0) + points.shape[1]
@@ -244,7 +246,7 @@ class HuggingFaceModel:
 
     @torch.inference_mode()
     def value_zeroing(self, ids: Sequence[int], max_tokens: int, sink: AttentionSink) -> Iterator[int]:
-        """See `WhiteBox.value_zeroing`."""
+        """See `OpenModel.value_zeroing`."""
         if not self.info.heads:
             raise NoAttentionError(self.info.name)
         with self._capable("does not run its layers one by one"):

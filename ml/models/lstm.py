@@ -22,8 +22,10 @@ from transformers import PreTrainedTokenizerFast
 
 from ml.errors import ModelLoadError, NoAttentionError
 from ml.kernels.onednn_linear import use_fast_layers
-from ml.models.base import AttentionSink, Batch, ModelInfo, Objective, Prefix, Reader
+from ml.models.base import AttentionSink, Batch, ModelInfo, Prefix, Reader
 from ml.models.fallback.padded_batches import PaddedReader
+from ml.models.internals.objective import LogitsObjective
+from ml.models.internals.open_model import OpenModel
 from ml.models.loading.files import replacing
 from ml.models.lstm_sharing import LstmPrefix, stream
 from ml.runtime.embedding import lookup
@@ -133,7 +135,7 @@ class WordLSTM(nn.Module):
         return x * F.dropout(x.new_ones(x.shape[0], 1, x.shape[2]), self.config.dropout)
 
 
-class LstmModel:
+class LstmModel(OpenModel):
     """A `WordLSTM` behind the `LanguageModel` protocol."""
 
     def __init__(self, module: WordLSTM, tokenizer: Tokenizer, info: ModelInfo) -> None:
@@ -209,13 +211,13 @@ class LstmModel:
 
     @torch.no_grad()
     def embed(self, ids: Sequence[int]) -> Tensor:
-        """See `WhiteBox.embed`."""
+        """See `OpenModel.embed`."""
         return lookup(self.module.embedding, torch.tensor(list(ids), device=self.module.embedding.weight.device))
 
     def gradients(
-        self, points: Tensor, tail: int, objective: Objective, prefix: Prefix | None = None
+        self, points: Tensor, tail: int, objective: LogitsObjective, prefix: Prefix | None = None
     ) -> tuple[Tensor, Tensor]:
-        """See `WhiteBox.gradients`."""
+        """See `OpenModel.gradients`."""
         state = prefix.state if isinstance(prefix, LstmPrefix) else self.module.initial_state(1)
         # cuDNN's recurrence keeps nothing to go back by in evaluation mode.
         with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):

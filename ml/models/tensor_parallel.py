@@ -37,6 +37,7 @@ from ml.models.base import AttentionSink, Batch, Decoder, Prefix, Reader, Readin
 from ml.models.huggingface import HuggingFaceModel
 from ml.models.loading.huggingface import load_huggingface
 from ml.models.loading.placement import Placement
+from ml.models.log_probabilities import LogitsModel
 
 _log = logging.getLogger(__name__)
 
@@ -150,7 +151,7 @@ class Followers:
         self.lost(f"rank {rank} of the tensor-parallel model ended with {status}")
 
 
-class LeadingModel:
+class LeadingModel(LogitsModel):
     """Rank 0 of a tensor-parallel model, behind the `LanguageModel` protocol."""
 
     def __init__(self, model: HuggingFaceModel, followers: Followers) -> None:

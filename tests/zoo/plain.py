@@ -11,7 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ml.models.base import MEAN, AttentionSink, Batch, ModelInfo, Objective, Prefix
+from ml.models.base import MEAN, AttentionSink, Batch, ModelInfo, Prefix
+from ml.models.internals.objective import LogitsObjective
+from ml.models.internals.open_model import OpenModel
 from ml.tokens import Tokenizer
 from tests.zoo.configurations import make
 
@@ -32,8 +34,8 @@ def _noise(eager: nn.Module, chosen: nn.Module) -> float:
     return float((one - other).abs().nan_to_num(0.0).max() / one.abs().nan_to_num(0.0, 0.0, 0.0).max())
 
 
-class Plain:
-    """As much of `LanguageModel` and `WhiteBox` as explanations ask for, written down as the definitions have it."""
+class Plain(OpenModel):
+    """As much of a model as explanations ask for, written down as the definitions have it."""
 
     def __init__(self, name: str, info: ModelInfo, tokenizer: Tokenizer) -> None:
         self.module = make(name, EAGER_DIFFERS.get(name, "eager"))
@@ -136,7 +138,7 @@ class Plain:
         return rows
 
     def gradients(
-        self, points: Tensor, tail: int, objective: Objective, prefix: Prefix | None = None
+        self, points: Tensor, tail: int, objective: LogitsObjective, prefix: Prefix | None = None
     ) -> tuple[Tensor, Tensor]:
         values, gradients = [], []
         for each in points.detach().clone():

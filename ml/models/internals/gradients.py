@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import DynamicCache, PreTrainedModel
 
-from ml.models.base import Objective
+from ml.models.internals.objective import LogitsObjective
 from ml.runtime.implementation import asking, registered
 from ml.runtime.kernels import Scores
 from ml.runtime.last_layer import NO_MASK, KeysKnownError, LayerCall, TrimmedForward
@@ -25,12 +25,12 @@ def gradients(
     module: PreTrainedModel,
     points: Tensor,
     tail: int,
-    objective: Objective,
+    objective: LogitsObjective,
     before: States,
     *,
     span_of: SpanOf | None,
 ) -> tuple[Tensor, Tensor]:
-    """See `WhiteBox.gradients`.
+    """See `OpenModel.gradients`.
 
     Args:
         before: none, or of every layer.

@@ -70,7 +70,7 @@ class ValueZeroing:
         return eager(self._module)
 
     def shares(self, ids: Sequence[int], max_tokens: int, sink: AttentionSink) -> Iterator[int]:
-        """See `WhiteBox.value_zeroing`."""
+        """See `OpenModel.value_zeroing`."""
         calls = list[tuple[tuple[Any, ...], dict[str, Any], Tensor]]()
 
         def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:

@@ -14,6 +14,7 @@ from ml import attention
 from ml.attention import AttentionSpec, Reduction
 from ml.errors import InputError, NoAttentionError
 from ml.models.base import AttentionSink, LanguageModel, ModelInfo
+from ml.models.internals import attention_maps
 
 TOKENS, LAYERS, HEADS = 6, 3, 4
 IDS = (9, 8, 7, 6, 5, 4)
@@ -43,7 +44,7 @@ def model() -> Any:
 
 def attend(model: Any, **spec: Any) -> attention.AttentionMap:
     plan = attention.resolve(AttentionSpec(**spec), model.info, TOKENS)
-    found = attention.attend(model, IDS, plan)
+    found = attention_maps.attend(model, IDS, plan)
     assert found.weights.shape == plan.shape
     assert plan.reply_bytes == found.weights.nbytes + (0 if found.keys is None else found.keys.nbytes)
     return found
@@ -157,7 +158,7 @@ def test_real_models(name: str, request: pytest.FixtureRequest, load_model: Call
 
     def ask(**spec: Any) -> torch.Tensor:
         plan = attention.resolve(AttentionSpec(**spec), real.info, TOKENS)
-        return torch.from_numpy(attention.attend(real, IDS, plan).weights)
+        return torch.from_numpy(attention_maps.attend(real, IDS, plan).weights)
 
     raw = ask(queries=tuple(range(TOKENS)))
     torch.testing.assert_close(raw.sum(-1), torch.ones(raw.shape[:-1]))

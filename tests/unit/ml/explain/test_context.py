@@ -6,7 +6,8 @@ from sklearn.preprocessing import StandardScaler
 
 from ml.errors import InputError
 from ml.explain import Run
-from ml.explain.context import ContextExplainer, draw, link, logit_of_log_probability, logit_of_probability
+from ml.explain.context import ContextExplainer, draw, link, log_odds_of_probability
+from ml.models.objective import log_odds
 from ml.result import StopReason, SurrogateKind
 from ml.spec import (
     Budget,
@@ -28,7 +29,7 @@ def logistic(features=6):
     return ToyGame(features, lambda present: -np.logaddexp(0, 1 - present @ EFFECTS[:features]))
 
 
-def explain(game, alpha=0.01, using=logit_of_log_probability, **budget):
+def explain(game, alpha=0.01, using=log_odds, **budget):
     return estimates(ContextExplainer(game.features, ContextAttribution(alpha), Budget(**budget), using), game)
 
 
@@ -50,16 +51,16 @@ def test_draws():
 def test_the_logit():
     chances = np.array([1e-250, 1e-9, 0.2, 0.5, 0.999999])
     expected = np.log(chances) - np.log1p(-chances)
-    assert logit_of_probability(chances) == pytest.approx(expected, rel=1e-9, abs=1e-12)
-    assert logit_of_log_probability(np.log(chances)) == pytest.approx(expected, rel=1e-9, abs=1e-9)
-    assert np.isfinite(logit_of_probability(np.array([0.0, 1.0]))).all()
-    assert np.isfinite(logit_of_log_probability(np.array([-1e4, 0.0, 1e-16]))).all()
-    assert np.isnan(logit_of_log_probability(np.array([np.nan]))).all()
+    assert log_odds_of_probability(chances) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+    assert log_odds(np.log(chances)) == pytest.approx(expected, rel=1e-9, abs=1e-9)
+    assert np.isfinite(log_odds_of_probability(np.array([0.0, 1.0]))).all()
+    assert np.isfinite(log_odds(np.array([-1e4, 0.0, 1e-16]))).all()
+    assert np.isnan(log_odds(np.array([np.nan]))).all()
 
 
 def test_the_link_of_a_target():
-    assert link(Target()) is logit_of_log_probability
-    assert link(Target(scale=Scale.PROBABILITY)) is logit_of_probability
+    assert link(Target()) is log_odds
+    assert link(Target(scale=Scale.PROBABILITY)) is log_odds_of_probability
     assert link(YES_RATHER_THAN_NO)(EFFECTS) is EFFECTS
 
 

@@ -9,7 +9,7 @@ import torch
 from ml.explain import Run
 from ml.explain.evaluation import Evaluator
 from ml.explain.removal import Ids
-from ml.explain.target import Readout
+from ml.explain.target import TargetTokens
 from ml.kernels.bfloat16_linear import bfloat16_twin
 from ml.models.huggingface import HuggingFaceModel
 from ml.models.loading import load
@@ -20,7 +20,10 @@ PROMPTS = [np.array([1 + i % 3, 1 + i // 3 % 3, 1 + i // 9], dtype=np.int64) for
 
 
 def values(evaluator: Evaluator, prompts: list[Ids]) -> list[float]:
-    found = dict(pair for chunk in evaluator(prompts) for pair in chunk.values)
+    found: dict[int, float] = {}
+    for chunk in evaluator(prompts):
+        values = evaluator.objective.values(chunk.log_probabilities)
+        found.update(zip(chunk.indices, values.tolist(), strict=True))
     assert sorted(found) == list(range(len(prompts)))
     return [found[i] for i in range(len(prompts))]
 
@@ -36,12 +39,12 @@ def rough(exact: ToyModel, error: float) -> ToyModel:
 
 
 def test_a_fast_model_with_a_small_error_does_the_rest(exact: ToyModel):
-    readout = Readout((exact.tokenizer.ids("yes")[0],), rejected=(exact.tokenizer.ids("no")[0],))
+    target = TargetTokens((exact.tokenizer.ids("yes")[0],), rejected=(exact.tokenizer.ids("no")[0],))
     fast = rough(exact, 1e-3)
-    evaluator = Evaluator(exact, readout, fast=fast)
+    evaluator = Evaluator(exact, target, fast=fast)
     prompts = [np.array(exact.tokenizer.ids(text)) for text in ["good"] * 10 + ["bad"] * 10 + ["good bad"] * 10]
     found = values(evaluator, prompts)
-    assert found == pytest.approx(values(Evaluator(exact, readout), prompts), abs=2e-3)
+    assert found == pytest.approx(values(Evaluator(exact, target), prompts), abs=2e-3)
     assert evaluator.precision.measured_error == pytest.approx(1e-3, rel=0.01)
     before = len(exact.read)
     values(evaluator, prompts)
@@ -49,11 +52,11 @@ def test_a_fast_model_with_a_small_error_does_the_rest(exact: ToyModel):
 
 
 def test_a_fast_model_with_a_large_error_does_nothing(exact: ToyModel):
-    readout = Readout((exact.tokenizer.ids("yes")[0],), rejected=(exact.tokenizer.ids("no")[0],))
+    target = TargetTokens((exact.tokenizer.ids("yes")[0],), rejected=(exact.tokenizer.ids("no")[0],))
     fast = rough(exact, 0.5)
-    evaluator = Evaluator(exact, readout, fast=fast)
+    evaluator = Evaluator(exact, target, fast=fast)
     prompts = [np.array(exact.tokenizer.ids(text)) for text in ["good"] * 10 + ["bad"] * 10]
-    assert values(evaluator, prompts) == values(Evaluator(exact, readout), prompts)
+    assert values(evaluator, prompts) == values(Evaluator(exact, target), prompts)
     assert evaluator.precision.measured_error == 0
     before = len(fast.read)
     values(evaluator, prompts)
@@ -61,9 +64,9 @@ def test_a_fast_model_with_a_large_error_does_nothing(exact: ToyModel):
 
 
 def test_few_prompts_are_not_worth_a_trial(exact: ToyModel):
-    readout = Readout((exact.tokenizer.ids("yes")[0],))
+    target = TargetTokens((exact.tokenizer.ids("yes")[0],))
     fast = rough(exact, 0.0)
-    values(Evaluator(exact, readout, fast=fast), PROMPTS[:4])
+    values(Evaluator(exact, target, fast=fast), PROMPTS[:4])
     assert not fast.read
 
 

@@ -71,7 +71,7 @@ def test_cost_is_bounded_and_as_planned(features):
 
     game._value = counting
     measure(game, np.arange(features), tokens=2000)
-    assert game.asked == plan.planned
+    assert game.asked == plan.evaluations
     assert len(asked) <= 120
     assert len(plan.points) <= 20
     assert (np.diff(plan.points) > 0).all()

@@ -10,6 +10,7 @@ from ml import attention
 from ml.attention import AttentionSpec, Reduction
 from ml.errors import InputError, NoAttentionError
 from ml.explain import Run, prepare
+from ml.models.internals.attention_maps import attend
 from ml.result import StopReason, Verdict
 from ml.spec import (
     AttentionRollout,
@@ -50,7 +51,7 @@ def test_rollout_is_that_of_the_attention_service(model, target):
     result = last(Run(model, ExplanationSpec(PROMPT, AttentionRollout(), target, TOKENS)))
     ids, positions = sequence(result), len(result.target.tokens)
     asked = AttentionSpec(queries=tuple(range(-positions, 0)), reduction=Reduction.ROLLOUT)
-    weights = attention.attend(model, ids, attention.resolve(asked, model.info, len(ids))).weights[0, 0].mean(0)
+    weights = attend(model, ids, attention.resolve(asked, model.info, len(ids))).weights[0, 0].mean(0)
     for each in result.attributions:
         assert each.value == pytest.approx(float(weights[list(each.positions)].sum()), abs=1e-6)
     assert sum(each.value for each in result.attributions) <= 1 + 1e-6
@@ -74,7 +75,7 @@ def test_value_zeroing_tells_how_far_it_is(model):
     run = Run(model, ExplanationSpec(PROMPT, ValueZeroing(), faithfulness=False))
     *_, update = run
     tokens = len(run.problem.encoding.ids)
-    assert run.problem.planned == 2 + 1 + tokens
+    assert run.problem.max_evaluations == 2 + 1 + tokens
     assert update.progress.evaluations_done == update.progress.evaluations_planned
     assert update.result.cost.evaluations == 2 + 1 + tokens
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ml.errors import CapabilityError, InputError
-from ml.explain import Run, inside, prepare
+from ml.explain import Run, internals, prepare
 from ml.result import StopReason, Verdict
 from ml.spec import (
     Budget,
@@ -138,7 +138,7 @@ def test_a_long_beginning_that_never_changes_is_read_once(model, method, monkeyp
         Prompt(text=text), method, TARGETS["continuation"], Features(within=within), MEAN, faithfulness=False
     )
     once = last(Run(model, spec))
-    monkeypatch.setattr(inside, "WORTH_READING", 10_000)
+    monkeypatch.setattr(internals, "MIN_PREFIX", 10_000)
     anew = last(Run(model, spec))
     for one, other in zip(once.attributions, anew.attributions, strict=True):
         assert one.value == pytest.approx(other.value, abs=1e-4)
@@ -151,7 +151,8 @@ def test_gradients_count_as_evaluations(tiny_llama, load_model):
     run = Run(load_model(tiny_llama), ExplanationSpec(PROMPT, IntegratedGradients(30), faithfulness=False))
     updates = list(run)
     result, tokens = updates[-1].result, len(run.problem.encoding.ids)
-    assert run.problem.planned == updates[-1].progress.evaluations_done == 2 + 2 + 30  # the ends are asked for twice
+    assert run.problem.max_evaluations == 2 + 2 + 30  # the empty and the full coalition are asked for twice
+    assert updates[-1].progress.evaluations_done == run.problem.max_evaluations
     assert result.cost.evaluations == 32
     assert 30 * tokens < result.cost.tokens_computed <= 32 * tokens
 
@@ -200,5 +201,5 @@ def test_gradients_are_float32_whatever_the_policy(tiny_llama, load_model):
 
 def test_a_model_that_cannot_be_looked_into():
     model = ToyModel({})
-    with pytest.raises(CapabilityError, match="several processes"):
+    with pytest.raises(CapabilityError, match="internals are out of reach"):
         list(Run(model, ExplanationSpec(Prompt(text="the film was"), InputTimesGradient())))

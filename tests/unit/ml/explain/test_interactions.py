@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ml.explain import interactions
-from ml.explain.estimator import ends
+from ml.explain.estimator import empty_and_full
 from ml.explain.interactions import Index, InteractionsExplainer
 from ml.explain.interval import two_sided_95
 from ml.explain.kernel_shap import draw
@@ -85,7 +85,7 @@ def test_all_coalitions_give_the_definition(features):
     assert (found.standard_errors == 0).all()
     assert (found.interactions.standard_errors == 0).all()
     assert found.completeness_error == pytest.approx(0)
-    assert game.asked == 2**features == InteractionsExplainer(features, Budget()).planned
+    assert game.asked == 2**features == InteractionsExplainer(features, Budget()).max_evaluations
 
 
 @pytest.mark.parametrize("members", [(0, 3), (1, 2, 4), (0, 1, 2, 3, 4, 5)])
@@ -157,7 +157,7 @@ def test_needs_far_fewer_evaluations_than_the_plain_estimator():
     game, index, truth = crooked(12), pairs_of(12), by_definition(crooked(12))
     pairs = drawn(12, 1499)
     plain, _ = index.sampled(pairs, game._value(pairs.reshape(-1, 12)).reshape(-1, 2), 0)
-    plain += index.weights(ends(12)).T @ game._value(ends(12))
+    plain += index.weights(empty_and_full(12)).T @ game._value(empty_and_full(12))
     ours = explain(game, 300)[-1].interactions.values
     assert np.linalg.norm(ours - truth) < 0.3 * np.linalg.norm(plain - truth)
 
@@ -201,7 +201,7 @@ def test_the_plain_estimator_is_unbiased(order):
     game = crooked(8)
     index = pairs_of(8) if order == 2 else Index(8, np.arange(8)[None])
     truth = by_definition(game) if order == 2 else shapley_values(game)
-    known = index.weights(ends(8)).T @ game._value(ends(8))
+    known = index.weights(empty_and_full(8)).T @ game._value(empty_and_full(8))
     found, variances = [], []
     for seed in range(100):
         pairs = drawn(8, 60, seed)
@@ -244,7 +244,7 @@ def test_all_pairs_of_coalitions_are_drawn_once(features):
 
 def test_single_features_are_known_by_the_first_fit():
     explainer = InteractionsExplainer(40, Budget())
-    sizes = drawn(40, (explainer.fewest - 2) // 2)[:, 0].sum(axis=1)
+    sizes = drawn(40, (explainer.min_evaluations - 2) // 2)[:, 0].sum(axis=1)
     assert (sizes == 1).sum() >= 40
     assert len(np.unique(sizes)) == 20
 
@@ -258,16 +258,18 @@ def test_the_same_seed_gives_the_same_numbers():
 @pytest.mark.parametrize(("features", "evaluations"), [(9, None), (9, 511), (12, 100), (12, 101), (400, None)])
 def test_the_budget_is_kept_to(features, evaluations):
     explainer = InteractionsExplainer(features, Budget(max_evaluations=evaluations))
-    assert explainer.fewest <= explainer.planned <= (evaluations or max(1000, explainer.fewest))
+    assert (
+        explainer.min_evaluations <= explainer.max_evaluations <= (evaluations or max(1000, explainer.min_evaluations))
+    )
     if features < 20:
         game = crooked(features)
         assert estimates(explainer, game)[-1].stop is not None
-        assert game.asked == explainer.planned
+        assert game.asked == explainer.max_evaluations
 
 
 @pytest.mark.parametrize("features", [1, 2, 5, 12])
 def test_the_fewest_evaluations_tell_something(features):
-    fewest = InteractionsExplainer(features, Budget()).fewest
+    fewest = InteractionsExplainer(features, Budget()).min_evaluations
     found = explain(crooked(features) if features > 2 else any_game(features), fewest)[-1]
     assert np.isfinite(found.standard_errors).all()
     assert np.isfinite(found.interactions.standard_errors).all()

@@ -52,7 +52,7 @@ def test_what_is_planned_is_what_is_asked():
     game = additive([1.0] * 7)
     explainer = OcclusionExplainer(7, Occlusion(3, 2))
     estimates(explainer, game)
-    assert game.asked == explainer.planned == 4
+    assert game.asked == explainer.max_evaluations == 4
 
 
 def test_without_time_the_rest_is_unknown():

@@ -66,7 +66,7 @@ def test_the_mean_embedding_takes_each_token_s_place():
     ids = removed(np.array([1, 0, 1, 1], dtype=bool)).tolist()
     assert ids.count(MEAN) == tokens
     assert len(ids) == len(perturbed.ids)
-    assert removed.keeps_places
+    assert removed.keeps_positions
     assert removed.resolved == ResolvedRemoval(RemovalKind.MEAN_EMBEDDING, "")
 
 

@@ -93,7 +93,7 @@ def test_progress_moves_forward_to_its_end():
     assert len(partial) > 3
     assert all(result.trust is None and result.faithfulness is None for result in partial)
     assert len(partial[0].attributions) == 10
-    assert updates[0].progress.evaluations_planned == 2 + 1000 + Run(toy(), spec()).problem.quality.planned
+    assert updates[0].progress.evaluations_planned == 2 + 1000 + Run(toy(), spec()).problem.quality.evaluations
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,7 @@ def test_the_budget_is_kept(explainer):
         game = crooked(11)
         asker = explainer(11, Budget(max_evaluations=most))
         found = estimates(asker, game)[-1]
-        assert game.asked == asker.planned <= most
+        assert game.asked == asker.max_evaluations <= most
         assert found.stop is StopReason.EVALUATIONS
         assert np.isfinite(found.standard_errors).all()
         assert found.completeness_error == pytest.approx(0, abs=1e-9)

@@ -178,7 +178,7 @@ class TestGlobalSurrogate:
         result = last(again := Run(model, spec, run.checkpoint()))
         assert len(model.read) <= 122 - begun + 2  # two texts may be asked for twice
         assert result.surrogate == last(Run(model, spec)).surrogate
-        assert again.problem.planned == 2 + 1 + len(set(texts(120)))
+        assert again.problem.max_evaluations == 2 + 1 + len(set(texts(120)))
 
     @pytest.mark.parametrize(
         ("field", "parts"),

@@ -1,7 +1,5 @@
-import math
-
+import numpy as np
 import pytest
-import torch
 
 from ml.errors import InputError, PromptTooLongError
 from ml.explain import target
@@ -22,7 +20,7 @@ MODEL = ToyModel({"good": 3.0, "bad": -3.0})
 YES, NO, EOS = 2, 3, 1
 
 
-def readout(kind, scale=Scale.LOG_PROBABILITY, text="the film was good", model=MODEL):
+def tokens(kind, scale=Scale.LOG_PROBABILITY, text="the film was good", model=MODEL):
     encoding = model.tokenizer.encode(Prompt(text=text))
     planned = target.plan(model.tokenizer, model.info, encoding, Target(kind, scale))
     resolving = target.resolve(model, encoding, planned)
@@ -34,48 +32,48 @@ def readout(kind, scale=Scale.LOG_PROBABILITY, text="the film was good", model=M
 
 
 def description(*args, **kwargs):
-    return target.describe(MODEL.tokenizer, readout(*args, **kwargs)).description
+    return target.describe(MODEL.tokenizer, tokens(*args, **kwargs)).description
 
 
 def test_the_most_likely_token():
-    assert readout(NextTokenTarget()).tokens == (YES,)
+    assert tokens(NextTokenTarget()).tokens == (YES,)
     assert description(NextTokenTarget()) == 'log p("yes")'
     assert description(NextTokenTarget(), Scale.PROBABILITY) == 'p("yes")'
 
 
 def test_a_given_token():
-    assert readout(NextTokenTarget(text="no good")).tokens == (NO,)
-    assert readout(NextTokenTarget(id=5)).tokens == (5,)
+    assert tokens(NextTokenTarget(text="no good")).tokens == (NO,)
+    assert tokens(NextTokenTarget(id=5)).tokens == (5,)
 
 
 def test_a_continuation():
-    found = readout(ContinuationTarget(Continuation(text="very good")))
+    found = tokens(ContinuationTarget(Continuation(text="very good")))
     assert found.tokens == MODEL.tokenizer.ids("very good")
     assert found.appended == found.tokens[:1]
     assert found.positions == 2
 
 
 def test_the_models_own_generation():
-    assert readout(GenerationTarget(3)).tokens == (YES, YES, YES)
+    assert tokens(GenerationTarget(3)).tokens == (YES, YES, YES)
 
 
 def test_a_generation_ends_with_the_text():
     class Ending(ToyModel):
-        def logits(self, sequences, tails=None):
-            rows = super().logits(sequences, tails)
-            rows[0][:, EOS] = 9.0 if len(sequences[0]) >= self.ends_at else -9.0
-            return rows
+        def logits(self, ids):
+            logits = super().logits(ids)
+            logits[EOS] = 9.0 if len(ids) >= self.ends_at else -9.0
+            return logits
 
     model = Ending({"good": 3.0})
     model.ends_at = 6
-    assert readout(GenerationTarget(9), model=model).tokens == (YES, YES)
+    assert tokens(GenerationTarget(9), model=model).tokens == (YES, YES)
     model.ends_at = 0
-    assert readout(GenerationTarget(9), model=model).tokens == (EOS,)
+    assert tokens(GenerationTarget(9), model=model).tokens == (EOS,)
 
 
 def test_a_contrast_begins_where_the_two_part():
     kind = ContrastTarget(Continuation(text="very good"), Continuation(text="very bad film"))
-    found = readout(kind)
+    found = tokens(kind)
     assert [found.given, found.tokens, found.rejected] == [
         MODEL.tokenizer.ids(word) for word in ("very", "good", "bad")
     ]
@@ -85,14 +83,13 @@ def test_a_contrast_begins_where_the_two_part():
 
 
 def test_values():
-    logits = torch.tensor([[0.0, 1.0, 2.0], [1.0, 1.0, 1.0]])
-    log_p = torch.log_softmax(logits.double(), -1)
-    single = target.Readout((2, 0))
-    assert single.values(logits[None]).item() == pytest.approx((log_p[0, 2] + log_p[1, 0]).item(), abs=1e-6)
-    probability = target.Readout((2, 0), Scale.PROBABILITY)
-    assert probability.values(logits[None]).item() == pytest.approx(math.exp(single.values(logits[None])), abs=1e-12)
-    contrast = target.Readout((2,), rejected=(0,))
-    assert contrast.values(logits[None, :1]).item() == pytest.approx(2.0, abs=1e-6)
+    log_p = np.log([[0.25, 0.5], [0.75, 0.125]])
+    assert target.TargetTokens((2, 0)).objective.values(log_p) == pytest.approx(log_p.sum(axis=1))
+    probability = target.TargetTokens((2, 0), Scale.PROBABILITY)
+    assert probability.objective.values(log_p) == pytest.approx([0.125, 0.09375])
+    contrast = target.TargetTokens((2,), rejected=(0,))
+    assert contrast.objective.continuations == ((2,), (0,))
+    assert contrast.objective.values(log_p) == pytest.approx(np.log([0.5, 6]))
 
 
 @pytest.mark.parametrize(
@@ -109,24 +106,56 @@ def test_values():
         ),
         (ContrastTarget(Continuation(text=" "), Continuation(text="no")), "target.contrast.chosen.text"),
         (ContrastTarget(Continuation(text="yes"), Continuation(token_ids=(YES,))), "target.contrast.rejected"),
-        (ContrastTarget(Continuation(text="very good"), Continuation(text="very")), "target.contrast.rejected"),
-        (ContrastTarget(Continuation(text="very"), Continuation(text="very good")), "target.contrast.rejected"),
     ],
 )
 def test_refused(kind, field):
     with pytest.raises(InputError) as error:
-        readout(kind)
+        tokens(kind)
     assert error.value.field == field
+
+
+CONTINUED = ContrastTarget(Continuation(text="very"), Continuation(text="very good film"))
+CONTINUING = ContrastTarget(CONTINUED.rejected, CONTINUED.chosen)
+
+
+@pytest.mark.parametrize(
+    ("kind", "description"),
+    [
+        (CONTINUED, 'log(1 − p("good film" | … "very")) − log p("good film" | … "very")'),
+        (CONTINUING, 'log p("good film" | … "very") − log(1 − p("good film" | … "very"))'),
+    ],
+)
+def test_a_contrast_of_which_one_side_continues_the_other_is_about_the_rest(kind, description):
+    found = tokens(kind)
+    rest, shared = MODEL.tokenizer.ids("good film"), MODEL.tokenizer.ids("very")
+    assert (found.given, found.appended, found.positions) == (shared, shared + rest[:1], 2)
+    resolved = target.describe(MODEL.tokenizer, found)
+    assert (resolved.description, resolved.prefix_contrast) == (description, True)
+    assert [token.id for token in resolved.shared_tokens] == list(shared)
+    longer, shorter = resolved.tokens, resolved.rejected_tokens
+    if kind is CONTINUED:
+        longer, shorter = shorter, longer
+    assert ([token.id for token in longer], shorter) == (list(rest), ())
+
+
+@pytest.mark.parametrize("p", [1e-300, 1e-9, 0.2, 0.5, 0.8, 1 - 1e-9, 1.0])
+def test_its_sign_says_whether_to_stop_or_to_go_on_is_likelier(p):
+    stops, goes_on = (tokens(kind).objective.values(np.log([[p, 1.0]])).item() for kind in (CONTINUED, CONTINUING))
+    assert stops == -goes_on
+    assert np.isfinite(stops)
+    assert np.sign(stops) == np.sign((1 - p) - p)
+    if p < 1:
+        assert goes_on == pytest.approx(np.log(p) - np.log1p(-p), rel=1e-7, abs=1e-12)
 
 
 def test_prompt_and_target_must_fit_the_context():
     model = ToyModel({}, tokenizer=word_tokenizer(context=6))
-    assert len(readout(GenerationTarget(3), model=model).tokens) == 3
+    assert len(tokens(GenerationTarget(3), model=model).tokens) == 3
     with pytest.raises(PromptTooLongError, match="the target has 4 tokens and this model can answer for 3") as error:
-        readout(GenerationTarget(4), model=model)
+        tokens(GenerationTarget(4), model=model)
     assert (error.value.field, error.value.tokens, error.value.limit) == ("target.generation.max_tokens", 7, 6)
     with pytest.raises(PromptTooLongError, match="the target has 4 tokens") as error:
-        readout(ContinuationTarget(Continuation(text="a b c d")), model=model)
+        tokens(ContinuationTarget(Continuation(text="a b c d")), model=model)
     assert error.value.field == "target.continuation"
 
 
@@ -134,11 +163,11 @@ def test_a_target_that_goes_on_with_the_last_word_is_spelled_and_told_apart():
     tokenizer = tokenizers.tokenizer("always")
     model = ToyModel({}, tokenizer=tokenizer)
     kind = ContinuationTarget(Continuation(text="ital of"))
-    found = readout(kind, text="The cap", model=model)
+    found = tokens(kind, text="The cap", model=model)
     assert tokenizer.decode(tokenizer.encode(Prompt(text="The cap")).ids + found.tokens).endswith("The capital of")
     assert target.describe(tokenizer, found).apart
-    whole = readout(ContinuationTarget(Continuation(text=" capital of")), text="The", model=model)
+    whole = tokens(ContinuationTarget(Continuation(text=" capital of")), text="The", model=model)
     resolved = target.describe(tokenizer, whole)
     assert (resolved.description, resolved.apart) == ('log p(" capital of")', False)
-    contrast = readout(ContrastTarget(Continuation(text="ital"), Continuation(text=" of")), text="The cap", model=model)
+    contrast = tokens(ContrastTarget(Continuation(text="ital"), Continuation(text=" of")), text="The cap", model=model)
     assert contrast.apart

@@ -1,11 +1,13 @@
+import math
+
 import numpy as np
 import pytest
-import torch
 
 from ml.errors import GlossError
 from ml.explain.checkpoint import Memory
 from ml.explain.evaluation import Evaluator, chunk_tokens
 from ml.explain.problem import prepare
+from ml.explain.target import TargetTokens
 from ml.explain.value_function import ValueFunction
 from ml.spec import ExplanationSpec, Features, Occlusion, Prompt, Removal, RemovalKind
 from tests.unit.ml.explain.toys import YES_RATHER_THAN_NO, ToyModel, byte_tokenizer
@@ -16,7 +18,7 @@ EFFECTS = {"good": 2.0, "bad": -1.5, "film": 0.25}
 def value_function(model, text="the film was good", *, removal=None, memory=None, tokens_per_chunk=None, clock=None):
     spec = ExplanationSpec(Prompt(text=text), Occlusion(), YES_RATHER_THAN_NO, removal=removal or Removal())
     problem = prepare(model.tokenizer, model.info, spec)
-    evaluator = Evaluator(model, problem.target.readout, tokens_per_chunk=tokens_per_chunk)
+    evaluator = Evaluator(model, problem.target.tokens, tokens_per_chunk=tokens_per_chunk)
     return ValueFunction(problem.perturbation, evaluator, memory, **({"clock": clock} if clock else {}))
 
 
@@ -115,7 +117,7 @@ def test_memory_survives_packing():
     second = value_function(model, memory=memory)
     assert second.evaluate(every_coalition(4)).tolist() == values.tolist()
     assert not model.read
-    assert (second.recalled, second.computed) == (16, 0)
+    assert (second.cached, second.computed) == (16, 0)
     assert len(packed) < 16 * 9 + 100
 
 
@@ -135,8 +137,8 @@ def test_memory_of_another_problem_is_forgotten():
 
 def test_a_model_that_gives_no_number_is_an_error():
     class Broken(ToyModel):
-        def logits(self, sequences, tails=None):
-            return [torch.full_like(rows, torch.nan) for rows in super().logits(sequences, tails)]
+        def log_probability(self, ids, token):
+            return math.nan
 
     with pytest.raises(GlossError, match="toy"):
         value_function(Broken(EFFECTS)).evaluate(every_coalition(4))
@@ -156,12 +158,10 @@ def test_batched_equals_single_on_real_models(request, load_model, folder, kind)
         Prompt(text="The film was long, slow and dull"), Occlusion(), features=Features(), removal=removal
     )
     problem = prepare(model.tokenizer, model.info, spec)
-    from ml.explain.target import Readout
-
     rows = np.random.default_rng(0).random((20, len(problem.features))) < 0.5
-    readout = Readout((5, 7), rejected=())
-    together = ValueFunction(problem.perturbation, Evaluator(model, readout)).evaluate(rows)
-    alone = ValueFunction(problem.perturbation, Evaluator(model, readout, tokens_per_chunk=1)).evaluate(rows)
+    target = TargetTokens((5, 7))
+    together = ValueFunction(problem.perturbation, Evaluator(model, target)).evaluate(rows)
+    alone = ValueFunction(problem.perturbation, Evaluator(model, target, tokens_per_chunk=1)).evaluate(rows)
     assert together == pytest.approx(alone, abs=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""Games and models whose explanations are known beforehand."""
+"""Games and models whose explanations are known beforehand. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
 import numpy as np
-import torch
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from ml.explain.estimator import BoolArray, Estimate, Explainer, FloatArray, Game
-from ml.models.base import AttentionSink, Batch, ModelInfo, Prefix
-from ml.models.fallback.padded_batches import padded_batches
+from ml.models.protocol import LogProbabilities, ModelInfo, Prefix
 from ml.spec import Continuation, ContrastTarget, Target
 from ml.tokens import Tokenizer
 
@@ -79,42 +77,63 @@ class ToyModel:
     def _id(self, word: str) -> int:
         return self.tokenizer.ids(word)[0]
 
-    def logits(self, sequences: Sequence[Sequence[int]], tails: Sequence[int] | None = None) -> list[torch.Tensor]:
-        assert all(1 <= len(sequence) <= self.info.context_length for sequence in sequences)
-        self.read.extend(map(tuple, sequences))
-        self.batches.append(len(sequences) * max(map(len, sequences)))
-        rows = []
-        for sequence, tail in zip(sequences, tails or [1] * len(sequences), strict=True):
-            ends = range(len(sequence) - tail + 1, len(sequence) + 1)
-            row = torch.zeros(tail, self.info.vocabulary_size)
-            row[:, self._id("yes")] = torch.tensor([self._sum(sequence[:end]) for end in ends])
-            rows.append(row)
-        return rows
+    def logits(self, ids: Sequence[int]) -> FloatArray:
+        """What is predicted after `ids`, float64 [vocabulary]."""
+        logits = np.zeros(self.info.vocabulary_size)
+        logits[self._id("yes")] = self._sum(ids)
+        return logits
+
+    def stream_log_probabilities(
+        self,
+        prompts: Sequence[Sequence[int]],
+        continuations: Sequence[Sequence[int]],
+        *,
+        max_tokens: int,
+        prefix: Prefix | None = None,
+    ) -> Iterator[LogProbabilities]:
+        """A batch is padded to its longest prompt, and so prompts of similar lengths share it."""
+        behind = max(map(len, continuations)) - 1
+        batch: list[int] = []
+        for index in sorted(range(len(prompts)), key=lambda index: len(prompts[index])):
+            if batch and (len(batch) + 1) * (len(prompts[index]) + behind) > max_tokens:
+                yield self._batch(batch, prompts, continuations)
+                batch = []
+            batch.append(index)
+        if batch:
+            yield self._batch(batch, prompts, continuations)
+
+    def _batch(
+        self, batch: Sequence[int], prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]
+    ) -> LogProbabilities:
+        behind = max(map(len, continuations)) - 1
+        read = [tuple(prompts[index]) for index in batch]
+        assert all(1 <= len(prompt) + behind <= self.info.context_length for prompt in read)
+        self.read.extend(read)
+        self.batches.append(len(read) * (max(map(len, read)) + behind))
+        measured = [(tuple(each[:place]), each[place]) for each in continuations for place in range(len(each))]
+        values = [[self.log_probability((*prompt, *before), token) for before, token in measured] for prompt in read]
+        return LogProbabilities(batch, np.array(values), sum(len(prompt) + behind for prompt in read), 0)
+
+    def log_probability(self, ids: Sequence[int], token: int) -> float:
+        logits = self.logits(ids)
+        return float(logits[token] - np.logaddexp.reduce(logits))
+
+    def generate_greedily(self, ids: Sequence[int], max_tokens: int) -> Iterator[int]:
+        read = list(ids)
+        for _ in range(max_tokens):
+            read.append(int(self.logits(read).argmax()))
+            yield read[-1]
 
     def in_bfloat16(self) -> None:
         """Nothing that is faster."""
 
     def read_prefix(self, ids: Sequence[int]) -> None:
-        pass
-
-    def stream_logits(
-        self,
-        sequences: Sequence[Sequence[int]],
-        tails: Sequence[int],
-        *,
-        max_tokens: int,
-        max_readout: int,
-        prefix: Prefix | None = None,
-    ) -> Iterator[Batch]:
-        return padded_batches(self.logits, sequences, tails, max_tokens=max_tokens, max_readout=max_readout)
+        """Nothing that is kept."""
 
     def _sum(self, sequence: Sequence[int]) -> float:
         counts = Counter(sequence)
         alone = sum(effect * counts[token] for token, effect in self._effects.items())
         return alone + sum(effect for (a, b), effect in self._pairs.items() if counts[a] and counts[b])
-
-    def attention(self, ids: Sequence[int], layers: Sequence[int], queries: Sequence[int], sink: AttentionSink) -> None:
-        raise NotImplementedError
 
 
 YES_RATHER_THAN_NO = Target(ContrastTarget(Continuation(text="yes"), Continuation(text="no")))

@@ -12,10 +12,11 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from ml.errors import CapabilityError, NoAttentionError
-from ml.models.base import MEAN, LanguageModel, WhiteBox
+from ml.models.base import MEAN, LanguageModel
 from ml.models.huggingface import HuggingFaceModel
 from ml.models.internals.attention_capture import prepare
 from ml.models.internals.gradients import gradients
+from ml.models.internals.open_model import OpenModel
 from ml.models.loading import load
 from ml.models.verification.verify import Ways, verify
 from ml.runtime.spans import spans_of
@@ -76,7 +77,7 @@ def test_the_mean_embedding_in_other_architectures(kind: str) -> None:
 
 
 def test_gradients_are_what_small_changes_do(model: LanguageModel) -> None:
-    assert isinstance(model, WhiteBox)
+    assert isinstance(model, OpenModel)
     torch.manual_seed(0)
     points = model.embed(IDS).repeat(2, 1, 1)
     points[1] *= 0.7
