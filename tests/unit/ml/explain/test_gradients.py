@@ -37,6 +37,8 @@ TARGETS = {
     "probability": Target(scale=Scale.PROBABILITY),
     "continuation": Target(ContinuationTarget(Continuation(text=" was better"))),
     "contrast": Target(ContrastTarget(Continuation(text=" was"), Continuation(text=" is"))),
+    "to stop": Target(ContrastTarget(Continuation(text=" was"), Continuation(text=" was better"))),
+    "to go on": Target(ContrastTarget(Continuation(text=" was better"), Continuation(text=" was"))),
 }
 MEAN = Removal(RemovalKind.MEAN_EMBEDDING)
 
@@ -54,14 +56,17 @@ def last(run):
 def oracle(model, result, run, removed):
     """What captum needs: the value of embeddings, the prompt's embeddings, and those of what replaces it."""
     problem = run.problem
-    tokens = [token.id for token in result.target.tokens]
+    chosen, rejected = ([token.id for token in side] for side in (result.target.tokens, result.target.rejected_tokens))
+    tokens = chosen or rejected
     given = [token.id for token in result.target.shared_tokens] + tokens[:-1]
-    rejected = [token.id for token in result.target.rejected_tokens]
 
     def value(embedded):
         logits = model.module(inputs_embeds=embedded, use_cache=False).logits.double().log_softmax(-1)
         places = range(embedded.shape[1] - len(tokens), embedded.shape[1])
         total = sum(logits[:, place, token] for place, token in zip(places, tokens, strict=True))
+        if result.target.prefix_contrast:
+            odds = total - torch.log1p(-total.exp())
+            return odds if chosen else -odds
         total = total - sum(logits[:, -1, token] for token in rejected)
         return total.exp() if result.target.scale is Scale.PROBABILITY else total
 

@@ -2,13 +2,15 @@ import numpy as np
 import pytest
 
 from ml.errors import InputError, PromptTooLongError
-from ml.explain import target
+from ml.explain import Run, target
 from ml.spec import (
     Continuation,
     ContinuationTarget,
     ContrastTarget,
+    ExplanationSpec,
     GenerationTarget,
     NextTokenTarget,
+    Occlusion,
     Prompt,
     Scale,
     Target,
@@ -146,6 +148,25 @@ def test_its_sign_says_whether_to_stop_or_to_go_on_is_likelier(p):
     assert np.sign(stops) == np.sign((1 - p) - p)
     if p < 1:
         assert goes_on == pytest.approx(np.log(p) - np.log1p(-p), rel=1e-7, abs=1e-12)
+
+
+@pytest.mark.parametrize("folder", ["tiny_llama", "tiny_gpt2", "tiny_lstm"])
+@pytest.mark.parametrize("chosen", ["longer", "shorter"])
+def test_a_model_s_choice_to_stop_or_to_go_on(folder, chosen, request, load_model):
+    model = load_model(request.getfixturevalue(folder))
+    sides = Continuation(text=" was long and dull"), Continuation(text=" was long")
+    kind = ContrastTarget(*sides) if chosen == "longer" else ContrastTarget(*sides[::-1])
+    *_, update = Run(model, ExplanationSpec(Prompt(text="The film"), Occlusion(), Target(kind)))
+    found = update.result.target
+    ids, rest = [[token.id for token in each] for each in (update.result.tokens, found.tokens or found.rejected_tokens)]
+    ids += [token.id for token in found.shared_tokens]
+    p = 1.0
+    for token in rest:
+        p *= model.logits([ids])[0][-1].double().softmax(-1)[token].item()
+        ids.append(token)
+    goes_on = np.log(p) - np.log1p(-p)
+    assert update.result.full_value == pytest.approx(goes_on if chosen == "longer" else -goes_on, abs=1e-4)
+    assert all(np.isfinite(each.value) for each in update.result.attributions)
 
 
 def test_prompt_and_target_must_fit_the_context():

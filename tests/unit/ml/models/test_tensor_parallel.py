@@ -61,6 +61,18 @@ def test_packed_logits_also_where_the_reader_leaves_early(divided: LanguageModel
     assert_close(streamed(divided, 99), streamed(whole, 99))
 
 
+def test_log_probabilities_and_greedy_generation(divided: LanguageModel, whole: LanguageModel) -> None:
+    def asked(model: LanguageModel) -> torch.Tensor:
+        found = torch.zeros(len(SEQUENCES), 5, dtype=torch.float64)
+        for batch in model.stream_log_probabilities(SEQUENCES, [(5, 6, 7), (5, 9)], max_tokens=8):
+            found[batch.indices] = torch.from_numpy(batch.values)
+        return found
+
+    assert_close([asked(divided)], [asked(whole)])
+    first, second = (list(model.generate_greedily(SEQUENCES[0], 5)) for model in (divided, whole))
+    assert first == second
+
+
 def test_attention_has_all_heads(divided: LanguageModel, whole: LanguageModel) -> None:
     def attention(model: LanguageModel, layers: Sequence[int]) -> list[torch.Tensor]:
         found: list[torch.Tensor] = []
