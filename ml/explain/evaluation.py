@@ -7,15 +7,14 @@ log-probabilities come out, chunk by chunk.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from ml.errors import GlossError
-from ml.explain.estimator import FloatArray
 from ml.explain.removal import Ids
 from ml.explain.target import TargetTokens
-from ml.models.protocol import ExplainableModel, ModelInfo, Prefix
+from ml.models.protocol import ExplainableModel, LogProbabilities, ModelInfo, Prefix
 from ml.result import Precision
 
 _CPU_OPERATIONS = 2e11
@@ -50,21 +49,6 @@ def rough_seconds(info: ModelInfo, tokens: int) -> float:
     """
     rate = _CPU_OPERATIONS if info.device.startswith("cpu") else _DEVICE_OPERATIONS
     return tokens * 2 * info.parameters / rate
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """What one step of the model gave, and its cost in tokens.
-
-    Attributes:
-        indices: which of the prompts.
-        log_probabilities: of the target's tokens, one side behind the other, float64 [indices, tokens].
-    """
-
-    indices: Sequence[int]
-    log_probabilities: FloatArray
-    tokens_computed: int
-    tokens_saved: int = 0
 
 
 class Evaluator:
@@ -118,7 +102,7 @@ class Evaluator:
         """How many prompts of `tokens` tokens to ask for at least: a chunk's where few would leave a GPU idle."""
         return 1 if self._model.info.device.startswith("cpu") else max(1, self._budget // max(1, tokens))
 
-    def __call__(self, prompts: Sequence[Ids], exact: int = 0) -> Iterator[Chunk]:
+    def __call__(self, prompts: Sequence[Ids], exact: int = 0) -> Iterator[LogProbabilities]:
         """Log-probabilities after `prompts`, a chunk at a time and in whatever order suits the work.
 
         Args:
@@ -142,12 +126,12 @@ class Evaluator:
 
     def _trial(
         self, fast: ExplainableModel, prompts: Sequence[Ids], exactly: Sequence[int], sample: Mapping[int, float]
-    ) -> Iterator[Chunk]:
+    ) -> Iterator[LogProbabilities]:
         """Compute `exactly`, and `sample` both ways, and choose the way to go on. See `_sample`."""
         exact, rough = dict[int, float](), dict[int, float]()
         for chunk in self._chunks(fast, prompts, list(sample)):
             rough.update(self._values(chunk))
-            yield replace(chunk, indices=[], log_probabilities=chunk.log_probabilities[:0])
+            yield replace(chunk, indices=[], rows=chunk.rows[:0])
         for chunk in self._chunks(self._model, prompts, [*exactly, *sample]):
             exact.update(self._values(chunk))
             if len(exact) == len(exactly) + len(sample):
@@ -162,16 +146,18 @@ class Evaluator:
                     self.precision = Precision(fast.info.dtype, float(np.abs(errors).max()))
             yield chunk
 
-    def _values(self, chunk: Chunk) -> dict[int, float]:
+    def _values(self, chunk: LogProbabilities) -> dict[int, float]:
         """The target's values by prompt."""
-        values = self.objective.values(chunk.log_probabilities)
+        values = self.objective.values(chunk.rows)
         return dict(zip(chunk.indices, values.tolist(), strict=True))
 
-    def _chunks(self, model: ExplainableModel, prompts: Sequence[Ids], chosen: Sequence[int]) -> Iterator[Chunk]:
+    def _chunks(
+        self, model: ExplainableModel, prompts: Sequence[Ids], chosen: Sequence[int]
+    ) -> Iterator[LogProbabilities]:
         """Log-probabilities after the `chosen` prompts."""
         if self._shared_prefix and id(model) not in self._prefixes:
             prefix = self._prefixes[id(model)] = model.read_prefix(self._shared_prefix)
-            yield Chunk([], np.empty((0, sum(self.objective.sizes))), prefix.length if prefix else 0)
+            yield LogProbabilities([], np.empty((0, sum(self.objective.sizes))), prefix.length if prefix else 0, 0)
         batches = model.stream_log_probabilities(
             [[*prompts[i].tolist(), *self._given] for i in chosen],
             self.objective.continuations,
@@ -179,12 +165,11 @@ class Evaluator:
             prefix=self._prefixes.get(id(model)),
         )
         for batch in batches:
-            if not np.isfinite(self.objective.values(batch.values)).all():
+            if not np.isfinite(self.objective.values(batch.rows)).all():
                 raise GlossError(
                     f"model {self._model.info.name!r} gives no finite probability; its weights may be damaged"
                 )
-            indices = [chosen[index] for index in batch.indices]
-            yield Chunk(indices, batch.values, batch.tokens_computed, batch.tokens_saved)
+            yield replace(batch, indices=[chosen[index] for index in batch.indices])
 
 
 def _sample(prompts: int, size: int) -> dict[int, float]:

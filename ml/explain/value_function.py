@@ -127,7 +127,7 @@ class ValueFunction:
             if self.late:
                 break
             chunk = next(chunks)
-            found = self._evaluator.objective.values(chunk.log_probabilities)
+            found = self._evaluator.objective.values(chunk.rows)
             for index, value in zip(chunk.indices, found.tolist(), strict=True):
                 self._by_prompt[digests[index]] = value
                 if self._cache is not None:

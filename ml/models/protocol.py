@@ -52,14 +52,14 @@ class LogProbabilities:
 
     Attributes:
         indices: which prompts; possibly none yet.
-        values: natural log-probabilities of each token of the continuations, one continuation behind the other, float64
+        rows: natural log-probabilities of each token of the continuations, one continuation behind the other, float64
             [indices, tokens].
         tokens_computed: positions that went through the model, padding left out.
         tokens_saved: positions that did not have to, because they belong to a prefix that was computed before.
     """
 
     indices: Sequence[int]
-    values: FloatArray
+    rows: FloatArray
     tokens_computed: int
     tokens_saved: int
 

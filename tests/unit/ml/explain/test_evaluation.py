@@ -22,7 +22,7 @@ PROMPTS = [np.array([1 + i % 3, 1 + i // 3 % 3, 1 + i // 9], dtype=np.int64) for
 def values(evaluator: Evaluator, prompts: list[Ids]) -> list[float]:
     found: dict[int, float] = {}
     for chunk in evaluator(prompts):
-        values = evaluator.objective.values(chunk.log_probabilities)
+        values = evaluator.objective.values(chunk.rows)
         found.update(zip(chunk.indices, values.tolist(), strict=True))
     assert sorted(found) == list(range(len(prompts)))
     return [found[i] for i in range(len(prompts))]

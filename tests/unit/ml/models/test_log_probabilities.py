@@ -78,8 +78,8 @@ def log_probabilities(
     found = np.full((len(prompts), sum(map(len, continuations))), np.nan)
     seen: list[int] = []
     for batch in model.stream_log_probabilities(prompts, continuations, max_tokens=max_tokens, prefix=prefix):
-        assert batch.values.dtype == np.float64
-        found[list(batch.indices)] = batch.values
+        assert batch.rows.dtype == np.float64
+        found[list(batch.indices)] = batch.rows
         seen += batch.indices
     assert sorted(seen) == list(range(len(prompts)))
     return found

@@ -65,7 +65,7 @@ def test_log_probabilities_and_greedy_generation(divided: LanguageModel, whole: 
     def asked(model: LanguageModel) -> torch.Tensor:
         found = torch.zeros(len(SEQUENCES), 5, dtype=torch.float64)
         for batch in model.stream_log_probabilities(SEQUENCES, [(5, 6, 7), (5, 9)], max_tokens=8):
-            found[batch.indices] = torch.from_numpy(batch.values)
+            found[batch.indices] = torch.from_numpy(batch.rows)
         return found
 
     assert_close([asked(divided)], [asked(whole)])
