@@ -2,7 +2,9 @@
 
 Problem (problem.py)        a spec settled against a tokenizer: features, removal, target, explainer
 ValueFunction               coalitions of features in, target values out; removal, cache, chunks, clock
-Evaluator (evaluation.py)   token sequences in, target values out: the only place that runs the model
+Evaluator (evaluation.py)   prompts in, log-probabilities of the target's tokens out: the only place that asks the model
+TargetTokens (target.py)    what is measured, and the objective that makes a value of the log-probabilities
+PromptInternals             one prompt inside a model, for methods that look there (internals.py)
 OcclusionExplainer, ...     estimators over any game, which a value function is one of
 anytime (sampling.py)       what those that sample do alike: growing batches, limits, when to stop
 Control (control.py)        what a fitted game explains of the samples' values, for those that sample
