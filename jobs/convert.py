@@ -181,6 +181,7 @@ def from_result(found: result.ExplanationResult) -> pb.ExplanationResult:
             tokens=from_tokens(found.target.tokens),
             rejected_tokens=from_tokens(found.target.rejected_tokens),
             shared_tokens=from_tokens(found.target.shared_tokens),
+            prefix_contrast=found.target.prefix_contrast,
             scale=_SCALE_NUMBERS[found.target.scale],
         ),
         removal=pb.ResolvedRemoval(kind=_REMOVAL_NUMBERS[found.removal.kind], replacement=found.removal.replacement),

@@ -117,18 +117,20 @@ class Interval(_message.Message):
     def __init__(self, lower: _Optional[float] = ..., upper: _Optional[float] = ..., level: _Optional[float] = ...) -> None: ...
 
 class ResolvedTarget(_message.Message):
-    __slots__ = ("description", "tokens", "rejected_tokens", "shared_tokens", "scale")
+    __slots__ = ("description", "tokens", "rejected_tokens", "shared_tokens", "scale", "prefix_contrast")
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     REJECTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     SHARED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     SCALE_FIELD_NUMBER: _ClassVar[int]
+    PREFIX_CONTRAST_FIELD_NUMBER: _ClassVar[int]
     description: str
     tokens: _containers.RepeatedCompositeFieldContainer[_common_pb2.Token]
     rejected_tokens: _containers.RepeatedCompositeFieldContainer[_common_pb2.Token]
     shared_tokens: _containers.RepeatedCompositeFieldContainer[_common_pb2.Token]
     scale: _explanation_spec_pb2.TargetScale
-    def __init__(self, description: _Optional[str] = ..., tokens: _Optional[_Iterable[_Union[_common_pb2.Token, _Mapping]]] = ..., rejected_tokens: _Optional[_Iterable[_Union[_common_pb2.Token, _Mapping]]] = ..., shared_tokens: _Optional[_Iterable[_Union[_common_pb2.Token, _Mapping]]] = ..., scale: _Optional[_Union[_explanation_spec_pb2.TargetScale, str]] = ...) -> None: ...
+    prefix_contrast: bool
+    def __init__(self, description: _Optional[str] = ..., tokens: _Optional[_Iterable[_Union[_common_pb2.Token, _Mapping]]] = ..., rejected_tokens: _Optional[_Iterable[_Union[_common_pb2.Token, _Mapping]]] = ..., shared_tokens: _Optional[_Iterable[_Union[_common_pb2.Token, _Mapping]]] = ..., scale: _Optional[_Union[_explanation_spec_pb2.TargetScale, str]] = ..., prefix_contrast: _Optional[bool] = ...) -> None: ...
 
 class ResolvedRemoval(_message.Message):
     __slots__ = ("kind", "replacement")

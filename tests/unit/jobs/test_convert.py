@@ -211,7 +211,12 @@ FULL = result.ExplanationResult(
     text="one two",
     tokens=(result.Token(5, "one", (0, 3)), result.Token(6, "</s>", None)),
     target=result.ResolvedTarget(
-        "log p", (result.Token(7, " x"),), spec.Scale.PROBABILITY, (result.Token(8, " y"),), (result.Token(9, " z"),)
+        "log p",
+        (result.Token(7, " x"),),
+        spec.Scale.PROBABILITY,
+        (result.Token(8, " y"),),
+        (result.Token(9, " z"),),
+        prefix_contrast=True,
     ),
     removal=result.ResolvedRemoval(spec.RemovalKind.TEXT, "_"),
     attributions=(
@@ -269,6 +274,7 @@ class TestFromResult:
             tokens=[pb.Token(id=7, text=" x")],
             rejected_tokens=[pb.Token(id=8, text=" y")],
             shared_tokens=[pb.Token(id=9, text=" z")],
+            prefix_contrast=True,
             scale=pb.TARGET_SCALE_PROBABILITY,
         )
         assert found.removal == pb.ResolvedRemoval(kind=pb.REMOVAL_KIND_TEXT, replacement="_")
