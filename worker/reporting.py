@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Iterator
 
 from redis.exceptions import RedisError
 
-from jobs import convert
 from jobs.attempts import Attempt, AttemptStore
 from jobs.outage import Outage
 from ml.result import ExplanationResult, Update
+from schema import convert
 
 REPORT_SECONDS = 0.25
 CHECKPOINT_SECONDS = 1.0

@@ -10,13 +10,14 @@ from typing import TypeVar
 
 from redis.exceptions import RedisError
 
-from jobs import convert, question
+from jobs import question
 from jobs.attempts import Attempt
 from jobs.errors import AttemptEndedError, DataCorruptError
 from jobs.outage import pause
 from ml.explain import Run
 from ml.explain.problem import Problem
 from ml.result import Cost, ExplanationResult, Update
+from schema import convert
 from worker.context import WorkerContext, current
 from worker.failures import ModelChangedError, to_error
 from worker.interruption import Interrupted, TimeLimitReached

@@ -10,10 +10,10 @@ from typing import Any
 from gloss import v1 as pb
 from gloss.v1.explanation_service_pb2_grpc import ExplanationServiceServicer
 from jobs import question
-from jobs.convert import from_progress, to_spec
 from ml.errors import InputError
 from ml.explain.problem import Problem, prepare
 from ml.models.base import LanguageModel
+from schema.convert import from_progress, to_spec
 from server.errors import DrainingError, NoWorkerError, StreamAgeError
 from server.interceptors import Context, Drain
 from server.metrics import Metrics

@@ -16,11 +16,11 @@ from deploy.redis import RedisServer
 from gloss import v1 as pb
 from jobs import names
 from jobs.connection import connect
-from jobs.convert import to_spec
 from jobs.errors import StoreError
 from jobs.store import ExplanationStore
 from ml.explain import Run
 from ml.models.loading import load
+from schema.convert import to_spec
 from tests.fixtures.processes import ProcessFactory, environment
 from tests.integration.corruptions import CORRUPTIONS
 from tests.integration.explanations import ended, lime, model_of, under_way, wait_for

@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gloss import v1 as pb
-from jobs import convert
 from ml.errors import GlossError, InputError
 from ml.explain import Run, numbers
 from ml.result import Attribution, Interval
+from schema import convert
 from tests.unit.ml.explain.toys import ToyModel
 
 MAY_BE_INFINITE = {"standard_error", "lower", "upper"}

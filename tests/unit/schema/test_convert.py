@@ -8,9 +8,9 @@ import pytest
 from google.protobuf.descriptor import FieldDescriptor
 
 from gloss import v1 as pb
-from jobs import convert, convert_method
 from ml import result, spec
 from ml.errors import InputError
+from schema import convert, convert_method
 
 
 def message(**parts) -> pb.ExplanationSpec:

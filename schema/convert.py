@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from gloss import v1 as pb
-from jobs.convert_method import SURROGATES, known, to_method
 from ml import result, spec
 from ml.errors import InputError
+from schema.convert_method import SURROGATES, known, to_method
 
 _SCALES = {
     pb.TARGET_SCALE_UNSPECIFIED: spec.Scale.LOG_PROBABILITY,
