@@ -57,7 +57,7 @@ class ValueZeroingExplainer:
                 found = inside.by_feature(shares)
                 yield Estimate(found, np.zeros(inside.features), StopReason.COMPLETE, converged=True)
             elif inside.late:
-                yield Estimate.nothing(inside.features, StopReason.SECONDS)
+                yield Estimate.nothing(inside.features, StopReason.DURATION)
                 return
             else:
                 yield None

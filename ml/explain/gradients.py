@@ -68,7 +68,7 @@ class IntegratedGradientsExplainer:
         """Ask for the two ends, then for gradients between them."""
         empty, whole = yield from inside.game(ends(inside.features))
         if not np.isfinite(whole - empty):
-            yield Estimate.nothing(inside.features, StopReason.SECONDS)
+            yield Estimate.nothing(inside.features, StopReason.DURATION)
             return
         begin, end = inside.embeddings(removed=True), inside.embeddings()
         nodes, weights = np.polynomial.legendre.leggauss(self.method.steps)
@@ -76,7 +76,7 @@ class IntegratedGradientsExplainer:
         mean = torch.zeros_like(end, dtype=torch.float64)
         for part in rule.split(inside.points):
             if inside.late:
-                yield Estimate.nothing(inside.features, StopReason.SECONDS)
+                yield Estimate.nothing(inside.features, StopReason.DURATION)
                 return
             places, shares = part.T[:, :, None, None]
             mean += (shares * inside.gradients(torch.lerp(begin, end, places))).sum(0)

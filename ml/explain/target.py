@@ -15,10 +15,9 @@ import torch
 from ml.errors import InputError, PromptTooLongError
 from ml.junction import Junction
 from ml.models.base import LanguageModel, ModelInfo
-from ml.result import ResolvedTarget, Token
+from ml.result import AttributionUnit, ResolvedTarget, Token
 from ml.spec import (
     Continuation,
-    ContinuationTarget,
     ContrastTarget,
     GenerationTarget,
     NextTokenTarget,
@@ -120,7 +119,7 @@ def _plan(tokenizer: Tokenizer, info: ModelInfo, encoding: Encoding, target: Tar
             field = "target.next_token"
             found = _follow(tokenizer, info, encoding, Continuation(text=text), field)
             readout = Readout(found.ids[:1], target.scale, apart=found.apart)
-        case ContinuationTarget(continuation):
+        case Continuation() as continuation:
             field = "target.continuation"
             found = _follow(tokenizer, info, encoding, continuation, field)
             readout = Readout(found.ids, target.scale, apart=found.apart)
@@ -189,6 +188,11 @@ def resolve(model: LanguageModel, encoding: Encoding, planned: TargetPlan) -> Ge
     return Readout(tuple(said), planned.scale)
 
 
+def unit(scale: Scale) -> AttributionUnit:
+    """The unit of differences between values."""
+    return AttributionUnit.PROBABILITY if scale is Scale.PROBABILITY else AttributionUnit.NAT
+
+
 def describe(tokenizer: Tokenizer, readout: Readout) -> ResolvedTarget:
     """The target for the result: 'log p(" Paris")', 'p(" a" | … " b")', 'log p(" he") − log p(" she")'."""
     name = "p" if readout.scale is Scale.PROBABILITY else "log p"
@@ -202,7 +206,7 @@ def describe(tokenizer: Tokenizer, readout: Readout) -> ResolvedTarget:
         scale=readout.scale,
         rejected_tokens=_tokens(tokenizer, readout.rejected),
         shared_tokens=_tokens(tokenizer, readout.given),
-        apart=readout.apart,
+        tokenized_apart=readout.apart,
     )
 
 
