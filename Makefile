@@ -12,7 +12,7 @@ COMPOSE ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
-LINTED := $(wildcard benchmarks deploy gloss jobs ml proto server setup.py tests worker)
+LINTED := $(wildcard benchmarks deploy gloss jobs ml proto schema server setup.py tests worker)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo up test test-slow test-wheel test-zoo test-containers train-deps lint format proto contract-baseline \

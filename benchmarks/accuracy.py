@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
@@ -40,6 +40,7 @@ from ml.spec import (
     Method,
     NextTokenTarget,
     Prompt,
+    Quality,
     ShapleyPermutation,
     Target,
 )
@@ -95,11 +96,10 @@ class Bench:
     def _spec(self, method: Method, evaluations: int, seed: int, estimator: Estimator) -> ExplanationSpec:
         return ExplanationSpec(
             Prompt(text=self.text),
-            method,
+            replace(method, estimator=estimator) if isinstance(method, KernelShap | Lime) else method,
             target=Target(NextTokenTarget(id=self.target)),
             budget=Budget(max_evaluations=evaluations, seed=seed),
-            faithfulness=False,
-            estimator=estimator,
+            quality=Quality(faithfulness=False),
         )
 
     def _run(self, spec: ExplanationSpec) -> tuple[Values, Values]:

@@ -50,6 +50,7 @@ from ml.spec import (
     Occlusion,
     PrecisionPolicy,
     Prompt,
+    Quality,
     Removal,
     RemovalKind,
     ShapleyPermutation,
@@ -77,7 +78,7 @@ class Bench:
             Occlusion(),
             target=Target(NextTokenTarget(id=target)),
             features=Features(Unit.TOKEN, within=self._within(ids, last)),
-            faithfulness=False,
+            quality=Quality(faithfulness=False),
         )
         work = f"occlusion of {last} of {tokens} tokens"
         found, ours = self._ours(work, spec)
@@ -101,10 +102,10 @@ class Bench:
     def lime(self, words: int, samples: int) -> list[Measurement]:
         """LIME with `samples` evaluations of a prompt of `words` words."""
         text, target = self._words(words)
-        spec = self._word_spec(text, target, Lime(), samples)
+        spec = self._word_spec(text, target, Lime(estimator=Estimator.TEXTBOOK), samples)
         work = f"LIME, {samples} samples of {words} words"
         found, ours = self._ours(work, spec)
-        found.append(self._third(work, spec, samples))
+        found.append(self._third(work, spec, Lime(), samples))
         who = "lime, batched predict"
         seconds, theirs = timed(who, self._peers.lime(text, target, samples), self._repeats)
         found.append(Measurement(work, who, seconds, correlation=correlation(ours, theirs)))
@@ -114,9 +115,9 @@ class Bench:
         """Shapley values with `samples` evaluations of a prompt of `words` words."""
         text, target = self._words(words)
         work = f"Shapley values, {samples} evaluations of {words} words"
-        spec = self._word_spec(text, target, KernelShap(), samples)
+        spec = self._word_spec(text, target, KernelShap(Estimator.TEXTBOOK), samples)
         found, ours = self._ours(work, spec)
-        found.append(self._third(work, spec, samples))
+        found.append(self._third(work, spec, KernelShap(), samples))
         permutations = self._word_spec(text, target, ShapleyPermutation(), samples)
         ways = {
             "gloss, permutations": lambda: self._gloss(permutations)[0],
@@ -140,7 +141,7 @@ class Bench:
             target=Target(NextTokenTarget(id=target)),
             features=Features(Unit.TOKEN, within=self._within(ids, last)),
             removal=Removal(RemovalKind.MEAN_EMBEDDING),
-            faithfulness=False,
+            quality=Quality(faithfulness=False),
         )
         work = f"integrated gradients, {steps} steps, of {last} of {tokens} tokens"
         _tell_of(self.model.info.name, work)
@@ -172,8 +173,7 @@ class Bench:
             method,
             target=Target(NextTokenTarget(id=target)),
             budget=Budget(max_evaluations=samples),
-            faithfulness=False,
-            estimator=Estimator.TEXTBOOK,
+            quality=Quality(faithfulness=False),
         )
 
     def _ours(self, work: str, spec: ExplanationSpec) -> tuple[list[Measurement], Values]:
@@ -192,9 +192,9 @@ class Bench:
                 found.append(Measurement(work, "floor", floor_seconds(self._module, result.cost)))
         return found, reference
 
-    def _third(self, work: str, spec: ExplanationSpec, samples: int) -> Measurement:
+    def _third(self, work: str, spec: ExplanationSpec, method: Lime | KernelShap, samples: int) -> Measurement:
         """Gloss with control variates, from a third of the evaluations."""
-        fewer = replace(spec, budget=Budget(max_evaluations=samples // 3), estimator=Estimator.CONTROL_VARIATES)
+        fewer = replace(spec, method=method, budget=Budget(max_evaluations=samples // 3))
         who = f"gloss, {samples // 3} evaluations, control variates"
         return Measurement(work, who, timed(who, lambda: self._gloss(fewer)[0], self._repeats)[0])
 
@@ -202,7 +202,7 @@ class Bench:
         *_, last = Run(self.model, spec)
         if last.result is None:
             raise AssertionError("the last update holds the result")
-        return np.array([attribution.value for attribution in last.result.attributions]), last.result
+        return np.array([attribution.attribution for attribution in last.result.attributions]), last.result
 
     def _captum(self, work: str, method: type, text: str, target: int, samples: int) -> Measurement:
         """One of captum's sampling methods, once, on a share of the samples and scaled to all of them."""

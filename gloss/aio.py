@@ -82,6 +82,7 @@ class AsyncClient(Connection):
     models = _unary(calls.models)
 
     explain = _explain(calls.explain)
+    study = _explain(calls.study)
     create = _unary(calls.create)
     estimate = _unary(calls.estimate)
     get = _unary(calls.get)

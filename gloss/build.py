@@ -9,12 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
 
-from gloss import v1
+from google.protobuf.message import Message
 
-Message = v1.ChatMessage | tuple[str, str] | Mapping[str, str]
+from gloss import v1
+from gloss.durations import DurationLike
+from gloss.values import enum_value, fill, given
+
+ChatMessageLike = v1.ChatMessage | tuple[str, str] | Mapping[str, str]
 """One chat message: ``("user", "Hello")`` or ``{"role": "user", "content": "Hello"}``."""
 
-PromptLike = v1.Prompt | str | Sequence[int] | Sequence[Message]
+PromptLike = v1.Prompt | str | Sequence[int] | Sequence[ChatMessageLike]
 """Text, token ids, or a conversation."""
 
 ContinuationLike = v1.Continuation | str | Sequence[int]
@@ -30,36 +34,12 @@ FeaturesLike = v1.Features | UnitName | Sequence[tuple[int, int]]
 RemovalName = Literal["mask", "delete", "mean-embedding"]
 ScaleName = Literal["log-probability", "probability"]
 PrecisionName = Literal["float32", "auto"]
-EstimatorName = Literal["control-variates", "textbook"]
 
-MethodName = Literal[
-    "occlusion",
-    "lime",
-    "kernel-shap",
-    "shapley-permutation",
-    "input-times-gradient",
-    "integrated-gradients",
-    "attention-rollout",
-    "value-zeroing",
-    "context-attribution",
-    "interactions",
-]
-MethodMessage = (
-    v1.Occlusion
-    | v1.Lime
-    | v1.KernelShap
-    | v1.ShapleyPermutation
-    | v1.InputTimesGradient
-    | v1.IntegratedGradients
-    | v1.AttentionRollout
-    | v1.ValueZeroing
-    | v1.ContextAttribution
-    | v1.Interactions
-    | v1.GlobalSurrogate
-    | v1.BiasProbe
-)
-MethodLike = MethodName | MethodMessage
-"""A method with its defaults, by name, or the method's own message."""
+MethodLike = str | Message
+"""A method of the contract by the name of its field ("kernel-shap"), or its own message (`v1.KernelShap()`)."""
+
+StudyLike = v1.GlobalSurrogate | v1.BiasProbe
+"""What a study asks: `global_surrogate` and `bias_probe` make it."""
 
 _REMOVALS: dict[str, v1.RemovalKind] = {
     "mask": v1.REMOVAL_KIND_MASK_TOKEN,
@@ -67,10 +47,9 @@ _REMOVALS: dict[str, v1.RemovalKind] = {
     "mean-embedding": v1.REMOVAL_KIND_MEAN_EMBEDDING,
 }
 METHOD_FIELDS = tuple(field.name for field in v1.ExplanationSpec.DESCRIPTOR.oneofs_by_name["method"].fields)
-"""The spec's fields that choose a method."""
-
-_METHODS = {"".join(part.title() for part in name.split("_")): name for name in METHOD_FIELDS}
-"""The spec's field for each method message: {"KernelShap": "kernel_shap"}."""
+"""The fields of `ExplanationSpec` that choose a method."""
+METHODS = tuple(name.replace("_", "-") for name in METHOD_FIELDS)
+"""The methods' names."""
 
 
 def prompt(value: PromptLike) -> v1.Prompt:
@@ -102,7 +81,7 @@ def _is_message(item: object) -> bool:
     return pair or isinstance(item, v1.ChatMessage | Mapping)
 
 
-def _message(value: Message) -> v1.ChatMessage:
+def _message(value: ChatMessageLike) -> v1.ChatMessage:
     if isinstance(value, v1.ChatMessage):
         return value
     role, content = (value["role"], value["content"]) if isinstance(value, Mapping) else value
@@ -121,6 +100,7 @@ def target(
     *,
     against: ContinuationLike | None = None,
     follow: ContinuationLike | None = None,
+    generation: int | None = None,
     scale: ScaleName | None = None,
 ) -> v1.Target | None:
     """What is explained; None leaves the contract's default, the model's most likely next token.
@@ -129,19 +109,22 @@ def target(
         value: one next token, or with `against` the first half of a contrast.
         against: why `value` rather than this?
         follow: a whole continuation, all of whose tokens count.
+        generation: the model's own generation, of at most so many tokens.
         scale: log-probability (the default) or probability.
     """
     if isinstance(value, v1.Target):
-        if against is not None or follow is not None or scale is not None:
-            raise ValueError("a Target message says everything: leave out against, continuation and scale")
+        if given((against, follow, generation, scale)):
+            raise ValueError("a Target message says everything: leave out against, continuation, generation and scale")
         return value
-    if value is None and against is None and follow is None and scale is None:
+    if not given((value, against, follow, generation, scale)):
         return None
+    if sum(given(kind) for kind in ((value, against), (follow,), (generation,))) > 1:
+        raise ValueError("a target is either one token, a contrast, a continuation or a generation")
 
-    built = v1.Target(scale=enum_value(v1.TargetScale, "TARGET_SCALE_", scale))
-    if follow is not None:
-        if value is not None or against is not None:
-            raise ValueError("a target is either one token, a contrast or a continuation")
+    built = v1.Target(scale=enum_value(v1.TargetScale, scale))
+    if generation is not None:
+        built.generation.max_tokens = generation
+    elif follow is not None:
         built.continuation.CopyFrom(continuation(follow))
     elif against is not None:
         if value is None:
@@ -168,7 +151,7 @@ def features(value: FeaturesLike | None = None, *, within: tuple[int, int] | Non
     if isinstance(value, v1.Features):
         built.CopyFrom(value)
     elif isinstance(value, str):
-        built.unit = enum_value(v1.FeatureUnit, "FEATURE_UNIT_", value)
+        built.unit = enum_value(v1.FeatureUnit, value)
     elif value is not None:
         built.spans.extend(v1.CharacterSpan(start=start, end=end) for start, end in value)
     if within is not None:
@@ -196,20 +179,57 @@ def removal(value: v1.Removal | RemovalName | None = None, *, replacement: str |
     return v1.Removal(kind=_REMOVALS[value])
 
 
+def method(name: MethodLike, **parameters: Any) -> Message:
+    """A method's message: ``method("lime", surrogate="lasso", alpha=0.1)``.
+
+    Args:
+        name: its name, or its message, which the parameters complete.
+        parameters: the method's own, as the contract names them; None is not sent.
+
+    Raises:
+        ValueError: there is no such method, or it has no such parameter.
+    """
+    if isinstance(name, str):
+        field = name.replace("-", "_")
+        if field not in METHOD_FIELDS:
+            raise ValueError(f"method {name!r} is unknown; choose from {', '.join(METHODS)}")
+        kind: type[Message] = type(getattr(v1.ExplanationSpec(), field))
+        return fill(kind(), parameters)
+    built = type(name)()
+    built.CopyFrom(name)
+    return fill(built, parameters)
+
+
+def budget(
+    *,
+    max_evaluations: int | None = None,
+    max_duration: DurationLike | None = None,
+    standard_error: float | None = None,
+    seed: int | None = None,
+) -> v1.Budget | None:
+    """When to stop; None, where nothing is given, leaves the contract's defaults. `max_duration` counts seconds."""
+    limits = {
+        "max_evaluations": max_evaluations,
+        "max_duration": max_duration,
+        "standard_error": standard_error,
+        "seed": seed,
+    }
+    return fill(v1.Budget(), limits) if given(limits.values()) else None
+
+
 def spec(
     prompt: v1.Prompt,
-    method: MethodLike,
+    method: Message,
     *,
     model: str = "",
     target: v1.Target | None = None,
     features: v1.Features | None = None,
     removal: v1.Removal | None = None,
     budget: v1.Budget | None = None,
-    faithfulness: bool = True,
+    faithfulness: bool | None = None,
     precision: PrecisionName | None = None,
-    estimator: EstimatorName | None = None,
 ) -> v1.ExplanationSpec:
-    """A whole spec. A part that is None is left to the contract's default."""
+    """A whole spec of an explanation. A part that is None is left to the contract's default."""
     built = v1.ExplanationSpec(
         model=model,
         prompt=prompt,
@@ -217,45 +237,64 @@ def spec(
         features=features,
         removal=removal,
         budget=budget,
-        quality=None if faithfulness else v1.Quality(faithfulness=False),
-        precision=enum_value(v1.PrecisionPolicy, "PRECISION_POLICY_", precision),
-        estimator=enum_value(v1.Estimator, "ESTIMATOR_", estimator),
+        quality=None if faithfulness is None else v1.Quality(faithfulness=faithfulness),
+        precision=enum_value(v1.PrecisionPolicy, precision),
     )
-    if isinstance(method, str):
-        field = method.replace("-", "_")
-        if field not in _METHODS.values():
-            choices = ", ".join(name.replace("_", "-") for name in _METHODS.values())
-            raise ValueError(f"method {method!r} is unknown; choose from {choices}")
-        getattr(built, field).SetInParent()  # an empty message counts: it chooses the method, with its defaults
-    else:
-        part = getattr(built, _METHODS[type(method).__name__])
-        part.CopyFrom(method)
-        part.SetInParent()
+    _choose(built, method)
     return built
 
 
-def bias_probe(groups: Mapping[str, Sequence[str]], templates: Sequence[str] = ()) -> v1.BiasProbe:
-    """The method that compares groups of words in the slot "{}" of a template, which is the explanation's prompt.
+def study(
+    method: StudyLike,
+    *,
+    model: str = "",
+    target: v1.Target | None = None,
+    budget: v1.Budget | None = None,
+    precision: PrecisionName | None = None,
+) -> v1.StudySpec:
+    """A whole spec of a study. A part that is None is left to the contract's default."""
+    precision_value = enum_value(v1.PrecisionPolicy, precision)
+    built = v1.StudySpec(model=model, target=target, budget=budget, precision=precision_value)
+    _choose(built, method)
+    return built
+
+
+def global_surrogate(prompts: Sequence[PromptLike], **parameters: Any) -> v1.GlobalSurrogate:
+    """A study of which words, over many prompts, go with a prediction: ``surrogate="decision-tree"``, ``max_depth=4``.
+
+    Raises:
+        ValueError: there is no such parameter.
+    """
+    return fill(v1.GlobalSurrogate(prompts=map(prompt, prompts)), parameters)
+
+
+def bias_probe(templates: Sequence[str], groups: Mapping[str, Sequence[str]]) -> v1.BiasProbe:
+    """A study that compares groups of words in the slot "{}" of templates.
 
     Args:
+        templates: texts with the slot.
         groups: by label, their words; the first words of all groups are compared with each other, and so on.
-        templates: more texts with the slot.
     """
     sets = [v1.SwapSet(label=label, words=words) for label, words in groups.items()]
-    return v1.BiasProbe(groups=sets, templates=templates)
+    return v1.BiasProbe(templates=templates, groups=sets)
+
+
+def _choose(spec: v1.ExplanationSpec | v1.StudySpec, method: Message) -> None:
+    """Put a method's message into the member of the oneof that holds its like.
+
+    Raises:
+        ValueError: there is none.
+    """
+    members = {field.name: field.message_type for field in spec.DESCRIPTOR.oneofs_by_name["method"].fields}
+    for name, kind in members.items():
+        if kind is method.DESCRIPTOR:
+            getattr(spec, name).CopyFrom(method)
+            getattr(spec, name).SetInParent()  # an empty message counts: it chooses the method, with its defaults
+            return
+    choices = ", ".join(members)
+    raise ValueError(f"{method.DESCRIPTOR.name} is no method of {spec.DESCRIPTOR.name}; choose from {choices}")
 
 
 def resource_name(name: str) -> str:
     """The resource name of an explanation: ``explanations/ID`` from itself or from ``ID``."""
     return name if "/" in name else f"explanations/{name}"
-
-
-def enum_value(enum: Any, prefix: str, name: str | None) -> Any:
-    """The value of `name` ("word") in an enum whose values have a prefix; zero for None."""
-    if name is None:
-        return 0
-    key = prefix + name.upper().replace("-", "_")
-    if key not in enum.keys():  # noqa: SIM118 an enum wrapper is no mapping
-        choices = (value.removeprefix(prefix).lower().replace("_", "-") for value, number in enum.items() if number)
-        raise ValueError(f"{name!r} is unknown; choose from {', '.join(choices)}")
-    return enum.Value(key)

@@ -9,21 +9,23 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Literal, TypedDict, Unpack, cast
+from typing import Any, Literal, cast
 
 from gloss import build, v1
 from gloss.build import (
     ContinuationLike,
-    EstimatorName,
     FeaturesLike,
     MethodLike,
     PrecisionName,
     PromptLike,
     RemovalName,
     ScaleName,
+    StudyLike,
     TargetLike,
 )
+from gloss.durations import DurationLike
 from gloss.plans import EXPLANATIONS, INFERENCE, Explain, Pages, Stream, Unary, Watch
+from gloss.values import enum_value
 
 ReductionName = Literal["raw", "head-mean", "rollout"]
 StateName = Literal["queued", "running", "succeeded", "failed", "cancelled"]
@@ -154,7 +156,7 @@ def attention(
         layers=layers,
         heads=heads,
         queries=queries,
-        reduction=build.enum_value(v1.AttentionReduction, "ATTENTION_REDUCTION_", reduction),
+        reduction=enum_value(v1.AttentionReduction, reduction),
         top_n=top_n,
         type=v1.TENSOR_TYPE_FLOAT16 if half else v1.TENSOR_TYPE_FLOAT32,
     )
@@ -172,61 +174,45 @@ def models(*, timeout: float | None = None) -> Unary[v1.ListModelsResponse]:
     return Unary(INFERENCE, "ListModels", v1.ListModelsRequest(), v1.ListModelsResponse, timeout)
 
 
-class Asked(TypedDict, total=False):
-    """What `explain` takes beside prompt and method to say what is explained and how."""
-
-    target: TargetLike | None
-    against: ContinuationLike | None
-    continuation: ContinuationLike | None
-    scale: ScaleName | None
-    features: FeaturesLike | None
-    within: tuple[int, int] | None
-    removal: v1.Removal | RemovalName | None
-    replacement: str | None
-    max_evaluations: int | None
-    max_seconds: float | None
-    standard_error: float | None
-    seed: int
-    faithfulness: bool
-    precision: PrecisionName | None
-    estimator: EstimatorName | None
-    model: str
-
-
 def create(
-    prompt: PromptLike | v1.ExplanationSpec,
+    question: PromptLike | v1.ExplanationSpec | v1.StudySpec,
     method: MethodLike | None = None,
     *,
     fresh: bool = False,
     request_id: str | None = None,
     timeout: float | None = None,
-    **asked: Unpack[Asked],
+    **asked: Any,
 ) -> Unary[v1.Explanation]:
     """Queues an explanation and answers at once.
 
     Args:
-        prompt: text, token ids or chat messages; or a whole spec, which says everything.
+        question: a prompt: text, token ids or chat messages; or a whole spec of an explanation or a study, which says
+            everything.
         method: name of a method, or its message. Default: occlusion.
         fresh: compute anew, even when the same spec has been explained before.
         request_id: makes the call safe to repeat. Default: a random one, so that a lost reply can be asked for again.
         timeout: seconds. Default: the client's.
         asked: target, features, removal and so on, as `explain` takes them.
     """
-    if not isinstance(prompt, v1.ExplanationSpec):
-        plan = explain(prompt, method or "occlusion", fresh=fresh, request_id=request_id, **asked)
+    if not isinstance(question, v1.ExplanationSpec | v1.StudySpec):
+        plan = explain(question, method or "occlusion", fresh=fresh, request_id=request_id, **asked)
         return replace(plan.create, timeout=timeout)
     if said := [*([] if method is None else ["method"]), *asked]:
         raise ValueError(f"a spec says everything: leave out {' and '.join(said)}")
-    request = v1.CreateExplanationRequest(spec=prompt, request_id=request_id or uuid.uuid4().hex, fresh=fresh)
+    request = v1.CreateExplanationRequest(request_id=request_id or uuid.uuid4().hex, fresh=fresh)
+    if isinstance(question, v1.StudySpec):
+        request.study.CopyFrom(question)
+    else:
+        request.spec.CopyFrom(question)
     return Unary(EXPLANATIONS, "CreateExplanation", request, v1.Explanation, timeout)
 
 
 def estimate(
-    prompt: PromptLike | v1.ExplanationSpec,
+    question: PromptLike | v1.ExplanationSpec | v1.StudySpec,
     method: MethodLike | None = None,
     *,
     timeout: float | None = None,
-    **asked: Unpack[Asked],
+    **asked: Any,
 ) -> Unary[v1.Explanation]:
     """Checks a request for an explanation and answers what it would cost, without queueing it.
 
@@ -234,12 +220,13 @@ def estimate(
     have measured how fast they are. It needs no worker.
 
     Args:
-        prompt: text, token ids or chat messages; or a whole spec, which says everything.
+        question: a prompt: text, token ids or chat messages; or a whole spec of an explanation or a study, which says
+            everything.
         method: name of a method, or its message. Default: occlusion.
         timeout: seconds. Default: the client's.
         asked: target, features, removal and so on, as `explain` takes them.
     """
-    call = create(prompt, method, timeout=timeout, **asked)
+    call = create(question, method, timeout=timeout, **asked)
     cast(v1.CreateExplanationRequest, call.request).validate_only = True
     return call
 
@@ -251,18 +238,86 @@ def explain(
     target: TargetLike | None = None,
     against: ContinuationLike | None = None,
     continuation: ContinuationLike | None = None,
+    generation: int | None = None,
     scale: ScaleName | None = None,
     features: FeaturesLike | None = None,
     within: tuple[int, int] | None = None,
     removal: v1.Removal | RemovalName | None = None,
     replacement: str | None = None,
     max_evaluations: int | None = None,
-    max_seconds: float | None = None,
+    max_duration: DurationLike | None = None,
     standard_error: float | None = None,
-    seed: int = 0,
-    faithfulness: bool = True,
+    seed: int | None = None,
+    faithfulness: bool | None = None,
     precision: PrecisionName | None = None,
-    estimator: EstimatorName | None = None,
+    model: str = "",
+    fresh: bool = False,
+    request_id: str | None = None,
+    wait: bool = True,
+    on_progress: Callable[[v1.Explanation], None] | None = None,
+    timeout: float | None = None,
+    **parameters: Any,
+) -> Explain:
+    """Asks why: which parts of the prompt speak for what the model says, and how strongly.
+
+    Args:
+        prompt: text, token ids or chat messages.
+        method: name of a method ("lime"), or its message.
+        target: the next token that is explained, as text or id. Default: the model's most likely one.
+        against: why the target rather than this?
+        continuation: explain this whole continuation instead of one token.
+        generation: explain the model's own generation, of at most so many tokens.
+        scale: explain the log-probability (default) or the probability.
+        features: "token", "word" (default) or "sentence", or half-open character spans.
+        within: only units that begin in this half-open range of characters; the rest is never changed.
+        removal: "mask", "delete" or "mean-embedding". Default: mask where the model has such a token, else delete.
+        replacement: a text that takes a removed feature's place, instead of `removal`.
+        max_evaluations: the most model evaluations. Default: what the method needs.
+        max_duration: the most time, as seconds or a timedelta. Default: the worker's limit.
+        standard_error: a sampling method stops once every standard error is below this.
+        seed: of all draws.
+        faithfulness: whether to measure how well the attributions predict the model. Default: yes.
+        precision: "float32" (default), or "auto": bfloat16 where it is faster and its measured error is small.
+        model: name of the model. Default: the server's.
+        fresh: compute anew, even when the same spec has been explained before.
+        request_id: makes creating it safe to repeat. Default: a random one.
+        wait: wait for the end; False answers the queued explanation at once.
+        on_progress: called with the explanation whenever it changes; it holds no spec while we wait.
+        timeout: the most seconds to wait for the end. Default: as long as it takes.
+        parameters: the method's own, as the contract names them (``surrogate="lasso", alpha=0.1``).
+
+    Raises:
+        ExplanationFailedError: it ended as FAILED or CANCELLED while we waited.
+        ValueError: the method has no such parameter.
+    """
+    spec = build.spec(
+        build.prompt(prompt),
+        build.method(method, **parameters),
+        model=model,
+        target=build.target(target, against=against, follow=continuation, generation=generation, scale=scale),
+        features=build.features(features, within=within),
+        removal=build.removal(removal, replacement=replacement),
+        budget=build.budget(
+            max_evaluations=max_evaluations, max_duration=max_duration, standard_error=standard_error, seed=seed
+        ),
+        faithfulness=faithfulness,
+        precision=precision,
+    )
+    return Explain(create(spec, fresh=fresh, request_id=request_id), wait, on_progress, timeout)
+
+
+def study(
+    method: StudyLike,
+    *,
+    target: TargetLike | None = None,
+    against: ContinuationLike | None = None,
+    continuation: ContinuationLike | None = None,
+    generation: int | None = None,
+    scale: ScaleName | None = None,
+    max_evaluations: int | None = None,
+    max_duration: DurationLike | None = None,
+    seed: int | None = None,
+    precision: PrecisionName | None = None,
     model: str = "",
     fresh: bool = False,
     request_id: str | None = None,
@@ -270,49 +325,35 @@ def explain(
     on_progress: Callable[[v1.Explanation], None] | None = None,
     timeout: float | None = None,
 ) -> Explain:
-    """Asks why: which parts of the prompt speak for what the model says, and how strongly.
+    """Asks about many prompts: which words go with a prediction, or what differs between groups of words.
 
     Args:
-        prompt: text, token ids or chat messages.
-        method: name of a method, or its message ("lime", or `Lime(surrogate=SURROGATE_LASSO)`).
-        target: the next token that is explained, as text or id. Default: the model's most likely one.
+        method: what `build.global_surrogate` or `build.bias_probe` makes.
+        target: the next token that is asked about, as text or id. Default: the first text's most likely one.
         against: why the target rather than this?
-        continuation: explain this whole continuation instead of one token.
-        scale: explain the log-probability (default) or the probability.
-        features: "token", "word" (default) or "sentence", or half-open character spans.
-        within: only units that begin in this half-open range of characters; the rest is never changed.
-        removal: "mask", "delete" or "mean-embedding". Default: mask where the model has such a token, else delete.
-        replacement: a text that takes a removed feature's place, instead of `removal`.
-        max_evaluations: the most model evaluations. Default: what the method needs.
-        max_seconds: the most seconds of work. Default: the worker's limit.
-        standard_error: a sampling method stops once every standard error is below this.
+        continuation: ask about this whole continuation instead of one token.
+        generation: ask about the model's own generation after the first text, of at most so many tokens.
+        scale: look at the log-probability (default) or the probability.
+        max_evaluations: refuse the study if it has more texts.
+        max_duration: the most time, as seconds or a timedelta. Default: the worker's limit.
         seed: of all draws.
-        faithfulness: whether to measure how well the attributions predict the model.
         precision: "float32" (default), or "auto": bfloat16 where it is faster and its measured error is small.
-        estimator: "control-variates" (default) or "textbook": how samples of LIME's ridge and KernelSHAP are used.
         model: name of the model. Default: the server's.
-        fresh: compute anew, even when the same spec has been explained before.
+        fresh: compute anew, even when the same study has been made before.
         request_id: makes creating it safe to repeat. Default: a random one.
-        wait: wait for the end; False answers the queued explanation at once.
+        wait: wait for the end; False answers the queued explanation at once. Its `study_result` has what was found.
         on_progress: called with the explanation whenever it changes; it holds no spec while we wait.
         timeout: the most seconds to wait for the end. Default: as long as it takes.
 
     Raises:
         ExplanationFailedError: it ended as FAILED or CANCELLED while we waited.
     """
-    spec = build.spec(
-        build.prompt(prompt),
+    spec = build.study(
         method,
         model=model,
-        target=build.target(target, against=against, follow=continuation, scale=scale),
-        features=build.features(features, within=within),
-        removal=build.removal(removal, replacement=replacement),
-        budget=v1.Budget(
-            max_evaluations=max_evaluations, max_seconds=max_seconds, standard_error=standard_error, seed=seed
-        ),
-        faithfulness=faithfulness,
+        target=build.target(target, against=against, follow=continuation, generation=generation, scale=scale),
+        budget=build.budget(max_evaluations=max_evaluations, max_duration=max_duration, seed=seed),
         precision=precision,
-        estimator=estimator,
     )
     return Explain(create(spec, fresh=fresh, request_id=request_id), wait, on_progress, timeout)
 
@@ -344,7 +385,7 @@ def list_(
         page_size: how many to fetch at a time. Default: the server's.
         timeout: seconds for each page. Default: the client's.
     """
-    number = build.enum_value(v1.ExplanationState, "EXPLANATION_STATE_", state)
+    number = enum_value(v1.ExplanationState, state)
     return Pages(v1.ListExplanationsRequest(state=number, view=_view(view), page_size=page_size), timeout)
 
 
@@ -374,5 +415,5 @@ def delete(name: str, *, timeout: float | None = None) -> Unary[v1.DeleteExplana
 
 
 def _view(name: ViewName | None) -> v1.ExplanationView:
-    view: v1.ExplanationView = build.enum_value(v1.ExplanationView, "EXPLANATION_VIEW_", name)
+    view: v1.ExplanationView = enum_value(v1.ExplanationView, name)
     return view

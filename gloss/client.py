@@ -80,6 +80,7 @@ class Client(Connection):
     models = _unary(calls.models)
 
     explain = _explain(calls.explain)
+    study = _explain(calls.study)
     create = _unary(calls.create)
     estimate = _unary(calls.estimate)
     get = _unary(calls.get)

@@ -106,6 +106,7 @@ def complete(basic: v1.Explanation, full: v1.Explanation) -> v1.Explanation:
     """The newer explanation, in view BASIC, with what only the older one, in view FULL, holds: what was asked."""
     completed = v1.Explanation()
     completed.CopyFrom(basic)
-    if full.HasField("spec"):
-        completed.spec.CopyFrom(full.spec)
+    for question in ("spec", "study"):
+        if full.HasField(question):
+            getattr(completed, question).CopyFrom(getattr(full, question))
     return completed

@@ -1,1 +1,1 @@
-"""What server and worker share: a job's queue, its record, its messages, and how both start. Imports no torch."""
+"""What server and worker share: a job's queue, its record, and how both start. Imports no torch."""

@@ -13,7 +13,7 @@ from gloss import v1 as pb
 from jobs import names
 from jobs.errors import AttemptEndedError, DataCorruptError
 from jobs.outage import is_of_another_type
-from jobs.record import Record
+from jobs.record import Question, Record, Result, pack
 from jobs.scripts import Scripts
 from jobs.store import DEFAULT_RETENTION_SECONDS
 
@@ -34,7 +34,7 @@ class Attempt:
 
     id: str
     number: int
-    spec: pb.ExplanationSpec
+    question: Question
     model: pb.ModelVersion
     checkpoint: bytes | None
     waited_seconds: float
@@ -83,7 +83,7 @@ class AttemptStore:
             return Attempt(
                 id=explanation_id,
                 number=int(number),
-                spec=record.message("spec", pb.ExplanationSpec),
+                question=record.question(),
                 model=record.message("model", pb.ModelVersion),
                 checkpoint=self._checkpoint(explanation_id),
                 waited_seconds=(record.milliseconds("started") - record.milliseconds("created")) / 1000,
@@ -109,7 +109,7 @@ class AttemptStore:
         self,
         attempt: Attempt,
         progress: pb.Progress | None = None,
-        partial: pb.ExplanationResult | None = None,
+        partial: Result | None = None,
         checkpoint: bytes | None = None,
     ) -> None:
         """Write how far the attempt is, and what it knows so far.
@@ -117,17 +117,15 @@ class AttemptStore:
         Raises:
             AttemptEndedError: it was cancelled, deleted or overtaken; nothing was written.
         """
-        fields = {"progress": progress, "partial": partial}
-        self._write("report", attempt, checkpoint or b"", *_pairs(fields))
+        self._write("report", attempt, checkpoint or b"", *_pairs(progress, partial=partial))
 
-    def succeed(self, attempt: Attempt, result: pb.ExplanationResult, progress: pb.Progress | None = None) -> None:
+    def succeed(self, attempt: Attempt, result: Result, progress: pb.Progress | None = None) -> None:
         """End the explanation with its result.
 
         Raises:
             AttemptEndedError: the attempt is over; nothing was written.
         """
-        fields = {"result": result, "progress": progress}
-        self._write("finish", attempt, "SUCCEEDED", self._retention_ms, *_pairs(fields))
+        self._write("finish", attempt, "SUCCEEDED", self._retention_ms, *_pairs(progress, result=result))
 
     def fail(self, attempt: Attempt, error: pb.ExplanationError) -> None:
         """End the explanation with an error; it keeps its partial result.
@@ -135,7 +133,7 @@ class AttemptStore:
         Raises:
             AttemptEndedError: the attempt is over; nothing was written.
         """
-        self._write("finish", attempt, "FAILED", self._retention_ms, *_pairs({"error": error}))
+        self._write("finish", attempt, "FAILED", self._retention_ms, "error", error.SerializeToString())
 
     def cancel_requested(self, explanation_id: str) -> bool:
         """Whether the explanation was cancelled or deleted."""
@@ -196,11 +194,9 @@ def _corrupt(part: str) -> bytes:
     return error.SerializeToString()
 
 
-def _pairs(
-    fields: dict[str, pb.Progress | None]
-    | dict[str, pb.ExplanationResult | None]
-    | dict[str, pb.Progress | pb.ExplanationResult | None]
-    | dict[str, pb.ExplanationError],
-) -> list[str | bytes]:
-    given = ((name, message) for name, message in fields.items() if message is not None)
-    return [item for name, message in given for item in (name, message.SerializeToString())]
+def _pairs(progress: pb.Progress | None, **parts: Result | None) -> list[str | bytes]:
+    """The record's fields and what to write into them."""
+    pairs = {field: pack(field, part) for field, part in parts.items() if part is not None}
+    if progress is not None:
+        pairs["progress"] = progress.SerializeToString()
+    return [item for pair in pairs.items() for item in pair]

@@ -2,34 +2,47 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 
 from gloss import v1 as pb
+from jobs.record import Question, pack
 
 PREVIEW_CHARACTERS = 200
 
 
-def named(spec: pb.ExplanationSpec, model: str) -> pb.ExplanationSpec:
-    """The spec with the model's name spelled out: an empty one, for the default model, asks the same question."""
-    spelled_out = pb.ExplanationSpec()
-    spelled_out.CopyFrom(spec)
+def named(question: Question, model: str) -> Question:
+    """The question with the model's name spelled out: an empty one, for the default model, asks the same."""
+    spelled_out = copy.deepcopy(question)
     spelled_out.model = model
     return spelled_out
 
 
-def spec_hash(spec: pb.ExplanationSpec, model: pb.ModelVersion) -> str:
+def spec_hash(question: Question, model: pb.ModelVersion) -> str:
     """What equal questions to equal models have in common, in hexadecimal."""
-    question = named(spec, model.name).SerializeToString(deterministic=True)
-    return hashlib.sha256(model.digest.encode() + b"\0" + question).hexdigest()
+    asked = pack("spec", named(question, model.name))
+    return hashlib.sha256(model.digest.encode() + b"\0" + asked).hexdigest()
 
 
-def method(spec: pb.ExplanationSpec) -> str:
+def method(question: Question) -> str:
     """The name of the method's field: ``kernel_shap``. Empty where none is set."""
-    return spec.WhichOneof("method") or ""
+    return question.WhichOneof("method") or ""
 
 
-def preview(spec: pb.ExplanationSpec) -> str:
-    """The first characters of the prompt, or of a conversation's last message; empty for token ids."""
-    messages = spec.prompt.chat.messages
-    text = messages[-1].content if messages else spec.prompt.text
+def preview(question: Question) -> str:
+    """The first characters of the prompt, of a conversation's last message, or of a study's first text.
+
+    Empty for token ids.
+    """
+    if isinstance(question, pb.ExplanationSpec):
+        text = _text(question.prompt)
+    elif question.HasField("bias_probe"):
+        text = next(iter(question.bias_probe.templates), "")
+    else:
+        text = _text(next(iter(question.global_surrogate.prompts), pb.Prompt()))
     return text[:PREVIEW_CHARACTERS]
+
+
+def _text(prompt: pb.Prompt) -> str:
+    messages = prompt.chat.messages
+    return messages[-1].content if messages else prompt.text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from google.protobuf.message import DecodeError, Message
 
@@ -14,6 +14,16 @@ from jobs.errors import DataCorruptError
 _HEAD = ("state", "model", "method", "preview", "attempt", "progress", "error")
 _TIMES = ("created", "started", "ended", "expires")
 _RESULTS = ("partial", "result")
+
+Question = pb.ExplanationSpec | pb.StudySpec
+Result = pb.ExplanationResult | pb.StudyResult
+
+_PLACES = {
+    "spec": ("spec", "study"),
+    "partial": ("partial_result", "partial_study_result"),
+    "result": ("result", "study_result"),
+}
+"""Where an `Explanation` has what is stored in a field, which holds one with that alone."""
 
 _SHOWS_PARTIAL = frozenset({"RUNNING", "FAILED", "CANCELLED"})
 _MOST_ATTEMPTS = 2**31 - 1
@@ -33,6 +43,16 @@ def fields(view: pb.ExplanationView, *, results: bool) -> tuple[str, ...]:
 def state_name(state: pb.ExplanationState) -> str:
     """``RUNNING`` for EXPLANATION_STATE_RUNNING: the word that the record and the indexes use."""
     return pb.ExplanationState.Name(state).removeprefix("EXPLANATION_STATE_")
+
+
+def pack(field: str, message: Question | Result) -> bytes:
+    """What is stored in a field for a part of an explanation: equal bytes for equal parts."""
+    places = pb.Explanation.DESCRIPTOR.fields_by_name
+    [place] = (name for name in _PLACES[field] if places[name].message_type is message.DESCRIPTOR)
+    holder = pb.Explanation()
+    getattr(holder, place).CopyFrom(message)
+    getattr(holder, place).SetInParent()
+    return holder.SerializeToString(deterministic=True)
 
 
 def _state(value: bytes) -> str:
@@ -56,6 +76,14 @@ class Record:
             DataCorruptError: there is none, or it cannot be read.
         """
         return self._read(field, kind.FromString)
+
+    def question(self) -> Question:
+        """What was asked.
+
+        Raises:
+            DataCorruptError: there is nothing, or it cannot be read.
+        """
+        return cast(Question, self._part("spec")[1])
 
     def number(self, field: str, largest: int) -> int:
         """The whole number in a field, from 0 to `largest`.
@@ -99,14 +127,14 @@ class Record:
             attempt=self.number("attempt", _MOST_ATTEMPTS),
         )
         if view == pb.EXPLANATION_VIEW_FULL:
-            explanation.spec.CopyFrom(self.message("spec", pb.ExplanationSpec))
+            self._put(explanation, "spec")
         explanation.create_time.FromMilliseconds(self.milliseconds("created"))
         if "progress" in self._fields:
             explanation.progress.CopyFrom(self.message("progress", pb.Progress))
         if "partial" in self._fields and word in _SHOWS_PARTIAL:
-            explanation.partial_result.CopyFrom(self.message("partial", pb.ExplanationResult))
+            self._put(explanation, "partial")
         if "result" in self._fields:
-            explanation.result.CopyFrom(self.message("result", pb.ExplanationResult))
+            self._put(explanation, "result")
         if "error" in self._fields or word == "FAILED":
             explanation.error.CopyFrom(self.message("error", pb.ExplanationError))
         for field, time in (
@@ -117,6 +145,23 @@ class Record:
             if field in self._fields:
                 time.FromMilliseconds(self.milliseconds(field))
         return explanation
+
+    def _put(self, explanation: pb.Explanation, field: str) -> None:
+        """Put what is stored in a field where the explanation has it."""
+        place, message = self._part(field)
+        getattr(explanation, place).CopyFrom(message)
+        getattr(explanation, place).SetInParent()
+        if field == "partial" and explanation.state == pb.EXPLANATION_STATE_CANCELLED:
+            # Whoever cancelled it did so behind the back of the worker that wrote the result.
+            getattr(explanation, place).cost.stop_reason = pb.STOP_REASON_CANCELLED
+
+    def _part(self, field: str) -> tuple[str, Message]:
+        def parse(value: bytes) -> tuple[str, Message]:
+            holder = pb.Explanation.FromString(value)
+            [place] = (name for name in _PLACES[field] if holder.HasField(name))
+            return place, getattr(holder, place)
+
+        return self._read(field, parse)
 
     def _read(self, field: str, parse: Callable[[bytes], T]) -> T:
         try:

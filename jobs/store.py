@@ -24,7 +24,7 @@ from jobs.errors import (
     WrongStateError,
 )
 from jobs.outage import is_of_another_type
-from jobs.record import Record, state_name
+from jobs.record import Question, Record, pack, state_name
 from jobs.rq import new_job, open_queue
 from jobs.scripts import Scripts
 
@@ -70,48 +70,47 @@ class ExplanationStore:
 
     def create(
         self,
-        spec: pb.ExplanationSpec,
+        asked: Question,
         model: pb.ModelVersion,
         *,
         cost: pb.Progress | None = None,
         request_id: str = "",
         fresh: bool = False,
     ) -> pb.Explanation:
-        """Queue an explanation, or answer the one that exists.
+        """Queue an explanation or a study, or answer the one that exists.
 
-        An equal spec on a model of equal digest is the same explanation, unless that one failed or was cancelled, or
-        `fresh` is set. An equal `request_id` is the same explanation for as long as one is retained. One that cannot
+        An equal question on a model of equal digest is the same explanation, unless that one failed or was cancelled,
+        or `fresh` is set. An equal `request_id` is the same explanation for as long as one is retained. One that cannot
         be read is forgotten. `cost` is its progress until work on it begins.
 
         Raises:
             QueueFullError: too many wait.
-            RequestIdReusedError: `request_id` came before with another spec or model.
+            RequestIdReusedError: `request_id` came before with another question or model.
         """
         try:
-            return self.get(self._create(spec, model, cost, request_id, fresh))
+            return self.get(self._create(asked, model, cost, request_id, fresh))
         except DataCorruptError as error:
             _log.error("forgotten, as it is asked for again: %s", error)
             self.delete(error.name)
-            return self.get(self._create(spec, model, cost, request_id, fresh))
+            return self.get(self._create(asked, model, cost, request_id, fresh))
 
     def _create(
-        self, spec: pb.ExplanationSpec, model: pb.ModelVersion, cost: pb.Progress | None, request_id: str, fresh: bool
+        self, asked: Question, model: pb.ModelVersion, cost: pb.Progress | None, request_id: str, fresh: bool
     ) -> str:
-        spec = question.named(spec, model.name)
         queue = open_queue(names.queue(model.name), self._redis)
         explanation_id = names.new_id()
         fields: dict[str, str | bytes] = {
-            "spec": spec.SerializeToString(deterministic=True),
+            "spec": pack("spec", question.named(asked, model.name)),
             "model": model.SerializeToString(),
-            "method": question.method(spec),
-            "preview": question.preview(spec),
+            "method": question.method(asked),
+            "preview": question.preview(asked),
         }
         if cost is not None:
             fields["progress"] = cost.SerializeToString()
         job = new_job(queue, explanation_id).to_dict(include_meta=False)
         verdict, found = self._scripts(
             "create",
-            *(explanation_id, queue.name, question.spec_hash(spec, model), request_id),
+            *(explanation_id, queue.name, question.spec_hash(asked, model), request_id),
             *(int(fresh), self._max_queued, self._retention_ms, len(fields)),
             *(item for pair in (*fields.items(), *job.items()) for item in pair),
         )
@@ -134,7 +133,9 @@ class ExplanationStore:
         if not answer:
             raise ExplanationNotFoundError(name)
         explanation = _read(explanation_id, view, fields, answer)
-        if explanation.state == pb.EXPLANATION_STATE_SUCCEEDED and not explanation.HasField("result"):
+        if explanation.state == pb.EXPLANATION_STATE_SUCCEEDED and not (
+            explanation.HasField("result") or explanation.HasField("study_result")
+        ):
             raise DataCorruptError(name, "result")
         return explanation
 

@@ -1,6 +1,7 @@
-"""What an explanation found, free of torch and of the wire.
+"""What an explanation or a study found, free of torch and of the wire.
 
-The fields are those of `proto/gloss/v1/explanation_result.proto`, which documents them for users.
+Fields have the names that they have in `proto/gloss/v1`, which documents them for users; a field may be None where it
+is absent there.
 """
 
 from __future__ import annotations
@@ -39,13 +40,16 @@ class Interval:
 
 @dataclass(frozen=True)
 class Attribution:
-    """One feature and what it did; `positions` are its tokens' places in the prompt."""
+    """One feature and what it did; `positions` are its tokens' places in the prompt.
+
+    The standard error is 0 where nothing was sampled, and None, as the interval, where too little is known yet.
+    """
 
     text: str
     span: Span
     positions: tuple[int, ...]
-    value: float
-    standard_error: float = 0.0
+    attribution: float
+    standard_error: float | None = 0.0
     interval: Interval | None = None
 
 
@@ -56,7 +60,7 @@ class Interaction:
     first: int
     second: int
     value: float
-    standard_error: float = 0.0
+    standard_error: float | None = 0.0
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ class ResolvedTarget:
         prefix_contrast: whether one side of a contrast continues the other. The value is then the log-odds of going on
             with the rest, after `shared_tokens`, and the rest is in `tokens`; or it is their negative where the shorter
             side is the chosen one, and the rest is in `rejected_tokens`.
-        apart: whether its tokens are others than those of the whole text; see `ml.junction.Junction`.
+        tokenized_apart: whether its tokens are others than those of the whole text; see `ml.junction.Junction`.
     """
 
     description: str
@@ -76,7 +80,7 @@ class ResolvedTarget:
     rejected_tokens: tuple[Token, ...] = ()
     shared_tokens: tuple[Token, ...] = ()
     prefix_contrast: bool = False
-    apart: bool = False
+    tokenized_apart: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,46 +93,63 @@ class ResolvedRemoval:
 
 @dataclass(frozen=True)
 class TreeNode:
-    """A node of a decision tree; -1 where a leaf has no feature or child."""
+    """A node of a decision tree. A leaf has neither a feature nor children, which are indices of nodes."""
 
-    feature: int
-    absent: int
-    present: int
     value: float
     samples: int
+    feature: int | None = None
+    absent: int | None = None
+    present: int | None = None
 
 
 @dataclass(frozen=True)
 class WordCoefficient:
-    """A word's weight in a surrogate over many prompts."""
+    """A word's weight in a surrogate over many prompts; the standard error is None where it is not known."""
 
     word: str
     coefficient: float
-    standard_error: float = 0.0
+    standard_error: float | None = 0.0
 
 
 @dataclass(frozen=True)
 class SurrogateFit:
-    """A fitted interpretable model; `held_out_r_squared` and `coefficients` are a global one's."""
+    """A fitted interpretable model: a linear one has an intercept, a tree has nodes, the root first."""
 
     kind: SurrogateKind
     r_squared: float
-    intercept: float = 0.0
+    intercept: float | None = None
     nodes: tuple[TreeNode, ...] = ()
-    held_out_r_squared: float | None = None
-    coefficients: tuple[WordCoefficient, ...] = ()
+
+
+@dataclass(frozen=True)
+class GlobalSurrogateResult:
+    """A surrogate of the model over many prompts, whose tree asks about `coefficients` by their index."""
+
+    surrogate: SurrogateFit
+    held_out_r_squared: float
+    coefficients: tuple[WordCoefficient, ...]
+    coefficient_unit: AttributionUnit
+    fitted_prompts: int
+    held_out_prompts: int
 
 
 @dataclass(frozen=True)
 class GroupDifference:
-    """The mean of value(first) − value(second) over the pairs of a bias probe."""
+    """The mean of value(first) − value(second) over the pairs of a bias probe; of one pair it has no error."""
 
     first: str
     second: str
     difference: float
-    standard_error: float
-    interval: Interval
     pairs: int
+    standard_error: float | None = None
+    interval: Interval | None = None
+
+
+@dataclass(frozen=True)
+class BiasProbeResult:
+    """What every two groups differ by."""
+
+    differences: tuple[GroupDifference, ...]
 
 
 @dataclass(frozen=True)
@@ -182,7 +203,7 @@ class StopReason(Enum):
 
     COMPLETE = "complete"
     EVALUATIONS = "evaluations"
-    SECONDS = "seconds"
+    DURATION = "duration"
     STANDARD_ERROR = "standard error"
     CANCELLED = "cancelled"
 
@@ -199,35 +220,50 @@ class AttributionUnit(Enum):
 
 @dataclass(frozen=True)
 class Cost:
-    """What it took. `evaluations` are prompts computed; `cache_hits` those whose value was known already."""
+    """What it took. `evaluations` are prompts computed; `cache_hits` those whose value was known already.
+
+    `duration` is in seconds.
+    """
 
     evaluations: int = 0
     tokens_computed: int = 0
     tokens_saved: int = 0
     cache_hits: int = 0
-    seconds: float = 0.0
+    duration: float = 0.0
     stop_reason: StopReason | None = None
 
 
 @dataclass(frozen=True)
 class Precision:
-    """What the numbers were computed in, and the largest error against float32 seen."""
+    """What the numbers were computed in, and the largest error against float32 seen, where a trial was made."""
 
     dtype: str = "float32"
-    measured_error: float = 0.0
+    measured_error: float | None = None
+
+
+class Stage(Enum):
+    """What is being done."""
+
+    PREPARING = "preparing"
+    CHOOSING_TARGET = "choosing the target"
+    EXPLAINING = "explaining"
+    MEASURING_FAITHFULNESS = "measuring faithfulness"
+    DONE = "done"
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far the work is; `remaining_seconds` is a guess before the first evaluation, None where nothing is known.
+    """How far the work is.
 
+    `stage` is None before the work has begun. `remaining_duration` is in seconds: a guess before the first evaluation,
+    None where nothing is known.
     `tokens_planned` is the most tokens that the model will read.
     """
 
     evaluations_done: int
     evaluations_planned: int
-    stage: str
-    remaining_seconds: float | None = None
+    stage: Stage | None = None
+    remaining_duration: float | None = None
     tokens_planned: int = 0
 
 
@@ -245,7 +281,6 @@ class ExplanationResult:
     attribution_unit: AttributionUnit = AttributionUnit.NAT
     surrogate: SurrogateFit | None = None
     interactions: tuple[Interaction, ...] = ()
-    group_differences: tuple[GroupDifference, ...] = ()
     completeness_error: float | None = None
     stability: float | None = None
     faithfulness: Faithfulness | None = None
@@ -256,8 +291,19 @@ class ExplanationResult:
 
 
 @dataclass(frozen=True)
+class StudyResult:
+    """What a study found. `finding` is None where there was nothing to tell; a partial result lacks `trust`."""
+
+    target: ResolvedTarget
+    finding: GlobalSurrogateResult | BiasProbeResult | None = None
+    trust: Trust | None = None
+    cost: Cost = field(default_factory=Cost)
+    precision: Precision = field(default_factory=Precision)
+
+
+@dataclass(frozen=True)
 class Update:
-    """One step of an explanation under way: always the progress, and now and then what is known so far."""
+    """One step of the work: always the progress, and now and then what is known so far."""
 
     progress: Progress
-    result: ExplanationResult | None = None
+    result: ExplanationResult | StudyResult | None = None

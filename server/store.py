@@ -17,6 +17,7 @@ from redis.retry import Retry
 
 from gloss import v1 as pb
 from jobs.outage import Outage
+from jobs.record import Question
 from jobs.store import ExplanationStore
 from jobs.watch import changes
 
@@ -63,10 +64,10 @@ class Store:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="store")
 
     async def create(
-        self, spec: pb.ExplanationSpec, model: pb.ModelVersion, *, cost: pb.Progress, request_id: str, fresh: bool
+        self, question: Question, model: pb.ModelVersion, *, cost: pb.Progress, request_id: str, fresh: bool
     ) -> pb.Explanation:
         """Queue an explanation, or find the one that exists."""
-        return await self._call(self._store.create, spec, model, cost=cost, request_id=request_id, fresh=fresh)
+        return await self._call(self._store.create, question, model, cost=cost, request_id=request_id, fresh=fresh)
 
     async def get(self, name: str, view: pb.ExplanationView) -> pb.Explanation:
         """One explanation."""

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Iterator
 
 from redis.exceptions import RedisError
 
-from jobs import convert
 from jobs.attempts import Attempt, AttemptStore
 from jobs.outage import Outage
-from ml.result import ExplanationResult, Update
+from ml.result import ExplanationResult, StudyResult, Update
+from schema import convert
 
 REPORT_SECONDS = 0.25
 CHECKPOINT_SECONDS = 1.0
@@ -44,7 +44,7 @@ class _Reporter:
         self._checkpoint = checkpoint
         self._outage = outage
         self._shown_result = False
-        self._unshown: ExplanationResult | None = None
+        self._unshown: ExplanationResult | StudyResult | None = None
         self._next_report = 0.0
         self._next_checkpoint = time.monotonic() + CHECKPOINT_SECONDS
 

@@ -10,13 +10,13 @@ from typing import TypeVar
 
 from redis.exceptions import RedisError
 
-from jobs import convert, question
+from jobs import question
 from jobs.attempts import Attempt
 from jobs.errors import AttemptEndedError, DataCorruptError
 from jobs.outage import pause
-from ml.explain import Run
-from ml.explain.problem import Problem
-from ml.result import Cost, ExplanationResult, Update
+from ml.explain import Problem, StudyProblem, start
+from ml.result import Cost, ExplanationResult, StudyResult, Update
+from schema import convert
 from worker.context import WorkerContext, current
 from worker.failures import ModelChangedError, to_error
 from worker.interruption import Interrupted, TimeLimitReached
@@ -35,7 +35,7 @@ class Work:
         self.started = time.monotonic()
         self.outcome = "failed"
         self.update: Update | None = None
-        self.result: ExplanationResult | None = None
+        self.result: ExplanationResult | StudyResult | None = None
 
     def follow(self, update: Update) -> None:
         """Keep the newest update."""
@@ -61,7 +61,7 @@ def run_explanation(explanation_id: str) -> Ended:
         return Ended("failed")
     if attempt is None:
         return Ended("skipped")
-    context.notify(Began(attempt.spec.WhichOneof("method") or "none", attempt.waited_seconds))
+    context.notify(Began(attempt.question.WhichOneof("method") or "none", attempt.waited_seconds))
     work = Work()
     with recorded(context, attempt, work), context.interruption.allowed(context.max_job_seconds):
         explain(context, attempt, work)
@@ -72,20 +72,20 @@ def explain(context: WorkerContext, attempt: Attempt, work: Work) -> None:
     """Run the explainer, from the checkpoint of the attempt before."""
     if attempt.model.digest != context.model.info.digest:
         raise ModelChangedError(expected=attempt.model.digest, actual=context.model.info.digest)
-    run = Run(context.model, convert.to_spec(attempt.spec), attempt.checkpoint, cache=context.cache)
+    run = start(context.model, convert.to_question(attempt.question), attempt.checkpoint, cache=context.cache)
     for update in reported(run, context.reports, attempt, run.checkpoint, context.outage):
         work.follow(update)
     if work.result is not None:
         _measure(context, attempt, run.problem, work.result.cost)
 
 
-def _measure(context: WorkerContext, attempt: Attempt, problem: Problem, cost: Cost) -> None:
+def _measure(context: WorkerContext, attempt: Attempt, problem: Problem | StudyProblem, cost: Cost) -> None:
     """Note how fast this went, for the estimates of what comes. It may be left out while Redis is away."""
     tokens = problem.tokens(cost.evaluations)
-    if not (cost.evaluations and cost.seconds > 0):
+    if not (cost.evaluations and cost.duration > 0):
         return  # all values came from the cache
     try:
-        context.reports.measured(attempt.model.digest, question.method(attempt.spec), tokens, cost.seconds)
+        context.reports.measured(attempt.model.digest, question.method(attempt.question), tokens, cost.duration)
     except RedisError as error:
         context.outage.failed("measure", error)
     else:

@@ -14,19 +14,18 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks.subjects import TEXT
 from ml.attention import AttentionSpec, Reduction, resolve
-from ml.explain import Run
+from ml.explain import Run, StudyRun
 from ml.models.base import LanguageModel
 from ml.models.huggingface import HuggingFaceModel
 from ml.models.internals.attention_maps import attend
 from ml.models.loading import load
-from ml.result import ExplanationResult
+from ml.result import ExplanationResult, GlobalSurrogateResult, StudyResult
 from ml.spec import (
     AttentionRollout,
     BiasProbe,
     Budget,
     ContextAttribution,
     Continuation,
-    ContinuationTarget,
     ContrastTarget,
     ExplanationSpec,
     Features,
@@ -40,9 +39,12 @@ from ml.spec import (
     NextTokenTarget,
     Occlusion,
     Prompt,
+    Quality,
     Removal,
     RemovalKind,
     ShapleyPermutation,
+    StudyMethod,
+    StudySpec,
     SurrogateKind,
     SwapSet,
     Target,
@@ -103,7 +105,7 @@ class Comparison:
             yield Agreement(
                 name, "ragged batches are used", self.dtype, 0.0 if self._model.ways.ragged else math.nan, 0.0
             )
-        for what, unit, way in (*self._verbs(), *self._methods()):
+        for what, unit, way in (*self._verbs(), *self._methods(), *self._studies()):
             try:
                 ours, theirs = way(self._model), way(self._reference)
             except Exception as error:  # noqa: BLE001 - a table of what works tells what does not
@@ -170,8 +172,6 @@ class Comparison:
 
     def _methods(self) -> Iterator[tuple[str, str, Callable[[LanguageModel], Numbers]]]:
         few, some = Budget(max_evaluations=200), Budget(max_evaluations=60)
-        swaps = BiasProbe((SwapSet("first", ("he", "man")), SwapSet("second", ("she", "woman"))))
-        prompts = tuple(" ".join(TEXT.split()[i : i + 8]) for i in range(40))
         methods: list[tuple[str, str, Method, dict[str, object]]] = [
             ("occlusion", "nats", Occlusion(), {"features": Features(Unit.TOKEN)}),
             ("occlusion by the mean embedding", "nats", Occlusion(), {"removal": Removal(RemovalKind.MEAN_EMBEDDING)}),
@@ -183,9 +183,7 @@ class Comparison:
             ("Shapley permutations", "nats", ShapleyPermutation(), {"budget": few}),
             ("context attribution", "gradient", ContextAttribution(), {"budget": few}),
             ("interactions", "nats", Interactions(), {"budget": few}),
-            ("surrogate over 41 prompts", "nats", GlobalSurrogate(prompts), {}),
-            ("bias probe", "nats", swaps, {"prompt": Prompt(text="The old {} walked over the bridge and")}),
-            ("continuation", "nats", Occlusion(), {"target": Target(ContinuationTarget(Continuation(" in the rain")))}),
+            ("continuation", "nats", Occlusion(), {"target": Target(Continuation(" in the rain"))}),
             (
                 "contrast",
                 "nats",
@@ -200,25 +198,49 @@ class Comparison:
             methods.append(("value zeroing", "share", ValueZeroing(), {}))
         for what, unit, method, more in methods:
             first = Target(NextTokenTarget(id=self._first))
-            given = {"prompt": Prompt(text=self._text), "target": first, "faithfulness": False, **more}
+            given = {"prompt": Prompt(text=self._text), "target": first, "quality": Quality(faithfulness=False), **more}
             spec = ExplanationSpec(method=method, **given)  # type: ignore[arg-type]
             yield what, unit, lambda model, spec=spec: _numbers(explained(model, spec))  # type: ignore[misc]
+
+    def _studies(self) -> Iterator[tuple[str, str, Callable[[LanguageModel], Numbers]]]:
+        swaps = (SwapSet("first", ("he", "man")), SwapSet("second", ("she", "woman")))
+        prompts = tuple(Prompt(" ".join(TEXT.split()[i : i + 8])) for i in range(41))
+        studies: list[tuple[str, StudyMethod]] = [
+            ("surrogate over 41 prompts", GlobalSurrogate(prompts)),
+            ("bias probe", BiasProbe(("The old {} walked over the bridge and",), swaps)),
+        ]
+        for what, method in studies:
+            spec = StudySpec(method, target=Target(NextTokenTarget(id=self._first)))
+            yield what, "nats", lambda model, spec=spec: _study_numbers(studied(model, spec))  # type: ignore[misc]
 
 
 def explained(model: LanguageModel, spec: ExplanationSpec) -> ExplanationResult:
     """The result of `spec`."""
     *_, last = Run(model, spec)
-    if last.result is None:
+    if not isinstance(last.result, ExplanationResult):
         raise AssertionError("the last update holds the result")
     return last.result
 
 
+def studied(model: LanguageModel, spec: StudySpec) -> StudyResult:
+    """The result of a study."""
+    *_, last = StudyRun(model, spec)
+    if not isinstance(last.result, StudyResult):
+        raise AssertionError("the last update holds the result")
+    return last.result
+
+
+def _study_numbers(result: StudyResult) -> Numbers:
+    """Everything that a study found, in one row."""
+    if isinstance(result.finding, GlobalSurrogateResult):
+        by_word = sorted(result.finding.coefficients, key=lambda each: each.word)
+        return np.array([each.coefficient for each in by_word])
+    return np.array([each.difference for each in result.finding.differences] if result.finding else [])
+
+
 def _numbers(result: ExplanationResult) -> Numbers:
     """Everything that an explanation found, in one row."""
-    found = [each.value for each in result.attributions] + [each.value for each in result.interactions]
-    found += [each.difference for each in result.group_differences]
-    if result.surrogate is not None:
-        found += [each.coefficient for each in result.surrogate.coefficients]
+    found = [each.attribution for each in result.attributions] + [each.value for each in result.interactions]
     return np.array([*found, result.base_value, result.full_value])
 
 

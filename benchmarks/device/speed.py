@@ -22,7 +22,19 @@ from benchmarks.subjects import TEXT
 from gloss import Client
 from ml.models.base import LanguageModel
 from ml.models.loading import load
-from ml.spec import Budget, Estimator, ExplanationSpec, Features, Lime, NextTokenTarget, Occlusion, Prompt, Target, Unit
+from ml.spec import (
+    Budget,
+    Estimator,
+    ExplanationSpec,
+    Features,
+    Lime,
+    NextTokenTarget,
+    Occlusion,
+    Prompt,
+    Quality,
+    Target,
+    Unit,
+)
 
 PROMPT_TOKENS = 64
 CLIENTS = 64
@@ -53,15 +65,14 @@ def explanations(folder: Path, device: str, dtypes: tuple[str, ...], words: int,
         target = int(model.logits([ids])[0][-1].argmax())
         spec = ExplanationSpec(
             Prompt(text=text),
-            Lime(),
+            Lime(estimator=Estimator.TEXTBOOK),
             target=Target(NextTokenTarget(id=target)),
             budget=Budget(max_evaluations=samples),
-            faithfulness=False,
-            estimator=Estimator.TEXTBOOK,
+            quality=Quality(faithfulness=False),
         )
         work = f"LIME, {samples} samples of {words} words"
         yield timed(work, f"gloss, {dtype}", lambda: explained(model, spec))  # noqa: B023 - called at once
-        control = replace(spec, estimator=Estimator.CONTROL_VARIATES)
+        control = replace(spec, method=Lime())
         yield timed(f"{work}, control variates", f"gloss, {dtype}", lambda: explained(model, control))  # noqa: B023
         occlusion = replace(spec, method=Occlusion(), features=Features(Unit.TOKEN), budget=Budget())
         yield timed(f"occlusion of {len(ids)} tokens", f"gloss, {dtype}", lambda: explained(model, occlusion))  # noqa: B023

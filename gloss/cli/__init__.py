@@ -19,8 +19,8 @@ COMMANDS = {
     "tokenize": "gloss.cli.infer:tokenize",
     "models": "gloss.cli.infer:models",
     "explain": "gloss.cli.explain:explain",
-    "bias": "gloss.cli.surveys:bias",
-    "surrogate": "gloss.cli.surveys:surrogate",
+    "bias": "gloss.cli.studies:bias",
+    "surrogate": "gloss.cli.studies:surrogate",
     "jobs": "gloss.cli.jobs:jobs",
     "walk": "gloss.cli.walk:walk",
 }

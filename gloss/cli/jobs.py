@@ -10,7 +10,7 @@ import click
 
 from gloss import v1
 from gloss.calls import StateName, ViewName
-from gloss.cli.explain import present, write_page
+from gloss.cli.asking import known, present, write_page
 from gloss.cli.session import Session, as_dict, connected, emit, say
 from gloss.cli.waiting import follow, succeeded
 from gloss.render import terminal, words
@@ -47,7 +47,7 @@ def list_(session: Session, state: StateName | None, limit: int, view: ViewName 
 def get(session: Session, name: str, page: Path | None) -> None:
     """One explanation, with what is known so far."""
     explanation = session.client.get(name)
-    if not session.json and not (explanation.HasField("result") or explanation.HasField("partial_result")):
+    if not session.json and not known(explanation):
         say(f"{explanation.name} {words.state(explanation)}")
     present(session, explanation, page)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.live import Live
@@ -11,9 +10,9 @@ from rich.padding import Padding
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
 from gloss import v1
-from gloss.build import MethodLike
 from gloss.calls import ViewName
 from gloss.cli.session import Session, interrupted, say
+from gloss.durations import seconds
 from gloss.errors import ExplanationFailedError
 from gloss.patience import is_final
 from gloss.plans import complete
@@ -21,13 +20,13 @@ from gloss.render import terminal, words
 
 
 def queue(
-    session: Session, prompt: str, method: MethodLike, *, dry_run: bool = False, fresh: bool = False, **asked: Any
+    session: Session, question: v1.ExplanationSpec | v1.StudySpec, *, dry_run: bool = False, fresh: bool = False
 ) -> v1.Explanation:
-    """Ask for an explanation, by the arguments of `Client.explain`, without waiting for it; or only for its cost."""
+    """Ask for an explanation or a study without waiting for it; or only for its cost."""
     try:
         if dry_run:
-            return session.client.estimate(prompt, method, **asked)
-        return session.client.explain(prompt, method, wait=False, fresh=fresh, **asked)
+            return session.client.estimate(question)
+        return session.client.create(question, fresh=fresh)
     except KeyboardInterrupt:
         interrupted("Interrupted while it was asked for; `gloss jobs list` shows whether it was queued.")
 
@@ -98,17 +97,23 @@ def _shown(session: Session, changes: Iterator[v1.Explanation]) -> Iterator[v1.E
             at = explanation.progress
             progress.update(
                 task,
-                description=words.visible(at.stage) or words.state(explanation),
+                description=words.stage(at) or words.state(explanation),
                 completed=at.evaluations_done,
                 total=at.evaluations_planned or None,
                 count=_count(at),
-                remaining=f"{words.duration(at.remaining_seconds)} left" if at.HasField("remaining_seconds") else "",
+                remaining=_remaining(at),
             )
             drawing: list[RenderableType] = [progress]
             if explanation.partial_result.attributions and not session.json:
                 drawing.insert(0, Padding(terminal.coloured_words(explanation.partial_result), (1, 2)))
             live.update(Group(*drawing))
             yield explanation
+
+
+def _remaining(at: v1.Progress) -> str:
+    if not at.HasField("remaining_duration"):
+        return ""
+    return f"{words.duration(seconds(at.remaining_duration))} left"
 
 
 def _count(at: v1.Progress) -> str:

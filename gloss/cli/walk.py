@@ -9,7 +9,7 @@ import click
 from rich.rule import Rule
 from rich.text import Text
 
-from gloss import v1
+from gloss import build, v1
 from gloss.cli.session import TEXT, Session, as_dict, connected, emit, with_model
 from gloss.cli.waiting import follow, queue, succeeded
 from gloss.render import inference, terminal
@@ -120,9 +120,10 @@ class Tour:
             ),
         )
 
-    def _explain(self, method: Any) -> dict[str, Any]:
+    def _explain(self, method: str) -> dict[str, Any]:
         # Anew each time: the answer of the last tour would come at once, with nothing to watch.
-        queued = queue(self._session, self._text, method, model=self._model, fresh=True)
+        spec = build.spec(build.prompt(self._text), build.method(method), model=self._model)
+        queued = queue(self._session, spec, fresh=True)
         explanation = succeeded(follow(self._session, queued))
         self._show(terminal.explanation(explanation))
         return as_dict(explanation)

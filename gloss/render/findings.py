@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from gloss import v1
@@ -19,14 +19,15 @@ class Finding:
     more: int = 0
 
 
-def findings(result: v1.ExplanationResult, *, top: int = 12) -> Iterator[Finding]:
+def findings(result: v1.ExplanationResult | v1.StudyResult, *, top: int = 12) -> Iterator[Finding]:
     """The tables that a result has, each with its `top` rows."""
-    if result.interactions:
-        yield _interactions(result, top)
-    if result.surrogate.coefficients:
-        yield _coefficients(result.surrogate, top)
-    if result.group_differences:
-        yield _differences(result)
+    if isinstance(result, v1.ExplanationResult):
+        if result.interactions:
+            yield _interactions(result, top)
+    elif result.global_surrogate.coefficients:
+        yield _coefficients(result.global_surrogate.coefficients, top)
+    elif result.bias_probe.differences:
+        yield _differences(result.bias_probe.differences)
 
 
 def _interactions(result: v1.ExplanationResult, top: int) -> Finding:
@@ -45,41 +46,35 @@ def _interactions(result: v1.ExplanationResult, top: int) -> Finding:
     return Finding(title, ("pair", "together", "± s.e."), rows, max(0, len(ranked) - top))
 
 
-def _coefficients(fit: v1.SurrogateFit, top: int) -> Finding:
-    most = abs(fit.coefficients[0].coefficient)
-    places = words.decimals(most)
+def _coefficients(found: Sequence[v1.WordCoefficient], top: int) -> Finding:
+    places = words.decimals(abs(found[0].coefficient))
     rows = tuple(
-        (
-            words.visible(word.word),
-            words.signed(word.coefficient, places),
-            _error(word, places),
-        )
-        for word in fit.coefficients[:top]
+        (words.visible(word.word), words.signed(word.coefficient, places), _error(word, places)) for word in found[:top]
     )
-    return Finding("Words over all prompts", ("word", "weight", "± s.e."), rows, max(0, len(fit.coefficients) - top))
+    return Finding("Words over all prompts", ("word", "weight", "± s.e."), rows, max(0, len(found) - top))
 
 
-def _differences(result: v1.ExplanationResult) -> Finding:
-    places = words.decimals(max(abs(each.difference) for each in result.group_differences))
-    level = result.group_differences[0].interval.level or 0.95
+def _differences(found: Sequence[v1.GroupDifference]) -> Finding:
+    places = words.decimals(max(abs(each.difference) for each in found))
+    level = found[0].interval.level or 0.95
     rows = tuple(
         (
             f"{words.visible(each.first)} − {words.visible(each.second)}",
             words.signed(each.difference, places),
             _error(each, places),
-            _interval(each.interval, places),
+            _interval(each, places),
             str(each.pairs),
         )
-        for each in result.group_differences
+        for each in found
     )
     header = ("groups", "difference", "± s.e.", f"{100 * level:.0f}% interval", "pairs")
     return Finding("Differences between groups", header, rows)
 
 
-def _error(found: v1.Interaction | v1.WordCoefficient | v1.GroupDifference, places: int) -> str:
-    return words.uncertainty(found.standard_error, places).removeprefix("± ")
+def _error(found: words.WithError, places: int) -> str:
+    return words.uncertainty(found, places).removeprefix("± ")
 
 
-def _interval(interval: v1.Interval, places: int) -> str:
-    shown = words.interval(interval, places)
-    return f"{shown} (holds 0)" if shown and interval.lower <= 0 <= interval.upper else shown
+def _interval(found: v1.GroupDifference, places: int) -> str:
+    shown = words.interval(found, places)
+    return f"{shown} (holds 0)" if shown and found.interval.lower <= 0 <= found.interval.upper else shown

@@ -5,7 +5,6 @@ Everything that comes from a prompt, a model or a server is escaped; the page's 
 
 from __future__ import annotations
 
-import math
 import unicodedata
 from collections.abc import Iterator, Sequence
 from html import escape
@@ -15,8 +14,9 @@ from string import Template
 from google.protobuf.text_format import MessageToString
 
 from gloss import v1
-from gloss.render import words
+from gloss.render import surrogates, words
 from gloss.render.findings import Finding, findings
+from gloss.render.surrogates import Fitted
 
 _VERDICTS = {
     v1.TRUST_VERDICT_TRUSTED: "trusted",
@@ -40,26 +40,55 @@ _BETTER = {
 
 def page(explanation: v1.Explanation) -> str:
     """The page of a finished explanation, or of what is known of an unfinished one."""
-    result = explanation.result if explanation.HasField("result") else explanation.partial_result
-    spec = explanation.spec
+    question, method = words.question(explanation), words.method(explanation)
+    if words.is_study(explanation):
+        study = explanation.study_result if explanation.HasField("study_result") else explanation.partial_study_result
+        title, heading, body, cost = explanation.prompt_preview, method, _study(study), words.cost(study)
+    else:
+        result = explanation.result if explanation.HasField("result") else explanation.partial_result
+        heading = f"{method}: why {result.target.description}?"
+        title, body, cost = result.text, _explanation(result, explanation.spec), words.cost(result)
     origin = f"{words.model(explanation.model)} · {explanation.name} · {words.state(explanation)}"
     template = Template((files("gloss.render") / "page.html").read_text(encoding="utf-8"))
     return template.substitute(
-        title=_safe(f"{words.method(explanation)}: {result.text[:60]}"),
-        heading=_safe(f"{words.method(explanation)}: why {result.target.description}?"),
+        title=_safe(f"{method}: {title[:60]}"),
+        heading=_safe(heading),
         origin=_safe(origin).replace("/", "/<wbr>"),
-        question=_safe(words.value_line(result, spec)),
-        text="".join(_text(result)),
-        unit=_safe(words.unit(spec)),
-        verdict="".join(_verdict(result)),
-        attributions=_unit(words.unit_line(result, spec)) + "".join(_table(result, words.unit(spec))),
-        key=_SHARES if words.tells_shares(spec) else _SIGNS,
-        findings="".join(part for finding in findings(result, top=50) for part in _finding(finding)),
-        surrogate="".join(_surrogate(result)),
-        faithfulness="".join(_faithfulness(result, words.unit(spec, 2))),
-        cost=_safe(words.cost(result)),
-        spec="\n".join(_safe(line) for line in MessageToString(spec, as_utf8=True).split("\n")),
+        body="".join(body),
+        cost=_safe(cost),
+        spec="\n".join(_safe(line) for line in MessageToString(question, as_utf8=True).split("\n")),
     )
+
+
+def _explanation(result: v1.ExplanationResult, spec: v1.ExplanationSpec) -> Iterator[str]:
+    unit = words.unit(spec)
+    yield f'<p>{_safe(words.value_line(result, spec))}</p><div class="text" dir="auto">'
+    yield from _text(result)
+    key = _SHARES if words.tells_shares(result) else _SIGNS
+    yield f'</div><p class="soft key">{key}Colours are relative to the largest attribution;'
+    yield f" a {_safe(unit)} without a number has a small value: see the table.</p>"
+    yield from _verdict(result)
+    yield f"<h2>Attributions</h2>{_unit(words.unit_line(result, spec))}"
+    yield from _table(result, unit)
+    yield from _details(result, surrogates.around(result))
+    yield from _faithfulness(result, words.unit(spec, 2))
+
+
+def _study(result: v1.StudyResult) -> Iterator[str]:
+    fitted = surrogates.over_many(result.global_surrogate) if result.HasField("global_surrogate") else None
+    yield f"<p>{_safe(words.study_line(result))}</p>"
+    yield from _verdict(result)
+    yield from _details(result, fitted)
+
+
+def _details(result: v1.ExplanationResult | v1.StudyResult, fitted: Fitted | None) -> Iterator[str]:
+    """What a method found beside attributions."""
+    for finding in findings(result, top=50):
+        yield from _finding(finding)
+    if fitted is not None:
+        yield f"<h2>Surrogate</h2><p>{_safe(fitted.sentence)}</p>"
+        if fitted.nodes:
+            yield f'<ul class="tree">{_branch(fitted, 0, "")}</ul>'
 
 
 def _unit(line: str) -> str:
@@ -101,10 +130,11 @@ def _right_to_left(text: str) -> bool:
 def _value(part: v1.FeatureAttribution, result: v1.ExplanationResult) -> str:
     places = words.digits(result)
     value = words.signed(part.attribution, places)
-    return f"{value} {words.uncertainty(part.standard_error, places)}" if part.standard_error else value
+    exact = part.HasField("standard_error") and not part.standard_error
+    return value if exact else f"{value} {words.uncertainty(part, places)}"
 
 
-def _verdict(result: v1.ExplanationResult) -> Iterator[str]:
+def _verdict(result: v1.ExplanationResult | v1.StudyResult) -> Iterator[str]:
     if result.HasField("trust"):
         sentence, reasons = words.trust(result.trust)
         yield f'<div class="verdict {_VERDICTS.get(result.trust.verdict, "")}"><strong>{_safe(sentence)}</strong>'
@@ -129,8 +159,8 @@ def _table(result: v1.ExplanationResult, unit: str) -> Iterator[str]:
         yield f'<td class="bar" role="cell">{_bar(part, low, high)}</td>'
         yield f'<td class="number" role="cell">{words.signed(part.attribution, places)}</td>'
         if sampled:
-            yield _more("", words.uncertainty(part.standard_error, places))
-            yield _more("", words.interval(part.interval, places))
+            yield _more("", words.uncertainty(part, places))
+            yield _more("", words.interval(part, places))
         yield "</tr>"
     yield "</tbody></table>"
 
@@ -168,7 +198,7 @@ def _ends(part: v1.FeatureAttribution) -> Iterator[float]:
 
 
 def _has_whisker(part: v1.FeatureAttribution) -> bool:
-    return part.standard_error > 0 and math.isfinite(part.interval.lower) and math.isfinite(part.interval.upper)
+    return part.HasField("interval") and part.interval.lower < part.interval.upper
 
 
 def _bar(part: v1.FeatureAttribution, low: float, high: float) -> str:
@@ -204,20 +234,13 @@ def _finding(finding: Finding) -> Iterator[str]:
         yield f'<p class="soft">and {finding.more} smaller</p>'
 
 
-def _surrogate(result: v1.ExplanationResult) -> Iterator[str]:
-    if result.HasField("surrogate"):
-        yield f"<h2>Surrogate</h2><p>{_safe(words.surrogate(result.surrogate))}</p>"
-        if result.surrogate.nodes:
-            yield f'<ul class="tree">{_branch(result, 0, "")}</ul>'
-
-
-def _branch(result: v1.ExplanationResult, index: int, answer: str) -> str:
-    node = result.surrogate.nodes[index]
-    line = f"{answer}<strong>{words.number(node.value, words.digits(result))}</strong>"
-    if node.feature < 0:
+def _branch(fitted: Fitted, index: int, answer: str) -> str:
+    node = fitted.nodes[index]
+    line = f"{answer}<strong>{words.number(node.value, fitted.places)}</strong>"
+    if not node.HasField("feature"):
         return f'<li>{line} <span class="soft">{node.samples:,} samples</span></li>'
-    feature = _safe(words.asked_about(result)[node.feature])
-    children = _branch(result, node.present, "present: ") + _branch(result, node.absent, words.absent(result))
+    feature = _safe(fitted.names[node.feature])
+    children = _branch(fitted, node.present, "present: ") + _branch(fitted, node.absent, fitted.absent)
     return (
         f'<li>{line} <span class="soft">{node.samples:,} samples</span> · <em>{feature}</em>?<ul>{children}</ul></li>'
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from rich.bar import Bar
 from rich.console import Group, RenderableType
@@ -13,9 +13,10 @@ from rich.text import Text
 from rich.tree import Tree
 
 from gloss import v1
-from gloss.render import words
+from gloss.render import surrogates, words
 from gloss.render.findings import Finding, findings
 from gloss.render.paint import AGAINST, FOR, Shaded, hexadecimal, plain
+from gloss.render.surrogates import Fitted
 
 _MARKS = {True: ("✔", "green"), None: ("≈", "yellow"), False: ("✘", "red")}
 _TRUST_MARKS = {
@@ -38,7 +39,7 @@ def jobs(found: Iterable[v1.Explanation], now: float | None = None) -> Table:
         table.add_row(
             plain(one.name.removeprefix("explanations/")),
             Text(state, _STATES.get(state, "")),
-            words.method(one),
+            plain(words.method(one)),
             words.age(now - one.create_time.ToNanoseconds() / 1e9),
             plain(one.prompt_preview or "(token ids)"),
         )
@@ -74,74 +75,99 @@ def attributions(result: v1.ExplanationResult, *, top: int = 12, width: int = 32
             width=width,
             color=hexadecimal((FOR if part.attribution > 0 else AGAINST)[1]),
         )
-        error = words.uncertainty(part.standard_error, places) if sampled else ""
+        error = words.uncertainty(part, places) if sampled else ""
         table.add_row(plain(part.text), bar, words.signed(part.attribution, places), error)
     left = len(ranking) - top
     more = [Text(f"and {left} smaller", "dim")] if left > 0 else []
     return Group(table, *more)
 
 
-def tree(result: v1.ExplanationResult) -> Tree:
+def tree(fitted: Fitted) -> Tree:
     """A decision tree, as questions about which features are present."""
-    nodes, places, names = result.surrogate.nodes, words.digits(result), words.asked_about(result)
 
     def grow(branch: Tree, index: int, answer: str) -> None:
-        node = nodes[index]
+        node = fitted.nodes[index]
         label = Text.assemble(
-            (answer, "dim"), (words.number(node.value, places), "bold"), (f" · {node.samples}", "dim")
+            (answer, "dim"), (words.number(node.value, fitted.places), "bold"), (f" · {node.samples}", "dim")
         )
-        if node.feature >= 0:
-            label.append_text(Text.assemble("  ", (words.visible(names[node.feature]), "cyan"), "?"))
+        if node.HasField("feature"):
+            label.append_text(Text.assemble("  ", (words.visible(fitted.names[node.feature]), "cyan"), "?"))
         grown = branch.add(label)
-        if node.feature >= 0:
+        if node.HasField("feature"):
             grow(grown, node.present, "present: ")
-            grow(grown, node.absent, words.absent(result))
+            grow(grown, node.absent, fitted.absent)
 
     root = Tree(Text("predicted value · samples", "dim"), hide_root=False, guide_style="dim")
     grow(root, 0, "")
     return root
 
 
-def verdict(result: v1.ExplanationResult, spec: v1.ExplanationSpec) -> Group:
-    """Whether to rely on it: the trust verdict, and faithfulness beside its random control."""
-    lines: list[RenderableType] = []
+def verdict(result: v1.ExplanationResult | v1.StudyResult, fitted: Fitted | None) -> Iterator[RenderableType]:
+    """Whether to rely on it: the trust verdict, and how well a surrogate fits."""
     if result.HasField("trust"):
         mark, style = _TRUST_MARKS.get(result.trust.verdict, ("·", "dim"))
         sentence, reasons = words.trust(result.trust)
-        lines.append(plain(f"{mark} {sentence}", style))
-        lines += [Padding(plain(reason), (0, 0, 0, 2)) for reason in reasons]
-    if result.HasField("surrogate"):
-        lines.append(Padding(plain(words.surrogate(result.surrogate)), (0, 0, 0, 2)))
+        yield plain(f"{mark} {sentence}", style)
+        yield from (Padding(plain(reason), (0, 0, 0, 2)) for reason in reasons)
+    if fitted is not None:
+        yield Padding(plain(fitted.sentence), (0, 0, 0, 2))
+
+
+def faithfulness(result: v1.ExplanationResult, units: str) -> Iterator[RenderableType]:
+    """How well the attributions predict the model, each metric beside its random control."""
     if result.HasField("faithfulness"):
         rankings = result.faithfulness.random_rankings
-        lines.append(Text(f"  Faithful? Beside {rankings} random rankings (✔ better, ≈ alike, ✘ worse):", "dim"))
-        for line in words.faithfulness(result.faithfulness, words.unit(spec, 2), words.scale(result.target)):
+        yield Text(f"  Faithful? Beside {rankings} random rankings (✔ better, ≈ alike, ✘ worse):", "dim")
+        for line in words.faithfulness(result.faithfulness, units, words.scale(result.target)):
             mark, style = _MARKS[line.better]
-            lines.append(Text.assemble("  ", (mark, style), f" {line.name}: ", (line.sentence, "dim")))
-    return Group(*lines)
+            yield Text.assemble("  ", (mark, style), f" {line.name}: ", (line.sentence, "dim"))
 
 
 def explanation(found: v1.Explanation) -> Group:
     """A finished or partial explanation: the question, the coloured text, the table, and whether to trust it."""
+    if words.is_study(found):
+        return Group(_heading(found), *_study(found))
     result = found.result if found.HasField("result") else found.partial_result
-    heading = Text.assemble(
-        (words.method(found), "bold"), (f" · {words.model(found.model)} · {words.visible(found.name)}", "dim")
-    )
     if not result.attributions:
-        return Group(heading, Text(f"{words.state(found)}: nothing is known yet", "dim"))
-    blocks: list[RenderableType] = [
-        heading,
+        return Group(_heading(found), Text(f"{words.state(found)}: nothing is known yet", "dim"))
+    fitted = surrogates.around(result)
+    return Group(
+        _heading(found),
         plain(words.value_line(result, found.spec)),
         Padding(coloured_words(result), (1, 2)),
-        legend(shares=words.tells_shares(found.spec)),
+        legend(shares=words.tells_shares(result)),
         *([Text(line, "dim")] if (line := words.unit_line(result, found.spec)) else []),
         Padding(attributions(result), (1, 2)),
-        *(Padding(table(finding), (0, 2, 1, 2)) for finding in findings(result)),
-    ]
-    if result.surrogate.nodes:
-        blocks.append(Padding(tree(result), (0, 2, 1, 2)))
-    blocks += [verdict(result, found.spec), Padding(plain(words.cost(result), "dim"), (1, 0, 0, 0))]
-    return Group(*blocks)
+        *_details(result, fitted),
+        *verdict(result, fitted),
+        *faithfulness(result, words.unit(found.spec, 2)),
+        Padding(plain(words.cost(result), "dim"), (1, 0, 0, 0)),
+    )
+
+
+def _study(found: v1.Explanation) -> Iterator[RenderableType]:
+    result = found.study_result if found.HasField("study_result") else found.partial_study_result
+    if not result.HasField("target"):
+        yield Text(f"{words.state(found)}: nothing is known yet", "dim")
+        return
+    fitted = surrogates.over_many(result.global_surrogate) if result.HasField("global_surrogate") else None
+    yield Padding(plain(words.study_line(result)), (0, 0, 1, 0))
+    yield from _details(result, fitted)
+    yield from verdict(result, fitted)
+    yield Padding(plain(words.cost(result), "dim"), (1, 0, 0, 0))
+
+
+def _heading(found: v1.Explanation) -> Text:
+    return Text.assemble(
+        (words.method(found), "bold"), (f" · {words.model(found.model)} · {words.visible(found.name)}", "dim")
+    )
+
+
+def _details(result: v1.ExplanationResult | v1.StudyResult, fitted: Fitted | None) -> Iterator[RenderableType]:
+    """What a method found beside attributions."""
+    yield from (Padding(table(finding), (0, 2, 1, 2)) for finding in findings(result))
+    if fitted is not None and fitted.nodes:
+        yield Padding(tree(fitted), (0, 2, 1, 2))
 
 
 def table(finding: Finding) -> Table:

@@ -7,27 +7,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from gloss import v1
+from gloss.durations import seconds
+from gloss.values import enum_names
 
-METHODS = {
-    "occlusion": "Occlusion",
+WithError = v1.FeatureAttribution | v1.Interaction | v1.WordCoefficient | v1.GroupDifference
+
+_METHODS = {
     "lime": "LIME",
     "kernel_shap": "KernelSHAP",
     "shapley_permutation": "Shapley values by permutation",
     "input_times_gradient": "Input × gradient",
-    "integrated_gradients": "Integrated gradients",
-    "attention_rollout": "Attention rollout",
-    "value_zeroing": "Value zeroing",
-    "context_attribution": "Context attribution",
-    "interactions": "Interactions",
-    "global_surrogate": "Global surrogate",
-    "bias_probe": "Bias probe",
 }
+"""Methods that are written otherwise than their fields."""
 _UNITS = {v1.FEATURE_UNIT_TOKEN: "token", v1.FEATURE_UNIT_SENTENCE: "sentence"}
-_SURROGATES = {
-    v1.SURROGATE_RIDGE: "ridge regression",
-    v1.SURROGATE_LASSO: "lasso regression",
-    v1.SURROGATE_DECISION_TREE: "decision tree",
-}
 _ATTRIBUTION_UNITS = {
     v1.ATTRIBUTION_UNIT_NAT: "Attributions are in nats, differences of the log-probability.",
     v1.ATTRIBUTION_UNIT_PROBABILITY: "Attributions are differences of the probability.",
@@ -42,7 +34,7 @@ _ATTRIBUTION_UNITS = {
 _STOPS = {
     v1.STOP_REASON_COMPLETE: "nothing was left to evaluate",
     v1.STOP_REASON_EVALUATIONS: "the evaluations allowed were used up",
-    v1.STOP_REASON_SECONDS: "the time allowed was used up",
+    v1.STOP_REASON_DURATION: "the time allowed was used up",
     v1.STOP_REASON_STANDARD_ERROR: "every standard error was small enough",
     v1.STOP_REASON_CANCELLED: "it was cancelled",
 }
@@ -85,24 +77,25 @@ def number(value: float, digits: int = 2) -> str:
     return signed(value, digits).removeprefix("+")
 
 
-def uncertainty(error: float, digits: int = 2) -> str:
+def uncertainty(part: WithError, digits: int = 2) -> str:
     """A standard error: ``± 1.25``, ``exact`` for 0, or that it is unknown."""
-    if error == 0:
-        return "exact"
-    if math.isinf(error):
+    if not part.HasField("standard_error"):
         return "± unknown"
+    if (error := part.standard_error) == 0:
+        return "exact"
     least = 10.0**-digits
     return f"± <{number(least, digits)}" if error < least / 2 else f"± {number(error, digits)}"
 
 
 def sampled(result: v1.ExplanationResult) -> bool:
     """Whether attributions have standard errors: a method that does not sample has none to tell of."""
-    return any(part.standard_error for part in result.attributions)
+    return any(part.standard_error or not part.HasField("standard_error") for part in result.attributions)
 
 
-def interval(found: v1.Interval, digits: int = 2) -> str:
+def interval(part: v1.FeatureAttribution | v1.GroupDifference, digits: int = 2) -> str:
     """``−0.10 to +1.25``; nothing where the ends are unknown, or are one."""
-    if math.isinf(found.lower) or math.isinf(found.upper) or found.lower == found.upper:
+    found = part.interval
+    if not part.HasField("interval") or found.lower == found.upper:
         return ""
     return f"{signed(found.lower, digits)} to {signed(found.upper, digits)}"
 
@@ -114,7 +107,7 @@ def percent(share: float) -> str:
 
 def digits(result: v1.ExplanationResult) -> int:
     """Decimals that show three figures of the largest attribution; of shares, those of a per cent."""
-    if result.attribution_unit == v1.ATTRIBUTION_UNIT_SHARE:
+    if tells_shares(result):
         return Percent(1)
     return decimals(max((abs(part.attribution) for part in result.attributions), default=0.0))
 
@@ -124,9 +117,26 @@ def decimals(most: float) -> int:
     return min(6, max(2, 2 - math.floor(math.log10(most)))) if most else 2
 
 
+def question(explanation: v1.Explanation) -> v1.ExplanationSpec | v1.StudySpec:
+    """What was asked."""
+    return explanation.study if explanation.HasField("study") else explanation.spec
+
+
+def is_study(explanation: v1.Explanation) -> bool:
+    """Whether it asks about many prompts, in whatever view it is."""
+    return any(map(explanation.HasField, ("study", "study_result", "partial_study_result")))
+
+
 def method(explanation: v1.Explanation) -> str:
     """The method's name as its papers write it."""
-    return METHODS.get(explanation.method, "Explanation")
+    field = explanation.method or "explanation"
+    return _METHODS.get(field, visible(field).replace("_", " ").capitalize())
+
+
+def stage(progress: v1.Progress) -> str:
+    """What is being done: "measuring faithfulness". Empty where it is not known."""
+    names = {number: name.replace("-", " ") for name, number in enum_names(v1.Stage).items()}
+    return names.get(progress.stage, "")
 
 
 def unit(spec: v1.ExplanationSpec, count: int = 1) -> str:
@@ -150,16 +160,20 @@ def value_line(result: v1.ExplanationResult, spec: v1.ExplanationSpec) -> str:
     places = digits(result)
     if isinstance(places, Percent):
         places = decimals(max(abs(result.full_value), abs(result.base_value)))
-    what = "the word in the slot" if spec.HasField("bias_probe") else f"every {unit(spec)}"
     return (
         f"{visible(result.target.description)} = {number(result.full_value, places)}; "
-        f"with {what} {removal(result)}, {number(result.base_value, places)}"
+        f"with every {unit(spec)} {removal(result)}, {number(result.base_value, places)}"
     )
+
+
+def study_line(result: v1.StudyResult) -> str:
+    """What a study looked at."""
+    return f"{visible(result.target.description)} of every text."
 
 
 def unit_line(result: v1.ExplanationResult, spec: v1.ExplanationSpec) -> str:
     """What attributions are in; of shares, where the rest is. Empty where an older server does not tell."""
-    if result.attribution_unit != v1.ATTRIBUTION_UNIT_SHARE:
+    if not tells_shares(result):
         return _ATTRIBUTION_UNITS.get(result.attribution_unit, "")
     units, told = unit(spec, 2), sum(part.attribution for part in result.attributions)
     line = f"Attributions are shares of what reaches the prediction: {percent(told)} of it comes from these {units}"
@@ -174,9 +188,9 @@ def scale(target: v1.ResolvedTarget) -> str:
     return "" if target.scale == v1.TARGET_SCALE_PROBABILITY else " nats"
 
 
-def tells_shares(spec: v1.ExplanationSpec) -> bool:
+def tells_shares(result: v1.ExplanationResult) -> bool:
     """Whether attributions say where the prediction comes from, and not what speaks for it or against it."""
-    return spec.WhichOneof("method") in {"attention_rollout", "value_zeroing"}
+    return result.attribution_unit == v1.ATTRIBUTION_UNIT_SHARE
 
 
 def removal(result: v1.ExplanationResult) -> str:
@@ -186,29 +200,6 @@ def removal(result: v1.ExplanationResult) -> str:
     if result.removal.kind == v1.REMOVAL_KIND_MEAN_EMBEDDING:
         return "blurred into the mean embedding"
     return f"replaced by {visible(result.removal.replacement)!r}"
-
-
-def surrogate(fit: v1.SurrogateFit) -> str:
-    """How well the surrogate fits."""
-    name = _SURROGATES.get(fit.kind, "surrogate")
-    if fit.HasField("held_out_r_squared"):
-        share, fitted = fit.held_out_r_squared, number(fit.r_squared)
-        line = f"The {name} explains {100 * max(share, 0.0):.0f}% of the value's variance over prompts held out"
-        return f"{line} (R² {number(share)}; {fitted} over those that it was fitted to)."
-    line = f"The {name} explains {100 * max(fit.r_squared, 0.0):.0f}% of the value's variance around this prompt"
-    return f"{line} (R² {number(fit.r_squared)})."
-
-
-def asked_about(result: v1.ExplanationResult) -> list[str]:
-    """What a tree's nodes ask about, by their `feature`."""
-    if result.surrogate.HasField("held_out_r_squared"):
-        return [word.word for word in result.surrogate.coefficients]
-    return [part.text for part in result.attributions]
-
-
-def absent(result: v1.ExplanationResult) -> str:
-    """What a tree calls the branch of prompts without what it asks about."""
-    return "absent: " if result.surrogate.HasField("held_out_r_squared") else "removed: "
 
 
 @dataclass(frozen=True)
@@ -246,10 +237,10 @@ def trust(verdict: v1.Trust) -> tuple[str, Sequence[str]]:
     return _TRUST.get(verdict.verdict, "Not judged yet: this is a partial result."), list(verdict.reasons)
 
 
-def cost(result: v1.ExplanationResult) -> str:
+def cost(result: v1.ExplanationResult | v1.StudyResult) -> str:
     """What it took, in what precision where that is not the usual one, and why it stopped."""
     found, precision = result.cost, result.precision
-    parts = [f"{found.evaluations:,} model evaluations in {duration(found.seconds)}"]
+    parts = [f"{found.evaluations:,} model evaluations in {duration(seconds(found.duration))}"]
     tokens = f"{found.tokens_computed:,} tokens computed"
     if found.tokens_saved:
         saved = found.tokens_saved / (found.tokens_saved + found.tokens_computed)
@@ -257,7 +248,7 @@ def cost(result: v1.ExplanationResult) -> str:
     parts.append(tokens)
     if found.cache_hits:
         parts.append(f"{found.cache_hits:,} from the cache")
-    if precision.measured_error:
+    if precision.HasField("measured_error"):
         parts.append(f"in {visible(precision.dtype)}, off by at most {precision.measured_error:.1g} in a trial")
     if found.stop_reason in _STOPS:
         parts.append(f"ended because {_STOPS[found.stop_reason]}")
@@ -267,16 +258,16 @@ def cost(result: v1.ExplanationResult) -> str:
 def cost_ahead(at: v1.Progress) -> str:
     """What is planned: ``52 model evaluations, at most 1,234 tokens, about 3.0 s``, the time where it is known."""
     parts = [f"{at.evaluations_planned:,} model evaluations", f"at most {at.tokens_planned:,} tokens"]
-    if at.HasField("remaining_seconds"):
-        parts.append(f"about {duration(at.remaining_seconds)}")
+    if at.HasField("remaining_duration"):
+        parts.append(f"about {duration(seconds(at.remaining_duration))}")
     return ", ".join(parts)
 
 
-def duration(seconds: float) -> str:
-    """``12 ms``, ``1.3 s``, ``2 min 5 s``."""
-    if seconds < 1:
-        return f"{1000 * seconds:.0f} ms"
-    return f"{seconds:.1f} s" if seconds < 60 else f"{int(seconds // 60)} min {int(seconds % 60)} s"
+def duration(time: float) -> str:
+    """Seconds as ``12 ms``, ``1.3 s``, ``2 min 5 s``."""
+    if time < 1:
+        return f"{1000 * time:.0f} ms"
+    return f"{time:.1f} s" if time < 60 else f"{int(time // 60)} min {int(time % 60)} s"
 
 
 def age(seconds: float) -> str:

@@ -1,5 +1,8 @@
+import datetime
+
 from gloss.v1 import common_pb2 as _common_pb2
 from gloss.v1 import explanation_spec_pb2 as _explanation_spec_pb2
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -30,7 +33,7 @@ class StopReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     STOP_REASON_UNSPECIFIED: _ClassVar[StopReason]
     STOP_REASON_COMPLETE: _ClassVar[StopReason]
     STOP_REASON_EVALUATIONS: _ClassVar[StopReason]
-    STOP_REASON_SECONDS: _ClassVar[StopReason]
+    STOP_REASON_DURATION: _ClassVar[StopReason]
     STOP_REASON_STANDARD_ERROR: _ClassVar[StopReason]
     STOP_REASON_CANCELLED: _ClassVar[StopReason]
 ATTRIBUTION_UNIT_UNSPECIFIED: AttributionUnit
@@ -46,12 +49,12 @@ TRUST_VERDICT_NOT_TRUSTED: TrustVerdict
 STOP_REASON_UNSPECIFIED: StopReason
 STOP_REASON_COMPLETE: StopReason
 STOP_REASON_EVALUATIONS: StopReason
-STOP_REASON_SECONDS: StopReason
+STOP_REASON_DURATION: StopReason
 STOP_REASON_STANDARD_ERROR: StopReason
 STOP_REASON_CANCELLED: StopReason
 
 class ExplanationResult(_message.Message):
-    __slots__ = ("text", "tokens", "target", "removal", "attributions", "base_value", "full_value", "surrogate", "interactions", "group_differences", "completeness_error", "stability", "faithfulness", "converged", "trust", "cost", "precision", "attribution_unit")
+    __slots__ = ("text", "tokens", "target", "removal", "attributions", "base_value", "full_value", "surrogate", "interactions", "completeness_error", "stability", "faithfulness", "converged", "trust", "cost", "precision", "attribution_unit")
     TEXT_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
@@ -61,7 +64,6 @@ class ExplanationResult(_message.Message):
     FULL_VALUE_FIELD_NUMBER: _ClassVar[int]
     SURROGATE_FIELD_NUMBER: _ClassVar[int]
     INTERACTIONS_FIELD_NUMBER: _ClassVar[int]
-    GROUP_DIFFERENCES_FIELD_NUMBER: _ClassVar[int]
     COMPLETENESS_ERROR_FIELD_NUMBER: _ClassVar[int]
     STABILITY_FIELD_NUMBER: _ClassVar[int]
     FAITHFULNESS_FIELD_NUMBER: _ClassVar[int]
@@ -79,7 +81,6 @@ class ExplanationResult(_message.Message):
     full_value: float
     surrogate: SurrogateFit
     interactions: _containers.RepeatedCompositeFieldContainer[Interaction]
-    group_differences: _containers.RepeatedCompositeFieldContainer[GroupDifference]
     completeness_error: float
     stability: float
     faithfulness: Faithfulness
@@ -88,7 +89,7 @@ class ExplanationResult(_message.Message):
     cost: Cost
     precision: Precision
     attribution_unit: AttributionUnit
-    def __init__(self, text: _Optional[str] = ..., tokens: _Optional[_Iterable[_Union[_common_pb2.Token, _Mapping]]] = ..., target: _Optional[_Union[ResolvedTarget, _Mapping]] = ..., removal: _Optional[_Union[ResolvedRemoval, _Mapping]] = ..., attributions: _Optional[_Iterable[_Union[FeatureAttribution, _Mapping]]] = ..., base_value: _Optional[float] = ..., full_value: _Optional[float] = ..., surrogate: _Optional[_Union[SurrogateFit, _Mapping]] = ..., interactions: _Optional[_Iterable[_Union[Interaction, _Mapping]]] = ..., group_differences: _Optional[_Iterable[_Union[GroupDifference, _Mapping]]] = ..., completeness_error: _Optional[float] = ..., stability: _Optional[float] = ..., faithfulness: _Optional[_Union[Faithfulness, _Mapping]] = ..., converged: _Optional[bool] = ..., trust: _Optional[_Union[Trust, _Mapping]] = ..., cost: _Optional[_Union[Cost, _Mapping]] = ..., precision: _Optional[_Union[Precision, _Mapping]] = ..., attribution_unit: _Optional[_Union[AttributionUnit, str]] = ...) -> None: ...
+    def __init__(self, text: _Optional[str] = ..., tokens: _Optional[_Iterable[_Union[_common_pb2.Token, _Mapping]]] = ..., target: _Optional[_Union[ResolvedTarget, _Mapping]] = ..., removal: _Optional[_Union[ResolvedRemoval, _Mapping]] = ..., attributions: _Optional[_Iterable[_Union[FeatureAttribution, _Mapping]]] = ..., base_value: _Optional[float] = ..., full_value: _Optional[float] = ..., surrogate: _Optional[_Union[SurrogateFit, _Mapping]] = ..., interactions: _Optional[_Iterable[_Union[Interaction, _Mapping]]] = ..., completeness_error: _Optional[float] = ..., stability: _Optional[float] = ..., faithfulness: _Optional[_Union[Faithfulness, _Mapping]] = ..., converged: _Optional[bool] = ..., trust: _Optional[_Union[Trust, _Mapping]] = ..., cost: _Optional[_Union[Cost, _Mapping]] = ..., precision: _Optional[_Union[Precision, _Mapping]] = ..., attribution_unit: _Optional[_Union[AttributionUnit, str]] = ...) -> None: ...
 
 class FeatureAttribution(_message.Message):
     __slots__ = ("text", "span", "positions", "attribution", "standard_error", "interval")
@@ -117,20 +118,22 @@ class Interval(_message.Message):
     def __init__(self, lower: _Optional[float] = ..., upper: _Optional[float] = ..., level: _Optional[float] = ...) -> None: ...
 
 class ResolvedTarget(_message.Message):
-    __slots__ = ("description", "tokens", "rejected_tokens", "shared_tokens", "scale", "prefix_contrast")
+    __slots__ = ("description", "tokens", "rejected_tokens", "shared_tokens", "scale", "tokenized_apart", "prefix_contrast")
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     REJECTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     SHARED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     SCALE_FIELD_NUMBER: _ClassVar[int]
+    TOKENIZED_APART_FIELD_NUMBER: _ClassVar[int]
     PREFIX_CONTRAST_FIELD_NUMBER: _ClassVar[int]
     description: str
     tokens: _containers.RepeatedCompositeFieldContainer[_common_pb2.Token]
     rejected_tokens: _containers.RepeatedCompositeFieldContainer[_common_pb2.Token]
     shared_tokens: _containers.RepeatedCompositeFieldContainer[_common_pb2.Token]
     scale: _explanation_spec_pb2.TargetScale
+    tokenized_apart: bool
     prefix_contrast: bool
-    def __init__(self, description: _Optional[str] = ..., tokens: _Optional[_Iterable[_Union[_common_pb2.Token, _Mapping]]] = ..., rejected_tokens: _Optional[_Iterable[_Union[_common_pb2.Token, _Mapping]]] = ..., shared_tokens: _Optional[_Iterable[_Union[_common_pb2.Token, _Mapping]]] = ..., scale: _Optional[_Union[_explanation_spec_pb2.TargetScale, str]] = ..., prefix_contrast: _Optional[bool] = ...) -> None: ...
+    def __init__(self, description: _Optional[str] = ..., tokens: _Optional[_Iterable[_Union[_common_pb2.Token, _Mapping]]] = ..., rejected_tokens: _Optional[_Iterable[_Union[_common_pb2.Token, _Mapping]]] = ..., shared_tokens: _Optional[_Iterable[_Union[_common_pb2.Token, _Mapping]]] = ..., scale: _Optional[_Union[_explanation_spec_pb2.TargetScale, str]] = ..., tokenized_apart: _Optional[bool] = ..., prefix_contrast: _Optional[bool] = ...) -> None: ...
 
 class ResolvedRemoval(_message.Message):
     __slots__ = ("kind", "replacement")
@@ -141,44 +144,30 @@ class ResolvedRemoval(_message.Message):
     def __init__(self, kind: _Optional[_Union[_explanation_spec_pb2.RemovalKind, str]] = ..., replacement: _Optional[str] = ...) -> None: ...
 
 class SurrogateFit(_message.Message):
-    __slots__ = ("kind", "r_squared", "held_out_r_squared", "intercept", "coefficients", "nodes")
+    __slots__ = ("kind", "r_squared", "intercept", "nodes")
     KIND_FIELD_NUMBER: _ClassVar[int]
     R_SQUARED_FIELD_NUMBER: _ClassVar[int]
-    HELD_OUT_R_SQUARED_FIELD_NUMBER: _ClassVar[int]
     INTERCEPT_FIELD_NUMBER: _ClassVar[int]
-    COEFFICIENTS_FIELD_NUMBER: _ClassVar[int]
     NODES_FIELD_NUMBER: _ClassVar[int]
     kind: _explanation_spec_pb2.Surrogate
     r_squared: float
-    held_out_r_squared: float
     intercept: float
-    coefficients: _containers.RepeatedCompositeFieldContainer[WordCoefficient]
     nodes: _containers.RepeatedCompositeFieldContainer[TreeNode]
-    def __init__(self, kind: _Optional[_Union[_explanation_spec_pb2.Surrogate, str]] = ..., r_squared: _Optional[float] = ..., held_out_r_squared: _Optional[float] = ..., intercept: _Optional[float] = ..., coefficients: _Optional[_Iterable[_Union[WordCoefficient, _Mapping]]] = ..., nodes: _Optional[_Iterable[_Union[TreeNode, _Mapping]]] = ...) -> None: ...
-
-class WordCoefficient(_message.Message):
-    __slots__ = ("word", "coefficient", "standard_error")
-    WORD_FIELD_NUMBER: _ClassVar[int]
-    COEFFICIENT_FIELD_NUMBER: _ClassVar[int]
-    STANDARD_ERROR_FIELD_NUMBER: _ClassVar[int]
-    word: str
-    coefficient: float
-    standard_error: float
-    def __init__(self, word: _Optional[str] = ..., coefficient: _Optional[float] = ..., standard_error: _Optional[float] = ...) -> None: ...
+    def __init__(self, kind: _Optional[_Union[_explanation_spec_pb2.Surrogate, str]] = ..., r_squared: _Optional[float] = ..., intercept: _Optional[float] = ..., nodes: _Optional[_Iterable[_Union[TreeNode, _Mapping]]] = ...) -> None: ...
 
 class TreeNode(_message.Message):
-    __slots__ = ("feature", "absent", "present", "value", "samples")
+    __slots__ = ("value", "samples", "feature", "absent", "present")
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    SAMPLES_FIELD_NUMBER: _ClassVar[int]
     FEATURE_FIELD_NUMBER: _ClassVar[int]
     ABSENT_FIELD_NUMBER: _ClassVar[int]
     PRESENT_FIELD_NUMBER: _ClassVar[int]
-    VALUE_FIELD_NUMBER: _ClassVar[int]
-    SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    value: float
+    samples: int
     feature: int
     absent: int
     present: int
-    value: float
-    samples: int
-    def __init__(self, feature: _Optional[int] = ..., absent: _Optional[int] = ..., present: _Optional[int] = ..., value: _Optional[float] = ..., samples: _Optional[int] = ...) -> None: ...
+    def __init__(self, value: _Optional[float] = ..., samples: _Optional[int] = ..., feature: _Optional[int] = ..., absent: _Optional[int] = ..., present: _Optional[int] = ...) -> None: ...
 
 class Interaction(_message.Message):
     __slots__ = ("first", "second", "value", "standard_error")
@@ -191,22 +180,6 @@ class Interaction(_message.Message):
     value: float
     standard_error: float
     def __init__(self, first: _Optional[int] = ..., second: _Optional[int] = ..., value: _Optional[float] = ..., standard_error: _Optional[float] = ...) -> None: ...
-
-class GroupDifference(_message.Message):
-    __slots__ = ("first", "second", "difference", "standard_error", "interval", "pairs")
-    FIRST_FIELD_NUMBER: _ClassVar[int]
-    SECOND_FIELD_NUMBER: _ClassVar[int]
-    DIFFERENCE_FIELD_NUMBER: _ClassVar[int]
-    STANDARD_ERROR_FIELD_NUMBER: _ClassVar[int]
-    INTERVAL_FIELD_NUMBER: _ClassVar[int]
-    PAIRS_FIELD_NUMBER: _ClassVar[int]
-    first: str
-    second: str
-    difference: float
-    standard_error: float
-    interval: Interval
-    pairs: int
-    def __init__(self, first: _Optional[str] = ..., second: _Optional[str] = ..., difference: _Optional[float] = ..., standard_error: _Optional[float] = ..., interval: _Optional[_Union[Interval, _Mapping]] = ..., pairs: _Optional[int] = ...) -> None: ...
 
 class Faithfulness(_message.Message):
     __slots__ = ("fractions", "comprehensiveness", "sufficiency", "deletion_auc", "insertion_auc", "random_rankings")
@@ -253,20 +226,20 @@ class Trust(_message.Message):
     def __init__(self, verdict: _Optional[_Union[TrustVerdict, str]] = ..., reasons: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Cost(_message.Message):
-    __slots__ = ("evaluations", "tokens_computed", "tokens_saved", "cache_hits", "seconds", "stop_reason")
+    __slots__ = ("evaluations", "tokens_computed", "tokens_saved", "cache_hits", "duration", "stop_reason")
     EVALUATIONS_FIELD_NUMBER: _ClassVar[int]
     TOKENS_COMPUTED_FIELD_NUMBER: _ClassVar[int]
     TOKENS_SAVED_FIELD_NUMBER: _ClassVar[int]
     CACHE_HITS_FIELD_NUMBER: _ClassVar[int]
-    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    DURATION_FIELD_NUMBER: _ClassVar[int]
     STOP_REASON_FIELD_NUMBER: _ClassVar[int]
     evaluations: int
     tokens_computed: int
     tokens_saved: int
     cache_hits: int
-    seconds: float
+    duration: _duration_pb2.Duration
     stop_reason: StopReason
-    def __init__(self, evaluations: _Optional[int] = ..., tokens_computed: _Optional[int] = ..., tokens_saved: _Optional[int] = ..., cache_hits: _Optional[int] = ..., seconds: _Optional[float] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ...) -> None: ...
+    def __init__(self, evaluations: _Optional[int] = ..., tokens_computed: _Optional[int] = ..., tokens_saved: _Optional[int] = ..., cache_hits: _Optional[int] = ..., duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ...) -> None: ...
 
 class Precision(_message.Message):
     __slots__ = ("dtype", "measured_error")

@@ -26,12 +26,14 @@ from gloss.v1 import common_pb2 as gloss_dot_v1_dot_common__pb2
 from gloss.v1 import error_reason_pb2 as gloss_dot_v1_dot_error__reason__pb2
 from gloss.v1 import explanation_result_pb2 as gloss_dot_v1_dot_explanation__result__pb2
 from gloss.v1 import explanation_spec_pb2 as gloss_dot_v1_dot_explanation__spec__pb2
+from gloss.v1 import study_pb2 as gloss_dot_v1_dot_study__pb2
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"gloss/v1/explanation_service.proto\x12\x08gloss.v1\x1a\x15gloss/v1/common.proto\x1a\x1bgloss/v1/error_reason.proto\x1a!gloss/v1/explanation_result.proto\x1a\x1fgloss/v1/explanation_spec.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe8\x05\n\x0b\x45xplanation\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\'\n\x04spec\x18\x02 \x01(\x0b\x32\x19.gloss.v1.ExplanationSpec\x12/\n\x05state\x18\x04 \x01(\x0e\x32\x1a.gloss.v1.ExplanationStateB\x04\xe2\x41\x01\x03\x12+\n\x05model\x18\x05 \x01(\x0b\x32\x16.gloss.v1.ModelVersionB\x04\xe2\x41\x01\x03\x12\x14\n\x06method\x18\x06 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1c\n\x0eprompt_preview\x18\x07 \x01(\tB\x04\xe2\x41\x01\x03\x12*\n\x08progress\x18\x08 \x01(\x0b\x32\x12.gloss.v1.ProgressB\x04\xe2\x41\x01\x03\x12\x15\n\x07\x61ttempt\x18\t \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x34\n\nstart_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x32\n\x08\x65nd_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x65xpire_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x39\n\x0epartial_result\x18\x0e \x01(\x0b\x32\x1b.gloss.v1.ExplanationResultB\x04\xe2\x41\x01\x03\x12\x31\n\x06result\x18\x0f \x01(\x0b\x32\x1b.gloss.v1.ExplanationResultB\x04\xe2\x41\x01\x03\x12/\n\x05\x65rror\x18\x12 \x01(\x0b\x32\x1a.gloss.v1.ExplanationErrorB\x04\xe2\x41\x01\x03:P\xea\x41M\n\x14gloss.v1/Explanation\x12\x1a\x65xplanations/{explanation}*\x0c\x65xplanations2\x0b\x65xplanation\"\x9e\x01\n\x08Progress\x12\x18\n\x10\x65valuations_done\x18\x01 \x01(\x03\x12\x1b\n\x13\x65valuations_planned\x18\x02 \x01(\x03\x12\x1e\n\x11remaining_seconds\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\r\n\x05stage\x18\x04 \x01(\t\x12\x16\n\x0etokens_planned\x18\x05 \x01(\x03\x42\x14\n\x12_remaining_seconds\"\xb7\x01\n\x10\x45xplanationError\x12%\n\x06reason\x18\x01 \x01(\x0e\x32\x15.gloss.v1.ErrorReason\x12\x0f\n\x07message\x18\x02 \x01(\t\x12:\n\x08metadata\x18\x03 \x03(\x0b\x32(.gloss.v1.ExplanationError.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"}\n\x18\x43reateExplanationRequest\x12\'\n\x04spec\x18\x01 \x01(\x0b\x32\x19.gloss.v1.ExplanationSpec\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\r\n\x05\x66resh\x18\x04 \x01(\x08\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"m\n\x15GetExplanationRequest\x12+\n\x04name\x18\x01 \x01(\tB\x1d\xe2\x41\x01\x02\xfa\x41\x16\n\x14gloss.v1/Explanation\x12\'\n\x04view\x18\x02 \x01(\x0e\x32\x19.gloss.v1.ExplanationView\"\x94\x01\n\x17ListExplanationsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12)\n\x05state\x18\x03 \x01(\x0e\x32\x1a.gloss.v1.ExplanationState\x12\'\n\x04view\x18\x04 \x01(\x0e\x32\x19.gloss.v1.ExplanationView\"`\n\x18ListExplanationsResponse\x12+\n\x0c\x65xplanations\x18\x01 \x03(\x0b\x32\x15.gloss.v1.Explanation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"o\n\x17WatchExplanationRequest\x12+\n\x04name\x18\x01 \x01(\tB\x1d\xe2\x41\x01\x02\xfa\x41\x16\n\x14gloss.v1/Explanation\x12\'\n\x04view\x18\x02 \x01(\x0e\x32\x19.gloss.v1.ExplanationView\"F\n\x18WatchExplanationResponse\x12*\n\x0b\x65xplanation\x18\x01 \x01(\x0b\x32\x15.gloss.v1.Explanation\"G\n\x18\x43\x61ncelExplanationRequest\x12+\n\x04name\x18\x01 \x01(\tB\x1d\xe2\x41\x01\x02\xfa\x41\x16\n\x14gloss.v1/Explanation\"G\n\x18\x44\x65leteExplanationRequest\x12+\n\x04name\x18\x01 \x01(\tB\x1d\xe2\x41\x01\x02\xfa\x41\x16\n\x14gloss.v1/Explanation\"\x1b\n\x19\x44\x65leteExplanationResponse*j\n\x0f\x45xplanationView\x12 \n\x1c\x45XPLANATION_VIEW_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x45XPLANATION_VIEW_BASIC\x10\x01\x12\x19\n\x15\x45XPLANATION_VIEW_FULL\x10\x02*\xd2\x01\n\x10\x45xplanationState\x12!\n\x1d\x45XPLANATION_STATE_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x45XPLANATION_STATE_QUEUED\x10\x01\x12\x1d\n\x19\x45XPLANATION_STATE_RUNNING\x10\x02\x12\x1f\n\x1b\x45XPLANATION_STATE_SUCCEEDED\x10\x03\x12\x1c\n\x18\x45XPLANATION_STATE_FAILED\x10\x04\x12\x1f\n\x1b\x45XPLANATION_STATE_CANCELLED\x10\x05\x32\x94\x04\n\x12\x45xplanationService\x12N\n\x11\x43reateExplanation\x12\".gloss.v1.CreateExplanationRequest\x1a\x15.gloss.v1.Explanation\x12H\n\x0eGetExplanation\x12\x1f.gloss.v1.GetExplanationRequest\x1a\x15.gloss.v1.Explanation\x12Y\n\x10ListExplanations\x12!.gloss.v1.ListExplanationsRequest\x1a\".gloss.v1.ListExplanationsResponse\x12[\n\x10WatchExplanation\x12!.gloss.v1.WatchExplanationRequest\x1a\".gloss.v1.WatchExplanationResponse0\x01\x12N\n\x11\x43\x61ncelExplanation\x12\".gloss.v1.CancelExplanationRequest\x1a\x15.gloss.v1.Explanation\x12\\\n\x11\x44\x65leteExplanation\x12\".gloss.v1.DeleteExplanationRequest\x1a#.gloss.v1.DeleteExplanationResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"gloss/v1/explanation_service.proto\x12\x08gloss.v1\x1a\x15gloss/v1/common.proto\x1a\x1bgloss/v1/error_reason.proto\x1a!gloss/v1/explanation_result.proto\x1a\x1fgloss/v1/explanation_spec.proto\x1a\x14gloss/v1/study.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8a\x07\n\x0b\x45xplanation\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12)\n\x04spec\x18\x02 \x01(\x0b\x32\x19.gloss.v1.ExplanationSpecH\x00\x12$\n\x05study\x18\x03 \x01(\x0b\x32\x13.gloss.v1.StudySpecH\x00\x12/\n\x05state\x18\x04 \x01(\x0e\x32\x1a.gloss.v1.ExplanationStateB\x04\xe2\x41\x01\x03\x12+\n\x05model\x18\x05 \x01(\x0b\x32\x16.gloss.v1.ModelVersionB\x04\xe2\x41\x01\x03\x12\x14\n\x06method\x18\x06 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1c\n\x0eprompt_preview\x18\x07 \x01(\tB\x04\xe2\x41\x01\x03\x12*\n\x08progress\x18\x08 \x01(\x0b\x32\x12.gloss.v1.ProgressB\x04\xe2\x41\x01\x03\x12\x15\n\x07\x61ttempt\x18\t \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x34\n\nstart_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x32\n\x08\x65nd_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x65xpire_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x39\n\x0epartial_result\x18\x0e \x01(\x0b\x32\x1b.gloss.v1.ExplanationResultB\x04\xe2\x41\x01\x03\x12\x31\n\x06result\x18\x0f \x01(\x0b\x32\x1b.gloss.v1.ExplanationResultB\x04\xe2\x41\x01\x03\x12\x39\n\x14partial_study_result\x18\x10 \x01(\x0b\x32\x15.gloss.v1.StudyResultB\x04\xe2\x41\x01\x03\x12\x31\n\x0cstudy_result\x18\x11 \x01(\x0b\x32\x15.gloss.v1.StudyResultB\x04\xe2\x41\x01\x03\x12/\n\x05\x65rror\x18\x12 \x01(\x0b\x32\x1a.gloss.v1.ExplanationErrorB\x04\xe2\x41\x01\x03:P\xea\x41M\n\x14gloss.v1/Explanation\x12\x1a\x65xplanations/{explanation}*\x0c\x65xplanations2\x0b\x65xplanationB\n\n\x08question\"\xb0\x01\n\x08Progress\x12\x18\n\x10\x65valuations_done\x18\x01 \x01(\x03\x12\x1b\n\x13\x65valuations_planned\x18\x02 \x01(\x03\x12\x35\n\x12remaining_duration\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1e\n\x05stage\x18\x04 \x01(\x0e\x32\x0f.gloss.v1.Stage\x12\x16\n\x0etokens_planned\x18\x05 \x01(\x03\"\xb7\x01\n\x10\x45xplanationError\x12%\n\x06reason\x18\x01 \x01(\x0e\x32\x15.gloss.v1.ErrorReason\x12\x0f\n\x07message\x18\x02 \x01(\t\x12:\n\x08metadata\x18\x03 \x03(\x0b\x32(.gloss.v1.ExplanationError.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xb1\x01\n\x18\x43reateExplanationRequest\x12)\n\x04spec\x18\x01 \x01(\x0b\x32\x19.gloss.v1.ExplanationSpecH\x00\x12$\n\x05study\x18\x02 \x01(\x0b\x32\x13.gloss.v1.StudySpecH\x00\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\r\n\x05\x66resh\x18\x04 \x01(\x08\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\x42\n\n\x08question\"m\n\x15GetExplanationRequest\x12+\n\x04name\x18\x01 \x01(\tB\x1d\xe2\x41\x01\x02\xfa\x41\x16\n\x14gloss.v1/Explanation\x12\'\n\x04view\x18\x02 \x01(\x0e\x32\x19.gloss.v1.ExplanationView\"\x94\x01\n\x17ListExplanationsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12)\n\x05state\x18\x03 \x01(\x0e\x32\x1a.gloss.v1.ExplanationState\x12\'\n\x04view\x18\x04 \x01(\x0e\x32\x19.gloss.v1.ExplanationView\"`\n\x18ListExplanationsResponse\x12+\n\x0c\x65xplanations\x18\x01 \x03(\x0b\x32\x15.gloss.v1.Explanation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"o\n\x17WatchExplanationRequest\x12+\n\x04name\x18\x01 \x01(\tB\x1d\xe2\x41\x01\x02\xfa\x41\x16\n\x14gloss.v1/Explanation\x12\'\n\x04view\x18\x02 \x01(\x0e\x32\x19.gloss.v1.ExplanationView\"F\n\x18WatchExplanationResponse\x12*\n\x0b\x65xplanation\x18\x01 \x01(\x0b\x32\x15.gloss.v1.Explanation\"G\n\x18\x43\x61ncelExplanationRequest\x12+\n\x04name\x18\x01 \x01(\tB\x1d\xe2\x41\x01\x02\xfa\x41\x16\n\x14gloss.v1/Explanation\"G\n\x18\x44\x65leteExplanationRequest\x12+\n\x04name\x18\x01 \x01(\tB\x1d\xe2\x41\x01\x02\xfa\x41\x16\n\x14gloss.v1/Explanation\"\x1b\n\x19\x44\x65leteExplanationResponse*j\n\x0f\x45xplanationView\x12 \n\x1c\x45XPLANATION_VIEW_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x45XPLANATION_VIEW_BASIC\x10\x01\x12\x19\n\x15\x45XPLANATION_VIEW_FULL\x10\x02*\xd2\x01\n\x10\x45xplanationState\x12!\n\x1d\x45XPLANATION_STATE_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x45XPLANATION_STATE_QUEUED\x10\x01\x12\x1d\n\x19\x45XPLANATION_STATE_RUNNING\x10\x02\x12\x1f\n\x1b\x45XPLANATION_STATE_SUCCEEDED\x10\x03\x12\x1c\n\x18\x45XPLANATION_STATE_FAILED\x10\x04\x12\x1f\n\x1b\x45XPLANATION_STATE_CANCELLED\x10\x05*\x96\x01\n\x05Stage\x12\x15\n\x11STAGE_UNSPECIFIED\x10\x00\x12\x13\n\x0fSTAGE_PREPARING\x10\x01\x12\x19\n\x15STAGE_CHOOSING_TARGET\x10\x02\x12\x14\n\x10STAGE_EXPLAINING\x10\x03\x12 \n\x1cSTAGE_MEASURING_FAITHFULNESS\x10\x04\x12\x0e\n\nSTAGE_DONE\x10\x05\x32\x94\x04\n\x12\x45xplanationService\x12N\n\x11\x43reateExplanation\x12\".gloss.v1.CreateExplanationRequest\x1a\x15.gloss.v1.Explanation\x12H\n\x0eGetExplanation\x12\x1f.gloss.v1.GetExplanationRequest\x1a\x15.gloss.v1.Explanation\x12Y\n\x10ListExplanations\x12!.gloss.v1.ListExplanationsRequest\x1a\".gloss.v1.ListExplanationsResponse\x12[\n\x10WatchExplanation\x12!.gloss.v1.WatchExplanationRequest\x1a\".gloss.v1.WatchExplanationResponse0\x01\x12N\n\x11\x43\x61ncelExplanation\x12\".gloss.v1.CancelExplanationRequest\x1a\x15.gloss.v1.Explanation\x12\\\n\x11\x44\x65leteExplanation\x12\".gloss.v1.DeleteExplanationRequest\x1a#.gloss.v1.DeleteExplanationResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -64,6 +66,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EXPLANATION'].fields_by_name['partial_result']._serialized_options = b'\342A\001\003'
   _globals['_EXPLANATION'].fields_by_name['result']._loaded_options = None
   _globals['_EXPLANATION'].fields_by_name['result']._serialized_options = b'\342A\001\003'
+  _globals['_EXPLANATION'].fields_by_name['partial_study_result']._loaded_options = None
+  _globals['_EXPLANATION'].fields_by_name['partial_study_result']._serialized_options = b'\342A\001\003'
+  _globals['_EXPLANATION'].fields_by_name['study_result']._loaded_options = None
+  _globals['_EXPLANATION'].fields_by_name['study_result']._serialized_options = b'\342A\001\003'
   _globals['_EXPLANATION'].fields_by_name['error']._loaded_options = None
   _globals['_EXPLANATION'].fields_by_name['error']._serialized_options = b'\342A\001\003'
   _globals['_EXPLANATION']._loaded_options = None
@@ -78,36 +84,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CANCELEXPLANATIONREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\026\n\024gloss.v1/Explanation'
   _globals['_DELETEEXPLANATIONREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_DELETEEXPLANATIONREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\026\n\024gloss.v1/Explanation'
-  _globals['_EXPLANATIONVIEW']._serialized_start=2202
-  _globals['_EXPLANATIONVIEW']._serialized_end=2308
-  _globals['_EXPLANATIONSTATE']._serialized_start=2311
-  _globals['_EXPLANATIONSTATE']._serialized_end=2521
-  _globals['_EXPLANATION']._serialized_start=262
-  _globals['_EXPLANATION']._serialized_end=1006
-  _globals['_PROGRESS']._serialized_start=1009
-  _globals['_PROGRESS']._serialized_end=1167
-  _globals['_EXPLANATIONERROR']._serialized_start=1170
-  _globals['_EXPLANATIONERROR']._serialized_end=1353
-  _globals['_EXPLANATIONERROR_METADATAENTRY']._serialized_start=1306
-  _globals['_EXPLANATIONERROR_METADATAENTRY']._serialized_end=1353
-  _globals['_CREATEEXPLANATIONREQUEST']._serialized_start=1355
-  _globals['_CREATEEXPLANATIONREQUEST']._serialized_end=1480
-  _globals['_GETEXPLANATIONREQUEST']._serialized_start=1482
-  _globals['_GETEXPLANATIONREQUEST']._serialized_end=1591
-  _globals['_LISTEXPLANATIONSREQUEST']._serialized_start=1594
-  _globals['_LISTEXPLANATIONSREQUEST']._serialized_end=1742
-  _globals['_LISTEXPLANATIONSRESPONSE']._serialized_start=1744
-  _globals['_LISTEXPLANATIONSRESPONSE']._serialized_end=1840
-  _globals['_WATCHEXPLANATIONREQUEST']._serialized_start=1842
-  _globals['_WATCHEXPLANATIONREQUEST']._serialized_end=1953
-  _globals['_WATCHEXPLANATIONRESPONSE']._serialized_start=1955
-  _globals['_WATCHEXPLANATIONRESPONSE']._serialized_end=2025
-  _globals['_CANCELEXPLANATIONREQUEST']._serialized_start=2027
-  _globals['_CANCELEXPLANATIONREQUEST']._serialized_end=2098
-  _globals['_DELETEEXPLANATIONREQUEST']._serialized_start=2100
-  _globals['_DELETEEXPLANATIONREQUEST']._serialized_end=2171
-  _globals['_DELETEEXPLANATIONRESPONSE']._serialized_start=2173
-  _globals['_DELETEEXPLANATIONRESPONSE']._serialized_end=2200
-  _globals['_EXPLANATIONSERVICE']._serialized_start=2524
-  _globals['_EXPLANATIONSERVICE']._serialized_end=3056
+  _globals['_EXPLANATIONVIEW']._serialized_start=2489
+  _globals['_EXPLANATIONVIEW']._serialized_end=2595
+  _globals['_EXPLANATIONSTATE']._serialized_start=2598
+  _globals['_EXPLANATIONSTATE']._serialized_end=2808
+  _globals['_STAGE']._serialized_start=2811
+  _globals['_STAGE']._serialized_end=2961
+  _globals['_EXPLANATION']._serialized_start=316
+  _globals['_EXPLANATION']._serialized_end=1222
+  _globals['_PROGRESS']._serialized_start=1225
+  _globals['_PROGRESS']._serialized_end=1401
+  _globals['_EXPLANATIONERROR']._serialized_start=1404
+  _globals['_EXPLANATIONERROR']._serialized_end=1587
+  _globals['_EXPLANATIONERROR_METADATAENTRY']._serialized_start=1540
+  _globals['_EXPLANATIONERROR_METADATAENTRY']._serialized_end=1587
+  _globals['_CREATEEXPLANATIONREQUEST']._serialized_start=1590
+  _globals['_CREATEEXPLANATIONREQUEST']._serialized_end=1767
+  _globals['_GETEXPLANATIONREQUEST']._serialized_start=1769
+  _globals['_GETEXPLANATIONREQUEST']._serialized_end=1878
+  _globals['_LISTEXPLANATIONSREQUEST']._serialized_start=1881
+  _globals['_LISTEXPLANATIONSREQUEST']._serialized_end=2029
+  _globals['_LISTEXPLANATIONSRESPONSE']._serialized_start=2031
+  _globals['_LISTEXPLANATIONSRESPONSE']._serialized_end=2127
+  _globals['_WATCHEXPLANATIONREQUEST']._serialized_start=2129
+  _globals['_WATCHEXPLANATIONREQUEST']._serialized_end=2240
+  _globals['_WATCHEXPLANATIONRESPONSE']._serialized_start=2242
+  _globals['_WATCHEXPLANATIONRESPONSE']._serialized_end=2312
+  _globals['_CANCELEXPLANATIONREQUEST']._serialized_start=2314
+  _globals['_CANCELEXPLANATIONREQUEST']._serialized_end=2385
+  _globals['_DELETEEXPLANATIONREQUEST']._serialized_start=2387
+  _globals['_DELETEEXPLANATIONREQUEST']._serialized_end=2458
+  _globals['_DELETEEXPLANATIONRESPONSE']._serialized_start=2460
+  _globals['_DELETEEXPLANATIONRESPONSE']._serialized_end=2487
+  _globals['_EXPLANATIONSERVICE']._serialized_start=2964
+  _globals['_EXPLANATIONSERVICE']._serialized_end=3496
 # @@protoc_insertion_point(module_scope)

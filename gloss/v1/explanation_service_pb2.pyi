@@ -4,8 +4,10 @@ from gloss.v1 import common_pb2 as _common_pb2
 from gloss.v1 import error_reason_pb2 as _error_reason_pb2
 from gloss.v1 import explanation_result_pb2 as _explanation_result_pb2
 from gloss.v1 import explanation_spec_pb2 as _explanation_spec_pb2
+from gloss.v1 import study_pb2 as _study_pb2
 from google.api import field_behavior_pb2 as _field_behavior_pb2
 from google.api import resource_pb2 as _resource_pb2
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -30,6 +32,15 @@ class ExplanationState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     EXPLANATION_STATE_SUCCEEDED: _ClassVar[ExplanationState]
     EXPLANATION_STATE_FAILED: _ClassVar[ExplanationState]
     EXPLANATION_STATE_CANCELLED: _ClassVar[ExplanationState]
+
+class Stage(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    STAGE_UNSPECIFIED: _ClassVar[Stage]
+    STAGE_PREPARING: _ClassVar[Stage]
+    STAGE_CHOOSING_TARGET: _ClassVar[Stage]
+    STAGE_EXPLAINING: _ClassVar[Stage]
+    STAGE_MEASURING_FAITHFULNESS: _ClassVar[Stage]
+    STAGE_DONE: _ClassVar[Stage]
 EXPLANATION_VIEW_UNSPECIFIED: ExplanationView
 EXPLANATION_VIEW_BASIC: ExplanationView
 EXPLANATION_VIEW_FULL: ExplanationView
@@ -39,11 +50,18 @@ EXPLANATION_STATE_RUNNING: ExplanationState
 EXPLANATION_STATE_SUCCEEDED: ExplanationState
 EXPLANATION_STATE_FAILED: ExplanationState
 EXPLANATION_STATE_CANCELLED: ExplanationState
+STAGE_UNSPECIFIED: Stage
+STAGE_PREPARING: Stage
+STAGE_CHOOSING_TARGET: Stage
+STAGE_EXPLAINING: Stage
+STAGE_MEASURING_FAITHFULNESS: Stage
+STAGE_DONE: Stage
 
 class Explanation(_message.Message):
-    __slots__ = ("name", "spec", "state", "model", "method", "prompt_preview", "progress", "attempt", "create_time", "start_time", "end_time", "expire_time", "partial_result", "result", "error")
+    __slots__ = ("name", "spec", "study", "state", "model", "method", "prompt_preview", "progress", "attempt", "create_time", "start_time", "end_time", "expire_time", "partial_result", "result", "partial_study_result", "study_result", "error")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SPEC_FIELD_NUMBER: _ClassVar[int]
+    STUDY_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     METHOD_FIELD_NUMBER: _ClassVar[int]
@@ -56,9 +74,12 @@ class Explanation(_message.Message):
     EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
     PARTIAL_RESULT_FIELD_NUMBER: _ClassVar[int]
     RESULT_FIELD_NUMBER: _ClassVar[int]
+    PARTIAL_STUDY_RESULT_FIELD_NUMBER: _ClassVar[int]
+    STUDY_RESULT_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     name: str
     spec: _explanation_spec_pb2.ExplanationSpec
+    study: _study_pb2.StudySpec
     state: ExplanationState
     model: _common_pb2.ModelVersion
     method: str
@@ -71,22 +92,24 @@ class Explanation(_message.Message):
     expire_time: _timestamp_pb2.Timestamp
     partial_result: _explanation_result_pb2.ExplanationResult
     result: _explanation_result_pb2.ExplanationResult
+    partial_study_result: _study_pb2.StudyResult
+    study_result: _study_pb2.StudyResult
     error: ExplanationError
-    def __init__(self, name: _Optional[str] = ..., spec: _Optional[_Union[_explanation_spec_pb2.ExplanationSpec, _Mapping]] = ..., state: _Optional[_Union[ExplanationState, str]] = ..., model: _Optional[_Union[_common_pb2.ModelVersion, _Mapping]] = ..., method: _Optional[str] = ..., prompt_preview: _Optional[str] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., attempt: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., partial_result: _Optional[_Union[_explanation_result_pb2.ExplanationResult, _Mapping]] = ..., result: _Optional[_Union[_explanation_result_pb2.ExplanationResult, _Mapping]] = ..., error: _Optional[_Union[ExplanationError, _Mapping]] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., spec: _Optional[_Union[_explanation_spec_pb2.ExplanationSpec, _Mapping]] = ..., study: _Optional[_Union[_study_pb2.StudySpec, _Mapping]] = ..., state: _Optional[_Union[ExplanationState, str]] = ..., model: _Optional[_Union[_common_pb2.ModelVersion, _Mapping]] = ..., method: _Optional[str] = ..., prompt_preview: _Optional[str] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., attempt: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., partial_result: _Optional[_Union[_explanation_result_pb2.ExplanationResult, _Mapping]] = ..., result: _Optional[_Union[_explanation_result_pb2.ExplanationResult, _Mapping]] = ..., partial_study_result: _Optional[_Union[_study_pb2.StudyResult, _Mapping]] = ..., study_result: _Optional[_Union[_study_pb2.StudyResult, _Mapping]] = ..., error: _Optional[_Union[ExplanationError, _Mapping]] = ...) -> None: ...
 
 class Progress(_message.Message):
-    __slots__ = ("evaluations_done", "evaluations_planned", "remaining_seconds", "stage", "tokens_planned")
+    __slots__ = ("evaluations_done", "evaluations_planned", "remaining_duration", "stage", "tokens_planned")
     EVALUATIONS_DONE_FIELD_NUMBER: _ClassVar[int]
     EVALUATIONS_PLANNED_FIELD_NUMBER: _ClassVar[int]
-    REMAINING_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    REMAINING_DURATION_FIELD_NUMBER: _ClassVar[int]
     STAGE_FIELD_NUMBER: _ClassVar[int]
     TOKENS_PLANNED_FIELD_NUMBER: _ClassVar[int]
     evaluations_done: int
     evaluations_planned: int
-    remaining_seconds: float
-    stage: str
+    remaining_duration: _duration_pb2.Duration
+    stage: Stage
     tokens_planned: int
-    def __init__(self, evaluations_done: _Optional[int] = ..., evaluations_planned: _Optional[int] = ..., remaining_seconds: _Optional[float] = ..., stage: _Optional[str] = ..., tokens_planned: _Optional[int] = ...) -> None: ...
+    def __init__(self, evaluations_done: _Optional[int] = ..., evaluations_planned: _Optional[int] = ..., remaining_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., stage: _Optional[_Union[Stage, str]] = ..., tokens_planned: _Optional[int] = ...) -> None: ...
 
 class ExplanationError(_message.Message):
     __slots__ = ("reason", "message", "metadata")
@@ -106,16 +129,18 @@ class ExplanationError(_message.Message):
     def __init__(self, reason: _Optional[_Union[_error_reason_pb2.ErrorReason, str]] = ..., message: _Optional[str] = ..., metadata: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class CreateExplanationRequest(_message.Message):
-    __slots__ = ("spec", "request_id", "fresh", "validate_only")
+    __slots__ = ("spec", "study", "request_id", "fresh", "validate_only")
     SPEC_FIELD_NUMBER: _ClassVar[int]
+    STUDY_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     FRESH_FIELD_NUMBER: _ClassVar[int]
     VALIDATE_ONLY_FIELD_NUMBER: _ClassVar[int]
     spec: _explanation_spec_pb2.ExplanationSpec
+    study: _study_pb2.StudySpec
     request_id: str
     fresh: bool
     validate_only: bool
-    def __init__(self, spec: _Optional[_Union[_explanation_spec_pb2.ExplanationSpec, _Mapping]] = ..., request_id: _Optional[str] = ..., fresh: _Optional[bool] = ..., validate_only: _Optional[bool] = ...) -> None: ...
+    def __init__(self, spec: _Optional[_Union[_explanation_spec_pb2.ExplanationSpec, _Mapping]] = ..., study: _Optional[_Union[_study_pb2.StudySpec, _Mapping]] = ..., request_id: _Optional[str] = ..., fresh: _Optional[bool] = ..., validate_only: _Optional[bool] = ...) -> None: ...
 
 class GetExplanationRequest(_message.Message):
     __slots__ = ("name", "view")

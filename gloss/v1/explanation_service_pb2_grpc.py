@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class ExplanationServiceStub:
-    """Explanations are resources: created, watched while a worker computes them, kept for a while, deleted.
+    """Explanations are resources: created, watched while a worker computes them, kept for a while, deleted. Most explain one
+    prompt; a study asks about many, and is an explanation like the others but for its spec and result.
 
     Every call answers UNAVAILABLE with RetryInfo while the store of explanations cannot be used, but for validate_only.
     """
@@ -70,7 +71,8 @@ class ExplanationServiceStub:
 
 
 class ExplanationServiceServicer:
-    """Explanations are resources: created, watched while a worker computes them, kept for a while, deleted.
+    """Explanations are resources: created, watched while a worker computes them, kept for a while, deleted. Most explain one
+    prompt; a study asks about many, and is an explanation like the others but for its spec and result.
 
     Every call answers UNAVAILABLE with RetryInfo while the store of explanations cannot be used, but for validate_only.
     """
@@ -170,7 +172,8 @@ def add_ExplanationServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ExplanationService:
-    """Explanations are resources: created, watched while a worker computes them, kept for a while, deleted.
+    """Explanations are resources: created, watched while a worker computes them, kept for a while, deleted. Most explain one
+    prompt; a study asks about many, and is an explanation like the others but for its spec and result.
 
     Every call answers UNAVAILABLE with RetryInfo while the store of explanations cannot be used, but for validate_only.
     """

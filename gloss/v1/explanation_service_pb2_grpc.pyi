@@ -27,7 +27,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ExplanationServiceStub:
-    """Explanations are resources: created, watched while a worker computes them, kept for a while, deleted.
+    """Explanations are resources: created, watched while a worker computes them, kept for a while, deleted. Most explain one
+    prompt; a study asks about many, and is an explanation like the others but for its spec and result.
 
     Every call answers UNAVAILABLE with RetryInfo while the store of explanations cannot be used, but for validate_only.
     """
@@ -67,7 +68,8 @@ class ExplanationServiceStub:
 
 @_typing.type_check_only
 class ExplanationServiceAsyncStub(ExplanationServiceStub):
-    """Explanations are resources: created, watched while a worker computes them, kept for a while, deleted.
+    """Explanations are resources: created, watched while a worker computes them, kept for a while, deleted. Most explain one
+    prompt; a study asks about many, and is an explanation like the others but for its spec and result.
 
     Every call answers UNAVAILABLE with RetryInfo while the store of explanations cannot be used, but for validate_only.
     """
@@ -103,7 +105,8 @@ class ExplanationServiceAsyncStub(ExplanationServiceStub):
     """Cancels the explanation where needed and forgets it."""
 
 class ExplanationServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Explanations are resources: created, watched while a worker computes them, kept for a while, deleted.
+    """Explanations are resources: created, watched while a worker computes them, kept for a while, deleted. Most explain one
+    prompt; a study asks about many, and is an explanation like the others but for its spec and result.
 
     Every call answers UNAVAILABLE with RetryInfo while the store of explanations cannot be used, but for validate_only.
     """

@@ -1,4 +1,7 @@
+import datetime
+
 from gloss.v1 import common_pb2 as _common_pb2
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -7,12 +10,6 @@ from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
-
-class Estimator(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
-    __slots__ = ()
-    ESTIMATOR_UNSPECIFIED: _ClassVar[Estimator]
-    ESTIMATOR_CONTROL_VARIATES: _ClassVar[Estimator]
-    ESTIMATOR_TEXTBOOK: _ClassVar[Estimator]
 
 class TargetScale(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -35,6 +32,12 @@ class RemovalKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     REMOVAL_KIND_DELETE: _ClassVar[RemovalKind]
     REMOVAL_KIND_MEAN_EMBEDDING: _ClassVar[RemovalKind]
 
+class Estimator(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ESTIMATOR_UNSPECIFIED: _ClassVar[Estimator]
+    ESTIMATOR_CONTROL_VARIATES: _ClassVar[Estimator]
+    ESTIMATOR_TEXTBOOK: _ClassVar[Estimator]
+
 class Surrogate(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     SURROGATE_UNSPECIFIED: _ClassVar[Surrogate]
@@ -47,9 +50,6 @@ class PrecisionPolicy(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PRECISION_POLICY_UNSPECIFIED: _ClassVar[PrecisionPolicy]
     PRECISION_POLICY_FLOAT32: _ClassVar[PrecisionPolicy]
     PRECISION_POLICY_AUTO: _ClassVar[PrecisionPolicy]
-ESTIMATOR_UNSPECIFIED: Estimator
-ESTIMATOR_CONTROL_VARIATES: Estimator
-ESTIMATOR_TEXTBOOK: Estimator
 TARGET_SCALE_UNSPECIFIED: TargetScale
 TARGET_SCALE_LOG_PROBABILITY: TargetScale
 TARGET_SCALE_PROBABILITY: TargetScale
@@ -62,6 +62,9 @@ REMOVAL_KIND_MASK_TOKEN: RemovalKind
 REMOVAL_KIND_TEXT: RemovalKind
 REMOVAL_KIND_DELETE: RemovalKind
 REMOVAL_KIND_MEAN_EMBEDDING: RemovalKind
+ESTIMATOR_UNSPECIFIED: Estimator
+ESTIMATOR_CONTROL_VARIATES: Estimator
+ESTIMATOR_TEXTBOOK: Estimator
 SURROGATE_UNSPECIFIED: Surrogate
 SURROGATE_RIDGE: Surrogate
 SURROGATE_LASSO: Surrogate
@@ -71,12 +74,15 @@ PRECISION_POLICY_FLOAT32: PrecisionPolicy
 PRECISION_POLICY_AUTO: PrecisionPolicy
 
 class ExplanationSpec(_message.Message):
-    __slots__ = ("model", "prompt", "target", "features", "removal", "occlusion", "lime", "kernel_shap", "shapley_permutation", "input_times_gradient", "integrated_gradients", "attention_rollout", "value_zeroing", "context_attribution", "interactions", "global_surrogate", "bias_probe", "budget", "quality", "precision", "estimator")
+    __slots__ = ("model", "prompt", "target", "features", "removal", "budget", "quality", "precision", "occlusion", "lime", "kernel_shap", "shapley_permutation", "input_times_gradient", "integrated_gradients", "attention_rollout", "value_zeroing", "context_attribution", "interactions")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
     FEATURES_FIELD_NUMBER: _ClassVar[int]
     REMOVAL_FIELD_NUMBER: _ClassVar[int]
+    BUDGET_FIELD_NUMBER: _ClassVar[int]
+    QUALITY_FIELD_NUMBER: _ClassVar[int]
+    PRECISION_FIELD_NUMBER: _ClassVar[int]
     OCCLUSION_FIELD_NUMBER: _ClassVar[int]
     LIME_FIELD_NUMBER: _ClassVar[int]
     KERNEL_SHAP_FIELD_NUMBER: _ClassVar[int]
@@ -87,17 +93,14 @@ class ExplanationSpec(_message.Message):
     VALUE_ZEROING_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_ATTRIBUTION_FIELD_NUMBER: _ClassVar[int]
     INTERACTIONS_FIELD_NUMBER: _ClassVar[int]
-    GLOBAL_SURROGATE_FIELD_NUMBER: _ClassVar[int]
-    BIAS_PROBE_FIELD_NUMBER: _ClassVar[int]
-    BUDGET_FIELD_NUMBER: _ClassVar[int]
-    QUALITY_FIELD_NUMBER: _ClassVar[int]
-    PRECISION_FIELD_NUMBER: _ClassVar[int]
-    ESTIMATOR_FIELD_NUMBER: _ClassVar[int]
     model: str
     prompt: _common_pb2.Prompt
     target: Target
     features: Features
     removal: Removal
+    budget: Budget
+    quality: Quality
+    precision: PrecisionPolicy
     occlusion: Occlusion
     lime: Lime
     kernel_shap: KernelShap
@@ -108,13 +111,7 @@ class ExplanationSpec(_message.Message):
     value_zeroing: ValueZeroing
     context_attribution: ContextAttribution
     interactions: Interactions
-    global_surrogate: GlobalSurrogate
-    bias_probe: BiasProbe
-    budget: Budget
-    quality: Quality
-    precision: PrecisionPolicy
-    estimator: Estimator
-    def __init__(self, model: _Optional[str] = ..., prompt: _Optional[_Union[_common_pb2.Prompt, _Mapping]] = ..., target: _Optional[_Union[Target, _Mapping]] = ..., features: _Optional[_Union[Features, _Mapping]] = ..., removal: _Optional[_Union[Removal, _Mapping]] = ..., occlusion: _Optional[_Union[Occlusion, _Mapping]] = ..., lime: _Optional[_Union[Lime, _Mapping]] = ..., kernel_shap: _Optional[_Union[KernelShap, _Mapping]] = ..., shapley_permutation: _Optional[_Union[ShapleyPermutation, _Mapping]] = ..., input_times_gradient: _Optional[_Union[InputTimesGradient, _Mapping]] = ..., integrated_gradients: _Optional[_Union[IntegratedGradients, _Mapping]] = ..., attention_rollout: _Optional[_Union[AttentionRollout, _Mapping]] = ..., value_zeroing: _Optional[_Union[ValueZeroing, _Mapping]] = ..., context_attribution: _Optional[_Union[ContextAttribution, _Mapping]] = ..., interactions: _Optional[_Union[Interactions, _Mapping]] = ..., global_surrogate: _Optional[_Union[GlobalSurrogate, _Mapping]] = ..., bias_probe: _Optional[_Union[BiasProbe, _Mapping]] = ..., budget: _Optional[_Union[Budget, _Mapping]] = ..., quality: _Optional[_Union[Quality, _Mapping]] = ..., precision: _Optional[_Union[PrecisionPolicy, str]] = ..., estimator: _Optional[_Union[Estimator, str]] = ...) -> None: ...
+    def __init__(self, model: _Optional[str] = ..., prompt: _Optional[_Union[_common_pb2.Prompt, _Mapping]] = ..., target: _Optional[_Union[Target, _Mapping]] = ..., features: _Optional[_Union[Features, _Mapping]] = ..., removal: _Optional[_Union[Removal, _Mapping]] = ..., budget: _Optional[_Union[Budget, _Mapping]] = ..., quality: _Optional[_Union[Quality, _Mapping]] = ..., precision: _Optional[_Union[PrecisionPolicy, str]] = ..., occlusion: _Optional[_Union[Occlusion, _Mapping]] = ..., lime: _Optional[_Union[Lime, _Mapping]] = ..., kernel_shap: _Optional[_Union[KernelShap, _Mapping]] = ..., shapley_permutation: _Optional[_Union[ShapleyPermutation, _Mapping]] = ..., input_times_gradient: _Optional[_Union[InputTimesGradient, _Mapping]] = ..., integrated_gradients: _Optional[_Union[IntegratedGradients, _Mapping]] = ..., attention_rollout: _Optional[_Union[AttentionRollout, _Mapping]] = ..., value_zeroing: _Optional[_Union[ValueZeroing, _Mapping]] = ..., context_attribution: _Optional[_Union[ContextAttribution, _Mapping]] = ..., interactions: _Optional[_Union[Interactions, _Mapping]] = ...) -> None: ...
 
 class Target(_message.Message):
     __slots__ = ("next_token", "continuation", "generation", "contrast", "scale")
@@ -179,20 +176,24 @@ class Occlusion(_message.Message):
     def __init__(self, window: _Optional[int] = ..., stride: _Optional[int] = ...) -> None: ...
 
 class Lime(_message.Message):
-    __slots__ = ("surrogate", "alpha", "kernel_width", "max_depth")
+    __slots__ = ("surrogate", "alpha", "kernel_width", "max_depth", "estimator")
     SURROGATE_FIELD_NUMBER: _ClassVar[int]
     ALPHA_FIELD_NUMBER: _ClassVar[int]
     KERNEL_WIDTH_FIELD_NUMBER: _ClassVar[int]
     MAX_DEPTH_FIELD_NUMBER: _ClassVar[int]
+    ESTIMATOR_FIELD_NUMBER: _ClassVar[int]
     surrogate: Surrogate
     alpha: float
     kernel_width: float
     max_depth: int
-    def __init__(self, surrogate: _Optional[_Union[Surrogate, str]] = ..., alpha: _Optional[float] = ..., kernel_width: _Optional[float] = ..., max_depth: _Optional[int] = ...) -> None: ...
+    estimator: Estimator
+    def __init__(self, surrogate: _Optional[_Union[Surrogate, str]] = ..., alpha: _Optional[float] = ..., kernel_width: _Optional[float] = ..., max_depth: _Optional[int] = ..., estimator: _Optional[_Union[Estimator, str]] = ...) -> None: ...
 
 class KernelShap(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("estimator",)
+    ESTIMATOR_FIELD_NUMBER: _ClassVar[int]
+    estimator: Estimator
+    def __init__(self, estimator: _Optional[_Union[Estimator, str]] = ...) -> None: ...
 
 class ShapleyPermutation(_message.Message):
     __slots__ = ()
@@ -226,45 +227,17 @@ class Interactions(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
-class GlobalSurrogate(_message.Message):
-    __slots__ = ("prompts", "surrogate", "held_out", "max_depth")
-    PROMPTS_FIELD_NUMBER: _ClassVar[int]
-    SURROGATE_FIELD_NUMBER: _ClassVar[int]
-    HELD_OUT_FIELD_NUMBER: _ClassVar[int]
-    MAX_DEPTH_FIELD_NUMBER: _ClassVar[int]
-    prompts: _containers.RepeatedScalarFieldContainer[str]
-    surrogate: Surrogate
-    held_out: float
-    max_depth: int
-    def __init__(self, prompts: _Optional[_Iterable[str]] = ..., surrogate: _Optional[_Union[Surrogate, str]] = ..., held_out: _Optional[float] = ..., max_depth: _Optional[int] = ...) -> None: ...
-
-class BiasProbe(_message.Message):
-    __slots__ = ("templates", "groups")
-    TEMPLATES_FIELD_NUMBER: _ClassVar[int]
-    GROUPS_FIELD_NUMBER: _ClassVar[int]
-    templates: _containers.RepeatedScalarFieldContainer[str]
-    groups: _containers.RepeatedCompositeFieldContainer[SwapSet]
-    def __init__(self, templates: _Optional[_Iterable[str]] = ..., groups: _Optional[_Iterable[_Union[SwapSet, _Mapping]]] = ...) -> None: ...
-
-class SwapSet(_message.Message):
-    __slots__ = ("label", "words")
-    LABEL_FIELD_NUMBER: _ClassVar[int]
-    WORDS_FIELD_NUMBER: _ClassVar[int]
-    label: str
-    words: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, label: _Optional[str] = ..., words: _Optional[_Iterable[str]] = ...) -> None: ...
-
 class Budget(_message.Message):
-    __slots__ = ("max_evaluations", "max_seconds", "standard_error", "seed")
+    __slots__ = ("max_evaluations", "max_duration", "standard_error", "seed")
     MAX_EVALUATIONS_FIELD_NUMBER: _ClassVar[int]
-    MAX_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    MAX_DURATION_FIELD_NUMBER: _ClassVar[int]
     STANDARD_ERROR_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     max_evaluations: int
-    max_seconds: float
+    max_duration: _duration_pb2.Duration
     standard_error: float
     seed: int
-    def __init__(self, max_evaluations: _Optional[int] = ..., max_seconds: _Optional[float] = ..., standard_error: _Optional[float] = ..., seed: _Optional[int] = ...) -> None: ...
+    def __init__(self, max_evaluations: _Optional[int] = ..., max_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., standard_error: _Optional[float] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class Quality(_message.Message):
     __slots__ = ("faithfulness",)

@@ -8,11 +8,16 @@ PromptInternals             one prompt inside a model, for methods that look the
 OcclusionExplainer, ...     estimators over any game, which a value function is one of
 anytime (sampling.py)       what those that sample do alike: growing batches, limits, when to stop
 Control (control.py)        what a fitted game explains of the samples' values, for those that sample
-Run                         one explanation at work: updates, checkpoint, judged result
+Work (work.py)              a question at work: updates, checkpoint, clock
+Run (run.py)                one explanation at work, to its judged result
+StudyRun (study.py)         one study of many texts at work, likewise
+prepare, forecast, start    the same for either, by what is asked
 """
 
-from ml.explain.problem import Problem, prepare
+from ml.explain.problem import Problem
+from ml.explain.question import Question, forecast, prepare, start
 from ml.explain.run import Run
+from ml.explain.study import StudyProblem, StudyRun
 from ml.explain.value_function import ValueFunction
 
-__all__ = ["Problem", "Run", "ValueFunction", "prepare"]
+__all__ = ["Problem", "Question", "Run", "StudyProblem", "StudyRun", "ValueFunction", "forecast", "prepare", "start"]

@@ -9,80 +9,70 @@ inference with multiway clustering"): Var = Var by template + Var by place − V
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
 
-from ml.explain.estimator import Estimate, Estimating, FloatArray, Game
+from ml.explain.estimator import FloatArray, IntArray
 from ml.explain.interval import two_sided_95
-from ml.result import GroupDifference, Interval, StopReason
+from ml.explain.trust import Reason
+from ml.result import BiasProbeResult, GroupDifference, Interval, Verdict
+from ml.spec import BiasProbe
 
-_AT_ONCE = 256  # texts
+_MIN_PAIRS = 6
 
 
 @dataclass(frozen=True)
 class BiasProbeExplainer:
     """Exact values of all texts; the differences' errors are those of having asked for no more templates and words."""
 
+    probe: BiasProbe
     seed: int
-    labels: tuple[str, ...]
-    words: int
-    """Of each group."""
-    templates: int
+
+    quick = True
 
     @property
-    def max_evaluations(self) -> int:
-        """Every template with every word, the first of them twice, and once without."""
-        return 2 + self.templates * self.words * len(self.labels)
+    def blocks(self) -> IntArray:
+        """A pair of template and place among the words: its text of each group."""
+        pairs, groups = len(self.probe.templates) * self.probe.words, len(self.probe.groups)
+        texts = np.arange(pairs * groups, dtype=np.int64).reshape(pairs, groups)
+        return texts[np.random.default_rng(self.seed).permutation(pairs)]
 
-    @property
-    def min_evaluations(self) -> int:
-        """All of them."""
-        return self.max_evaluations
-
-    def __call__(self, game: Game) -> Estimating:
-        """Ask for all texts, which are the game's players: the first template without its word, and then each text.
-
-        Texts come by template, then word, then group.
-        """
-        choices, groups = np.eye(game.features, dtype=np.bool_), len(self.labels)
-        removed, first = yield from game(choices[:2])
-        cells, pairs = choices[1:].reshape(-1, groups, game.features), self.templates * self.words
-        values = np.full((pairs, groups), np.nan)
-        order = np.random.default_rng(self.seed).permutation(pairs)
-        for some in np.array_split(order, math.ceil(pairs * groups / _AT_ONCE)):
-            answers = (yield from game(cells[some].reshape(-1, game.features))).reshape(-1, groups)
-            if not np.isfinite(answers).all():
-                break  # which of them were answered depends on the order of the work, not on chance alone
-            values[some] = answers
-        table = values.reshape(self.templates, self.words, groups)
+    def find(self, values: FloatArray) -> BiasProbeResult | None:
+        """The difference of every two groups, from the values of `BiasProbe.texts`."""
+        labels = [group.label for group in self.probe.groups]
+        table = values.reshape(len(self.probe.templates), self.probe.words, len(labels))
         differences = [
-            found
-            for first, second in combinations(range(len(self.labels)), 2)
-            if (found := self._compare(table, first, second)) is not None
+            difference
+            for (i, first), (j, second) in combinations(enumerate(labels), 2)
+            if (difference := _difference(first, second, table[:, :, i] - table[:, :, j])) is not None
         ]
-        complete = bool(np.isfinite(values).all() and np.isfinite(removed))
-        word = float(first - removed)
-        known = math.isfinite(word)
-        yield Estimate(
-            attributions=np.array([word if known else 0.0]),
-            standard_errors=np.array([0.0 if known else np.inf]),
-            stop=StopReason.COMPLETE if complete else StopReason.SECONDS,
-            converged=complete,
-            group_differences=tuple(differences),
-        )
+        return BiasProbeResult(tuple(differences)) if differences else None
 
-    def _compare(self, values: FloatArray, first: int, second: int) -> GroupDifference | None:
-        """Two groups, by their indices; None where no pair is known."""
-        pairs = values[:, :, first] - values[:, :, second]  # [templates, words]
-        known = np.isfinite(pairs)
-        if not known.any():
-            return None
-        mean, error, freedom = clustered_mean(pairs)
-        reach = two_sided_95(freedom) * error if freedom else math.inf
-        interval = Interval(mean - reach, mean + reach)
-        return GroupDifference(self.labels[first], self.labels[second], mean, error, interval, int(known.sum()))
+    def doubts(self) -> Iterator[Reason]:
+        """Too few templates or words to tell of others."""
+        templates, words = len(self.probe.templates), self.probe.words
+        if templates * words == 1:
+            yield Verdict.NOT_TRUSTED, "A difference rests on a single pair of words in a single template."
+        elif templates == 1 or words == 1:
+            of, more = ("template", "words") if templates == 1 else ("word of each group", "templates")
+            yield Verdict.CAUTION, f"The differences speak of one {of} only, however many {more} there are."
+        elif templates * words < _MIN_PAIRS:
+            yield Verdict.CAUTION, f"The differences rest on {templates * words} pairs only; more would tell more."
+
+
+def _difference(first: str, second: str, pairs: FloatArray) -> GroupDifference | None:
+    """What two groups differ by, from `pairs` [templates, words]; None where no pair is known."""
+    known = np.isfinite(pairs)
+    if not known.any():
+        return None
+    mean, error, freedom = clustered_mean(pairs)
+    if not freedom:
+        return GroupDifference(first, second, mean, int(known.sum()))
+    reach = two_sided_95(freedom) * error
+    return GroupDifference(first, second, mean, int(known.sum()), error, Interval(mean - reach, mean + reach))
 
 
 def clustered_mean(cells: FloatArray) -> tuple[float, float, int]:

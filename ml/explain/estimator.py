@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ml.result import GroupDifference, StopReason, SurrogateFit
+from ml.result import StopReason, SurrogateFit
 
 BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.int64]
@@ -71,7 +71,6 @@ class Estimate:
         converged: whether the attributions have settled.
         surrogate: the fitted model, for methods that fit one.
         interactions: of pairs of features, for methods that look for them.
-        group_differences: between groups of words, for methods that compare them.
         stability: Pearson correlation between the attributions of two halves of the samples.
         freedom: degrees of freedom of the standard errors, infinite where there are plenty.
         completeness_error: |Σ attributions − (v(all) − v(nothing))|, for methods that promise 0.
@@ -83,7 +82,6 @@ class Estimate:
     converged: bool = False
     surrogate: SurrogateFit | None = None
     interactions: Pairwise | None = None
-    group_differences: tuple[GroupDifference, ...] = ()
     stability: float | None = None
     freedom: float = np.inf
     completeness_error: float | None = None

@@ -40,23 +40,20 @@ def segment(encoding: Encoding, features: spec.Features) -> tuple[Feature, ...]:
     Raises:
         InputError: a span leaves the text or owns no token; nothing is left to be a feature; too many features.
     """
-    text = encoding.text
+    text, unit = encoding.text, features.unit or Unit.WORD
     if features.spans:
         cut = _caller_features(encoding, features.spans)
     else:
         if features.within is not None and features.within[1] > len(text):
             raise InputError("features.within", _outside(features.within, text))
-        if features.unit is Unit.TOKEN:
-            spans = _token_spans(encoding)
-        else:
-            spans = _units(text, features.unit, encoding.editable)
+        spans = _token_spans(encoding) if unit is Unit.TOKEN else _units(text, unit, encoding.editable)
         if features.within is not None:
             start, end = features.within
             spans = [span for span in spans if start <= _first_visible(text, span) < end]
-        cut = _by_token(encoding, spans) if features.unit is Unit.TOKEN else _own(encoding, spans, merge=True)
+        cut = _by_token(encoding, spans) if unit is Unit.TOKEN else _own(encoding, spans, merge=True)
         if not cut:
             field = "features" if features.within is None else "features.within"
-            raise InputError(field, f"no {features.unit.value} of the prompt begins there; there is nothing to explain")
+            raise InputError(field, f"no {unit.value} of the prompt begins there; there is nothing to explain")
     if len(cut) > MAX_FEATURES:
         advice = "choose larger units, or restrict them with features.within"
         raise InputError("features", f"the prompt has {len(cut)} features and at most {MAX_FEATURES} fit; {advice}")

@@ -55,7 +55,7 @@ class ValueZeroingExplainer:
             if shares is not None:
                 yield Estimate(shares, np.zeros(prompt.features), StopReason.COMPLETE, converged=True)
             elif prompt.late:
-                yield Estimate.nothing(prompt.features, StopReason.SECONDS)
+                yield Estimate.nothing(prompt.features, StopReason.DURATION)
                 return
             else:
                 yield None

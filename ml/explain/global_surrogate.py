@@ -2,41 +2,35 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ml import spec
 from ml.explain import surrogates
-from ml.explain.estimator import Estimate, Estimating, FloatArray, Game
+from ml.explain.estimator import FloatArray, IntArray
+from ml.explain.numbers import known
 from ml.explain.surrogates import Fit
+from ml.explain.target import unit
+from ml.explain.trust import Reason
 from ml.explain.units import words
-from ml.result import StopReason, SurrogateFit, WordCoefficient
-from ml.spec import Span, SurrogateKind
+from ml.result import AttributionUnit, GlobalSurrogateResult, Verdict, WordCoefficient
+from ml.spec import Scale, Span, SurrogateKind
 
 MOST_WORDS = 2000
 """The most frequent ones have a coefficient."""
-_FEWEST_PROMPTS = 2
+_MIN_PROMPTS = 2
 """In which a word must be, to tell its effect from its one prompt's."""
-_AT_ONCE = 256  # prompts
+_MIN_HELD_OUT = 10
 _ALPHAS = np.logspace(-2, 4, 25)
 
 
-def bag(text: str) -> frozenset[str]:
-    """The words of a text, in lower case."""
-    return frozenset(located(text, [(0, len(text))]).values())
-
-
-def located(text: str, regions: Sequence[Span]) -> dict[int, str]:
-    """The words in some regions of a text, in lower case, by where they begin."""
-    return {
-        begin + start: text[begin + start : begin + end].casefold()
-        for begin, stop in regions
-        for start, end in words(text[begin:stop])
-    }
+def bag(text: str, regions: Sequence[Span]) -> frozenset[str]:
+    """The words in some regions of a text, in lower case."""
+    pieces = [text[start:end] for start, end in regions]
+    return frozenset(piece[start:end].casefold() for piece in pieces for start, end in words(piece))
 
 
 def held_out(prompts: int, share: float) -> int:
@@ -53,58 +47,55 @@ class GlobalSurrogateExplainer:
     """
 
     method: spec.GlobalSurrogate
+    scale: Scale
     seed: int
     bags: tuple[frozenset[str], ...]
-    """The words of each prompt, the spec's own first."""
-    features: tuple[frozenset[str], ...]
-    """The words of each feature of the spec's own prompt."""
+    """The words of each prompt."""
+
+    quick = False
 
     @property
-    def max_evaluations(self) -> int:
-        """All prompts."""
-        return len(self.bags)
+    def blocks(self) -> IntArray:
+        """Each prompt by itself."""
+        return np.random.default_rng([self.seed, 1]).permutation(len(self.bags))[:, None]
 
-    @property
-    def min_evaluations(self) -> int:
-        """All of them."""
-        return self.max_evaluations
-
-    def __call__(self, game: Game) -> Estimating:
-        """Ask for all prompts: the game's players but the first, which is the own prompt with nothing left of it."""
-        choices = np.eye(game.features, dtype=np.bool_)[1:]
-        values = np.full(len(choices), np.nan)
-        order = np.random.default_rng([self.seed, 1]).permutation(len(choices))
-        for some in np.array_split(order, math.ceil(len(order) / _AT_ONCE)):
-            answers = yield from game(choices[some])
-            if not np.isfinite(answers).all():
-                break  # which of them were answered depends on the order of the work, not on chance alone
-            values[some] = answers
-        yield self._estimate(values)
-
-    def _estimate(self, values: FloatArray) -> Estimate:
-        known = np.isfinite(values)
-        stop = StopReason.COMPLETE if known.all() else StopReason.SECONDS
-        if known.sum() < spec.FEWEST_PROMPTS:
-            return Estimate.nothing(len(self.features), StopReason.SECONDS)
+    def find(self, values: FloatArray) -> GlobalSurrogateResult | None:
+        """The surrogate of the prompts whose values are known; None where these are few, or have no word in common."""
+        given = np.isfinite(values)
+        if given.sum() < spec.MIN_PROMPTS:
+            return None
         drawn = np.random.default_rng(self.seed).permutation(len(values))
-        order: list[int] = drawn[known[drawn]].tolist()
+        order: list[int] = drawn[given[drawn]].tolist()
         many = held_out(len(order), self.method.held_out)
         held, fitted = order[:many], order[many:]
         vocabulary = _vocabulary([self.bags[i] for i in fitted])
         if not vocabulary:
-            return Estimate.nothing(len(self.features), stop)
+            return None
         fit = self._fit(_presence(self.bags, vocabulary, fitted), values[fitted])
         predicted = predict(fit, _presence(self.bags, vocabulary, held))
-        weights = dict(zip(vocabulary, zip(fit.attributions, fit.standard_errors, strict=True), strict=True))
-        own = [[weights[word] for word in sorted(feature) if word in weights] for feature in self.features]
-        return Estimate(
-            attributions=np.array([sum(value for value, _ in each) for each in own]),
-            # Of several words at worst: how their errors go together is not kept.
-            standard_errors=np.array([sum(error for _, error in each) if each else np.inf for each in own]),
-            stop=stop,
-            converged=stop is StopReason.COMPLETE,
-            surrogate=_described(fit, vocabulary, surrogates.r_squared(values[held], predicted, np.ones(len(held)))),
+        tree = self.method.surrogate is SurrogateKind.DECISION_TREE
+        ranked = _ranked(fit)
+        place = {column: index for index, column in enumerate(ranked)}
+        nodes = tuple(
+            node if node.feature is None else replace(node, feature=place[node.feature]) for node in fit.surrogate.nodes
         )
+        return GlobalSurrogateResult(
+            surrogate=replace(fit.surrogate, nodes=nodes),
+            held_out_r_squared=surrogates.r_squared(values[held], predicted, np.ones(len(held))),
+            coefficients=tuple(
+                WordCoefficient(vocabulary[i], float(fit.attributions[i]), known(float(fit.standard_errors[i])))
+                for i in ranked
+            ),
+            coefficient_unit=AttributionUnit.IMPURITY_SHARE if tree else unit(self.scale),
+            fitted_prompts=len(fitted),
+            held_out_prompts=len(held),
+        )
+
+    def doubts(self) -> Iterator[Reason]:
+        """Too few prompts to test the fit."""
+        held = held_out(len(self.bags), self.method.held_out)
+        if held < _MIN_HELD_OUT:
+            yield Verdict.CAUTION, f"Only {held} prompts were held out, too few to tell how well the surrogate fits."
 
     def _fit(self, samples: FloatArray, values: FloatArray) -> Fit:
         weights = np.ones(len(values))
@@ -119,11 +110,11 @@ def predict(fit: Fit, samples: FloatArray) -> FloatArray:
     """What a fitted ridge or tree predicts for `samples` [n, words] of 0 and 1. Returns [n]."""
     nodes = fit.surrogate.nodes
     if not nodes:
-        return samples @ fit.attributions + fit.surrogate.intercept
+        return samples @ fit.attributions + (fit.surrogate.intercept or 0.0)
     found = np.empty(len(samples))
     for row, sample in enumerate(samples):
         node = nodes[0]
-        while node.feature >= 0:
+        while node.feature is not None and node.absent is not None and node.present is not None:
             node = nodes[node.present if sample[node.feature] else node.absent]
         found[row] = node.value
     return found
@@ -132,7 +123,7 @@ def predict(fit: Fit, samples: FloatArray) -> FloatArray:
 def _vocabulary(bags: Sequence[frozenset[str]]) -> list[str]:
     """The words that some of the prompts have, the most frequent first."""
     counts = Counter(word for each in bags for word in each)
-    some = [(count, word) for word, count in counts.items() if _FEWEST_PROMPTS <= count < len(bags)]
+    some = [(count, word) for word, count in counts.items() if _MIN_PROMPTS <= count < len(bags)]
     return [word for _, word in sorted(some, key=lambda each: (-each[0], each[1]))[:MOST_WORDS]]
 
 
@@ -145,19 +136,8 @@ def _presence(bags: Sequence[frozenset[str]], vocabulary: Sequence[str], rows: S
     return present
 
 
-def _described(fit: Fit, vocabulary: Sequence[str], held_out: float) -> SurrogateFit:
-    """The fit for the result: words that count, the largest first, and a tree that asks about them."""
+def _ranked(fit: Fit) -> list[int]:
+    """The columns of the words that count, the largest first: those with a weight, and those that a tree asks about."""
     asked = {node.feature for node in fit.surrogate.nodes}
-    order = np.argsort(-np.abs(fit.attributions), kind="stable").tolist()
-    ranked = [column for column in order if fit.attributions[column] != 0 or column in asked]
-    place = {column: index for index, column in enumerate(ranked)}
-    return replace(
-        fit.surrogate,
-        held_out_r_squared=held_out,
-        coefficients=tuple(
-            WordCoefficient(vocabulary[i], float(fit.attributions[i]), float(fit.standard_errors[i])) for i in ranked
-        ),
-        nodes=tuple(
-            replace(node, feature=place[node.feature]) if node.feature >= 0 else node for node in fit.surrogate.nodes
-        ),
-    )
+    order: list[int] = np.argsort(-np.abs(fit.attributions), kind="stable").tolist()
+    return [column for column in order if fit.attributions[column] != 0 or column in asked]

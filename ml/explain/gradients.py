@@ -65,13 +65,13 @@ class IntegratedGradientsExplainer:
         """Ask for the empty and the full coalition, then for gradients between them."""
         empty, full = yield from prompt.game(empty_and_full(prompt.features))
         if not np.isfinite(full - empty):
-            yield Estimate.nothing(prompt.features, StopReason.SECONDS)
+            yield Estimate.nothing(prompt.features, StopReason.DURATION)
             return
         nodes, weights = np.polynomial.legendre.leggauss(self.method.steps)
         attributions = np.zeros(prompt.features)
         for first in range(0, self.method.steps, prompt.batch_size):
             if prompt.late:
-                yield Estimate.nothing(prompt.features, StopReason.SECONDS)
+                yield Estimate.nothing(prompt.features, StopReason.DURATION)
                 return
             some = slice(first, first + prompt.batch_size)
             attributions += prompt.path_gradients((nodes[some] + 1) / 2, weights[some] / 2, from_removed=True)

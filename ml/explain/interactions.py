@@ -144,7 +144,7 @@ class InteractionsExplainer:
         """Ask for the empty and the full coalition, then for pairs of coalitions."""
         empty, whole = yield from game(empty_and_full(self.features))
         if not np.isfinite(whole - empty):
-            yield self._nothing(StopReason.SECONDS)
+            yield self._nothing(StopReason.DURATION)
             return
         if self.features == 1:
             none = Pairwise(np.zeros(0), np.zeros(0))

@@ -114,7 +114,7 @@ class KernelShapExplainer:
         empty, whole = yield from game(empty_and_full(self.features))
         gain = float(whole - empty)
         if not np.isfinite(gain):
-            yield Estimate.nothing(self.features, StopReason.SECONDS)
+            yield Estimate.nothing(self.features, StopReason.DURATION)
             return
         yield from anytime(
             game,

@@ -52,6 +52,6 @@ class OcclusionExplainer:
         yield Estimate(
             attributions=attributions,
             standard_errors=np.where(held_by == windows.sum(axis=0), 0.0, np.inf),
-            stop=StopReason.COMPLETE if complete else StopReason.SECONDS,
+            stop=StopReason.COMPLETE if complete else StopReason.DURATION,
             converged=complete,
         )

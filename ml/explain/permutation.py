@@ -49,7 +49,7 @@ class PermutationExplainer:
         """
         empty, whole = yield from game(empty_and_full(game.features))
         if not np.isfinite(whole - empty):
-            yield Estimate.nothing(self.features, StopReason.SECONDS)
+            yield Estimate.nothing(self.features, StopReason.DURATION)
             return
         yield from anytime(
             game,

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from ml.errors import InputError
 from ml.explain import faithfulness, methods, target
 from ml.explain.estimator import Explainer
-from ml.explain.features import Feature
+from ml.explain.features import Feature, segment
 from ml.explain.internals import InternalsExplainer
 from ml.explain.removal import Perturbation, perturbation
 from ml.explain.target import TargetPlan, TargetTokens
-from ml.explain.texts import Prompts
 from ml.models.protocol import ModelInfo
-from ml.result import Progress, Token
+from ml.result import Token
 from ml.spec import ExplanationSpec
 from ml.tokens import Encoding, Tokenizer
 
@@ -29,7 +28,6 @@ class Problem:
 
     Attributes:
         prompt_tokens: the prompt's tokens, for the result.
-        prompts: what the value function chooses from: the prompt's variants, or many prompts.
         quality: what is measured of the result; None when not asked for, or when there is nothing to compare.
         max_evaluations: coalitions that will be asked for, with the base value, the full value and the quality block.
     """
@@ -40,33 +38,25 @@ class Problem:
     prompt_tokens: tuple[Token, ...]
     features: tuple[Feature, ...]
     perturbation: Perturbation
-    prompts: Prompts
     target: TargetPlan
     explainer: Explainer | InternalsExplainer
     quality: faithfulness.Plan | None
 
     @property
+    def prompts(self) -> Perturbation:
+        """What the value function chooses from: the prompt's variants."""
+        return self.perturbation
+
+    @property
     def max_evaluations(self) -> int:
+        """The base value, the full value, what the explainer asks for, and the quality block."""
         return 2 + self.explainer.max_evaluations + (self.quality.evaluations if self.quality else 0)
 
     def tokens(self, evaluations: int) -> int:
         """The most tokens that the model reads for so many evaluations: what prompts share is not left out."""
-        shared = len(self.prompts.shared_prefix)
+        shared_prefix = len(self.prompts.shared_prefix)
         longest = self.prompts.longest + self.target.longest
-        return shared + self.target.generate * len(self.encoding.ids) + evaluations * (longest - shared)
-
-    def forecast(self, tokens_per_second: float | None) -> Progress:
-        """What all of the work will cost, before any of it is done.
-
-        Args:
-            tokens_per_second: how fast such work was of late, prompts' shared tokens counted as often as they come;
-                None where that is not known, and then no time is told.
-        """
-        tokens, limit = self.tokens(self.max_evaluations), self.spec.budget.max_seconds
-        seconds = None if tokens_per_second is None else tokens / tokens_per_second
-        if seconds is not None and limit is not None:
-            seconds = min(seconds, limit)
-        return Progress(0, self.max_evaluations, stage="", remaining_seconds=seconds, tokens_planned=tokens)
+        return shared_prefix + self.target.generate * len(self.encoding.ids) + evaluations * (longest - shared_prefix)
 
     def fingerprint(self, target: TargetTokens) -> bytes:
         """32 bytes, equal where a coalition has the same value: same weights, prompts, features, removal and target."""
@@ -82,10 +72,9 @@ def prepare(tokenizer: Tokenizer, info: ModelInfo, spec: ExplanationSpec) -> Pro
         PromptTooLongError: prompt, target or replacements exceed the context.
         CapabilityError: the model has not got what the method is about.
     """
-    prompt, wanted = methods.subject(spec)
-    encoding = tokenizer.encode(prompt)
+    encoding = tokenizer.encode(spec.prompt)
     planned_target = target.plan(tokenizer, info, encoding, spec.target)
-    features = methods.cut(encoding, wanted, spec.method)
+    features = segment(encoding, spec.features)
     perturbed = perturbation(tokenizer, encoding, features, methods.removal(tokenizer, spec))
     longest = perturbed.longest + planned_target.longest
     if longest > info.context_length:
@@ -95,7 +84,7 @@ def prepare(tokenizer: Tokenizer, info: ModelInfo, spec: ExplanationSpec) -> Pro
             f" {info.context_length}; choose a shorter text",
         )
     # A single feature leaves no ranking to compare.
-    measured = spec.faithfulness and not methods.is_survey(spec.method) and len(features) > 1
+    measured = spec.quality.faithfulness and len(features) > 1
     return Problem(
         spec=spec,
         info=info,
@@ -103,10 +92,7 @@ def prepare(tokenizer: Tokenizer, info: ModelInfo, spec: ExplanationSpec) -> Pro
         prompt_tokens=tokenizer.tokens(encoding),
         features=features,
         perturbation=perturbed,
-        prompts=methods.prompts(tokenizer, spec, perturbed, planned_target.longest),
         target=planned_target,
-        explainer=methods.explainer(
-            spec, info, perturbed, encoding=encoding, features=features, appended=planned_target.longest
-        ),
+        explainer=methods.explainer(spec, info, perturbed, appended=planned_target.longest),
         quality=faithfulness.Plan.of(len(features), len(encoding.ids)) if measured else None,
     )

@@ -6,59 +6,39 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
-from typing import TypeVar
 
 import numpy as np
 
 from ml.errors import CapabilityError
-from ml.explain import faithfulness, methods, numbers, trust
-from ml.explain.cache import ValueCache, scope
-from ml.explain.checkpoint import Memory
+from ml.explain import faithfulness, methods, trust
+from ml.explain.cache import ValueCache
 from ml.explain.estimator import Estimate, Estimating
-from ml.explain.evaluation import Evaluator, rough_seconds
 from ml.explain.internals import InternalsExplainer, PromptInternals
 from ml.explain.interval import two_sided_95
+from ml.explain.numbers import known
 from ml.explain.problem import prepare
 from ml.explain.target import TargetTokens, describe, resolve
 from ml.explain.value_function import ValueFunction
+from ml.explain.work import Work
 from ml.models.protocol import ExplainableModel, ModelInternals
 from ml.result import (
     Attribution,
-    Cost,
     ExplanationResult,
     Faithfulness,
     Interaction,
     Interval,
-    Progress,
+    Stage,
     StopReason,
     Trust,
     Update,
 )
-from ml.spec import BiasProbe, ExplanationSpec, GlobalSurrogate, PrecisionPolicy
-
-_PARTIAL_SECONDS = 0.25
-_PROGRESS_SECONDS = 0.05
-
-T = TypeVar("T")
+from ml.spec import ExplanationSpec, PrecisionPolicy
 
 
-class Run:
-    """Solves one explanation. Iterate over it once: updates come while it works, the last holds the judged result.
+class Run(Work):
+    """Solves one explanation; see `Work`.
 
-    Between two updates lies a chunk of work (about a second), or several short ones, as updates come no faster than a
-    person can follow. To cancel, stop iterating.
-
-    The same spec and model make the same draws, and on one machine the same numbers to the bit. Resuming from a
-    checkpoint repeats the draws over the values found before; the attributions are then those of an undisturbed run
-    within 1e-5, as values computed in other company may differ in their last bits.
-
-    The budget's seconds count the work of this attempt alone; the cost's count that of all attempts. Of a budget's
-    seconds the method gets what the quality block is not expected to need, and at least half.
-
-    Args:
-        checkpoint: what `checkpoint` gave in an earlier attempt. One that is damaged or of another problem is ignored.
-        cache: values of earlier explanations by any model, to be used and added to. Left alone where the precision may
-            change on the way, as its trial must not depend on what was explained before.
+    Of a budget's duration the method gets what the quality block is not expected to need, and at least half.
 
     Raises:
         InputError, PromptTooLongError, CapabilityError: as `ml.explain.problem.prepare`, at once.
@@ -74,94 +54,56 @@ class Run:
         cache: ValueCache | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """Explain what `spec` asks about `model`. The other arguments are those of `Work`."""
         self.problem = prepare(model.tokenizer, model.info, spec)
-        self._model = model
+        # What looks inside the model does so in its own precision.
+        precision = (
+            PrecisionPolicy.FLOAT32 if isinstance(self.problem.explainer, InternalsExplainer) else spec.precision
+        )
+        super().__init__(model, self.problem, spec.budget, precision, checkpoint, cache=cache, clock=clock)
         self._spec = spec
-        self._clock = clock
-        self._cache = cache
-        self._given = checkpoint or b""
-        self._fingerprint = b""
-        self._value: ValueFunction | None = None
-        self._started = clock()
-        self._seconds_before = 0.0
-        self._planned = self.problem.max_evaluations
-        self._last_progress = self._last_partial = -math.inf
-
-    def checkpoint(self) -> bytes:
-        """What another attempt needs to go on from here; the given checkpoint while there is nothing to add."""
-        if self._value is None:
-            return self._given
-        self._value.memory.seconds = self._seconds_before + self._elapsed
-        return self._value.memory.pack(self._fingerprint)
 
     def __iter__(self) -> Iterator[Update]:
         """Work, and tell."""
         self._started = self._clock()
-        yield self._update("reading the prompt")
+        yield self._update(Stage.PREPARING)
         resolving = resolve(self._model, self.problem.encoding, self.problem.target)
-        target = yield from self._told(resolving, "choosing the target")
+        target = yield from self._told(resolving, Stage.CHOOSING_TARGET)
         value = self._open(target)
 
-        base_and_full = self.problem.prompts.empty_and_full
-        value.beside(base_and_full)
+        empty_and_full = self.problem.perturbation.empty_and_full
+        value.beside(empty_and_full)
         estimate = yield from self._estimated(value, target)
         while (blank := self._blank(value, target)) is None:  # time ended before their turn
             value.deadline = math.inf
-            yield from self._told(value(base_and_full), "measuring the whole prompt")
+            yield from self._told(value(empty_and_full), Stage.EXPLAINING)
         result = self._filled(value, blank, estimate)
 
         measured = None
         if self.problem.quality is not None:
             # Counted anew, as the method may have needed less than planned.
             self._planned = value.answered + self.problem.quality.evaluations
-            yield self._update("measuring faithfulness", result)
+            yield self._update(Stage.MEASURING_FAITHFULNESS, result)
             measured = yield from self._measured(value, self.problem.quality, estimate)
         if value.out_of_time:
-            estimate = replace(estimate, stop=StopReason.SECONDS)
+            estimate = replace(estimate, stop=StopReason.DURATION)
         self._planned = value.answered
         result = replace(self._filled(value, blank, estimate), faithfulness=measured)
-        yield self._update("done", replace(result, trust=self._judged(result)))
-
-    def _open(self, target: TargetTokens) -> ValueFunction:
-        """The value function, with what an earlier attempt found out."""
-        self._fingerprint = self.problem.fingerprint(target)
-        players = self.problem.prompts.features
-        memory = Memory.unpack(self._given, self._fingerprint, players) or Memory(players)
-        self._seconds_before = memory.seconds
-        trial = self._spec.precision is PrecisionPolicy.AUTO and not isinstance(
-            self.problem.explainer, InternalsExplainer
-        )
-        fast = self._model.in_bfloat16() if trial else None
-        self._evaluator = Evaluator(
-            self._model,
-            target,
-            fast=fast,
-            shared_prefix=self.problem.prompts.shared_prefix,
-            max_evaluations=self.problem.max_evaluations,
-        )
-        self._value = ValueFunction(
-            self.problem.prompts,
-            self._evaluator,
-            memory,
-            self._clock,
-            cache=self._cache if fast is None else None,
-            scope=scope(self._model.info, target),
-        )
-        return self._value
+        yield self._update(Stage.DONE, replace(result, trust=self._judged(result)))
 
     def _estimated(self, value: ValueFunction, target: TargetTokens) -> Generator[Update, None, Estimate]:
         """Let the explainer work; its last estimate."""
         estimate, news = Estimate.nothing(len(self.problem.features)), False
+        reserved = self.problem.quality.evaluations if self.problem.quality else 0
         for step in self._estimating(value, target):
-            value.deadline = self._method_deadline()  # so the first chunk, at least, is always computed
+            value.deadline = self._deadline(reserved)  # so the first chunk, at least, is always computed
             if step is not None:
                 estimate, news = step, True
-            timely = self._clock() - self._last_partial >= _PARTIAL_SECONDS
-            if news and timely and (blank := self._blank(value, target)) is not None:
+            if news and self._due_partial and (blank := self._blank(value, target)) is not None:
                 news = False
-                yield self._update("explaining", self._filled(value, blank, estimate))
+                yield self._update(Stage.EXPLAINING, self._filled(value, blank, estimate))
             elif self._due:
-                yield self._update("explaining")
+                yield self._update(Stage.EXPLAINING)
         return estimate
 
     def _estimating(self, value: ValueFunction, target: TargetTokens) -> Estimating:
@@ -179,78 +121,21 @@ class Run:
         self, value: ValueFunction, plan: faithfulness.Plan, estimate: Estimate
     ) -> Generator[Update, None, Faithfulness | None]:
         """The quality block, or None where time does not allow it."""
-        value.deadline = self._started + (self._spec.budget.max_seconds or math.inf)
+        value.deadline = self._deadline()
         if self._clock() >= value.deadline:
             value.out_of_time = True
             return None
-        measuring = faithfulness.evaluate(plan, value, estimate.attributions, self._spec.budget.seed)
-        return (yield from self._told(measuring, "measuring faithfulness"))
+        measuring = faithfulness.evaluate(plan, value, estimate.attributions, self._budget.seed)
+        return (yield from self._told(measuring, Stage.MEASURING_FAITHFULNESS))
 
     def _judged(self, result: ExplanationResult) -> Trust:
-        method = self._spec.method
-        if isinstance(method, GlobalSurrogate | BiasProbe):
-            return trust.judge_survey(result, method)
         explainer = self.problem.explainer
         in_units = not isinstance(explainer, InternalsExplainer) or explainer.in_units
-        return trust.judge(result, faithfulness_asked=self._spec.faithfulness, in_units=in_units)
-
-    def _told(self, work: Generator[None, None, T], stage: str) -> Generator[Update, None, T]:
-        """Do some work and tell of its progress."""
-        while True:
-            try:
-                next(work)
-            except StopIteration as done:
-                finished: T = done.value
-                return finished
-            if self._due:
-                yield self._update(stage)
-
-    def _update(self, stage: str, result: ExplanationResult | None = None) -> Update:
-        now = self._last_progress = self._clock()
-        if result is not None:
-            numbers.check(result)
-            self._last_partial = now
-        answered = self._value.answered if self._value else 0
-        planned = max(self._planned, answered)
-        progress = Progress(answered, planned, stage, self._remaining, self.problem.tokens(planned))
-        return Update(progress, result)
-
-    @property
-    def _due(self) -> bool:
-        return self._clock() - self._last_progress >= _PROGRESS_SECONDS
-
-    @property
-    def _elapsed(self) -> float:
-        return self._clock() - self._started
-
-    @property
-    def _seconds_each(self) -> float | None:
-        """Seconds that an answer took so far, where it was not one of an earlier attempt; None before the first."""
-        fresh = self._value.answered - self._value.cached if self._value and self._value.computed else 0
-        return self._elapsed / fresh if fresh > 0 else None
-
-    @property
-    def _remaining(self) -> float | None:
-        each, limit = self._seconds_each, self._spec.budget.max_seconds
-        if self._value is None or (each is None and not self._value.answered):
-            remaining = rough_seconds(self._model.info, self.problem.tokens(self._planned))
-        elif each is None:
-            return None  # an earlier attempt's values came for nothing: there is no pace yet
-        else:
-            remaining = max(0, self._planned - self._value.answered) * each
-        return remaining if limit is None else max(0.0, min(remaining, limit - self._elapsed))
-
-    def _method_deadline(self) -> float:
-        limit = self._spec.budget.max_seconds
-        if limit is None:
-            return math.inf
-        quality = self.problem.quality.evaluations if self.problem.quality else 0
-        reserved = min(limit / 2, quality * (self._seconds_each or 0.0))
-        return self._started + limit - reserved
+        return trust.judge(result, faithfulness_asked=self._spec.quality.faithfulness, in_units=in_units)
 
     def _blank(self, value: ValueFunction, target: TargetTokens) -> ExplanationResult | None:
-        """The result before anything is attributed; None while the base and the full value are not known."""
-        base, full = value.known(self.problem.prompts.empty_and_full).tolist()
+        """The result before anything is attributed; None while base and full value are not known."""
+        base, full = value.known(self.problem.perturbation.empty_and_full).tolist()
         if not (math.isfinite(base) and math.isfinite(full)):
             return None
         return ExplanationResult(
@@ -272,34 +157,24 @@ class Run:
                 text=feature.text,
                 span=feature.span,
                 positions=feature.positions,
-                value=each,
-                standard_error=error,
-                interval=Interval(each - reach * error, each + reach * error),
+                attribution=each,
+                standard_error=known(error),
+                interval=None if math.isinf(error) else Interval(each - reach * error, each + reach * error),
             )
             for feature, each, error in zip(
                 self.problem.features, estimate.attributions.tolist(), estimate.standard_errors.tolist(), strict=True
             )
-        )
-        memory = value.memory
-        cost = Cost(
-            evaluations=memory.evaluations,
-            tokens_computed=memory.tokens_computed,
-            tokens_saved=memory.tokens_saved,
-            cache_hits=max(0, value.answered - memory.evaluations),
-            seconds=self._seconds_before + self._elapsed,
-            stop_reason=estimate.stop,
         )
         return replace(
             blank,
             attributions=attributions,
             surrogate=estimate.surrogate,
             interactions=_interactions(estimate),
-            group_differences=estimate.group_differences,
             stability=estimate.stability,
             completeness_error=estimate.completeness_error,
-            precision=self._evaluator.precision,
+            precision=self._precision,
             converged=estimate.converged,
-            cost=cost,
+            cost=self._cost(value, estimate.stop),
         )
 
 
@@ -308,4 +183,4 @@ def _interactions(estimate: Estimate) -> tuple[Interaction, ...]:
         return ()
     pairs = zip(*np.triu_indices(len(estimate.attributions), 1), strict=True)
     numbers = zip(pairs, found.values.tolist(), found.standard_errors.tolist(), strict=True)
-    return tuple(Interaction(int(i), int(j), value, error) for (i, j), value, error in numbers)
+    return tuple(Interaction(int(i), int(j), value, known(error)) for (i, j), value, error in numbers)

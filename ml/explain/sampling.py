@@ -73,7 +73,7 @@ def anytime(
         elif limit is not None and len(values) >= min(enough, blocks) and float(found.standard_errors.max()) < limit:
             stop = StopReason.STANDARD_ERROR
         elif answered < size:
-            stop = StopReason.SECONDS
+            stop = StopReason.DURATION
         elif finished:
             stop = end
         yield replace(found, stop=stop)

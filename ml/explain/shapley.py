@@ -115,7 +115,7 @@ class EnumerationExplainer:
         empty, whole = yield from game(empty_and_full(self.features))
         gain = float(whole - empty)
         if not np.isfinite(gain):
-            yield Estimate.nothing(self.features, StopReason.SECONDS)
+            yield Estimate.nothing(self.features, StopReason.DURATION)
         elif self.features == 1:
             yield Estimate(np.array([gain]), np.zeros(1), StopReason.COMPLETE, converged=True, completeness_error=0.0)
         else:

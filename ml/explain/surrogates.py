@@ -208,8 +208,8 @@ def _mean_effects(samples: FloatArray, values: FloatArray, weights: FloatArray) 
 def _nodes(tree: DecisionTreeRegressor) -> tuple[TreeNode, ...]:
     inner = tree.tree_
     return tuple(
-        # scikit-learn goes left where a feature is at most 0.5, which is where it is absent.
-        TreeNode(max(feature, -1), left, right, value, samples)
+        # scikit-learn goes left where a feature is at most 0.5, which is where it is absent; a leaf has no left.
+        TreeNode(value, samples) if left < 0 else TreeNode(value, samples, feature, left, right)
         for feature, left, right, value, samples in zip(
             inner.feature.tolist(),
             inner.children_left.tolist(),

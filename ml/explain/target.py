@@ -14,10 +14,9 @@ from ml.errors import InputError, PromptTooLongError
 from ml.junction import Junction
 from ml.models.objective import Objective, Transform, common_prefix
 from ml.models.protocol import ExplainableModel, ModelInfo
-from ml.result import ResolvedTarget, Token
+from ml.result import AttributionUnit, ResolvedTarget, Token
 from ml.spec import (
     Continuation,
-    ContinuationTarget,
     ContrastTarget,
     GenerationTarget,
     NextTokenTarget,
@@ -125,7 +124,7 @@ def _plan(tokenizer: Tokenizer, info: ModelInfo, encoding: Encoding, target: Tar
             field = "target.next_token"
             found = _follow(tokenizer, info, encoding, Continuation(text=text), field)
             tokens = TargetTokens(found.ids[:1], target.scale, apart=found.apart)
-        case ContinuationTarget(continuation):
+        case Continuation() as continuation:
             field = "target.continuation"
             found = _follow(tokenizer, info, encoding, continuation, field)
             tokens = TargetTokens(found.ids, target.scale, apart=found.apart)
@@ -184,6 +183,11 @@ def resolve(model: ExplainableModel, encoding: Encoding, planned: TargetPlan) ->
     return TargetTokens(tuple(generated), planned.scale)
 
 
+def unit(scale: Scale) -> AttributionUnit:
+    """The unit of differences between values."""
+    return AttributionUnit.PROBABILITY if scale is Scale.PROBABILITY else AttributionUnit.NAT
+
+
 def describe(tokenizer: Tokenizer, target: TargetTokens) -> ResolvedTarget:
     """The target for the result: 'log p(" Paris")', 'p(" a" | … " b")', 'log p(" he") − log p(" she")'."""
     return ResolvedTarget(
@@ -193,7 +197,7 @@ def describe(tokenizer: Tokenizer, target: TargetTokens) -> ResolvedTarget:
         rejected_tokens=_tokens(tokenizer, target.rejected),
         shared_tokens=_tokens(tokenizer, target.given),
         prefix_contrast=target.prefix_contrast,
-        apart=target.apart,
+        tokenized_apart=target.apart,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from ml.explain.estimator import BoolArray
-from ml.explain.removal import Ids, Perturbation
+from ml.explain.removal import Ids
 
 
 class Prompts(Protocol):
@@ -18,11 +18,6 @@ class Prompts(Protocol):
     @property
     def features(self) -> int:
         """How many players there are."""
-        ...
-
-    @property
-    def empty_and_full(self) -> BoolArray:
-        """The coalitions of the prompt with every feature removed and of the whole one, bool [2, features]."""
         ...
 
     @property
@@ -47,41 +42,27 @@ class Prompts(Protocol):
 
 @dataclass(frozen=True)
 class Texts:
-    """The spec's own prompt with everything removed, the same whole, and then `others`. A coalition is one of them."""
+    """The token ids of a study's texts. A coalition is one of them."""
 
-    own: Perturbation
-    others: tuple[tuple[int, ...], ...]
+    ids: tuple[tuple[int, ...], ...]
 
     shared_prefix = ()
 
     @property
     def features(self) -> int:
-        """How many prompts."""
-        return 2 + len(self.others)
-
-    @property
-    def empty_and_full(self) -> BoolArray:
-        """The first two."""
-        return self.choices[:2]
-
-    @property
-    def choices(self) -> BoolArray:
-        """Each prompt's coalition, bool [features, features]."""
-        return np.eye(self.features, dtype=np.bool_)
+        """How many texts."""
+        return len(self.ids)
 
     @property
     def longest(self) -> int:
-        """The most tokens of any prompt."""
-        return max(self.own.longest, *map(len, self.others))
+        """The most tokens of any text."""
+        return max(map(len, self.ids))
 
     @property
     def identity(self) -> Hashable:
         """See `Prompts.identity`."""
-        return self.own.identity, self.others
+        return self.ids
 
     def __call__(self, coalition: BoolArray) -> Ids:
-        """The prompt whose coalition it is."""
-        chosen = int(coalition.argmax())
-        if chosen < 2:
-            return self.own(self.own.empty_and_full[chosen])
-        return np.array(self.others[chosen - 2], dtype=np.int64)
+        """The text whose coalition it is."""
+        return np.array(self.ids[int(coalition.argmax())], dtype=np.int64)

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from ml.explain.global_surrogate import held_out
-from ml.result import ExplanationResult, StopReason, Trust, Verdict
-from ml.spec import BiasProbe, GlobalSurrogate, Scale
+from ml.result import (
+    ExplanationResult,
+    GlobalSurrogateResult,
+    ResolvedTarget,
+    StopReason,
+    StudyResult,
+    SurrogateFit,
+    Trust,
+    Verdict,
+)
+from ml.spec import Scale
 
 _TINY_EFFECT = {Scale.LOG_PROBABILITY: 0.01, Scale.PROBABILITY: 0.001}
 _INCOMPLETE = 0.1  # part of the whole effect
 _FEWEST_FOR_NOISE = 4
-_FEWEST_PAIRS = 6
-_FEWEST_HELD_OUT = 10
 _MINOR = 20  # an interaction so many times smaller than an attribution need not be known
 
 Reason = tuple[Verdict, str]
@@ -26,15 +32,26 @@ def judge(result: ExplanationResult, *, faithfulness_asked: bool, in_units: bool
     their size.
     """
     reasons = [*_effect(result, in_units), *_precision(result), *_completeness(result), *_interactions(result)]
-    reasons += _target(result)
-    reasons += _surrogate(result)
+    reasons += _target(result.target)
+    if result.surrogate is not None:
+        reasons += _fit(result.surrogate, result.surrogate.r_squared, "around this prompt")
     reasons += _faithfulness(result, faithfulness_asked)
     return _worst(reasons)
 
 
-def judge_survey(result: ExplanationResult, method: GlobalSurrogate | BiasProbe) -> Trust:
-    """As `judge`, of an explanation over many prompts."""
-    return _worst([*_surrogate(result), *_target(result), *_evidence(method), *_time(result)])
+def judge_study(result: StudyResult, doubts: Iterable[Reason]) -> Trust:
+    """As `judge`, of a study; `doubts` are what its method has against so few texts."""
+    reasons: list[Reason] = []
+    if isinstance(result.finding, GlobalSurrogateResult):
+        reasons += _fit(result.finding.surrogate, result.finding.held_out_r_squared, "on held-out prompts")
+    reasons += _target(result.target)
+    reasons += doubts
+    if result.cost.stop_reason is StopReason.DURATION:
+        worst = Verdict.NOT_TRUSTED if result.finding is None else Verdict.CAUTION
+        reasons.append((worst, "Time ran out before all prompts were read."))
+    elif result.finding is None:
+        reasons.append((Verdict.NOT_TRUSTED, "The prompts have no words in common that a surrogate could be made of."))
+    return _worst(reasons)
 
 
 def _worst(reasons: Sequence[Reason]) -> Trust:
@@ -53,7 +70,7 @@ def _effect(result: ExplanationResult, in_units: bool) -> Iterator[Reason]:
             Verdict.NOT_TRUSTED,
             f"The prompt hardly matters: removing all of it changes the value by {effect:.2g}{feature}.",
         )
-    elif in_units and (told := math.fsum(abs(each.value) for each in result.attributions)) < tiny:
+    elif in_units and (told := math.fsum(abs(each.attribution) for each in result.attributions)) < tiny:
         # A fit that reaches no further than the prompt itself ranks by what is left of numbers near zero.
         yield (
             Verdict.NOT_TRUSTED,
@@ -75,8 +92,8 @@ def _completeness(result: ExplanationResult) -> Iterator[Reason]:
         )
 
 
-def _target(result: ExplanationResult) -> Iterator[Reason]:
-    if result.target.apart:
+def _target(target: ResolvedTarget) -> Iterator[Reason]:
+    if target.tokenized_apart:
         yield (
             Verdict.CAUTION,
             "The prompt ends inside a token of prompt and target together, so the target is measured in tokens that the"
@@ -86,9 +103,9 @@ def _target(result: ExplanationResult) -> Iterator[Reason]:
 
 def _precision(result: ExplanationResult) -> Iterator[Reason]:
     largest = _largest(result)
-    worst = max((each.standard_error for each in result.attributions), default=0.0)
-    if math.isinf(worst):
-        unknown = sum(math.isinf(each.standard_error) for each in result.attributions)
+    errors = [each.standard_error for each in result.attributions if each.standard_error is not None]
+    worst = max(errors, default=0.0)
+    if unknown := len(result.attributions) - len(errors):
         yield (
             Verdict.NOT_TRUSTED,
             f"Time ran out before {unknown} of {len(result.attributions)} features were measured; they show 0.",
@@ -103,7 +120,8 @@ def _precision(result: ExplanationResult) -> Iterator[Reason]:
 
 def _interactions(result: ExplanationResult) -> Iterator[Reason]:
     largest = max((abs(each.value) for each in result.interactions), default=0.0)
-    worst = max((each.standard_error for each in result.interactions), default=0.0)
+    errors = [math.inf if each.standard_error is None else each.standard_error for each in result.interactions]
+    worst = max(errors, default=0.0)
     if worst > max(largest / 2, _largest(result) / _MINOR):
         yield (
             Verdict.CAUTION,
@@ -112,41 +130,12 @@ def _interactions(result: ExplanationResult) -> Iterator[Reason]:
         )
 
 
-def _surrogate(result: ExplanationResult) -> Iterator[Reason]:
-    if (fit := result.surrogate) is None:
-        return
-    held_out = fit.held_out_r_squared
-    share, where = (fit.r_squared, "around this prompt") if held_out is None else (held_out, "on held-out prompts")
+def _fit(fit: SurrogateFit, share: float, where: str) -> Iterator[Reason]:
     if share < 0.5:
         yield (
             Verdict.NOT_TRUSTED if share < 0.2 else Verdict.CAUTION,
             f"The {fit.kind.value} fits the model poorly {where}: its R² is {_figures(share, '.2f')}.",
         )
-
-
-def _evidence(method: GlobalSurrogate | BiasProbe) -> Iterator[Reason]:
-    """Whether there is enough to tell from."""
-    if isinstance(method, GlobalSurrogate):
-        held = held_out(1 + len(method.prompts), method.held_out)
-        if held < _FEWEST_HELD_OUT:
-            yield Verdict.CAUTION, f"Only {held} prompts were held out, too few to tell how well the surrogate fits."
-        return
-    templates, words = 1 + len(method.templates), len(method.groups[0].words)
-    if templates * words == 1:
-        yield Verdict.NOT_TRUSTED, "A difference rests on a single pair of words in a single template."
-    elif templates == 1 or words == 1:
-        of, more = ("template", "words") if templates == 1 else ("word of each group", "templates")
-        yield Verdict.CAUTION, f"The differences speak of one {of} only, however many {more} there are."
-    elif templates * words < _FEWEST_PAIRS:
-        yield Verdict.CAUTION, f"The differences rest on {templates * words} pairs only; more would tell more."
-
-
-def _time(result: ExplanationResult) -> Iterator[Reason]:
-    nothing = result.surrogate is None and not result.group_differences
-    if result.cost.stop_reason is StopReason.SECONDS:
-        yield Verdict.NOT_TRUSTED if nothing else Verdict.CAUTION, "Time ran out before all prompts were read."
-    elif nothing:
-        yield Verdict.NOT_TRUSTED, "The prompts have no words in common that a surrogate could be made of."
 
 
 def _faithfulness(result: ExplanationResult, asked: bool) -> Iterator[Reason]:
@@ -181,4 +170,4 @@ def _figures(value: float, form: str) -> str:
 
 
 def _largest(result: ExplanationResult) -> float:
-    return max((abs(each.value) for each in result.attributions), default=0.0)
+    return max((abs(each.attribution) for each in result.attributions), default=0.0)

@@ -10,10 +10,11 @@ from typing import Any
 from gloss import v1 as pb
 from gloss.v1.explanation_service_pb2_grpc import ExplanationServiceServicer
 from jobs import question
-from jobs.convert import from_progress, to_spec
+from jobs.record import Question
 from ml.errors import InputError
-from ml.explain.problem import Problem, prepare
+from ml.explain import Problem, StudyProblem, forecast, prepare
 from ml.models.base import LanguageModel
+from schema.convert import from_progress, to_question
 from server.errors import DrainingError, NoWorkerError, StreamAgeError
 from server.interceptors import Context, Drain
 from server.metrics import Metrics
@@ -50,22 +51,21 @@ class ExplanationService(ExplanationServiceServicer):
     async def CreateExplanation(self, request: pb.CreateExplanationRequest, context: Context) -> pb.Explanation:  # noqa: N802
         """Queue an explanation whose input has been checked in full, so that no bad input ever waits for a worker."""
         check_request_id(request.request_id)
-        spec, model = request.spec, self._registry.resolve(request.spec.model)
-        problem = await asyncio.get_running_loop().run_in_executor(self._helpers, _checked, model, spec)
+        kind, asked = _asked(request)
+        model = self._registry.resolve(asked.model)
+        problem = await asyncio.get_running_loop().run_in_executor(self._helpers, _checked, model, kind, asked)
         if not request.validate_only and not await self._store.worker_alive(model.info.name, model.info.digest):
             raise NoWorkerError(model.info.name)
-        method = question.method(spec)
-        cost = from_progress(problem.forecast(await self._store.throughput(model.info.digest, method)))
+        method = question.method(asked)
+        cost = from_progress(forecast(problem, await self._store.throughput(model.info.digest, method)))
         if request.validate_only:
-            return pb.Explanation(
-                spec=question.named(spec, model.info.name),
-                model=version(model.info),
-                method=method,
-                prompt_preview=question.preview(spec),
-                progress=cost,
+            checked = pb.Explanation(
+                model=version(model.info), method=method, prompt_preview=question.preview(asked), progress=cost
             )
+            getattr(checked, kind).CopyFrom(question.named(asked, model.info.name))
+            return checked
         explanation = await self._store.create(
-            spec, version(model.info), cost=cost, request_id=request.request_id, fresh=request.fresh
+            asked, version(model.info), cost=cost, request_id=request.request_id, fresh=request.fresh
         )
         self._metrics.explanations_created.labels(method).inc()
         return explanation
@@ -143,10 +143,18 @@ class ExplanationService(ExplanationServiceServicer):
 _END = object()
 
 
-def _checked(model: LanguageModel, spec: pb.ExplanationSpec) -> Problem:
+def _asked(request: pb.CreateExplanationRequest) -> tuple[str, Question]:
+    """What is asked, and the field that holds it."""
+    kind = request.WhichOneof("question")
+    if kind is None:
+        raise InputError("question", "set exactly one of spec and study")
+    return kind, request.spec if kind == "spec" else request.study
+
+
+def _checked(model: LanguageModel, kind: str, asked: Question) -> Problem | StudyProblem:
     """The problem that a worker would solve; raises whatever a worker would raise before its first evaluation."""
-    with blamed_at("spec"):
-        return prepare(model.tokenizer, model.info, to_spec(spec))
+    with blamed_at(kind):
+        return prepare(model.tokenizer, model.info, to_question(asked))
 
 
 def _view(

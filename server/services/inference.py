@@ -12,13 +12,13 @@ from google.protobuf.duration_pb2 import Duration
 
 from gloss import v1 as pb
 from gloss.v1.inference_service_pb2_grpc import InferenceServiceServicer
-from jobs.convert import from_tokens, to_continuation, to_prompt
 from ml import attention, predict
 from ml.errors import PromptTooLongError
 from ml.generation import Generation
 from ml.junction import Junction
 from ml.models.base import LanguageModel
 from ml.tokens import Encoding
+from schema.convert import from_tokens, to_continuation, to_prompt
 from server.engine import Answer, Engine
 from server.generation import Stream
 from server.interceptors import Context

@@ -347,7 +347,9 @@ def test_methods_that_there_are_not_are_counted_as_one(served, path):
             {"lime": pb.Lime(), "budget": pb.Budget(max_evaluations=0)}, "spec.budget.max_evaluations", id="budget 0"
         ),
         pytest.param(
-            {"lime": pb.Lime(), "budget": pb.Budget(max_seconds=-1)}, "spec.budget.max_seconds", id="seconds -1"
+            {"lime": pb.Lime(), "budget": pb.Budget(max_duration={"seconds": -1})},
+            "spec.budget.max_duration",
+            id="seconds -1",
         ),
         pytest.param(
             {"integrated_gradients": pb.IntegratedGradients(steps=0)}, "spec.integrated_gradients.steps", id="steps 0"
@@ -360,29 +362,62 @@ def test_methods_that_there_are_not_are_counted_as_one(served, path):
             "spec.removal.kind",
             id="a path to nowhere",
         ),
-        pytest.param(
-            {"global_surrogate": pb.GlobalSurrogate(prompts=["one"] * 19)},
-            "spec.global_surrogate.prompts",
-            id="few prompts",
-        ),
-        pytest.param(
-            {"global_surrogate": pb.GlobalSurrogate(prompts=[*map(str, range(20)), "word " * 500])},
-            "spec.global_surrogate.prompts[20]",
-            id="a prompt too long",
-        ),
-        pytest.param({"bias_probe": pb.BiasProbe()}, "spec.bias_probe.groups", id="no groups"),
-        pytest.param(
-            {"bias_probe": pb.BiasProbe(groups=[pb.SwapSet(label=label, words=["a"]) for label in "ab"])},
-            "spec.prompt.text",
-            id="no slot",
-        ),
     ],
 )
 def test_a_bad_spec(served, fields, field):
     request = pb.CreateExplanationRequest(spec=pb.ExplanationSpec(prompt=GOOD, **fields))
     refusal = refused(served.explanations.CreateExplanation, request)
-    reason = "PROMPT_TOO_LONG" if field.endswith("[20]") else "INVALID_FIELD"
+    assert (refusal.code, refusal.reason, refusal.field) == (Code.INVALID_ARGUMENT, "INVALID_FIELD", field)
+
+
+TWENTY = [pb.Prompt(text=str(number)) for number in range(20)]
+GROUPS = [pb.SwapSet(label=label, words=["a"]) for label in "ab"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        pytest.param({}, "study.method", id="no method"),
+        pytest.param(
+            {"global_surrogate": pb.GlobalSurrogate(prompts=TWENTY[1:])},
+            "study.global_surrogate.prompts",
+            id="few prompts",
+        ),
+        pytest.param(
+            {"global_surrogate": pb.GlobalSurrogate(prompts=[*TWENTY, pb.Prompt(text="word " * 500)])},
+            "study.global_surrogate.prompts[20].text",
+            id="a prompt too long",
+        ),
+        pytest.param(
+            {"global_surrogate": pb.GlobalSurrogate(prompts=[*TWENTY, pb.Prompt()])},
+            "study.global_surrogate.prompts[20]",
+            id="no prompt",
+        ),
+        pytest.param({"bias_probe": pb.BiasProbe(templates=["{}"])}, "study.bias_probe.groups", id="no groups"),
+        pytest.param(
+            {"bias_probe": pb.BiasProbe(templates=["text"], groups=GROUPS)},
+            "study.bias_probe.templates[0]",
+            id="no slot",
+        ),
+        pytest.param(
+            {
+                "bias_probe": pb.BiasProbe(templates=["{}"], groups=GROUPS),
+                "budget": pb.Budget(standard_error=0.1),
+            },
+            "study.budget.standard_error",
+            id="a standard error",
+        ),
+    ],
+)
+def test_a_bad_study(served, fields, field):
+    refusal = refused(served.explanations.CreateExplanation, pb.CreateExplanationRequest(study=pb.StudySpec(**fields)))
+    reason = "PROMPT_TOO_LONG" if "[20].text" in field else "INVALID_FIELD"
     assert (refusal.code, refusal.reason, refusal.field) == (Code.INVALID_ARGUMENT, reason, field)
+
+
+def test_no_question(served):
+    refusal = refused(served.explanations.CreateExplanation, pb.CreateExplanationRequest())
+    assert (refusal.code, refusal.reason, refusal.field) == (Code.INVALID_ARGUMENT, "INVALID_FIELD", "question")
 
 
 @pytest.mark.parametrize("request_id", ["with space", "é", "x" * 129, "a/b"])

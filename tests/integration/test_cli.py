@@ -81,10 +81,9 @@ def test_bias(gloss: Gloss) -> None:
     arguments = ("bias", "The {} of France is", "A {} of", "--group", "a=capital,king", "--group", "b=music,film")
     shown = gloss(*arguments, "--target", " Paris", "--against", " Rome").stdout
     assert "a − b" in shown
-    found = json.loads(gloss(*arguments, "--target", " Paris", "--json").stdout)["result"]
-    [difference] = found["group_differences"]
+    found = json.loads(gloss(*arguments, "--target", " Paris", "--json").stdout)["study_result"]
+    [difference] = found["bias_probe"]["differences"]
     assert difference["pairs"] == 4
-    assert found["attributions"][0]["text"] == "capital"
 
 
 def test_surrogate(gloss: Gloss) -> None:
@@ -92,16 +91,17 @@ def test_surrogate(gloss: Gloss) -> None:
     prompts = "\n".join(" ".join(words[i % 5 :] + words[: i % 3]) + f" word{i % 4}" for i in range(40))
     shown = gloss("surrogate", "-", "--target", " Paris", stdin=prompts).stdout
     assert "Words over all prompts" in shown
-    found = json.loads(gloss("surrogate", "-", "--surrogate", "tree", "--json", stdin=prompts).stdout)["result"]
+    shown = gloss("surrogate", "-", "--surrogate", "decision-tree", "--json", stdin=prompts).stdout
+    found = json.loads(shown)["study_result"]["global_surrogate"]
     assert found["surrogate"]["nodes"]
-    assert "held_out_r_squared" in found["surrogate"]
+    assert found["held_out_prompts"] == 8
 
 
 def test_explain_with_everything_said(gloss: Gloss) -> None:
     done = gloss(
-        *("explain", "The film was long. The music was dull.", "--method", "lime", "--surrogate", "tree"),
+        *("explain", "The film was long. The music was dull.", "--method", "lime", "--surrogate", "decision-tree"),
         *("--continuation", " Paris", "--unit", "sentence", "--removal", "delete", "--max-evaluations", "40"),
-        *("--max-seconds", "30", "--seed", "3", "--scale", "probability", "--no-faithfulness", "--fresh", "--json"),
+        *("--max-duration", "30", "--seed", "3", "--scale", "probability", "--no-faithfulness", "--fresh", "--json"),
     )
     result = json.loads(done.stdout)["result"]
     assert len(result["attributions"]) == 2

@@ -61,7 +61,7 @@ def test_generate(client: Client) -> None:
 
 
 @pytest.mark.parametrize("method", ["occlusion", "lime"])
-def test_explain_to_the_end(client: Client, method: build.MethodName) -> None:
+def test_explain_to_the_end(client: Client, method: str) -> None:
     seen: list[v1.Explanation] = []
     why = client.explain(PROMPT, method, fresh=True, on_progress=seen.append, timeout=60)
     assert why.state == v1.EXPLANATION_STATE_SUCCEEDED
@@ -80,7 +80,7 @@ def test_the_same_question_again_is_answered_from_the_store(client: Client) -> N
 
 
 def test_a_request_id_makes_creating_safe_to_repeat(client: Client) -> None:
-    spec = build.spec(v1.Prompt(text=PROMPT), "occlusion", budget=v1.Budget(seed=99))
+    spec = build.spec(v1.Prompt(text=PROMPT), build.method("occlusion"), budget=v1.Budget(seed=99))
     names = {client.create(spec, request_id="mine-1", fresh=True).name for _ in range(3)}
     assert len(names) == 1
 

@@ -11,6 +11,7 @@ import grpc
 import pytest
 
 from gloss import v1 as pb
+from gloss.durations import duration, seconds
 from jobs import names
 from jobs.attempts import AttemptStore
 from jobs.connection import connect
@@ -120,7 +121,7 @@ def test_watch_follows_an_explanation_to_its_end(served, worker):
     seen = [next(stream).explanation]
     attempt = worker.begin(created)
     seen.append(next(stream).explanation)
-    worker.store.progress(attempt, pb.Progress(evaluations_done=3, evaluations_planned=9, stage="sampling"))
+    worker.store.progress(attempt, pb.Progress(evaluations_done=3, evaluations_planned=9, stage=pb.STAGE_EXPLAINING))
     while seen[-1].progress.evaluations_done != 3:
         seen.append(next(stream).explanation)
     worker.store.succeed(attempt, pb.ExplanationResult(text="done"))
@@ -185,7 +186,7 @@ class TestValidateOnly:
         with serve([tiny_gpt2]) as server:
             checked = create(server, validate_only=True)
         assert checked.progress.evaluations_planned
-        assert not checked.progress.HasField("remaining_seconds")
+        assert not checked.progress.HasField("remaining_duration")
 
     def test_refuses_what_creating_it_would_refuse(self, served, worker):
         bad_target = lime()
@@ -206,13 +207,21 @@ class TestValidateOnly:
             assert vars(dry) == vars(real)
 
     def test_tells_a_time_once_workers_have_measured_how_fast_they_are(self, served, worker):
-        assert not create(served, validate_only=True).progress.HasField("remaining_seconds")
+        assert not create(served, validate_only=True).progress.HasField("remaining_duration")
         worker.store.measured(worker.digest, "lime", 1000, 4)
         told = create(served, validate_only=True).progress
-        assert told.remaining_seconds == pytest.approx(told.tokens_planned / 250)
+        assert seconds(told.remaining_duration) == pytest.approx(told.tokens_planned / 250)
         hurried = lime()
-        hurried.budget.max_seconds = told.remaining_seconds / 2
-        assert create(served, hurried, validate_only=True).progress.remaining_seconds == hurried.budget.max_seconds
+        hurried.budget.max_duration.CopyFrom(duration(seconds(told.remaining_duration) / 2))
+        assert create(served, hurried, validate_only=True).progress.remaining_duration == hurried.budget.max_duration
+
+    def test_a_study_too(self, served, worker):
+        probe = pb.BiasProbe(templates=["a {} b"], groups=[pb.SwapSet(label=label, words=["c"]) for label in "xy"])
+        request = pb.CreateExplanationRequest(study=pb.StudySpec(bias_probe=probe), validate_only=True)
+        checked = served.explanations.CreateExplanation(request)
+        assert (checked.method, checked.prompt_preview) == ("bias_probe", "a {} b")
+        assert checked.study.bias_probe == probe
+        assert checked.progress.evaluations_planned == 2
 
 
 def test_cancel_and_delete(served, worker):
@@ -271,8 +280,8 @@ def test_one_too_long_for_a_reply_is_left_out_of_lists(redis_server, worker, tin
     with serve([tiny_gpt2], redis_url=redis_server.url, max_message_bytes=16 * 1024) as server:
         short = create(server)
         long = create(server, lime(seed=1))
-        progress = pb.Progress(stage="x" * 20_000).SerializeToString()
-        worker.redis.hset(names.record(long.name.removeprefix("explanations/")), "progress", progress)
+        error = pb.ExplanationError(message="x" * 20_000).SerializeToString()
+        worker.redis.hset(names.record(long.name.removeprefix("explanations/")), "error", error)
         assert list(server.explanations.ListExplanations(pb.ListExplanationsRequest()).explanations) == [basic(short)]
 
 

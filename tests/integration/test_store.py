@@ -353,8 +353,8 @@ class TestAttempts:
         assert attempt.number == 1
         assert attempt.checkpoint is None
         assert attempt.model == MODEL
-        assert attempt.spec == store.get(name).spec
-        attempts.progress(attempt, pb.Progress(evaluations_done=7, stage="working"), PARTIAL, b"\0\xff")
+        assert attempt.question == store.get(name).spec
+        attempts.progress(attempt, pb.Progress(evaluations_done=7, stage=pb.STAGE_EXPLAINING), PARTIAL, b"\0\xff")
         running = store.get(name)
         assert running.state == pb.EXPLANATION_STATE_RUNNING
         assert running.attempt == 1
@@ -370,6 +370,31 @@ class TestAttempts:
         assert not done.HasField("partial_result")
         assert done.progress.evaluations_done == 9
         assert done.expire_time.ToMilliseconds() - done.end_time.ToMilliseconds() == 60_000
+
+    def test_a_study_lives_as_an_explanation_does(self, store, attempts):
+        probe = pb.BiasProbe(templates=["{} said"], groups=[pb.SwapSet(label=label, words=["a"]) for label in "ab"])
+        study = pb.StudySpec(bias_probe=probe)
+        name = store.create(study, MODEL).name
+        assert store.create(study, MODEL).name == name
+        attempt = attempts.begin(name.split("/")[1])
+        assert attempt.question == pb.StudySpec(model=MODEL.name, bias_probe=probe)
+        so_far = pb.StudyResult(target=pb.ResolvedTarget(description="so far"))
+        attempts.progress(attempt, partial=so_far)
+        running = store.get(name)
+        assert running.WhichOneof("question") == "study"
+        assert running.partial_study_result == so_far
+        found = pb.StudyResult(bias_probe=pb.BiasProbeResult())
+        attempts.succeed(attempt, found)
+        done = store.get(name)
+        assert done.study_result == found
+        assert not any(map(done.HasField, ("spec", "result", "partial_result", "partial_study_result")))
+        [listed] = store.list()[0]
+        assert (listed.method, listed.prompt_preview) == ("bias_probe", "{} said")
+
+    def test_an_empty_result_is_a_result(self, store, attempts):
+        name = store.create(lime(), MODEL).name
+        attempts.succeed(attempts.begin(name.split("/")[1]), pb.ExplanationResult())
+        assert store.get(name).HasField("result")
 
     def test_fail_keeps_the_partial_result(self, store, attempts):
         name = store.create(lime(), MODEL).name
@@ -390,7 +415,8 @@ class TestAttempts:
         attempts.progress(attempt, partial=PARTIAL)
         cancelled = store.cancel(name)
         assert cancelled.state == pb.EXPLANATION_STATE_CANCELLED
-        assert cancelled.partial_result == PARTIAL
+        assert cancelled.partial_result.text == PARTIAL.text
+        assert cancelled.partial_result.cost.stop_reason == pb.STOP_REASON_CANCELLED
         assert attempts.cancel_requested(attempt.id)
         for write in (
             lambda: attempts.succeed(attempt, RESULT),

@@ -15,6 +15,7 @@ from rq.serializers import JSONSerializer
 from deploy.process import Child
 from deploy.redis import RedisServer
 from gloss import v1 as pb
+from gloss.durations import seconds
 from jobs import names
 from jobs.connection import connect
 from jobs.rq import open_queue
@@ -102,7 +103,7 @@ def test_tells_how_fast_it_was_by_its_method(model, store):
     done = ended(store, store.create(lime(60, seed=7), model).name)
     planned = done.progress.tokens_planned
     rate = store.throughput(model.digest, "lime")
-    assert rate == pytest.approx(planned / done.result.cost.seconds, rel=3)
+    assert rate == pytest.approx(planned / seconds(done.result.cost.duration), rel=3)
     cached = ended(store, store.create(lime(60, seed=7), model, fresh=True).name)
     assert cached.result.cost.evaluations == 0
     assert store.throughput(model.digest, "lime") == rate  # what is not computed says nothing of the speed
@@ -121,7 +122,7 @@ def test_shows_partial_results_while_running(model, store):
     assert len(seen.partial_result.attributions) > 20
     later = wait_for(lambda: e if (e := store.get(name)).progress != seen.progress else None)
     assert later.progress.evaluations_done > seen.progress.evaluations_done
-    assert later.progress.remaining_seconds > 0
+    assert later.progress.HasField("remaining_duration")
     store.cancel(name)
 
 
@@ -135,6 +136,7 @@ def test_cancels_a_running_one_within_a_second_and_keeps_the_model(worker, model
     cancelled = store.cancel(name)
     assert cancelled.state == pb.EXPLANATION_STATE_CANCELLED
     assert cancelled.partial_result.attributions
+    assert cancelled.partial_result.cost.stop_reason == pb.STOP_REASON_CANCELLED
     wait_for(lambda: metric(worker, "gloss_jobs_running") == 0, timeout=5)
     took = time.monotonic() - asked
     assert took < 1, f"the worker went on for {took:.2f} s"
@@ -197,38 +199,59 @@ METHODS = {
     "value_zeroing": pb.ValueZeroing(),
     "context_attribution": pb.ContextAttribution(),
     "interactions": pb.Interactions(),
+}
+STUDIES = {
     "global_surrogate": pb.GlobalSurrogate(
-        prompts=[" ".join(random.Random(i).sample(["one", "two", "three", "four", "five"], 3)) for i in range(30)]
+        prompts=[
+            pb.Prompt(text=" ".join(random.Random(i).sample(["one", "two", "three", "four", "five"], 3)))
+            for i in range(90)
+        ]
     ),
     "bias_probe": pb.BiasProbe(
         groups=[pb.SwapSet(label="a", words=["one", "two"]), pb.SwapSet(label="b", words=["three", "four"])],
-        templates=["{} and two"],
+        templates=["the {} three four five", "{} and two"],
     ),
 }
 
 
 def test_no_method_of_the_contract_is_left_out():
-    assert set(METHODS) == {field.name for field in pb.ExplanationSpec.DESCRIPTOR.oneofs_by_name["method"].fields}
+    for spec, methods in ((pb.ExplanationSpec, METHODS), (pb.StudySpec, STUDIES)):
+        assert set(methods) == {field.name for field in spec.DESCRIPTOR.oneofs_by_name["method"].fields}
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_of_the_contract(model, store, method):
-    text = "the {} three four five" if method == "bias_probe" else "one two three four five"
     spec = pb.ExplanationSpec(
-        prompt=pb.Prompt(text=text), budget=pb.Budget(max_evaluations=100), **{method: METHODS[method]}
+        prompt=pb.Prompt(text="one two three four five"),
+        budget=pb.Budget(max_evaluations=100),
+        **{method: METHODS[method]},
     )
     explanation = ended(store, store.create(spec, model).name)
     assert explanation.state == pb.EXPLANATION_STATE_SUCCEEDED, explanation.error
     result = explanation.result
-    assert len(result.attributions) == (1 if method == "bias_probe" else 5)
+    assert len(result.attributions) == 5
     assert any(part.attribution for part in result.attributions)
     assert all(math.isfinite(part.attribution) for part in result.attributions)
     assert result.trust.verdict != pb.TRUST_VERDICT_UNSPECIFIED
-    assert result.HasField("faithfulness") == (method not in {"global_surrogate", "bias_probe"})
+    assert result.HasField("faithfulness")
     assert bool(result.interactions) == (method == "interactions")
-    assert bool(result.surrogate.coefficients) == (method == "global_surrogate")
-    assert bool(result.group_differences) == (method == "bias_probe")
     assert explanation.progress.evaluations_done == explanation.progress.evaluations_planned
+    assert explanation.progress.stage == pb.STAGE_DONE
+
+
+@pytest.mark.parametrize("method", STUDIES)
+def test_every_study_of_the_contract(worker, model, store, method):
+    done = f'gloss_jobs_total{{method="{method}",outcome="succeeded"}}'
+    before = metric(worker, done)
+    found = ended(store, store.create(pb.StudySpec(**{method: STUDIES[method]}), model).name)
+    assert found.state == pb.EXPLANATION_STATE_SUCCEEDED, found.error
+    result = found.study_result
+    assert result.WhichOneof("finding") == method
+    assert result.target.description.startswith("log p(")
+    assert result.trust.verdict != pb.TRUST_VERDICT_UNSPECIFIED
+    assert found.progress.evaluations_done == found.progress.evaluations_planned
+    assert found.progress.stage == pb.STAGE_DONE
+    wait_for(lambda: metric(worker, done) == before + 1)
 
 
 def test_fails_when_the_model_has_changed(model, store):

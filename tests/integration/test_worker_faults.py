@@ -16,11 +16,11 @@ from deploy.redis import RedisServer
 from gloss import v1 as pb
 from jobs import names
 from jobs.connection import connect
-from jobs.convert import to_spec
 from jobs.errors import StoreError
 from jobs.store import ExplanationStore
 from ml.explain import Run
 from ml.models.loading import load
+from schema.convert import to_question
 from tests.fixtures.processes import ProcessFactory, environment
 from tests.integration.corruptions import CORRUPTIONS
 from tests.integration.explanations import ended, lime, model_of, under_way, wait_for
@@ -117,9 +117,9 @@ def values(explanation: pb.Explanation) -> list[float]:
 
 def undisturbed(folder: Path, spec: pb.ExplanationSpec) -> list[float]:
     """The same explanation in this process: the worker would remember its values."""
-    *_, last = Run(load(str(folder), device="cpu"), to_spec(spec))
+    *_, last = Run(load(str(folder), device="cpu"), to_question(spec))
     assert last.result is not None
-    return [value for a in last.result.attributions for value in (a.value, a.standard_error)]
+    return [value for a in last.result.attributions for value in (a.attribution, a.standard_error)]
 
 
 def test_a_killed_child_is_replaced_and_its_job_resumed(worker, model, store, client, tiny_llama):

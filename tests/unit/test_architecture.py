@@ -16,7 +16,9 @@ def test_imports_go_one_way() -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-@pytest.mark.parametrize("module", ["gloss", "gloss.cli", "jobs.store", "worker.__main__", "deploy.stack"])
+@pytest.mark.parametrize(
+    "module", ["gloss", "gloss.cli", "jobs.store", "schema.convert", "worker.__main__", "deploy.stack"]
+)
 def test_never_loads_torch(module: str) -> None:
     """What the contracts promise of the source, seen in a running interpreter."""
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"

@@ -215,7 +215,7 @@ def _explained(
             method,
             budget=spec.Budget(**budget),
             removal=removal or spec.Removal(),
-            faithfulness=False,
+            quality=spec.Quality(faithfulness=False),
         )
         expected = None
         try:
@@ -242,7 +242,7 @@ def _explained(
 def _attributions(model: Any, task: spec.ExplanationSpec) -> np.ndarray:
     *_, last = Run(model, task)
     assert last.result is not None
-    return np.array([each.value for each in last.result.attributions])
+    return np.array([each.attribution for each in last.result.attributions])
 
 
 FEATURES: dict[str, Feature] = {

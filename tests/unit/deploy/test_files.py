@@ -184,5 +184,5 @@ def test_documented_settings_exist() -> None:
 
 def test_every_package_is_in_the_image() -> None:
     ignored = (CHECKOUT / ".dockerignore").read_text()
-    for package in ("gloss", "jobs", "ml", "server", "worker"):
+    for package in ("gloss", "jobs", "ml", "schema", "server", "worker"):
         assert f"!{package}\n" in ignored

@@ -145,13 +145,56 @@ def result(text: str = TEXT, *, sampled: bool = False) -> v1.ExplanationResult:
         converged=True,
         trust=v1.Trust(verdict=v1.TRUST_VERDICT_TRUSTED),
         cost=v1.Cost(
-            evaluations=32, tokens_computed=160, tokens_saved=40, seconds=0.25, stop_reason=v1.STOP_REASON_COMPLETE
+            evaluations=32,
+            tokens_computed=160,
+            tokens_saved=40,
+            duration=Duration(nanos=250_000_000),
+            stop_reason=v1.STOP_REASON_COMPLETE,
         ),
         precision=v1.Precision(dtype="float32"),
     )
     if sampled:
         built.surrogate.CopyFrom(v1.SurrogateFit(kind=v1.SURROGATE_RIDGE, r_squared=0.83, intercept=-6.1))
         built.stability = 0.97
+    return built
+
+
+def study_result(*, tree: bool = False) -> v1.StudyResult:
+    """A finished result of a bias probe, or of a global surrogate that is a tree."""
+    built = v1.StudyResult()
+    whole = result()
+    for name in ("target", "trust", "cost", "precision"):
+        getattr(built, name).CopyFrom(getattr(whole, name))
+    if not tree:
+        built.bias_probe.differences.add(
+            first="men",
+            second="women",
+            difference=1.0,
+            pairs=12,
+            standard_error=0.25,
+            interval=v1.Interval(lower=0.5, upper=1.5, level=0.95),
+        )
+        return built
+    found = built.global_surrogate
+    found.surrogate.CopyFrom(
+        v1.SurrogateFit(
+            kind=v1.SURROGATE_DECISION_TREE,
+            r_squared=0.75,
+            nodes=[
+                v1.TreeNode(feature=1, absent=2, present=1, value=-3, samples=100),
+                v1.TreeNode(value=-1, samples=60),
+                v1.TreeNode(value=-6, samples=40),
+            ],
+        )
+    )
+    found.held_out_r_squared, found.held_out_prompts, found.fitted_prompts = 0.5, 25, 100
+    found.coefficient_unit = v1.ATTRIBUTION_UNIT_IMPURITY_SHARE
+    found.coefficients.extend(
+        [
+            v1.WordCoefficient(word="good", coefficient=0.75, standard_error=0.125),
+            v1.WordCoefficient(word="bad", coefficient=-0.25),
+        ]
+    )
     return built
 
 
@@ -265,14 +308,18 @@ class Explanations(explanation_service_pb2_grpc.ExplanationServiceServicer):
 
     def CreateExplanation(self, request, context):  # noqa: N802
         self.script.hear("CreateExplanation", request, context)
-        spec = request.spec
+        kind = request.WhichOneof("question")
+        asked = getattr(request, kind)
+        first = asked.prompt.text if kind == "spec" else next(iter(asked.bias_probe.templates), "prompts")
         explanation = v1.Explanation(
-            spec=spec,
             model=MODEL,
-            method=spec.WhichOneof("method"),
-            prompt_preview=spec.prompt.text,
-            progress=v1.Progress(evaluations_planned=32, tokens_planned=1600, remaining_seconds=0.5),
+            method=asked.WhichOneof("method"),
+            prompt_preview=first,
+            progress=v1.Progress(
+                evaluations_planned=32, tokens_planned=1600, remaining_duration=Duration(nanos=500_000_000)
+            ),
         )
+        getattr(explanation, kind).CopyFrom(asked)
         if request.validate_only:
             return explanation
         name = f"explanations/{len(self.script.explanations) + 1}"
@@ -293,6 +340,7 @@ class Explanations(explanation_service_pb2_grpc.ExplanationServiceServicer):
         page = [seen(one, full=request.view == v1.EXPLANATION_VIEW_FULL) for one in known[start : start + size]]
         for one in page:
             one.ClearField("result")
+            one.ClearField("study_result")
         return v1.ListExplanationsResponse(explanations=page, next_page_token=more)
 
     def WatchExplanation(self, request, context):  # noqa: N802
@@ -307,9 +355,13 @@ class Explanations(explanation_service_pb2_grpc.ExplanationServiceServicer):
     def _ended(self, explanation: v1.Explanation) -> v1.Explanation:
         explanation.state = self.script.end
         explanation.attempt = 1
-        found = result(explanation.spec.prompt.text, sampled=explanation.spec.WhichOneof("method") == "lime")
         if self.script.end == v1.EXPLANATION_STATE_SUCCEEDED:
-            explanation.result.CopyFrom(found)
+            if explanation.HasField("study"):
+                tree = explanation.study.HasField("global_surrogate")
+                explanation.study_result.CopyFrom(study_result(tree=tree))
+            else:
+                sampled = explanation.spec.WhichOneof("method") == "lime"
+                explanation.result.CopyFrom(result(explanation.spec.prompt.text, sampled=sampled))
         if self.script.end == v1.EXPLANATION_STATE_FAILED:
             explanation.error.CopyFrom(
                 v1.ExplanationError(reason=v1.ERROR_REASON_WORKER_LOST, message="every attempt lost its worker")
@@ -335,6 +387,7 @@ def seen(explanation: v1.Explanation, *, full: bool) -> v1.Explanation:
     shown.CopyFrom(explanation)
     if not full:
         shown.ClearField("spec")
+        shown.ClearField("study")
     return shown
 
 
@@ -347,10 +400,16 @@ def running(explanation: v1.Explanation) -> list[v1.Explanation]:
         step.state = v1.EXPLANATION_STATE_RUNNING
         step.attempt = 1
         step.progress.CopyFrom(
-            v1.Progress(evaluations_done=done, evaluations_planned=32, remaining_seconds=0.1, stage="sampling")
+            v1.Progress(
+                evaluations_done=done,
+                evaluations_planned=32,
+                remaining_duration=Duration(nanos=100_000_000),
+                stage=v1.STAGE_EXPLAINING,
+            )
         )
         steps.append(step)
-    steps[-1].partial_result.CopyFrom(result(explanation.spec.prompt.text))
+    if explanation.HasField("spec"):
+        steps[-1].partial_result.CopyFrom(result(explanation.spec.prompt.text))
     return steps
 
 

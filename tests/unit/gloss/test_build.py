@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import struct
+from datetime import timedelta
 
 import pytest
 
-from gloss import build, tensors, v1
+from gloss import build, durations, tensors, v1
 
 
 def test_prompts() -> None:
@@ -51,6 +52,8 @@ def test_targets() -> None:
         {"value": " a", "follow": " b"},
         {"value": " a", "scale": "decibel"},
         {"value": v1.Target(), "against": " b"},
+        {"value": " a", "generation": 3},
+        {"follow": " a", "generation": 3},
     ],
 )
 def test_targets_that_make_no_sense(arguments: dict[str, object]) -> None:
@@ -76,23 +79,72 @@ def test_features_and_removal() -> None:
         build.removal("mask", replacement=" ")
 
 
+def test_a_generation_is_a_target() -> None:
+    assert build.target(generation=5) == v1.Target(generation=v1.GenerationTarget(max_tokens=5))
+
+
 @pytest.mark.parametrize("field", build.METHOD_FIELDS)
 def test_every_method_by_name_and_by_message(field: str) -> None:
     prompt = v1.Prompt(text="hello")
-    assert build.spec(prompt, field.replace("_", "-")).WhichOneof("method") == field
+    assert build.spec(prompt, build.method(field.replace("_", "-"))).WhichOneof("method") == field
     message = type(getattr(v1.ExplanationSpec(), field))()
-    assert build.spec(prompt, message).WhichOneof("method") == field
+    assert build.spec(prompt, build.method(message)).WhichOneof("method") == field
 
 
-def test_a_bias_probe() -> None:
-    built = build.bias_probe({"men": ["king"], "women": ["queen"]}, ["So {} was"])
+def test_a_methods_parameters_are_keywords() -> None:
+    built = build.method("lime", surrogate="decision-tree", max_depth=2, estimator="textbook", alpha=None)
+    assert built == v1.Lime(surrogate=v1.SURROGATE_DECISION_TREE, max_depth=2, estimator=v1.ESTIMATOR_TEXTBOOK)
+    assert build.method(v1.Lime(alpha=1), max_depth=2) == v1.Lime(alpha=1, max_depth=2)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "told"),
+    [
+        ({"depth": 2}, "Lime has no 'depth'; it has surrogate, alpha"),
+        ({"surrogate": "forest"}, "surrogate: 'forest' is unknown; choose from ridge, lasso, decision-tree"),
+        ({"max_depth": "deep"}, "max_depth: "),
+        ({"max_depth": 2**40}, "max_depth: "),
+    ],
+)
+def test_a_parameter_that_makes_no_sense_is_named(parameters: dict[str, object], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        build.method("lime", **parameters)
+
+
+def test_a_budget_is_sent_where_there_is_one() -> None:
+    assert build.budget() is None
+    half = timedelta(milliseconds=500)
+    assert build.budget(max_duration=0.5) == build.budget(max_duration=half) == v1.Budget(max_duration=half)
+    assert build.budget(seed=0) == v1.Budget()
+
+
+@pytest.mark.parametrize("time", [0.0, 1e-9, 0.25, 3.5, 1e9, -1.5])
+def test_durations_come_back(time: float) -> None:
+    assert durations.seconds(durations.duration(time)) == time
+
+
+def test_studies() -> None:
+    probe = build.bias_probe(["So {} was"], {"men": ["king"], "women": ["queen"]})
     groups = [v1.SwapSet(label="men", words=["king"]), v1.SwapSet(label="women", words=["queen"])]
-    assert built == v1.BiasProbe(groups=groups, templates=["So {} was"])
+    assert probe == v1.BiasProbe(templates=["So {} was"], groups=groups)
+    assert build.study(probe, model="m") == v1.StudySpec(model="m", bias_probe=probe)
+    surrogate = build.global_surrogate(["one", [1, 2]], surrogate="ridge", held_out=0.5)
+    assert surrogate == v1.GlobalSurrogate(
+        prompts=[build.prompt("one"), build.prompt([1, 2])], surrogate=v1.SURROGATE_RIDGE, held_out=0.5
+    )
+    assert build.study(surrogate).global_surrogate == surrogate
+
+
+def test_a_study_is_no_method_of_one_prompt() -> None:
+    with pytest.raises(ValueError, match=r"BiasProbe is no method of ExplanationSpec; choose from occlusion, lime"):
+        build.spec(v1.Prompt(text="hello"), v1.BiasProbe())
+    with pytest.raises(ValueError, match=r"choose from global_surrogate, bias_probe"):
+        build.study(v1.Lime())  # type: ignore[arg-type]
 
 
 def test_an_unknown_method_names_the_choices() -> None:
     with pytest.raises(ValueError, match="kernel-shap"):
-        build.spec(v1.Prompt(text="hello"), "magic")
+        build.method("magic")
 
 
 def test_tensors() -> None:

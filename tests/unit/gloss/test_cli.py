@@ -18,6 +18,7 @@ from click.testing import CliRunner, Result
 
 from gloss import v1
 from gloss.cli import COMMANDS, main
+from gloss.durations import duration
 from tests.fixtures.certificates import Authority
 from tests.unit.gloss import fake
 
@@ -80,6 +81,7 @@ def test_next_takes_several_texts(run: Run, script: fake.Script) -> None:
         (["tokenize", "hello world"], "tokens"),
         (["models"], "models"),
         (["explain", "hello world"], "result"),
+        (["bias", "The {} said", "--group", "a=b", "--group", "c=d"], "study_result"),
         (["jobs", "list"], "explanations"),
         (["walk"], "lime"),
     ],
@@ -134,7 +136,7 @@ def test_explain_builds_the_spec(run: Run, script: fake.Script) -> None:
         run(
             *("explain", "one two three", "--method", "lime", "--surrogate", "lasso"),
             *("--target", " a", "--against", " b", "--span", "0:3", "--span", "4:7"),
-            *("--removal", "text= ", "--max-evaluations", "50", "--max-seconds", "2.5", "--standard-error", "0.1"),
+            *("--removal", "text= ", "--max-evaluations", "50", "--max-duration", "2.5", "--standard-error", "0.1"),
             *("--seed", "7", "--no-faithfulness", "--fresh"),
         )
     )
@@ -149,7 +151,7 @@ def test_explain_builds_the_spec(run: Run, script: fake.Script) -> None:
         features=v1.Features(spans=[v1.CharacterSpan(start=0, end=3), v1.CharacterSpan(start=4, end=7)]),
         removal=v1.Removal(kind=v1.REMOVAL_KIND_TEXT, text=" "),
         lime=v1.Lime(surrogate=v1.SURROGATE_LASSO),
-        budget=v1.Budget(max_evaluations=50, max_seconds=2.5, standard_error=0.1, seed=7),
+        budget=v1.Budget(max_evaluations=50, max_duration=duration(2.5), standard_error=0.1, seed=7),
         quality=v1.Quality(faithfulness=False),
     )
 
@@ -187,40 +189,51 @@ def test_bias_builds_the_spec(run: Run, script: fake.Script) -> None:
     output(
         run(
             *("bias", "The {} said", "So {} was", "--group", "men=king, father", "--group", "women=queen,mother"),
-            *("--target", " he", "--against", " she", "--max-seconds", "9"),
+            *("--target", " he", "--against", " she", "--max-duration", "9"),
         )
     )
-    assert script.requests["CreateExplanation"][0].spec == v1.ExplanationSpec(
-        prompt=v1.Prompt(text="The {} said"),
+    assert script.requests["CreateExplanation"][0].study == v1.StudySpec(
         target=v1.Target(
             contrast=v1.ContrastTarget(chosen=v1.Continuation(text=" he"), rejected=v1.Continuation(text=" she"))
         ),
         bias_probe=v1.BiasProbe(
-            templates=["So {} was"],
+            templates=["The {} said", "So {} was"],
             groups=[
                 v1.SwapSet(label="men", words=["king", "father"]),
                 v1.SwapSet(label="women", words=["queen", "mother"]),
             ],
         ),
-        budget=v1.Budget(max_seconds=9),
+        budget=v1.Budget(max_duration=duration(9)),
     )
 
 
 def test_surrogate_reads_its_prompts_line_by_line(run: Run, script: fake.Script, tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("one\n\n two \nthree\n", encoding="utf-8")
-    options = ("--target", " x", "--surrogate", "tree", "--held-out", "0.5", "--max-depth", "2", "--seed", "3")
+    options = ("--target", " x", "--surrogate", "decision-tree", "--held-out", "0.5", "--max-depth", "2", "--seed", "3")
     output(run("surrogate", str(prompts), *options))
-    assert script.requests["CreateExplanation"][0].spec == v1.ExplanationSpec(
-        prompt=v1.Prompt(text="one"),
+    assert script.requests["CreateExplanation"][0].study == v1.StudySpec(
         target=v1.Target(next_token=v1.NextTokenTarget(text=" x")),
         global_surrogate=v1.GlobalSurrogate(
-            prompts=["two", "three"], surrogate=v1.SURROGATE_DECISION_TREE, held_out=0.5, max_depth=2
+            prompts=[v1.Prompt(text=text) for text in ("one", "two", "three")],
+            surrogate=v1.SURROGATE_DECISION_TREE,
+            held_out=0.5,
+            max_depth=2,
         ),
         budget=v1.Budget(seed=3),
     )
     output(run("surrogate", "-", "--no-wait", input="one\ntwo\n"))
-    assert list(script.requests["CreateExplanation"][1].spec.global_surrogate.prompts) == ["two"]
+    prompts = script.requests["CreateExplanation"][1].study.global_surrogate.prompts
+    assert [prompt.text for prompt in prompts] == ["one", "two"]
+
+
+def test_surrogates_take_token_ids_and_chats(run: Run, script: fake.Script) -> None:
+    output(run("surrogate", "-", "--ids", "--target", "7", "--no-wait", input="1,2\n3\n"))
+    output(run("surrogate", "-", "--chat", "--no-wait", input='hi\n[{"role": "system", "content": "be kind"}]\n'))
+    ids, chats = (request.study for request in script.requests["CreateExplanation"])
+    assert [list(prompt.token_ids.ids) for prompt in ids.global_surrogate.prompts] == [[1, 2], [3]]
+    assert ids.target.next_token.id == 7
+    assert [prompt.chat.messages[0].role for prompt in chats.global_surrogate.prompts] == ["user", "system"]
 
 
 @pytest.mark.parametrize(
@@ -232,10 +245,12 @@ def test_surrogate_reads_its_prompts_line_by_line(run: Run, script: fake.Script,
         ["bias", "The {} said", "--group", "men=a", "--group", "women=b", "--against", " x"],
         ["bias", "The {} said", "--group", "men=a", "--group", "women=b", "--target", " x", "--continuation", " y"],
         ["bias", "The {} said", "--group", "men=a", "--group", "women=b", "--no-wait", "--html", "x.html"],
+        ["bias", "The {} said", "--group", "men=a", "--group", "women=b", "--chat"],
         ["surrogate", "no such file"],
+        ["surrogate", "-", "--ids", "--target", "1,2"],
     ],
 )
-def test_surveys_that_make_no_sense(run: Run, script: fake.Script, arguments: list[str]) -> None:
+def test_studies_that_make_no_sense(run: Run, script: fake.Script, arguments: list[str]) -> None:
     result = run(*arguments)
     assert result.exit_code == 2, result.output
     assert script.attempts["CreateExplanation"] == 0
@@ -253,8 +268,13 @@ def test_explain_without_waiting(run: Run, script: fake.Script) -> None:
         ["--continuation", " x", "--target", " y"],
         ["--against", " y"],
         ["--method", "lime", "--window", "2"],
-        ["--surrogate", "tree"],
+        ["--surrogate", "ridge"],
         ["--steps", "20"],
+        ["--method", "kernel-shap", "--alpha", "1"],
+        ["--generation", "3", "--target", " y"],
+        ["--generation", "3", "--target", " x", "--against", " y"],
+        ["--ids"],
+        ["--chat", "--target", "1", "--ids"],
         ["--method", "magic"],
         ["--span", "3"],
         ["--span", "-1:3"],
@@ -469,7 +489,9 @@ def test_a_scale_has_the_same_names_everywhere(
         "bias": ["The {} said", "--group", "a=b", "--group", "c=d"],
     }[command]
     output(run(command, *arguments, "--scale", given, "--no-wait", input="one\ntwo\n"))
-    assert script.requests["CreateExplanation"][0].spec.target.scale == scale
+    request = script.requests["CreateExplanation"][0]
+    asked = request.study if request.HasField("study") else request.spec
+    assert asked.target.scale == scale
     refused = run(command, *arguments, "--scale", "decibel", input="one\ntwo\n")
     assert refused.exit_code == 2
     assert "'decibel' is none of log-probability, probability" in refused.stderr

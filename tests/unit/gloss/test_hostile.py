@@ -64,16 +64,13 @@ def everything() -> v1.ExplanationResult:
         v1.SurrogateFit(
             kind=v1.SURROGATE_DECISION_TREE,
             r_squared=0.5,
-            held_out_r_squared=0.4,
-            coefficients=[v1.WordCoefficient(word="word", coefficient=1.0, standard_error=1.0)],
             nodes=[
                 v1.TreeNode(feature=0, absent=2, present=1, value=-3, samples=100),
-                v1.TreeNode(feature=-1, absent=-1, present=-1, value=-1, samples=60),
-                v1.TreeNode(feature=-1, absent=-1, present=-1, value=-6, samples=40),
+                v1.TreeNode(value=-1, samples=60),
+                v1.TreeNode(value=-6, samples=40),
             ],
         )
     )
-    result.group_differences.append(v1.GroupDifference(first="a", second="b", difference=1.0, standard_error=0.2))
     result.precision.measured_error = 0.1
     return result
 
@@ -91,6 +88,20 @@ def explained() -> v1.Explanation:
     return found
 
 
+def studied(*, tree: bool) -> v1.Explanation:
+    """A finished study, hostile in every field."""
+    found = v1.Explanation(
+        name="explanations/1",
+        study=v1.StudySpec(bias_probe=v1.BiasProbe(templates=["x"])),
+        prompt_preview="x",
+        model=fake.MODEL,
+        state=v1.EXPLANATION_STATE_SUCCEEDED,
+        study_result=fake.study_result(tree=tree),
+    )
+    fill(found)
+    return found
+
+
 def check(printed: str) -> None:
     """Nothing in it would be obeyed, whatever the terminal."""
     assert {character for character in OURS.sub("", printed) if ord(character) in words.OBEYED} <= {"\n"}
@@ -99,7 +110,8 @@ def check(printed: str) -> None:
 DRAWINGS: dict[str, Callable[[], Any]] = {
     "explanation": lambda: terminal.explanation(explained()),
     "jobs": lambda: terminal.jobs([explained()]),
-    "tree": lambda: terminal.tree(explained().result),
+    "bias probe": lambda: terminal.explanation(studied(tree=False)),
+    "global surrogate": lambda: terminal.explanation(studied(tree=True)),
     "words": lambda: terminal.coloured_words(explained().result),
     "next": lambda: inference.next_token(
         HOSTILE, v1.NextTokenPrediction(top=[v1.TokenProbability(text=HOSTILE, probability=0.5)])
@@ -149,10 +161,23 @@ class Page(HTMLParser):
         self.text += data
 
 
-def test_the_page_shows_it() -> None:
+CALM = {
+    "explanation": lambda: v1.Explanation(spec=v1.ExplanationSpec(lime=v1.Lime()), result=everything()),
+    "bias probe": lambda: v1.Explanation(name="explanations/1", study=v1.StudySpec(), study_result=fake.study_result()),
+    "global surrogate": lambda: v1.Explanation(
+        name="explanations/1", study=v1.StudySpec(), study_result=fake.study_result(tree=True)
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [("explanation", explained()), ("bias probe", studied(tree=False)), ("global surrogate", studied(tree=True))],
+)
+def test_the_page_shows_it(name: str, found: v1.Explanation) -> None:
     calm, seen = Page(), Page()
-    page = html.page(explained())
-    calm.feed(html.page(v1.Explanation(spec=v1.ExplanationSpec(lime=v1.Lime()), result=everything())))
+    page = html.page(found)
+    calm.feed(html.page(CALM[name]()))
     seen.feed(page)
     check(page)
     assert seen.tags == calm.tags

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 import re
 from html.parser import HTMLParser
 
@@ -35,7 +34,12 @@ def explained(**changes: object) -> v1.Explanation:
     """A finished LIME explanation."""
     spec = v1.ExplanationSpec(prompt=v1.Prompt(text=fake.TEXT), lime=v1.Lime())
     found = v1.Explanation(
-        name="explanations/1", spec=spec, model=fake.MODEL, state=v1.EXPLANATION_STATE_SUCCEEDED, **changes
+        name="explanations/1",
+        spec=spec,
+        method="lime",
+        model=fake.MODEL,
+        state=v1.EXPLANATION_STATE_SUCCEEDED,
+        **changes,
     )
     if not found.HasField("partial_result"):
         found.result.CopyFrom(fake.result(sampled=True))
@@ -78,8 +82,8 @@ def test_a_decision_tree_is_drawn() -> None:
             r_squared=0.5,
             nodes=[
                 v1.TreeNode(feature=3, absent=2, present=1, value=-3, samples=100),
-                v1.TreeNode(feature=-1, absent=-1, present=-1, value=-1, samples=60),
-                v1.TreeNode(feature=-1, absent=-1, present=-1, value=-6, samples=40),
+                v1.TreeNode(value=-1, samples=60),
+                v1.TreeNode(value=-6, samples=40),
             ],
         )
     )
@@ -95,7 +99,7 @@ def test_pairs_are_drawn_with_the_largest_first() -> None:
     found.result.interactions.extend(
         [
             v1.Interaction(first=0, second=1, value=0.25, standard_error=0.1),
-            v1.Interaction(first=1, second=3, value=-1.5),
+            v1.Interaction(first=1, second=3, value=-1.5, standard_error=0),
         ]
     )
     shown = draw(terminal.explanation(found))
@@ -105,67 +109,64 @@ def test_pairs_are_drawn_with_the_largest_first() -> None:
     assert "capital + France" in html.page(found)
 
 
-def test_a_global_surrogate_is_drawn_by_its_words() -> None:
-    found = explained()
-    found.spec.global_surrogate.SetInParent()
-    found.result.surrogate.CopyFrom(
-        v1.SurrogateFit(
-            kind=v1.SURROGATE_DECISION_TREE,
-            r_squared=0.75,
-            held_out_r_squared=0.5,
-            coefficients=[
-                v1.WordCoefficient(word=f"word{i}", coefficient=9.0 - i, standard_error=1) for i in range(15)
-            ],
-            nodes=[
-                v1.TreeNode(feature=14, absent=2, present=1, value=-3, samples=100),
-                v1.TreeNode(feature=-1, absent=-1, present=-1, value=-1, samples=60),
-                v1.TreeNode(feature=-1, absent=-1, present=-1, value=-6, samples=40),
-            ],
-        )
+def studied(result: v1.StudyResult, **study: object) -> v1.Explanation:
+    """A finished study."""
+    spec = v1.StudySpec(**study)
+    return v1.Explanation(
+        name="explanations/1",
+        study=spec,
+        method=spec.WhichOneof("method"),
+        prompt_preview=next(iter(spec.bias_probe.templates), ""),
+        model=fake.MODEL,
+        state=v1.EXPLANATION_STATE_SUCCEEDED,
+        study_result=result,
     )
+
+
+def test_a_global_surrogate_is_drawn_by_its_words() -> None:
+    found = studied(fake.study_result(tree=True), global_surrogate=v1.GlobalSurrogate(prompts=[v1.Prompt(text="one")]))
+    coefficients = found.study_result.global_surrogate.coefficients
+    coefficients.extend(v1.WordCoefficient(word=f"word{i}", coefficient=0.1) for i in range(13))
     for shown in (draw(terminal.explanation(found)), html.page(found)):
-        assert "word14" in shown
-        assert "absent: " in shown
-        assert "50% of the value's variance over prompts held out" in shown.replace("&#x27;", "'").replace("\n", " ")
+        told = " ".join(shown.replace("&#x27;", "'").split())
+        assert "Global surrogate" in told
+        assert 'log p(" Paris") of every text' in told.replace("&quot;", '"')
+        assert re.search(r"bad(</em>)?\?", told)
+        assert "absent: " in told
+        assert "50% of the value's variance over 25 prompts held out" in told
+        assert "unknown" in told  # of a coefficient whose error is not known
+        assert "Trusted" in told
+        assert "32 model evaluations" in told
     assert "and 3 smaller" in draw(terminal.explanation(found))
 
 
 def test_groups_are_compared() -> None:
-    found = explained()
-    found.spec.bias_probe.SetInParent()
-    found.result.group_differences.extend(
-        [
-            v1.GroupDifference(
-                first="men",
-                second="women",
-                difference=1.0,
-                standard_error=0.25,
-                interval=v1.Interval(lower=0.5, upper=1.5, level=0.95),
-                pairs=12,
-            ),
-            v1.GroupDifference(
-                first="a<b>",
-                second="c",
-                difference=0.1,
-                standard_error=math.inf,
-                interval=v1.Interval(lower=-math.inf, upper=math.inf, level=0.95),
-                pairs=1,
-            ),
-        ]
-    )
+    found = studied(fake.study_result(), bias_probe=v1.BiasProbe(templates=["The {} said"]))
+    differences = found.study_result.bias_probe.differences
+    differences.add(first="a<b>", second="c", difference=0.1, pairs=1)
     shown = draw(terminal.explanation(found))
     assert re.search(r"men − women +\+1.00 +0.25 +\+0.50 to \+1.50 +12", shown)
     assert re.search(r"a<b> − c +\+0.10 +unknown +1", shown)
-    assert "the word in the slot" in shown
     assert "a&lt;b&gt; − c" in html.page(found)
-    found.result.group_differences[0].interval.lower = -0.5
+    assert "The {} said" in draw(terminal.jobs([found]))
+    differences[0].interval.lower = -0.5
     assert "(holds 0)" in draw(terminal.explanation(found))
 
 
-@pytest.mark.parametrize("method", ["attention_rollout", "value_zeroing"])
-def test_shares_speak_neither_for_nor_against(method: str) -> None:
+def test_a_study_that_has_only_begun_is_drawn() -> None:
+    begun = studied(v1.StudyResult(), bias_probe=v1.BiasProbe())
+    assert "nothing is known yet" in draw(terminal.explanation(begun))
+    assert "<main>" in html.page(begun)
+
+
+def test_stages_have_names() -> None:
+    assert words.stage(v1.Progress(stage=v1.STAGE_MEASURING_FAITHFULNESS)) == "measuring faithfulness"
+    assert words.stage(v1.Progress()) == words.stage(v1.Progress(stage=99)) == ""  # of a newer server
+
+
+def test_shares_speak_neither_for_nor_against() -> None:
     found = explained()
-    getattr(found.spec, method).SetInParent()
+    found.result.attribution_unit = v1.ATTRIBUTION_UNIT_SHARE
     for shown in (draw(terminal.explanation(found)), html.page(found)):
         assert "where the prediction comes from" in shown
         assert "speaks for it" not in shown

@@ -1,14 +1,13 @@
 """How often an explanation's record is written."""
 
-import dataclasses
 import logging
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from jobs.outage import Outage
-from ml.result import Progress, Update
-from tests.unit.jobs.test_convert import FULL
+from ml.result import ExplanationResult, Progress, ResolvedRemoval, ResolvedTarget, Stage, Update
+from ml.spec import RemovalKind, Scale
 from worker import reporting
 from worker.reporting import reported
 
@@ -42,7 +41,9 @@ class Store:
 
 
 def update(done: int, base: float | None = None) -> Update:
-    return Update(Progress(done, 1000, "working"), None if base is None else dataclasses.replace(FULL, base_value=base))
+    target, removal = ResolvedTarget("log p", (), Scale.LOG_PROBABILITY), ResolvedRemoval(RemovalKind.DELETE)
+    result = None if base is None else ExplanationResult("text", (), target, removal, (), base, 0.0)
+    return Update(Progress(done, 1000, Stage.EXPLAINING), result)
 
 
 def report(store, clock, updates, checkpoint=lambda: b"saved"):

@@ -4,7 +4,7 @@ import pytest
 
 from ml.explain import Run
 from ml.explain.cache import ValueCache
-from ml.spec import Budget, Continuation, ContinuationTarget, ExplanationSpec, Lime, Occlusion, Prompt, Target
+from ml.spec import Budget, Continuation, ExplanationSpec, Lime, Occlusion, Prompt, Target
 from tests.unit.ml.explain.toys import YES_RATHER_THAN_NO, ToyModel
 
 TEXT = "the film was not good and the film was bad"
@@ -57,7 +57,7 @@ def test_another_target_or_model_has_values_of_its_own():
     last(Run(toy(), spec(), cache=cache))
     other = toy()
     other.info = replace(other.info, digest="e" * 64)
-    elsewhere = Target(ContinuationTarget(Continuation(text="no")))
+    elsewhere = Target(Continuation(text="no"))
     for model, task in ((toy(), spec(target=elsewhere)), (other, spec())):
         assert last(Run(model, task, cache=cache)).cost.evaluations == last(Run(toy(), task)).cost.evaluations
 
@@ -65,7 +65,7 @@ def test_another_target_or_model_has_values_of_its_own():
 def test_a_cache_without_room_changes_nothing():
     alone = last(Run(toy(), spec()))
     crowded = last(Run(toy(), spec(), cache=ValueCache(max_bytes=256)))
-    assert crowded == replace(alone, cost=replace(alone.cost, seconds=crowded.cost.seconds))
+    assert crowded == replace(alone, cost=replace(alone.cost, duration=crowded.cost.duration))
 
 
 def test_real_values_are_the_same_within_rounding(tiny_llama, load_model):
@@ -74,4 +74,4 @@ def test_real_values_are_the_same_within_rounding(tiny_llama, load_model):
     last(Run(model, replace(task, method=Occlusion()), cache=cache))
     alone, together = last(Run(model, task)), last(Run(model, task, cache=cache))
     for ours, theirs in zip(together.attributions, alone.attributions, strict=True):
-        assert ours.value == pytest.approx(theirs.value, abs=1e-5)
+        assert ours.attribution == pytest.approx(theirs.attribution, abs=1e-5)

@@ -99,7 +99,7 @@ def test_what_is_known_of_few_features_when_time_runs_out():
     game._patience = 150
     for surrogate in SurrogateKind:
         last = lime(game, surrogate=surrogate)
-        assert last.stop is StopReason.SECONDS
+        assert last.stop is StopReason.DURATION
         assert (last.standard_errors > 0).any()
     last = lime(game)
     assert (np.abs(last.attributions - exact) < 4 * last.standard_errors).all()

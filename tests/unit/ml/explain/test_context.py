@@ -16,6 +16,7 @@ from ml.spec import (
     Features,
     NextTokenTarget,
     Prompt,
+    Quality,
     Scale,
     Target,
 )
@@ -122,7 +123,7 @@ def test_out_of_time_it_tells_what_it_knows(patience):
     game = logistic()
     game._patience = patience
     found = explain(game)[-1]
-    assert found.stop is StopReason.SECONDS
+    assert found.stop is StopReason.DURATION
     assert np.isfinite(found.standard_errors).all() == (patience >= 2)
 
 
@@ -133,9 +134,9 @@ def test_a_contrast_is_fitted_as_it_is():
         ContextAttribution(alpha=0.0),
         YES_RATHER_THAN_NO,
         budget=Budget(max_evaluations=200),
-        faithfulness=False,
+        quality=Quality(False),
     )
-    found = {each.text: each.value for each in last(Run(model, spec)).attributions}
+    found = {each.text: each.attribution for each in last(Run(model, spec)).attributions}
     assert found["good"] == pytest.approx(2, abs=1e-6)
     assert found["bad"] == pytest.approx(-1.5, abs=1e-6)
 
@@ -151,7 +152,7 @@ def test_sources_on_both_scales(scale):
         budget=Budget(max_evaluations=100),
     )
     result = last(Run(model, spec))
-    assert [each.value for each in result.attributions] == pytest.approx([2, 0.5, 0], abs=1e-4)
+    assert [each.attribution for each in result.attributions] == pytest.approx([2, 0.5, 0], abs=1e-4)
     assert result.surrogate.r_squared == pytest.approx(1)
 
 
@@ -159,15 +160,18 @@ def test_resumed_equals_undisturbed(tiny_llama, load_model):
     model = load_model(tiny_llama)
     text = "The film was long, slow and dull"
     spec = ExplanationSpec(
-        Prompt(text=text), ContextAttribution(), budget=Budget(max_evaluations=100, seed=4), faithfulness=False
+        Prompt(text=text),
+        ContextAttribution(),
+        budget=Budget(max_evaluations=100, seed=4),
+        quality=Quality(False),
     )
     undisturbed = last(Run(model, spec))
     run = Run(model, spec, clock=iter(range(10**6)).__next__)
     for _, _update in zip(range(6), run, strict=False):
         pass
     resumed = last(Run(model, spec, run.checkpoint()))
-    assert [each.value for each in resumed.attributions] == pytest.approx(
-        [each.value for each in undisturbed.attributions], abs=1e-5
+    assert [each.attribution for each in resumed.attributions] == pytest.approx(
+        [each.attribution for each in undisturbed.attributions], abs=1e-5
     )
     assert resumed.cost.evaluations == undisturbed.cost.evaluations
 
@@ -176,7 +180,7 @@ def test_alpha_is_checked():
     for alpha in (-1.0, float("nan"), float("inf")):
         with pytest.raises(InputError) as error:
             ContextAttribution(alpha)
-        assert error.value.field == "context_attribution.alpha"
+        assert error.value.field == "alpha"
 
 
 def test_one_feature():

@@ -13,7 +13,7 @@ from ml.explain.target import TargetTokens
 from ml.kernels.bfloat16_linear import bfloat16_twin
 from ml.models.huggingface import HuggingFaceModel
 from ml.models.loading import load
-from ml.spec import Budget, ExplanationSpec, Lime, PrecisionPolicy, Prompt
+from ml.spec import Budget, ExplanationSpec, Lime, PrecisionPolicy, Prompt, Quality
 from tests.unit.ml.explain.toys import ToyModel
 
 PROMPTS = [np.array([1 + i % 3, 1 + i // 3 % 3, 1 + i // 9], dtype=np.int64) for i in range(27)]
@@ -124,7 +124,7 @@ def test_an_automatic_precision_tells_what_it_chose(
             Prompt(text="The capital of France is a city that many people know and love"),
             Lime(),
             budget=Budget(max_evaluations=200),
-            faithfulness=False,
+            quality=Quality(False),
             precision=precision,
         )
         *_, last = Run(model, spec)
@@ -134,5 +134,5 @@ def test_an_automatic_precision_tells_what_it_chose(
     assert (reference.precision.dtype, reference.precision.measured_error) == ("float32", 0.0)
     assert fast.precision.dtype == "bfloat16"
     assert fast.precision.measured_error > 0
-    coefficients = [[each.value for each in result.attributions] for result in results]
+    coefficients = [[each.attribution for each in result.attributions] for result in results]
     assert np.corrcoef(coefficients)[0, 1] > 0.99

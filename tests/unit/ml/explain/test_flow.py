@@ -16,10 +16,10 @@ from ml.spec import (
     AttentionRollout,
     Budget,
     Continuation,
-    ContinuationTarget,
     ExplanationSpec,
     Features,
     Prompt,
+    Quality,
     Target,
     Unit,
     ValueZeroing,
@@ -27,7 +27,7 @@ from ml.spec import (
 from tests.unit.ml.explain.toys import ToyModel
 
 PROMPT = Prompt(text="The film was good , and the book")
-LONGER = Target(ContinuationTarget(Continuation(text=" was better")))
+LONGER = Target(Continuation(text=" was better"))
 TOKENS = Features(Unit.TOKEN)
 
 
@@ -53,8 +53,8 @@ def test_rollout_is_that_of_the_attention_service(model, target):
     asked = AttentionSpec(queries=tuple(range(-positions, 0)), reduction=Reduction.ROLLOUT)
     weights = attend(model, ids, attention.resolve(asked, model.info, len(ids))).weights[0, 0].mean(0)
     for each in result.attributions:
-        assert each.value == pytest.approx(float(weights[list(each.positions)].sum()), abs=1e-6)
-    assert sum(each.value for each in result.attributions) <= 1 + 1e-6
+        assert each.attribution == pytest.approx(float(weights[list(each.positions)].sum()), abs=1e-6)
+    assert sum(each.attribution for each in result.attributions) <= 1 + 1e-6
     assert result.converged
     assert result.cost.stop_reason is StopReason.COMPLETE
 
@@ -67,12 +67,12 @@ def test_value_zeroing_is_rolled_out_over_the_layers(model, target):
     product = torch.linalg.multi_dot(layers[::-1]) if len(layers) > 1 else layers[0]
     expected = product[-positions:].mean(0).numpy()
     for each in result.attributions:
-        assert each.value == pytest.approx(float(expected[list(each.positions)].sum()), abs=1e-5)
+        assert each.attribution == pytest.approx(float(expected[list(each.positions)].sum()), abs=1e-5)
     np.testing.assert_allclose(expected.sum(), 1, atol=1e-5)
 
 
 def test_value_zeroing_tells_how_far_it_is(model):
-    run = Run(model, ExplanationSpec(PROMPT, ValueZeroing(), faithfulness=False))
+    run = Run(model, ExplanationSpec(PROMPT, ValueZeroing(), quality=Quality(False)))
     *_, update = run
     tokens = len(run.problem.encoding.ids)
     assert run.problem.max_evaluations == 2 + 1 + tokens
@@ -82,9 +82,9 @@ def test_value_zeroing_tells_how_far_it_is(model):
 
 def test_time_runs_out(model):
     ticks = iter(range(1000))
-    spec = ExplanationSpec(PROMPT, ValueZeroing(), budget=Budget(max_seconds=4.0))
+    spec = ExplanationSpec(PROMPT, ValueZeroing(), budget=Budget(max_duration=4.0))
     result = last(Run(model, spec, clock=lambda: float(next(ticks))))
-    assert result.cost.stop_reason is StopReason.SECONDS
+    assert result.cost.stop_reason is StopReason.DURATION
     assert result.trust.verdict is Verdict.NOT_TRUSTED
 
 

@@ -14,7 +14,6 @@ from ml.result import StopReason, Verdict
 from ml.spec import (
     Budget,
     Continuation,
-    ContinuationTarget,
     ContrastTarget,
     ExplanationSpec,
     Features,
@@ -22,6 +21,7 @@ from ml.spec import (
     IntegratedGradients,
     PrecisionPolicy,
     Prompt,
+    Quality,
     Removal,
     RemovalKind,
     Scale,
@@ -35,7 +35,7 @@ PROMPT = Prompt(text=TEXT)
 TARGETS = {
     "next token": Target(),
     "probability": Target(scale=Scale.PROBABILITY),
-    "continuation": Target(ContinuationTarget(Continuation(text=" was better"))),
+    "continuation": Target(Continuation(text=" was better")),
     "contrast": Target(ContrastTarget(Continuation(text=" was"), Continuation(text=" is"))),
     "to stop": Target(ContrastTarget(Continuation(text=" was"), Continuation(text=" was better"))),
     "to go on": Target(ContrastTarget(Continuation(text=" was better"), Continuation(text=" was"))),
@@ -89,7 +89,7 @@ def test_integrated_gradients_agree_with_captum(model, kind):
     result = last(run)
     value, whole, removed = oracle(model, result, run, -1)
     found = Captum(value).attribute(whole, removed, n_steps=24, method="gausslegendre").sum(-1)[0]
-    assert [each.value for each in result.attributions] == pytest.approx(by_feature(result, found), abs=1e-4)
+    assert [each.attribution for each in result.attributions] == pytest.approx(by_feature(result, found), abs=1e-4)
     with torch.no_grad():
         assert result.full_value == pytest.approx(float(value(whole)), abs=1e-4)
         assert result.base_value == pytest.approx(float(value(removed)), abs=1e-4)
@@ -104,13 +104,13 @@ def test_input_times_gradient_agrees_with_captum(model, kind):
     result = last(run)
     value, whole, _ = oracle(model, result, run, -1)
     found = InputXGradient(value).attribute(whole.requires_grad_()).sum(-1)[0]
-    assert [each.value for each in result.attributions] == pytest.approx(by_feature(result, found), abs=1e-4)
+    assert [each.attribution for each in result.attributions] == pytest.approx(by_feature(result, found), abs=1e-4)
 
 
 @pytest.mark.parametrize("unit", Unit)
 def test_attributions_sum_to_the_effect(model, unit):
     result = last(Run(model, ExplanationSpec(PROMPT, IntegratedGradients(200), Target(), Features(unit), MEAN)))
-    total = sum(each.value for each in result.attributions)
+    total = sum(each.attribution for each in result.attributions)
     assert total == pytest.approx(result.full_value - result.base_value, abs=0.02)
     assert result.completeness_error == pytest.approx(abs(total - result.full_value + result.base_value))
     assert result.converged
@@ -132,7 +132,7 @@ def test_what_is_not_a_feature_is_no_part_of_it(tiny_llama, load_model):
     spec = ExplanationSpec(PROMPT, IntegratedGradients(400), Target(), Features(spans=((4, 8),)), MEAN)
     result = last(Run(model, spec))
     [film] = result.attributions
-    assert film.value == pytest.approx(result.full_value - result.base_value, abs=1e-2)
+    assert film.attribution == pytest.approx(result.full_value - result.base_value, abs=1e-2)
 
 
 @pytest.mark.parametrize("method", [InputTimesGradient(), IntegratedGradients(20)])
@@ -140,20 +140,25 @@ def test_a_long_beginning_that_never_changes_is_read_once(model, method, monkeyp
     text = f"{TEXT} {TEXT} {TEXT} {TEXT}"
     within = (len(text) - len(TEXT), len(text))
     spec = ExplanationSpec(
-        Prompt(text=text), method, TARGETS["continuation"], Features(within=within), MEAN, faithfulness=False
+        Prompt(text=text),
+        method,
+        TARGETS["continuation"],
+        Features(within=within),
+        MEAN,
+        quality=Quality(False),
     )
     once = last(Run(model, spec))
     monkeypatch.setattr(internals, "MIN_PREFIX", 10_000)
     anew = last(Run(model, spec))
     for one, other in zip(once.attributions, anew.attributions, strict=True):
-        assert one.value == pytest.approx(other.value, abs=1e-4)
+        assert one.attribution == pytest.approx(other.attribution, abs=1e-4)
     if isinstance(method, IntegratedGradients):
         assert once.cost.tokens_computed < anew.cost.tokens_computed / 2
         assert once.cost.tokens_saved > anew.cost.tokens_saved
 
 
 def test_gradients_count_as_evaluations(tiny_llama, load_model):
-    run = Run(load_model(tiny_llama), ExplanationSpec(PROMPT, IntegratedGradients(30), faithfulness=False))
+    run = Run(load_model(tiny_llama), ExplanationSpec(PROMPT, IntegratedGradients(30), quality=Quality(False)))
     updates = list(run)
     result, tokens = updates[-1].result, len(run.problem.encoding.ids)
     assert run.problem.max_evaluations == 2 + 2 + 30  # the empty and the full coalition are asked for twice
@@ -191,10 +196,10 @@ def test_time_runs_out_between_two_chunks(tiny_llama, load_model):
     ticks = count()
     model = load_model(tiny_llama)
     spec = ExplanationSpec(
-        PROMPT, IntegratedGradients(1000), budget=Budget(max_seconds=10.0), target=TARGETS["continuation"]
+        PROMPT, IntegratedGradients(1000), budget=Budget(max_duration=10.0), target=TARGETS["continuation"]
     )
     result = last(Run(model, spec, clock=lambda: next(ticks) * 1.0))
-    assert result.cost.stop_reason is StopReason.SECONDS
+    assert result.cost.stop_reason is StopReason.DURATION
     assert result.trust.verdict is Verdict.NOT_TRUSTED
     assert result.cost.evaluations < 1000
 

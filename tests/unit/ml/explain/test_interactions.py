@@ -301,7 +301,7 @@ def test_the_standard_error_is_that_of_features_and_pairs():
 def test_what_is_known_when_time_runs_out(patience, known):
     game = ToyGame(12, crooked(12)._value, patience)
     found = explain(game, 2000)[-1]
-    assert found.stop is StopReason.SECONDS
+    assert found.stop is StopReason.DURATION
     assert found.attributions.shape == (12,)
     assert found.interactions.values.shape == (66,)
     assert np.isfinite(found.interactions.values).all()
@@ -313,6 +313,6 @@ def test_what_is_known_when_time_runs_out(patience, known):
 def test_time_that_runs_out_before_all_coalitions_are_known():
     game = ToyGame(9, crooked(9)._value, 300)
     found = explain(game)[-1]
-    assert found.stop is StopReason.SECONDS
+    assert found.stop is StopReason.DURATION
     off = np.abs(found.interactions.values - by_definition(game))
     assert (off < 4 * found.interactions.standard_errors + 1e-6).all()

@@ -9,7 +9,7 @@ from ml.explain import Run
 from ml.explain.lime import LimeExplainer, draw, kernel
 from ml.explain.surrogates import ridge
 from ml.result import StopReason
-from ml.spec import Budget, Estimator, ExplanationSpec, Lime, Prompt, Scale, SurrogateKind, Target
+from ml.spec import Budget, Estimator, ExplanationSpec, Lime, Prompt, Quality, Scale, SurrogateKind, Target
 from tests.unit.ml.explain.toys import ToyGame, additive, conjunction, estimates
 
 
@@ -98,7 +98,7 @@ def test_out_of_time_it_tells_what_it_knows(patience):
     game = bumpy()
     game._patience = patience
     last = explain(game)[-1]
-    assert last.stop is StopReason.SECONDS
+    assert last.stop is StopReason.DURATION
     assert np.isfinite(last.attributions).all()
     assert np.isfinite(last.standard_errors).all() == (patience >= 2)
 
@@ -157,11 +157,10 @@ def test_agrees_with_lime_from_text_to_numbers(tiny_lstm, load_model):
     text = "The king and the queen lived in a castle"
     spec = ExplanationSpec(
         Prompt(text=text),
-        Lime(),
+        Lime(estimator=Estimator.TEXTBOOK),
         Target(scale=Scale.PROBABILITY),
         budget=Budget(max_evaluations=200, seed=11),
-        faithfulness=False,
-        estimator=Estimator.TEXTBOOK,
+        quality=Quality(False),
     )
     *_, update = Run(model, spec)
     result = update.result
@@ -177,7 +176,7 @@ def test_agrees_with_lime_from_text_to_numbers(tiny_lstm, load_model):
     )
     explanation = explainer.explain_instance(text, classify, num_features=99, num_samples=200)
     weights = dict(explanation.as_map()[1])
-    assert [each.value for each in result.attributions] == pytest.approx(
+    assert [each.attribution for each in result.attributions] == pytest.approx(
         [weights[index] for index in range(len(result.attributions))], abs=1e-6
     )
     assert result.surrogate.r_squared == pytest.approx(explanation.score, abs=1e-6)

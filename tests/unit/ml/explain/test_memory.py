@@ -14,7 +14,7 @@ from ml.memory import keep_freed_memory
 keep_freed_memory()
 from ml.models.loading import load
 from ml.explain import Run
-from ml.spec import Budget, ExplanationSpec, Features, Lime, Prompt, Unit
+from ml.spec import Budget, ExplanationSpec, Features, Lime, Prompt, Quality, Unit
 
 model = load(sys.argv[1], device="cpu")
 model.logits([[1, 2, 3]])
@@ -32,7 +32,7 @@ for start in range(0, len(text)):
         break
 spec = ExplanationSpec(
     Prompt(text=text), Lime(), features=Features(Unit.WORD, within=(start, len(text))),
-    budget=Budget(max_evaluations=60), faithfulness=False,
+    budget=Budget(max_evaluations=60), quality=Quality(False),
 )
 *_, last = Run(model, spec)
 assert len(encoding.ids) > 1900, len(encoding.ids)

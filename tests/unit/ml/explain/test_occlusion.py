@@ -5,7 +5,18 @@ import torch
 from ml.explain import Run
 from ml.explain.occlusion import OcclusionExplainer
 from ml.result import StopReason
-from ml.spec import ExplanationSpec, Features, NextTokenTarget, Occlusion, Prompt, Removal, RemovalKind, Target, Unit
+from ml.spec import (
+    ExplanationSpec,
+    Features,
+    NextTokenTarget,
+    Occlusion,
+    Prompt,
+    Quality,
+    Removal,
+    RemovalKind,
+    Target,
+    Unit,
+)
 from tests.unit.ml.explain.toys import additive, conjunction, estimates
 
 
@@ -61,7 +72,7 @@ def test_without_time_the_rest_is_unknown():
     estimate = occlude(game)
     assert estimate.attributions == pytest.approx([3.0, -1.0, 0.0])
     assert estimate.standard_errors.tolist() == [0, 0, np.inf]
-    assert (estimate.stop, estimate.converged) == (StopReason.SECONDS, False)
+    assert (estimate.stop, estimate.converged) == (StopReason.DURATION, False)
 
 
 @pytest.mark.filterwarnings("ignore")  # captum's own
@@ -76,7 +87,7 @@ def test_agrees_with_captum(tiny_llama, load_model, unit):
         Target(NextTokenTarget()),
         Features(unit),
         Removal(RemovalKind.MASK_TOKEN),
-        faithfulness=False,
+        quality=Quality(False),
     )
     run = Run(model, spec)
     *_, last = run
@@ -94,4 +105,4 @@ def test_agrees_with_captum(tiny_llama, load_model, unit):
         ids, baselines=model.tokenizer.mask_token[0], feature_mask=groups
     )
     for attribution in last.result.attributions:
-        assert attribution.value == pytest.approx(ablation[0, attribution.positions[0]].item(), abs=1e-4)
+        assert attribution.attribution == pytest.approx(ablation[0, attribution.positions[0]].item(), abs=1e-4)

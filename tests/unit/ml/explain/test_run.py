@@ -4,8 +4,8 @@ from itertools import count
 import pytest
 
 from ml.errors import InputError, PromptTooLongError
-from ml.explain import Run, prepare
-from ml.result import AttributionUnit, StopReason, Verdict
+from ml.explain import Run, forecast, prepare
+from ml.result import AttributionUnit, Stage, StopReason, Verdict
 from ml.spec import (
     Budget,
     ContextAttribution,
@@ -17,6 +17,7 @@ from ml.spec import (
     Lime,
     Occlusion,
     Prompt,
+    Quality,
     Removal,
     RemovalKind,
     Scale,
@@ -46,7 +47,7 @@ def last(run):
 
 def test_occlusion_of_a_toy():
     result = last(Run(toy(), spec()))
-    by_word = {(each.text, each.span[0]): each.value for each in result.attributions}
+    by_word = {(each.text, each.span[0]): each.attribution for each in result.attributions}
     assert by_word["good", 17] == pytest.approx(-1.0)  # 2 alone, -3 with "not"
     assert by_word["not", 13] == pytest.approx(-3.0)
     assert by_word["bad", 39] == pytest.approx(-1.5)
@@ -57,19 +58,19 @@ def test_occlusion_of_a_toy():
     assert result.cost.stop_reason is StopReason.COMPLETE
     assert result.converged
     assert result.faithfulness.comprehensiveness.aopc.value > result.faithfulness.comprehensiveness.aopc.random
-    assert all(each.interval.lower == each.value == each.interval.upper for each in result.attributions)
+    assert all(each.interval.lower == each.attribution == each.interval.upper for each in result.attributions)
     assert [token.text for token in result.tokens] == TEXT.split()
 
 
 @pytest.mark.parametrize("surrogate", SurrogateKind)
 def test_lime_of_a_toy(surrogate):
     result = last(Run(toy(), spec(Lime(surrogate), budget=Budget(max_evaluations=400))))
-    ranked = sorted(result.attributions, key=lambda each: each.value)
+    ranked = sorted(result.attributions, key=lambda each: each.attribution)
     assert ranked[0].text in {"not", "bad"}
     assert result.surrogate.kind is surrogate
     assert result.surrogate.r_squared > 0.5
     assert all(each.standard_error >= 0 for each in result.attributions)
-    assert all(each.interval.lower <= each.value <= each.interval.upper for each in result.attributions)
+    assert all(each.interval.lower <= each.attribution <= each.interval.upper for each in result.attributions)
     assert result.cost.stop_reason is StopReason.EVALUATIONS
     assert result.cost.evaluations <= 2**10
     assert result.trust is not None
@@ -83,12 +84,12 @@ def test_progress_moves_forward_to_its_end():
     assert done == sorted(done)
     assert done[-1] == updates[-1].progress.evaluations_planned
     assert {update.progress.stage for update in updates} >= {
-        "reading the prompt",
-        "explaining",
-        "measuring faithfulness",
+        Stage.PREPARING,
+        Stage.EXPLAINING,
+        Stage.MEASURING_FAITHFULNESS,
     }
     assert all(update.progress.evaluations_done <= update.progress.evaluations_planned for update in updates)
-    assert updates[-1].progress.remaining_seconds == 0
+    assert updates[-1].progress.remaining_duration == 0
     partial = [update.result for update in updates[:-1] if update.result is not None]
     assert len(partial) > 3
     assert all(result.trust is None and result.faithfulness is None for result in partial)
@@ -101,22 +102,22 @@ def test_progress_moves_forward_to_its_end():
 )
 @pytest.mark.parametrize("faithfulness", [True, False])
 def test_a_forecast_is_the_run_before_its_first_step(method, faithfulness):
-    asked = spec(method, budget=Budget(max_evaluations=200), faithfulness=faithfulness)
-    forecast = prepare(toy().tokenizer, toy().info, asked).forecast(None)
+    asked = spec(method, budget=Budget(max_evaluations=200), quality=Quality(faithfulness))
+    planned = forecast(prepare(toy().tokenizer, toy().info, asked), None)
     run = list(Run(toy(), asked))
     first, end = run[0].progress, run[-1].progress
-    assert (forecast.evaluations_planned, forecast.tokens_planned) == (first.evaluations_planned, first.tokens_planned)
-    assert end.evaluations_done <= forecast.evaluations_planned
-    assert run[-1].result.cost.tokens_computed + run[-1].result.cost.tokens_saved <= forecast.tokens_planned
+    assert (planned.evaluations_planned, planned.tokens_planned) == (first.evaluations_planned, first.tokens_planned)
+    assert end.evaluations_done <= planned.evaluations_planned
+    assert run[-1].result.cost.tokens_computed + run[-1].result.cost.tokens_saved <= planned.tokens_planned
 
 
 def test_a_forecast_tells_a_time_from_a_throughput_and_the_budget():
-    def seconds(tokens_per_second, max_seconds=None):
-        asked = spec(budget=Budget(max_seconds=max_seconds))
-        return prepare(toy().tokenizer, toy().info, asked).forecast(tokens_per_second).remaining_seconds
+    def seconds(tokens_per_second, max_duration=None):
+        asked = spec(budget=Budget(max_duration=max_duration))
+        return forecast(prepare(toy().tokenizer, toy().info, asked), tokens_per_second).remaining_duration
 
     assert seconds(None) is seconds(None, 5) is None
-    tokens = prepare(toy().tokenizer, toy().info, spec()).forecast(None).tokens_planned
+    tokens = forecast(prepare(toy().tokenizer, toy().info, spec()), None).tokens_planned
     assert seconds(100) == pytest.approx(tokens / 100)
     assert seconds(100, 1e9) == seconds(100)
     assert seconds(1e-6, 5) == 5
@@ -156,7 +157,7 @@ def test_resumed_equals_undisturbed(request, load_model, folder, method):
         checkpoint = run.checkpoint()
     resumed = last(Run(model, task, checkpoint))
     for ours, theirs in zip(resumed.attributions, undisturbed.attributions, strict=True):
-        assert ours.value == pytest.approx(theirs.value, abs=1e-5)
+        assert ours.attribution == pytest.approx(theirs.attribution, abs=1e-5)
         assert ours.standard_error == pytest.approx(theirs.standard_error, abs=1e-5)
     assert resumed.faithfulness.deletion_auc.value == pytest.approx(
         undisturbed.faithfulness.deletion_auc.value, abs=1e-4
@@ -191,25 +192,25 @@ def test_a_checkpoint_of_another_problem_is_ignored():
 
 def test_time_is_kept():
     ticks = count()
-    result = last(Run(toy(), spec(Lime(), budget=Budget(max_seconds=40)), clock=lambda: float(next(ticks))))
-    assert result.cost.stop_reason is StopReason.SECONDS
+    result = last(Run(toy(), spec(Lime(), budget=Budget(max_duration=40)), clock=lambda: float(next(ticks))))
+    assert result.cost.stop_reason is StopReason.DURATION
     assert result.cost.evaluations < 300
     assert len(result.attributions) == 10
-    assert result.cost.seconds < 60
+    assert result.cost.duration < 60
 
 
 def test_hardly_any_time_still_gives_an_answer():
     ticks = count()
-    result = last(Run(toy(), spec(Lime(), budget=Budget(max_seconds=0.001)), clock=lambda: float(next(ticks))))
-    assert result.cost.stop_reason is StopReason.SECONDS
+    result = last(Run(toy(), spec(Lime(), budget=Budget(max_duration=0.001)), clock=lambda: float(next(ticks))))
+    assert result.cost.stop_reason is StopReason.DURATION
     assert result.faithfulness is None
     assert result.trust.verdict is not Verdict.TRUSTED
     assert "time ran out" in result.trust.reasons[-1]
-    assert any(each.value != 0 for each in result.attributions)
+    assert any(each.attribution != 0 for each in result.attributions)
 
 
 def test_faithfulness_may_be_left_out():
-    result = last(Run(toy(), spec(faithfulness=False)))
+    result = last(Run(toy(), spec(quality=Quality(False))))
     assert result.faithfulness is None
     assert result.trust.verdict is Verdict.CAUTION
     assert result.cost.evaluations <= 12
@@ -240,7 +241,7 @@ def test_a_single_feature_leaves_nothing_to_compare():
     ],
 )
 def test_the_unit_of_attributions(method, target, unit):
-    asked = spec(method, target=target, budget=Budget(max_evaluations=40), faithfulness=False)
+    asked = spec(method, target=target, budget=Budget(max_evaluations=40), quality=Quality(False))
     assert last(Run(toy(), asked)).attribution_unit is unit
 
 
@@ -284,7 +285,7 @@ def test_interactions_of_a_toy():
     assert found["not", "good"].value == pytest.approx(-3.0)
     assert found["not", "good"].standard_error == 0
     assert found["good", "bad"].value == pytest.approx(0.0, abs=1e-9)
-    assert {each.text: each.value for each in result.attributions}["not"] == pytest.approx(-1.5)
+    assert {each.text: each.attribution for each in result.attributions}["not"] == pytest.approx(-1.5)
 
 
 def test_too_many_features_for_pairs():
@@ -300,7 +301,11 @@ def test_very_many_features(method):
     words = " ".join(["film", "good", "bad"] * 500)
     model = ToyModel(EFFECTS, tokenizer=word_tokenizer(context=2000))
     task = ExplanationSpec(
-        Prompt(text=words), method, YES_RATHER_THAN_NO, budget=Budget(max_evaluations=6100), faithfulness=False
+        Prompt(text=words),
+        method,
+        YES_RATHER_THAN_NO,
+        budget=Budget(max_evaluations=6100),
+        quality=Quality(False),
     )
     updates = iter(Run(model, task))
     assert any(update.result is not None for update in updates)

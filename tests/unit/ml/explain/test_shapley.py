@@ -9,7 +9,7 @@ from ml.explain.kernel_shap import KernelShapExplainer
 from ml.explain.permutation import PermutationExplainer
 from ml.explain.shapley import EnumerationExplainer, is_enumerable, kernel
 from ml.result import StopReason
-from ml.spec import Budget, ExplanationSpec, KernelShap, Prompt, ShapleyPermutation
+from ml.spec import Budget, ExplanationSpec, KernelShap, Prompt, Quality, ShapleyPermutation
 from tests.unit.ml.explain.games import crooked, glove, mean_over_all_orders, shapley_values
 from tests.unit.ml.explain.toys import YES_RATHER_THAN_NO, ToyGame, ToyModel, additive, conjunction, estimates
 
@@ -83,7 +83,7 @@ def test_enumeration_out_of_time(patience):
     game = crooked(9)
     game._patience = patience
     found = enumerated(game)[-1]
-    assert found.stop is StopReason.SECONDS
+    assert found.stop is StopReason.DURATION
     assert np.isfinite(found.standard_errors).all() == (patience >= 50)
     if patience >= 50:
         assert (np.abs(found.attributions - shapley_values(game)) < 5 * found.standard_errors).all()
@@ -165,7 +165,7 @@ def test_out_of_time_it_tells_what_it_knows(explainer, patience):
     game = crooked(11)
     game._patience = patience
     found = estimates(explainer(11, Budget()), game)[-1]
-    assert found.stop is StopReason.SECONDS
+    assert found.stop is StopReason.DURATION
     assert np.isfinite(found.attributions).all()
     assert np.isfinite(found.standard_errors).all() == (patience >= 45)
 
@@ -190,7 +190,7 @@ def test_a_constant_game(explainer):
 @pytest.mark.parametrize("method", [KernelShap(), ShapleyPermutation()])
 def test_a_toy_model(method):
     result = last(Run(toy(), spec(method, max_evaluations=1024)))
-    found = {(each.text, each.span[0]): each.value for each in result.attributions}
+    found = {(each.text, each.span[0]): each.attribution for each in result.attributions}
     assert found["not", 13] == pytest.approx(-1.5)
     assert found["good", 17] == pytest.approx(0.5)
     assert found["bad", 39] == pytest.approx(-1.5)
@@ -201,7 +201,7 @@ def test_a_toy_model(method):
     sampled = last(Run(toy(), spec(method, max_evaluations=300)))
     assert sampled.cost.stop_reason is StopReason.EVALUATIONS
     assert sampled.completeness_error == pytest.approx(0, abs=1e-9)
-    assert all(each.interval.lower <= each.value <= each.interval.upper for each in sampled.attributions)
+    assert all(each.interval.lower <= each.attribution <= each.interval.upper for each in sampled.attributions)
 
 
 @pytest.mark.parametrize("evaluations", [60, 600])  # sampled; enumerated
@@ -212,7 +212,7 @@ def test_resumed_equals_undisturbed(tiny_llama, load_model, method, evaluations)
         Prompt(text="The film was long, slow and dull"),
         method,
         budget=Budget(max_evaluations=evaluations, seed=4),
-        faithfulness=False,
+        quality=Quality(False),
     )
     undisturbed = last(Run(model, task))
     run = Run(model, task, clock=iter(range(10**6)).__next__)
@@ -220,7 +220,7 @@ def test_resumed_equals_undisturbed(tiny_llama, load_model, method, evaluations)
         pass
     resumed = last(Run(model, task, run.checkpoint()))
     for ours, theirs in zip(resumed.attributions, undisturbed.attributions, strict=True):
-        assert ours.value == pytest.approx(theirs.value, abs=1e-5)
+        assert ours.attribution == pytest.approx(theirs.attribution, abs=1e-5)
         assert ours.standard_error == pytest.approx(theirs.standard_error, abs=1e-5)
     assert resumed.cost.evaluations == undisturbed.cost.evaluations
 
@@ -239,9 +239,9 @@ def test_too_small_a_budget_is_refused(method, most, fewest):
 @pytest.mark.parametrize("method", [KernelShap(), ShapleyPermutation()])
 def test_few_features(method):
     one = last(Run(toy(), ExplanationSpec(Prompt(text="good"), method, YES_RATHER_THAN_NO, budget=Budget(2))))
-    assert one.attributions[0].value == pytest.approx(2)
+    assert one.attributions[0].attribution == pytest.approx(2)
     two = last(Run(toy(), ExplanationSpec(Prompt(text="not good"), method, YES_RATHER_THAN_NO)))
-    assert [each.value for each in two.attributions] == pytest.approx([-1.5, 0.5])
+    assert [each.attribution for each in two.attributions] == pytest.approx([-1.5, 0.5])
     model = toy()
     with pytest.raises(InputError, match="at least 4"):
         prepare(model.tokenizer, model.info, spec(method, "not good", max_evaluations=3))

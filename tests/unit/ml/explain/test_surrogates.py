@@ -82,9 +82,9 @@ def test_tree_is_that_of_scikit_learn_and_reads_as_written():
 
     def predict(sample):
         node = fit.surrogate.nodes[0]
-        while node.feature >= 0:
+        while node.feature is not None:
             node = fit.surrogate.nodes[node.present if sample[node.feature] else node.absent]
-        assert (node.absent, node.present) == (-1, -1)
+        assert (node.absent, node.present) == (None, None)
         return node.value
 
     assert [predict(sample) for sample in samples] == pytest.approx(reference.predict(samples).tolist())

@@ -5,7 +5,6 @@ from ml.errors import InputError, PromptTooLongError
 from ml.explain import Run, target
 from ml.spec import (
     Continuation,
-    ContinuationTarget,
     ContrastTarget,
     ExplanationSpec,
     GenerationTarget,
@@ -49,7 +48,7 @@ def test_a_given_token():
 
 
 def test_a_continuation():
-    found = tokens(ContinuationTarget(Continuation(text="very good")))
+    found = tokens(Continuation(text="very good"))
     assert found.tokens == MODEL.tokenizer.ids("very good")
     assert found.appended == found.tokens[:1]
     assert found.positions == 2
@@ -100,8 +99,8 @@ def test_values():
         (NextTokenTarget(id=14), "target.next_token.id"),
         (NextTokenTarget(id=-1), "target.next_token.id"),
         (NextTokenTarget(text=" "), "target.next_token.text"),
-        (ContinuationTarget(Continuation(token_ids=(1, 99))), "target.continuation.token_ids.ids[1]"),
-        (ContinuationTarget(Continuation(text=" ")), "target.continuation.text"),
+        (Continuation(token_ids=(1, 99)), "target.continuation.token_ids.ids[1]"),
+        (Continuation(text=" "), "target.continuation.text"),
         (
             ContrastTarget(Continuation(text="yes"), Continuation(token_ids=(77,))),
             "target.contrast.rejected.token_ids.ids[0]",
@@ -176,19 +175,19 @@ def test_prompt_and_target_must_fit_the_context():
         tokens(GenerationTarget(4), model=model)
     assert (error.value.field, error.value.tokens, error.value.limit) == ("target.generation.max_tokens", 7, 6)
     with pytest.raises(PromptTooLongError, match="the target has 4 tokens") as error:
-        tokens(ContinuationTarget(Continuation(text="a b c d")), model=model)
+        tokens(Continuation(text="a b c d"), model=model)
     assert error.value.field == "target.continuation"
 
 
 def test_a_target_that_goes_on_with_the_last_word_is_spelled_and_told_apart():
     tokenizer = tokenizers.tokenizer("always")
     model = ToyModel({}, tokenizer=tokenizer)
-    kind = ContinuationTarget(Continuation(text="ital of"))
+    kind = Continuation(text="ital of")
     found = tokens(kind, text="The cap", model=model)
     assert tokenizer.decode(tokenizer.encode(Prompt(text="The cap")).ids + found.tokens).endswith("The capital of")
-    assert target.describe(tokenizer, found).apart
-    whole = tokens(ContinuationTarget(Continuation(text=" capital of")), text="The", model=model)
+    assert target.describe(tokenizer, found).tokenized_apart
+    whole = tokens(Continuation(text=" capital of"), text="The", model=model)
     resolved = target.describe(tokenizer, whole)
-    assert (resolved.description, resolved.apart) == ('log p(" capital of")', False)
+    assert (resolved.description, resolved.tokenized_apart) == ('log p(" capital of")', False)
     contrast = tokens(ContrastTarget(Continuation(text="ital"), Continuation(text=" of")), text="The cap", model=model)
     assert contrast.apart

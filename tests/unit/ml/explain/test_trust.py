@@ -1,4 +1,3 @@
-import math
 from dataclasses import replace
 
 import pytest
@@ -72,7 +71,9 @@ def test_attributions_that_are_as_good_as_nothing():
     # What LIME finds with a kernel so narrow that the prompt alone has weight: ranked well, known well, and nothing.
     found = replace(
         GOOD,
-        attributions=tuple(replace(each, value=each.value * 1e-38, standard_error=1e-99) for each in GOOD.attributions),
+        attributions=tuple(
+            replace(each, attribution=each.attribution * 1e-38, standard_error=1e-99) for each in GOOD.attributions
+        ),
         surrogate=SurrogateFit(SurrogateKind.RIDGE, 1.0),
     )
     judged = judge(found, faithfulness_asked=True)
@@ -94,11 +95,11 @@ def test_nothing_speaks_against_it():
         (replace(GOOD, surrogate=SurrogateFit(SurrogateKind.RIDGE, 0.41)), Verdict.CAUTION, "R² is 0.41"),
         (replace(GOOD, surrogate=SurrogateFit(SurrogateKind.LASSO, 0.1)), Verdict.NOT_TRUSTED, "lasso"),
         (replace(GOOD, completeness_error=0.5), Verdict.CAUTION, "should sum to, 4, by 0.5"),
-        (replace(GOOD, target=replace(GOOD.target, apart=True)), Verdict.CAUTION, "ends inside a token"),
+        (replace(GOOD, target=replace(GOOD.target, tokenized_apart=True)), Verdict.CAUTION, "ends inside a token"),
         (replace(GOOD, interactions=(Interaction(0, 1, 1.0, 0.6),)), Verdict.CAUTION, "few for pairs"),
         (with_errors(2.0), Verdict.CAUTION, "standard error is 2"),
         (with_errors(4.0), Verdict.NOT_TRUSTED, "largest attribution 3"),
-        (with_errors(math.inf), Verdict.NOT_TRUSTED, "4 of 4 features"),
+        (with_errors(None), Verdict.NOT_TRUSTED, "4 of 4 features"),
         (
             replace(with_errors(0.0), full_value=-5.001, attributions=()),
             Verdict.NOT_TRUSTED,

@@ -1,0 +1,198 @@
+"""What explanations and studies do alike: progress, time, checkpoints, and the value function at their centre."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Generator
+from typing import Protocol, TypeVar
+
+from ml.explain import numbers
+from ml.explain.cache import ValueCache, scope
+from ml.explain.checkpoint import Memory
+from ml.explain.evaluation import Evaluator, rough_seconds
+from ml.explain.target import TargetTokens
+from ml.explain.texts import Prompts
+from ml.explain.value_function import ValueFunction
+from ml.models.protocol import ExplainableModel
+from ml.result import Cost, ExplanationResult, Precision, Progress, Stage, StopReason, StudyResult, Update
+from ml.spec import Budget, PrecisionPolicy
+
+_PARTIAL_SECONDS = 0.25
+_PROGRESS_SECONDS = 0.05
+
+T = TypeVar("T")
+
+
+class Task(Protocol):
+    """What there is to solve: a `Problem` or a `StudyProblem`."""
+
+    @property
+    def prompts(self) -> Prompts:
+        """What the value function chooses from."""
+        ...
+
+    @property
+    def max_evaluations(self) -> int:
+        """How many coalitions will be asked for."""
+        ...
+
+    def tokens(self, evaluations: int) -> int:
+        """The most tokens that the model reads for so many evaluations."""
+        ...
+
+    def fingerprint(self, target: TargetTokens) -> bytes:
+        """32 bytes, equal where a coalition has the same value."""
+        ...
+
+
+class Work:
+    """A question at work. Iterate over it once: updates come while it works, the last holds the judged result.
+
+    Between two updates lies a chunk of work (about a second), or several short ones, as updates come no faster than a
+    person can follow. To cancel, stop iterating.
+
+    The same spec and model make the same draws, and on one machine the same numbers to the bit. Resuming from a
+    checkpoint repeats the draws over the values found before; what is found is then what an undisturbed run finds
+    within 1e-5, as values computed in other company may differ in their last bits.
+
+    The budget's duration counts the work of this attempt alone; the cost's counts that of all attempts.
+    """
+
+    def __init__(
+        self,
+        model: ExplainableModel,
+        task: Task,
+        budget: Budget,
+        precision: PrecisionPolicy,
+        checkpoint: bytes | None = None,
+        *,
+        cache: ValueCache | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Solve `task` with `model`.
+
+        Args:
+            checkpoint: what `checkpoint` gave in an earlier attempt. One that is damaged or of another problem is
+                ignored.
+            cache: values of earlier work by any model, to be used and added to. Left alone where the precision may
+                change on the way, as its trial must not depend on what was asked before.
+        """
+        self._model = model
+        self._task = task
+        self._budget = budget
+        self._tries_bfloat16 = precision is PrecisionPolicy.AUTO
+        self._clock = clock
+        self._cache = cache
+        self._given = checkpoint or b""
+        self._fingerprint = b""
+        self._value: ValueFunction | None = None
+        self._started = clock()
+        self._seconds_before = 0.0
+        self._planned = task.max_evaluations
+        self._last_progress = self._last_partial = -math.inf
+
+    def checkpoint(self) -> bytes:
+        """What another attempt needs to go on from here; the given checkpoint while there is nothing to add."""
+        if self._value is None:
+            return self._given
+        self._value.memory.seconds = self._seconds_before + self._elapsed
+        return self._value.memory.pack(self._fingerprint)
+
+    def _open(self, target: TargetTokens) -> ValueFunction:
+        """The value function, with what an earlier attempt found out."""
+        self._fingerprint = self._task.fingerprint(target)
+        prompts = self._task.prompts
+        memory = Memory.unpack(self._given, self._fingerprint, prompts.features) or Memory(prompts.features)
+        self._seconds_before = memory.seconds
+        fast = self._model.in_bfloat16() if self._tries_bfloat16 else None
+        self._evaluator = Evaluator(
+            self._model,
+            target,
+            fast=fast,
+            shared_prefix=prompts.shared_prefix,
+            max_evaluations=self._task.max_evaluations,
+        )
+        self._value = ValueFunction(
+            prompts,
+            self._evaluator,
+            memory,
+            self._clock,
+            cache=self._cache if fast is None else None,
+            scope=scope(self._model.info, target),
+        )
+        return self._value
+
+    def _told(self, work: Generator[None, None, T], stage: Stage) -> Generator[Update, None, T]:
+        """Do some work and tell of its progress."""
+        while True:
+            try:
+                next(work)
+            except StopIteration as done:
+                finished: T = done.value
+                return finished
+            if self._due:
+                yield self._update(stage)
+
+    def _update(self, stage: Stage, result: ExplanationResult | StudyResult | None = None) -> Update:
+        now = self._last_progress = self._clock()
+        if result is not None:
+            numbers.check(result)
+            self._last_partial = now
+        answered = self._value.answered if self._value else 0
+        planned = max(self._planned, answered)
+        return Update(Progress(answered, planned, stage, self._remaining, self._task.tokens(planned)), result)
+
+    def _cost(self, value: ValueFunction, stop: StopReason | None) -> Cost:
+        """What it has cost by now, all attempts together."""
+        memory = value.memory
+        return Cost(
+            evaluations=memory.evaluations,
+            tokens_computed=memory.tokens_computed,
+            tokens_saved=memory.tokens_saved,
+            cache_hits=max(0, value.answered - memory.evaluations),
+            duration=self._seconds_before + self._elapsed,
+            stop_reason=stop,
+        )
+
+    @property
+    def _precision(self) -> Precision:
+        return self._evaluator.precision
+
+    @property
+    def _due(self) -> bool:
+        """Whether it is time to tell of progress."""
+        return self._clock() - self._last_progress >= _PROGRESS_SECONDS
+
+    @property
+    def _due_partial(self) -> bool:
+        """Whether it is time to tell what is known so far."""
+        return self._clock() - self._last_partial >= _PARTIAL_SECONDS
+
+    @property
+    def _elapsed(self) -> float:
+        return self._clock() - self._started
+
+    @property
+    def _seconds_each(self) -> float | None:
+        """Seconds that an answer took so far, where it was not one of an earlier attempt; None before the first."""
+        fresh = self._value.answered - self._value.cached if self._value and self._value.computed else 0
+        return self._elapsed / fresh if fresh > 0 else None
+
+    @property
+    def _remaining(self) -> float | None:
+        each, limit = self._seconds_each, self._budget.max_duration
+        if self._value is None or (each is None and not self._value.answered):
+            remaining = rough_seconds(self._model.info, self._task.tokens(self._planned))
+        elif each is None:
+            return None  # an earlier attempt's values came for nothing: there is no pace yet
+        else:
+            remaining = max(0, self._planned - self._value.answered) * each
+        return remaining if limit is None else max(0.0, min(remaining, limit - self._elapsed))
+
+    def _deadline(self, reserved: int = 0) -> float:
+        """When the method has to stop, on the clock. Of the time at most half is kept for `reserved` answers."""
+        limit = self._budget.max_duration
+        if limit is None:
+            return math.inf
+        return self._started + limit - min(limit / 2, reserved * (self._seconds_each or 0.0))

@@ -1,0 +1,267 @@
+"""Conversion between a message of the contract and a dataclass of `ml`, derived from what the two declare.
+
+A field of the message is the dataclass's field of the same name, and
+
+- a scalar is itself. One that is absent takes the dataclass's default, which may be None;
+- an enum is an `Enum` whose members have the values' names; UNSPECIFIED is the default;
+- a message is a dataclass, or a tuple of its numbers in order (`CharacterSpan`); a `Duration` is a float, in seconds;
+- what is repeated is a tuple; so is a message of one repeated field, which stands for its list (`TokenIds`);
+- a oneof is a field of its name that holds one of several dataclasses, called as the messages; or it is one optional
+  field for each member.
+
+A codec is made once for a pair, and refuses to be made where one side has a field, a member or a value that the other
+lacks. So neither can be changed alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from enum import Enum
+from types import NoneType, UnionType
+from typing import Annotated, Any, Generic, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor, OneofDescriptor
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+
+from ml.errors import InputError
+
+M = TypeVar("M", bound=Message)
+T = TypeVar("T")
+
+Reader = Callable[[Any, str], Any]
+"""From a value of the contract, and where it sits in the request, to a value of `ml`."""
+Writer = Callable[[Any], Any]
+"""The way back."""
+
+_NANOSECONDS = 1_000_000_000
+_ABSENT = object()
+"""What UNSPECIFIED is read as."""
+
+
+class MismatchError(TypeError):
+    """The contract and `ml` do not say the same."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A field of the message, and how its value is converted."""
+
+    field: FieldDescriptor
+    read: Reader
+    write: Writer
+    required: bool
+    """Whether the dataclass has no default for it: an empty message is read in its place then."""
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """A oneof that is one field of the dataclass."""
+
+    name: str
+    members: Mapping[str, Codec[Any, Any]]
+    """By the field that holds them."""
+    required: bool
+
+
+class Codec(Generic[M, T]):
+    """Converts messages of one kind to a dataclass, and back."""
+
+    def __init__(self, message: type[M], kind: type[T]) -> None:
+        """Pair a message with a dataclass.
+
+        Raises:
+            MismatchError: one of them says what the other does not.
+        """
+        self.message = message
+        self.kind = kind
+        descriptor: Any = message.DESCRIPTOR
+        hints = {name: _plain(hint) for name, hint in get_type_hints(kind, include_extras=True).items()}
+        without_default = _without_default(kind)
+        unions = [oneof for oneof in descriptor.oneofs if oneof.name in hints]
+        inside = {field.name for oneof in unions for field in oneof.fields}
+        alone = [field for field in descriptor.fields if field.name not in inside]
+        _same(f"fields of {descriptor.name} and {kind.__name__}", [*alone, *unions], hints)
+        self._choices = [
+            _Choice(oneof.name, _members(oneof, hints[oneof.name]), oneof.name in without_default) for oneof in unions
+        ]
+        self._parts = [
+            _Part(field, *_field(field, hints[field.name]), field.name in without_default) for field in alone
+        ]
+
+    def read(self, message: M, path: str = "") -> T:
+        """The dataclass of a message; what is absent has the dataclass's default.
+
+        Args:
+            path: where the message sits in the request, for errors.
+
+        Raises:
+            InputError: a value is not allowed, or something is missing.
+        """
+        values: dict[str, Any] = {}
+        for part in self._parts:
+            name, value = part.field.name, cast(Any, _ABSENT)
+            if _given(message, part.field) or (part.required and part.field.message_type):
+                value = part.read(getattr(message, name), _join(path, name))
+            if value is not _ABSENT:
+                values[name] = value
+            elif part.required:
+                raise InputError(_join(path, name), "must be set")
+        for choice in self._choices:
+            chosen = message.WhichOneof(choice.name)
+            if chosen is not None:
+                values[choice.name] = choice.members[chosen].read(getattr(message, chosen), _join(path, chosen))
+            elif choice.required:
+                raise InputError(_join(path, choice.name), f"set exactly one of {', '.join(choice.members)}")
+        try:
+            return self.kind(**values)
+        except InputError as error:
+            error.field = _join(path, error.field)
+            raise
+
+    def write(self, value: T) -> M:
+        """The message of a dataclass; what is None is absent."""
+        values = {
+            part.field.name: part.write(given)
+            for part in self._parts
+            if (given := getattr(value, part.field.name)) is not None
+        }
+        for choice in self._choices:
+            given = getattr(value, choice.name)
+            values |= {name: codec.write(given) for name, codec in choice.members.items() if type(given) is codec.kind}
+        return self.message(**values)
+
+
+_made: dict[tuple[str, type], Codec[Any, Any]] = {}
+
+
+def codec(message: type[M], kind: type[T]) -> Codec[M, T]:
+    """The codec of a pair, made once."""
+    key = (message.DESCRIPTOR.full_name, kind)
+    if key not in _made:
+        _made[key] = Codec(message, kind)
+    return _made[key]
+
+
+def _field(field: FieldDescriptor, hint: Any) -> tuple[Reader, Writer]:
+    if field.is_repeated:
+        read, write = _one(field, _element(field, hint))
+        return _many(read, write)
+    return _one(field, hint)
+
+
+def _one(field: FieldDescriptor, hint: Any) -> tuple[Reader, Writer]:
+    """How a single value is converted."""
+    if field.enum_type is not None:
+        return _enum(field.enum_type, hint)
+    kind = field.message_type
+    if kind is None:
+        return (lambda value, _: value), (lambda value: value)
+    if kind.full_name == Duration.DESCRIPTOR.full_name:
+        return (lambda value, _: value.seconds + value.nanos / _NANOSECONDS), _duration
+    if get_origin(hint) is tuple:
+        return _list(kind, hint) if get_args(hint)[-1] is Ellipsis else _tuple(kind, hint)
+    if not (isinstance(hint, type) and is_dataclass(hint)):
+        raise MismatchError(f"{field.full_name} is a message, and {hint} is none")
+    inner: Codec[Any, Any] = codec(GetMessageClass(kind), hint)
+    return inner.read, inner.write
+
+
+def _many(read: Reader, write: Writer) -> tuple[Reader, Writer]:
+    def read_all(values: Iterable[Any], path: str) -> tuple[Any, ...]:
+        return tuple(read(value, f"{path}[{index}]") for index, value in enumerate(values))
+
+    return read_all, lambda values: [write(value) for value in values]
+
+
+def _list(kind: Descriptor, hint: Any) -> tuple[Reader, Writer]:
+    """A message that is there for its one repeated field, which a oneof cannot hold otherwise."""
+    if len(kind.fields) != 1 or not kind.fields[0].is_repeated:
+        raise MismatchError(f"{kind.name} is more than a list")
+    [field], message = kind.fields, GetMessageClass(kind)
+    read, write = _field(field, hint)
+
+    def unwrap(value: Any, path: str) -> Any:
+        return read(getattr(value, field.name), _join(path, field.name))
+
+    return unwrap, lambda values: message(**{field.name: write(values)})
+
+
+def _tuple(kind: Descriptor, hint: Any) -> tuple[Reader, Writer]:
+    names, message = [field.name for field in kind.fields], GetMessageClass(kind)
+    if len(names) != len(get_args(hint)) or any(field.message_type for field in kind.fields):
+        raise MismatchError(f"{kind.name} is not so many numbers as {hint}")
+
+    def unpack(value: Any, _: str) -> Any:
+        return tuple(getattr(value, name) for name in names)
+
+    return unpack, lambda values: message(**dict(zip(names, values, strict=True)))
+
+
+def _enum(described: EnumDescriptor, hint: Any) -> tuple[Reader, Writer]:
+    if not (isinstance(hint, type) and issubclass(hint, Enum)):
+        raise MismatchError(f"{described.name} is an enum, and {hint} is none")
+    unspecified = described.values_by_number[0].name
+    prefix = unspecified.removesuffix("UNSPECIFIED")
+    names = {value.number: value.name.removeprefix(prefix) for value in described.values if value.number}
+    _same(f"values of {described.name} and {hint.__name__}", names.values(), hint.__members__)
+    meanings = {number: hint[name] for number, name in names.items()}
+    numbers = {meaning: number for number, meaning in meanings.items()}
+
+    def read(number: int, path: str) -> Any:
+        if number == 0:
+            return _ABSENT
+        if number not in meanings:  # enums are open on the wire: a client of a newer contract may send any number
+            raise InputError(path, f"{number} is not a value that this version knows")
+        return meanings[number]
+
+    return read, numbers.__getitem__
+
+
+def _members(oneof: OneofDescriptor, hint: Any) -> dict[str, Codec[Any, Any]]:
+    """The dataclasses of a union, by the member of the oneof that holds them."""
+    kinds = {kind.__name__: kind for kind in (get_args(hint) or (hint,))}
+    messages = {field.name: field.message_type for field in oneof.fields if field.message_type is not None}
+    _same(f"members of {oneof.full_name}", messages.values(), kinds)
+    return {name: codec(GetMessageClass(message), kinds[message.name]) for name, message in messages.items()}
+
+
+def _duration(seconds: float) -> Duration:
+    nanoseconds = round(seconds * _NANOSECONDS)
+    return Duration(seconds=nanoseconds // _NANOSECONDS, nanos=nanoseconds % _NANOSECONDS)
+
+
+def _given(message: Any, field: FieldDescriptor) -> bool:
+    return not field.has_presence or message.HasField(field.name)
+
+
+def _without_default(kind: Any) -> set[str]:
+    return {field.name for field in fields(kind) if field.default is MISSING and field.default_factory is MISSING}
+
+
+def _plain(hint: Any) -> Any:
+    """A type without its marks and without None."""
+    if get_origin(hint) is Annotated:
+        hint = get_args(hint)[0]
+    if get_origin(hint) in (Union, UnionType):
+        kinds = [kind for kind in get_args(hint) if kind is not NoneType]
+        return kinds[0] if len(kinds) == 1 else Union[tuple(kinds)]  # noqa: UP007 - of types known only here
+    return hint
+
+
+def _element(field: FieldDescriptor, hint: Any) -> Any:
+    if get_origin(hint) is not tuple:
+        raise MismatchError(f"{field.full_name} is repeated, and {hint} is no tuple")
+    return get_args(hint)[0]
+
+
+def _same(what: str, ours: Iterable[Any], theirs: Iterable[str]) -> None:
+    contract = {each if isinstance(each, str) else each.name for each in ours}
+    if alone := contract ^ set(theirs):
+        raise MismatchError(f"{what} differ: {', '.join(sorted(alone))}")
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path and name else path or name
