@@ -31,6 +31,8 @@ _KEYS = 16
 """Keys of a gathered block are filled up to a multiple of it: a softmax over an odd number takes far longer."""
 _LONG_BRANCH = 40
 """Mean rows of a branch from which on blocks attend one by one to what they need not gather."""
+_FEW_BRANCHES = 2
+"""Branches up to which blocks attend one by one, however short: starting an attention costs less than gathering."""
 _LONG_BLOCK = 64
 """Rows of such a block: fewer are slow to multiply, and more look at too many keys that they do not see."""
 SIZES = (16, 32, 64, 128)
@@ -114,7 +116,8 @@ def plan_attention(
     """
     planner = _Planner(batch, span, min_shared)
     rows = np.arange(batch.rows) if rows is None else rows
-    gather = gather or batch.rows < _LONG_BRANCH * (len(batch.branches) - 1)
+    branches = len(batch.branches) - 1
+    gather = gather or (branches > _FEW_BRANCHES and batch.rows < _LONG_BRANCH * branches)
     blocks = planner.gathered_blocks() if gather else planner.long_blocks()
     runs, others = [], []
     for start, stop in blocks:
@@ -171,6 +174,9 @@ class _Planner:
         """Rows of each block, cut where branches end, long ones into equal parts."""
         for start, stop in pairwise(self._batch.branches.tolist()):
             parts = max(1, round((stop - start) / _LONG_BLOCK))
+            if parts == 1:
+                yield start, stop
+                continue
             cuts = np.linspace(start, stop, parts + 1).astype(int).tolist()
             yield from pairwise(cuts)
 

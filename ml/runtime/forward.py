@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import cast
@@ -32,14 +32,28 @@ class _Blocks:
     rows: Tensor
     slots: Tensor
     mask: Tensor  # [N, 1, groups · B, K]
-    _by_heads: dict[int, Tensor] = field(default_factory=dict)  # layers may differ in how many heads keys have
+    _by_heads: dict[tuple[str, int], Tensor] = field(default_factory=dict)  # layers may differ in their heads
 
-    def by_head(self, heads: int) -> Tensor:
+    def queries_by_head(self, heads: int) -> Tensor:
+        """`queries` as indices into a table of [queries · heads], [N, heads, B]."""
+        return self._once("queries", heads, lambda head: self.queries[:, None] * heads + head)
+
+    def slots_by_head(self, heads: int) -> Tensor:
         """`slots` as indices into a table of [slots · heads], [N, heads, K]."""
-        if heads not in self._by_heads:
-            number = torch.arange(heads, device=self.slots.device)[:, None]
-            self._by_heads[heads] = self.slots[:, None] * heads + number
-        return self._by_heads[heads]
+        return self._once("slots", heads, lambda head: self.slots[:, None] * heads + head)
+
+    def places_by_head(self, heads: int) -> Tensor:
+        """`places` as indices into a table of [N · heads · B], [queries of all blocks, heads]."""
+        most = self.queries.shape[1]
+        block, place = (self.places // most)[:, None], (self.places % most)[:, None]
+        return self._once("places", heads, lambda head: (block * heads + head.T) * most + place)
+
+    def _once(self, what: str, heads: int, make: Callable[[Tensor], Tensor]) -> Tensor:
+        """Indices that `make` makes of the heads' numbers, [heads, 1], for all layers with so many."""
+        key = what, heads
+        if key not in self._by_heads:
+            self._by_heads[key] = make(torch.arange(heads, device=self.slots.device)[:, None])
+        return self._by_heads[key]
 
 
 @dataclass(frozen=True)
@@ -203,6 +217,8 @@ class RowAttention:
         merges = bool(plan.shared) or sinks is not None
         if plan.blocks is not None and not plan.runs:
             out, lse = self._blocks(plan.blocks, with_lse=merges)
+        elif plan.blocks is None and len(plan.runs) == 1:
+            out, lse = self._run(plan.runs[0], with_lse=merges)
         else:
             out = queries.new_empty(*queries.shape[:2], self._values.shape[2])
             lse = queries.new_empty(*queries.shape[:2], 1, dtype=torch.float32) if merges else None
@@ -247,24 +263,28 @@ class RowAttention:
     def _blocks(self, blocks: _Blocks, *, with_lse: bool) -> tuple[Tensor, Tensor | None]:
         """[rows of the blocks, heads, size], and [rows of the blocks, heads, 1]."""
         heads, dtype = self._queries.shape[1], self._queries.dtype
-        q = kernels.fold(rows_of(self._queries.to(self._keys.dtype), blocks.queries), self._keys.shape[1])
         if not with_lse and self._by_matmuls(torch.bfloat16):
-            k, v = (self._by_head(each, blocks) for each in (self._keys, self._values))
-            out, lse = kernels.attend_rounded(q, k, v, self._scores, blocks.mask), None
-        else:
-            k, v = (rows_of(each, blocks.slots).transpose(1, 2) for each in (self._keys, self._values))
-            out, lse = kernels.attend(q, k, v, self._scores, blocks.mask)
+            return self._rounded(blocks).to(dtype), None
+        q = kernels.fold(rows_of(self._queries.to(self._keys.dtype), blocks.queries), self._keys.shape[1])
+        k, v = (rows_of(each, blocks.slots).transpose(1, 2) for each in (self._keys, self._values))
+        out, lse = kernels.attend(q, k, v, self._scores, blocks.mask)
         out = rows_of(kernels.unfold(out, heads).flatten(0, 1), blocks.places).to(dtype)
-        if not with_lse or lse is None:
-            return out, None
-        return out, rows_of(kernels.unfold(lse, heads).flatten(0, 1), blocks.places)
+        return out, rows_of(kernels.unfold(lse, heads).flatten(0, 1), blocks.places) if with_lse else None
 
-    @staticmethod
-    def _by_head(table: Tensor, blocks: _Blocks) -> Tensor:
-        """`table` [slots, heads, size] at the blocks' slots, as [N, heads, K, size], copied once."""
-        indices = blocks.by_head(table.shape[1])
-        size = table.shape[2]
-        return table.reshape(-1, size).index_select(0, indices.flatten()).view(*indices.shape, size)
+    def _rounded(self, blocks: _Blocks) -> Tensor:
+        """As `_blocks` by matmuls; these want each head's numbers together, so all is gathered head by head."""
+        heads, key_heads = self._queries.shape[1], self._keys.shape[1]
+        q = _by_head(self._queries.to(self._keys.dtype), blocks.queries_by_head(heads))
+        k, v = (_by_head(each, blocks.slots_by_head(key_heads)) for each in (self._keys, self._values))
+        # Heads that share keys stand together: they are more queries of one.
+        q = q.view(len(q), key_heads, -1, q.shape[-1])
+        return _by_head(kernels.attend_rounded(q, k, v, self._scores, blocks.mask), blocks.places_by_head(heads))
+
+
+def _by_head(table: Tensor, indices: Tensor) -> Tensor:
+    """`table` [..., size] at `indices` into all but its last dimension, of any shape: [*indices, size]."""
+    size = table.shape[-1]
+    return table.reshape(-1, size).index_select(0, indices.flatten()).view(*indices.shape, size)
 
 
 def rows_of(table: Tensor, indices: Tensor) -> Tensor:
