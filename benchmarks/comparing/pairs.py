@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-_TURN_SECONDS = 0.4
+_TURN_SECONDS = 0.25
 """A turn at a short work repeats it for so long; its time is the shortest, as whatever disturbs only adds."""
 _RESAMPLES = 10_000
 
@@ -118,15 +118,25 @@ def sides(old: Path, new: Path, folder: Path, threads: int, share: float) -> Ite
         yield Side(processes[0]), Side(processes[1])
 
 
-def compare(work: str, old: Side, new: Side, pairs: int) -> Comparison:
-    """Take turns at a work, after one of each that prepares what is new to it."""
-    old.turn(work, 1), new.turn(work, 1)
-    first, second = old.turn(work, 1), new.turn(work, 1)
-    times = max(1, round(_TURN_SECONDS / max(first.wall, second.wall)))
-    turns: tuple[list[Turn], list[Turn]] = [], []
+Turns = tuple[list[Turn], list[Turn]]
+"""Of the old side and of the new one, pair by pair."""
+
+
+def take_turns(work: str, old: Side, new: Side, pairs: int) -> Turns:
+    """Take turns at a work, after some that prepare what is new to it."""
+    for side in (old, new):
+        side.turn(work, 1)
+    longest = max(side.turn(work, 1).wall for side in (old, new))
+    times = max(1, round(_TURN_SECONDS / longest))
+    turns: Turns = [], []
     for pair in range(pairs):
         for side in (0, 1) if pair % 2 else (1, 0):
             turns[side].append((old, new)[side].turn(work, times))
+    return turns
+
+
+def compare(work: str, turns: Turns) -> Comparison:
+    """What the turns at a work say."""
     olds, news = turns
     return Comparison(
         work,

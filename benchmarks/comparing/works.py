@@ -1,10 +1,10 @@
-"""One checkout's side of `benchmarks.compare`: does works of one model when it is told to, and tells how long each took.
+"""One checkout's side of `benchmarks.compare`: does works of one model when told to, and tells how long each took.
 
     PYTHONPATH=CHECKOUT python -P works.py FOLDER THREADS SHARE
 
-Run as a script, with another checkout's packages in place of those beside it. So it asks for nothing but what both have:
-the model as `load` gives it, explanations, attention. It answers in lines of JSON: first its works' names, then for
-each line `[work, times]` that it reads, a `Turn`'s numbers.
+Run as a script, with another checkout's packages in place of those beside it. So it asks for nothing but what both
+have: the model as `load` gives it, explanations, attention. It answers in lines of JSON: first its works' names, then
+for each line `[work, times]` that it reads, a `Turn`'s numbers.
 """
 
 from __future__ import annotations
@@ -72,8 +72,9 @@ class Works:
             yield f"next token after {length}", read([prompts(1, vocabulary, seed=length)[0][:1] * length])
         for count in (8, 32):
             yield f"next tokens of {count} prompts of 16 to 256", read(of_all_lengths[:count])
-        yield "next tokens of 8 prompts after 100", read(
-            [self._random.integers(2, vocabulary, 100).tolist() for _ in range(8)]
+        yield (
+            "next tokens of 8 prompts after 100",
+            read([self._random.integers(2, vocabulary, 100).tolist() for _ in range(8)]),
         )
         for streams in (1, STREAMS):
             yield f"{GENERATED} tokens of {streams} streams", lambda streams=streams: self._generate(streams)

@@ -136,9 +136,11 @@ def plan_attention(
 
 def as_range(slots: IntArray) -> range | None:
     """`slots` as a range, where they stand together in order."""
-    first = int(slots[0]) if len(slots) else 0
-    together = bool((slots == np.arange(first, first + len(slots))).all())
-    return range(first, first + len(slots)) if together else None
+    if not len(slots):
+        return range(0)
+    first, last = int(slots[0]), int(slots[-1])
+    together = last - first + 1 == len(slots) and bool((slots[1:] - slots[:-1] == 1).all())
+    return range(first, last + 1) if together else None
 
 
 class _Planner:
@@ -174,11 +176,7 @@ class _Planner:
         """Rows of each block, cut where branches end, long ones into equal parts."""
         for start, stop in pairwise(self._batch.branches.tolist()):
             parts = max(1, round((stop - start) / _LONG_BLOCK))
-            if parts == 1:
-                yield start, stop
-                continue
-            cuts = np.linspace(start, stop, parts + 1).astype(int).tolist()
-            yield from pairwise(cuts)
+            yield from pairwise([start + part * (stop - start) // parts for part in range(parts + 1)])
 
     def gathered_blocks(self) -> Iterator[tuple[int, int]]:
         """Rows of each block, cut in the way that costs least, and where what is shared changes."""
