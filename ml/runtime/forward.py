@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ml.runtime import kernels
-from ml.runtime.attention_plan import AttentionPlan, Gathered, Run, plan_attention
+from ml.runtime.attention_plan import AttentionPlan, Gathered, Planner, Run
 from ml.runtime.embedding import inputs
 from ml.runtime.implementation import asking, registered
 from ml.runtime.kernels import Scores
@@ -138,6 +138,7 @@ class RaggedForward(TrimmedForward):
         self._batch, self._cache, self._span_of = batch, cache, span_of
         self._matmul_dtype = matmul_dtype
         self._plans: dict[tuple[Span, bool, int], DevicePlan] = {}  # layers may differ in how many heads share keys
+        self._planners: dict[Span, Planner] = {}
         self._first_slot = int(batch.slots[0]) if batch.rows else 0
         self._fresh: dict[int, tuple[Tensor, Tensor]] = {}
 
@@ -192,8 +193,9 @@ class RaggedForward(TrimmedForward):
         key = (span, self.picked, groups)
         if key not in self._plans:
             device = self.device
-            rows = self.rows_kept if self.picked else None
-            plan = plan_attention(self._batch, span, rows, gather=device.type != "cpu")
+            if span not in self._planners:
+                self._planners[span] = Planner(self._batch, span, gather=device.type != "cpu")
+            plan = self._planners[span].plan(self.rows_kept if self.picked else None)
             first = 0 if self._batch.sees_cached else self._first_slot
             self._plans[key] = DevicePlan(plan, first, groups, dtype, device)
         return self._plans[key]
