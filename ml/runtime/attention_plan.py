@@ -136,8 +136,8 @@ class Planner:
         """How `rows`, ascending, attend; by default all."""
         rows = np.arange(self._batch.rows) if rows is None else rows
         runs, others = [], []
-        for start, stop in self._blocks:
-            first, last = np.searchsorted(rows, (start, stop)).tolist()
+        bounds = np.searchsorted(rows, np.array(self._blocks)).tolist()
+        for (start, _), (first, last) in zip(self._blocks, bounds, strict=True):
             if first == last:
                 continue
             queries = rows[first:last]
