@@ -176,7 +176,8 @@ def use_fast_layers(module: nn.Module) -> None:
                 setattr(parent, name, _fast(child, shared=id(child.weight) in embeddings))
     for child in module.modules():
         if activation := _activation_of(child):
-            child.__class__, child.activation = FastGatedMLP, activation
+            child.__class__ = FastGatedMLP
+            cast(FastGatedMLP, child).activation = activation
 
 
 def _fast(layer: nn.Linear | Conv1D, *, shared: bool) -> nn.Module:
