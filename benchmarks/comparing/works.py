@@ -13,6 +13,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
@@ -20,7 +21,7 @@ import numpy as np
 
 from benchmarks.serving.figures import prompts
 from benchmarks.subjects import TEXT
-from ml.attention import AttentionSpec, Reduction, attend, resolve
+from ml.attention import AttentionSpec, Reduction, resolve
 from ml.explain import Run
 from ml.memory import expect_to_stay, keep_freed_memory
 from ml.spec import (
@@ -166,9 +167,18 @@ class Works:
             "all layers and queries, top 8": AttentionSpec(queries=tuple(range(len(ids))), top_n=8),
             "rollout": AttentionSpec(reduction=Reduction.ROLLOUT),
         }
+        attend = _first_of("attend", "ml.models.internals.attention_maps", "ml.attention")
         for name, spec in specs.items():
             plan = resolve(spec, self._model.info, len(ids))
             yield f"attention over 256, {name}", lambda plan=plan: (attend(self._model, ids, plan), ())[1]
+
+
+def _first_of(name: str, *modules: str) -> Any:
+    """What the first module that has it, newest first, calls `name`: things move between checkouts."""
+    for module in modules:
+        with suppress(ImportError, AttributeError):
+            return getattr(import_module(module), name)
+    raise SystemExit(f"no {name} in {', '.join(modules)}")
 
 
 def _some(logits: Any) -> Numbers:
@@ -181,11 +191,8 @@ def main() -> None:
     folder, threads, share = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
     answers, sys.stdout = sys.stdout, sys.stderr  # whatever else prints does not answer
     keep_freed_memory()  # as server and worker do
-    try:
-        loading = import_module("ml.models.loading")
-    except ImportError:
-        loading = import_module("ml.models")
-    works = Works(loading.load(folder, device="cpu", threads=threads), share).named
+    load = _first_of("load", "ml.models.loading", "ml.models")
+    works = Works(load(folder, device="cpu", threads=threads), share).named
     expect_to_stay()
 
     def answer(what: object) -> None:
