@@ -51,7 +51,7 @@ class Bfloat16GatedMLP(FastGatedMLP):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., size] to [..., size]."""
-        down, inner = self.down_proj, gated(x.to(torch.bfloat16), self.gate_proj, self.up_proj)
+        down, inner = self.down_proj, gated(x.to(torch.bfloat16), self.gate_proj, self.up_proj, self.activation)
         return cast(PackedLinear, down).product(cast(Tensor, inner)).to(x.dtype)
 
 

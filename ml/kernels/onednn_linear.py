@@ -8,12 +8,14 @@ The numbers are float32 products either way, and which library multiplies depend
 equal calls give equal bits.
 
 GPT-2's activation is written in transformers as seven passes over memory, and is one here. In a gated feed-forward
-network (SwiGLU: Shazeer 2020) the activation and the gate's product are part of the two products before them.
+network (SwiGLU, GEGLU: Shazeer 2020) the activation and the gate's product are part of the two products before them.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -38,9 +40,26 @@ def use_onednn(weight: Tensor) -> bool:
     return _AVAILABLE and weight.device.type == "cpu"
 
 
-def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "none") -> Tensor:
+@dataclass(frozen=True)
+class Activation:
+    """A function of single numbers, and what oneDNN calls it and the way to compute it."""
+
+    function: Callable[[Tensor], Tensor]
+    name: str
+    algorithm: str = ""
+
+
+_ACTIVATIONS = (
+    Activation(F.silu, "swish"),
+    Activation(functools.partial(F.gelu, approximate="tanh"), "gelu", "tanh"),
+    Activation(F.gelu, "gelu", "none"),
+)
+
+
+def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation | None = None) -> Tensor:
     """activation(x · weightᵀ + bias) by oneDNN, without a gradient."""
-    return cast(Tensor, torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], ""))
+    name, algorithm = (activation.name, activation.algorithm) if activation else ("none", "")
+    return cast(Tensor, torch.ops.mkldnn._linear_pointwise(x, weight, bias, name, [], algorithm))
 
 
 class FastLinear(nn.Linear):
@@ -91,9 +110,9 @@ class PackedLinear(nn.Module):
             return F.linear(x, self.weight, self.bias)
         return _differentiable(x, self.operand, self.bias, lambda: self.weight) if x.requires_grad else self.product(x)
 
-    def product(self, x: Tensor, activation: str = "none") -> Tensor:
-        """As `forward`, followed by an `activation` that oneDNN knows by this name, without a gradient."""
-        return pointwise(x, self.operand, self.bias, activation)
+    def product(self, x: Tensor) -> Tensor:
+        """As `forward`, without a gradient."""
+        return pointwise(x, self.operand, self.bias)
 
 
 class _Product(torch.autograd.Function):
@@ -118,25 +137,26 @@ def _differentiable(x: Tensor, operand: Tensor, bias: Tensor | None, weight: Cal
 
 
 class FastGatedMLP(nn.Module):
-    """down(silu(gate(x)) · up(x)), in place of whatever class a model has for it; see `_is_gated`."""
+    """down(activation(gate(x)) · up(x)), in place of whatever class a model has for it; see `_activation_of`."""
 
     gate_proj: nn.Module
     up_proj: nn.Module
     down_proj: nn.Module
+    activation: Activation
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., size] to [..., size]."""
         gate, up = self.gate_proj, self.up_proj
         few = x.numel() < _FEWEST_GATED * x.shape[-1]
-        inner = None if few or x.requires_grad else gated(x, gate, up)
-        return cast(Tensor, self.down_proj(F.silu(gate(x)) * up(x) if inner is None else inner))
+        inner = None if few or x.requires_grad else gated(x, gate, up, self.activation)
+        return cast(Tensor, self.down_proj(self.activation.function(gate(x)) * up(x) if inner is None else inner))
 
 
-def gated(x: Tensor, gate: nn.Module, up: nn.Module) -> Tensor | None:
-    """silu(gate(x)) · up(x) by oneDNN, without a gradient; None where the layers are not this module's."""
+def gated(x: Tensor, gate: nn.Module, up: nn.Module, activation: Activation) -> Tensor | None:
+    """activation(gate(x)) · up(x) by oneDNN, without a gradient; None where the layers are not this module's."""
     if not (isinstance(gate, FastLinear | PackedLinear) and isinstance(up, FastLinear | PackedLinear)):
         return None
-    opened = pointwise(x, gate.operand, gate.bias, "swish")
+    opened = pointwise(x, gate.operand, gate.bias, activation)
     return cast(Tensor, torch.ops.mkldnn._linear_pointwise.binary(x, opened, up.operand, up.bias, "mul"))
 
 
@@ -155,8 +175,9 @@ def use_fast_layers(module: nn.Module) -> None:
             elif (type(child) is nn.Linear or type(child) is Conv1D) and _is_plain(child.weight):
                 setattr(parent, name, _fast(child, shared=id(child.weight) in embeddings))
     for child in module.modules():
-        if _is_gated(child):
+        if activation := _activation_of(child):
             child.__class__ = FastGatedMLP
+            cast(FastGatedMLP, child).activation = activation
 
 
 def _fast(layer: nn.Linear | Conv1D, *, shared: bool) -> nn.Module:
@@ -185,18 +206,25 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 @torch.inference_mode()
-def _is_gated(module: nn.Module) -> bool:
-    """Whether `FastGatedMLP` computes what `module` does: by its parts, and by trying it out."""
+def _activation_of(module: nn.Module) -> Activation | None:
+    """With which activation `FastGatedMLP` computes what `module` does: by its parts, and by trying them out."""
     parts = dict(module.named_children())
-    linears = [parts.get(name) for name in ("gate_proj", "up_proj", "down_proj")]
-    if len(parts) != len(linears) + 1 or not all(isinstance(part, FastLinear | PackedLinear) for part in linears):
-        return False
-    size = cast(FastLinear, linears[0]).weight.shape[1]
-    x = torch.linspace(-1, 1, _FEWEST_GATED * size).view(_FEWEST_GATED, size)
+    gate, up, down = (parts.pop(name, None) for name in ("gate_proj", "up_proj", "down_proj"))
+    if len(parts) != 1 or not all(isinstance(part, FastLinear | PackedLinear) for part in (gate, up, down)):
+        return None
+    [own] = parts.values()
+    size = cast(FastLinear, gate).weight.shape[1]
+    x, numbers = torch.linspace(-1, 1, _FEWEST_GATED * size).view(_FEWEST_GATED, size), torch.linspace(-8, 8, 1000)
     try:
-        return torch.allclose(module(x), FastGatedMLP.forward(cast(FastGatedMLP, module), x), atol=1e-5)
+        for activation in _ACTIVATIONS:
+            # By itself: what small weights give it tells two of them hardly apart.
+            if torch.allclose(own(numbers), activation.function(numbers), atol=1e-6):
+                inner = gated(x, cast(nn.Module, gate), cast(nn.Module, up), activation)
+                same = torch.allclose(module(x), cast(nn.Module, down)(inner), atol=1e-5)
+                return activation if same else None
     except Exception:  # noqa: BLE001 -- another architecture's module, which takes something else
-        return False
+        return None
+    return None
 
 
 def _is_plain(weight: object) -> bool:

@@ -31,6 +31,8 @@ _KEYS = 16
 """Keys of a gathered block are filled up to a multiple of it: a softmax over an odd number takes far longer."""
 _LONG_BRANCH = 40
 """Mean rows of a branch from which on blocks attend one by one to what they need not gather."""
+_FEW_BRANCHES = 2
+"""Branches up to which blocks attend one by one, however short: starting an attention costs less than gathering."""
 _LONG_BLOCK = 64
 """Rows of such a block: fewer are slow to multiply, and more look at too many keys that they do not see."""
 SIZES = (16, 32, 64, 128)
@@ -97,59 +99,55 @@ class AttentionPlan:
     shared: Sequence[Run]
 
 
-def plan_attention(
-    batch: RaggedBatch,
-    span: Span = FULL,
-    rows: IntArray | None = None,
-    *,
-    gather: bool = False,
-    min_shared: int = MIN_SHARED,
-) -> AttentionPlan:
-    """Plan how `rows` of a batch, ascending, attend in a layer that sees `span`.
-
-    Args:
-        rows: those whose attention is asked for; by default all.
-        gather: whether every block gathers its keys: for a GPU, where starting a kernel costs more than a copy.
-        min_shared: see `MIN_SHARED`.
-    """
-    planner = _Planner(batch, span, min_shared)
-    rows = np.arange(batch.rows) if rows is None else rows
-    gather = gather or batch.rows < _LONG_BRANCH * (len(batch.branches) - 1)
-    blocks = planner.gathered_blocks() if gather else planner.long_blocks()
-    runs, others = [], []
-    for start, stop in blocks:
-        first, last = np.searchsorted(rows, (start, stop)).tolist()
-        if first == last:
-            continue
-        queries = rows[first:last]
-        nodes = planner.keys(start, int(queries[-1]) + 1, int(queries[0]) if last - first == 1 else start)
-        slots = None if gather else as_range(batch.nodes.slots[nodes])
-        if slots is None:
-            others.append((slice(first, last), queries, nodes))
-        else:
-            runs.append(planner.run(slice(first, last), queries, nodes, slots))
-    return AttentionPlan(len(rows), planner.gathered(others), runs, list(planner.shared(rows)))
-
-
 def as_range(slots: IntArray) -> range | None:
     """`slots` as a range, where they stand together in order."""
-    first = int(slots[0]) if len(slots) else 0
-    together = bool((slots == np.arange(first, first + len(slots))).all())
-    return range(first, first + len(slots)) if together else None
+    if not len(slots):
+        return range(0)
+    first, last = int(slots[0]), int(slots[-1])
+    together = last - first + 1 == len(slots) and bool((slots[1:] - slots[:-1] == 1).all())
+    return range(first, last + 1) if together else None
 
 
-class _Planner:
-    """One batch and one span."""
+class Planner:
+    """Plans how rows of one batch attend in layers that see one span. Where blocks are cut, is decided once."""
 
-    def __init__(self, batch: RaggedBatch, span: Span, min_shared: int) -> None:
+    def __init__(
+        self, batch: RaggedBatch, span: Span = FULL, *, gather: bool = False, min_shared: int = MIN_SHARED
+    ) -> None:
+        """Prepare.
+
+        Args:
+            gather: whether every block gathers its keys: for a GPU, where starting a kernel costs more than a copy.
+            min_shared: see `MIN_SHARED`.
+        """
         self._batch = batch
         self._span = span
+        branches = len(batch.branches) - 1
+        self._gather = gather or (branches > _FEW_BRANCHES and batch.rows < _LONG_BRANCH * branches)
         self._first_seen = span.first(batch.positions)
-        self._branch_of = np.repeat(np.arange(len(batch.branches) - 1), np.diff(batch.branches))
+        self._branch_of = np.repeat(np.arange(branches), np.diff(batch.branches))
         self._groups = list(self._shared_prefixes(min_shared)) if span.is_full(batch.longest) else []
         self._shared_of = np.zeros(batch.rows, dtype=np.int64)  # positions that a row sees apart from its block
         for first, stop, length in self._groups:
             self._shared_of[batch.branches[first] : batch.branches[stop]] = length
+        self._blocks = list(self._gathered_blocks() if self._gather else self._long_blocks())
+
+    def plan(self, rows: IntArray | None = None) -> AttentionPlan:
+        """How `rows`, ascending, attend; by default all."""
+        rows = np.arange(self._batch.rows) if rows is None else rows
+        runs, others = [], []
+        bounds = np.searchsorted(rows, np.array(self._blocks)).tolist()
+        for (start, _), (first, last) in zip(self._blocks, bounds, strict=True):
+            if first == last:
+                continue
+            queries = rows[first:last]
+            nodes = self._keys(start, int(queries[-1]) + 1, int(queries[0]) if last - first == 1 else start)
+            slots = None if self._gather else as_range(self._batch.nodes.slots[nodes])
+            if slots is None:
+                others.append((slice(first, last), queries, nodes))
+            else:
+                runs.append(self._run(slice(first, last), queries, nodes, slots))
+        return AttentionPlan(len(rows), self._gathered(others), runs, list(self._shared(rows)))
 
     def _shared_prefixes(self, min_shared: int) -> Iterator[tuple[int, int, int]]:
         """Runs of branches that see the same first positions: (first branch, behind the last, positions)."""
@@ -167,14 +165,13 @@ class _Planner:
         if length >= min_shared:
             yield first, len(keeps), length
 
-    def long_blocks(self) -> Iterator[tuple[int, int]]:
+    def _long_blocks(self) -> Iterator[tuple[int, int]]:
         """Rows of each block, cut where branches end, long ones into equal parts."""
         for start, stop in pairwise(self._batch.branches.tolist()):
             parts = max(1, round((stop - start) / _LONG_BLOCK))
-            cuts = np.linspace(start, stop, parts + 1).astype(int).tolist()
-            yield from pairwise(cuts)
+            yield from pairwise([start + part * (stop - start) // parts for part in range(parts + 1)])
 
-    def gathered_blocks(self) -> Iterator[tuple[int, int]]:
+    def _gathered_blocks(self) -> Iterator[tuple[int, int]]:
         """Rows of each block, cut in the way that costs least, and where what is shared changes."""
         counts = np.diff(self._batch.branches).tolist()
         must = {int(self._batch.branches[first]) for first, _, _ in self._groups}
@@ -185,7 +182,7 @@ class _Planner:
         starts = min(ways, key=lambda starts: _cost(starts, context)).tolist()
         yield from zip(starts, [*starts[1:], self._batch.rows], strict=True)
 
-    def keys(self, start: int, stop: int, first_query: int) -> IntArray:
+    def _keys(self, start: int, stop: int, first_query: int) -> IntArray:
         """Nodes of the keys of the block of rows `start` to `stop`: the path before it, then its own.
 
         Args:
@@ -197,7 +194,7 @@ class _Planner:
         path = path[max(lowest, int(self._shared_of[start])) :]
         return np.concatenate([path, batch.row_nodes[start:stop]])
 
-    def visible(self, rows: IntArray, nodes: IntArray) -> BoolArray:
+    def _visible(self, rows: IntArray, nodes: IntArray) -> BoolArray:
         """Which nodes rows see, [..., rows, nodes] of [..., rows] and [..., nodes]; node -1 is none."""
         known, rows = self._batch.nodes, rows[..., :, None]
         seen = (nodes >= 0)[..., None, :] & (known.rows[nodes][..., None, :] <= rows)
@@ -206,14 +203,14 @@ class _Planner:
             seen &= known.positions[nodes][..., None, :] >= self._first_seen[rows]
         return seen
 
-    def run(self, queries: slice, rows: IntArray, nodes: IntArray, slots: range) -> Run:
+    def _run(self, queries: slice, rows: IntArray, nodes: IntArray, slots: range) -> Run:
         """A block whose keys stand together. Its rows are of one branch, so without a window it is causal."""
         full = self._span.size is None or not self._first_seen[rows].any()
         if full and int(rows[-1]) - int(rows[0]) + 1 == len(rows):
             return Run(queries, slots, causal=True)
-        return Run(queries, slots, visible=self.visible(rows, nodes))
+        return Run(queries, slots, visible=self._visible(rows, nodes))
 
-    def gathered(self, blocks: Sequence[tuple[slice, IntArray, IntArray]]) -> Gathered | None:
+    def _gathered(self, blocks: Sequence[tuple[slice, IntArray, IntArray]]) -> Gathered | None:
         """Blocks (queries, their rows, nodes of their keys) filled up to the same shape."""
         if not blocks:
             return None
@@ -226,14 +223,14 @@ class _Planner:
             queries[block, : len(its_rows)] = np.arange(which.start, which.stop)
             rows[block, : len(its_rows)] = its_rows
             nodes[block, : len(its_nodes)] = its_nodes
-        visible = self.visible(rows, nodes)
+        visible = self._visible(rows, nodes)
         filler = rows < 0
         visible[:, :, 0] |= filler  # a softmax over nothing is not a number
         places = np.nonzero(~filler.ravel())[0]
         slots = np.where(nodes < 0, 0, self._batch.nodes.slots[nodes])
         return Gathered(queries, places, queries.ravel()[places], slots, visible)
 
-    def shared(self, rows: IntArray) -> Iterator[Run]:
+    def _shared(self, rows: IntArray) -> Iterator[Run]:
         """What queries see apart from their blocks."""
         for first, stop, length in self._groups:
             ends = (self._batch.branches[first], self._batch.branches[stop])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import cast
@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ml.runtime import kernels
-from ml.runtime.attention_plan import AttentionPlan, Gathered, Run, plan_attention
+from ml.runtime.attention_plan import AttentionPlan, Gathered, Planner, Run
 from ml.runtime.embedding import inputs
 from ml.runtime.implementation import asking, registered
 from ml.runtime.kernels import Scores
@@ -32,14 +32,28 @@ class _Blocks:
     rows: Tensor
     slots: Tensor
     mask: Tensor  # [N, 1, groups · B, K]
-    _by_heads: dict[int, Tensor] = field(default_factory=dict)  # layers may differ in how many heads keys have
+    _by_heads: dict[tuple[str, int], Tensor] = field(default_factory=dict)  # layers may differ in their heads
 
-    def by_head(self, heads: int) -> Tensor:
+    def queries_by_head(self, heads: int) -> Tensor:
+        """`queries` as indices into a table of [queries · heads], [N, heads, B]."""
+        return self._once("queries", heads, lambda head: self.queries[:, None] * heads + head)
+
+    def slots_by_head(self, heads: int) -> Tensor:
         """`slots` as indices into a table of [slots · heads], [N, heads, K]."""
-        if heads not in self._by_heads:
-            number = torch.arange(heads, device=self.slots.device)[:, None]
-            self._by_heads[heads] = self.slots[:, None] * heads + number
-        return self._by_heads[heads]
+        return self._once("slots", heads, lambda head: self.slots[:, None] * heads + head)
+
+    def places_by_head(self, heads: int) -> Tensor:
+        """`places` as indices into a table of [N · heads · B], [queries of all blocks, heads]."""
+        most = self.queries.shape[1]
+        block, place = (self.places // most)[:, None], (self.places % most)[:, None]
+        return self._once("places", heads, lambda head: (block * heads + head.T) * most + place)
+
+    def _once(self, what: str, heads: int, make: Callable[[Tensor], Tensor]) -> Tensor:
+        """Indices that `make` makes of the heads' numbers, [heads, 1], for all layers with so many."""
+        key = what, heads
+        if key not in self._by_heads:
+            self._by_heads[key] = make(torch.arange(heads, device=self.slots.device)[:, None])
+        return self._by_heads[key]
 
 
 @dataclass(frozen=True)
@@ -124,6 +138,7 @@ class RaggedForward(TrimmedForward):
         self._batch, self._cache, self._span_of = batch, cache, span_of
         self._matmul_dtype = matmul_dtype
         self._plans: dict[tuple[Span, bool, int], DevicePlan] = {}  # layers may differ in how many heads share keys
+        self._planners: dict[Span, Planner] = {}
         self._first_slot = int(batch.slots[0]) if batch.rows else 0
         self._fresh: dict[int, tuple[Tensor, Tensor]] = {}
 
@@ -170,7 +185,7 @@ class RaggedForward(TrimmedForward):
         span = self._span_of(call.layer, call.arguments)
         plan = self._plan(span, groups=query.shape[1] // key.shape[1], dtype=self._matmul_dtype or query.dtype)
         scores = Scores.of(call.scale, call.arguments)
-        return RowAttention(query[0].transpose(0, 1), keys, values, scores)(plan).unsqueeze(0)
+        return RowAttention(query[0], keys, values, scores)(plan).unsqueeze(0)
 
     def _plan(self, span: Span, groups: int, dtype: torch.dtype) -> DevicePlan:
         if span.is_full(self._batch.longest):
@@ -178,8 +193,9 @@ class RaggedForward(TrimmedForward):
         key = (span, self.picked, groups)
         if key not in self._plans:
             device = self.device
-            rows = self.rows_kept if self.picked else None
-            plan = plan_attention(self._batch, span, rows, gather=device.type != "cpu")
+            if span not in self._planners:
+                self._planners[span] = Planner(self._batch, span, gather=device.type != "cpu")
+            plan = self._planners[span].plan(self.rows_kept if self.picked else None)
             first = 0 if self._batch.sees_cached else self._first_slot
             self._plans[key] = DevicePlan(plan, first, groups, dtype, device)
         return self._plans[key]
@@ -192,79 +208,85 @@ class RowAttention:
         """Prepare.
 
         Args:
-            queries: [rows, heads, size].
+            queries: [heads, rows, size].
             keys, values: of the cache, each [slots, key heads, size].
         """
         self._queries, self._keys, self._values, self._scores = queries, keys, values, scores
+        self._heads, self._dtype = queries.shape[0], queries.dtype
+        self._rounded_queries = queries.to(keys.dtype)
+        # Plain matmuls, which know no cap of scores, take the place of SDPA on a CPU.
+        self._by_matmuls = keys.device.type == "cpu" and scores.cap is None
 
     def __call__(self, plan: DevicePlan) -> Tensor:
         """The rows' attention, [rows, heads, size of values]."""
-        queries, sinks = self._queries, self._scores.sinks
+        sinks = self._scores.sinks
         merges = bool(plan.shared) or sinks is not None
         if plan.blocks is not None and not plan.runs:
             out, lse = self._blocks(plan.blocks, with_lse=merges)
+        elif plan.blocks is None and len(plan.runs) == 1:
+            out, lse = self._run(plan.runs[0], with_lse=merges)
         else:
-            out = queries.new_empty(*queries.shape[:2], self._values.shape[2])
-            lse = queries.new_empty(*queries.shape[:2], 1, dtype=torch.float32) if merges else None
+            heads, rows, _ = self._queries.shape
+            # In memory as the model takes it back, row by row.
+            out = self._queries.new_empty(rows, heads, self._values.shape[2]).transpose(0, 1)
+            lse = self._queries.new_empty(heads, rows, 1, dtype=torch.float32) if merges else None
             for run in plan.runs:
                 self._put(out, lse, run.queries, *self._run(run, with_lse=merges))
             if plan.blocks is not None:
                 self._put(out, lse, plan.blocks.rows, *self._blocks(plan.blocks, with_lse=merges))
         if lse is None:
-            return out
+            return out.transpose(0, 1)
         for run in plan.shared:
             more, more_lse = self._run(run, with_lse=True)
-            out[run.queries], lse[run.queries] = kernels.merge(
-                out[run.queries], lse[run.queries], more, cast(Tensor, more_lse)
-            )
-        return out if sinks is None else kernels.with_sinks(out, lse, sinks)
+            part = run.queries
+            out[:, part], lse[:, part] = kernels.merge(out[:, part], lse[:, part], more, cast(Tensor, more_lse))
+        out = out.transpose(0, 1)
+        return out if sinks is None else kernels.with_sinks(out, lse.transpose(0, 1), sinks)
 
     @staticmethod
     def _put(out: Tensor, lse: Tensor | None, where: Slots, found: Tensor, found_lse: Tensor | None) -> None:
-        out[where] = found
+        out[:, where] = found
         if lse is not None and found_lse is not None:
-            lse[where] = found_lse
-
-    def _by_matmuls(self, dtype: torch.dtype) -> bool:
-        """Whether plain matmuls in `dtype`, which know no cap of scores, take the place of SDPA: on a CPU."""
-        return self._keys.device.type == "cpu" and self._keys.dtype == dtype and self._scores.cap is None
-
-    def _folded(self, run: _Keys) -> tuple[Tensor, Tensor, Tensor]:
-        """A run's queries, keys and values, each [key heads, ..., size]."""
-        q = kernels.fold(self._queries[run.queries].to(self._keys.dtype), self._keys.shape[1])
-        return q, self._keys[run.slots].transpose(0, 1), self._values[run.slots].transpose(0, 1)
+            lse[:, where] = found_lse
 
     def _run(self, run: _Keys, *, with_lse: bool) -> tuple[Tensor, Tensor | None]:
-        """[queries, heads, size], and [queries, heads, 1]."""
-        q, k, v = self._folded(run)
-        heads = self._queries.shape[1]
-        if not with_lse and self._by_matmuls(torch.float32) and run.mask is not None:
-            return kernels.unfold(kernels.attend_by_matmuls(q, k, v, self._scores, run.mask), heads), None
+        """[heads, queries, size], and [heads, queries, 1]."""
+        key_heads = self._keys.shape[1]
+        # Heads that share keys stand together: they are more queries of one.
+        q = self._rounded_queries[:, run.queries].reshape(key_heads, -1, self._queries.shape[2])
+        k, v = self._keys.transpose(0, 1)[:, run.slots], self._values.transpose(0, 1)[:, run.slots]
+        if not with_lse and self._by_matmuls and k.dtype is torch.float32 and run.mask is not None:
+            found = kernels.attend_by_matmuls(q, k, v, self._scores, run.mask)
+            return found.view(self._heads, -1, found.shape[-1]), None
         mask = None if run.mask is None else run.mask[None, None]
         out, lse = kernels.attend(q[None], k[None], v[None], self._scores, mask)
-        return kernels.unfold(out[0], heads).to(self._queries.dtype), kernels.unfold(lse[0], heads)
+        return out.reshape(self._heads, -1, out.shape[-1]).to(self._dtype), lse.reshape(self._heads, -1, 1)
 
     def _blocks(self, blocks: _Blocks, *, with_lse: bool) -> tuple[Tensor, Tensor | None]:
-        """[rows of the blocks, heads, size], and [rows of the blocks, heads, 1]."""
-        heads, dtype = self._queries.shape[1], self._queries.dtype
-        q = kernels.fold(rows_of(self._queries.to(self._keys.dtype), blocks.queries), self._keys.shape[1])
-        if not with_lse and self._by_matmuls(torch.bfloat16):
-            k, v = (self._by_head(each, blocks) for each in (self._keys, self._values))
-            out, lse = kernels.attend_rounded(q, k, v, self._scores, blocks.mask), None
-        else:
-            k, v = (rows_of(each, blocks.slots).transpose(1, 2) for each in (self._keys, self._values))
-            out, lse = kernels.attend(q, k, v, self._scores, blocks.mask)
-        out = rows_of(kernels.unfold(out, heads).flatten(0, 1), blocks.places).to(dtype)
-        if not with_lse or lse is None:
-            return out, None
-        return out, rows_of(kernels.unfold(lse, heads).flatten(0, 1), blocks.places)
+        """[heads, rows of the blocks, size], and [heads, rows of the blocks, 1]."""
+        if not with_lse and self._by_matmuls and self._keys.dtype is torch.bfloat16:
+            return self._rounded_blocks(blocks), None
+        q = kernels.fold(rows_of(self._rounded_queries.transpose(0, 1), blocks.queries), self._keys.shape[1])
+        k, v = (rows_of(each, blocks.slots).transpose(1, 2) for each in (self._keys, self._values))
+        out, lse = kernels.attend(q, k, v, self._scores, blocks.mask)
+        out, lse = (kernels.unfold(each, self._heads).flatten(0, 1) for each in (out, lse))
+        out = rows_of(out, blocks.places).to(self._dtype).transpose(0, 1)
+        return out, rows_of(lse, blocks.places).transpose(0, 1) if with_lse else None
 
-    @staticmethod
-    def _by_head(table: Tensor, blocks: _Blocks) -> Tensor:
-        """`table` [slots, heads, size] at the blocks' slots, as [N, heads, K, size], copied once."""
-        indices = blocks.by_head(table.shape[1])
-        size = table.shape[2]
-        return table.reshape(-1, size).index_select(0, indices.flatten()).view(*indices.shape, size)
+    def _rounded_blocks(self, blocks: _Blocks) -> Tensor:
+        """As `_blocks` by matmuls; these want each head's numbers together, so all is gathered head by head."""
+        key_heads = self._keys.shape[1]
+        q = _by_head(self._rounded_queries.transpose(0, 1), blocks.queries_by_head(self._heads))
+        k, v = (_by_head(each, blocks.slots_by_head(key_heads)) for each in (self._keys, self._values))
+        q = q.view(len(q), key_heads, -1, q.shape[-1])
+        out = kernels.attend_rounded(q, k, v, self._scores, blocks.mask)
+        return _by_head(out, blocks.places_by_head(self._heads)).to(self._dtype).transpose(0, 1)
+
+
+def _by_head(table: Tensor, indices: Tensor) -> Tensor:
+    """`table` [..., size] at `indices` into all but its last dimension, of any shape: [*indices, size]."""
+    size = table.shape[-1]
+    return table.reshape(-1, size).index_select(0, indices.flatten()).view(*indices.shape, size)
 
 
 def rows_of(table: Tensor, indices: Tensor) -> Tensor:

@@ -34,12 +34,16 @@ class Scores:
 def fold(queries: Tensor, key_heads: int) -> Tensor:
     """Queries [..., Q, heads, size] as [..., key heads, groups · Q, size]: heads that share keys are more queries."""
     *batch, count, heads, size = queries.shape
+    if heads == key_heads:
+        return queries.transpose(-3, -2)
     apart: Tensor = queries.unflatten(-2, (key_heads, heads // key_heads))
     return apart.movedim(-4, -2).reshape(*batch, key_heads, heads // key_heads * count, size)
 
 
 def unfold(folded: Tensor, heads: int) -> Tensor:
     """The reverse of `fold`: [..., key heads, groups · Q, size] as [..., Q, heads, size]."""
+    if heads == folded.shape[-3]:
+        return folded.transpose(-3, -2)
     apart: Tensor = folded.unflatten(-2, (heads // folded.shape[-3], -1))
     return apart.movedim(-2, -4).flatten(-3, -2)
 

@@ -86,19 +86,19 @@ class TrimmedForward(ABC):
     ) -> tuple[Tensor, Tensor]:
         """Note what there is to run. Returns ids, on the CPU, and positions as the model is to get them, [1, rows]."""
         self.device, self.count = device, len(ids)
-        self.rows_kept, places = np.unique(logit_rows, return_inverse=True)
-        in_order = len(places) == len(self.rows_kept) and bool((np.diff(places) == 1).all())
-        self._asked = None if in_order else to_device(torch.from_numpy(places), device)
+        self.rows_kept, self._asked = logit_rows, None
+        if (np.diff(logit_rows) <= 0).any():
+            self.rows_kept, places = np.unique(logit_rows, return_inverse=True)
+            self._asked = to_device(torch.from_numpy(places), device)
         self.rows, kept = self.count, len(self.rows_kept)
         if device.type == "cpu":
             self.rows, kept = _rounded(self.rows), _rounded(kept)
-        added = np.full(kept - len(self.rows_kept), self.rows_kept[-1] if kept else 0)
-        self.kept = to_device(torch.from_numpy(np.concatenate([self.rows_kept, added])), device)
+        self.kept = to_device(torch.from_numpy(_filled(self.rows_kept, kept, self.rows_kept[-1:])), device)
         # A second start has a price.
         self.trims = self.count - len(self.rows_kept) >= max(WORTH_TRIMMING, len(self.rows_kept))
-        taken = torch.arange(self.rows)
-        taken[self.count :] = 0
-        laid_ids, laid_positions = (torch.from_numpy(each)[taken].unsqueeze(0) for each in (ids, positions))
+        laid_ids, laid_positions = (
+            torch.from_numpy(_filled(each, self.rows, each[:1])[None]) for each in (ids, positions)
+        )
         return laid_ids, to_device(laid_positions, device)
 
     def asked(self, logits: Tensor) -> Tensor:
@@ -123,9 +123,11 @@ class TrimmedForward(ABC):
         if any(call.arguments.get(name) is not None for name in _UNSUPPORTED):
             raise NotImplementedError(f"rows of a ragged batch cannot have attention with {', '.join(_UNSUPPORTED)}")
         count = len(self.rows_kept) if self.picked else self.count
-        out = self.attend_rows(call, query[:, :, :count], key[:, :, :count], value[:, :, :count])
         added = query.shape[2] - count
-        return F.pad(out, (0, 0, 0, 0, 0, added)) if added else out
+        if not added:
+            return self.attend_rows(call, query, key, value)
+        out = self.attend_rows(call, query[:, :, :count], key[:, :, :count], value[:, :, :count])
+        return F.pad(out, (0, 0, 0, 0, 0, added))
 
     @abstractmethod
     def attend_rows(self, call: LayerCall, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -229,3 +231,8 @@ def _spread(hidden: Tensor, kept: Tensor, rows: int) -> Tensor:
 def _rounded(rows: int) -> int:
     """The next power of two, from 16 on the next multiple of 16."""
     return 1 << (rows - 1).bit_length() if 0 < rows <= 16 else -(-rows // 16) * 16
+
+
+def _filled(numbers: IntArray, count: int, filler: IntArray) -> IntArray:
+    """`numbers`, and `filler`, a single one, behind them as often as `count` in all takes."""
+    return np.concatenate([numbers, filler.repeat(count - len(numbers))])

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from transformers.activations import NewGELUActivation
-from transformers.models.gemma.modeling_gemma import GemmaConfig, GemmaMLP
+from transformers.activations import ACT2FN, NewGELUActivation
 from transformers.models.llama.modeling_llama import LlamaConfig, LlamaMLP
 from transformers.pytorch_utils import Conv1D
 
@@ -75,10 +74,12 @@ def test_a_packed_layer_is_not_saved_without_its_weight() -> None:
 
 @pytest.mark.parametrize("rows", [1, 100])
 @pytest.mark.parametrize("size", [16, 600])  # the larger one's weights are packed
-def test_a_gated_network(size: int, rows: int) -> None:
+@pytest.mark.parametrize("activation", ["silu", "gelu", "gelu_pytorch_tanh"])
+def test_a_gated_network(size: int, rows: int, activation: str) -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(LlamaMLP(LlamaConfig(hidden_size=size, intermediate_size=900, num_attention_heads=2)))
-    x = torch.randn(1, rows, size)
+    sizes = {"hidden_size": size, "intermediate_size": 900, "num_attention_heads": 2}
+    model = nn.Sequential(LlamaMLP(LlamaConfig(**sizes, hidden_act=activation)))
+    x = 5 * torch.randn(1, rows, size)  # so far from 0 the activations differ
     expected = model(x)
     use_fast_layers(model)
     assert isinstance(model[0], FastGatedMLP)
@@ -87,15 +88,17 @@ def test_a_gated_network(size: int, rows: int) -> None:
     assert model(x.requires_grad_()).requires_grad
     model[0].up_proj = nn.Linear(size, 900)  # as a twin in another precision replaces it
     with torch.inference_mode():
-        torch.testing.assert_close(model(x), _swiglu(model[0], x), **TOLERANCE)
+        torch.testing.assert_close(model(x), _glu(model[0], x, ACT2FN[activation]), **TOLERANCE)
 
 
-def _swiglu(part: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    return part.down_proj(nn.functional.silu(part.gate_proj(x)) * part.up_proj(x))
+def _glu(part: nn.Module, x: torch.Tensor, activation: nn.Module) -> torch.Tensor:
+    return part.down_proj(activation(part.gate_proj(x)) * part.up_proj(x))
 
 
-def test_a_network_with_another_gate_is_left_alone() -> None:
+@pytest.mark.parametrize("activation", ["relu", "quick_gelu"])
+def test_a_network_with_another_gate_is_left_alone(activation: str) -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(GemmaMLP(GemmaConfig(hidden_size=16, intermediate_size=40, num_attention_heads=2)))
+    sizes = {"hidden_size": 16, "intermediate_size": 40, "num_attention_heads": 2}
+    model = nn.Sequential(LlamaMLP(LlamaConfig(**sizes, hidden_act=activation)))
     use_fast_layers(model)
-    assert isinstance(model[0], GemmaMLP)
+    assert isinstance(model[0], LlamaMLP)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ml.runtime.attention_plan import AttentionPlan, plan_attention
+from ml.runtime.attention_plan import AttentionPlan, Planner
 from ml.runtime.ragged_batch import FULL, RaggedBatch, Span, Walk, common_prefix
 
 FIRST_SLOT = 1000
@@ -88,8 +88,9 @@ def test_each_row_sees_its_prefix_once_as_far_as_the_span_reaches(sequences, spa
     assert [prefixes[row] for row in batch.logit_rows.tolist()] == wanted
     for path, ids in zip(batch.paths, sequences, strict=True):
         assert [tokens_of[slot][-1] for slot in path.tolist()] == ids
+    planner = Planner(batch, span, gather=gather, min_shared=min_shared)
     for rows in (np.arange(batch.rows), np.unique(batch.logit_rows)):
-        plan = plan_attention(batch, span, rows, gather=gather, min_shared=min_shared)
+        plan = planner.plan(rows)
         for row, seen in zip(rows.tolist(), seen_slots(plan), strict=True):
             first = int(span.first(batch.positions[row : row + 1])[0])
             mine = [prefixes[row][: place + 1] for place in range(first, len(prefixes[row]))]
@@ -105,12 +106,18 @@ def test_equal_prefixes_are_laid_out_once():
 def test_a_prefix_that_many_see_is_attended_to_once():
     sequences = sorted([[1] * 100 + [n, 2] for n in range(3, 20)])
     batch, _ = laid_out(sequences, [100] * 17, [1] * 17)
-    plan = plan_attention(batch)
+    plan = Planner(batch).plan()
     [shared] = plan.shared
     assert shared.slots == range(100)
     assert shared.queries == slice(0, 34)
     assert plan.gathered is not None
     assert plan.gathered.slots.shape[1] < 100
+
+
+@pytest.mark.parametrize(("prompts", "gathers"), [(1, False), (2, False), (40, True)])
+def test_a_few_short_prompts_are_not_gathered(prompts: int, gathers: bool):
+    batch, _ = laid_out([[n, 1, 2] for n in range(prompts)], [0] * prompts, [1] * prompts)
+    assert (Planner(batch).plan().gathered is not None) == gathers
 
 
 @pytest.mark.parametrize(

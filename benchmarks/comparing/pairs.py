@@ -1,0 +1,153 @@
+"""Turns of two processes, and the ratio of their times with what it is worth."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+_TURN_SECONDS = 0.25
+"""A turn at a short work repeats it for so long; its time is the shortest, as whatever disturbs only adds."""
+_RESAMPLES = 10_000
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One turn at a work.
+
+    Attributes:
+        wall: its fastest time by the clock, in seconds.
+        processor: its shortest one of all of the process's threads together, in seconds.
+        values: some of the numbers that came out.
+    """
+
+    wall: float
+    processor: float
+    values: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """The median over pairs of new ÷ old, and its 95 % interval."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, old: Sequence[float], new: Sequence[float]) -> Ratio:
+        """From the times of each pair; the interval by bootstrap over pairs, with a seed."""
+        ratios = np.array(new) / np.array(old)
+        drawn = np.random.default_rng(0).integers(0, len(ratios), (_RESAMPLES, len(ratios)))
+        medians: npt.NDArray[np.float64] = np.median(ratios[drawn], axis=1)
+        low, high = np.percentile(medians, (2.5, 97.5))
+        return cls(float(np.median(ratios)), float(low), float(high))
+
+    @property
+    def columns(self) -> tuple[str, str]:
+        """For a table."""
+        return f"{self.median:.3f}", f"{self.low:.3f} to {self.high:.3f}"
+
+    def __str__(self) -> str:
+        """On one line."""
+        return f"{self.median:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A work in both checkouts; `difference` is the largest between their numbers, None where it gives none."""
+
+    work: str
+    old_milliseconds: float
+    wall: Ratio
+    processor: Ratio
+    difference: float | None
+
+
+class Side:
+    """A checkout's process."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        """Wait until it has loaded its model."""
+        self._process = process
+        self.works: list[str] = self._answer()
+
+    def turn(self, work: str, times: int) -> Turn:
+        """Let it do a work so many times."""
+        if self._process.stdin is None:
+            raise AssertionError("the process was started with a pipe")
+        print(json.dumps([work, times]), file=self._process.stdin, flush=True)
+        return Turn(*self._answer())
+
+    def _answer(self) -> Any:
+        line = self._process.stdout.readline() if self._process.stdout else ""
+        if not line:
+            raise SystemExit("a checkout's process ended; what it wrote before tells why")
+        return json.loads(line)
+
+
+@contextmanager
+def sides(old: Path, new: Path, folder: Path, threads: int, share: float) -> Iterator[tuple[Side, Side]]:
+    """Both checkouts with the model of `folder`, until the block ends."""
+    script = Path(__file__).with_name("works.py")
+    arguments = [str(folder.resolve()), str(threads), str(share)]
+    with ExitStack() as stack:
+        processes = [
+            subprocess.Popen(
+                # -P: what lies beside the script is one checkout's own.
+                [sys.executable, "-P", str(script), *arguments],
+                env={**os.environ, "PYTHONPATH": str(checkout.resolve())},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for checkout in (old, new)
+        ]
+        for process in processes:
+            stack.enter_context(process)
+            stack.callback(process.terminate)
+        yield Side(processes[0]), Side(processes[1])
+
+
+Turns = tuple[list[Turn], list[Turn]]
+"""Of the old side and of the new one, pair by pair."""
+
+
+def take_turns(work: str, old: Side, new: Side, pairs: int) -> Turns:
+    """Take turns at a work, after some that prepare what is new to it."""
+    for side in (old, new):
+        side.turn(work, 1)
+    longest = max(side.turn(work, 1).wall for side in (old, new))
+    times = max(1, round(_TURN_SECONDS / longest))
+    turns: Turns = [], []
+    for pair in range(pairs):
+        for side in (0, 1) if pair % 2 else (1, 0):
+            turns[side].append((old, new)[side].turn(work, times))
+    return turns
+
+
+def compare(work: str, turns: Turns) -> Comparison:
+    """What the turns at a work say."""
+    olds, news = turns
+    return Comparison(
+        work,
+        1e3 * float(np.median([turn.wall for turn in olds])),
+        Ratio.of([turn.wall for turn in olds], [turn.wall for turn in news]),
+        Ratio.of([turn.processor for turn in olds], [turn.processor for turn in news]),
+        _difference(olds[-1].values, news[-1].values),
+    )
+
+
+def _difference(one: Sequence[float], other: Sequence[float]) -> float | None:
+    if not one or len(one) != len(other):
+        return None
+    return float(np.abs(np.array(one) - np.array(other)).max())
