@@ -59,6 +59,7 @@ class Run:
         checkpoint: what `checkpoint` gave in an earlier attempt. One that is damaged or of another problem is ignored.
         cache: values of earlier explanations by any model, to be used and added to. Left alone where the precision may
             change on the way, as its trial must not depend on what was explained before.
+        namespace: of `cache`: only values of explanations in the same one are used.
 
     Raises:
         InputError, PromptTooLongError, CapabilityError: as `ml.explain.problem.prepare`, at once.
@@ -72,13 +73,14 @@ class Run:
         checkpoint: bytes | None = None,
         *,
         cache: ValueCache | None = None,
+        namespace: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.problem = prepare(model.tokenizer, model.info, spec)
         self._model = model
         self._spec = spec
         self._clock = clock
-        self._cache = cache
+        self._cache, self._namespace = cache, namespace
         self._given = checkpoint or b""
         self._fingerprint = b""
         self._value: ValueFunction | None = None
@@ -143,7 +145,7 @@ class Run:
             memory,
             self._clock,
             cache=self._cache if fast is None else None,
-            scope=scope(self._model.info, readout),
+            scope=scope(self._model.info, readout, self._namespace),
         )
         return self._value
 
