@@ -16,6 +16,7 @@ from ml.models.fallback.by_length import RunnerByLength
 from ml.models.fallback.cache_runner import CacheRunner
 from ml.models.fallback.padded_batches import batch_logits
 from ml.models.lstm import LstmConfig, LstmModel, LstmRunner, WordLSTM
+from ml.runtime.kv_cache import KvCache
 from ml.runtime.model_runner import ModelRunner
 from ml.runtime.prefix_cache import BLOCK
 from ml.runtime.spans import spans_of
@@ -136,3 +137,94 @@ def test_any_mix_of_a_recurrent_model(data: st.DataObject) -> None:
         torch.testing.assert_close(logits, lstm().logits([ids], [len(logits)])[0], atol=1e-5, rtol=0)
 
     run_any_mix(LstmRunner(lstm()), compare, data)
+
+
+@pytest.fixture
+def runner() -> ModelRunner:
+    module, _ = models("llama")
+    return ModelRunner(module, spans_of(module), 1 << 20)
+
+
+def test_a_step_is_one_pass_of_the_model(runner: ModelRunner) -> None:
+    module, plain = models("llama")
+    decoded, prefilled = runner.begin(), runner.begin()
+    runner.step([Chunk([1, 2, 3], 1, decoded), Chunk([1])])
+    passes: list[int] = []
+    hook = module.register_forward_pre_hook(lambda *_: passes.append(1))
+    chunks = [Chunk([5, 6], 1, prefilled), Chunk([4], 1, decoded), Chunk([7, 8, 9], 2)]
+    result = runner.step(chunks)
+    hook.remove()
+    assert len(passes) == 1
+    assert result.tokens_computed == 6
+    for ids, logits in zip(([5, 6], [1, 2, 3, 4], [7, 8, 9]), result.logits, strict=True):
+        check(plain, ids, logits)
+
+
+def test_a_prompt_that_is_cached_so_far_takes_no_pass(runner: ModelRunner) -> None:
+    _, plain = models("llama")
+    ids = [n % 7 + 1 for n in range(2 * BLOCK + 5)]
+    runner.step([Chunk(ids)])
+    runner.insert_prefixes()
+    number = runner.begin()
+    first = runner.step([Chunk(ids[:BLOCK], 0, number)])
+    assert (first.tokens_computed, first.cached_tokens, len(first.logits[0])) == (0, [BLOCK], 0)
+    second = runner.step([Chunk(ids[BLOCK:], 1, number)])
+    assert (second.tokens_computed, second.cached_tokens) == (5, [BLOCK])
+    check(plain, ids, second.logits[0])
+
+
+def test_prompts_of_one_step_share_what_they_begin_with_in_a_namespace_only(runner: ModelRunner) -> None:
+    ids = [n % 7 + 1 for n in range(2 * BLOCK)]
+    chunks = [Chunk([*ids, last], namespace=namespace) for namespace in "ab" for last in (1, 2)]
+    assert runner.step(chunks).tokens_computed == 2 * (len(ids) + 2)
+
+
+def test_numbers_that_are_none_stay_with_their_sequence(runner: ModelRunner) -> None:
+    """As an overflow in half precision gives them, for one prompt."""
+    _, plain = models("llama")
+    long, damaged = runner.begin(), runner.begin()
+    runner.step([Chunk([1, 2, 3] * 9, 1, long), Chunk([9] * 30, 1, damaged)])
+    slots = torch.from_numpy(runner._sequences.slots(runner._sequences[damaged], 0, 40))
+    with torch.inference_mode():
+        for keys, values in runner._sequences.cache._layers.values():
+            keys[slots] = values[slots] = float("nan")
+    runner.drop(damaged)
+    fresh = runner.begin()
+    check(plain, [4, 5], runner.step([Chunk([4, 5], 1, fresh)]).logits[0])
+    result = runner.step([Chunk([6], 1, fresh), Chunk([1], 1, long)])
+    check(plain, [4, 5, 6], result.logits[0])
+    check(plain, [*[1, 2, 3] * 9, 1], result.logits[1])
+
+
+def test_sequences_without_memory_are_lost_and_no_others_are_found(
+    runner: ModelRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, plain = models("llama")
+    lost = runner.begin()
+    runner.step([Chunk([1, 2, 3], 1, lost)])
+    with monkeypatch.context() as patched:
+        patched.setattr(KvCache, "stretch", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            runner.step([Chunk([4] * 100, 1, lost)])
+    fresh = runner.begin()
+    check(plain, [4, 5], runner.step([Chunk([4, 5], 1, fresh)]).logits[0])
+    with pytest.raises(KeyError):
+        runner.step([Chunk([4], 1, lost)])
+    runner.drop(lost)
+    check(plain, [4, 5, 6], runner.step([Chunk([6], 1, fresh)]).logits[0])
+
+
+def test_a_sequence_is_dropped_even_where_its_prompt_cannot_be_cached(
+    runner: ModelRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, plain = models("llama")
+    number = runner.begin()
+    runner.step([Chunk([1] * 40, 1, number)])
+    with monkeypatch.context() as patched:
+        patched.setattr(KvCache, "copy_from", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            runner.drop(number)
+    assert not runner._sequences.cache.slots
+    result = runner.step([Chunk([1] * 40)])
+    assert result.cached_tokens == [0]  # nothing names the slots that were not written
+    check(plain, [1] * 40, result.logits[0])

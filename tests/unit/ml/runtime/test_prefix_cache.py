@@ -91,7 +91,7 @@ def test_a_growing_prompt_adds_what_is_new():
     assert found == [Inserted(n * BLOCK, range(n * BLOCK, (n + 1) * BLOCK)) for n in range(5)]
 
 
-def test_no_more_is_recalled_than_is_wanted():
+def test_no_more_is_found_than_is_wanted():
     memory = Memory(PLENTY)
     memory.remember(blocks(1, 2))
     assert [memory.cached(blocks(1, 2), most) for most in (0, 1, 40, 64, 100)] == [0, 1, 40, 64, 64]
