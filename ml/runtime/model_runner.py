@@ -104,7 +104,7 @@ class ModelRunner:
         if growing:
             self._sequences.reserve(max(len(each.ids) + len(chunks[i].ids) for i, each in growing.items()))
         decoding = [i for i, each in growing.items() if each.ids and len(chunks[i].ids) == chunks[i].logits == 1]
-        prefilling = [i for i in growing if i not in decoding]
+        prefilling = sorted(growing.keys() - set(decoding))
         prompts = [i for i, chunk in enumerate(chunks) if chunk.sequence is None]
         planned = []
         if decoding:
@@ -241,8 +241,8 @@ class ModelRunner:
 def _in_order(chunks: Sequence[Chunk], planned: Sequence[_Planned], logits: Tensor) -> StepResult:
     """What a step gives, by chunk, of `logits` by part."""
     order = [index for each in planned for index in each.chunks]
-    cached = dict(zip(order, (tokens for each in planned for tokens in each.cached), strict=True))
-    found = dict(zip(order, logits.split([chunks[index].logits for index in order]), strict=True))
-    every = range(len(chunks))
+    cached = [tokens for each in planned for tokens in each.cached]
+    found = logits.split([chunks[index].logits for index in order])
     computed = sum(len(each.rows.ids) for each in planned)
-    return StepResult([found[i] for i in every], computed, 0, [cached[i] for i in every])
+    places = np.argsort(order).tolist()
+    return StepResult([found[i] for i in places], computed, 0, [cached[i] for i in places])
