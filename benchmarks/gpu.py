@@ -31,6 +31,7 @@ from benchmarks.device.agreement import Agreement, Comparison
 from benchmarks.machine import processor
 from benchmarks.serving.figures import Figure
 from benchmarks.subjects import GPT2_SMALL, RANDOM_LSTM, folder_of
+from ml.models.base import Chunk
 from ml.models.huggingface import HuggingFaceModel
 from ml.models.loading import load
 from ml.runtime.cuda_graphs import RecordedPasses
@@ -66,11 +67,11 @@ class Bench:
         if not isinstance(model, HuggingFaceModel):
             raise TypeError("the shipped transformer is one of transformers")
         ids = list(range(5, 5 + speed.PROMPT_TOKENS))
-        recorded, reader = model.recorded, model.reader(1 << 20)
+        recorded, runner = model.recorded, model.runner(1 << 20)
         note = "CUDA graphs are used" if isinstance(recorded, RecordedPasses) else "no CUDA graphs here"
 
         def as_served() -> None:
-            reader.read([ids], [1]).logits[0].cpu()
+            runner.step([Chunk(ids)]).logits[0].cpu()
 
         def computed() -> None:
             model.logits([ids, ids[:5]])[0].cpu()

@@ -28,6 +28,7 @@ from transformers import AutoModelForCausalLM
 from benchmarks.machine import processor
 from ml.explain.evaluation import chunk_tokens
 from ml.memory import expect_to_stay, keep_freed_memory
+from ml.models.base import Chunk
 from ml.models.huggingface import HuggingFaceModel
 from ml.models.loading import load
 
@@ -89,10 +90,13 @@ class Bench:
         return float(np.median(times[1:]))  # the first is a warm-up
 
     def _decode(self, streams: int) -> None:
-        decoder = self.model.decoder(self.model.reader(0))
-        tokens = [int(decoder.start(self._ids(30)).argmax()) for _ in range(streams)]
+        runner = self.model.runner()
+        numbers = [runner.begin() for _ in range(streams)]
+        results = [runner.step([Chunk(self._ids(30), 1, number)]) for number in numbers]
+        tokens = [int(result.logits[0].argmax()) for result in results]
         for _ in range(TOKENS - 1):
-            tokens = decoder.step(tokens).argmax(-1).tolist()
+            chunks = [Chunk([token], 1, number) for token, number in zip(tokens, numbers, strict=True)]
+            tokens = torch.cat(list(runner.step(chunks).logits)).argmax(-1).tolist()
 
     @torch.inference_mode()
     def _generate(self) -> None:
@@ -101,26 +105,26 @@ class Bench:
 
     def _prefix(self, known: int) -> Row:
         first, second = [], []
-        reader = self.model.reader(1 << 30)
+        runner = self.model.runner(1 << 30)
         for _ in range(self._repeats):
             shared = self._ids(known)
             for times in (first, second):
                 prompt = [*shared, *self._ids(NEW)]
                 began = time.perf_counter()
-                reader.read([prompt], [1])
+                runner.step([Chunk(prompt)])
                 times.append(time.perf_counter() - began)
-                reader.settle()
+                runner.insert_prefixes()
         ours, other = float(np.median(second)), float(np.median(first))
         return Row(
             f"{known} known tokens and {NEW} new ones, second time against first", ours, other, other / ours, 5.0
         )
 
     def _together(self, tokens: int) -> Row:
-        reader = self.model.reader(0)
+        runner = self.model.runner()
 
         def read(batches: Sequence[Sequence[list[int]]]) -> None:
             for prompts in batches:
-                reader.read(prompts, [1] * len(prompts))
+                runner.step([Chunk(ids) for ids in prompts])
 
         alone = self._median(lambda: read([[self._ids(tokens)] for _ in range(STREAMS)]))
         ours = self._median(lambda: read([[self._ids(tokens) for _ in range(STREAMS)]]))

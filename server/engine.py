@@ -20,7 +20,7 @@ from ml.models.base import LanguageModel
 from ml.runtime.device import in_front
 from server.batching import Item, Limits, Queue, QueueOverflowError
 from server.errors import OverloadedError, of_model
-from server.generation import GenerationLimits, Generations, Stream, settle
+from server.generation import GenerationLimits, Generations, Stream, insert_prefixes
 from server.metrics import Metrics
 from server.tasks import Outcome, Task, lane, output_bytes, run
 
@@ -50,8 +50,9 @@ class Answer:
 class _Call:
     """A call's tasks on their way; only the event loop touches it."""
 
-    def __init__(self, model: str, tasks: int, future: asyncio.Future[Answer]) -> None:
+    def __init__(self, model: str, tasks: int, future: asyncio.Future[Answer], namespace: str) -> None:
         self.model = model
+        self.namespace = namespace
         self.values: list[Any] = [None] * tasks
         self.cached_tokens = [0] * tasks
         self.left = tasks
@@ -96,18 +97,18 @@ class Engine:
         """Run `models`.
 
         Args:
-            prefix_bytes: memory in which each may remember beginnings of prompts; 0 is none.
+            prefix_bytes: memory of each for cached prefixes; 0 is none.
             waiting_seconds: calls are refused while those that wait already will take the models longer than this.
         """
         self._models = models
-        self._readers = {name: model.reader(prefix_bytes) for name, model in models.items()}
+        self._runners = {name: model.runner(prefix_bytes) for name, model in models.items()}
         self._metrics = metrics
         self._loop = asyncio.get_running_loop()
         self._queue: Queue[_Work] = Queue(limits)
         self._changed = threading.Condition()  # Guards the queue, the texts that wait, and `_stopping`.
         self._generations = Generations(
             models,
-            self._readers,
+            self._runners,
             generation,
             metrics,
             lambda stream, step: self._to_loop(stream.receive, step),
@@ -120,8 +121,8 @@ class Engine:
         """Holds the error that ended the model's thread, should there ever be one."""
         self._thread = threading.Thread(target=in_front(self._serve), name="model", daemon=True)
         metrics.watch_queue(lambda: float(len(self._queue)))
-        for name, reader in self._readers.items():
-            metrics.watch_prefixes(name, reader)
+        for name, runner in self._runners.items():
+            metrics.watch_prefixes(name, runner)
 
     def start(self) -> None:
         """Start the model's thread."""
@@ -135,7 +136,13 @@ class Engine:
         await asyncio.to_thread(self._thread.join, seconds)
 
     async def submit(
-        self, model: str, tasks: Sequence[Task], *, caller: Hashable = None, seconds: float | None = None
+        self,
+        model: str,
+        tasks: Sequence[Task],
+        *,
+        caller: Hashable = None,
+        namespace: str = "",
+        seconds: float | None = None,
     ) -> Answer:
         """Run `tasks` on `model` in whatever batches they fit into, and wait for all of them.
 
@@ -143,13 +150,14 @@ class Engine:
 
         Args:
             caller: callers take turns.
+            namespace: whose cached prefixes may be used.
             seconds: nobody waits for the answer any longer than this.
 
         Raises:
             OverloadedError: too much is waiting already; nothing was begun.
         """
         future: asyncio.Future[Answer] = self._loop.create_future()
-        call = _Call(model, len(tasks), future)
+        call = _Call(model, len(tasks), future, namespace)
         deadline = float("inf") if seconds is None else call.began + seconds
         items = [
             Item(
@@ -159,7 +167,7 @@ class Engine:
                 caller=caller,
                 call=call,
                 output_bytes=output_bytes(self._models[model], task),
-                padded=self._readers[model].pads,
+                padded=self._runners[model].pads,
                 deadline=deadline,
             )
             for index, task in enumerate(tasks)
@@ -193,13 +201,13 @@ class Engine:
         """Forget how long batches took: a model's first ones take longer than all others."""
         self._pace = _Pace()
 
-    def generate(self, model: str, ids: Sequence[int], generation: Generation) -> Stream:
-        """Begin to continue `ids` as soon as there is a place.
+    def generate(self, model: str, ids: Sequence[int], generation: Generation, *, namespace: str = "") -> Stream:
+        """Begin to continue `ids` as soon as there is a place. `namespace`: whose cached prefixes may be used.
 
         Raises:
             OverloadedError: too many texts wait already.
         """
-        stream = Stream(model, ids, generation, self._wake)
+        stream = Stream(model, ids, generation, self._wake, namespace)
         with self._changed:
             self._generations.offer(stream)
             self._changed.notify()
@@ -218,7 +226,7 @@ class Engine:
                 if batch:
                     done = self._run(batch)
                     self._reply(done)
-                    settle(batch[0].call.model, self._readers[batch[0].call.model])
+                    insert_prefixes(batch[0].call.model, self._runners[batch[0].call.model])
                 self._generations.step()
                 if batch:
                     tokens = sum(max(len(work.task.ids), self._shortest) for work in batch)
@@ -244,7 +252,7 @@ class Engine:
         began = time.monotonic()
         model = batch[0].call.model
         try:
-            outcome = self._values(model, [work.task for work in batch])
+            outcome = self._values(model, batch)
             seconds = time.monotonic() - began
             self._observe(batch, outcome, began, seconds)
         except Exception as error:  # noqa: BLE001 -- it belongs to the callers of the batch, not to this thread
@@ -260,15 +268,16 @@ class Engine:
                     self._queue.withdraw(work.call.items)
         self._to_loop(self._deliver, done)
 
-    def _values(self, model: str, tasks: Sequence[Task]) -> Outcome:
-        """Values of `tasks`. Where they fail together, each runs alone, so that only the culprit's caller sees it."""
+    def _values(self, model: str, batch: Sequence[_Work]) -> Outcome:
+        """Values of a batch. Where they fail together, each runs alone, so that only the culprit's caller sees it."""
+        namespaces = [work.call.namespace for work in batch]
         try:
-            return run(self._models[model], self._readers[model], tasks)
+            return run(self._models[model], self._runners[model], [work.task for work in batch], namespaces)
         except Exception as error:  # noqa: BLE001 -- whatever it is, it belongs to a caller, not to this thread
-            if len(tasks) == 1:
+            if len(batch) == 1:
                 return Outcome([of_model(model, error)], [None], 0)
-            _logger.warning("batch of %d failed, running one by one: %s", len(tasks), type(error).__name__)
-            alone = [self._values(model, [task]) for task in tasks]
+            _logger.warning("batch of %d failed, running one by one: %s", len(batch), type(error).__name__)
+            alone = [self._values(model, [work]) for work in batch]
             return Outcome(
                 [value for outcome in alone for value in outcome.values],
                 [tokens for outcome in alone for tokens in outcome.cached_tokens],
@@ -285,7 +294,7 @@ class Engine:
         metrics.tokens.labels(name, "prompt").inc(useful)
         metrics.tokens.labels(name, "padding").inc(outcome.tokens_padding)
         metrics.tokens.labels(name, "saved").inc(max(0, useful - outcome.tokens_computed))
-        metrics.note_recalled(name, [tokens for tokens in outcome.cached_tokens if tokens is not None])
+        metrics.note_cached(name, [tokens for tokens in outcome.cached_tokens if tokens is not None])
         waited = metrics.queue_seconds.labels(name)
         for work in batch:
             waited.observe(began - work.call.began)

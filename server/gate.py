@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing, contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import grpc
@@ -20,6 +21,9 @@ _BUSY_RETRY_SECONDS = 1.0
 """When a key with too many calls in progress may try again: one of them may have ended."""
 
 Metadata = Any
+
+key_name: ContextVar[str] = ContextVar("key_name", default="")
+"""The name of the key that the call under way was let through with; empty where no key is asked for."""
 
 
 class Gate(Interceptor):
@@ -74,6 +78,7 @@ class Gate(Interceptor):
             raise UnauthenticatedError
         usage = self._usage.setdefault(key.name, _Usage())
         usage.enter(key, prompts(request), self._clock())
+        key_name.set(key.name)
         try:
             yield
         finally:

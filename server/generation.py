@@ -17,7 +17,7 @@ import time
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -25,7 +25,7 @@ import torch
 from ml.errors import GlossError
 from ml.generation import Generation, Step
 from ml.memory import give_back
-from ml.models.base import Decoder, LanguageModel, Reader
+from ml.models.base import Chunk, LanguageModel, Runner
 from server.errors import OverloadedError, of_model
 from server.metrics import Metrics
 
@@ -53,14 +53,18 @@ class GenerationLimits:
 
     def places(self, model: LanguageModel) -> int:
         """How many texts of `model` may grow together."""
-        return max(1, min(self.texts, self.bytes // max(1, model.decoder_bytes)))
+        return max(1, min(self.texts, self.bytes // max(1, model.sequence_bytes)))
 
 
 class Stream:
     """One text on its way to its caller. Iterate over its steps on the event loop; whoever stops says `leave`."""
 
-    def __init__(self, model: str, ids: Sequence[int], generation: Generation, wake: Callable[[], None]) -> None:
+    def __init__(
+        self, model: str, ids: Sequence[int], generation: Generation, wake: Callable[[], None], namespace: str = ""
+    ) -> None:
         self.model = model
+        self.namespace = namespace
+        """Whose cached prefixes it may use."""
         self.ids = list(ids)
         """The prompt and what was generated."""
         self.generation = generation
@@ -151,26 +155,22 @@ class _Packed:
 
 @dataclass
 class _Growing:
-    """One model's texts that have a place, in the decoder's order, and the token that each reads next."""
+    """One model's texts that have a place, and the number of the runner's sequence that each is."""
 
-    decoder: Decoder
+    runner: Runner
     places: int
-    streams: list[Stream] = field(default_factory=list)
-    tokens: list[int] = field(default_factory=list)
+    streams: dict[Stream, int] = field(default_factory=dict)
 
-    def leave(self, index: int) -> None:
-        self.decoder.leave(index)
-        self.streams[index], self.tokens[index] = self.streams[-1], self.tokens[-1]
-        self.streams.pop()
-        self.tokens.pop()
+    def leave(self, stream: Stream) -> None:
+        self.runner.drop(self.streams.pop(stream))
 
 
-def settle(model: str, reader: Reader) -> None:
-    """Let `reader` note what it read. Where it cannot, it only knows less of the prompts to come."""
+def insert_prefixes(model: str, runner: Runner) -> None:
+    """Let `runner` cache what it computed. Where it cannot, prompts to come only take longer."""
     try:
-        reader.settle()
+        runner.insert_prefixes()
     except Exception:
-        _logger.exception("model=%s cannot note what it read", model)
+        _logger.exception("model=%s cannot cache prefixes", model)
 
 
 class Generations:
@@ -179,13 +179,13 @@ class Generations:
     def __init__(
         self,
         models: Mapping[str, LanguageModel],
-        readers: Mapping[str, Reader],
+        runners: Mapping[str, Runner],
         limits: GenerationLimits,
         metrics: Metrics,
         deliver: Callable[[Stream, _Packed | Exception], None],
     ) -> None:
         self._models = models
-        self._readers = readers
+        self._runners = runners
         self._limits = limits
         self._metrics = metrics
         self._deliver = deliver
@@ -222,11 +222,10 @@ class Generations:
         """Let every text grow by a token, but those that pause, and one of each model begin."""
         for name, growing in list(self._growing.items()):
             with self._failures_of(name):
-                for index in reversed(range(len(growing.streams))):
-                    if growing.streams[index].left:
-                        self._unread |= growing.streams[index].paused
-                        growing.leave(index)
-                if taking := [i for i, stream in enumerate(growing.streams) if not stream.waits_for_reader()]:
+                for stream in [stream for stream in growing.streams if stream.left]:
+                    self._unread |= stream.paused
+                    growing.leave(stream)
+                if taking := [stream for stream in growing.streams if not stream.waits_for_reader()]:
                     self._grow(growing, taking)
         displaced, self._displaced = self._displaced, []
         for stream in displaced:
@@ -257,7 +256,7 @@ class Generations:
 
     @contextmanager
     def _failures_of(self, model: str, *beginning: Stream) -> Iterator[None]:
-        """Whatever fails within is told to all of a model's texts, whose decoder's state is lost, and to nobody else.
+        """Whatever fails within is told to all of a model's texts, whose state may be lost, and to nobody else.
 
         Args:
             beginning: a text that may have no place yet.
@@ -269,12 +268,15 @@ class Generations:
             streams = dict.fromkeys([*(lost.streams if lost else ()), *beginning])
             _logger.warning("model=%s a step of %d texts failed: %s", model, len(streams), type(error).__name__)
             for stream in streams:
+                if lost and stream in lost.streams:
+                    with suppress(Exception):
+                        lost.leave(stream)
                 self._deliver(stream, of_model(model, error))
 
     def _growing_of(self, model: str) -> _Growing:
         if model not in self._growing:
             served = self._models[model]
-            self._growing[model] = _Growing(served.decoder(self._readers[model]), self._limits.places(served))
+            self._growing[model] = _Growing(self._runners[model], self._limits.places(served))
         return self._growing[model]
 
     def _has_room(self, stream: Stream) -> bool:
@@ -286,45 +288,43 @@ class Generations:
 
     def _displace(self, growing: _Growing) -> None:
         """Take the place of a text that pauses."""
-        index = next(i for i, stream in enumerate(growing.streams) if stream.paused)
-        self._displaced.append(growing.streams[index])
-        growing.leave(index)
+        stream = next(stream for stream in growing.streams if stream.paused)
+        self._displaced.append(stream)
+        growing.leave(stream)
 
     def _begin(self, growing: _Growing, stream: Stream) -> None:
         """Read a text's prompt, or the text so far, and choose its next token."""
         began = time.monotonic()
         stream.queue_seconds = stream.queue_seconds or began - stream.began
+        number = growing.streams[stream] = growing.runner.begin()
         try:
-            # A copy: what was read is settled only once the next token has joined the text.
-            logits = growing.decoder.start(tuple(stream.ids))
+            result = growing.runner.step([Chunk(stream.ids, 1, number, stream.namespace)])
         except Exception as error:  # noqa: BLE001 -- whatever it is, it belongs to the caller, not to this thread
+            growing.leave(stream)
             self._deliver(stream, of_model(stream.model, error))
             return
         self._metrics.tokens.labels(stream.model, "prompt").inc(len(stream.ids))
-        self._metrics.tokens.labels(stream.model, "saved").inc(growing.decoder.recalled)
-        self._metrics.note_recalled(stream.model, [growing.decoder.recalled])
+        [cached] = result.cached_tokens
+        self._metrics.tokens.labels(stream.model, "saved").inc(cached)
+        self._metrics.note_cached(stream.model, [cached])
         if stream.cached_tokens is None:  # not where it reads its own text anew
-            stream.cached_tokens = growing.decoder.recalled
-        growing.streams.append(stream)
-        growing.tokens.append(0)
-        self._advance(growing, logits.unsqueeze(0), [len(growing.streams) - 1], began)
-        settle(stream.model, self._readers[stream.model])
+            stream.cached_tokens = cached
+        self._advance(growing, result.logits[0], [stream], began)
+        insert_prefixes(stream.model, growing.runner)
 
-    def _grow(self, growing: _Growing, taking: list[int]) -> None:
-        """One step of a model's texts, of those at the indices `taking`."""
+    def _grow(self, growing: _Growing, taking: list[Stream]) -> None:
+        """One step of a model's texts, of those that are `taking` part."""
         began = time.monotonic()
-        everyone = len(taking) == len(growing.streams)
-        logits = growing.decoder.step([growing.tokens[i] for i in taking], None if everyone else taking)
-        self._advance(growing, logits, taking, began)
+        result = growing.runner.step([Chunk(stream.ids[-1:], 1, growing.streams[stream]) for stream in taking])
+        self._advance(growing, torch.cat(list(result.logits)), taking, began)
 
-    def _advance(self, growing: _Growing, logits: torch.Tensor, indices: list[int], began: float) -> None:
-        """Choose the next token of the texts at `indices`, each by its row of `logits`, and tell their callers."""
+    def _advance(self, growing: _Growing, logits: torch.Tensor, streams: list[Stream], began: float) -> None:
+        """Choose the next token of some texts, each by its row of `logits`, and tell their callers."""
         log_probabilities = torch.log_softmax(logits.double(), dim=-1).cpu().numpy()
         seconds = time.monotonic() - began
-        ended: list[int] = []
         told: list[tuple[Stream, _Packed | Exception]] = []
-        for index, row in zip(indices, log_probabilities, strict=True):
-            stream = growing.streams[index]
+        ended: list[Stream] = []
+        for stream, row in zip(streams, log_probabilities, strict=True):
             stream.model_seconds += seconds
             item: Step | Exception
             try:
@@ -333,17 +333,16 @@ class Generations:
                         f"model {stream.model!r} gives no probabilities (not a number); its weights may be damaged"
                     )
                 item = stream.generation.advance(row)
-                growing.tokens[index] = item.token_id
                 stream.note(item)
             except Exception as error:  # noqa: BLE001 -- a text that cannot go on ends alone
                 item = of_model(stream.model, error)
             if isinstance(item, Exception) or item.finish is not None:
-                ended.append(index)
+                ended.append(stream)
             told.append((stream, item if isinstance(item, Exception) else _Packed.of(item)))
-        self._metrics.tokens.labels(growing.streams[0].model, "generated").inc(len(indices))
+        self._metrics.tokens.labels(streams[0].model, "generated").inc(len(streams))
         try:
-            for index in reversed(ended):
-                growing.leave(index)
+            for stream in ended:
+                growing.leave(stream)
         finally:
             for stream, packed in told:  # Only now: who hears of an end may count on the place.
                 self._deliver(stream, packed)

@@ -9,7 +9,7 @@ from wsgiref.simple_server import WSGIServer
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from ml.models.base import ModelInfo, Reader
+from ml.models.base import ModelInfo, Runner
 
 # From 1 ms to 80 s, about two buckets an octave where answers usually lie.
 SECONDS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.04, 0.06, 0.1, 0.2, 0.4, 0.8, 2, 5, 10, 20, 40, 80)
@@ -136,16 +136,16 @@ class Metrics:
         """Read the depth of the inference queue from `depth` whenever the page is read."""
         self.queue_depth.set_function(depth)
 
-    def note_recalled(self, model: str, recalled: Sequence[int]) -> None:
-        """Of each of some prompts, so many first tokens were known."""
-        hits = sum(tokens > 0 for tokens in recalled)
+    def note_cached(self, model: str, cached_tokens: Sequence[int]) -> None:
+        """Of each of some prompts, so many first tokens were cached."""
+        hits = sum(tokens > 0 for tokens in cached_tokens)
         self.prefix_lookups.labels(model, "hit").inc(hits)
-        self.prefix_lookups.labels(model, "miss").inc(len(recalled) - hits)
-        self.prefix_tokens.labels(model).inc(sum(recalled))
+        self.prefix_lookups.labels(model, "miss").inc(len(cached_tokens) - hits)
+        self.prefix_tokens.labels(model).inc(sum(cached_tokens))
 
-    def watch_prefixes(self, model: str, reader: Reader) -> None:
-        """Read the memory of known beginnings from `reader` whenever the page is read."""
-        self.prefix_bytes.labels(model).set_function(lambda: float(reader.bytes))
+    def watch_prefixes(self, model: str, runner: Runner) -> None:
+        """Read the memory of cached prefixes from `runner` whenever the page is read."""
+        self.prefix_bytes.labels(model).set_function(lambda: float(runner.bytes))
 
 
 class MetricsPage:

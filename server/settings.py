@@ -104,6 +104,10 @@ class Settings(BaseSettings):
     """Memory of each model for keys and values of prompts' beginnings, in bytes: a beginning that comes again is not
     computed again, as long as it was used lately. It is taken at the start. 0 remembers nothing."""
 
+    prefix_cache_by_key: bool = False
+    """Whether each API key has cached prefixes of its own, so that the time of an answer tells no caller what another
+    one asked. Their memory is shared all the same. Without keys all callers are one."""
+
     max_generations: int = Field(default=16, ge=1)
     """Texts that each model generates at once; more wait. More is better for throughput, and slower for each."""
 

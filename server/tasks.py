@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ml import attention, predict
-from ml.models.base import LanguageModel, Reader
+from ml.models.base import Chunk, LanguageModel, Runner
 from ml.models.internals.attention_maps import attend
 
 _LOGIT_BYTES = 4
@@ -78,7 +78,7 @@ class Outcome:
 
     Attributes:
         values: one a task, in order.
-        cached_tokens: for each task how many of its first tokens the reader's prefix cache held; None where the cache
+        cached_tokens: for each task how many of its first tokens the runner's prefix cache held; None where the cache
             was not asked.
         tokens_computed: positions that went through the model, padding left out.
         tokens_padding: positions that went through it for nothing.
@@ -90,13 +90,17 @@ class Outcome:
     tokens_padding: int = 0
 
 
-def run(model: LanguageModel, reader: Reader, tasks: Sequence[Task]) -> Outcome:
-    """Run tasks of one lane on a model and its reader."""
+def run(model: LanguageModel, runner: Runner, tasks: Sequence[Task], namespaces: Sequence[str]) -> Outcome:
+    """Run tasks of one lane on a model and its runner.
+
+    Args:
+        namespaces: of each task, whose cached prefixes it may use.
+    """
     match tasks:
         case [AttentionTask() as task]:
             return Outcome([attend(model, task.ids, task.plan)], [None], len(task.ids))
         case _:
-            return _run_logits(reader, [task for task in tasks if not isinstance(task, AttentionTask)])
+            return _run_logits(runner, [task for task in tasks if not isinstance(task, AttentionTask)], namespaces)
 
 
 def warm_up(model: LanguageModel) -> Iterator[Task]:
@@ -109,9 +113,10 @@ def warm_up(model: LanguageModel) -> Iterator[Task]:
         yield AttentionTask(ids, plan)
 
 
-def _run_logits(reader: Reader, tasks: Sequence[LogitsTask]) -> Outcome:
-    reading = reader.read([task.ids for task in tasks], [task.rows for task in tasks])
-    logits = reading.logits
+def _run_logits(runner: Runner, tasks: Sequence[LogitsTask], namespaces: Sequence[str]) -> Outcome:
+    pairs = zip(tasks, namespaces, strict=True)
+    result = runner.step([Chunk(task.ids, task.rows, namespace=namespace) for task, namespace in pairs])
+    logits = result.logits
     values: list[Any] = [
         predict.score(rows, task.continuation, task.top_k) if isinstance(task, ScoreTask) else None
         for task, rows in zip(tasks, logits, strict=True)
@@ -126,4 +131,4 @@ def _run_logits(reader: Reader, tasks: Sequence[LogitsTask]) -> Outcome:
         )
         for (place, _), prediction in zip(predicted, predictions, strict=True):
             values[place] = prediction
-    return Outcome(values, reading.recalled, reading.tokens_computed, reading.tokens_padding)
+    return Outcome(values, result.cached_tokens, result.tokens_computed, result.tokens_padding)

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from benchmarks.subjects import TEXT
 from ml.attention import AttentionSpec, Reduction, resolve
 from ml.explain import Run, StudyRun
-from ml.models.base import LanguageModel
+from ml.models.base import Chunk, LanguageModel
 from ml.models.huggingface import HuggingFaceModel
 from ml.models.internals.attention_maps import attend
 from ml.models.loading import load
@@ -149,21 +149,22 @@ class Comparison:
             yield "attention rollout", "share", lambda model: self._attention(model, Reduction.ROLLOUT)
 
     def _read(self, model: LanguageModel, tails: Sequence[int], max_bytes: int, times: int = 1) -> Numbers:
-        reader = model.reader(max_bytes)
+        runner = model.runner(max_bytes)
         for _ in range(times):
-            logits = reader.read(self._ids, tails).logits
-            reader.settle()
+            logits = runner.step([Chunk(ids, tail) for ids, tail in zip(self._ids, tails, strict=True)]).logits
         return np.concatenate([_likeliest(model, each) for each in logits])
 
     def _generate(self, model: LanguageModel) -> Numbers:
         """Log-probabilities of given tokens, as decoding has them: of a second stream from its third step on."""
-        decoder = model.decoder(model.reader(0))
+        runner = model.runner()
+        first, second = runner.begin(), runner.begin()
         given = self._ids[0][40:50]
-        found = [decoder.start(self._ids[0][:40]).unsqueeze(0)]
+        found = list(runner.step([Chunk(self._ids[0][:40], 1, first)]).logits)
         for number, token in enumerate(given):
-            if number == 3:
-                found.append(decoder.start(self._ids[1]).unsqueeze(0))
-            found.append(decoder.step([token] if number < 3 else [token, given[0]]))
+            chunks = [Chunk([token], 1, first)]
+            if number >= 3:
+                chunks.append(Chunk(self._ids[1] if number == 3 else [given[0]], 1, second))
+            found += runner.step(chunks).logits
         return _likeliest(model, torch.cat(found))
 
     def _attention(self, model: LanguageModel, reduction: Reduction) -> Numbers:

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from benchmarks.serving.figures import Figure, percentiles
-from ml.models.base import LanguageModel
+from ml.models.base import Chunk, LanguageModel
 
 BATCHES = (1, 2, 4, 8, 16, 32)
 BARE, OWN = "transformers, bare", "gloss, no server"
@@ -38,11 +38,11 @@ def logits(module: PreTrainedModel, texts: Sequence[Sequence[int]]) -> Tensor:
 
 def calls(module: PreTrainedModel, model: LanguageModel, texts: list[list[int]], seconds: float) -> list[Figure]:
     """One prompt at a time, and sorted by length at the best batch size."""
-    reader = model.reader(0)
+    runner = model.runner()
     found = []
     ways: dict[str, Callable[[Sequence[list[int]]], object]] = {
         BARE: lambda batch: logits(module, batch),
-        OWN: lambda batch: reader.read(batch, [1] * len(batch)).logits,
+        OWN: lambda batch: runner.step([Chunk(text) for text in batch]).logits,
     }
     for who, way in ways.items():
         times: list[float] = []

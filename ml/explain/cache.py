@@ -40,6 +40,10 @@ class ValueCache:
             self._values.popitem(last=False)
 
 
-def scope(info: ModelInfo, target: TargetTokens) -> bytes:
-    """32 bytes, equal where equal prompts have equal values: same weights, arithmetic and target."""
-    return hashlib.sha256(repr((info.digest, info.dtype, info.device, target)).encode()).digest()
+def scope(info: ModelInfo, target: TargetTokens, namespace: str = "") -> bytes:
+    """32 bytes, equal where equal prompts have equal values: same weights, arithmetic and target.
+
+    Args:
+        namespace: whose values these are; those of another are never found.
+    """
+    return hashlib.sha256(repr((namespace, info.digest, info.dtype, info.device, target)).encode()).digest()

@@ -52,6 +52,7 @@ class Run(Work):
         checkpoint: bytes | None = None,
         *,
         cache: ValueCache | None = None,
+        namespace: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Explain what `spec` asks about `model`. The other arguments are those of `Work`."""
@@ -60,7 +61,9 @@ class Run(Work):
         precision = (
             PrecisionPolicy.FLOAT32 if isinstance(self.problem.explainer, InternalsExplainer) else spec.precision
         )
-        super().__init__(model, self.problem, spec.budget, precision, checkpoint, cache=cache, clock=clock)
+        super().__init__(
+            model, self.problem, spec.budget, precision, checkpoint, cache=cache, namespace=namespace, clock=clock
+        )
         self._spec = spec
 
     def __iter__(self) -> Iterator[Update]:

@@ -170,11 +170,14 @@ class StudyRun(Work):
         checkpoint: bytes | None = None,
         *,
         cache: ValueCache | None = None,
+        namespace: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Study what `spec` asks about `model`. The other arguments are those of `Work`."""
         self.problem = prepare_study(model.tokenizer, model.info, spec)
-        super().__init__(model, self.problem, spec.budget, spec.precision, checkpoint, cache=cache, clock=clock)
+        super().__init__(
+            model, self.problem, spec.budget, spec.precision, checkpoint, cache=cache, namespace=namespace, clock=clock
+        )
 
     def __iter__(self) -> Iterator[Update]:
         """Work, and tell."""

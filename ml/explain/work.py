@@ -68,6 +68,7 @@ class Work:
         checkpoint: bytes | None = None,
         *,
         cache: ValueCache | None = None,
+        namespace: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Solve `task` with `model`.
@@ -77,13 +78,14 @@ class Work:
                 ignored.
             cache: values of earlier work by any model, to be used and added to. Left alone where the precision may
                 change on the way, as its trial must not depend on what was asked before.
+            namespace: of `cache`: only values of the same one are used.
         """
         self._model = model
         self._task = task
         self._budget = budget
         self._tries_bfloat16 = precision is PrecisionPolicy.AUTO
         self._clock = clock
-        self._cache = cache
+        self._cache, self._namespace = cache, namespace
         self._given = checkpoint or b""
         self._fingerprint = b""
         self._value: ValueFunction | None = None
@@ -119,7 +121,7 @@ class Work:
             memory,
             self._clock,
             cache=self._cache if fast is None else None,
-            scope=scope(self._model.info, target),
+            scope=scope(self._model.info, target, self._namespace),
         )
         return self._value
 

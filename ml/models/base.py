@@ -14,13 +14,13 @@ __all__ = [
     "MEAN",
     "AttentionSink",
     "Batch",
+    "Chunk",
     "Closeable",
-    "Decoder",
     "LanguageModel",
     "ModelInfo",
     "Prefix",
-    "Reader",
-    "Reading",
+    "Runner",
+    "StepResult",
 ]
 
 AttentionSink = Callable[[int, torch.Tensor], None]
@@ -45,65 +45,75 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What a model said about some prompts, and what it took.
+class Chunk:
+    """New tokens of one sequence in a step: one when decoding, some of a prompt in prefill, or a whole prompt.
 
     Attributes:
-        logits: for each prompt float32 [tail, vocabulary], as `LanguageModel.logits` gives it.
+        ids: the tokens, at least one, behind those that the sequence has.
+        logits: after how many of the last ones logits are asked for; 0 where more of the prompt follows.
+        sequence: the number that `Runner.begin` gave; None for a whole prompt that nothing follows.
+        namespace: whose cached prefixes are used and added to; what one has inserted is never matched by another.
+    """
+
+    ids: Sequence[int]
+    logits: int = 1
+    sequence: int | None = None
+    namespace: str = ""
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a model said in a step, and what it took.
+
+    Attributes:
+        logits: for each chunk float32 [chunk.logits, vocabulary], as `LanguageModel.logits` gives it.
         tokens_computed: positions that went through the model, padding left out.
         tokens_padding: positions that went through it for nothing.
-        recalled: for each prompt, how many of its first positions were known from prompts before.
+        cached_tokens: for each chunk, how many of its tokens were found in the prefix cache.
     """
 
     logits: Sequence[torch.Tensor]
     tokens_computed: int
     tokens_padding: int
-    recalled: Sequence[int]
+    cached_tokens: Sequence[int]
 
 
-class Reader(Protocol):
-    """Reads prompts, and may remember how they began, so that the next ones that begin alike take less."""
+class Runner(Protocol):
+    """Runs whole prompts, and sequences that grow, a step at a time, and may cache prefixes of either.
 
-    def read(self, sequences: Sequence[Sequence[int]], tails: Sequence[int]) -> Reading:
-        """As `LanguageModel.logits`, in one batch. What is remembered may change the last digits, and nothing else."""
+    What is cached may change the last digits of an answer, and nothing else.
+    """
+
+    def begin(self) -> int:
+        """Begin a sequence, which has no tokens yet. Returns its number."""
         ...
 
-    def settle(self) -> None:
-        """Do what can wait until the answers are out: note what was read."""
+    def step(self, chunks: Sequence[Chunk]) -> StepResult:
+        """Run the chunks, in one pass where the model can, else one after the other.
+
+        A sequence has one chunk at most. Where it raises, drop the sequences that it was about.
+
+        Raises:
+            KeyError: a sequence was dropped, or lost when memory for a step before could not be had.
+        """
+        ...
+
+    def drop(self, sequence: int) -> None:
+        """Forget a sequence and free its memory."""
+        ...
+
+    def insert_prefixes(self) -> None:
+        """Do what can wait until the answers are out: insert what was computed into the prefix cache."""
         ...
 
     @property
     def bytes(self) -> int:
-        """Memory of what is remembered."""
+        """Memory of cached prefixes."""
         ...
 
     @property
     def pads(self) -> bool:
-        """Whether prompts of one batch are padded to the longest."""
-        ...
-
-
-class Decoder(Protocol):
-    """Sequences that grow by a token at a time, together. They may join and leave between two steps."""
-
-    @property
-    def recalled(self) -> int:
-        """How many first positions of the sequence that began last were known from prompts before."""
-        ...
-
-    def start(self, ids: Sequence[int]) -> torch.Tensor:
-        """Add a sequence behind the others and read `ids`. Returns what it predicts next, float32 [vocabulary]."""
-        ...
-
-    def step(self, tokens: Sequence[int], indices: Sequence[int] | None = None) -> torch.Tensor:
-        """Read one more token of each sequence, in order. Returns what they predict next, float32 [n, vocabulary].
-
-        `indices`, ascending, are the sequences that take part, where others stay as they are. Default: all.
-        """
-        ...
-
-    def leave(self, index: int) -> None:
-        """Drop a sequence and free its memory; the last one takes its place."""
+        """Whether whole prompts of one step are padded to the longest."""
         ...
 
 
@@ -149,20 +159,16 @@ class LanguageModel(ExplainableModel, Protocol):
         """
         ...
 
-    def reader(self, max_bytes: int) -> Reader:
-        """A reader that remembers what fits into `max_bytes`; 0 lets it remember nothing.
+    def runner(self, max_bytes: int = 0) -> Runner:
+        """A runner without sequences, with a prefix cache of up to `max_bytes`; 0 is none.
 
-        Where the model cannot resume from a beginning, or it would gain nothing, the reader remembers nothing either.
+        Where the model cannot go on from a prefix, or would gain nothing, none is cached either.
         """
         ...
 
-    def decoder(self, reader: Reader | None = None) -> Decoder:
-        """A decoder without sequences. `reader`: of this model, which reads their prompts where it can."""
-        ...
-
     @property
-    def decoder_bytes(self) -> int:
-        """The most memory that one sequence of a decoder takes, at the model's full context."""
+    def sequence_bytes(self) -> int:
+        """The most memory that one sequence of a runner takes, at the model's full context."""
         ...
 
     def attention(self, ids: Sequence[int], layers: Sequence[int], queries: Sequence[int], sink: AttentionSink) -> None:

@@ -62,6 +62,7 @@ def main() -> int:
 def follow(model: Any, calls: Iterator[list[Any]]) -> None:
     """Make the calls of rank 0, for what they do to this rank; their results are rank 0's business."""
     from ml.errors import GlossError  # noqa: PLC0415
+    from ml.models.base import Chunk  # noqa: PLC0415
 
     made: dict[int, Any] = {}
     batches: Iterator[Any] = iter(())
@@ -77,14 +78,15 @@ def follow(model: Any, calls: Iterator[list[Any]]) -> None:
                     next(batches, None)
                 case "attention":
                     model.attention(*arguments, lambda *_: None)
-                case "make":  # a decoder, say, under a number
+                case "make":  # a runner, under a number
                     number, kind, *rest = arguments
-                    if kind == "decoder":  # with the reader of a number
-                        rest = [made[each] for each in rest]
                     made[number] = getattr(model, kind)(*rest)
                 case "on":
                     number, method, *rest = arguments
                     getattr(made[number], method)(*rest)
+                case "step":
+                    number, chunks = arguments
+                    made[number].step([Chunk(*chunk) for chunk in chunks])
                 case "drop":
                     made.pop(arguments[0], None)
         except GlossError:

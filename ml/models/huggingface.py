@@ -13,12 +13,11 @@ from transformers import PreTrainedModel
 
 from ml.errors import CapabilityError, GlossError, NoAttentionError
 from ml.kernels.bfloat16_linear import bfloat16_twin
-from ml.models import base
-from ml.models.base import MEAN, AttentionSink, Batch, Decoder, ModelInfo, Prefix
-from ml.models.fallback.by_length import DecoderByLength, ReaderByLength
-from ml.models.fallback.cache_decoder import CacheDecoder
+from ml.models.base import MEAN, AttentionSink, Batch, ModelInfo, Prefix, Runner
+from ml.models.fallback.by_length import RunnerByLength
+from ml.models.fallback.cache_runner import CacheRunner
 from ml.models.fallback.cached_batches import CachedPrefix, CachedRun
-from ml.models.fallback.padded_batches import PaddedReader, batch_logits, padded_batches
+from ml.models.fallback.padded_batches import batch_logits, padded_batches
 from ml.models.internals.attention_capture import Reader, capture, read_eager
 from ml.models.internals.gradients import gradients
 from ml.models.internals.objective import LogitsObjective
@@ -28,10 +27,9 @@ from ml.models.loading.placement import Placement
 from ml.models.verification.verify import Ways
 from ml.precision import has_fast_bfloat16
 from ml.runtime.cuda_graphs import record
-from ml.runtime.decoding import BatchedDecoder
 from ml.runtime.embedding import lookup
 from ml.runtime.implementation import register
-from ml.runtime.prompt_reader import PromptReader
+from ml.runtime.model_runner import ModelRunner
 from ml.runtime.spans import spans_of
 from ml.runtime.variants import CachedTokens, Variants
 from ml.tokens import Tokenizer
@@ -153,33 +151,18 @@ class HuggingFaceModel(OpenModel):
     def _variants(self, prefix: CachedTokens | None) -> Variants:
         return Variants(self.module, self._span_of, prefix, matmul_dtype=self._matmul_dtype)
 
-    def reader(self, max_bytes: int) -> base.Reader:
-        """Rows of a ragged batch where the model allows it, else padded batches; see `LanguageModel.reader`."""
-        plain = PaddedReader(self.logits, pads=self.ways.padded > 0)
+    def runner(self, max_bytes: int = 0) -> Runner:
+        """Rows of all kinds in one pass where the model allows it, else part by part; see `LanguageModel.runner`."""
+        serial = CacheRunner(self.module, self.logits, self.ways.decoded, pads=self.ways.padded > 0)
         if not self.ways.served:
-            return plain
-        reader = PromptReader(self.module, self._span_of, max_bytes, self.recorded.logits if self.recorded else None)
+            return serial
+        runner = ModelRunner(self.module, self._span_of, max_bytes, self.recorded.logits if self.recorded else None)
         limited = self.ways.served < self.info.context_length
-        return ReaderByLength(reader, plain, self.ways.served) if limited else reader
-
-    def decoder(self, reader: base.Reader | None = None) -> Decoder:
-        """All sequences in one pass where the model allows it, else one after the other."""
-
-        def plain() -> Decoder:
-            return CacheDecoder(self.module, self.ways.decoded)
-
-        if not self.ways.served:
-            return plain()
-        own = reader.short if isinstance(reader, ReaderByLength) else reader
-        if not isinstance(own, PromptReader):
-            own = PromptReader(self.module, self._span_of, 0)
-        decoder = BatchedDecoder(self.module, self._span_of, own)
-        limited = self.ways.served < self.info.context_length
-        return DecoderByLength(decoder, plain, self.ways.served) if limited else decoder
+        return RunnerByLength(runner, serial, self.ways.served) if limited else runner
 
     @property
-    def decoder_bytes(self) -> int:
-        """What the model's cache takes at the full context; see `LanguageModel.decoder_bytes`."""
+    def sequence_bytes(self) -> int:
+        """What the model's cache takes at the full context; see `LanguageModel.sequence_bytes`."""
         # Buffers double as they grow, so up to half of them may lie idle. Each rank has measured its own.
         whole = self.ways.cache_bytes + self.ways.token_bytes * self.info.context_length
         return 2 * whole * self._placement.ranks

@@ -22,8 +22,8 @@ from transformers import PreTrainedTokenizerFast
 
 from ml.errors import ModelLoadError, NoAttentionError
 from ml.kernels.onednn_linear import use_fast_layers
-from ml.models.base import AttentionSink, Batch, ModelInfo, Prefix, Reader
-from ml.models.fallback.padded_batches import PaddedReader
+from ml.models.base import AttentionSink, Batch, Chunk, ModelInfo, Prefix
+from ml.models.fallback.serial_runner import SerialRunner
 from ml.models.internals.objective import LogitsObjective
 from ml.models.internals.open_model import OpenModel
 from ml.models.loading.files import replacing
@@ -189,17 +189,13 @@ class LstmModel(OpenModel):
         known = prefix if isinstance(prefix, LstmPrefix) else LstmPrefix(0, self.module.initial_state(1))
         yield from stream(self.module, sequences, tails, max_tokens=max_tokens, max_readout=max_readout, prefix=known)
 
-    def reader(self, max_bytes: int) -> PaddedReader:
-        """One that remembers nothing: stopping to note the state costs a word-level LSTM more than is saved."""
-        return PaddedReader(self.logits)
-
-    def decoder(self, reader: Reader | None = None) -> LstmDecoder:
-        """Each sequence is its hidden state."""
-        return LstmDecoder(self.module)
+    def runner(self, max_bytes: int = 0) -> LstmRunner:
+        """One without a prefix cache: stopping to note the state costs a word-level LSTM more than is saved."""
+        return LstmRunner(self)
 
     @property
-    def decoder_bytes(self) -> int:
-        """A hidden and a cell state for each layer; see `LanguageModel.decoder_bytes`."""
+    def sequence_bytes(self) -> int:
+        """A hidden and a cell state for each layer; see `LanguageModel.sequence_bytes`."""
         return 2 * 4 * self.module.config.layers * self.module.config.hidden_size
 
     def in_bfloat16(self) -> None:
@@ -234,47 +230,48 @@ class LstmModel(OpenModel):
         raise NoAttentionError(self.info.name)
 
 
-class LstmDecoder:
-    """Decodes with a hidden state for each sequence; see `ml.models.base.Decoder`."""
+@dataclass
+class _Recurrence:
+    """A sequence of an `LstmRunner`."""
 
-    recalled = 0
+    state: State
 
-    def __init__(self, module: WordLSTM) -> None:
-        self._module = module
-        self._states: list[State] = []
+
+class LstmRunner(SerialRunner[_Recurrence]):
+    """Each sequence is its hidden state; chunks of equal shape go through the model together."""
+
+    def __init__(self, model: LstmModel) -> None:
+        super().__init__(model.logits)
+        self._module = model.module
+
+    def new(self) -> _Recurrence:
+        """See `SerialRunner.new`."""
+        return _Recurrence(self._module.initial_state(1))
 
     @torch.inference_mode()
-    def start(self, ids: Sequence[int]) -> Tensor:
-        """Add a sequence; see `Decoder.start`."""
-        logits, (state,) = self._run(torch.tensor([list(ids)]), [self._module.initial_state(1)])
-        self._states.append(state)
-        return logits[0]
-
-    @torch.inference_mode()
-    def step(self, tokens: Sequence[int], indices: Sequence[int] | None = None) -> Tensor:
-        """Read one more token of each sequence; see `Decoder.step`."""
-        taking = range(len(self._states)) if indices is None else indices
-        logits, states = self._run(torch.tensor([[token] for token in tokens]), [self._states[i] for i in taking])
-        for index, state in zip(taking, states, strict=True):
-            self._states[index] = state
-        return logits
-
-    def leave(self, index: int) -> None:
-        """Drop a sequence; see `Decoder.leave`."""
-        self._states[index] = self._states[-1]
-        self._states.pop()
+    def advance(self, sequences: Sequence[_Recurrence], chunks: Sequence[Chunk]) -> list[Tensor]:
+        """See `SerialRunner.advance`."""
+        alike: dict[tuple[int, int], list[int]] = {}
+        for i, chunk in enumerate(chunks):
+            alike.setdefault((len(chunk.ids), chunk.logits), []).append(i)
+        found: dict[int, Tensor] = {}
+        for (length, wanted), indices in alike.items():
+            ids = torch.tensor([list(chunks[i].ids) for i in indices])
+            hidden, states = self._run(ids, [sequences[i].state for i in indices])
+            logits: Tensor = self._module.head(hidden[:, length - wanted :].flatten(0, 1))
+            found.update(zip(indices, logits.float().unflatten(0, (len(indices), wanted)), strict=True))
+            for i, state in zip(indices, states, strict=True):
+                sequences[i].state = state
+        return [found[i] for i in range(len(chunks))]
 
     def _run(self, ids: Tensor, states: list[State]) -> tuple[Tensor, list[State]]:
-        """Read `ids` [n, time] on from `states`. Logits after the last word [n, vocabulary], and the states then."""
-        layers = range(self._module.config.layers)
+        """Read `ids` [n, time] on from `states`. Returns [n, time, hidden], ready for the head, and the states then."""
         joined = [
-            (torch.cat([s[layer][0] for s in states], 1), torch.cat([s[layer][1] for s in states], 1))
-            for layer in layers
+            (torch.cat([hidden for hidden, _ in layer], 1), torch.cat([cell for _, cell in layer], 1))
+            for layer in zip(*states, strict=True)
         ]
         hidden, after = self._module(ids.to(self._module.embedding.weight.device), joined)
-        parted = [[(h[:, i : i + 1], c[:, i : i + 1]) for h, c in after] for i in range(len(ids))]
-        logits: Tensor = self._module.head(hidden[:, -1])
-        return logits.float(), parted
+        return hidden, [[(h[:, i : i + 1], c[:, i : i + 1]) for h, c in after] for i in range(len(ids))]
 
 
 def _shared_prefix(sequences: Sequence[Sequence[int]], tails: Sequence[int]) -> int:

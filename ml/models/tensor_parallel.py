@@ -2,7 +2,7 @@
 
 The processes are ranks of one group. Rank 0 is whoever loads the model: it has the tokenizer, the callers and the
 answers. The others do what it does, call by call: every method that computes is first told to them, over a pipe, and
-then all run it, each on its own part of the weights with a cache, decoder and slots of its own. What a call computes
+then all run it, each on its own part of the weights with caches and slots of its own. What a call computes
 depends on its arguments and on the calls before, so the ranks meet in the same collectives in the same order. A pipe
 rather than a collective carries the calls, because waiting at one does not end, and an idle server waits for long.
 
@@ -33,7 +33,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]  # its stub
 from transformers import AutoConfig
 
 from ml.errors import GlossError, ModelLoadError
-from ml.models.base import AttentionSink, Batch, Decoder, Prefix, Reader, Reading
+from ml.models.base import AttentionSink, Batch, Chunk, Prefix, Runner, StepResult
 from ml.models.huggingface import HuggingFaceModel
 from ml.models.loading.huggingface import load_huggingface
 from ml.models.loading.placement import Placement
@@ -189,22 +189,16 @@ class LeadingModel(LogitsModel):
                 return
             yield batch
 
-    def reader(self, max_bytes: int) -> Reader:
-        """As `LanguageModel.reader`; each rank remembers its own part, and `max_bytes` bounds it."""
+    def runner(self, max_bytes: int = 0) -> Runner:
+        """As `LanguageModel.runner`; each rank caches its own part, and `max_bytes` bounds it."""
         number = next(self._numbers)
-        with self.together("make", number, "reader", max_bytes):
-            return _LeadingReader(self, number, self._model.reader(max_bytes))
-
-    def decoder(self, reader: Reader | None = None) -> Decoder:
-        """As `LanguageModel.decoder`; each rank's reads with the rank's own part of `reader`."""
-        number, leading = next(self._numbers), reader if isinstance(reader, _LeadingReader) else None
-        with self.together("make", number, "decoder", *([leading.number] if leading else [])):
-            return _LeadingDecoder(self, number, self._model.decoder(leading.own if leading else None))
+        with self.together("make", number, "runner", max_bytes):
+            return _LeadingRunner(self, number, self._model.runner(max_bytes))
 
     @property
-    def decoder_bytes(self) -> int:
-        """As `LanguageModel.decoder_bytes`, of all ranks together."""
-        return self._model.decoder_bytes
+    def sequence_bytes(self) -> int:
+        """As `LanguageModel.sequence_bytes`, of all ranks together."""
+        return self._model.sequence_bytes
 
     def in_bfloat16(self) -> None:
         """There is no twin of a part."""
@@ -240,66 +234,44 @@ class LeadingModel(LogitsModel):
             raise
 
 
-class _LeadingReader:
-    """Rank 0 of a reader."""
+class _LeadingRunner:
+    """Rank 0 of a runner. Sequences have the same numbers on all ranks, as all begin and drop the same ones."""
 
-    def __init__(self, model: LeadingModel, number: int, reader: Reader) -> None:
+    def __init__(self, model: LeadingModel, number: int, runner: Runner) -> None:
         self._model = model
-        self.number = number
-        self.own = reader
+        self._number = number
+        self._runner = runner
 
-    def read(self, sequences: Sequence[Sequence[int]], tails: Sequence[int]) -> Reading:
-        """As `Reader.read`."""
-        with self._model.together("on", self.number, "read", [list(ids) for ids in sequences], list(tails)):
-            return self.own.read(sequences, tails)
+    def begin(self) -> int:
+        """As `Runner.begin`."""
+        with self._model.together("on", self._number, "begin"):
+            return self._runner.begin()
 
-    def settle(self) -> None:
-        """As `Reader.settle`."""
-        with self._model.together("on", self.number, "settle"):
-            self.own.settle()
+    def step(self, chunks: Sequence[Chunk]) -> StepResult:
+        """As `Runner.step`."""
+        told = [[list(chunk.ids), chunk.logits, chunk.sequence, chunk.namespace] for chunk in chunks]
+        with self._model.together("step", self._number, told):
+            return self._runner.step(chunks)
+
+    def drop(self, sequence: int) -> None:
+        """As `Runner.drop`."""
+        with self._model.together("on", self._number, "drop", sequence):
+            self._runner.drop(sequence)
+
+    def insert_prefixes(self) -> None:
+        """As `Runner.insert_prefixes`."""
+        with self._model.together("on", self._number, "insert_prefixes"):
+            self._runner.insert_prefixes()
 
     @property
     def bytes(self) -> int:
-        """As `Reader.bytes`, of rank 0."""
-        return self.own.bytes
+        """As `Runner.bytes`, of rank 0."""
+        return self._runner.bytes
 
     @property
     def pads(self) -> bool:
         """As the rank's own."""
-        return self.own.pads
-
-    def __del__(self) -> None:
-        self._model.drop(self.number)
-
-
-class _LeadingDecoder:
-    """Rank 0 of a decoder."""
-
-    def __init__(self, model: LeadingModel, number: int, decoder: Decoder) -> None:
-        self._model = model
-        self._number = number
-        self._decoder = decoder
-
-    @property
-    def recalled(self) -> int:
-        """As the rank's own."""
-        return self._decoder.recalled
-
-    def start(self, ids: Sequence[int]) -> Tensor:
-        """As `Decoder.start`."""
-        with self._model.together("on", self._number, "start", list(ids)):
-            return self._decoder.start(ids)
-
-    def step(self, tokens: Sequence[int], indices: Sequence[int] | None = None) -> Tensor:
-        """As `Decoder.step`."""
-        taking = None if indices is None else list(indices)
-        with self._model.together("on", self._number, "step", list(tokens), taking):
-            return self._decoder.step(tokens, taking)
-
-    def leave(self, index: int) -> None:
-        """As `Decoder.leave`."""
-        with self._model.together("on", self._number, "leave", index):
-            self._decoder.leave(index)
+        return self._runner.pads
 
     def __del__(self) -> None:
         self._model.drop(self._number)

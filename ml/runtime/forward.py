@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import cast
 
 import numpy as np
@@ -120,22 +121,31 @@ class DevicePlan:
 class RaggedForward(TrimmedForward):
     """One batch's way through a model.
 
-    Where no row sees a cached token, nothing is written to the cache: the rows' keys and values stay as the model made
-    them until `copy_to` takes those that are worth keeping.
+    Where no row sees a cached token, nothing need be written to the cache: the rows' keys and values stay as the model
+    made them until `copy_to` takes those that are worth keeping.
     """
 
     def __init__(
-        self, batch: RaggedBatch, cache: KvCache, span_of: SpanOf, *, matmul_dtype: torch.dtype | None = None
+        self,
+        batch: RaggedBatch,
+        cache: KvCache,
+        span_of: SpanOf,
+        *,
+        in_place: bool = False,
+        matmul_dtype: torch.dtype | None = None,
     ) -> None:
-        """Prepare to run `batch`, whose rows' slots are slots of `cache`, one behind the other.
+        """Prepare to run `batch`, whose rows' slots are slots of `cache`.
 
         Args:
+            in_place: whether those slots keep the rows' keys and values. Else they are one behind the other.
             matmul_dtype: what attention on a CPU rounds to; by default nothing.
         """
         super().__init__()
         self.layers: set[int] = set()
         """Layers that attended."""
+        self.ids, self.positions, self.logit_rows = batch.ids, batch.positions, batch.logit_rows
         self._batch, self._cache, self._span_of = batch, cache, span_of
+        self._cached = in_place or batch.sees_cached  # whether the rows are read from the cache
         self._matmul_dtype = matmul_dtype
         self._plans: dict[tuple[Span, bool, int], DevicePlan] = {}  # layers may differ in how many heads share keys
         self._planners: dict[Span, Planner] = {}
@@ -144,23 +154,12 @@ class RaggedForward(TrimmedForward):
 
     def run(self, module: PreTrainedModel) -> Tensor:
         """Logits of the batch's `logit_rows`, [rows, vocabulary]."""
-        batch, device = self._batch, module.device
-        ids, positions = self.lay_out(batch.ids, batch.positions, batch.logit_rows, device)
-        with registered(module), asking(self), suppress(KeysKnownError):
-            logits: Tensor = module(
-                **inputs(module, ids),
-                position_ids=positions,
-                attention_mask=NO_MASK.to(device),
-                use_cache=False,
-                logits_to_keep=self.kept,
-            ).logits[0]
-            return self.asked(logits)
-        return torch.empty(0, module.config.get_text_config().vocab_size, dtype=module.dtype, device=device)
+        return run_rows(self, module, self.ids, self.positions, self.logit_rows)
 
     def copy_to(self, cache: KvCache, source: IntArray, target: IntArray) -> None:
         """Copy the keys and values of tokens that rows saw, in `source` slots, into `target` slots of a cache."""
         for layer in sorted(self.layers):
-            if self._batch.sees_cached:
+            if self._cached:
                 keys, values = self._cache[layer]
                 taken = as_slots(source, keys.device)
             else:
@@ -174,18 +173,21 @@ class RaggedForward(TrimmedForward):
         if not self.picked:
             dtype = self._matmul_dtype or key.dtype
             keys, values = (each[0].transpose(0, 1).to(dtype) for each in (key, value))
-            if self._batch.sees_cached:
-                rows = slice(self._first_slot, self._first_slot + self.count)
-                self._cache.write(call.layer, rows, keys, values)
+            if self._cached:
+                self._cache.write(call.layer, self._row_slots, keys, values)
             else:
                 self._fresh[call.layer] = keys, values
         if self.collecting:
             raise KeysKnownError
-        keys, values = (self._cache if self._batch.sees_cached else self._fresh)[call.layer]
+        keys, values = (self._cache if self._cached else self._fresh)[call.layer]
         span = self._span_of(call.layer, call.arguments)
         plan = self._plan(span, groups=query.shape[1] // key.shape[1], dtype=self._matmul_dtype or query.dtype)
         scores = Scores.of(call.scale, call.arguments)
         return RowAttention(query[0], keys, values, scores)(plan).unsqueeze(0)
+
+    @cached_property
+    def _row_slots(self) -> Slots:
+        return as_slots(self._batch.slots, self.device)
 
     def _plan(self, span: Span, groups: int, dtype: torch.dtype) -> DevicePlan:
         if span.is_full(self._batch.longest):
@@ -196,9 +198,27 @@ class RaggedForward(TrimmedForward):
             if span not in self._planners:
                 self._planners[span] = Planner(self._batch, span, gather=device.type != "cpu")
             plan = self._planners[span].plan(self.rows_kept if self.picked else None)
-            first = 0 if self._batch.sees_cached else self._first_slot
+            first = 0 if self._cached else self._first_slot
             self._plans[key] = DevicePlan(plan, first, groups, dtype, device)
         return self._plans[key]
+
+
+def run_rows(
+    forward: TrimmedForward, module: PreTrainedModel, ids: IntArray, positions: IntArray, logit_rows: IntArray
+) -> Tensor:
+    """Run the rows of a forward pass. Returns the logits of its `logit_rows`, [rows, vocabulary]."""
+    device = module.device
+    laid_ids, laid_positions = forward.lay_out(ids, positions, logit_rows, device)
+    with registered(module), asking(forward), suppress(KeysKnownError):
+        logits: Tensor = module(
+            **inputs(module, laid_ids),
+            position_ids=laid_positions,
+            attention_mask=NO_MASK.to(device),
+            use_cache=False,
+            logits_to_keep=forward.kept,
+        ).logits[0]
+        return forward.asked(logits)
+    return torch.empty(0, module.config.get_text_config().vocab_size, dtype=module.dtype, device=device)
 
 
 class RowAttention:

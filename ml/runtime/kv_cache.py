@@ -32,13 +32,18 @@ class KvCache:
         for kept, fresh in zip(self._layers[layer], (keys, values), strict=True):
             kept[slots] = fresh
 
-    def copy(self, source: IntArray, target: IntArray) -> None:
-        """Copy what `source` slots hold into `target` slots, in every layer."""
-        if not len(source) or bool((source == target).all()):
-            return
+    def copy_from(self, cache: KvCache, source: IntArray, target: IntArray) -> None:
+        """Copy what `source` slots of a cache hold into `target` slots of this one, in every layer."""
+        if len(source):
+            for layer, pair in cache._layers.items():
+                keys, values = (kept[as_slots(source, kept.device)] for kept in pair)
+                self.write(layer, as_slots(target, keys.device), keys, values)
+
+    def clear(self, slots: IntArray) -> None:
+        """Let `slots` hold zeros."""
         for pair in self._layers.values():
             for kept in pair:
-                kept[as_slots(target, kept.device)] = kept[as_slots(source, kept.device)]
+                kept[as_slots(slots, kept.device)] = 0
 
     def stretch(self, sequences: int, capacity: int, to_sequences: int, to_capacity: int) -> None:
         """Let the slots, `capacity` for each of some sequences, become those of more and longer ones."""

@@ -2,8 +2,8 @@
 
 A radix tree over blocks of tokens: each node stands for a run of whole blocks, knows the slots of their keys and
 values, and has one child for each way that prompts went on. Blocks are compared token by token, so no prompt can pass
-for another. Slots are bounded, and the least recently used leaf is evicted first; a node is always as recent as
-everything below it.
+for another. Each namespace has prefixes of its own, and none matches another's. Slots are bounded over all of them,
+and the least recently used leaf is evicted first; a node is always as recent as everything below it.
 
 This module knows no torch and no model: it hands out slots, one a token.
 """
@@ -27,12 +27,17 @@ class Inserted:
     slots: range
 
 
+_Key = tuple[str, tuple[int, ...]]
+"""The namespace, at the top of the tree, and the first block of a node."""
+
+
 @dataclass(eq=False)
 class _Node:
     parent: _Node | None  # None at the root
+    key: _Key  # by which its parent knows it
     ids: tuple[int, ...]
     slots: range
-    children: dict[tuple[int, ...], _Node] = field(default_factory=dict)  # by their first block
+    children: dict[_Key, _Node] = field(default_factory=dict)
 
 
 class PrefixCache:
@@ -41,14 +46,14 @@ class PrefixCache:
     def __init__(self, slots: int) -> None:
         """Make an empty one."""
         self._free = _FreeRuns(slots - slots % BLOCK)
-        self._root = _Node(None, (), range(0))
+        self._root = _Node(None, ("", ()), (), range(0))
         self._recency: OrderedDict[_Node, None] = OrderedDict()  # the least recently used node first
         self.tokens = 0
         """Tokens that are cached."""
 
-    def match(self, ids: Sequence[int], most: int) -> list[range]:
+    def match(self, ids: Sequence[int], most: int, namespace: str = "") -> list[range]:
         """Slots of the longest cached prefix of `ids` of at most `most` tokens, in runs, from the first token on."""
-        path = self._path(ids)
+        path = self._path(ids, namespace)
         self._touch([node for node, _ in path])
         runs: list[range] = []
         for node, matched in path:
@@ -59,7 +64,7 @@ class PrefixCache:
             most -= tokens
         return runs
 
-    def insert(self, ids: Sequence[int], known_from: int = 0) -> Inserted | None:
+    def insert(self, ids: Sequence[int], known_from: int = 0, namespace: str = "") -> Inserted | None:
         """Find slots for the whole blocks of `ids` that are not cached yet; the caller fills them at once.
 
         Args:
@@ -68,7 +73,7 @@ class PrefixCache:
         Returns:
             None where nothing is missing, where there are no slots, and where tokens before `known_from` were evicted.
         """
-        path = self._path(ids)
+        path = self._path(ids, namespace)
         start = sum(matched for _, matched in path)
         stop = len(ids) - len(ids) % BLOCK
         if not known_from <= start < stop:
@@ -81,18 +86,18 @@ class PrefixCache:
         if slots is None:
             return None
         parent = nodes[-1] if nodes else self._root
-        node = _Node(parent, tuple(ids[start:stop]), slots)
-        parent.children[node.ids[:BLOCK]] = node
+        node = _Node(parent, _key(ids, start, namespace), tuple(ids[start:stop]), slots)
+        parent.children[node.key] = node
         self.tokens += len(slots)
         self._recency[node] = None
         self._touch(nodes)
         return Inserted(start, slots)
 
-    def _path(self, ids: Sequence[int]) -> list[tuple[_Node, int]]:
+    def _path(self, ids: Sequence[int], namespace: str) -> list[tuple[_Node, int]]:
         """The nodes along `ids` from the top, each with how many of its tokens agree: all but the last one's do."""
         path: list[tuple[_Node, int]] = []
         node, position = self._root, 0
-        while child := node.children.get(tuple(ids[position : position + BLOCK])):
+        while child := node.children.get(_key(ids, position, namespace)):
             matched = BLOCK
             while matched < len(child.ids) and child.ids[matched : matched + BLOCK] == tuple(
                 ids[position + matched : position + matched + BLOCK]
@@ -113,10 +118,11 @@ class PrefixCache:
         """Cut `node` in two after `tokens`; the upper part, which is new."""
         if node.parent is None:
             raise AssertionError("the root has nothing to cut")
-        upper = _Node(node.parent, node.ids[:tokens], node.slots[:tokens])
-        node.parent.children[upper.ids[:BLOCK]] = upper
-        node.parent, node.ids, node.slots = upper, node.ids[tokens:], node.slots[tokens:]
-        upper.children[node.ids[:BLOCK]] = node
+        upper = _Node(node.parent, node.key, node.ids[:tokens], node.slots[:tokens])
+        node.parent.children[upper.key] = upper
+        node.parent, node.key = upper, _key(node.ids, tokens, "")
+        node.ids, node.slots = node.ids[tokens:], node.slots[tokens:]
+        upper.children[node.key] = node
         self._recency[upper] = None
         return upper
 
@@ -127,10 +133,15 @@ class PrefixCache:
             if oldest is None or oldest in kept or oldest.parent is None:
                 return None
             del self._recency[oldest]
-            del oldest.parent.children[oldest.ids[:BLOCK]]
+            del oldest.parent.children[oldest.key]
             self._free.give(oldest.slots)
             self.tokens -= len(oldest.slots)
         return slots
+
+
+def _key(ids: Sequence[int], position: int, namespace: str) -> _Key:
+    """What names the node that begins at `position` of `ids`. Below the top of the tree the namespace is decided."""
+    return "" if position else namespace, tuple(ids[position : position + BLOCK])
 
 
 class _FreeRuns:

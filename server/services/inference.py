@@ -20,6 +20,7 @@ from ml.models.base import LanguageModel
 from ml.tokens import Encoding
 from schema.convert import from_tokens, to_continuation, to_prompt
 from server.engine import Answer, Engine
+from server.gate import key_name
 from server.generation import Stream
 from server.interceptors import Context
 from server.registry import Registry
@@ -46,6 +47,7 @@ class InferenceService(InferenceServiceServicer):
         self._helpers = helpers
         self._max_prompts = settings.max_prompts
         self._max_bytes = settings.max_message_bytes
+        self._prefixes_by_key = settings.prefix_cache_by_key
 
     async def NextToken(self, request: pb.NextTokenRequest, context: Context) -> pb.NextTokenResponse:  # noqa: N802
         """Predict what follows each prompt."""
@@ -157,7 +159,8 @@ class InferenceService(InferenceServiceServicer):
         prompt = await self._helped(request.ByteSize(), lambda: _encode(model, request.prompt))
         most = spec.tokens(len(prompt.ids), model.info.context_length)
         clock.tokenized()
-        stream = self._engine.generate(model.info.name, prompt.ids, Generation(spec, model.tokenizer, prompt.ids, most))
+        generation = Generation(spec, model.tokenizer, prompt.ids, most)
+        stream = self._engine.generate(model.info.name, prompt.ids, generation, namespace=self._namespace())
         try:
             usage = pb.Usage(prompt_tokens=len(prompt.ids))
             async for step in stream:
@@ -197,8 +200,16 @@ class InferenceService(InferenceServiceServicer):
 
     async def _run(self, model: LanguageModel, tasks: Sequence[Task], context: Context) -> Answer:
         return await self._engine.submit(
-            model.info.name, tasks, caller=context.peer(), seconds=context.time_remaining()
+            model.info.name,
+            tasks,
+            caller=context.peer(),
+            namespace=self._namespace(),
+            seconds=context.time_remaining(),
         )
+
+    def _namespace(self) -> str:
+        """Whose cached prefixes the call under way may use."""
+        return key_name.get() if self._prefixes_by_key else ""
 
     async def _helped(self, size: int, work: Callable[[], T]) -> T:
         """The result of `work` on `size` bytes, in another thread where it would hold up the event loop."""

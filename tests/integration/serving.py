@@ -21,9 +21,9 @@ from gloss import v1 as pb
 from gloss.v1.explanation_service_pb2_grpc import ExplanationServiceStub
 from gloss.v1.inference_service_pb2_grpc import InferenceServiceStub
 from ml.models.base import AttentionSink, LanguageModel
-from ml.models.fallback.padded_batches import PaddedReader
 from server.app import Server
 from server.settings import Settings
+from tests.fixtures.runners import PromptRunner
 
 T = TypeVar("T")
 
@@ -136,8 +136,8 @@ class _Gated:
         assert self._gate.open.wait(20)
         return self._model.logits(sequences, tails)
 
-    def reader(self, max_bytes: int) -> PaddedReader:
-        return PaddedReader(self.logits)
+    def runner(self, max_bytes: int = 0) -> PromptRunner:
+        return PromptRunner(self.logits)
 
     def attention(self, ids: Sequence[int], layers: Sequence[int], queries: Sequence[int], sink: AttentionSink) -> None:
         self._model.attention(ids, layers, queries, sink)

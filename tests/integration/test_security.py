@@ -77,6 +77,24 @@ def test_a_key_opens_what_it_should_and_none_stays_outside(tiny_gpt2, keys, capl
     assert key not in caplog.text
 
 
+@pytest.mark.parametrize("apart", [True, False])
+def test_keys_have_cached_prefixes_of_their_own_where_a_setting_says_so(tiny_gpt2, keys, apart):
+    named = {name: keys(name) for name in ("alice", "bob")}
+    with serve([tiny_gpt2], api_keys_file=keys.path, prefix_cache_by_key=apart) as served:
+
+        def cached_after(name, prompt):
+            with Client(f"127.0.0.1:{served.server.port}", key=named[name]) as client:
+                client.next_token(prompt)
+                assert len(list(client.generate(f"{prompt} and", max_tokens=2))) == 2
+            return served.metric("gloss_prefix_cache_tokens_total", model="tiny-gpt2")
+
+        prompt = "x" * 70
+        once, foreign = cached_after("alice", prompt), cached_after("bob", prompt)
+        assert once > 0
+        assert foreign == (2 * once if apart else foreign)
+        assert (foreign > 2 * once) is not apart
+
+
 def test_reflection_wants_a_key(tiny_gpt2, keys):
     key = keys("alice")
     question = reflection_pb2.ServerReflectionRequest(list_services="")

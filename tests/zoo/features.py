@@ -15,8 +15,10 @@ import ml.models.loading
 from ml import spec
 from ml.errors import GlossError
 from ml.explain.run import Run
+from ml.models.base import Chunk
 from ml.models.huggingface import HuggingFaceModel
 from tests.fixtures.models import byte_level
+from tests.fixtures.runners import Texts
 from tests.zoo.configurations import UNMADE, make
 from tests.zoo.plain import Missing, Plain
 
@@ -95,20 +97,21 @@ def next_token_alone(case: Case) -> None:
 
 
 def next_token_in_company(case: Case) -> None:
-    reader = case.model.reader(1 << 20)
-    reading = reader.read(UNLIKE, [1] * len(UNLIKE))
-    for ids, found in zip(UNLIKE, reading.logits, strict=True):
+    result = case.model.runner(1 << 20).step([Chunk(ids) for ids in UNLIKE])
+    for ids, found in zip(UNLIKE, result.logits, strict=True):
         compare(found, case.plain.row(ids), f"{len(ids)} tokens", case.tolerance)
 
 
 def next_token_behind_a_prefix(case: Case) -> None:
-    reader = case.model.reader(1 << 20)
+    runner = case.model.runner(1 << 20)
     for _ in range(2):
-        reading = reader.read(ALIKE, [1] * len(ALIKE))
-        reader.settle()
-        for ids, found in zip(ALIKE, reading.logits, strict=True):
+        result = runner.step([Chunk(ids) for ids in ALIKE])
+        for ids, found in zip(ALIKE, result.logits, strict=True):
             compare(
-                found, case.plain.row(ids), f"{len(ids)} tokens, of which {reading.recalled} were known", case.tolerance
+                found,
+                case.plain.row(ids),
+                f"{len(ids)} tokens, of which {result.cached_tokens} were cached",
+                case.tolerance,
             )
     prefix = case.model.read_prefix(LONG[:20])
     many = [ids for ids in ALIKE if ids[:20] == LONG[:20]]
@@ -123,15 +126,15 @@ def score(case: Case) -> None:
     tails = [min(9, len(ids)) for ids in UNLIKE]
     for ids, tail, found in zip(UNLIKE, tails, case.model.logits(UNLIKE, tails), strict=True):
         compare(found, case.plain.row(ids, tail), f"last {tail} of {len(ids)} tokens", case.tolerance)
-    reading = case.model.reader(1 << 20).read(ALIKE, [4] * len(ALIKE))
-    for ids, found in zip(ALIKE, reading.logits, strict=True):
+    result = case.model.runner(1 << 20).step([Chunk(ids, 4) for ids in ALIKE])
+    for ids, found in zip(ALIKE, result.logits, strict=True):
         compare(found, case.plain.row(ids, 4), f"last 4 of {len(ids)} tokens", case.tolerance)
 
 
 def generate(case: Case) -> None:
     """Three texts that grow together, one of which joins later and one leaves."""
     prompts = [random_ids(9, 21), random_ids(20, 22), random_ids(30, 23)]
-    decoder = case.model.decoder(case.model.reader(1 << 20))
+    decoder = Texts(case.model.runner(1 << 20))
     texts = [list(prompt) for prompt in prompts]
     texts[0].append(int(decoder.start(prompts[0]).argmax()))
     texts[0].append(int(decoder.step([texts[0][-1]])[0].argmax()))

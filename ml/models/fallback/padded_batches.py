@@ -1,4 +1,4 @@
-"""Sequences as padded batches: `stream_logits` and `reader` of models that cannot share prefixes."""
+"""Sequences as padded batches: `logits`, and `stream_logits` of models that cannot share prefixes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ml.models.base import Batch, Reading
+from ml.models.base import Batch
 from ml.runtime.device import to_device
 from ml.runtime.embedding import inputs
 
@@ -57,29 +57,6 @@ def padded_batches(
     for indices in _grouped([len(sequence) for sequence in sequences], tails, max_tokens, max_readout):
         batch = [sequences[i] for i in indices]
         yield Batch(indices, logits(batch, [tails[i] for i in indices]), sum(map(len, batch)), 0)
-
-
-class PaddedReader:
-    """Reads prompts as one padded batch and remembers nothing; see `ml.models.base.Reader`."""
-
-    def __init__(self, logits: Logits, *, pads: bool = True) -> None:
-        """Read by the model's own `logits`. `pads`: whether that pads prompts, or runs each alone."""
-        self._logits = logits
-        self.pads = pads
-
-    @property
-    def bytes(self) -> int:
-        """Nothing is remembered."""
-        return 0
-
-    def read(self, sequences: Sequence[Sequence[int]], tails: Sequence[int]) -> Reading:
-        """One batch; see `Reader.read`."""
-        useful = sum(map(len, sequences))
-        padding = len(sequences) * max(map(len, sequences)) - useful if self.pads else 0
-        return Reading(self._logits(sequences, tails), useful, padding, [0] * len(sequences))
-
-    def settle(self) -> None:
-        """Nothing waits."""
 
 
 def _grouped(lengths: Sequence[int], tails: Sequence[int], max_tokens: int, max_readout: int) -> Iterator[list[int]]:

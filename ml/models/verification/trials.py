@@ -11,16 +11,15 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ml.models.base import Decoder
-from ml.models.fallback.cache_decoder import CacheDecoder
+from ml.models.base import Chunk, Runner
+from ml.models.fallback.cache_runner import CacheRunner
 from ml.models.fallback.cached_batches import CachedRun
 from ml.models.fallback.padded_batches import batch_logits
 from ml.models.internals.gradients import DenseForward
-from ml.runtime.decoding import BatchedDecoder
 from ml.runtime.embedding import lookup
 from ml.runtime.implementation import registered
 from ml.runtime.last_layer import WORTH_TRIMMING, trim_last_layer
-from ml.runtime.prompt_reader import PromptReader
+from ml.runtime.model_runner import ModelRunner
 from ml.runtime.spans import spans_of
 from ml.runtime.variants import Variants
 
@@ -81,13 +80,17 @@ class Trials:
         """A padded batch."""
         sequences = self._family(stage)
         tails = [min(8, len(ids)) for ids in sequences]
-        return self._compared(sequences, tails, batch_logits(self._module, sequences, tails, spread=self._spread))
+        return self._compared(sequences, tails, self._padded(sequences, tails))
+
+    def _padded(self, sequences: Sequence[Sequence[int]], tails: Sequence[int]) -> list[Tensor]:
+        return batch_logits(self._module, sequences, tails, spread=self._spread)
 
     def decoded(self, stage: Stage) -> float:
         """The model's own cache, against reading the whole again."""
-        apart = self._grown(CacheDecoder(self._module, math.inf), stage)
+        runner = CacheRunner(self._module, self._padded, math.inf)
+        apart = self._grown(runner, stage)
         if stage.edge:
-            apart = max(apart, self._grown_across(CacheDecoder(self._module, math.inf), stage))
+            apart = max(apart, self._grown_across(runner, stage))
         return apart
 
     def ragged(self, stage: Stage) -> float:
@@ -127,17 +130,17 @@ class Trials:
         return self._compared(sequences, tails, [found[i] for i in range(len(sequences))])
 
     def served(self, stage: Stage) -> float:
-        """The prefix cache, and decoding of many sequences together."""
+        """The prefix cache, and steps of whole prompts, prefill chunks and decode rows."""
         cache, token = self.memory
         room = max(cache + token * (2 * stage.length + stage.length), _PREFIX_BYTES)
-        reader = PromptReader(self._module, self._span_of, room)
+        runner = ModelRunner(self._module, self._span_of, room)
         apart = 0.0
         if not stage.edge:
             family = self._family(stage)
+            chunks = [Chunk(ids, tail) for ids, tail in zip(family, _tails(family), strict=True)]
             for _ in range(2):  # the second time behind what was read the first time
-                reading = reader.read(family, _tails(family))
-                apart = max(apart, self._compared(family, _tails(family), reading.logits))
-        return max(apart, self._grown(BatchedDecoder(self._module, self._span_of, reader), stage))
+                apart = max(apart, self._compared(family, _tails(family), runner.step(chunks).logits))
+        return max(apart, self._grown(runner, stage))
 
     def differentiated(self, stage: Stage) -> float:
         """The rows whose gradients are taken."""
@@ -176,45 +179,57 @@ class Trials:
 
     # Parts of them.
 
-    def _grown(self, decoder: Decoder, stage: Stage) -> float:
-        """How far two sequences that grow together, and one when the other has left, are from the plain forward."""
+    def _grown(self, runner: Runner, stage: Stage) -> float:
+        """How far two sequences that grow together, and one beside a whole prompt, are from the plain forward.
+
+        The first one's prompt comes in two chunks, the second of them beside the other's.
+        """
         fewer = self._fewer(stage)
         steps = stage.length - fewer
         texts = [
             ids for ids in (self.ids(stage.length), self.ids(min(5 + steps, stage.length - 1), 3)) if len(ids) > steps
         ]
         prompts = [ids[: len(ids) - steps] for ids in texts]
-        differences = [difference(decoder.start(ids).unsqueeze(0), self.reference(ids)) for ids in prompts]
-        if isinstance(decoder, CacheDecoder) and not stage.edge:
-            self._measure(decoder, prompts)
+        numbers = [runner.begin() for _ in texts]
+        half = len(prompts[0]) // 2
+        if half:
+            runner.step([Chunk(prompts[0][:half], 0, numbers[0])])
+        chunks = [Chunk(prompts[0][half:], 1, numbers[0])]
+        chunks += [Chunk(ids, 1, number) for ids, number in zip(prompts[1:], numbers[1:], strict=True)]
+        differences = [self._compared(prompts, [1] * len(prompts), runner.step(chunks).logits)]
+        if isinstance(runner, CacheRunner) and not stage.edge:
+            self._measure(runner, numbers, prompts)
         for step in range(steps):
-            rows = decoder.step([text[len(prompt) + step] for text, prompt in zip(texts, prompts, strict=True)])
+            added = [text[len(prompt) + step] for text, prompt in zip(texts, prompts, strict=True)]
+            rows = runner.step([Chunk([token], 1, number) for token, number in zip(added, numbers, strict=True)]).logits
             if step == steps - 1:
-                differences += [
-                    difference(row.unsqueeze(0), self.reference(ids)) for row, ids in zip(rows, texts, strict=True)
-                ]
+                differences.append(self._compared(texts, [1] * len(texts), rows))
+        runner.drop(numbers[0])
         if len(texts) == 2:
-            decoder.leave(0)
             longer = [*texts[1], self.other(texts[1][0])]
-            differences.append(difference(decoder.step(longer[-1:]), self.reference(longer)))
-        return max(differences, default=0.0)
+            result = runner.step([Chunk(longer[-1:], 1, numbers[1]), Chunk(texts[1])])
+            differences.append(self._compared([longer, texts[1]], [1, 1], result.logits))
+            runner.drop(numbers[1])
+        return max(differences)
 
-    def _measure(self, decoder: CacheDecoder, prompts: Sequence[Sequence[int]]) -> None:
+    def _measure(self, runner: CacheRunner, numbers: Sequence[int], prompts: Sequence[Sequence[int]]) -> None:
         """Note what the caches of two prompts take."""
         if len(prompts) == 2:
-            longer, shorter = decoder.cached_bytes(0), decoder.cached_bytes(1)
+            longer, shorter = (runner.sequences[number].bytes for number in numbers)
             token = max(0, longer - shorter) // (len(prompts[0]) - len(prompts[1]))
             self.memory = max(0, longer - token * len(prompts[0])), token
 
-    def _grown_across(self, decoder: Decoder, stage: Stage) -> float:
+    def _grown_across(self, runner: Runner, stage: Stage) -> float:
         """The same of a sequence that begins within a bound and grows beyond it, right behind the bound and farther."""
         ids, known = self.ids(stage.length), max(1, stage.edge - 1)
-        decoder.start(ids[:known])
+        number = runner.begin()
+        runner.step([Chunk(ids[:known], 1, number)])
         apart = 0.0
         for length in range(known + 1, stage.length + 1):
-            logits = decoder.step([ids[length - 1]])
+            logits = runner.step([Chunk([ids[length - 1]], 1, number)]).logits
             if length in {stage.edge + 1, stage.length}:
-                apart = max(apart, difference(logits, self.reference(ids[:length])))
+                apart = max(apart, difference(logits[0], self.reference(ids[:length])))
+        runner.drop(number)
         return apart
 
     def _fewer(self, stage: Stage) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,10 +15,11 @@ from transformers import AutoModelForCausalLM
 
 from ml.errors import InputError, PromptTooLongError
 from ml.generation import FinishReason, Generation, GenerationSpec, Step, _nucleus
-from ml.models.base import Decoder, LanguageModel
-from ml.models.fallback.cache_decoder import CacheDecoder
+from ml.models.base import Chunk, LanguageModel
+from ml.models.fallback.cache_runner import CacheRunner
 from ml.models.huggingface import HuggingFaceModel
 from ml.models.loading import load
+from tests.fixtures.runners import Texts
 from tests.unit.ml.explain.toys import byte_tokenizer
 
 BYTES = byte_tokenizer(unk=True)
@@ -137,7 +139,7 @@ def test_what_is_too_long_is_named(spec: GenerationSpec, prompt: int, field: str
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [12], [30, 20, 10] * 20, [7, 6]]
 
 
-def grown(decoder: Decoder, prompts: Sequence[Sequence[int]], tokens: int) -> dict[int, list[int]]:
+def grown(decoder: Texts, prompts: Sequence[Sequence[int]], tokens: int) -> dict[int, list[int]]:
     """Greedy texts of `prompts`: each joins a step after the one before, and leaves when it has `tokens` tokens."""
     texts: dict[int, list[int]] = {}
     present: list[int] = []
@@ -163,7 +165,8 @@ def grown(decoder: Decoder, prompts: Sequence[Sequence[int]], tokens: int) -> di
 def test_texts_that_join_and_leave_are_what_they_are_alone(folder: str, request: pytest.FixtureRequest):
     model = load(str(request.getfixturevalue(folder)), device="cpu")
     prompts = [[i % model.info.vocabulary_size for i in prompt] for prompt in PROMPTS]
-    assert grown(model.decoder(), prompts, 12) == {i: alone(model, prompt, 12) for i, prompt in enumerate(prompts)}
+    texts = Texts(model.runner())
+    assert grown(texts, prompts, 12) == {i: alone(model, prompt, 12) for i, prompt in enumerate(prompts)}
 
 
 def alone(model: LanguageModel, prompt: list[int], tokens: int) -> list[int]:
@@ -179,8 +182,8 @@ def test_greedy_texts_are_those_of_transformers(folder: str, request: pytest.Fix
     model = load(str(path), device="cpu")
     assert isinstance(model, HuggingFaceModel)
     reference = AutoModelForCausalLM.from_pretrained(path)
-    for decoder in (model.decoder(), CacheDecoder(model.module, 128), CacheDecoder(model.module, 0)):
-        found = grown(decoder, PROMPTS, 8)
+    for runner in (model.runner(), *(CacheRunner(model.module, model.logits, longest) for longest in (128, 0))):
+        found = grown(Texts(runner), PROMPTS, 8)
         for i, prompt in enumerate(PROMPTS):
             with torch.inference_mode():
                 out = reference.generate(
@@ -189,14 +192,15 @@ def test_greedy_texts_are_those_of_transformers(folder: str, request: pytest.Fix
             assert found[i] == out[0, len(prompt) :].tolist()
 
 
-def test_a_decoder_without_sequences_holds_no_memory(tiny_llama: Path):
-    decoder = load(str(tiny_llama), device="cpu").decoder()
-    decoder.start([1, 2, 3])
-    decoder.start([4])
-    decoder.leave(0)
-    assert decoder._cache.slots  # type: ignore[attr-defined]
-    decoder.leave(0)
-    assert not decoder._cache.slots  # type: ignore[attr-defined]
+def test_a_runner_without_sequences_holds_no_memory_for_them(tiny_llama: Path):
+    runner: Any = load(str(tiny_llama), device="cpu").runner()
+    texts = Texts(runner)
+    texts.start([1, 2, 3])
+    texts.start([4])
+    texts.leave(0)
+    assert runner._sequences.cache.slots
+    texts.leave(0)
+    assert not runner._sequences.cache.slots
 
 
 @given(st.integers(1, 3000), st.floats(0.01, 0.999), st.integers(0, 2**32 - 1))
@@ -216,27 +220,26 @@ def test_a_text_whose_beginning_is_known_is_what_it_would_be(
     folder: str, max_bytes: int, request: pytest.FixtureRequest
 ):
     model = load(str(request.getfixturevalue(folder)), device="cpu")
-    reader = model.reader(max_bytes)
-    decoder = model.decoder(reader)
+    decoder = Texts(model.runner(max_bytes))
     known = [(7 * i) % model.info.vocabulary_size for i in range(70)]
     prompts = [known, [*known, 3], [*known[:40], 5, 6], known[:64]]
-    recalled = []
+    cached = []
     for prompt in prompts:
         torch.testing.assert_close(decoder.start(prompt), model.logits([prompt])[0][-1], atol=2e-5, rtol=1e-5)
-        recalled.append(decoder.recalled)
-    assert recalled == ([0, 64, 32, 63] if max_bytes else [0] * 4)
+        cached.append(decoder.cached_tokens)
+    assert cached == ([0, 64, 32, 63] if max_bytes else [0] * 4)
     said = [[*prompt, 9] for prompt in prompts]
     for row, prompt in zip(decoder.step([9] * 4), said, strict=True):
         torch.testing.assert_close(row, model.logits([prompt])[0][-1], atol=2e-5, rtol=1e-5)
-    assert reader.read([prompts[1]], [1]).recalled == ([64] if max_bytes else [0])
+    assert decoder.runner.step([Chunk(prompts[1])]).cached_tokens == ([64] if max_bytes else [0])
 
 
 @pytest.mark.parametrize("folder", ["tiny_llama", "tiny_gpt2", "tiny_lstm"])
 def test_texts_that_pause_stay_as_they_are(folder: str, request: pytest.FixtureRequest):
     model = load(str(request.getfixturevalue(folder)), device="cpu")
-    decoders = [model.decoder()]
+    decoders = [Texts(model.runner())]
     if isinstance(model, HuggingFaceModel):
-        decoders.append(CacheDecoder(model.module, 128))
+        decoders.append(Texts(CacheRunner(model.module, model.logits, 128)))
     for decoder in decoders:
         texts = [[int(decoder.start(prompt).argmax())] for prompt in PROMPTS[:3]]
         for taking in ([1], [0, 2], [2], [0, 1], None, [0, 2], [1]):

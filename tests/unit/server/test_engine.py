@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from ml.models.base import ModelInfo
-from ml.models.fallback.padded_batches import PaddedReader
 from server.batching import Limits
 from server.engine import Engine
 from server.errors import ModelFailedError, OverloadedError
 from server.metrics import Metrics
 from server.tasks import NextTokenTask, ScoreTask
+from tests.fixtures.runners import PromptRunner
 
 VOCABULARY = 50
 POISON = 49
@@ -46,8 +46,8 @@ class FakeModel:
             for sequence, tail in zip(sequences, tails, strict=True)
         ]
 
-    def reader(self, max_bytes: int) -> PaddedReader:
-        return PaddedReader(self.logits)
+    def runner(self, max_bytes: int = 0) -> PromptRunner:
+        return PromptRunner(self.logits)
 
     def attention(self, *_: Any) -> None:
         raise AssertionError
@@ -247,10 +247,10 @@ def test_what_fails_beside_the_model_fails_its_call_alone(monkeypatch, broken: s
     asyncio.run(scenario())
 
 
-def test_a_reader_that_cannot_note_what_it_read_harms_nobody(monkeypatch):
+def test_a_runner_that_cannot_cache_harms_nobody(monkeypatch):
     async def scenario():
         async with Bench() as bench:
-            monkeypatch.setattr(PaddedReader, "settle", lambda *_: 1 / 0)
+            monkeypatch.setattr(PromptRunner, "insert_prefixes", lambda *_: 1 / 0)
             assert predicted(await bench.ask(1)) == [2]
             assert predicted(await bench.ask(8)) == [9]
 

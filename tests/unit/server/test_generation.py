@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from ml.generation import FinishReason, Generation, GenerationSpec, Step
-from ml.models.base import LanguageModel
+from ml.models.base import Chunk, LanguageModel, Runner, StepResult
 from ml.models.loading import load
 from server.batching import Limits
 from server.engine import Engine
@@ -213,32 +213,43 @@ async def test_cached_tokens_are_those_of_the_prompt(llama: LanguageModel):
 
 
 def test_memory_bounds_the_places(llama: LanguageModel):
-    assert GenerationLimits(texts=16, bytes=3 * llama.decoder_bytes).places(llama) == 3
+    assert GenerationLimits(texts=16, bytes=3 * llama.sequence_bytes).places(llama) == 3
     assert GenerationLimits(texts=16, bytes=1).places(llama) == 1
     assert GenerationLimits(texts=2).places(llama) == 2
 
 
 class Failing:
-    """A decoder whose steps fail, and whose first prompt does; and if need be, it cannot let go of a sequence."""
+    """A runner whose decode rows fail, and some of whose prompts; and if need be, it cannot drop a sequence."""
 
-    recalled = 0
+    pads = False
+    bytes = 0
 
-    def __init__(self, leaves: bool = True) -> None:
-        self.leaves = leaves
+    def __init__(self, runner: Runner, drops: bool = True) -> None:
+        self.runner = runner
+        self.drops = drops
 
-    def start(self, ids: Sequence[int]) -> torch.Tensor:
-        if list(ids) == [1]:
-            raise RuntimeError("prompt")
-        if list(ids) == [2]:
-            return torch.full((50,), float("nan"))
-        return 10 * torch.eye(50)[9]
+    def begin(self) -> int:
+        return self.runner.begin()
 
-    def step(self, tokens: Sequence[int], indices: Sequence[int] | None = None) -> torch.Tensor:
-        raise RuntimeError("step")
+    def step(self, chunks: Sequence[Chunk]) -> StepResult:
+        match list(chunks[0].ids):
+            case [1]:
+                raise RuntimeError("prompt")
+            case [2]:
+                return StepResult([torch.full((1, 50), float("nan"))], 1, 0, [0])
+            case [3]:
+                return StepResult([10 * torch.eye(50)[9:10]], 1, 0, [0])
+            case [9]:
+                raise RuntimeError("step")
+        return self.runner.step(chunks)
 
-    def leave(self, index: int) -> None:
-        if not self.leaves:
-            raise RuntimeError("leave")
+    def drop(self, sequence: int) -> None:
+        self.runner.drop(sequence)
+        if not self.drops:
+            raise RuntimeError("drop")
+
+    def insert_prefixes(self) -> None:
+        self.runner.insert_prefixes()
 
 
 @pytest.mark.parametrize(("prompt", "message"), [([1], "prompt"), ([2], "not a number"), ([3], "step")])
@@ -246,30 +257,30 @@ class Failing:
 async def test_a_failure_reaches_its_caller_and_no_other(
     llama: LanguageModel, monkeypatch: pytest.MonkeyPatch, prompt: list[int], message: str
 ):
-    decoders = [Failing(), llama.decoder()]
-    monkeypatch.setattr(type(llama), "decoder", lambda *_: decoders.pop(0) if len(decoders) > 1 else decoders[0])
+    failing = Failing(llama.runner())
+    monkeypatch.setattr(llama, "runner", lambda *_: failing)
     async with engine_of(llama) as bench:
         with pytest.raises(Exception, match=message):
             await all_of(bench.begin(prompt))
         assert bench.gauge("growing") == 0
+        await check_alive(bench)
 
 
 async def check_alive(bench: Bench) -> None:
-    """The model's thread goes on, with another decoder."""
+    """The model's thread goes on."""
     assert len(await all_of(bench.begin([5, 6], max_tokens=2))) == 2
     assert (bench.gauge("growing"), bench.gauge("waiting")) == (0, 0)
 
 
 @on_a_loop
-async def test_a_decoder_that_cannot_be_made_fails_its_callers_alone(
+async def test_sequences_that_cannot_be_measured_fail_their_callers_alone(
     llama: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ):
     async with engine_of(llama) as bench:
-        for broken in ("decoder", "decoder_bytes"):
-            with monkeypatch.context() as patched:
-                patched.setattr(type(llama), broken, property(lambda _: 1 / 0))
-                with pytest.raises(ModelFailedError, match=f"{llama.info.name}.* failed: ZeroDivisionError"):
-                    await all_of(bench.begin([5]))
+        with monkeypatch.context() as patched:
+            patched.setattr(type(llama), "sequence_bytes", property(lambda _: 1 / 0))
+            with pytest.raises(ModelFailedError, match=f"{llama.info.name}.* failed: ZeroDivisionError"):
+                await all_of(bench.begin([5]))
         await check_alive(bench)
 
 
@@ -286,11 +297,11 @@ async def test_a_text_that_cannot_go_on_fails_alone(llama: LanguageModel, monkey
 
 @pytest.mark.parametrize("tokens", [1, 5])
 @on_a_loop
-async def test_a_decoder_that_cannot_let_go_is_replaced(
+async def test_a_sequence_that_cannot_be_dropped_harms_nobody(
     llama: LanguageModel, monkeypatch: pytest.MonkeyPatch, tokens: int
 ):
-    decoders = [Failing(leaves=False), llama.decoder()]
-    monkeypatch.setattr(type(llama), "decoder", lambda *_: decoders.pop(0))
+    failing = Failing(llama.runner(), drops=False)
+    monkeypatch.setattr(llama, "runner", lambda *_: failing)
     async with engine_of(llama) as bench:
         stream = bench.begin([3], max_tokens=tokens)
         if tokens == 1:
@@ -298,4 +309,5 @@ async def test_a_decoder_that_cannot_let_go_is_replaced(
         else:
             await anext(stream)
             stream.leave()
+        failing.drops = True
         await check_alive(bench)

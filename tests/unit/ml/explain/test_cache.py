@@ -62,6 +62,17 @@ def test_another_target_or_model_has_values_of_its_own():
         assert last(Run(model, task, cache=cache)).cost.evaluations == last(Run(toy(), task)).cost.evaluations
 
 
+def test_another_namespace_has_values_of_its_own():
+    cache = ValueCache()
+    alone = last(Run(toy(), spec()))
+    for namespace in ("a", "b", ""):
+        apart = last(Run(toy(), spec(), cache=cache, namespace=namespace))
+        assert apart.cost.evaluations == alone.cost.evaluations
+        again = last(Run(toy(), spec(), cache=cache, namespace=namespace))
+        assert again.cost.evaluations == 0
+        assert replace(again, cost=alone.cost) == replace(apart, cost=alone.cost) == alone
+
+
 def test_a_cache_without_room_changes_nothing():
     alone = last(Run(toy(), spec()))
     crowded = last(Run(toy(), spec(), cache=ValueCache(max_bytes=256)))

@@ -13,6 +13,7 @@ import ml.models.loading
 from ml.errors import InputError, ModelLoadError
 from ml.models.base import LanguageModel
 from ml.models.follower import follow
+from tests.fixtures.runners import Texts
 
 pytest.importorskip("accelerate")
 
@@ -41,7 +42,7 @@ def assert_close(some: Sequence[torch.Tensor], others: Sequence[torch.Tensor]) -
 def test_it_is_the_same_model(divided: LanguageModel, whole: LanguageModel) -> None:
     assert divided.info == whole.info
     assert divided.in_bfloat16() is None
-    assert divided.decoder_bytes == whole.decoder_bytes
+    assert divided.sequence_bytes == whole.sequence_bytes
 
 
 def test_logits(divided: LanguageModel, whole: LanguageModel) -> None:
@@ -85,7 +86,7 @@ def test_attention_has_all_heads(divided: LanguageModel, whole: LanguageModel) -
 
 def test_texts_join_and_leave(divided: LanguageModel, whole: LanguageModel) -> None:
     def grown(model: LanguageModel) -> list[torch.Tensor]:
-        decoder = model.decoder()
+        decoder = Texts(model.runner(1 << 20))
         found = [decoder.start([1, 2, 3]), decoder.start([4, 5])]
         found += decoder.step([7, 8])
         decoder.leave(0)

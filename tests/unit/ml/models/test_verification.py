@@ -14,9 +14,10 @@ from torch import Tensor
 
 import ml.models.loading
 from ml.errors import ModelLoadError
-from ml.models.base import LanguageModel
+from ml.models.base import Chunk, LanguageModel
 from ml.models.loading import huggingface
 from ml.models.verification import verify
+from tests.fixtures.runners import Texts
 from tests.fixtures.zoo import CONTEXT, ZOO, make, save
 from tests.unit.ml.models.test_sharing import random_ids
 
@@ -67,10 +68,10 @@ def test_every_way_gives_what_the_plain_forward_gives(name: str, tmp_path: Path)
     model = ml.models.loading.load(str(folder_of(name, tmp_path)), device="cpu")
     reference = Reference(name)
     check_logits(model, reference)
-    check_reader(model, reference)
+    check_prompts(model, reference)
     check_streams(model, reference)
-    check_decoder(model, reference)
-    assert model.decoder_bytes >= 0
+    check_texts(model, reference)
+    assert model.sequence_bytes >= 0
 
 
 def check_logits(model: LanguageModel, reference: Reference) -> None:
@@ -80,13 +81,13 @@ def check_logits(model: LanguageModel, reference: Reference) -> None:
         reference.check(model.logits([ids], [tail])[0], ids)
 
 
-def check_reader(model: LanguageModel, reference: Reference) -> None:
+def check_prompts(model: LanguageModel, reference: Reference) -> None:
     """Prompts that begin as earlier ones did, in each other's company and alone."""
-    reader = model.reader(1 << 22)
+    runner = model.runner(1 << 22)
     for sequences in (UNLIKE[:4], SHARING[:3], SHARING, UNLIKE, *([ids] for ids in SHARING)):
-        reading = reader.read(sequences, [1] * len(sequences))
-        reader.settle()
-        for ids, found in zip(sequences, reading.logits, strict=True):
+        result = runner.step([Chunk(ids) for ids in sequences])
+        runner.insert_prefixes()
+        for ids, found in zip(sequences, result.logits, strict=True):
             reference.check(found, ids)
 
 
@@ -101,9 +102,9 @@ def check_streams(model: LanguageModel, reference: Reference) -> None:
                     reference.check(found, sequences[index])
 
 
-def check_decoder(model: LanguageModel, reference: Reference) -> None:
+def check_texts(model: LanguageModel, reference: Reference) -> None:
     """Texts that grow beyond every bound, that join and that leave."""
-    decoder = model.decoder(model.reader(1 << 22))
+    decoder = Texts(model.runner(1 << 22))
     texts = [random_ids(length, length) for length in (3, 14, 22)]
     for text in texts:
         reference.check(decoder.start(text).unsqueeze(0), text)
@@ -178,7 +179,9 @@ def test_a_restarted_process_does_not_verify_again(tmp_path: Path, monkeypatch):
     again = ml.models.loading.load(folder, device="cpu")
     assert again.ways == first.ways
     ids = list(range(5, 90))
-    torch.testing.assert_close(again.reader(0).read([ids], [1]).logits[0], first.logits([ids])[0], atol=2e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        again.runner().step([Chunk(ids)]).logits[0], first.logits([ids])[0], atol=2e-5, rtol=1e-5
+    )
     for kept in Path(os.environ["XDG_CACHE_HOME"]).rglob("*.json"):
         kept.write_text('{"ragged": "much"}')
     monkeypatch.undo()

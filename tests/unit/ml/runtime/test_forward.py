@@ -13,9 +13,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from ml.models.internals.attention_capture import prepare
-from ml.runtime.decoding import BatchedDecoder
 from ml.runtime.last_layer import keep_last_layer_trimmed
-from ml.runtime.prompt_reader import PromptReader
 from ml.runtime.spans import spans_of
 from ml.runtime.variants import Variants
 from tests.fixtures.zoo import ZOO, make
@@ -65,38 +63,6 @@ def test_variants(kind: str, data: st.DataObject) -> None:
     for index, ids in enumerate(sequences):
         assert len(found[index]) == tails[index]
         check(plain, ids, found[index])
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@few_examples
-@given(st.data())
-def test_prompts_and_texts_that_go_on(kind: str, data: st.DataObject) -> None:
-    module, plain = models(kind)
-    reader = PromptReader(module, spans_of(module), data.draw(st.sampled_from([0, 20_000, 1 << 20])))
-    decoder = BatchedDecoder(module, spans_of(module), reader)
-    shared = data.draw(st.lists(tokens, min_size=20, max_size=70))
-    prompts = st.builds(
-        lambda cut, rest: [*shared[:cut], *rest], st.integers(0, 70), st.lists(tokens, min_size=1, max_size=9)
-    )
-    texts: list[list[int]] = []
-    for _ in range(4):
-        sequences = data.draw(st.lists(prompts, min_size=1, max_size=4))
-        tails = [data.draw(st.integers(1, len(ids))) for ids in sequences]
-        for ids, logits in zip(sequences, reader.read(sequences, tails).logits, strict=True):
-            check(plain, ids, logits)
-        if data.draw(st.booleans()):
-            reader.settle()
-        texts.append(list(sequences[0]))
-        check(plain, texts[-1], decoder.start(texts[-1])[None])
-        if len(texts) > 2:
-            decoder.leave(0)
-            texts[0] = texts[-1]
-            texts.pop()
-        going = sorted(data.draw(st.sets(st.sampled_from(range(len(texts))), min_size=1)))
-        for index in going:
-            texts[index].append(data.draw(tokens))
-        for index, logits in zip(going, decoder.step([texts[i][-1] for i in going], going), strict=True):
-            check(plain, texts[index], logits[None])
 
 
 @pytest.mark.parametrize("cap", [None, 1.0])

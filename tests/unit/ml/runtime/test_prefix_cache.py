@@ -11,25 +11,25 @@ PLENTY = 10**9
 
 
 class Memory:
-    """A tree and a store that notes of each place for which token it stands, and what lies before that."""
+    """A tree and a store that notes of each slot for which token it stands, what lies before that, and whose it is."""
 
-    def __init__(self, places: int) -> None:
-        self.tree = PrefixCache(places)
-        self.store: dict[int, tuple[int, ...]] = {}
+    def __init__(self, slots: int) -> None:
+        self.tree = PrefixCache(slots)
+        self.store: dict[int, tuple[str, tuple[int, ...]]] = {}
 
-    def remember(self, ids: tuple[int, ...], first: int = 0) -> Inserted | None:
-        inserted = self.tree.insert(ids, first)
+    def remember(self, ids: tuple[int, ...], first: int = 0, namespace: str = "") -> Inserted | None:
+        inserted = self.tree.insert(ids, first, namespace)
         if inserted:
-            for position, place in enumerate(inserted.slots, inserted.start):
-                self.store[place] = ids[: position + 1]
+            for position, slot in enumerate(inserted.slots, inserted.start):
+                self.store[slot] = namespace, ids[: position + 1]
         return inserted
 
-    def recalled(self, ids: tuple[int, ...], most: int | None = None) -> int:
-        """How many tokens are recalled; each place must stand for its token in `ids`."""
-        runs = self.tree.match(ids, len(ids) if most is None else most)
-        places = [place for run in runs for place in run]
-        assert [self.store[place] for place in places] == [ids[: n + 1] for n in range(len(places))]
-        return len(places)
+    def cached(self, ids: tuple[int, ...], most: int | None = None, namespace: str = "") -> int:
+        """How many tokens are cached; each slot must stand for its token in `ids`, and be the namespace's."""
+        runs = self.tree.match(ids, len(ids) if most is None else most, namespace)
+        slots = [slot for run in runs for slot in run]
+        assert [self.store[slot] for slot in slots] == [(namespace, ids[: n + 1]) for n in range(len(slots))]
+        return len(slots)
 
 
 def blocks(*numbers: int, rest: int = 0) -> tuple[int, ...]:
@@ -40,40 +40,49 @@ def blocks(*numbers: int, rest: int = 0) -> tuple[int, ...]:
 prompts = st.builds(lambda numbers, rest: blocks(*numbers, rest=rest), st.lists(st.integers(1, 2)), st.integers(0, 40))
 
 
-@given(st.lists(prompts, max_size=30), st.integers(0, 12))
-def test_recalls_the_longest_remembered_beginning_within_its_bounds(asked, room):
+@given(st.lists(st.tuples(prompts, st.sampled_from(["", "a", "b"])), max_size=30), st.integers(0, 12))
+def test_finds_the_longest_prefix_of_its_own_namespace_within_its_bounds(asked, room):
     memory = Memory(room * BLOCK + 5)
-    known: set[tuple[int, ...]] = set()
-    for ids in asked:
-        found = memory.recalled(ids)
+    known: set[tuple[str, tuple[int, ...]]] = set()
+    for ids, namespace in asked:
+        found = memory.cached(ids, namespace=namespace)
         assert found % BLOCK == 0
-        assert found == 0 or ids[:found] in known  # nothing is made up
-        memory.remember(ids)
-        known |= {ids[:length] for length in range(BLOCK, len(ids) + 1, BLOCK)}
+        assert found == 0 or (namespace, ids[:found]) in known  # nothing is made up
+        memory.remember(ids, namespace=namespace)
+        known |= {(namespace, ids[:length]) for length in range(BLOCK, len(ids) + 1, BLOCK)}
         assert memory.tree.tokens <= room * BLOCK
         assert not memory.store or max(memory.store) < room * BLOCK
     roomy = Memory(PLENTY)
-    for ids in asked:
-        roomy.remember(ids)
-    for ids in asked:
-        assert roomy.recalled(ids) == len(ids) - len(ids) % BLOCK
+    for ids, namespace in asked:
+        roomy.remember(ids, namespace=namespace)
+    for ids, namespace in asked:
+        assert roomy.cached(ids, namespace=namespace) == len(ids) - len(ids) % BLOCK
     assert roomy.tree.tokens == len(known) * BLOCK
+
+
+def test_the_least_recently_used_prefix_is_evicted_whoever_has_it():
+    memory = Memory(3 * BLOCK)
+    for namespace in "abc":
+        memory.remember(blocks(1), namespace=namespace)
+    assert memory.cached(blocks(1), namespace="a") == BLOCK
+    memory.remember(blocks(2), namespace="d")
+    assert [memory.cached(blocks(1), namespace=each) for each in "abcd"] == [BLOCK, 0, BLOCK, 0]
 
 
 def test_what_was_used_longest_ago_goes_first():
     memory = Memory(3 * BLOCK)
     for number in (1, 2, 3):
         memory.remember(blocks(number))
-    assert memory.recalled(blocks(1)) == BLOCK
+    assert memory.cached(blocks(1)) == BLOCK
     memory.remember(blocks(4))
-    assert [memory.recalled(blocks(number)) for number in (1, 2, 3, 4)] == [BLOCK, 0, BLOCK, BLOCK]
+    assert [memory.cached(blocks(number)) for number in (1, 2, 3, 4)] == [BLOCK, 0, BLOCK, BLOCK]
 
 
 def test_a_beginning_outlives_its_endings():
     memory = Memory(4 * BLOCK)
     for ending in range(10, 30):
         memory.remember(blocks(1, 2, 3, ending))
-        assert memory.recalled(blocks(1, 2, 3)) == 3 * BLOCK
+        assert memory.cached(blocks(1, 2, 3)) == 3 * BLOCK
 
 
 def test_a_growing_prompt_adds_what_is_new():
@@ -82,10 +91,10 @@ def test_a_growing_prompt_adds_what_is_new():
     assert found == [Inserted(n * BLOCK, range(n * BLOCK, (n + 1) * BLOCK)) for n in range(5)]
 
 
-def test_no_more_is_recalled_than_is_wanted():
+def test_no_more_is_found_than_is_wanted():
     memory = Memory(PLENTY)
     memory.remember(blocks(1, 2))
-    assert [memory.recalled(blocks(1, 2), most) for most in (0, 1, 40, 64, 100)] == [0, 1, 40, 64, 64]
+    assert [memory.cached(blocks(1, 2), most) for most in (0, 1, 40, 64, 100)] == [0, 1, 40, 64, 64]
 
 
 def test_what_does_not_fit_is_not_remembered():
@@ -99,11 +108,11 @@ def test_places_that_were_given_up_one_by_one_serve_a_longer_run():
     memory = Memory(4 * BLOCK)
     for number in (1, 2, 3, 4):
         memory.remember(blocks(number))
-    memory.recalled(blocks(2))
+    memory.cached(blocks(2))
     inserted = memory.remember(blocks(5, 6))
     assert inserted is not None
-    assert [memory.recalled(blocks(number)) for number in (1, 2, 3, 4)] == [0, BLOCK, 0, 0]
-    assert memory.recalled(blocks(5, 6)) == 2 * BLOCK
+    assert [memory.cached(blocks(number)) for number in (1, 2, 3, 4)] == [0, BLOCK, 0, 0]
+    assert memory.cached(blocks(5, 6)) == 2 * BLOCK
 
 
 def test_nothing_is_kept_whose_beginning_is_forgotten():
@@ -111,4 +120,4 @@ def test_nothing_is_kept_whose_beginning_is_forgotten():
     assert memory.remember(blocks(1, 2), BLOCK) is None
     memory.remember(blocks(1))
     memory.remember(blocks(1, 2), BLOCK)
-    assert memory.recalled(blocks(1, 2)) == 2 * BLOCK
+    assert memory.cached(blocks(1, 2)) == 2 * BLOCK

@@ -14,13 +14,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from ml.models.base import LanguageModel, Reader
+from ml.models.base import Chunk, LanguageModel, Runner, StepResult
 from ml.models.internals.attention_capture import prepare
 from ml.models.loading import load
 from ml.models.verification.verify import Ways, verify
 from ml.runtime.forward import RaggedForward
+from ml.runtime.model_runner import ModelRunner
 from ml.runtime.prefix_cache import BLOCK
-from ml.runtime.prompt_reader import PromptReader
 from ml.runtime.spans import spans_of
 from tests.unit.ml.models.test_sharing import random_ids
 
@@ -31,13 +31,17 @@ UNLIKE = [random_ids(n, 1000 + n) for n in (1, 2, 9, 31, 33, 70, 110)]
 TOLERANCE = {"atol": 2e-5, "rtol": 1e-5}
 
 
-def check(model: LanguageModel, reader: Reader, sequences: Sequence[Sequence[int]], tail: int) -> list[int]:
-    """Compare one batch with each of its prompts alone; how much was recalled."""
-    tails = [min(tail, len(ids)) for ids in sequences]
-    reading = reader.read(sequences, tails)
-    for ids, one, logits in zip(sequences, tails, reading.logits, strict=True):
-        torch.testing.assert_close(logits, model.logits([ids], [one])[0], **TOLERANCE)
-    return list(reading.recalled)
+def check(model: LanguageModel, runner: Runner, sequences: Sequence[Sequence[int]], tail: int) -> list[int]:
+    """Compare one batch with each of its prompts alone; how much of each was cached."""
+    chunks = [Chunk(ids, min(tail, len(ids))) for ids in sequences]
+    result = runner.step(chunks)
+    for chunk, logits in zip(chunks, result.logits, strict=True):
+        torch.testing.assert_close(logits, model.logits([chunk.ids], [chunk.logits])[0], **TOLERANCE)
+    return list(result.cached_tokens)
+
+
+def step(runner: Runner, *sequences: Sequence[int]) -> StepResult:
+    return runner.step([Chunk(ids) for ids in sequences])
 
 
 @pytest.fixture(params=["tiny_llama", "tiny_gpt2"])
@@ -48,53 +52,53 @@ def model(request: pytest.FixtureRequest, load_model: Callable[[Path], LanguageM
 @pytest.mark.parametrize("tail", [1, 3, 50])
 @pytest.mark.parametrize("max_bytes", [0, 100_000, 1 << 24])
 def test_on_equals_off(model: LanguageModel, max_bytes: int, tail: int) -> None:
-    reader = model.reader(max_bytes)
+    runner = model.runner(max_bytes)
     vocabulary = model.info.vocabulary_size
     for sequences in (UNLIKE, GROWING, ASKED, [*UNLIKE, *ASKED, *ASKED[:2]], UNLIKE, GROWING):
-        check(model, reader, [[token % vocabulary for token in ids] for ids in sequences], tail)
-        reader.settle()
-        assert reader.bytes <= max_bytes
+        check(model, runner, [[token % vocabulary for token in ids] for ids in sequences], tail)
+        runner.insert_prefixes()
+        assert runner.bytes <= max_bytes
 
 
 @pytest.mark.parametrize("folder", ["tiny_llama", "tiny_gpt2"])
 def test_a_prefix_is_computed_once(folder: str, request: pytest.FixtureRequest, load_model) -> None:
     model = load_model(request.getfixturevalue(folder))
-    reader = model.reader(1 << 24)
-    assert reader.bytes == 0
-    first = reader.read([ASKED[0]], [1])
-    assert (first.tokens_computed, first.recalled) == (65, [0])
-    mixed = reader.read([ASKED[1], UNLIKE[2], ASKED[2]], [1, 1, 1])
-    assert (mixed.tokens_computed, mixed.tokens_padding, mixed.recalled) == (5 + 9 + 30, 0, [64, 0, 64])
-    assert reader.bytes > 0
-    again = reader.read([ASKED[2]], [1])
+    runner = model.runner(1 << 24)
+    assert runner.bytes == 0
+    first = step(runner, ASKED[0])
+    assert (first.tokens_computed, first.cached_tokens) == (65, [0])
+    mixed = step(runner, ASKED[1], UNLIKE[2], ASKED[2])
+    assert (mixed.tokens_computed, mixed.tokens_padding, mixed.cached_tokens) == (5 + 9 + 30, 0, [64, 0, 64])
+    assert runner.bytes > 0
+    again = step(runner, ASKED[2])
     assert again.tokens_computed <= BLOCK
 
 
 def test_prompts_of_one_batch_share_their_beginning_even_when_nothing_is_cached(tiny_llama, load_model) -> None:
-    reading = load_model(tiny_llama).reader(0).read(ASKED, [1] * 4)
-    assert reading.tokens_computed == 64 + 1 + 5 + 30 + 60
-    assert reading.recalled == [0] * 4
+    result = step(load_model(tiny_llama).runner(), *ASKED)
+    assert result.tokens_computed == 64 + 1 + 5 + 30 + 60
+    assert result.cached_tokens == [0] * 4
 
 
 def test_off_caches_nothing(tiny_llama, load_model) -> None:
-    reader = load_model(tiny_llama).reader(0)
-    first, second = (reader.read([ASKED[3]], [1]) for _ in range(2))
-    assert second.recalled == [0]
+    runner = load_model(tiny_llama).runner()
+    first, second = (step(runner, ASKED[3]) for _ in range(2))
+    assert second.cached_tokens == [0]
     assert torch.equal(first.logits[0], second.logits[0])
-    assert reader.bytes == 0
+    assert runner.bytes == 0
 
 
-def test_a_model_that_goes_by_its_own_forward_reads_in_padded_batches(tiny_llama: Path) -> None:
+def test_a_model_that_goes_by_its_own_forward_pads_its_prompts(tiny_llama: Path) -> None:
     model: Any = load(str(tiny_llama), device="cpu")
     model.ways = Ways(padded=128)
-    reader = model.reader(1 << 24)
-    assert check(model, reader, UNLIKE, 1) == [0] * len(UNLIKE)
-    assert reader.read([[1, 2, 3], [4]], [1, 1]).tokens_padding == 2
+    runner = model.runner(1 << 24)
+    assert check(model, runner, UNLIKE, 1) == [0] * len(UNLIKE)
+    assert step(runner, [1, 2, 3], [4]).tokens_padding == 2
 
 
 def test_the_lstm_caches_nothing(tiny_lstm: Path, load_model: Callable[[Path], LanguageModel]) -> None:
     model = load_model(tiny_lstm)
-    assert check(model, model.reader(1 << 24), [[1, 2, 3], [4]], 1) == [0, 0]
+    assert check(model, model.runner(1 << 24), [[1, 2, 3], [4]], 1) == [0, 0]
 
 
 def test_other_kernels_give_the_same(tiny_llama: Path) -> None:
@@ -102,10 +106,10 @@ def test_other_kernels_give_the_same(tiny_llama: Path) -> None:
     module = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float64).eval()
     prepare(module)
     assert verify(module, 128, "model").served > 128
-    reader = PromptReader(module, spans_of(module), 1 << 24)
+    runner = ModelRunner(module, spans_of(module), 1 << 24)
     for sequences in (UNLIKE, [*UNLIKE, *ASKED, *ASKED[:2]], GROWING):
-        found = reader.read(sequences, [1] * len(sequences)).logits
-        reader.settle()
+        found = step(runner, *sequences).logits
+        runner.insert_prefixes()
         with torch.inference_mode():
             for ids, logits in zip(sequences, found, strict=True):
                 alone = module(input_ids=torch.tensor([ids])).logits[0, -1:].float()
@@ -114,24 +118,24 @@ def test_other_kernels_give_the_same(tiny_llama: Path) -> None:
 
 def test_a_prompt_whose_slots_another_of_its_batch_takes_leaves_nothing_wrong(model: LanguageModel) -> None:
     """A prefix cache of two blocks, and batches of prompts of two blocks and more."""
-    probe = model.reader(1 << 24)
-    probe.read([DOCUMENT[:40]], [1])
-    probe.settle()
-    reader = model.reader(2 * probe.bytes)
+    probe = model.runner(1 << 24)
+    step(probe, DOCUMENT[:40])
+    probe.insert_prefixes()
+    runner = model.runner(2 * probe.bytes)
     prompts = [[seed % 5 + 2, *random_ids(70, seed)] for seed in range(6)]
     for _ in range(2):
-        check(model, reader, prompts, 1)
-        reader.settle()
+        check(model, runner, prompts, 1)
+        runner.insert_prefixes()
         for prompt in prompts:
-            check(model, reader, [[*prompt[:64], 7, 8, 9]], 1)
-            reader.settle()
+            check(model, runner, [[*prompt[:64], 7, 8, 9]], 1)
+            runner.insert_prefixes()
 
 
 def test_what_cannot_be_kept_is_not_found_later(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    reader = model.reader(1 << 24)
-    reader.read([DOCUMENT], [1])
+    runner = model.runner(1 << 24)
+    step(runner, DOCUMENT)
     with monkeypatch.context() as patch:
         patch.setattr(RaggedForward, "copy_to", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            reader.settle()
-    assert check(model, reader, [DOCUMENT], 1) == [0]
+            runner.insert_prefixes()
+    assert check(model, runner, [DOCUMENT], 1) == [0]

@@ -1,0 +1,248 @@
+"""Steps of any mix: decode rows, prefill chunks and whole prompts, behind what the prefix cache holds of each.
+
+A sequence that goes on has slots of its own (see `ml.runtime.sequences`): what is cached of its prompt is copied there,
+the rest is computed in place, chunk by chunk, and then token by token. A prompt that nothing follows reads what is
+cached of it where it lies, and prompts of one step that begin alike share what they compute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ml.models.base import Chunk, StepResult
+from ml.runtime.decoding import DecodingStep
+from ml.runtime.forward import RaggedForward
+from ml.runtime.kv_cache import KvCache
+from ml.runtime.prefix_cache import BLOCK, PrefixCache
+from ml.runtime.ragged_batch import IntArray, Walk, common_prefix
+from ml.runtime.sequences import Growing, Sequences
+from ml.runtime.spans import SpanOf
+from ml.runtime.step import Part, run_parts
+
+_BATCH_SLOTS = 4096
+"""Slots for the rows of prompts, beside those of the prefix cache; a larger batch gets more."""
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """A part of a step: of which chunks its rows are, in order, and how many tokens of each were cached."""
+
+    rows: Part
+    chunks: Sequence[int]
+    cached: Sequence[int]
+
+
+@dataclass(frozen=True)
+class _Computed:
+    """A prompt whose tokens from `cached` on are to be inserted; their keys and values lie in the slots of `path`."""
+
+    ids: Sequence[int]
+    path: IntArray
+    cached: int
+    namespace: str
+
+
+class ModelRunner:
+    """See `ml.models.base.Runner`."""
+
+    pads = False
+
+    def __init__(
+        self,
+        module: PreTrainedModel,
+        span_of: SpanOf,
+        max_bytes: int,
+        alone: Callable[[Sequence[int]], Tensor | None] | None = None,
+    ) -> None:
+        """Run `module`, with a prefix cache of up to `max_bytes`.
+
+        Args:
+            alone: computes one short prompt faster than looking it up would be.
+        """
+        self._module, self._span_of, self._alone = module, span_of, alone
+        self._max_bytes = max_bytes
+        self._sequences = Sequences()
+        self._cache: KvCache | None = None
+        self._prefixes = PrefixCache(0)
+        self._first_slot = 0  # of the rows of prompts: behind the prefix cache
+        # What the last step computed, until it is inserted.
+        self._prompts: tuple[RaggedForward, list[_Computed]] | None = None
+        self._prefilled: list[tuple[Growing, str]] = []
+
+    @property
+    def bytes(self) -> int:
+        """Memory of cached prefixes; see `Runner.bytes`."""
+        return self._prefixes.tokens * self._cache.token_bytes if self._cache else 0
+
+    def begin(self) -> int:
+        """Add a sequence; see `Runner.begin`."""
+        return self._sequences.begin()
+
+    @torch.inference_mode()
+    def drop(self, sequence: int) -> None:
+        """Forget a sequence; see `Runner.drop`."""
+        try:
+            self.insert_prefixes()  # while its slots are known
+        finally:
+            self._sequences.drop(sequence)
+
+    @torch.inference_mode()
+    def step(self, chunks: Sequence[Chunk]) -> StepResult:
+        """Run the chunks in one pass; see `Runner.step`."""
+        self.insert_prefixes()
+        if self._alone and len(chunks) == 1 and chunks[0].sequence is None and chunks[0].logits == 1:
+            logits = self._alone(chunks[0].ids)
+            if logits is not None:
+                return StepResult([logits], len(chunks[0].ids), 0, [0])
+        growing = {i: self._sequences[c.sequence] for i, c in enumerate(chunks) if c.sequence is not None}
+        if growing:
+            self._sequences.reserve(max(len(each.ids) + len(chunks[i].ids) for i, each in growing.items()))
+        decoding = [i for i, each in growing.items() if each.ids and len(chunks[i].ids) == chunks[i].logits == 1]
+        prefilling = sorted(growing.keys() - set(decoding))
+        prompts = [i for i, chunk in enumerate(chunks) if chunk.sequence is None]
+        planned = []
+        if decoding:
+            planned.append(self._decode(chunks, growing, sorted(decoding, key=lambda i: growing[i].place)))
+        if prefilling:
+            planned.append(self._prefill(chunks, growing, prefilling))
+        if prompts:
+            planned.append(self._prompt_batch(chunks, prompts))
+        parts = [each.rows for each in planned if len(each.rows.ids)]
+        if parts:
+            logits = run_parts(self._module, parts).float()
+        else:  # all that there is of some prompts so far is cached
+            logits = torch.empty(0, self._module.config.get_text_config().vocab_size, device=self._module.device)
+        for index, each in growing.items():
+            each.ids.extend(chunks[index].ids)
+        return _in_order(chunks, planned, logits)
+
+    @torch.inference_mode()
+    def insert_prefixes(self) -> None:
+        """Copy what the last step computed into the prefix cache; see `Runner.insert_prefixes`."""
+        prefilled, self._prefilled = self._prefilled, []
+        prompts, self._prompts = self._prompts, None
+        try:
+            for growing, namespace in prefilled:
+                self._insert_prefilled(growing, namespace)
+            if prompts is not None:
+                self._insert_prompts(*prompts)
+        except BaseException:
+            self._prefixes = PrefixCache(self._first_slot)  # it names slots that were not written
+            raise
+
+    def _decode(self, chunks: Sequence[Chunk], growing: dict[int, Growing], indices: Sequence[int]) -> _Planned:
+        """A token of each of some sequences, in the order of their places."""
+        places = np.array([growing[i].place for i in indices], dtype=np.int64)
+        ids = np.array([chunks[i].ids[0] for i in indices], dtype=np.int64)
+        positions = np.array([len(growing[i].ids) for i in indices], dtype=np.int64)
+        rows = DecodingStep(self._sequences, self._span_of, places=places, ids=ids, positions=positions)
+        return _Planned(rows, indices, [0] * len(indices))
+
+    def _prefill(self, chunks: Sequence[Chunk], growing: dict[int, Growing], indices: Sequence[int]) -> _Planned:
+        """More tokens of some sequences, each behind its own slots."""
+        walk, cached = Walk(), []
+        for index in indices:
+            chunk, sequence = chunks[index], growing[index]
+            ids, before = [*sequence.ids, *chunk.ids], len(sequence.ids)
+            known = self._copy_cached(sequence, ids, len(ids) - chunk.logits, chunk.namespace)
+            walk.enter(self._sequences.slots(sequence, 0, known))
+            slots = self._sequences.slots(sequence, known, len(ids))
+            walk.append(known, np.array(ids[known:], dtype=np.int64), chunk.logits, slots)
+            cached.append(known - before)
+            if self._max_bytes:
+                self._prefilled.append((sequence, chunk.namespace))
+        rows = RaggedForward(walk.finish(), self._sequences.cache, self._span_of, in_place=True)
+        return _Planned(rows, indices, cached)
+
+    def _copy_cached(self, sequence: Growing, ids: Sequence[int], most: int, namespace: str) -> int:
+        """Copy what is cached of `ids` behind a sequence's tokens. Returns how many of `ids` it then has."""
+        before = len(sequence.ids)
+        if not self._max_bytes or most - before < BLOCK:
+            return before
+        cached = self._match(ids, most, namespace)
+        if len(cached) <= before:
+            return before
+        slots = self._sequences.slots(sequence, before, len(cached))
+        self._sequences.cache.copy_from(self._open(), cached[before:], slots)
+        return len(cached)
+
+    def _prompt_batch(self, chunks: Sequence[Chunk], indices: Sequence[int]) -> _Planned:
+        """Whole prompts, those of a namespace that begin alike next to each other."""
+        cache = self._open()
+        order = sorted(indices, key=lambda i: (chunks[i].namespace, tuple(chunks[i].ids)))
+        walk, matched = Walk(self._first_slot), []
+        namespace, before, entered = "", np.empty(0, dtype=np.int64), -1
+        for index in order:
+            chunk = chunks[index]
+            ids = np.asarray(chunk.ids, dtype=np.int64)
+            slots = self._match(chunk.ids, len(ids) - chunk.logits, chunk.namespace)
+            shared = common_prefix(before, ids) if chunk.namespace == namespace else 0
+            shared = shared if shared == len(ids) else shared - shared % BLOCK
+            keep = len(slots)
+            if shared > keep >= entered >= 0:
+                keep = shared
+            else:
+                walk.enter(slots)
+                entered = keep
+            walk.append(keep, ids[keep:], chunk.logits)
+            matched.append(len(slots))
+            namespace, before = chunk.namespace, ids
+        batch = walk.finish()
+        cache.grow(self._first_slot + batch.rows, self._first_slot)
+        rows = RaggedForward(batch, cache, self._span_of)
+        if self._max_bytes:
+            several = zip(order, batch.paths, matched, strict=True)
+            computed = [_Computed(tuple(chunks[i].ids), path, known, chunks[i].namespace) for i, path, known in several]
+            self._prompts = rows, computed
+        return _Planned(rows, order, matched)
+
+    def _match(self, ids: Sequence[int], most: int, namespace: str) -> IntArray:
+        """Slots of the first tokens of `ids` that are cached, at most so many."""
+        runs = self._prefixes.match(ids, most, namespace)
+        return np.concatenate([np.arange(run.start, run.stop) for run in runs] or [np.empty(0, dtype=np.int64)])
+
+    def _open(self) -> KvCache:
+        """Slots for prefixes, as many as fit, and behind them those for the rows of prompts."""
+        if self._cache is None:
+            if self._max_bytes:
+                walk, probe = Walk(), KvCache(1)
+                walk.append(0, np.zeros(1, dtype=np.int64), 0)
+                RaggedForward(walk.finish(), probe, self._span_of, in_place=True).run(self._module)
+                self._first_slot = self._max_bytes // probe.token_bytes
+                self._prefixes = PrefixCache(self._first_slot)
+            self._cache = KvCache(self._first_slot + _BATCH_SLOTS)
+        return self._cache
+
+    def _insert_prefilled(self, sequence: Growing, namespace: str) -> None:
+        cache = self._open()
+        if inserted := self._prefixes.insert(sequence.ids, 0, namespace):
+            source = self._sequences.slots(sequence, inserted.start, inserted.start + len(inserted.slots))
+            cache.copy_from(self._sequences.cache, source, np.array(inserted.slots))
+
+    def _insert_prompts(self, forward: RaggedForward, prompts: Sequence[_Computed]) -> None:
+        sources, targets = [], []
+        for prompt in prompts:
+            if inserted := self._prefixes.insert(prompt.ids, prompt.cached, prompt.namespace):
+                sources.append(prompt.path[inserted.start : inserted.start + len(inserted.slots)])
+                targets.append(np.array(inserted.slots))
+        if sources:
+            source, target = np.concatenate(sources), np.concatenate(targets)
+            # Where a prompt's slots were taken again by one behind it, the later one has them.
+            target, last = np.unique(target[::-1], return_index=True)
+            forward.copy_to(self._open(), source[::-1][last], target)
+
+
+def _in_order(chunks: Sequence[Chunk], planned: Sequence[_Planned], logits: Tensor) -> StepResult:
+    """What a step gives, by chunk, of `logits` by part."""
+    order = [index for each in planned for index in each.chunks]
+    cached = [tokens for each in planned for tokens in each.cached]
+    found = logits.split([chunks[index].logits for index in order])
+    computed = sum(len(each.rows.ids) for each in planned)
+    places = np.argsort(order).tolist()
+    return StepResult([found[i] for i in places], computed, 0, [cached[i] for i in places])

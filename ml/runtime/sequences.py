@@ -1,0 +1,94 @@
+"""Sequences that grow from step to step, and the slots of their keys and values."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ml.runtime.kv_cache import KvCache
+from ml.runtime.ragged_batch import IntArray
+
+_FIRST_CAPACITY = 64
+
+
+@dataclass(eq=False)
+class Growing:
+    """A sequence: the tokens whose keys and values lie in its slots, and where these are among the others'."""
+
+    place: int
+    ids: list[int] = field(default_factory=list)
+
+
+class Sequences:
+    """Each sequence has a stretch of slots, position by position; all are as long, and grow with the longest.
+
+    So what a step's decode rows see is one table, [sequences, capacity], that attention reads as it stands.
+    """
+
+    def __init__(self) -> None:
+        """Hold no sequence, and no memory."""
+        self._numbers = itertools.count()
+        self.clear()
+
+    def clear(self) -> None:
+        """Drop all sequences. Their numbers are not given again."""
+        self.cache = KvCache(0)
+        self.capacity = 0
+        """Slots of each sequence."""
+        self._room = 0  # sequences that there are slots for
+        self._by_number: dict[int, Growing] = {}
+        self._by_place: list[Growing] = []
+
+    def begin(self) -> int:
+        """Add a sequence without tokens. Returns its number."""
+        number = next(self._numbers)
+        self._by_number[number] = Growing(len(self._by_place))
+        self._by_place.append(self._by_number[number])
+        return number
+
+    def __getitem__(self, number: int) -> Growing:
+        """The sequence of that number.
+
+        Raises:
+            KeyError: there is none, or it was lost.
+        """
+        return self._by_number[number]
+
+    def slots(self, sequence: Growing, start: int, stop: int) -> IntArray:
+        """Of the positions from `start` to `stop`."""
+        first = sequence.place * self.capacity
+        return np.arange(first + start, first + stop)
+
+    def reserve(self, length: int) -> None:
+        """Make room for all sequences, of up to `length` tokens. Where memory does not suffice, all are lost."""
+        room, capacity = self._room, self.capacity
+        while self._room < len(self._by_place):
+            self._room = max(1, 2 * self._room)
+        while self.capacity < length:
+            self.capacity = max(_FIRST_CAPACITY, 2 * self.capacity)
+        if (room, capacity) != (self._room, self.capacity):
+            try:
+                self.cache.stretch(room, capacity, self._room, self.capacity)
+            except BaseException:
+                self.clear()
+                raise
+
+    def drop(self, number: int) -> None:
+        """Forget a sequence; the last one takes its place. Without sequences no memory is held."""
+        sequence = self._by_number.pop(number, None)
+        if sequence is None:
+            return
+        last = self._by_place.pop()
+        if not self._by_place:
+            self.cache, self.capacity, self._room = KvCache(0), 0, 0
+        elif last.place < self._room:  # else no step has been since it began
+            source = self.slots(last, 0, self.capacity)
+            if last is not sequence:
+                self.cache.copy_from(self.cache, source, self.slots(sequence, 0, self.capacity))
+            # What a mask hides is multiplied by 0, and a number that is not one would come through.
+            self.cache.clear(source)
+        if last is not sequence:
+            last.place = sequence.place
+            self._by_place[last.place] = last
