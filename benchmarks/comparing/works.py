@@ -14,10 +14,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
 import numpy as np
+import torch
 
 from benchmarks.serving.figures import prompts
 from benchmarks.subjects import TEXT
@@ -63,10 +65,10 @@ class Works:
     def _serving(self) -> Iterator[tuple[str, Work]]:
         vocabulary = self._model.info.vocabulary_size
         of_all_lengths = prompts(32, vocabulary)
-        reader = self._model.reader(0)
+        prompts_of = _reading(self._model, 0)
 
         def read(texts: list[list[int]]) -> Work:
-            return lambda: _some(reader.read(texts, [1] * len(texts)).logits)
+            return lambda: _some(prompts_of(texts))
 
         yield "next token after 8", read([of_all_lengths[0][:8]])
         for length in (16, 64, 256):
@@ -83,25 +85,22 @@ class Works:
 
     def _generate(self, streams: int) -> Numbers:
         random = np.random.default_rng(1)
-        decoder = self._model.decoder(self._model.reader(0))
         texts = random.integers(2, self._model.info.vocabulary_size, (streams, 32)).tolist()
-        tokens = [int(decoder.start(ids).argmax()) for ids in texts]
+        start, step = _decoding(self._model)
+        tokens = [int(start(ids).argmax()) for ids in texts]
         for _ in range(GENERATED - 1):
-            logits = decoder.step(tokens)
+            logits = step(tokens)
             tokens = logits.argmax(-1).tolist()
         return _some(logits)
 
     def _known_prefix(self) -> Work:
         vocabulary = self._model.info.vocabulary_size
-        reader = self._model.reader(1 << 28)
+        read = _reading(self._model, 1 << 28)
         shared = self._random.integers(2, vocabulary, KNOWN).tolist()
-        reader.read([shared], [1])
-        reader.settle()
+        read([shared])
 
         def work() -> Numbers:
-            fresh = self._random.integers(2, vocabulary, NEW).tolist()
-            reader.read([shared + fresh], [1])
-            reader.settle()
+            read([shared + self._random.integers(2, vocabulary, NEW).tolist()])
             return ()
 
         return work
@@ -141,6 +140,8 @@ class Works:
         return (first[0], len(tokenizer.decode(ids))) if first else None
 
     def _explain(self, prompt: Prompt, method: Method, within: tuple[int, int] | None, **more: Any) -> Work:
+        if "estimator" in more and hasattr(method, "estimator"):  # in older checkouts it is the spec's
+            method = replace(method, estimator=more.pop("estimator"))
         unit = Unit.TOKEN if prompt.token_ids else Unit.WORD
         ids = prompt.token_ids or self._model.tokenizer.encode(prompt).ids
         likeliest = int(self._model.logits([ids])[0][-1].argmax())
@@ -155,7 +156,9 @@ class Works:
 
         def work() -> Numbers:
             *_, update = Run(self._model, spec)
-            return [attribution.value for attribution in update.result.attributions]
+            return [
+                each.attribution if hasattr(each, "attribution") else each.value for each in update.result.attributions
+            ]
 
         return work
 
@@ -171,6 +174,45 @@ class Works:
         for name, spec in specs.items():
             plan = resolve(spec, self._model.info, len(ids))
             yield f"attention over 256, {name}", lambda plan=plan: (attend(self._model, ids, plan), ())[1]
+
+
+def _reading(model: Any, prefix_bytes: int) -> Callable[[list[list[int]]], Any]:
+    """A function from prompts to the logits after each, with a prefix cache of so many bytes."""
+    if hasattr(model, "runner"):
+        runner, chunk = model.runner(prefix_bytes), _first_of("Chunk", "ml.models.base")
+
+        def read(texts: list[list[int]]) -> Any:
+            logits = runner.step([chunk(ids) for ids in texts]).logits
+            runner.insert_prefixes()
+            return logits
+
+        return read
+    reader = model.reader(prefix_bytes)
+
+    def read_by_reader(texts: list[list[int]]) -> Any:
+        logits = reader.read(texts, [1] * len(texts)).logits
+        reader.settle()
+        return logits
+
+    return read_by_reader
+
+
+def _decoding(model: Any) -> tuple[Callable[[list[int]], Any], Callable[[list[int]], Any]]:
+    """Functions that begin a text, and that add a token to each: the logits after it, [texts, vocabulary]."""
+    if not hasattr(model, "runner"):
+        decoder = model.decoder(model.reader(0))
+        return decoder.start, decoder.step
+    runner, chunk, numbers = model.runner(0), _first_of("Chunk", "ml.models.base"), []
+
+    def start(ids: list[int]) -> Any:
+        numbers.append(runner.begin())
+        return runner.step([chunk(ids, 1, numbers[-1])]).logits[0]
+
+    def step(tokens: list[int]) -> Any:
+        chunks = [chunk([token], 1, number) for token, number in zip(tokens, numbers, strict=True)]
+        return torch.cat(list(runner.step(chunks).logits))
+
+    return start, step
 
 
 def _first_of(name: str, *modules: str) -> Any:

@@ -100,6 +100,8 @@ class ModelRunner:
             logits = self._alone(chunks[0].ids)
             if logits is not None:
                 return StepResult([logits], len(chunks[0].ids), 0, [0])
+        if (decoded := self._decode_only(chunks)) is not None:
+            return decoded
         growing = {i: self._sequences[c.sequence] for i, c in enumerate(chunks) if c.sequence is not None}
         if growing:
             self._sequences.reserve(max(len(each.ids) + len(chunks[i].ids) for i, each in growing.items()))
@@ -135,6 +137,28 @@ class ModelRunner:
         except BaseException:
             self._prefixes = PrefixCache(self._first_slot)  # it names slots that were not written
             raise
+
+    def _decode_only(self, chunks: Sequence[Chunk]) -> StepResult | None:
+        """A step of decode rows alone, without the bookkeeping of a mix; None for any other step."""
+        growing = []
+        for chunk in chunks:
+            if chunk.sequence is None or not len(chunk.ids) == chunk.logits == 1:
+                return None
+            growing.append(self._sequences[chunk.sequence])
+            if not growing[-1].ids:
+                return None
+        positions = np.array([len(each.ids) for each in growing], dtype=np.int64)
+        self._sequences.reserve(int(positions.max()) + 1)
+        places = np.array([each.place for each in growing], dtype=np.int64)
+        ids = np.array([chunk.ids[0] for chunk in chunks], dtype=np.int64)
+        order = np.argsort(places)
+        rows = DecodingStep(
+            self._sequences, self._span_of, places=places[order], ids=ids[order], positions=positions[order]
+        )
+        found = rows.run(self._module).float().split(1)
+        for each, chunk in zip(growing, chunks, strict=True):
+            each.ids.append(chunk.ids[0])
+        return StepResult([found[i] for i in np.argsort(order)], len(chunks), 0, [0] * len(chunks))
 
     def _decode(self, chunks: Sequence[Chunk], growing: dict[int, Growing], indices: Sequence[int]) -> _Planned:
         """A token of each of some sequences, in the order of their places."""
