@@ -190,7 +190,8 @@ class HuggingFaceModel(OpenModel):
 
         Raises:
             NoAttentionError: the model has none.
-            InputError: some layers of this model have none.
+            LayersError: some layers of this model have none.
+            CapabilityError: its code does not give them.
         """
         if self._read is None:
             raise NoAttentionError(self.info.name)
@@ -204,7 +205,8 @@ class HuggingFaceModel(OpenModel):
                 raise CapabilityError(self.info.name, f"{message}; choose a method of perturbations")
             sink(layer, weights)
 
-        read(self.module, ids, layers, queries, check)
+        with self._capable("gives no attention weights"):
+            read(self.module, ids, layers, queries, check)
 
     @torch.no_grad()
     def embed(self, ids: Sequence[int]) -> Tensor:

@@ -109,6 +109,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "text_config": {"num_hidden_layers": 2, "layer_types": ["linear_attention", "indexed_attention"], **_QWEN4}
     },
     "qwen4_exp_text": _QWEN4,
+    "recurrent_gemma": {"num_hidden_layers": 3},  # the first two have no attention
     "reformer": {
         "is_decoder": True,
         "axial_pos_shape": (8, 16),
