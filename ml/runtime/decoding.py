@@ -112,10 +112,11 @@ class DecodingStep(TrimmedForward):
         first = int(self._sequences[-1]) == count - 1
         self._taken: slice | Tensor = slice(count) if first else torch.from_numpy(self._sequences).to(device)
         self.device, self.count, self.rows, self.rows_kept = device, count, count, np.arange(count)
+        self.positions = torch.from_numpy(self._positions[None]).to(device)
         with registered(module), asking(self):
             logits: Tensor = module(
                 input_ids=torch.from_numpy(tokens[None]).to(device),
-                position_ids=torch.from_numpy(self._positions[None]).to(device),
+                position_ids=self.positions,
                 attention_mask=NO_MASK.to(device),
                 use_cache=False,
                 logits_to_keep=count,

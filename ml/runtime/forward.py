@@ -139,7 +139,7 @@ class RaggedForward(TrimmedForward):
                 use_cache=False,
                 logits_to_keep=self.kept,
             ).logits[0]
-            return self.asked(logits)
+            return self.asked(logits, type(module))
         return torch.empty(0, module.config.get_text_config().vocab_size, dtype=module.dtype, device=device)
 
     def copy_to(self, cache: KvCache, source: IntArray, target: IntArray) -> None:

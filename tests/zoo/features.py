@@ -282,6 +282,7 @@ def examine(name: str, folder: Path) -> dict[str, Any]:
         row["crash"] = f"{type(error).__name__}: {str(error)[:200]}"
         return row
     row["way"] = case.way
+    row["slow"] = case.model.info.unused
     row["features"] = {}
     row["notes"] = {}
     for label, feature in FEATURES.items():

@@ -24,6 +24,7 @@ from ml.models.internals.value_zeroing import Zeroing
 from ml.runtime.implementation import NAME, asked, asking, eager, register, registered
 from ml.runtime.kernels import Scores
 from ml.runtime.last_layer import LayerCall, TrimmedForward, layers_of
+from ml.runtime.positions import follow_rows
 
 Reader = Callable[[PreTrainedModel, Sequence[int], Sequence[int], Sequence[int], AttentionSink], None]
 """Runs a model over ids and hands the weights of layers and queries to a sink; see `LanguageModel.attention`."""
@@ -115,6 +116,7 @@ def prepare(module: PreTrainedModel) -> Reader | None:
     """
     # It stays registered for rows of a batch, whose attention can be capped and have sinks, which that of SDPA cannot.
     captured = _weights_by(capture, module) if register(module) else {}
+    follow_rows(module)
     agrees = _eager_agrees(module)
     eager_ones = _weights_by(read_eager, module)
     if eager_ones and not agrees:
@@ -238,12 +240,14 @@ def _attention(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     scale = kwargs.get("scaling") or query.shape[-1] ** -0.5
-    wish = asked()
+    wish, layer = asked(), cast(int | None, module.layer_idx)
     if isinstance(wish, TrimmedForward):
-        return wish.attend(LayerCall(cast(int, module.layer_idx), scale, kwargs), query, key, value), None
+        if layer is None or layer < 0:
+            raise NotImplementedError("rows of a ragged batch cannot have attention that layers share")
+        return wish.attend(LayerCall(layer, scale, kwargs), query, key, value), None
     scores = Scores.of(scale, kwargs)
     if isinstance(wish, _Capture):
-        wish.take(cast(int | None, module.layer_idx), query, key, attention_mask, scores)
+        wish.take(layer, query, key, attention_mask, scores)
     if isinstance(wish, Zeroing):
         value = wish(value)
     if attention_mask is None:
