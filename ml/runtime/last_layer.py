@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -107,7 +107,7 @@ class TrimmedForward(ABC):
 
     def asked(self, logits: Tensor, kind: type[PreTrainedModel]) -> Tensor:
         """The logits of each row that was asked for, of what a model of some `kind` gives, [rows, vocabulary]."""
-        if not _keeps(kind):
+        if not _keeps(kind.forward):
             logits = logits[self.kept]
         logits = logits[: len(self.rows_kept)]
         return logits if self._asked is None else logits[self._asked]
@@ -233,9 +233,9 @@ def _spread(hidden: Tensor, kept: Tensor, rows: int) -> Tensor:
 
 
 @cache
-def _keeps(kind: type[PreTrainedModel]) -> bool:
-    """Whether models of a class give the logits of chosen rows; others give those of all."""
-    return "logits_to_keep" in inspect.signature(kind.forward).parameters
+def _keeps(forward: Callable[..., Any]) -> bool:
+    """Whether a model's forward gives the logits of chosen rows; some give those of all."""
+    return "logits_to_keep" in inspect.signature(forward).parameters
 
 
 def _rounded(rows: int) -> int:
