@@ -89,7 +89,7 @@ def _slow_ways(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
     """Each reason once why ragged batches are not used, or not at all lengths, with the architectures."""
     found: dict[str, list[str]] = {}
     for row in rows:
-        for told in row["slow"].split("; "):
+        for told in row.get("slow", "").split("; "):
             if told.startswith(("ragged batches", "prefix cache and batched decoding")):
                 if "differs by" in told and (why := _WHY.get(row["architecture"])):
                     told = re.sub(r"\(.*\)", f"({why})", told)  # noqa: PLW2901
