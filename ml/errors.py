@@ -2,16 +2,20 @@
 
 GlossError
 ├── InputError                 what was asked is not allowed; `field` names the part
+│   ├── LayersError            some layers have no attention
 │   ├── PromptTooLongError     more tokens than the model's context, with what is to follow
 │   └── ReplyTooLargeError     the answer would exceed the caller's limit; nothing was computed
 ├── CapabilityError            this model cannot do that
 │   ├── NoAttentionError
+│   ├── MixedLayersError       some of its layers have no attention, and all are needed
 │   └── NoChatTemplateError
 └── ModelLoadError             the model's folder is missing, incomplete, corrupt or not allowed
     └── ModelTooLargeError     its weights exceed the memory that there is
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 
 class GlossError(Exception):
@@ -28,6 +32,15 @@ class InputError(GlossError):
     def __init__(self, field: str, message: str) -> None:
         super().__init__(message)
         self.field = field
+
+
+class LayersError(InputError):
+    """Some `layers` of those that were asked for have no attention."""
+
+    def __init__(self, layers: Iterable[int]) -> None:
+        self.layers = tuple(sorted(layers))
+        names = ", ".join(map(str, self.layers))
+        super().__init__("layers", f"layers without attention in this model: {names}; leave them out")
 
 
 class PromptTooLongError(InputError):
@@ -71,6 +84,19 @@ class NoAttentionError(CapabilityError):
 
     def __init__(self, model: str) -> None:
         super().__init__(model, f"model {model!r} has no attention; ask a transformer")
+
+
+class MixedLayersError(CapabilityError):
+    """Some `layers` of the model have no attention, and what was asked for follows it through all of them."""
+
+    def __init__(self, model: str, layers: Iterable[int]) -> None:
+        self.layers = tuple(sorted(layers))
+        names = ", ".join(map(str, self.layers))
+        super().__init__(
+            model,
+            f"model {model!r} has layers without attention ({names}), through which no token can be followed; choose "
+            "another method",
+        )
 
 
 class NoChatTemplateError(CapabilityError):

@@ -79,6 +79,9 @@ class Stream:
         """How many of the prompt's first tokens came from the prefix cache; None until the prompt was read."""
         self.paused = False
         """Whether it waits for its caller to read; for the model's thread."""
+        self.ended = False
+        """Whether its last step, or what ended it, is on its way to its caller; for the model's thread."""
+        self._read_anew = -1
         self._steps: asyncio.Queue[_Packed | Exception] = asyncio.Queue()
         # The model's thread counts what it computed, the event loop what was taken: neither writes the other's number.
         self._computed = self._taken = 0
@@ -101,6 +104,11 @@ class Stream:
         """Remember that `step` was computed. For the model's thread."""
         self.ids.append(step.token_id)
         self._computed += 1
+
+    def may_be_read_anew(self) -> bool:
+        """Whether to try once more after a step with others failed: once at each length. For the model's thread."""
+        before, self._read_anew = self._read_anew, len(self.ids)
+        return before != len(self.ids)
 
     def waits_for_reader(self) -> bool:
         """Whether it pauses: from too much that is unread until all of it has been read. For the model's thread."""
@@ -256,7 +264,9 @@ class Generations:
 
     @contextmanager
     def _failures_of(self, model: str, *beginning: Stream) -> Iterator[None]:
-        """Whatever fails within is told to all of a model's texts, whose state may be lost, and to nobody else.
+        """Whatever fails within costs all of a model's texts their sequences, and nobody else anything.
+
+        Each of several texts is read anew, alone, so that only the culprit's caller is told.
 
         Args:
             beginning: a text that may have no place yet.
@@ -271,7 +281,10 @@ class Generations:
                 if lost and stream in lost.streams:
                     with suppress(Exception):
                         lost.leave(stream)
-                self._deliver(stream, of_model(model, error))
+                if len(streams) > 1 and not stream.ended and stream.may_be_read_anew():
+                    self._waiting.append(stream)
+                elif not stream.ended:
+                    self._deliver(stream, of_model(model, error))
 
     def _growing_of(self, model: str) -> _Growing:
         if model not in self._growing:
@@ -337,6 +350,7 @@ class Generations:
             except Exception as error:  # noqa: BLE001 -- a text that cannot go on ends alone
                 item = of_model(stream.model, error)
             if isinstance(item, Exception) or item.finish is not None:
+                stream.ended = True
                 ended.append(stream)
             told.append((stream, item if isinstance(item, Exception) else _Packed.of(item)))
         self._metrics.tokens.labels(streams[0].model, "generated").inc(len(streams))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -24,7 +24,8 @@ from ml.models.internals.objective import LogitsObjective
 from ml.models.internals.open_model import OpenModel
 from ml.models.internals.value_zeroing import ValueZeroing
 from ml.models.loading.placement import Placement
-from ml.models.verification.verify import Ways
+from ml.models.verification.trials import difference
+from ml.models.verification.verify import Ways, tolerance
 from ml.precision import has_fast_bfloat16
 from ml.runtime.cuda_graphs import record
 from ml.runtime.embedding import lookup
@@ -126,6 +127,7 @@ class HuggingFaceModel(OpenModel):
         """Logits of many sequences, each distinct prefix computed once; see `LanguageModel.stream_logits`."""
         limits = {"max_tokens": max_tokens, "max_readout": max_readout}
         if any(MEAN in ids for ids in sequences):
+            self._check_embeddable(*(ids for ids in sequences if MEAN in ids))
             with self._capable("takes no embeddings in place of tokens", "remove features in another way"):
                 yield from self._stream(sequences, tails, prefix, limits)
         else:
@@ -173,7 +175,8 @@ class HuggingFaceModel(OpenModel):
 
         Raises:
             NoAttentionError: the model has none.
-            InputError: some layers of this model have none.
+            LayersError: some layers of this model have none.
+            CapabilityError: its code does not give them.
         """
         if self._read is None:
             raise NoAttentionError(self.info.name)
@@ -187,13 +190,43 @@ class HuggingFaceModel(OpenModel):
                 raise CapabilityError(self.info.name, f"{message}; choose a method of perturbations")
             sink(layer, weights)
 
-        read(self.module, ids, layers, queries, check)
+        with self._capable("gives no attention weights"):
+            read(self.module, ids, layers, queries, check)
 
     @torch.no_grad()
     def embed(self, ids: Sequence[int]) -> Tensor:
         """See `OpenModel.embed`."""
+        self._check_embeddable(ids)
         embedding = self.module.get_input_embeddings()
         return lookup(embedding, torch.tensor(list(ids), device=self.module.device)).float()
+
+    def _check_embeddable(self, *sequences: Sequence[int]) -> None:
+        """Raise `CapabilityError` where a model reads the padding token of a prompt otherwise than its embedding.
+
+        Some count positions without it, or take as many tokens off the end.
+        """
+        if any(self._padding in ids for ids in sequences) and not self._embeds_padding:
+            raise CapabilityError(
+                self.info.name,
+                f"model {self.info.name!r} reads its padding token, which the prompt has in it, otherwise than its "
+                "embedding; take it out of the prompt, or choose a method or removal without embeddings",
+            )
+
+    @property
+    def _padding(self) -> int | None:
+        padding = getattr(self.module.config.get_text_config(), "pad_token_id", None)
+        return padding if isinstance(padding, int) else None
+
+    @cached_property
+    def _embeds_padding(self) -> bool:
+        padding = self._padding or 0
+        other = 1 if padding == 0 else 0
+        ids = torch.tensor([[other, padding, other, other]], device=self.module.device)
+        with self._capable("takes no embeddings in place of tokens"), torch.no_grad():
+            read = self.module(input_ids=ids, use_cache=False).logits[0].float()
+            rows = lookup(self.module.get_input_embeddings(), ids)
+            embedded = self.module(inputs_embeds=rows, use_cache=False).logits[0].float()
+        return difference(embedded, read) <= tolerance(self.module)
 
     def gradients(
         self, points: Tensor, tail: int, objective: LogitsObjective, prefix: Prefix | None = None

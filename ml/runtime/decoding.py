@@ -46,10 +46,11 @@ class DecodingStep(TrimmedForward):
         """Logits of the rows, [rows, vocabulary]. No row is added: a step is too short for that."""
         count, device = len(self.ids), module.device
         self.device, self.count, self.rows, self.rows_kept = device, count, count, self.logit_rows
+        self.position_ids = torch.from_numpy(self.positions[None]).to(device)
         with registered(module), asking(self):
             logits: Tensor = module(
                 input_ids=torch.from_numpy(self.ids[None]).to(device),
-                position_ids=torch.from_numpy(self.positions[None]).to(device),
+                position_ids=self.position_ids,
                 attention_mask=NO_MASK.to(device),
                 use_cache=False,
                 logits_to_keep=count,

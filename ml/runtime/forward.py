@@ -217,7 +217,7 @@ def run_rows(
             use_cache=False,
             logits_to_keep=forward.kept,
         ).logits[0]
-        return forward.asked(logits)
+        return forward.asked(logits, type(module))
     return torch.empty(0, module.config.get_text_config().vocab_size, dtype=module.dtype, device=device)
 
 

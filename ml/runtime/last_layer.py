@@ -8,10 +8,12 @@ layer runs once on all rows, up to its attention, and then once on the rows that
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -66,6 +68,7 @@ class TrimmedForward(ABC):
         device: where the model is.
         count: how many rows there are.
         rows: how many the model gets.
+        position_ids: theirs in their sequences, where the model is, [1, rows].
         rows_kept: the rows whose logits are asked for, each once, ascending.
         kept: the same where the model is, and again the last one as often as rows are added.
         trims: whether the last layer is to run on those alone.
@@ -76,7 +79,7 @@ class TrimmedForward(ABC):
     def __init__(self) -> None:
         self.count = self.rows = 0
         self.rows_kept = np.empty(0, dtype=np.int64)
-        self.kept = torch.empty(0, dtype=torch.long)
+        self.kept = self.position_ids = torch.empty(0, dtype=torch.long)
         self.device = torch.device("cpu")
         self._asked: Tensor | None = None
         self.trims = self.collecting = self.picked = False
@@ -99,10 +102,13 @@ class TrimmedForward(ABC):
         laid_ids, laid_positions = (
             torch.from_numpy(_filled(each, self.rows, each[:1])[None]) for each in (ids, positions)
         )
-        return laid_ids, to_device(laid_positions, device)
+        self.position_ids = to_device(laid_positions, device)
+        return laid_ids, self.position_ids
 
-    def asked(self, logits: Tensor) -> Tensor:
-        """The logits of each row that was asked for, of those of `kept`, [rows, vocabulary]."""
+    def asked(self, logits: Tensor, kind: type[PreTrainedModel]) -> Tensor:
+        """The logits of each row that was asked for, of what a model of some `kind` gives, [rows, vocabulary]."""
+        if not _keeps(kind.forward):
+            logits = logits[self.kept]
         logits = logits[: len(self.rows_kept)]
         return logits if self._asked is None else logits[self._asked]
 
@@ -226,6 +232,12 @@ def _spread(hidden: Tensor, kept: Tensor, rows: int) -> Tensor:
     full = torch.zeros(1, rows, hidden.shape[-1], dtype=hidden.dtype, device=hidden.device)
     full[:, kept] = hidden[:, : len(kept)]
     return full
+
+
+@cache
+def _keeps(forward: Callable[..., Any]) -> bool:
+    """Whether a model's forward gives the logits of chosen rows; some give those of all."""
+    return "logits_to_keep" in inspect.signature(forward).parameters
 
 
 def _rounded(rows: int) -> int:

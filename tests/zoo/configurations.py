@@ -109,6 +109,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "text_config": {"num_hidden_layers": 2, "layer_types": ["linear_attention", "indexed_attention"], **_QWEN4}
     },
     "qwen4_exp_text": _QWEN4,
+    "recurrent_gemma": {"num_hidden_layers": 3},  # the first two have no attention
     "reformer": {
         "is_decoder": True,
         "axial_pos_shape": (8, 16),
@@ -159,6 +160,46 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     # Some count positions from the number of their padding on, and read tokens of that number in another way than their
     # embeddings: the texts of the zoo have none.
     **{f"{kind}, decoder": (kind, {"is_decoder": True, "pad_token_id": 1}) for kind in _DECODERS.split()},
+    "bert, decoder, relative": ("bert", {"is_decoder": True, "position_embedding_type": "relative_key"}),
+    "deepseek_v3, full queries": ("deepseek_v3", {"q_lora_rank": None}),
+    "falcon, new decoder": ("falcon", {"new_decoder_architecture": True, "num_kv_heads": 2}),
+    "gemma3_text, bidirectional": ("gemma3_text", {"use_bidirectional_attention": True}),
+    "gpt2, scaled by layer": (
+        "gpt2",
+        {"scale_attn_by_inverse_layer_idx": True, "reorder_and_upcast_attn": True, "n_inner": 48},
+    ),
+    "gpt_bigcode, many key heads": ("gpt_bigcode", {"multi_query": False}),
+    "gpt_neox, sequential": ("gpt_neox", {"use_parallel_residual": False, "rotary_pct": 0.5}),
+    "llama, llama 3 rope": (
+        "llama",
+        {
+            "rope_parameters": {
+                "rope_type": "llama3",
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 32,
+                "rope_theta": 10000.0,
+            }
+        },
+    ),
+    "llama, yarn": (
+        "llama",
+        {
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "factor": 4.0,
+                "original_max_position_embeddings": 32,
+                "rope_theta": 10000.0,
+            }
+        },
+    ),
+    "opt, projected": ("opt", {"word_embed_proj_dim": 16, "do_layer_norm_before": False}),
+    "phi, normed queries": ("phi", {"qk_layernorm": True}),
+    "qwen2, window above": (
+        "qwen2",
+        {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1, "num_hidden_layers": 3},
+    ),
     "llama, dynamic rope": (
         "llama",
         {"rope_parameters": {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0}},

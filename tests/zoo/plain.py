@@ -86,18 +86,27 @@ class Plain(OpenModel):
             raise Missing("its eager attention is another one")
         found: dict[int, Tensor] = {}
         again: set[int] = set()
+        under_way = [-1]
 
         def note(attend: Callable[..., Any], module: nn.Module, *args: Any, **kwargs: Any) -> Any:
             out, weights = attend(module, *args, **kwargs)
             layer = getattr(module, "layer_idx", None)
+            layer = under_way[0] if layer in {None, -1} else layer  # shared by several
             if layer in found:
                 again.add(layer)
             elif weights is not None and layer is not None and layer >= 0:
                 found[layer] = weights[0].float()
             return out, weights
 
+        stack = max(self._stacks(), key=len, default=())
+        hooks = [
+            each.register_forward_pre_hook(lambda *_, number=number: under_way.__setitem__(0, number))
+            for number, each in enumerate(stack)
+        ]
         with self._wrapped(note) as wrapped:
             out = self.module(input_ids=torch.tensor([list(ids)]), use_cache=False, output_attentions=True)
+        for hook in hooks:
+            hook.remove()
         given = getattr(out, "attentions", None) or ()
         layers = self.module.config.get_text_config().num_hidden_layers
         if (
@@ -162,6 +171,12 @@ class Plain(OpenModel):
             sink(layer, torch.where(total > 1e-12, changes / total, torch.eye(len(ids)))[None])
             yield len(ids)
 
+    def _stacks(self) -> list[nn.ModuleList]:
+        """What can be the layers of the model."""
+        layers = self.module.config.get_text_config().num_hidden_layers
+        stacks = [each for each in self.module.modules() if isinstance(each, nn.ModuleList) and len(each) == layers]
+        return [each for each in stacks if type(each[0]).__name__.endswith(("Layer", "Block"))]
+
     def _outputs(self, ids: Sequence[int], layer: int, many: int) -> list[Tensor]:
         """What each layer gives for `many` copies, [many, T, size]; in `layer` values of token i are zero in copy i."""
         reached = []
@@ -184,9 +199,7 @@ class Plain(OpenModel):
             return attend(module, query, key, value, *args, **kwargs)
 
         outputs: list[Tensor] = []
-        layers = self.module.config.get_text_config().num_hidden_layers
-        stacks = [each for each in self.module.modules() if isinstance(each, nn.ModuleList) and len(each) == layers]
-        stacks = [each for each in stacks if type(each[0]).__name__.endswith(("Layer", "Block"))]
+        stacks = self._stacks()
         if len(stacks) != 1:
             raise Missing("layers cannot be told")
 
@@ -196,13 +209,26 @@ class Plain(OpenModel):
                 hidden = hidden.permute(1, 2, 0, 3)
             outputs.append(hidden.flatten(2))
 
+        def project(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
+            reached.append(layer)
+            output = output.clone()
+            output[torch.arange(many), torch.arange(many)] = 0
+            return output
+
         hooks = [each.register_forward_hook(note) for each in stacks[0]]
+        if layer >= 0 and not self.module._can_set_attn_implementation():
+            # Attention is written down in the layer: what its values are projected by is all that can be held on to.
+            hooks += [
+                part.register_forward_hook(project)
+                for name, part in stacks[0][layer].named_modules()
+                if name.rpartition(".")[2] in {"v_proj", "value", "value_proj"}
+            ]
         try:
-            with self._wrapped(zero) as wrapped:
+            with self._wrapped(zero):
                 self.module(input_ids=torch.tensor([list(ids)] * many), use_cache=False)
         finally:
             for hook in hooks:
                 hook.remove()
-        if layer >= 0 and not (wrapped and reached):
+        if layer >= 0 and not reached:
             raise Missing("no value vectors")
         return outputs

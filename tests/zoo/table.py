@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,7 @@ def render(rows: Sequence[dict[str, Any]], version: str) -> str:
         f"| {row['architecture']} | {row['way']} | {' | '.join(map(_cell, row['features'].values()))} |"
         for row in served
     ]
+    lines += ["", "## Why not ragged", "", *_slow_ways(served)]
     lines += ["", "## Refused as a whole", ""]
     lines += [f"- {row['architecture']}: {_reason(row['refused'], row)}" for row in whole]
     lines += ["", "## Refused methods", "", *_refusals(served)]
@@ -68,6 +70,32 @@ def render(rows: Sequence[dict[str, Any]], version: str) -> str:
     lines += ["", "## Not tried out", ""]
     lines += [f"- {row['architecture']}: {row['excluded']}" for row in excluded]
     return "\n".join(lines) + "\n"
+
+
+_ROTARY = "one forward has one set of rotary factors, that of its longest prompt"
+_POSITIONS = "positions begin behind the number of its padding token, and leave such tokens out"
+_BOTH = "each layer has a recurrence beside its attention"
+_ROBERTAS = ("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl")
+_WHY = {
+    **dict.fromkeys(("phi3", "phi3, window"), _ROTARY),
+    **dict.fromkeys(("falcon_h1", "zaya"), _BOTH),
+    "diffllama": "each layer attends twice",
+    **{f"{kind}, decoder": _POSITIONS for kind in (*_ROBERTAS, "camembert", "data2vec-text", "xmod")},
+}
+"""Where a measured difference does not say it."""
+
+
+def _slow_ways(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Each reason once why ragged batches are not used, or not at all lengths, with the architectures."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        for told in row.get("slow", "").split("; "):
+            if told.startswith(("ragged batches", "prefix cache and batched decoding")):
+                if "differs by" in told and (why := _WHY.get(row["architecture"])):
+                    told = re.sub(r"\(.*\)", f"({why})", told)  # noqa: PLW2901
+                found.setdefault(told, []).append(row["architecture"])
+    for reason, names in sorted(found.items(), key=lambda each: -len(each[1])):
+        yield f"- {reason}: {', '.join(names)}"
 
 
 def _cell(outcome: str) -> str:

@@ -15,7 +15,7 @@ from tests.zoo.table import ROWS, keep
 _REFUSED = ("is not causal", "answers the same prompt in two ways", "no causal language model that transformers")
 """What a model may be refused for as a whole."""
 
-SOME = ("beam", "falcon", "gemma3n_text", "inkling_text", "stablelm", "whisper")
+SOME = ("bart", "beam", "falcon", "gemma3n_text", "gptj", "inkling_text", "phimoe", "stablelm", "whisper", "zamba")
 """One of each kind of trouble beside those of the quick tests of verification."""
 
 pytestmark = pytest.mark.filterwarnings("default")

@@ -8,7 +8,8 @@ itself still runs through SDPA, and nothing runs above the highest layer asked f
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -17,12 +18,13 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from ml.errors import InputError
+from ml.errors import LayersError
 from ml.models.base import AttentionSink
 from ml.models.internals.value_zeroing import Zeroing
 from ml.runtime.implementation import NAME, asked, asking, eager, register, registered
 from ml.runtime.kernels import Scores
-from ml.runtime.last_layer import LayerCall, TrimmedForward
+from ml.runtime.last_layer import LayerCall, TrimmedForward, layers_of
+from ml.runtime.positions import follow_rows
 
 Reader = Callable[[PreTrainedModel, Sequence[int], Sequence[int], Sequence[int], AttentionSink], None]
 """Runs a model over ids and hands the weights of layers and queries to a sink; see `LanguageModel.attention`."""
@@ -43,20 +45,22 @@ class _Capture:
 
     def __init__(self, layers: Sequence[int], queries: Tensor, sink: AttentionSink, heads: int) -> None:
         self.missing = set(layers)
+        self._under_way = -1
         self._heads = heads
         self._last = max(layers)
         self._queries = queries
         self._sink = sink
 
-    def take(self, layer: int, query: Tensor, key: Tensor, mask: Tensor | None, scores: Scores) -> None:
+    def take(self, layer: int | None, query: Tensor, key: Tensor, mask: Tensor | None, scores: Scores) -> None:
         """Hand over the weights of one layer, if they are wanted.
 
         Args:
-            layer: its number.
+            layer: its number; none, or -1, of attention that several layers share, where it is the one under way.
             query: [1, heads, T, size].
             key: [1, key heads, T, size]; each serves as many neighbouring heads as there are more of them.
             mask: [1, 1 or heads, T, T], bool (True is seen) or added to the scores. None is causal.
         """
+        layer = self._under_way if layer is None or layer < 0 else layer
         if layer not in self.missing:
             return
         self.missing.remove(layer)
@@ -65,6 +69,21 @@ class _Capture:
         self._sink(layer, all_heads(weights, self._heads))
         if layer == self._last:
             raise _Done
+
+    @contextlib.contextmanager
+    def following(self, module: PreTrainedModel) -> Iterator[None]:
+        """Within, it is known which layer of `module` is under way."""
+
+        def note(number: int, *_: Any) -> None:
+            self._under_way = number
+
+        layers = layers_of(module) or ()
+        hooks = [layer.register_forward_pre_hook(partial(note, number)) for number, layer in enumerate(layers)]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
 
 
 def _weights(query: Tensor, key: Tensor, mask: Tensor | None, scores: Scores, queries: Tensor) -> Tensor:
@@ -93,11 +112,17 @@ def _weights(query: Tensor, key: Tensor, mask: Tensor | None, scores: Scores, qu
 def prepare(module: PreTrainedModel) -> Reader | None:
     """Set `module` up and return the cheapest way to read its attention; None where it has none.
 
-    Each way is tried out on two tokens: models differ in whether they hand keyword arguments on, and only that tells.
+    Each way is tried out on some tokens: models differ in whether they hand keyword arguments on, and only that tells.
     """
     # It stays registered for rows of a batch, whose attention can be capped and have sinks, which that of SDPA cannot.
     captured = _weights_by(capture, module) if register(module) else {}
-    eager_ones = _weights_by(read_eager, module) if _eager_agrees(module) else {}
+    follow_rows(module)
+    agrees = _eager_agrees(module)
+    eager_ones = _weights_by(read_eager, module)
+    if eager_ones and not agrees:
+        if not captured:
+            return read_nothing
+        eager_ones = {}
     # What a model adds to its scores by arguments of its own, only its own function knows.
     if not eager_ones:
         return capture if captured else None
@@ -147,12 +172,12 @@ def capture(
     """Run a prepared `module` over `ids` and hand the weights of `queries` to `sink`; see `LanguageModel.attention`.
 
     Raises:
-        InputError: a layer of this model is of another kind (some mix attention with recurrence).
+        LayersError: a layer of this model is of another kind (some mix attention with recurrence).
     """
     input_ids = torch.tensor([list(ids)], device=module.device)
     heads = module.config.get_text_config().num_attention_heads
     wanted = _Capture(layers, torch.tensor(list(queries), device=module.device), sink, heads)
-    with registered(module), asking(wanted), contextlib.suppress(_Done):
+    with wanted.following(module), registered(module), asking(wanted), contextlib.suppress(_Done):
         module(input_ids=input_ids, use_cache=False, logits_to_keep=1)
     _check_complete(wanted.missing)
 
@@ -163,7 +188,7 @@ def read_eager(
     """As `capture`, for a model that has its own way with attention: all layers run, and keep all their weights.
 
     Raises:
-        InputError: the model gives no weights for one of `layers`.
+        LayersError: the model gives no weights for one of `layers`.
     """
     input_ids = torch.tensor([list(ids)], device=module.device)
     with eager(module):
@@ -176,6 +201,17 @@ def read_eager(
         rows = weights[layer][0, :, list(queries)].float()
         sink(layer, all_heads(rows, module.config.get_text_config().num_attention_heads))
     _check_complete(missing)
+
+
+def read_nothing(
+    _module: PreTrainedModel, _ids: Sequence[int], _layers: Sequence[int], _queries: Sequence[int], _: AttentionSink
+) -> None:
+    """As `capture`, for a model that says something else while it gives weights: they are not those it answers by.
+
+    Raises:
+        NotImplementedError: always.
+    """
+    raise NotImplementedError("with weights to give, it says something else than without")
 
 
 def all_heads(weights: Tensor, heads: int) -> Tensor:
@@ -192,8 +228,7 @@ def all_heads(weights: Tensor, heads: int) -> Tensor:
 
 def _check_complete(missing: set[int]) -> None:
     if missing:
-        names = ", ".join(map(str, sorted(missing)))
-        raise InputError("layers", f"layers without attention in this model: {names}; leave them out")
+        raise LayersError(missing)
 
 
 def _attention(
@@ -205,12 +240,14 @@ def _attention(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     scale = kwargs.get("scaling") or query.shape[-1] ** -0.5
-    wish = asked()
+    wish, layer = asked(), cast(int | None, module.layer_idx)
     if isinstance(wish, TrimmedForward):
-        return wish.attend(LayerCall(cast(int, module.layer_idx), scale, kwargs), query, key, value), None
+        if layer is None or layer < 0:
+            raise NotImplementedError("rows of a ragged batch cannot have attention that layers share")
+        return wish.attend(LayerCall(layer, scale, kwargs), query, key, value), None
     scores = Scores.of(scale, kwargs)
     if isinstance(wish, _Capture):
-        wish.take(cast(int, module.layer_idx), query, key, attention_mask, scores)
+        wish.take(layer, query, key, attention_mask, scores)
     if isinstance(wish, Zeroing):
         value = wish(value)
     if attention_mask is None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ml.attention import AttentionMap, AttentionPlan, Reduction
+from ml.errors import LayersError, MixedLayersError
 from ml.models.base import AttentionSink
 from ml.models.protocol import ModelInfo
 
@@ -70,5 +71,8 @@ def _rollout(model: AttendingModel, ids: Sequence[int], plan: AttentionPlan) -> 
         mixed.diagonal().add_(0.5)
         product = mixed @ product
 
-    model.attention(ids, range(plan.layers[0] + 1), range(plan.keys), sink)
+    try:
+        model.attention(ids, range(plan.layers[0] + 1), range(plan.keys), sink)
+    except LayersError as error:  # none of these can be left out
+        raise MixedLayersError(model.info.name, error.layers) from None
     return product[list(plan.queries)].unsqueeze(0)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import filecmp
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import model_info, snapshot_download
 from huggingface_hub.errors import HFValidationError
 
 from ml.errors import ModelLoadError
-from ml.models.loading import adapters
+from ml.models.loading import adapters, formats
 
 PRETRAINED = Path(__file__).parents[2] / "pretrained"
 """The models that ship with Gloss, a folder each."""
@@ -35,7 +36,7 @@ _DESCRIPTIONS = (
     "merges.txt",
     "chat_template.jinja",
     "chat_template.json",
-    "model.safetensors.index.json",
+    formats.INDEX,
 )
 
 
@@ -52,6 +53,8 @@ def find(name_or_path: str) -> Path:
     """
     if name_or_path in shipped():
         return PRETRAINED / name_or_path
+    if Path(name_or_path).is_file():
+        raise ModelLoadError(formats.single_file(name_or_path))
     return Path(name_or_path).resolve() if Path(name_or_path).is_dir() else _fetch(name_or_path)
 
 
@@ -68,10 +71,14 @@ def base_of(folder: Path) -> Path:
                 f"the base model {base} of the adapter {folder} is an adapter, too; merge the two first"
             )
         folder = base
+    weights = {path.name for path in folder.glob("*.safetensors")}
+    if not weights and (told := formats.foreign(str(folder), _sizes(folder))):
+        raise ModelLoadError(told)
     if not (folder / CONFIG).is_file():
         raise ModelLoadError(f"{folder} has no config.json; name the folder that save_pretrained wrote")
-    if not any(folder.glob("*.safetensors")):
-        raise ModelLoadError(f"{folder} has no *.safetensors; {_advice(folder)}")
+    if not weights:
+        raise ModelLoadError(f"{folder} has no *.safetensors; its weights are missing")
+    formats.check_shards(weights, _index(folder), str(folder))
     return folder
 
 
@@ -138,15 +145,40 @@ def _fetch(name: str) -> Path:
     choices = f"a shipped model ({', '.join(shipped()) or 'none'}), a folder, or a name on the Hugging Face Hub"
     wanted, unwanted = [*_DESCRIPTIONS, "*.safetensors"], ["*/*", "consolidated*"]
     try:
-        return Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=unwanted))
+        folder = Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=unwanted))
     except HFValidationError:
         raise ModelLoadError(f"there is no folder {name!r}; give {choices}") from None
     except Exception as error:  # httpx, requests, OSError and the Hub's own: all mean that it cannot be had
         reason = str(error).strip().partition("\n")[0]
         raise ModelLoadError(f"{name!r} cannot be fetched from the Hub ({reason}); give {choices}") from error
+    return _check_fetched(name, folder)
 
 
-def _advice(folder: Path) -> str:
-    if any(folder.glob("*.bin")) or any(folder.glob("*.pt")):
-        return "pickled weights can run code when they are read, so they are refused: save them as safetensors"
-    return "its weights are missing"
+def _check_fetched(name: str, folder: Path) -> Path:
+    """Say what a repository of the Hub holds that has nothing to fetch. What is kept of it here lists no such files."""
+    if not any(folder.glob("*.safetensors")):
+        try:
+            files = model_info(name, files_metadata=True).siblings or []
+        except Exception:  # noqa: BLE001 - out of reach, as in `_fetch`; what is missing is told all the same
+            return folder
+        if told := formats.foreign(name, {file.rfilename: file.size or 0 for file in files}):
+            raise ModelLoadError(told)
+    return folder
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Bytes of the files in a folder and those within it, by their paths."""
+    paths = [*folder.glob("*"), *folder.glob("*/*")]
+    return {str(path.relative_to(folder)): path.stat().st_size for path in paths if path.is_file()}
+
+
+def _index(folder: Path) -> dict[str, str] | None:
+    """The file of each weight, where there are several."""
+    path = folder / formats.INDEX
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        return {str(weight): str(file) for weight, file in found.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelLoadError(f"{path} is damaged; fetch it again") from error

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from ml.models.base import ModelInfo
 from ml.models.huggingface import HuggingFaceModel
 from ml.models.internals.attention_capture import prepare
 from ml.models.loading.adapters import merge, without_adapter
+from ml.models.loading.formats import SERVED, headless, other_task, quantized
 from ml.models.loading.placement import BALANCED, Placement
 from ml.models.loading.progress import logged_progress
 from ml.models.verification.stored import remembered
@@ -40,6 +42,7 @@ _log = logging.getLogger(__name__)
 
 _UNBOUNDED_CONTEXT = 2048
 """Longest prompt of a model that names no limit of its own."""
+_ORIGINAL = "serve the model that it was quantized from"
 
 
 def load_huggingface(
@@ -82,10 +85,7 @@ def _load(
     read_in: Callable[[], None],
     adapter: Path | None,
 ) -> HuggingFaceModel:
-    if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        raise ModelLoadError(
-            f"{folder} is of model_type {model_type!r}, no causal language model that transformers {__version__} knows"
-        )
+    _check_kind(folder, model_type)
     _quieten(transformers_logging)
     # An adapter may bring tokens of its own.
     fast = _tokenizer(adapter if adapter and (adapter / "tokenizer.json").is_file() else folder)
@@ -135,6 +135,28 @@ def _load(
     return HuggingFaceModel(module, tokenizer, info, read, ways=ways, placement=placement)
 
 
+def _check_kind(folder: Path, model_type: str) -> None:
+    """Raise `ModelLoadError` where a configuration is of another kind of model than those that are served."""
+    if other := other_task(_config(folder), _causal(model_type)):
+        raise ModelLoadError(f"{folder} is a {other}; {SERVED}")
+    if not _causal(model_type):
+        raise ModelLoadError(
+            f"{folder} is of model_type {model_type!r}, no causal language model that transformers {__version__} "
+            f"knows; {SERVED}"
+        )
+
+
+def _causal(model_type: str) -> tuple[str, ...]:
+    """The names of the classes that are causal language models of a type; none where transformers has no such type."""
+    names: str | tuple[str, ...] = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(model_type, ())
+    return (names,) if isinstance(names, str) else names
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return found
+
+
 def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -173,12 +195,11 @@ def _module(folder: Path, plain: Path, placement: Placement) -> PreTrainedModel:
     except SafetensorError as error:
         raise ModelLoadError(f"the weights of {folder} are damaged ({_reason(error)}); fetch them again") from error
     except Exception as error:  # each architecture has its own ways to stumble over a configuration
+        if how := quantized(_config(folder)):
+            message = f"{folder} is {how}, which cannot be read here ({_reason(error)}); {_ORIGINAL}"
+            raise ModelLoadError(message) from error
         raise ModelLoadError(f"{folder} cannot be loaded: {_reason(error)}") from error
-    # transformers would put random numbers where a weight is missing or has another shape.
-    if missing := sorted(report["missing_keys"]):
-        raise ModelLoadError(f"{folder} lacks {len(missing)} of its weights, such as {missing[0]}; fetch it again")
-    if mismatched := sorted(str(key[0]) for key in report["mismatched_keys"]):
-        raise ModelLoadError(f"{mismatched[0]} in {folder} has another shape than config.json says; fetch it again")
+    _check_complete(folder, report)
     if placement.device.type == "cuda" and {"cpu", "disk"} & set(
         map(str, getattr(module, "hf_device_map", {}).values())
     ):
@@ -189,6 +210,19 @@ def _module(folder: Path, plain: Path, placement: Placement) -> PreTrainedModel:
     except torch.OutOfMemoryError as error:
         raise ModelLoadError(f"{folder} does not fit into the memory of {placement.device}") from error
     return loaded
+
+
+def _check_complete(folder: Path, report: Mapping[str, Any]) -> None:
+    """Raise `ModelLoadError` where transformers has put random numbers: a weight is missing or has another shape."""
+    if missing := sorted(report["missing_keys"]):
+        config = _config(folder)
+        if bare := headless(config, _causal(config["model_type"])):
+            raise ModelLoadError(f"{folder} is a {bare}; {SERVED}")
+        if how := quantized(config):
+            raise ModelLoadError(f"{folder} is {how}, which is not read here; {_ORIGINAL}")
+        raise ModelLoadError(f"{folder} lacks {len(missing)} of its weights, such as {missing[0]}; fetch it again")
+    if mismatched := sorted(str(key[0]) for key in report["mismatched_keys"]):
+        raise ModelLoadError(f"{mismatched[0]} in {folder} has another shape than config.json says; fetch it again")
 
 
 def _quieten(logs: Any) -> None:

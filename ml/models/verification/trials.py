@@ -27,6 +27,8 @@ READ_OUT = 16
 """Last positions at which a prompt's logits are compared, at most."""
 FEWEST = 12
 """Tokens that a trial's longest prompt goes beyond a bound, at least."""
+_LONGEST_REASON = 100
+"""Characters of what a model says that fails."""
 _PREFIX_BYTES = 1 << 20
 """Of a prefix cache that is tried out, at least."""
 
@@ -59,6 +61,8 @@ class Trials:
         self._module, self._tolerance, self._spread = module, tolerance, spread
         self._span_of = spans_of(module)
         self._vocabulary: int = module.config.get_text_config().vocab_size
+        padding = getattr(module.config.get_text_config(), "pad_token_id", None)
+        self._padding = padding if isinstance(padding, int) and 0 <= padding < self._vocabulary else None
         self._references: dict[tuple[int, ...], Tensor] = {}
         self.memory = (0, 0)
         self.trims = False
@@ -90,15 +94,15 @@ class Trials:
         runner = CacheRunner(self._module, self._padded, math.inf)
         apart = self._grown(runner, stage)
         if stage.edge:
-            apart = max(apart, self._grown_across(runner, stage))
-        return apart
+            return max(apart, self._grown_across(runner, stage))
+        return max(apart, self._grown_behind_padding(runner))
 
     def ragged(self, stage: Stage) -> float:
         """Rows of a ragged batch, with the last layer trimmed where that gives the same. It stays so."""
         if stage.edge:
             return self._ragged(stage)
         hooks = trim_last_layer(self._module)
-        apart = tried(lambda: self._ragged(stage)) if hooks else math.inf
+        apart, _ = tried(lambda: self._ragged(stage)) if hooks else (math.inf, "")
         if apart <= self._tolerance:
             self.trims = True
             return apart
@@ -121,12 +125,15 @@ class Trials:
             yield [self.ids(int(stage.limit))], int(stage.limit)
 
     def _in_batches(self, sequences: Sequence[Sequence[int]], rows: int) -> float:
+        if not self._module._can_set_attn_implementation():
+            raise NotImplementedError("its code computes attention in a way of its own")
         variants, tails = Variants(self._module, self._span_of), _tails(sequences)
         found: dict[int, Tensor] = {}
         for batch in variants.batches(sequences, tails, max_tokens=rows, max_readout=READ_OUT):
             found.update(zip(batch.indices, batch.logits, strict=True))
-        if len(variants.layers) != self._module.config.get_text_config().num_hidden_layers:
-            return math.inf  # a layer had its own way with the rows
+        layers = self._module.config.get_text_config().num_hidden_layers
+        if others := sorted(set(range(layers)) - set(variants.layers)):
+            raise NotImplementedError(f"layers without a call of the attention function: {', '.join(map(str, others))}")
         return self._compared(sequences, tails, [found[i] for i in range(len(sequences))])
 
     def served(self, stage: Stage) -> float:
@@ -140,6 +147,7 @@ class Trials:
             chunks = [Chunk(ids, tail) for ids, tail in zip(family, _tails(family), strict=True)]
             for _ in range(2):  # the second time behind what was read the first time
                 apart = max(apart, self._compared(family, _tails(family), runner.step(chunks).logits))
+            apart = max(apart, self._grown_behind_padding(runner))
         return max(apart, self._grown(runner, stage))
 
     def differentiated(self, stage: Stage) -> float:
@@ -232,6 +240,17 @@ class Trials:
         runner.drop(number)
         return apart
 
+    def _grown_behind_padding(self, runner: Runner) -> float:
+        """The same of a sequence with the padding token in it, which some models do not count as one."""
+        if self._padding is None:
+            return 0.0
+        ids = [*self.ids(2), self._padding, self.other(self._padding)]
+        longer = [*ids, self.other(ids[0])]
+        number = runner.begin()
+        first, second = (runner.step([Chunk(some, 1, number)]).logits[0] for some in (ids, longer[-1:]))
+        runner.drop(number)
+        return max(difference(first, self.reference(ids)), difference(second, self.reference(longer)))
+
     def _fewer(self, stage: Stage) -> int:
         """Of some tokens fewer than the trial's longest prompt has, and beyond the same bound."""
         return max(stage.edge + 1, stage.length - FEWEST) if stage.edge else max(1, stage.length - 1)
@@ -245,7 +264,8 @@ class Trials:
             return [*sequences, ids[: self._fewer(stage)], ids[: stage.edge + 1]]
         middle = stage.length // 2
         changed = [*ids[:middle], self.other(ids[middle]), *ids[middle + 1 :]]
-        return [*sequences, [*ids[:-1], self.other(ids[-1])], changed, ids[: middle + 1], self.ids(1, 2)]
+        padded = [[*ids[:middle], self._padding, ids[0]]] if self._padding is not None else []
+        return [*sequences, [*ids[:-1], self.other(ids[-1])], changed, ids[: middle + 1], self.ids(1, 2), *padded]
 
     def _compared(self, sequences: Sequence[Sequence[int]], tails: Sequence[int], found: Sequence[Tensor]) -> float:
         rows = zip(sequences, tails, found, strict=True)
@@ -265,12 +285,15 @@ def _tails(sequences: Sequence[Sequence[int]]) -> list[int]:
     return [min(1 + index % 2, len(ids)) for index, ids in enumerate(sequences)]
 
 
-def tried(trial: Callable[[], float]) -> float:
-    """The difference that a trial gives; infinite where it fails."""
+def tried(trial: Callable[[], float]) -> tuple[float, str]:
+    """The difference that a trial gives; where it fails, an infinite one, and why it fails, in words."""
     try:
-        return trial()
-    except Exception:  # noqa: BLE001 - models refuse what they do not know in ways of their own
-        return math.inf
+        return trial(), ""
+    except NotImplementedError as error:  # what the runtime itself says
+        return math.inf, str(error) or "is not implemented"
+    except Exception as error:  # noqa: BLE001 - models refuse what they do not know in ways of their own
+        reason = str(error).strip().partition("\n")[0][:_LONGEST_REASON]
+        return math.inf, f"fails: {type(error).__name__}: {reason}"
 
 
 def difference(found: Tensor, reference: Tensor) -> float:

@@ -45,6 +45,11 @@ _HALF_TOLERANCE = 5e-2
 """The same in half precision, which rounds differently in other company."""
 
 
+def tolerance(module: PreTrainedModel) -> float:
+    """What two ways may differ by, as a share of the largest logit."""
+    return _TOLERANCE if module.dtype in {torch.float32, torch.float64} else _HALF_TOLERANCE
+
+
 NAMES = {
     "padded": "padded batches",
     "ragged": "ragged batches",
@@ -115,7 +120,7 @@ class _Verification:
         """Verify `module`. `small`: whether it stands for a larger one, about which nothing is told."""
         self._module, self._context, self._name, self._small = module, context_length, name, small
         self._half = module.dtype not in {torch.float32, torch.float64}
-        self._tolerance = _HALF_TOLERANCE if self._half else _TOLERANCE
+        self._tolerance = tolerance(module)
         self._near, self._far = self._edges()
         self._compares_names = compares_names(module)
         self._trial = Trials(module, self._tolerance, spread=spread)
@@ -132,16 +137,16 @@ class _Verification:
             message = f"model {self._name!r} cannot compute a prompt here: {type(error).__name__}: {reason}"
             raise ModelLoadError(message) from error
         found = dict.fromkeys(NAMES, 0.0)
-        differences: dict[str, float] = {}
+        differences: dict[str, str] = {}
         for stage in self._stages():
             for way, trial in self._trials(stage, differences):
                 if way in differences:
                     continue  # it ended at a bound before
-                apart = tried(trial)
+                apart, failure = tried(trial)
                 if apart <= self._tolerance:
                     found[way] = stage.limit
                 else:
-                    differences[way] = apart
+                    differences[way] = failure or f"differs by {apart:.1g} of the largest logit"
         limits = self._beyond(found)
         cache_bytes, token_bytes = self._trial.memory
         ways = Ways(**limits, cache_bytes=cache_bytes, token_bytes=token_bytes)  # type: ignore[arg-type]
@@ -226,7 +231,7 @@ class _Verification:
             _log.info("model=%s a small model of its architecture cannot be tried out: %s", self._name, error)
             return None
 
-    def _unused(self, found: Mapping[str, float], differences: Mapping[str, float]) -> str:
+    def _unused(self, found: Mapping[str, float], differences: Mapping[str, str]) -> str:
         """What is not used, and why, in words."""
         told = []
         for way, name in NAMES.items():
@@ -234,10 +239,10 @@ class _Verification:
             as_ragged = way in {"served", "differentiated"} and limit == found["ragged"] and way not in differences
             if limit < self._context and (way in differences or limit) and not as_ragged:
                 beyond = f" beyond {limit:.0f} tokens" if limit else ""
-                told.append(f"{name}{beyond} ({_words(differences.get(way))})")
+                told.append(f"{name}{beyond} ({differences.get(way, 'not tried out so far')})")
         return "; ".join(told)
 
-    def _trials(self, stage: Stage, differences: Mapping[str, float]) -> Iterator[tuple[str, Callable[[], float]]]:
+    def _trials(self, stage: Stage, differences: Mapping[str, str]) -> Iterator[tuple[str, Callable[[], float]]]:
         yield "padded", lambda: self._trial.padded(stage)
         yield "decoded", lambda: self._trial.decoded(stage)  # before those that need to know what a token takes
         yield "ragged", lambda: self._trial.ragged(stage)
@@ -250,9 +255,3 @@ class _Verification:
             yield "captured", lambda: self._trial.captured(stage)
         else:
             yield "captured", lambda: 0.0
-
-
-def _words(difference: float | None) -> str:
-    if difference is None:
-        return "not tried out so far"
-    return "fails" if math.isinf(difference) else f"differs by {difference:.1g} of the largest logit"

@@ -17,7 +17,7 @@ from transformers import (
     StableLmConfig,
 )
 
-from ml.errors import NoAttentionError
+from ml.errors import CapabilityError, NoAttentionError
 from ml.models.base import LanguageModel
 from ml.models.huggingface import HuggingFaceModel
 from ml.models.internals.attention_capture import capture, prepare, read_eager
@@ -148,11 +148,11 @@ def test_other_architectures(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "config",
+    ("config", "error", "said"),
     [
-        pytest.param(MambaConfig(vocab_size=100, hidden_size=32, num_hidden_layers=2), id="no attention at all"),
+        (MambaConfig(vocab_size=100, hidden_size=32, num_hidden_layers=2), NoAttentionError, "has no attention"),
         # Its eager attention adds its biases twice, and so are its weights others than those that it computes with.
-        pytest.param(
+        (
             FalconConfig(
                 vocab_size=100,
                 hidden_size=32,
@@ -161,12 +161,16 @@ def test_other_architectures(kind: str) -> None:
                 alibi=True,
                 initializer_range=0.3,
             ),
-            id="wrong weights",
+            CapabilityError,
+            "gives no attention weights .*with weights to give, it says something else",
         ),
     ],
+    ids=["none at all", "wrong weights"],
 )
-def test_no_attention(config: MambaConfig | FalconConfig, load_model: Load, tiny_llama: Path) -> None:
-    model = HuggingFaceModel(AutoModelForCausalLM.from_config(config).eval(), None, load_model(tiny_llama).info, None)
-    assert prepare(model.module) is None
-    with pytest.raises(NoAttentionError):
+def test_attention_that_cannot_be_read(
+    config: MambaConfig | FalconConfig, error: type[Exception], said: str, load_model: Load, tiny_llama: Path
+) -> None:
+    module = AutoModelForCausalLM.from_config(config).eval()
+    model = HuggingFaceModel(module, None, load_model(tiny_llama).info, prepare(module))
+    with pytest.raises(error, match=said):
         model.attention([1, 2], [0], [1], lambda *_: None)

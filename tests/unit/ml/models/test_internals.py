@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,15 +13,18 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from ml.errors import CapabilityError, NoAttentionError
+from ml.attention import AttentionSpec, Reduction, resolve
+from ml.errors import CapabilityError, MixedLayersError, NoAttentionError
 from ml.models.base import MEAN, LanguageModel
 from ml.models.huggingface import HuggingFaceModel
 from ml.models.internals.attention_capture import prepare
+from ml.models.internals.attention_maps import attend
 from ml.models.internals.gradients import gradients
 from ml.models.internals.open_model import OpenModel
 from ml.models.loading import load
 from ml.models.verification.verify import Ways, verify
 from ml.runtime.spans import spans_of
+from tests.fixtures.zoo import save
 from tests.unit.ml.models.test_huggingface import KINDS
 
 Load = Callable[[Path], LanguageModel]
@@ -209,3 +214,35 @@ def test_values_that_a_model_keeps_to_itself() -> None:
     model = HuggingFaceModel(module, None, type("Info", (), {"heads": 4, "name": "another"}), None)
     with pytest.raises(CapabilityError, match="choose another method"):
         list(model.value_zeroing(IDS, 100, lambda *_: None))
+
+
+def test_a_token_is_not_followed_through_layers_without_attention(tmp_path: Path) -> None:
+    model = load(str(save("jamba", tmp_path / "hybrid")), device="cpu")
+    with pytest.raises(MixedLayersError, match=r"model 'hybrid' has layers without attention \(0, 2\)"):
+        list(model.value_zeroing(IDS, 100, lambda *_: None))
+    plan = resolve(AttentionSpec(reduction=Reduction.ROLLOUT), model.info, len(IDS))
+    with pytest.raises(MixedLayersError, match="through which no token can be followed; choose another method"):
+        attend(model, IDS, plan)
+
+
+def test_padding_that_counts_for_nothing_is_read_by_its_embedding_nowhere(tmp_path: Path) -> None:
+    """Embeddings do not say which of them are padding, without which some models count positions."""
+    model = load(str(save("roberta, decoder", tmp_path / "counting")), device="cpu")
+    padding = model.module.config.pad_token_id
+    ids = [*IDS[:3], padding, *IDS[3:]]
+    with pytest.raises(CapabilityError, match="model 'counting' reads its padding token, which the prompt has in it"):
+        model.embed(ids)
+    with pytest.raises(CapabilityError, match="take it out of the prompt"):
+        list(model.stream_logits([[*ids, MEAN]], [1], max_tokens=100, max_readout=10))
+    assert model.embed(IDS).shape == (len(IDS), model.info.hidden_size)
+    [batch] = model.stream_logits([ids], [1], max_tokens=100, max_readout=10)
+    with torch.no_grad():
+        plain = model.module(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1:]
+    torch.testing.assert_close(batch.logits[0], plain, atol=1e-5, rtol=1e-4)
+
+
+def test_padding_that_is_a_token_like_others_is_embedded(tiny_llama: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_llama, tmp_path / "copy"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"pad_token_id": IDS[2]}))
+    assert load(str(folder), device="cpu").embed(IDS).shape == (len(IDS), 32)

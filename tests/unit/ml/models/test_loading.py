@@ -27,10 +27,6 @@ def edit(path: Path, **changes: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def drop_safetensors(folder: Path) -> None:
-    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-
-
 def truncate(folder: Path) -> None:
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:10_000])
@@ -54,7 +50,6 @@ def wrong_shape(folder: Path) -> None:
         (lambda folder: edit(folder / "config.json", model_type="gpt9"), "'gpt9', no causal language model"),
         (lambda folder: edit(folder / "config.json", model_type="t5"), "'t5', no causal language model"),
         (lambda folder: edit(folder / "config.json", hidden_size="wide"), "cannot be loaded"),
-        (drop_safetensors, "no \\*.safetensors; pickled weights can run code"),
         (lambda folder: (folder / "model.safetensors").unlink(), "its weights are missing"),
         (truncate, "damaged .*; fetch them again"),
         (drop_a_weight, "lacks 1 of its weights, such as lm_head.weight"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -133,6 +134,20 @@ def test_what_is_not_used_is_told_in_one_line(tmp_path: Path, caplog: pytest.Log
     [line] = [record.getMessage() for record in caplog.records if record.name == "ml.models.loading.huggingface"]
     assert "padded batches beyond 24 tokens (differs by" in line
     assert "ragged batches beyond 24 tokens" in line
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("jamba", r"ragged batches \(layers without a call of the attention function: 0, 2\)"),
+        ("openai-gpt", r"ragged batches \(its code computes attention in a way of its own\)"),
+        ("deepseek-v3.2", r"ragged batches \(rows of a ragged batch cannot have attention with .*indices\)"),
+        ("mamba", r"ragged batches \(fails: ValueError: "),
+    ],
+)
+def test_why_a_way_is_not_used_is_told(name: str, said: str, tmp_path: Path) -> None:
+    unused = ml.models.loading.load(str(folder_of(name, tmp_path)), device="cpu").info.unused
+    assert re.search(said, unused), unused
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
