@@ -15,8 +15,9 @@ import torch
 from ml import attention, spec
 from ml.attention import AttentionSpec
 from ml.explain.run import Run
-from ml.models.base import LanguageModel
+from ml.models.base import Chunk, LanguageModel, StepResult
 from ml.models.loading import load
+from ml.runtime.model_runner import ModelRunner
 from server.errors import ModelFailedError
 from server.tasks import AttentionTask, NextTokenTask, ScoreTask, Task
 from tests.fixtures.zoo import save
@@ -167,20 +168,18 @@ def test_an_explanation_that_fails_leaves_the_model_as_it_was(model: LanguageMod
 
 def test_texts_that_fail_together_only_end_all_the_same(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are read anew one by one, and grow by a token each time."""
-    from ml.runtime.decoding import BatchedDecoder
-
     llama = load(str(tiny_llama), device="cpu")
-    step = BatchedDecoder.step
+    step = ModelRunner.step
 
-    def alone(self: Any, tokens: Sequence[int], indices: Sequence[int] | None = None) -> torch.Tensor:
-        if len(tokens) > 1:
+    def alone(self: ModelRunner, chunks: Sequence[Chunk]) -> StepResult:
+        if len(chunks) > 1:
             raise MemoryError
-        return step(self, tokens, indices)
+        return step(self, chunks)
 
     async def scenario() -> None:
         async with engine_of(llama) as bench:
             expected = [ids_of(await all_of(bench.begin(ids, max_tokens=6))) for ids in GOOD]
-            monkeypatch.setattr(BatchedDecoder, "step", alone)
+            monkeypatch.setattr(ModelRunner, "step", alone)
             found = await asyncio.gather(*(all_of(bench.begin(ids, max_tokens=6)) for ids in GOOD))
             assert [ids_of(steps) for steps in found] == expected
 
