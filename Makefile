@@ -21,7 +21,7 @@ LINTED := $(wildcard benchmarks deploy gloss jobs ml proto schema server setup.p
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.serve ## Start Gloss on this machine, walk through it, and serve until Ctrl-C (ONCE=1: stop after the walk)
+demo: $(VENV)/.serve ## Start Gloss on this machine, give a tour of it, and serve until Ctrl-C (ONCE=1: stop after the tour)
 	@$(BIN)/python -m deploy.demo $(if $(filter-out 0 no false,$(ONCE)),--once)
 
 up: $(VENV)/.serve ## Start Gloss on this machine and serve until Ctrl-C
@@ -40,7 +40,7 @@ test-zoo: $(VENV)/.dev ## Run every verb and method on every architecture that t
 	$(BIN)/python -m pytest -m zoo tests/zoo $(PYTEST_ARGS)
 	$(BIN)/python -m tests.zoo.table
 
-test-containers: $(VENV)/.dev ## Build the image, run docker-compose.yml, and walk through it (COMPOSE="podman-compose")
+test-containers: $(VENV)/.dev ## Build the image, run docker-compose.yml, and give a tour of it (COMPOSE="podman-compose")
 	COMPOSE="$(COMPOSE)" $(BIN)/python -m pytest -m containers -s $(PYTEST_ARGS)
 
 train-deps: $(VENV)/.train ## Install what training a model needs beside (docs/training.md)

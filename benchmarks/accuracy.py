@@ -111,7 +111,7 @@ class Bench:
 
     def _reference(self, method: Method) -> Values:
         specs = [self._spec(method, REFERENCE, 1000 + seed, Estimator.CONTROL_VARIATES) for seed in range(3)]
-        mean: Values = np.mean([self._run(spec)[0] for spec in _told(specs, "the reference")], axis=0)
+        mean: Values = np.mean([self._run(spec)[0] for spec in _announced(specs, "the reference")], axis=0)
         return mean
 
     def _ours(self, name: str, method: Method, evaluations: int, reference: Values) -> list[Measurement]:
@@ -120,14 +120,14 @@ class Bench:
         for estimator in Estimator if both else (Estimator.TEXTBOOK,):
             who = f"gloss {name}, {estimator.value}" if both else f"gloss {name}"
             specs = [self._spec(method, evaluations, seed, estimator) for seed in range(self.seeds)]
-            runs = [self._run(spec) for spec in _told(specs, f"{who}, {evaluations}")]
+            runs = [self._run(spec) for spec in _announced(specs, f"{who}, {evaluations}")]
             errors = np.array([values - reference for values, _ in runs])
             held = np.mean([np.abs(e) <= reach for e, (_, reach) in zip(errors, runs, strict=True)])
             found.append(Measurement(self.number, who, evaluations, _rms(errors), float(held)))
         return found
 
     def _peer(self, who: str, evaluations: int, way: Callable[[int, int], Values], reference: Values) -> Measurement:
-        seeds = _told(range(self.seeds), f"{who}, {evaluations}")
+        seeds = _announced(range(self.seeds), f"{who}, {evaluations}")
         errors = np.array([way(evaluations, seed) - reference for seed in seeds])
         return Measurement(self.number, who, evaluations, _rms(errors))
 
@@ -157,7 +157,7 @@ class Bench:
         return values
 
 
-def _told(work: Sequence[T], what: str) -> Iterable[T]:
+def _announced(work: Sequence[T], what: str) -> Iterable[T]:
     """`work`, with a bar on standard error that goes once it is done."""
     return track(work, what, console=Console(stderr=True), transient=True)
 

@@ -30,7 +30,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.explaining.figures import Measurement, Values, correlation, show, timed, write
 from benchmarks.explaining.floor import floor_seconds
-from benchmarks.explaining.peers import CAPTUM_TOKENS, MOST_CAPTUM_TOKENS, Peers
+from benchmarks.explaining.peers import CAPTUM_TOKENS, MAX_CAPTUM_TOKENS, Peers
 from benchmarks.subjects import TEXT, folder_of
 from ml.explain import Run
 from ml.memory import expect_to_stay, keep_freed_memory
@@ -147,7 +147,7 @@ class Bench:
         _tell_of(self.model.info.name, work)
         seconds, ours = timed("gloss, float32", lambda: self._gloss(spec)[0], self._repeats)
         found = [Measurement(work, "gloss, float32", seconds)]
-        for batch in sorted({max(1, CAPTUM_TOKENS // tokens), min(steps, MOST_CAPTUM_TOKENS // tokens)}):
+        for batch in sorted({max(1, CAPTUM_TOKENS // tokens), min(steps, MAX_CAPTUM_TOKENS // tokens)}):
             who = f"captum IntegratedGradients, batches of {batch}"
             way = self._peers.captum_integrated(ids, last, target, steps, batch)
             seconds, theirs = timed(who, way, self._repeats)

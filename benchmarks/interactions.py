@@ -101,12 +101,12 @@ class Bench:
         """The mean of v(S + ij) − v(S + i) − v(S + j) + v(S) over what was drawn; 0 where nothing was."""
         random, count = np.random.default_rng(seed), self._features
         totals, drawn = np.zeros((2, count, count))
-        places = np.arange(count - 1)
+        indices = np.arange(count - 1)
         for _ in range(evaluations // (2 * (count - 1))):
             order = random.permutation(count)
             before = np.argsort(order) < np.arange(count + 1)[:, None]  # the first k of the order
             swapped = before[:-2].copy()
-            swapped[places, order[1:]] = True
+            swapped[indices, order[1:]] = True
             values = self._game.evaluate(np.concatenate([before, swapped]))
             ordered, others = values[: count + 1], values[count + 1 :]
             first, second = np.sort([order[:-1], order[1:]], axis=0)

@@ -78,8 +78,8 @@ class Bench:
         yield self._occlusion(64, 64, 1.8)
 
     def _ids(self, count: int) -> list[int]:
-        most = min(self.model.info.vocabulary_size, 200_000)
-        return [int(token) for token in self._random.integers(5, most, count)]
+        limit = min(self.model.info.vocabulary_size, 200_000)
+        return [int(token) for token in self._random.integers(5, limit, count)]
 
     def _median(self, way: Callable[[], object]) -> float:
         times = []

@@ -81,7 +81,7 @@ class Bench:
 
     def _prefix(self) -> list[Figure]:
         with processes.gloss(self._folder, self._threads) as served:
-            return asyncio.run(rows.known_beginnings(served.address, self._vocabulary, repeats=15))
+            return asyncio.run(rows.cached_prefixes(served.address, self._vocabulary, repeats=15))
 
     def _memory(self) -> list[Figure]:
         with processes.gloss(self._folder, self._threads) as served:

@@ -1,4 +1,4 @@
-"""The stack with a guided walk through it: `make demo`."""
+"""The stack with a guided tour of it: `make demo`."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from deploy.stack import CHECKOUT, Stack, parser, run
 from gloss.connection import DEFAULT_ADDRESS
 
 
-def walk(stack: Stack) -> None:
-    """Run the client's own walk against the stack, in this terminal.
+def tour(stack: Stack) -> None:
+    """Run the client's own tour of the stack, in this terminal.
 
     Raises:
-        StartError: the walk failed, or one of the stack's processes ended under it.
+        StartError: the tour failed, or one of the stack's processes ended under it.
     """
     stack.console.print()
-    command = [sys.executable, "-m", "gloss", "walk"]
+    command = [sys.executable, "-m", "gloss", "tour"]
     path = os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")]))
     client = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path, "GLOSS_ADDRESS": stack.address})  # noqa: S603
     try:
@@ -33,12 +33,12 @@ def walk(stack: Stack) -> None:
         client.kill()
         client.wait()
     if code != 0:
-        raise StartError(f"the walk failed with exit code {code}; what it printed stands above", code)
+        raise StartError(f"the tour failed with exit code {code}; what it printed stands above", code)
     stack.announce()
 
 
 def invite(stack: Stack) -> None:
-    """Print what a second terminal needs for the commands of the walk."""
+    """Print what a second terminal needs for the commands of the tour."""
     activate = Path(sys.executable).parent / "activate"
     lines = [f". {shlex.quote(os.path.relpath(activate))}"] if activate.exists() else []
     if stack.address != DEFAULT_ADDRESS:
@@ -50,13 +50,13 @@ def invite(stack: Stack) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Start everything, walk through it, and serve until Ctrl-C."""
-    options = parser("deploy.demo", "Run the stack, walk through it, and serve until Ctrl-C.")
-    options.add_argument("--once", action="store_true", help="stop after the walk")
+    """Start everything, give a tour of it, and serve until Ctrl-C."""
+    options = parser("deploy.demo", "Run the stack, give a tour of it, and serve until Ctrl-C.")
+    options.add_argument("--once", action="store_true", help="stop after the tour")
     chosen = options.parse_args(arguments)
 
     def once_ready(stack: Stack) -> None:
-        walk(stack)
+        tour(stack)
         if not chosen.once:
             invite(stack)
 

@@ -39,7 +39,7 @@ def _stream(build: Callable[P, Stream[Reply]]) -> Callable[Concatenate[AsyncClie
 def _pages(build: Callable[P, Pages]) -> Callable[Concatenate[AsyncClient, P], AsyncIterator[v1.Explanation]]:
     @as_method(build)
     def method(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[v1.Explanation]:
-        return self._turn_pages(build(*args, **kwargs))
+        return self._follow_pages(build(*args, **kwargs))
 
     return method
 
@@ -125,7 +125,7 @@ class AsyncClient(Connection):
             finally:
                 replies.cancel()  # the caller may have left the loop; after the end it does nothing
 
-    async def _turn_pages(self, pages: Pages) -> AsyncIterator[v1.Explanation]:
+    async def _follow_pages(self, pages: Pages) -> AsyncIterator[v1.Explanation]:
         token = ""
         while True:
             reply = await self._ask(pages.page(token))

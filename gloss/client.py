@@ -38,7 +38,7 @@ def _stream(build: Callable[P, Stream[Reply]]) -> Callable[Concatenate[Client, P
 def _pages(build: Callable[P, Pages]) -> Callable[Concatenate[Client, P], Iterator[v1.Explanation]]:
     @as_method(build)
     def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[v1.Explanation]:
-        return self._turn_pages(build(*args, **kwargs))
+        return self._follow_pages(build(*args, **kwargs))
 
     return method
 
@@ -122,7 +122,7 @@ class Client(Connection):
             finally:
                 replies.cancel()  # the caller may have left the loop; after the end it does nothing
 
-    def _turn_pages(self, pages: Pages) -> Iterator[v1.Explanation]:
+    def _follow_pages(self, pages: Pages) -> Iterator[v1.Explanation]:
         token = ""
         while True:
             reply = self._ask(pages.page(token))

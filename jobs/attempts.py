@@ -168,8 +168,8 @@ class AttemptStore:
 
     def measured(self, digest: str, method: str, tokens: int, seconds: float) -> None:
         """Note that a method took a worker so long for so many planned tokens, for the estimates of what comes."""
-        kept, remembered = _KEPT_OF_EARLIER, _THROUGHPUT_MS
-        self._scripts("measure", names.throughput(digest, method), tokens, seconds, kept, remembered)
+        kept, kept_ms = _KEPT_OF_EARLIER, _THROUGHPUT_MS
+        self._scripts("measure", names.throughput(digest, method), tokens, seconds, kept, kept_ms)
 
     def heartbeat(self, queue: str, digest: str, worker: str, seconds: float) -> int:
         """Count a worker that holds the model of `digest` as alive for `seconds`. Returns how many jobs wait."""

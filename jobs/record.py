@@ -18,7 +18,7 @@ _RESULTS = ("partial", "result")
 Question = pb.ExplanationSpec | pb.StudySpec
 Result = pb.ExplanationResult | pb.StudyResult
 
-_PLACES = {
+_FIELDS = {
     "spec": ("spec", "study"),
     "partial": ("partial_result", "partial_study_result"),
     "result": ("result", "study_result"),
@@ -26,7 +26,7 @@ _PLACES = {
 """Where an `Explanation` has what is stored in a field, which holds one with that alone."""
 
 _SHOWS_PARTIAL = frozenset({"RUNNING", "FAILED", "CANCELLED"})
-_MOST_ATTEMPTS = 2**31 - 1
+_MAX_ATTEMPTS = 2**31 - 1
 _LATEST_MS = 253_402_300_799_999
 """The end of the year 9999, after which no timestamp can be."""
 
@@ -47,8 +47,8 @@ def state_name(state: pb.ExplanationState) -> str:
 
 def pack(field: str, message: Question | Result) -> bytes:
     """What is stored in a field for a part of an explanation: equal bytes for equal parts."""
-    places = pb.Explanation.DESCRIPTOR.fields_by_name
-    [place] = (name for name in _PLACES[field] if places[name].message_type is message.DESCRIPTOR)
+    descriptors = pb.Explanation.DESCRIPTOR.fields_by_name
+    [place] = (name for name in _FIELDS[field] if descriptors[name].message_type is message.DESCRIPTOR)
     holder = pb.Explanation()
     getattr(holder, place).CopyFrom(message)
     getattr(holder, place).SetInParent()
@@ -124,7 +124,7 @@ class Record:
             state=f"EXPLANATION_STATE_{word}",
             method=self.text("method"),
             prompt_preview=self.text("preview"),
-            attempt=self.number("attempt", _MOST_ATTEMPTS),
+            attempt=self.number("attempt", _MAX_ATTEMPTS),
         )
         if view == pb.EXPLANATION_VIEW_FULL:
             self._put(explanation, "spec")
@@ -158,7 +158,7 @@ class Record:
     def _part(self, field: str) -> tuple[str, Message]:
         def parse(value: bytes) -> tuple[str, Message]:
             holder = pb.Explanation.FromString(value)
-            [place] = (name for name in _PLACES[field] if holder.HasField(name))
+            [place] = (name for name in _FIELDS[field] if holder.HasField(name))
             return place, getattr(holder, place)
 
         return self._read(field, parse)

@@ -35,7 +35,7 @@ _PAGE_BYTES = 1 << 20
 """Of a list's page that holds more than one explanation."""
 _LARGEST_BYTES = 256 << 20
 """Of one explanation. What is larger is none."""
-_MOST_TOLD = 1000
+_MAX_LOGGED = 1000
 
 _log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class ExplanationStore:
         self._retention_ms = round(retention_seconds * 1000)
         self._max_queued = max_queued
         self._max_summary_bytes = max_summary_bytes
-        self._told: set[str] = set()
+        self._logged: set[str] = set()
 
     def create(
         self,
@@ -257,8 +257,8 @@ class ExplanationStore:
         try:
             return _read(explanation_id, view, fields, answer)
         except DataCorruptError as error:
-            if name not in self._told and len(self._told) < _MOST_TOLD:
-                self._told.add(name)
+            if name not in self._logged and len(self._logged) < _MAX_LOGGED:
+                self._logged.add(name)
                 _log.error("left out of lists: %s", error)
             return None
 

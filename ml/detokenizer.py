@@ -89,7 +89,7 @@ class Detokenizer:
             return bytes.fromhex(stand_in[1])
         return self.token_text(token_id).removeprefix(self._continuing).encode()
 
-    def ends_inside(self, ids: Sequence[int]) -> bool:
+    def ends_mid_character(self, ids: Sequence[int]) -> bool:
         """Whether the text of `ids`, all of them named, ends inside a character."""
         data = b"".join(map(self.token_bytes, ids[-_CONTEXT:]))
         return any(error.reason == "unexpected end of data" for error in _errors(data))
@@ -133,7 +133,7 @@ class IncrementalDecoder:
                 break
             if detokenizer.is_named(token_id):
                 self._ids.insert(0, token_id)
-        self.ends_inside = False
+        self.ends_mid_character = False
         """Whether a character is not complete yet."""
         self._certain = ""  # the text of these tokens, but a last character that is not complete
         self._read()
@@ -152,9 +152,9 @@ class IncrementalDecoder:
 
     def rest(self) -> str:
         """The text of a last character that is not complete, once nothing more can come."""
-        return REPLACEMENT if self.ends_inside else ""
+        return REPLACEMENT if self.ends_mid_character else ""
 
     def _read(self) -> None:
         text = self._detokenizer.decode(self._ids)
-        self.ends_inside = text.endswith(REPLACEMENT) and self._detokenizer.ends_inside(self._ids)
-        self._certain = text[:-1] if self.ends_inside else text
+        self.ends_mid_character = text.endswith(REPLACEMENT) and self._detokenizer.ends_mid_character(self._ids)
+        self._certain = text[:-1] if self.ends_mid_character else text

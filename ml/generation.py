@@ -67,16 +67,16 @@ class GenerationSpec:
         Raises:
             PromptTooLongError: prompt and generation do not fit the context.
         """
-        room = context_length - prompt
-        if room < 1:
+        capacity = context_length - prompt
+        if capacity < 1:
             message = f"the prompt has {prompt} tokens, all that this model reads, so none can follow; shorten it"
             raise PromptTooLongError("prompt", prompt + 1, context_length, message)
         if self.max_tokens is None:
-            return min(_DEFAULT_TOKENS, room)
-        if self.max_tokens > room:
+            return min(_DEFAULT_TOKENS, capacity)
+        if self.max_tokens > capacity:
             message = (
-                f"must be at most {room}, not {self.max_tokens}: this model reads at most {context_length} tokens, and"
-                f" {prompt} are the prompt's"
+                f"must be at most {capacity}, not {self.max_tokens}: this model reads at most {context_length} tokens,"
+                f" and {prompt} are the prompt's"
             )
             raise PromptTooLongError("max_tokens", prompt + self.max_tokens, context_length, message)
         return self.max_tokens
@@ -131,7 +131,7 @@ class Generation:
             text += last + self._stops.flush()
         if stopped:
             finish = FinishReason.STOP
-        top = _most_likely(log_probabilities, self._spec.top_k)
+        top = _top_tokens(log_probabilities, self._spec.top_k)
         return Step(token_id, float(log_probabilities[token_id]), top, text, finish)
 
     def _choose(self, log_probabilities: npt.NDArray[np.float64]) -> int:
@@ -139,9 +139,9 @@ class Generation:
             return int(log_probabilities.argmax())
         probabilities = np.exp(log_probabilities)
         nucleus = _nucleus(probabilities, self._spec.top_p) if self._spec.top_p < 1 else None
-        mass = np.cumsum(probabilities if nucleus is None else probabilities[nucleus])
-        drawn = int(np.searchsorted(mass, self._draws.random() * mass[-1], side="right"))
-        drawn = min(drawn, len(mass) - 1)
+        cumulative = np.cumsum(probabilities if nucleus is None else probabilities[nucleus])
+        drawn = int(np.searchsorted(cumulative, self._draws.random() * cumulative[-1], side="right"))
+        drawn = min(drawn, len(cumulative) - 1)
         return drawn if nucleus is None else int(nucleus[drawn])
 
 
@@ -153,13 +153,13 @@ def _nucleus(probabilities: npt.NDArray[np.float64], top_p: float) -> npt.NDArra
         some = min(some, len(probabilities))
         likely = np.argpartition(-probabilities, some - 1)[:some]
         likely = likely[np.lexsort((likely, -probabilities[likely]))]
-        mass = np.cumsum(probabilities[likely])
-        if mass[-1] > wanted or some == len(probabilities):
-            return likely[: int(np.searchsorted(mass, wanted)) + 1]
+        cumulative = np.cumsum(probabilities[likely])
+        if cumulative[-1] > wanted or some == len(probabilities):
+            return likely[: int(np.searchsorted(cumulative, wanted)) + 1]
         some *= 8
 
 
-def _most_likely(log_probabilities: npt.NDArray[np.float64], count: int) -> tuple[tuple[int, float], ...]:
+def _top_tokens(log_probabilities: npt.NDArray[np.float64], count: int) -> tuple[tuple[int, float], ...]:
     if not count:
         return ()
     count = min(count, len(log_probabilities))

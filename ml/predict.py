@@ -43,9 +43,9 @@ class Score:
 
 def check_top_k(top_k: int, vocabulary_size: int, *, least: int = 1) -> None:
     """Raise `InputError` unless `top_k` tokens, `least` or more, can be listed."""
-    most = min(MAX_TOP_K, vocabulary_size)
-    if not least <= top_k <= most:
-        raise InputError("top_k", f"must be between {least} and {most}, not {top_k}")
+    limit = min(MAX_TOP_K, vocabulary_size)
+    if not least <= top_k <= limit:
+        raise InputError("top_k", f"must be between {least} and {limit}, not {top_k}")
 
 
 def check_temperature(temperature: float) -> None:
@@ -69,7 +69,7 @@ def next_token(logits: Tensor, top_k: Sequence[int], temperatures: Sequence[floa
     # The largest logit becomes 0, which stays 0 at any temperature; the others may only fall.
     logits = logits.double()
     shifted = (logits - logits.amax(dim=-1, keepdim=True)) / scale
-    return _most_likely(torch.log_softmax(shifted, dim=-1), top_k)
+    return _top_tokens(torch.log_softmax(shifted, dim=-1), top_k)
 
 
 def score(logits: Tensor, ids: Sequence[int], top_k: int = 0) -> Score:
@@ -88,11 +88,11 @@ def score(logits: Tensor, ids: Sequence[int], top_k: int = 0) -> Score:
     scores = log_probabilities.gather(1, wanted).squeeze(1)
     _check_numbers(scores)
     ranks = (logits > logits.gather(1, wanted)).sum(dim=-1) + 1
-    predictions = _most_likely(log_probabilities, [top_k] * len(ids)) if top_k else ()
+    predictions = _top_tokens(log_probabilities, [top_k] * len(ids)) if top_k else ()
     return Score(tuple(scores.tolist()), tuple(ranks.tolist()), tuple(predictions))
 
 
-def _most_likely(log_probabilities: Tensor, top_k: Sequence[int]) -> list[Prediction]:
+def _top_tokens(log_probabilities: Tensor, top_k: Sequence[int]) -> list[Prediction]:
     """The `top_k[i]` most likely tokens of row i of `log_probabilities`, float64 [n, vocabulary], and its entropy."""
     entropies = torch.cat([torch.special.entr(rows.exp()).sum(dim=-1) for rows in log_probabilities.split(_ROWS)])
     _check_numbers(entropies)

@@ -284,16 +284,16 @@ class Tokenizer:
         spans: list[Span | None] = []
         decoder = self.decoder()
         for token_id in ids:
-            inside = decoder.ends_inside
-            piece = decoder.push(token_id)
-            end = len(text) + len(piece) + decoder.ends_inside
+            mid_character = decoder.ends_mid_character
+            added = decoder.push(token_id)
+            end = len(text) + len(added) + decoder.ends_mid_character
             # Word-level decoders put a space between tokens that is no part of either.
-            space = len(piece) > 1 and piece[0] == " " != self.token_text(token_id)[:1]
+            space = len(added) > 1 and added[0] == " " != self.token_text(token_id)[:1]
             # A character that was begun may turn out to be none, and then this token begins another.
-            broken = inside and piece[:1] == REPLACEMENT and len(text) + 1 < end
+            broken = mid_character and added[:1] == REPLACEMENT and len(text) + 1 < end
             span = (len(text) + (space or broken), end)
             spans.append(span if span[0] < span[1] else None)
-            text += piece
+            text += added
         return text + decoder.rest(), tuple(spans)
 
 

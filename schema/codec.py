@@ -81,8 +81,8 @@ class Codec(Generic[M, T]):
         hints = {name: _plain(hint) for name, hint in get_type_hints(kind, include_extras=True).items()}
         without_default = _without_default(kind)
         unions = [oneof for oneof in descriptor.oneofs if oneof.name in hints]
-        inside = {field.name for oneof in unions for field in oneof.fields}
-        alone = [field for field in descriptor.fields if field.name not in inside]
+        oneof_fields = {field.name for oneof in unions for field in oneof.fields}
+        alone = [field for field in descriptor.fields if field.name not in oneof_fields]
         _same(f"fields of {descriptor.name} and {kind.__name__}", [*alone, *unions], hints)
         self._choices = [
             _Choice(oneof.name, _members(oneof, hints[oneof.name]), oneof.name in without_default) for oneof in unions

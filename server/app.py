@@ -81,8 +81,8 @@ class Server:
         ]
 
         def make() -> grpc.aio.Server:
-            options, most = _options(settings), settings.max_calls
-            return grpc.aio.server(interceptors=interceptors, options=options, maximum_concurrent_rpcs=most)
+            options, limit = _options(settings), settings.max_calls
+            return grpc.aio.server(interceptors=interceptors, options=options, maximum_concurrent_rpcs=limit)
 
         self._grpc = Listener(make, credentials(settings))
         self._closing = AsyncExitStack()  # What to undo once no call is left, the last made first.
@@ -217,7 +217,7 @@ class Server:
                 except Exception as error:  # noqa: BLE001 -- what one kind of question meets, its callers are told
                     _logger.warning("model=%s cannot answer %s: %s", name, type(task).__name__, error)
             _logger.info("warm model=%s seconds=%.2f", name, time.perf_counter() - began)
-        self.engine.forget_pace()
+        self.engine.forget_throughput()
         expect_to_stay()
 
     async def _serve(self, registry: Registry) -> None:
@@ -277,7 +277,7 @@ async def _apart(work: Callable[[], T]) -> T:
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
 
-    def settle(result: Callable[[], None]) -> None:
+    def deliver(result: Callable[[], None]) -> None:
         if not done.done():
             result()
 
@@ -285,11 +285,11 @@ async def _apart(work: Callable[[], T]) -> T:
         try:
             found = work()
         except BaseException as error:  # noqa: BLE001 -- it is raised where the result is awaited
-            told = functools.partial(done.set_exception, error)
+            finish = functools.partial(done.set_exception, error)
         else:
-            told = functools.partial(done.set_result, found)
+            finish = functools.partial(done.set_result, found)
         with suppress(RuntimeError):  # the loop has closed: nobody waits any more
-            loop.call_soon_threadsafe(settle, told)
+            loop.call_soon_threadsafe(deliver, finish)
 
     # A daemon: a signal that ends the process while a model is loading need not wait for it.
     thread = threading.Thread(target=run, name="loading", daemon=True)

@@ -54,7 +54,7 @@ class Item(Generic[T]):
     tokens: int
     """Length of the sequence."""
 
-    lane: Hashable
+    batch_key: Hashable
     """Items of one lane may share a batch; of different lanes, never."""
 
     caller: Hashable
@@ -111,7 +111,7 @@ class Queue(Generic[T]):
         """Tokens that wait."""
         return self._tokens
 
-    def offer(self, items: Sequence[Item[T]], room: float = float("inf")) -> None:
+    def offer(self, items: Sequence[Item[T]], max_tokens: float = float("inf")) -> None:
         """Add all of `items`, or none of them.
 
         Args:
@@ -123,7 +123,7 @@ class Queue(Generic[T]):
         """
         tokens = sum(item.tokens for item in items)
         too_many = self._items + len(items) > self._limits.waiting_items
-        too_long = self._tokens > 0 and self._tokens + tokens > min(room, self._limits.waiting_tokens)
+        too_long = self._tokens > 0 and self._tokens + tokens > min(max_tokens, self._limits.waiting_tokens)
         if too_many or too_long:
             raise QueueOverflowError(self._tokens)
         for item in items:
@@ -153,7 +153,7 @@ class Queue(Generic[T]):
         batch = tuple(self._next_batch())
         self.withdraw(batch)
         for item in batch:
-            self._end_turn(item)
+            self._rotate(item)
         return Schedule(batch, expired)
 
     def _next_batch(self) -> list[Item[T]]:
@@ -163,10 +163,11 @@ class Queue(Generic[T]):
             return []
         batch = _Batch(first, self._limits)
         window: Iterator[tuple[int, Item[T]]] = itertools.islice(
-            ((turn, item) for turn, item in turns if item.lane == first.lane), self._WINDOW * self._limits.batch_items
+            ((rank, item) for rank, item in turns if item.batch_key == first.batch_key),
+            self._WINDOW * self._limits.batch_items,
         )
         if first.padded:  # Within one round of turns, those nearest in length come first.
-            window = iter(sorted(window, key=lambda turn: (turn[0], abs(turn[1].tokens - first.tokens))))
+            window = iter(sorted(window, key=lambda rank: (rank[0], abs(rank[1].tokens - first.tokens))))
         for _, item in window:
             batch.add_if_it_fits(item)
         return batch.items
@@ -175,7 +176,7 @@ class Queue(Generic[T]):
         """All items in the order of turns, each with the number of its caller's turn."""
         return _interleave((item for _, item in _interleave(calls.values())) for calls in self._callers.values())
 
-    def _end_turn(self, item: Item[T]) -> None:
+    def _rotate(self, item: Item[T]) -> None:
         """Move the item's caller and call behind all others."""
         calls = self._callers.pop(item.caller, None)
         if calls is None:
@@ -217,5 +218,5 @@ class _Batch(Generic[T]):
 
 def _interleave(sources: Iterable[Iterable[T]]) -> Iterator[tuple[int, T]]:
     """The first of every source, then the second of every source, and so on, each with the number of its round."""
-    for turn, row in enumerate(itertools.zip_longest(*sources)):
-        yield from ((turn, element) for element in row if element is not None)
+    for rank, row in enumerate(itertools.zip_longest(*sources)):
+        yield from ((rank, element) for element in row if element is not None)

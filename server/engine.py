@@ -22,7 +22,7 @@ from server.batching import Item, Limits, Queue, QueueOverflowError
 from server.errors import OverloadedError, of_model
 from server.generation import GenerationLimits, Generations, Stream, insert_prefixes
 from server.metrics import Metrics
-from server.tasks import Outcome, Task, lane, output_bytes, run
+from server.tasks import Outcome, Task, batch_key, output_bytes, run
 
 _logger = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ class Engine:
         self._stopping = False
         self._waiting_seconds = waiting_seconds
         self._shortest = limits.shortest
-        self._pace = _Pace()
+        self._throughput = _Throughput()
         self.crashed: asyncio.Future[None] = self._loop.create_future()
         """Holds the error that ended the model's thread, should there ever be one."""
         self._thread = threading.Thread(target=in_front(self._serve), name="model", daemon=True)
@@ -163,7 +163,7 @@ class Engine:
             Item(
                 _Work(call, index, task),
                 tokens=len(task.ids),
-                lane=lane(model, task),
+                batch_key=batch_key(model, task),
                 caller=caller,
                 call=call,
                 output_bytes=output_bytes(self._models[model], task),
@@ -175,7 +175,7 @@ class Engine:
         call.items = items
         with self._changed:
             try:
-                self._queue.offer(items, self._waiting_seconds * self._pace.tokens_per_second)
+                self._queue.offer(items, self._waiting_seconds * self._throughput.tokens_per_second)
             except QueueOverflowError as error:
                 raise OverloadedError(self._seconds_for(error.tokens)) from None
             self._changed.notify()
@@ -186,7 +186,7 @@ class Engine:
                 with self._changed:
                     self._queue.withdraw(items)
 
-    def check_room(self) -> None:
+    def check_capacity(self) -> None:
         """Spare whoever calls the work of preparing tasks that would be refused.
 
         Raises:
@@ -194,12 +194,12 @@ class Engine:
         """
         with self._changed:
             tokens = self._queue.tokens
-        if tokens and tokens >= self._waiting_seconds * self._pace.tokens_per_second:
+        if tokens and tokens >= self._waiting_seconds * self._throughput.tokens_per_second:
             raise OverloadedError(self._seconds_for(tokens))
 
-    def forget_pace(self) -> None:
+    def forget_throughput(self) -> None:
         """Forget how long batches took: a model's first ones take longer than all others."""
-        self._pace = _Pace()
+        self._throughput = _Throughput()
 
     def generate(self, model: str, ids: Sequence[int], generation: Generation, *, namespace: str = "") -> Stream:
         """Begin to continue `ids` as soon as there is a place. `namespace`: whose cached prefixes may be used.
@@ -230,7 +230,7 @@ class Engine:
                 self._generations.step()
                 if batch:
                     tokens = sum(max(len(work.task.ids), self._shortest) for work in batch)
-                    self._pace.note(tokens, time.monotonic() - began)
+                    self._throughput.note(tokens, time.monotonic() - began)
         except BaseException as error:  # A server without its model's thread must not seem alive.
             _logger.critical("the model's thread died", exc_info=error)
             self._to_loop(self._crash, error)
@@ -333,10 +333,10 @@ class Engine:
             self.crashed.set_exception(RuntimeError(f"the model's thread died: {error!r}"))
 
     def _seconds_for(self, tokens: int) -> float:
-        return min(max(tokens / self._pace.tokens_per_second, _SHORTEST_RETRY), _LONGEST_RETRY)
+        return min(max(tokens / self._throughput.tokens_per_second, _SHORTEST_RETRY), _LONGEST_RETRY)
 
 
-class _Pace:
+class _Throughput:
     """How fast waiting prompts are worked off of late, whatever the model's thread does between them."""
 
     _MEMORY_SECONDS = 2.0

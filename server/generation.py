@@ -34,7 +34,7 @@ _logger = logging.getLogger(__name__)
 _RETRY_SECONDS = 1.0
 """After which a refused caller is told to try again: about a short text's time."""
 
-_MOST_UNREAD = 32
+_MAX_UNREAD = 32
 """Steps of one text that wait for its caller to read them, up to 12 KB each; then the text pauses."""
 
 
@@ -51,7 +51,7 @@ class GenerationLimits:
     waiting: int = 128
     """Texts of all models that wait for a place, and likewise those that paused and gave theirs to another."""
 
-    def places(self, model: LanguageModel) -> int:
+    def capacity(self, model: LanguageModel) -> int:
         """How many texts of `model` may grow together."""
         return max(1, min(self.texts, self.bytes // max(1, model.sequence_bytes)))
 
@@ -113,7 +113,7 @@ class Stream:
     def waits_for_reader(self) -> bool:
         """Whether it pauses: from too much that is unread until all of it has been read. For the model's thread."""
         unread = self._computed - self._taken
-        self.paused = unread > 0 if self.paused else unread >= _MOST_UNREAD
+        self.paused = unread > 0 if self.paused else unread >= _MAX_UNREAD
         return self.paused
 
     def __aiter__(self) -> Stream:
@@ -166,7 +166,7 @@ class _Growing:
     """One model's texts that have a place, and the number of the runner's sequence that each is."""
 
     runner: Runner
-    places: int
+    capacity: int
     streams: dict[Stream, int] = field(default_factory=dict)
 
     def leave(self, stream: Stream) -> None:
@@ -212,7 +212,7 @@ class Generations:
     @property
     def busy(self) -> bool:
         """Whether there is anything to do."""
-        return any(stream.left or self._has_room(stream) for stream in self._waiting) or any(
+        return any(stream.left or self._has_capacity(stream) for stream in self._waiting) or any(
             stream.left or not stream.waits_for_reader() for stream in (*self._placed(), *self._displaced)
         )
 
@@ -250,12 +250,12 @@ class Generations:
             except Exception as error:  # noqa: BLE001 -- whatever it is, it belongs to the caller, not to this thread
                 self._deliver(stream, of_model(stream.model, error))
                 continue
-            if stream.model in begun or not self._has_room(stream):
+            if stream.model in begun or not self._has_capacity(stream):
                 self._waiting.append(stream)
                 continue
             begun.add(stream.model)
             with self._failures_of(stream.model, stream):
-                if len(growing.streams) >= growing.places:
+                if len(growing.streams) >= growing.capacity:
                     self._displace(growing)
                 self._begin(growing, stream)
         if self._unread and not (self._waiting or self._displaced or self._placed()):
@@ -263,7 +263,7 @@ class Generations:
             give_back()
 
     @contextmanager
-    def _failures_of(self, model: str, *beginning: Stream) -> Iterator[None]:
+    def _failures_of(self, model: str, *starting: Stream) -> Iterator[None]:
         """Whatever fails within costs all of a model's texts their sequences, and nobody else anything.
 
         Each of several texts is read anew, alone, so that only the culprit's caller is told.
@@ -275,7 +275,7 @@ class Generations:
             yield
         except Exception as error:  # noqa: BLE001 -- nobody knows whose fault it is
             lost = self._growing.pop(model, None)
-            streams = dict.fromkeys([*(lost.streams if lost else ()), *beginning])
+            streams = dict.fromkeys([*(lost.streams if lost else ()), *starting])
             _logger.warning("model=%s a step of %d texts failed: %s", model, len(streams), type(error).__name__)
             for stream in streams:
                 if lost and stream in lost.streams:
@@ -289,13 +289,13 @@ class Generations:
     def _growing_of(self, model: str) -> _Growing:
         if model not in self._growing:
             served = self._models[model]
-            self._growing[model] = _Growing(self._runners[model], self._limits.places(served))
+            self._growing[model] = _Growing(self._runners[model], self._limits.capacity(served))
         return self._growing[model]
 
-    def _has_room(self, stream: Stream) -> bool:
+    def _has_capacity(self, stream: Stream) -> bool:
         """Whether its model has a place for it, or a text that pauses and can give its own."""
         growing = self._growing.get(stream.model)
-        if growing is None or len(growing.streams) < growing.places:
+        if growing is None or len(growing.streams) < growing.capacity:
             return True
         return len(self._displaced) < self._limits.waiting and any(s.waits_for_reader() for s in growing.streams)
 
@@ -335,7 +335,7 @@ class Generations:
         """Choose the next token of some texts, each by its row of `logits`, and tell their callers."""
         log_probabilities = torch.log_softmax(logits.double(), dim=-1).cpu().numpy()
         seconds = time.monotonic() - began
-        told: list[tuple[Stream, _Packed | Exception]] = []
+        deliveries: list[tuple[Stream, _Packed | Exception]] = []
         ended: list[Stream] = []
         for stream, row in zip(streams, log_probabilities, strict=True):
             stream.model_seconds += seconds
@@ -352,13 +352,13 @@ class Generations:
             if isinstance(item, Exception) or item.finish is not None:
                 stream.ended = True
                 ended.append(stream)
-            told.append((stream, item if isinstance(item, Exception) else _Packed.of(item)))
+            deliveries.append((stream, item if isinstance(item, Exception) else _Packed.of(item)))
         self._metrics.tokens.labels(streams[0].model, "generated").inc(len(streams))
         try:
             for stream in ended:
                 growing.leave(stream)
         finally:
-            for stream, packed in told:  # Only now: who hears of an end may count on the place.
+            for stream, packed in deliveries:  # Only now: who hears of an end may count on the place.
                 self._deliver(stream, packed)
 
     def _placed(self) -> list[Stream]:

@@ -60,7 +60,7 @@ LogitsTask = NextTokenTask | ScoreTask
 Task = LogitsTask | AttentionTask
 
 
-def lane(model: str, task: Task) -> Hashable:
+def batch_key(model: str, task: Task) -> Hashable:
     """Tasks of equal lane may run together: questions about logits do, whatever they ask; attention runs alone."""
     return task if isinstance(task, AttentionTask) else model
 

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-_TURN_SECONDS = 0.25
+_TIMED_SECONDS = 0.25
 """A turn at a short work repeats it for so long; its time is the shortest, as whatever disturbs only adds."""
 _RESAMPLES = 10_000
 
 
 @dataclass(frozen=True)
-class Turn:
+class Timing:
     """One turn at a work.
 
     Attributes:
@@ -81,12 +81,12 @@ class Side:
         self._process = process
         self.works: list[str] = self._answer()
 
-    def turn(self, work: str, times: int) -> Turn:
+    def timing(self, work: str, times: int) -> Timing:
         """Let it do a work so many times."""
         if self._process.stdin is None:
             raise AssertionError("the process was started with a pipe")
         print(json.dumps([work, times]), file=self._process.stdin, flush=True)
-        return Turn(*self._answer())
+        return Timing(*self._answer())
 
     def _answer(self) -> Any:
         line = self._process.stdout.readline() if self._process.stdout else ""
@@ -118,20 +118,20 @@ def sides(old: Path, new: Path, folder: Path, threads: int, share: float) -> Ite
         yield Side(processes[0]), Side(processes[1])
 
 
-Turns = tuple[list[Turn], list[Turn]]
+Turns = tuple[list[Timing], list[Timing]]
 """Of the old side and of the new one, pair by pair."""
 
 
 def take_turns(work: str, old: Side, new: Side, pairs: int) -> Turns:
     """Take turns at a work, after some that prepare what is new to it."""
     for side in (old, new):
-        side.turn(work, 1)
-    longest = max(side.turn(work, 1).wall for side in (old, new))
-    times = max(1, round(_TURN_SECONDS / longest))
+        side.timing(work, 1)
+    longest = max(side.timing(work, 1).wall for side in (old, new))
+    times = max(1, round(_TIMED_SECONDS / longest))
     turns: Turns = [], []
     for pair in range(pairs):
         for side in (0, 1) if pair % 2 else (1, 0):
-            turns[side].append((old, new)[side].turn(work, times))
+            turns[side].append((old, new)[side].timing(work, times))
     return turns
 
 
@@ -140,9 +140,9 @@ def compare(work: str, turns: Turns) -> Comparison:
     olds, news = turns
     return Comparison(
         work,
-        1e3 * float(np.median([turn.wall for turn in olds])),
-        Ratio.of([turn.wall for turn in olds], [turn.wall for turn in news]),
-        Ratio.of([turn.processor for turn in olds], [turn.processor for turn in news]),
+        1e3 * float(np.median([timing.wall for timing in olds])),
+        Ratio.of([timing.wall for timing in olds], [timing.wall for timing in news]),
+        Ratio.of([timing.processor for timing in olds], [timing.processor for timing in news]),
         _difference(olds[-1].values, news[-1].values),
     )
 

@@ -148,10 +148,10 @@ class Comparison:
             yield "attention", "share", lambda model: self._attention(model, Reduction.RAW)
             yield "attention rollout", "share", lambda model: self._attention(model, Reduction.ROLLOUT)
 
-    def _read(self, model: LanguageModel, tails: Sequence[int], max_bytes: int, times: int = 1) -> Numbers:
+    def _read(self, model: LanguageModel, logit_counts: Sequence[int], max_bytes: int, times: int = 1) -> Numbers:
         runner = model.runner(max_bytes)
         for _ in range(times):
-            logits = runner.step([Chunk(ids, tail) for ids, tail in zip(self._ids, tails, strict=True)]).logits
+            logits = runner.step([Chunk(ids, tail) for ids, tail in zip(self._ids, logit_counts, strict=True)]).logits
         return np.concatenate([_likeliest(model, each) for each in logits])
 
     def _generate(self, model: LanguageModel) -> Numbers:

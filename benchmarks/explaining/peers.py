@@ -19,7 +19,7 @@ from ml.spec import Prompt
 from ml.tokens import Tokenizer
 
 BATCHES = (4, 8, 16, 32)
-CAPTUM_TOKENS, MOST_CAPTUM_TOKENS = 640, 3200
+CAPTUM_TOKENS, MAX_CAPTUM_TOKENS = 640, 3200
 """Of a batch of an integral's points, which captum computes all at once by default, whatever the memory."""
 
 

@@ -45,7 +45,7 @@ async def generate(address: str, vocabulary: int, counts: Sequence[int], repeats
     return found
 
 
-async def known_beginnings(address: str, vocabulary: int, repeats: int) -> list[Figure]:
+async def cached_prefixes(address: str, vocabulary: int, repeats: int) -> list[Figure]:
     """A beginning of 480 tokens with 32 new ones behind it: the first time, and the second with others behind it."""
     random = np.random.default_rng(11)
     first, second = [], []

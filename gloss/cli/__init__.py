@@ -13,7 +13,7 @@ import click
 
 COMMANDS = {
     "next": "gloss.cli.infer:next_",
-    "attend": "gloss.cli.infer:attend",
+    "attention": "gloss.cli.infer:attention",
     "score": "gloss.cli.infer:score",
     "generate": "gloss.cli.infer:generate",
     "tokenize": "gloss.cli.infer:tokenize",
@@ -22,9 +22,12 @@ COMMANDS = {
     "bias": "gloss.cli.studies:bias",
     "surrogate": "gloss.cli.studies:surrogate",
     "jobs": "gloss.cli.jobs:jobs",
-    "walk": "gloss.cli.walk:walk",
+    "tour": "gloss.cli.tour:tour",
 }
 """Where each command lives; only the one that is called is imported."""
+
+ALIASES = {"attend": "attention", "walk": "tour"}
+"""Earlier names, which are not listed."""
 
 INTERRUPTED = 130
 """Exit code, as shells have it for SIGINT."""
@@ -39,9 +42,10 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command of that name."""
-        if cmd_name not in COMMANDS:
+        name = ALIASES.get(cmd_name, cmd_name)
+        if name not in COMMANDS:
             return None
-        module, _, attribute = COMMANDS[cmd_name].partition(":")
+        module, _, attribute = COMMANDS[name].partition(":")
         command: click.Command = getattr(import_module(module), attribute)
         return command
 
@@ -68,5 +72,5 @@ def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
 def main() -> None:
     """Ask a served language model what it expects next, and why.
 
-    Start with `gloss walk`, a guided tour of what a running server can do. A TEXT of "-" is read from standard input.
+    Start with `gloss tour`, a guided tour of what a running server can do. A TEXT of "-" is read from standard input.
     """

@@ -1,4 +1,4 @@
-"""The commands that answer at once: next, attend, score, generate, tokenize, models."""
+"""The commands that answer at once: next, attention, score, generate, tokenize, models."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def next_(session: Session, texts: tuple[str, ...], top_k: int, temperature: flo
 @click.option("--top-n", type=INT32, help="Fetch only the n heaviest tokens of each row.")
 @with_model
 @connected
-def attend(
+def attention(
     session: Session,
     text: str,
     *,
@@ -64,7 +64,7 @@ def attend(
     """Where does it look? Attention of the last token, or of any other, over TEXT.
 
     \b
-    gloss attend "The capital of France is" --layer 1 --head 0
+    gloss attention "The capital of France is" --layer 1 --head 0
     """
     chosen: ReductionName = reduction or ("raw" if heads else "head-mean")
     reply = session.client.attention(

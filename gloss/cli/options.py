@@ -91,12 +91,12 @@ def _type(field: Any) -> Any:
 def _help(fields: list[Any]) -> str:
     """The contract's comments, each with the methods that it is about, where the field is a method's."""
     methods = {kind.DESCRIPTOR.full_name: name for name, kind in method_messages(v1.ExplanationSpec).items()}
-    told: dict[str, list[str]] = {}
+    helps: dict[str, list[str]] = {}
     for field in fields:
         owner = field.containing_type
         text = COMMENTS[f"{owner.name}.{field.name}"]
         if field.enum_type is not None:  # its values as the option takes them
             for name in enum_names(field.enum_type):
                 text = re.sub(rf"\b{name.upper().replace('-', '_')}\b", name, text)
-        told.setdefault(text, []).append(methods.get(owner.full_name, ""))
-    return " ".join(f"[{', '.join(names)}] {text}" if any(names) else text for text, names in told.items())
+        helps.setdefault(text, []).append(methods.get(owner.full_name, ""))
+    return " ".join(f"[{', '.join(names)}] {text}" if any(names) else text for text, names in helps.items())

@@ -32,13 +32,13 @@ def findings(result: v1.ExplanationResult | v1.StudyResult, *, top: int = 12) ->
 
 def _interactions(result: v1.ExplanationResult, top: int) -> Finding:
     ranked = sorted(result.interactions, key=lambda pair: -abs(pair.value))
-    places = words.decimals(max(abs(pair.value) for pair in ranked))
+    digits_shown = words.decimals(max(abs(pair.value) for pair in ranked))
     texts = [words.visible(part.text) for part in result.attributions]
     rows = tuple(
         (
             f"{texts[pair.first]} + {texts[pair.second]}",
-            words.signed(pair.value, places),
-            _error(pair, places),
+            words.signed(pair.value, digits_shown),
+            _error(pair, digits_shown),
         )
         for pair in ranked[:top]
     )
@@ -47,22 +47,23 @@ def _interactions(result: v1.ExplanationResult, top: int) -> Finding:
 
 
 def _coefficients(found: Sequence[v1.WordCoefficient], top: int) -> Finding:
-    places = words.decimals(abs(found[0].coefficient))
+    digits_shown = words.decimals(abs(found[0].coefficient))
     rows = tuple(
-        (words.visible(word.word), words.signed(word.coefficient, places), _error(word, places)) for word in found[:top]
+        (words.visible(word.word), words.signed(word.coefficient, digits_shown), _error(word, digits_shown))
+        for word in found[:top]
     )
     return Finding("Words over all prompts", ("word", "weight", "± s.e."), rows, max(0, len(found) - top))
 
 
 def _differences(found: Sequence[v1.GroupDifference]) -> Finding:
-    places = words.decimals(max(abs(each.difference) for each in found))
+    digits_shown = words.decimals(max(abs(each.difference) for each in found))
     level = found[0].interval.level or 0.95
     rows = tuple(
         (
             f"{words.visible(each.first)} − {words.visible(each.second)}",
-            words.signed(each.difference, places),
-            _error(each, places),
-            _interval(each, places),
+            words.signed(each.difference, digits_shown),
+            _error(each, digits_shown),
+            _interval(each, digits_shown),
             str(each.pairs),
         )
         for each in found
@@ -71,10 +72,10 @@ def _differences(found: Sequence[v1.GroupDifference]) -> Finding:
     return Finding("Differences between groups", header, rows)
 
 
-def _error(found: words.WithError, places: int) -> str:
-    return words.uncertainty(found, places).removeprefix("± ")
+def _error(found: words.WithError, digits_shown: int) -> str:
+    return words.uncertainty(found, digits_shown).removeprefix("± ")
 
 
-def _interval(found: v1.GroupDifference, places: int) -> str:
-    shown = words.interval(found, places)
+def _interval(found: v1.GroupDifference, digits_shown: int) -> str:
+    shown = words.interval(found, digits_shown)
     return f"{shown} (holds 0)" if shown and found.interval.lower <= 0 <= found.interval.upper else shown

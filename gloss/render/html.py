@@ -101,13 +101,13 @@ def _safe(text: str) -> str:
 
 
 def _text(result: v1.ExplanationResult) -> Iterator[str]:
-    most = words.largest(result)
-    for piece, part in words.pieces(result):
-        shown = escape(words.visible(piece, keep_lines=part is None))
+    maximum = words.largest(result)
+    for segment, part in words.segments(result):
+        shown = escape(words.visible(segment, keep_lines=part is None))
         if part is None:
             yield shown
             continue
-        strength = abs(part.attribution) / most
+        strength = abs(part.attribution) / maximum
         tone = "for" if part.attribution >= 0 else "against"
         note = _safe(_value(part, result))
         # A line may end before a piece, and not between it and its number.
@@ -117,7 +117,7 @@ def _text(result: v1.ExplanationResult) -> Iterator[str]:
         )
         if strength >= _FAINT:
             value = _safe(words.signed(part.attribution, words.digits(result)))
-            yield f'<small dir="ltr">&NoBreak;{value}</small>{"&rlm;" if _right_to_left(piece) else ""}'
+            yield f'<small dir="ltr">&NoBreak;{value}</small>{"&rlm;" if _right_to_left(segment) else ""}'
         yield "</span>"
 
 
@@ -128,10 +128,10 @@ def _right_to_left(text: str) -> bool:
 
 
 def _value(part: v1.FeatureAttribution, result: v1.ExplanationResult) -> str:
-    places = words.digits(result)
-    value = words.signed(part.attribution, places)
+    digits_shown = words.digits(result)
+    value = words.signed(part.attribution, digits_shown)
     exact = part.HasField("standard_error") and not part.standard_error
-    return value if exact else f"{value} {words.uncertainty(part, places)}"
+    return value if exact else f"{value} {words.uncertainty(part, digits_shown)}"
 
 
 def _verdict(result: v1.ExplanationResult | v1.StudyResult) -> Iterator[str]:
@@ -143,7 +143,7 @@ def _verdict(result: v1.ExplanationResult | v1.StudyResult) -> Iterator[str]:
 
 
 def _table(result: v1.ExplanationResult, unit: str) -> Iterator[str]:
-    places, sampled = words.digits(result), words.sampled(result)
+    digits_shown, sampled = words.digits(result), words.sampled(result)
     level = next((part.interval.level for part in result.attributions if part.interval.level), 0.95)
     interval = f"{100 * level:.0f}% interval"
     ends = [0.0, *(end for part in result.attributions for end in _ends(part))]
@@ -157,10 +157,10 @@ def _table(result: v1.ExplanationResult, unit: str) -> Iterator[str]:
     for part in words.ranked(result):
         yield f'<tr role="row">{_name(part.text)}'
         yield f'<td class="bar" role="cell">{_bar(part, low, high)}</td>'
-        yield f'<td class="number" role="cell">{words.signed(part.attribution, places)}</td>'
+        yield f'<td class="number" role="cell">{words.signed(part.attribution, digits_shown)}</td>'
         if sampled:
-            yield _more("", words.uncertainty(part, places))
-            yield _more("", words.interval(part, places))
+            yield _more("", words.uncertainty(part, digits_shown))
+            yield _more("", words.interval(part, digits_shown))
         yield "</tr>"
     yield "</tbody></table>"
 
@@ -236,7 +236,7 @@ def _finding(finding: Finding) -> Iterator[str]:
 
 def _branch(fitted: Fitted, index: int, answer: str) -> str:
     node = fitted.nodes[index]
-    line = f"{answer}<strong>{words.number(node.value, fitted.places)}</strong>"
+    line = f"{answer}<strong>{words.number(node.value, fitted.digits_shown)}</strong>"
     if not node.HasField("feature"):
         return f'<li>{line} <span class="soft">{node.samples:,} samples</span></li>'
     feature = _safe(fitted.names[node.feature])

@@ -73,8 +73,8 @@ def attention(reply: v1.AttentionResponse, *, rollout: bool = False, top: int = 
         for head in range(heads):
             for query in range(queries):
                 row = weights[layer][head][query]
-                places = keys[layer][head][query] if keys else range(len(row))
-                found = {place: weight for place, weight in zip(places, row, strict=True) if place >= 0}
+                positions = keys[layer][head][query] if keys else range(len(row))
+                found = {place: weight for place, weight in zip(positions, row, strict=True) if place >= 0}
                 name = _name(reply, layer, head, rollout)
                 title = Text.assemble((name, "bold"), (" · read from ", "dim"), quoted(texts[reply.queries[query]][1]))
                 yield _attention_row(title, texts, found, top)
@@ -88,16 +88,16 @@ def _name(reply: v1.AttentionResponse, layer: int, head: int, rollout: bool) -> 
 
 
 def _attention_row(title: Text, texts: Sequence[tuple[str, str]], found: dict[int, float], top: int) -> RenderableType:
-    most = max(found.values(), default=0.0) or 1.0
-    pieces: list[tuple[str, float | None, str]] = []
+    maximum = max(found.values(), default=0.0) or 1.0
+    segments: list[tuple[str, float | None, str]] = []
     for place, (gap, text) in enumerate(texts):
         weight = found.get(place, 0.0)
-        pieces += [(gap, None, ""), (text, weight / most, words.percent(weight))]
+        segments += [(gap, None, ""), (text, weight / maximum, words.percent(weight))]
     heaviest = sorted(found, key=lambda place: -found[place])[:top]
     names = Text(" · ", "dim").join(
         Text.assemble(quoted(texts[place][1]), (f" {words.percent(found[place])}", "dim")) for place in heaviest
     )
-    return Padding(Group(title, Padding(Shaded(pieces, WEIGHT), (0, 2)), Padding(names, (0, 2))), (0, 0, 1, 0))
+    return Padding(Group(title, Padding(Shaded(segments, WEIGHT), (0, 2)), Padding(names, (0, 2))), (0, 0, 1, 0))
 
 
 def score(reply: v1.ScoreResponse) -> Iterator[RenderableType]:

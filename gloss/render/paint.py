@@ -46,15 +46,15 @@ class Shaded:
     Without colour, each piece that would have been shaded is followed by its note in brackets.
     """
 
-    def __init__(self, pieces: Iterable[tuple[str, float | None, str]], tones: tuple[Tone, Tone] = FOR) -> None:
-        self._pieces = list(pieces)
+    def __init__(self, segments: Iterable[tuple[str, float | None, str]], tones: tuple[Tone, Tone] = FOR) -> None:
+        self._segments = list(segments)
         self._tones = tones
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         plain = console.no_color or console.color_system is None
         text = Text()
-        for piece, strength, note in self._pieces:
-            shown = words.visible(piece, keep_lines=strength is None)
+        for segment, strength, note in self._segments:
+            shown = words.visible(segment, keep_lines=strength is None)
             if strength is None:
                 text.append(shown)
                 continue
@@ -81,7 +81,7 @@ def quoted(token: str) -> Text:
 def shares(rows: Iterable[tuple[RenderableType, float, str]], *, colour: str = "cyan", width: int = 36) -> Table:
     """A bar chart of shares from 0 to 1, relative to the largest: ``(label, share, note)``."""
     rows = list(rows)
-    most = max((share for _, share, _ in rows), default=0.0) or 1.0
+    maximum = max((share for _, share, _ in rows), default=0.0) or 1.0
     table = Table.grid(padding=(0, 1))
     table.add_column(justify="right", style="dim")
     table.add_column(min_width=10)
@@ -89,5 +89,7 @@ def shares(rows: Iterable[tuple[RenderableType, float, str]], *, colour: str = "
     table.add_column(justify="right")
     table.add_column(justify="right", style="dim")
     for rank, (label, share, note) in enumerate(rows, 1):
-        table.add_row(str(rank), label, Bar(1, 0, share / most, width=width, color=colour), words.percent(share), note)
+        table.add_row(
+            str(rank), label, Bar(1, 0, share / maximum, width=width, color=colour), words.percent(share), note
+        )
     return table

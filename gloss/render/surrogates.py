@@ -24,14 +24,14 @@ class Fitted:
         nodes: of a tree, the root first; none of a linear one.
         names: what a node asks about, by its `feature`.
         absent: what the branch is called in which that is not there.
-        places: decimals of the predicted values.
+        digits_shown: decimals of the predicted values.
     """
 
     sentence: str
     nodes: Sequence[v1.TreeNode]
     names: Sequence[str]
     absent: str
-    places: int
+    digits_shown: int
 
 
 def around(result: v1.ExplanationResult) -> Fitted | None:

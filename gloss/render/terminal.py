@@ -48,20 +48,24 @@ def jobs(found: Iterable[v1.Explanation], now: float | None = None) -> Table:
 
 def coloured_words(result: v1.ExplanationResult) -> Shaded:
     """The explained text, each feature in the colour of its attribution relative to the largest."""
-    most, places = words.largest(result), words.digits(result)
+    maximum, digits_shown = words.largest(result), words.digits(result)
     return Shaded(
-        (piece, part.attribution / most if part else None, words.signed(part.attribution, places) if part else "")
-        for piece, part in words.pieces(result)
+        (
+            segment,
+            part.attribution / maximum if part else None,
+            words.signed(part.attribution, digits_shown) if part else "",
+        )
+        for segment, part in words.segments(result)
     )
 
 
 def attributions(result: v1.ExplanationResult, *, top: int = 12, width: int = 32) -> Group:
     """The features with the largest attributions, as diverging bars with value and standard error."""
-    most, places = words.largest(result), words.digits(result)
+    maximum, digits_shown = words.largest(result), words.digits(result)
     ranking, sampled = words.ranked(result), words.sampled(result)
     # Half of the width for either sign, or all of it for the only one.
-    low = -most if any(part.attribution < 0 for part in ranking) else 0.0
-    high = most if any(part.attribution > 0 for part in ranking) or not low else 0.0
+    low = -maximum if any(part.attribution < 0 for part in ranking) else 0.0
+    high = maximum if any(part.attribution > 0 for part in ranking) or not low else 0.0
     table = Table.grid(padding=(0, 1))
     table.add_column(max_width=40, no_wrap=True, overflow="ellipsis")
     table.add_column(width=width)
@@ -75,8 +79,8 @@ def attributions(result: v1.ExplanationResult, *, top: int = 12, width: int = 32
             width=width,
             color=hexadecimal((FOR if part.attribution > 0 else AGAINST)[1]),
         )
-        error = words.uncertainty(part, places) if sampled else ""
-        table.add_row(plain(part.text), bar, words.signed(part.attribution, places), error)
+        error = words.uncertainty(part, digits_shown) if sampled else ""
+        table.add_row(plain(part.text), bar, words.signed(part.attribution, digits_shown), error)
     left = len(ranking) - top
     more = [Text(f"and {left} smaller", "dim")] if left > 0 else []
     return Group(table, *more)
@@ -88,7 +92,7 @@ def tree(fitted: Fitted) -> Tree:
     def grow(branch: Tree, index: int, answer: str) -> None:
         node = fitted.nodes[index]
         label = Text.assemble(
-            (answer, "dim"), (words.number(node.value, fitted.places), "bold"), (f" · {node.samples}", "dim")
+            (answer, "dim"), (words.number(node.value, fitted.digits_shown), "bold"), (f" · {node.samples}", "dim")
         )
         if node.HasField("feature"):
             label.append_text(Text.assemble("  ", (words.visible(fitted.names[node.feature]), "cyan"), "?"))

@@ -112,9 +112,9 @@ def digits(result: v1.ExplanationResult) -> int:
     return decimals(max((abs(part.attribution) for part in result.attributions), default=0.0))
 
 
-def decimals(most: float) -> int:
+def decimals(largest_value: float) -> int:
     """Decimals that show three figures of a number, from 2 to 6."""
-    return min(6, max(2, 2 - math.floor(math.log10(most)))) if most else 2
+    return min(6, max(2, 2 - math.floor(math.log10(largest_value)))) if largest_value else 2
 
 
 def question(explanation: v1.Explanation) -> v1.ExplanationSpec | v1.StudySpec:
@@ -157,12 +157,12 @@ def state(explanation: v1.Explanation) -> str:
 
 def value_line(result: v1.ExplanationResult, spec: v1.ExplanationSpec) -> str:
     """What is explained, and between which values it lies."""
-    places = digits(result)
-    if isinstance(places, Percent):
-        places = decimals(max(abs(result.full_value), abs(result.base_value)))
+    digits_shown = digits(result)
+    if isinstance(digits_shown, Percent):
+        digits_shown = decimals(max(abs(result.full_value), abs(result.base_value)))
     return (
-        f"{visible(result.target.description)} = {number(result.full_value, places)}; "
-        f"with every {unit(spec)} {removal(result)}, {number(result.base_value, places)}"
+        f"{visible(result.target.description)} = {number(result.full_value, digits_shown)}; "
+        f"with every {unit(spec)} {removal(result)}, {number(result.base_value, digits_shown)}"
     )
 
 
@@ -175,9 +175,11 @@ def unit_line(result: v1.ExplanationResult, spec: v1.ExplanationSpec) -> str:
     """What attributions are in; of shares, where the rest is. Empty where an older server does not tell."""
     if not tells_shares(result):
         return _ATTRIBUTION_UNITS.get(result.attribution_unit, "")
-    units, told = unit(spec, 2), sum(part.attribution for part in result.attributions)
-    line = f"Attributions are shares of what reaches the prediction: {percent(told)} of it comes from these {units}"
-    rest = 1 - told
+    units, attributed = unit(spec, 2), sum(part.attribution for part in result.attributions)
+    line = (
+        f"Attributions are shares of what reaches the prediction: {percent(attributed)} of it comes from these {units}"
+    )
+    rest = 1 - attributed
     if rest < 0.0005:
         return f"{line}."
     return f"{line}, the other {percent(rest)} from tokens that belong to none of them, such as a start token."
@@ -225,10 +227,10 @@ def faithfulness(found: v1.Faithfulness, units: str, scale: str = "") -> Iterato
     )
     for name, high_is_good, metric, sentence in parts:
         gain = (metric.value - metric.random) * (1 if high_is_good else -1)
-        told_apart = abs(gain) > max(metric.random_deviation, 1e-9)
+        distinct = abs(gain) > max(metric.random_deviation, 1e-9)
         control = f"{number(metric.random)}±{number(metric.random_deviation)}"
         yield Comparison(
-            name, sentence.format(units, number(metric.value), control, scale), metric, gain > 0 if told_apart else None
+            name, sentence.format(units, number(metric.value), control, scale), metric, gain > 0 if distinct else None
         )
 
 
@@ -278,7 +280,7 @@ def age(seconds: float) -> str:
     return f"{max(seconds, 0):.0f} s"
 
 
-def pieces(result: v1.ExplanationResult) -> Iterator[tuple[str, v1.FeatureAttribution | None]]:
+def segments(result: v1.ExplanationResult) -> Iterator[tuple[str, v1.FeatureAttribution | None]]:
     """The text in order, cut at the features' spans: each piece with its attribution, or None between features."""
     position = 0
     for part in result.attributions:

@@ -19,7 +19,7 @@ class ValueCache:
     """
 
     def __init__(self, max_bytes: int = 64 * 2**20) -> None:
-        self._most = max_bytes // _ENTRY_BYTES
+        self._max_entries = max_bytes // _ENTRY_BYTES
         self._values: OrderedDict[bytes, float] = OrderedDict()
 
     def __len__(self) -> int:
@@ -36,7 +36,7 @@ class ValueCache:
         """Keep `value`, in the place of the least recently used where there is no room."""
         self._values[key] = value
         self._values.move_to_end(key)
-        while len(self._values) > self._most:
+        while len(self._values) > self._max_entries:
             self._values.popitem(last=False)
 
 

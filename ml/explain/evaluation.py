@@ -37,10 +37,10 @@ def chunk_tokens(info: ModelInfo) -> int:
     Made from the model's size and device and never from a clock: a matrix product's last bits depend on its shape, so
     the same run could not give the same bits twice if its chunks followed the machine's mood.
     """
-    operations, least, most = (
+    operations, smallest, largest = (
         (_CPU_OPERATIONS, 256, 2048) if info.device.startswith("cpu") else (_DEVICE_OPERATIONS, 2048, 65536)
     )
-    return int(min(max(operations / (2 * max(info.parameters, 1)), least), most))
+    return int(min(max(operations / (2 * max(info.parameters, 1)), smallest), largest))
 
 
 def rough_seconds(info: ModelInfo, tokens: int) -> float:

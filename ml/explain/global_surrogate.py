@@ -19,7 +19,7 @@ from ml.explain.units import words
 from ml.result import AttributionUnit, GlobalSurrogateResult, Verdict, WordCoefficient
 from ml.spec import Scale, Span, SurrogateKind
 
-MOST_WORDS = 2000
+MAX_WORDS = 2000
 """The most frequent ones have a coefficient."""
 _MIN_PROMPTS = 2
 """In which a word must be, to tell its effect from its one prompt's."""
@@ -29,8 +29,8 @@ _ALPHAS = np.logspace(-2, 4, 25)
 
 def bag(text: str, regions: Sequence[Span]) -> frozenset[str]:
     """The words in some regions of a text, in lower case."""
-    pieces = [text[start:end] for start, end in regions]
-    return frozenset(piece[start:end].casefold() for piece in pieces for start, end in words(piece))
+    parts = [text[start:end] for start, end in regions]
+    return frozenset(part[start:end].casefold() for part in parts for start, end in words(part))
 
 
 def held_out(prompts: int, share: float) -> int:
@@ -124,7 +124,7 @@ def _vocabulary(bags: Sequence[frozenset[str]]) -> list[str]:
     """The words that some of the prompts have, the most frequent first."""
     counts = Counter(word for each in bags for word in each)
     some = [(count, word) for word, count in counts.items() if _MIN_PROMPTS <= count < len(bags)]
-    return [word for _, word in sorted(some, key=lambda each: (-each[0], each[1]))[:MOST_WORDS]]
+    return [word for _, word in sorted(some, key=lambda each: (-each[0], each[1]))[:MAX_WORDS]]
 
 
 def _presence(bags: Sequence[frozenset[str]], vocabulary: Sequence[str], rows: Sequence[int]) -> FloatArray:

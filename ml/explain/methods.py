@@ -62,12 +62,12 @@ def explainer(
     """
     features = perturbed.features
     chosen = _of_internals(asked, info, perturbed, len(perturbed.ids) + appended) or _of_a_game(asked, features)
-    most = asked.budget.max_evaluations
-    if most is not None and chosen.min_evaluations > most:
+    limit = asked.budget.max_evaluations
+    if limit is not None and chosen.min_evaluations > limit:
         raise InputError(
             "budget.max_evaluations",
             f"this method takes at least {chosen.min_evaluations} evaluations of these {features} features, more than"
-            f" {most}; raise the limit, {_advice(asked.method)}",
+            f" {limit}; raise the limit, {_advice(asked.method)}",
         )
     return chosen
 

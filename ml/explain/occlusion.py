@@ -36,8 +36,8 @@ class OcclusionExplainer:
         """The windows, bool [windows, features], True where a feature is left out."""
         last = max(0, self.features - self.method.window)
         starts = np.arange(0, last + self.method.stride, self.method.stride)
-        places = np.arange(self.features)
-        return (places >= starts[:, None]) & (places < starts[:, None] + self.method.window)
+        indices = np.arange(self.features)
+        return (indices >= starts[:, None]) & (indices < starts[:, None] + self.method.window)
 
     def __call__(self, game: Game) -> Estimating:
         """Ask for all windows at once. A feature of which time left a window out has an infinite standard error."""

@@ -71,7 +71,7 @@ class Run(Work):
         self._started = self._clock()
         yield self._update(Stage.PREPARING)
         resolving = resolve(self._model, self.problem.encoding, self.problem.target)
-        target = yield from self._told(resolving, Stage.CHOOSING_TARGET)
+        target = yield from self._reported(resolving, Stage.CHOOSING_TARGET)
         value = self._open(target)
 
         empty_and_full = self.problem.perturbation.empty_and_full
@@ -79,7 +79,7 @@ class Run(Work):
         estimate = yield from self._estimated(value, target)
         while (blank := self._blank(value, target)) is None:  # time ended before their turn
             value.deadline = math.inf
-            yield from self._told(value(empty_and_full), Stage.EXPLAINING)
+            yield from self._reported(value(empty_and_full), Stage.EXPLAINING)
         result = self._filled(value, blank, estimate)
 
         measured = None
@@ -129,7 +129,7 @@ class Run(Work):
             value.out_of_time = True
             return None
         measuring = faithfulness.evaluate(plan, value, estimate.attributions, self._budget.seed)
-        return (yield from self._told(measuring, Stage.MEASURING_FAITHFULNESS))
+        return (yield from self._reported(measuring, Stage.MEASURING_FAITHFULNESS))
 
     def _judged(self, result: ExplanationResult) -> Trust:
         explainer = self.problem.explainer

@@ -100,19 +100,19 @@ def prepare_study(tokenizer: Tokenizer, info: ModelInfo, spec: StudySpec) -> Stu
         PromptTooLongError: a text, with its target, exceeds the context.
         CapabilityError: a text is a chat and the model has no chat template.
     """
-    places, prompts = zip(*_texts(spec.method), strict=True)
-    encodings = [_encoded(tokenizer, place, prompt) for place, prompt in zip(places, prompts, strict=True)]
+    paths, prompts = zip(*_texts(spec.method), strict=True)
+    encodings = [_encoded(tokenizer, place, prompt) for place, prompt in zip(paths, prompts, strict=True)]
     planned = plan(tokenizer, info, encodings[0], spec.target)
-    for place, encoding in zip(places, encodings, strict=True):
+    for place, encoding in zip(paths, encodings, strict=True):
         if (read := len(encoding.ids) + planned.longest) > info.context_length:
             message = (
                 f"the prompt has {len(encoding.ids)} tokens and the target adds {planned.longest}, more than the"
                 f" {info.context_length} that this model reads; shorten one of them"
             )
             raise PromptTooLongError(place, read, info.context_length, message)
-    most = spec.budget.max_evaluations
-    if most is not None and len(encodings) > most:
-        message = f"this study has {len(encodings)} texts, more than {most}; raise the limit, or send fewer of them"
+    limit = spec.budget.max_evaluations
+    if limit is not None and len(encodings) > limit:
+        message = f"this study has {len(encodings)} texts, more than {limit}; raise the limit, or send fewer of them"
         raise InputError("budget.max_evaluations", message)
     return StudyProblem(
         spec=spec,
@@ -141,9 +141,9 @@ def _encoded(tokenizer: Tokenizer, place: str, prompt: Prompt) -> Encoding:
     try:
         return tokenizer.encode(prompt)
     except InputError as error:
-        inside = error.field.removeprefix("prompt")
+        subfield = error.field.removeprefix("prompt")
         # A template's text is the template itself.
-        error.field = place if place.startswith("bias_probe") else place + inside
+        error.field = place if place.startswith("bias_probe") else place + subfield
         raise
 
 
@@ -184,7 +184,7 @@ class StudyRun(Work):
         self._started = self._clock()
         yield self._update(Stage.PREPARING)
         resolving = resolve(self._model, self.problem.first, self.problem.target)
-        target = yield from self._told(resolving, Stage.CHOOSING_TARGET)
+        target = yield from self._reported(resolving, Stage.CHOOSING_TARGET)
         value = self._open(target)
         blank = StudyResult(describe(self._model.tokenizer, target))
 

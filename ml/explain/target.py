@@ -100,9 +100,9 @@ def plan(tokenizer: Tokenizer, info: ModelInfo, encoding: Encoding, target: Targ
     planned, field = _plan(tokenizer, info, encoding, target)
     read = len(encoding.ids) + planned.longest
     if read > info.context_length:
-        room = info.context_length - len(encoding.ids) + 1  # the last token is only predicted
+        available = info.context_length - len(encoding.ids) + 1  # the last token is only predicted
         message = (
-            f"the target has {planned.longest + 1} tokens and this model can answer for {room} after the prompt's"
+            f"the target has {planned.longest + 1} tokens and this model can answer for {available} after the prompt's"
             f" {len(encoding.ids)}; shorten it"
         )
         raise PromptTooLongError(field, read, info.context_length, message)

@@ -19,7 +19,7 @@ from ml.spec import Scale
 
 _TINY_EFFECT = {Scale.LOG_PROBABILITY: 0.01, Scale.PROBABILITY: 0.001}
 _INCOMPLETE = 0.1  # part of the whole effect
-_FEWEST_FOR_NOISE = 4
+_MIN_FOR_NOISE = 4
 _MINOR = 20  # an interaction so many times smaller than an attribution need not be known
 
 Reason = tuple[Verdict, str]
@@ -70,12 +70,12 @@ def _effect(result: ExplanationResult, in_units: bool) -> Iterator[Reason]:
             Verdict.NOT_TRUSTED,
             f"The prompt hardly matters: removing all of it changes the value by {effect:.2g}{feature}.",
         )
-    elif in_units and (told := math.fsum(abs(each.attribution) for each in result.attributions)) < tiny:
+    elif in_units and (attributed := math.fsum(abs(each.attribution) for each in result.attributions)) < tiny:
         # A fit that reaches no further than the prompt itself ranks by what is left of numbers near zero.
         yield (
             Verdict.NOT_TRUSTED,
             f"The attributions tell nothing: removing the whole prompt changes the value by {effect:.2g}, and all of"
-            f" them together make {told:.2g}; choose other parameters (a wider kernel, a smaller penalty).",
+            f" them together make {attributed:.2g}; choose other parameters (a wider kernel, a smaller penalty).",
         )
 
 
@@ -159,7 +159,7 @@ def _faithfulness(result: ExplanationResult, asked: bool) -> Iterator[Reason]:
             Verdict.CAUTION,
             "There are two features, and every other random ranking is right: the ranking shows nothing.",
         )
-    elif features >= _FEWEST_FOR_NOISE and aopc.value < aopc.random + aopc.random_deviation:
+    elif features >= _MIN_FOR_NOISE and aopc.value < aopc.random + aopc.random_deviation:
         yield Verdict.CAUTION, f"The ranking is hardly better than a random one: {compared}"
 
 

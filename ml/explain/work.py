@@ -125,7 +125,7 @@ class Work:
         )
         return self._value
 
-    def _told(self, work: Generator[None, None, T], stage: Stage) -> Generator[Update, None, T]:
+    def _reported(self, work: Generator[None, None, T], stage: Stage) -> Generator[Update, None, T]:
         """Do some work and tell of its progress."""
         while True:
             try:

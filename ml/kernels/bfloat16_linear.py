@@ -55,22 +55,22 @@ class Bfloat16GatedMLP(FastGatedMLP):
         return cast(PackedLinear, down).product(cast(Tensor, inner)).to(x.dtype)
 
 
-def bfloat16_twin(module: PreTrainedModel) -> PreTrainedModel:
+def bfloat16_copy(module: PreTrainedModel) -> PreTrainedModel:
     """`module`, in float32, with its linear layers' products in bfloat16, all but the language-model head's."""
     shared = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
-    twin = copy.deepcopy(module, shared)
-    head = twin.get_output_embeddings()
-    for parent in list(twin.modules()):
+    copied = copy.deepcopy(module, shared)
+    head = copied.get_output_embeddings()
+    for parent in list(copied.modules()):
         for name, child in parent.named_children():
             if isinstance(child, (nn.Linear, PackedLinear, Conv1D)) and child is not head:
                 # GPT-2's linear layer stores its weight the other way round.
                 weight = child.weight.T if isinstance(child, Conv1D) else child.weight
                 layer = PackedBfloat16Linear if use_onednn(weight) and _packs() else Bfloat16Linear
                 setattr(parent, name, layer(weight, child.bias))
-    for child in twin.modules():
+    for child in copied.modules():
         if type(child) is FastGatedMLP and isinstance(child.gate_proj, PackedBfloat16Linear):
             child.__class__ = Bfloat16GatedMLP
-    return twin
+    return copied
 
 
 @functools.cache

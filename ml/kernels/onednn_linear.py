@@ -31,7 +31,7 @@ _LARGE = 2**19
 """Numbers of a weight from which on it is packed: smaller ones gain little, and a single row loses by it."""
 _ROWS = 1024
 """Rows for which weights are packed: a batch's. oneDNN takes other blocks for fewer than eight only."""
-_FEWEST_GATED = 64
+_MIN_GATED = 64
 """Rows from which on the fused gate is faster."""
 
 
@@ -147,7 +147,7 @@ class FastGatedMLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[..., size] to [..., size]."""
         gate, up = self.gate_proj, self.up_proj
-        few = x.numel() < _FEWEST_GATED * x.shape[-1]
+        few = x.numel() < _MIN_GATED * x.shape[-1]
         inner = None if few or x.requires_grad else gated(x, gate, up, self.activation)
         return cast(Tensor, self.down_proj(self.activation.function(gate(x)) * up(x) if inner is None else inner))
 
@@ -214,7 +214,7 @@ def _activation_of(module: nn.Module) -> Activation | None:
         return None
     [own] = parts.values()
     size = cast(FastLinear, gate).weight.shape[1]
-    x, numbers = torch.linspace(-1, 1, _FEWEST_GATED * size).view(_FEWEST_GATED, size), torch.linspace(-8, 8, 1000)
+    x, numbers = torch.linspace(-1, 1, _MIN_GATED * size).view(_MIN_GATED, size), torch.linspace(-8, 8, 1000)
     try:
         for activation in _ACTIVATIONS:
             # By itself: what small weights give it tells two of them hardly apart.

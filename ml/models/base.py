@@ -120,29 +120,31 @@ class Runner(Protocol):
 class LanguageModel(ExplainableModel, Protocol):
     """A causal language model, resident and in evaluation mode. Not safe for use from several threads at once."""
 
-    def logits(self, sequences: Sequence[Sequence[int]], tails: Sequence[int] | None = None) -> list[torch.Tensor]:
-        """Next-token logits after each of the last `tails[i]` positions of sequence i.
+    def logits(
+        self, sequences: Sequence[Sequence[int]], logit_counts: Sequence[int] | None = None
+    ) -> list[torch.Tensor]:
+        """Next-token logits after each of the last `logit_counts[i]` positions of sequence i.
 
         All sequences run as one batch, so the caller bounds their size. Only the positions asked for go through the
         language-model head.
 
         Args:
             sequences: token ids, `MEAN` among them or not, each 1 to `context_length` long.
-            tails: how many last positions to read out, each 1 to the sequence's length. Default: 1 for all.
+            logit_counts: how many last positions to read out, each 1 to the sequence's length. Default: 1 for all.
 
         Returns:
-            One float32 tensor a sequence, [tails[i], vocabulary], on the model's device; row -1 predicts what follows
-            the whole sequence.
+            One float32 tensor a sequence, [logit_counts[i], vocabulary], on the model's device; row -1 predicts what
+            follows the whole sequence.
         """
         ...
 
     def stream_logits(
         self,
         sequences: Sequence[Sequence[int]],
-        tails: Sequence[int],
+        logit_counts: Sequence[int],
         *,
         max_tokens: int,
-        max_readout: int,
+        max_logits: int,
         prefix: Prefix | None = None,
     ) -> Iterator[Batch]:
         """As `logits`, of any number of sequences: a batch at a time, in whatever order is cheapest.
@@ -152,7 +154,7 @@ class LanguageModel(ExplainableModel, Protocol):
 
         Args:
             sequences: token ids, `MEAN` among them or not, each 1 to `context_length` long.
-            tails: how many last positions to read out, each 1 to the sequence's length.
+            logit_counts: how many last positions to read out, each 1 to the sequence's length.
             max_tokens: positions of one batch, padding included; one sequence may exceed it.
             max_readout: read-out positions of one batch; likewise.
             prefix: of this model, read from what all sequences begin with, none of which is read out.

@@ -16,10 +16,10 @@ _PR_SET_PDEATHSIG = 1
 
 def main() -> int:
     """Load a part of the model, then make every call that rank 0 makes until it closes the pipe or dies."""
-    told: dict[str, Any] = json.loads(sys.argv[1])
+    config: dict[str, Any] = json.loads(sys.argv[1])
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != told["parent"]:  # it died before the wish was made
+    if os.getppid() != config["parent"]:  # it died before the wish was made
         return 1
     # Ctrl-C and an orchestrator's SIGTERM may reach the whole process group. Stopping is rank 0's business.
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -37,18 +37,18 @@ def main() -> int:
     from ml.runtime.device import choose_attention_kernels  # noqa: PLC0415
     from ml.threads import give_threads_to_torch  # noqa: PLC0415
 
-    give_threads_to_torch(told["threads"])
+    give_threads_to_torch(config["threads"])
     choose_attention_kernels()
-    device = torch.device(f"cuda:{told['rank']}" if told["device"] == "cuda" else "cpu")
-    folder = Path(told["folder"])
-    enter(open_group(told["port"], first=False), told["rank"], told["ranks"], device)
+    device = torch.device(f"cuda:{config['rank']}" if config["device"] == "cuda" else "cpu")
+    folder = Path(config["folder"])
+    enter(open_group(config["port"], first=False), config["rank"], config["ranks"], device)
     try:
         model = load_huggingface(
             folder,
-            Placement(device, ranks=told["ranks"], chosen_dtype=DTYPES[told["dtype"]]),
+            Placement(device, ranks=config["ranks"], chosen_dtype=DTYPES[config["dtype"]]),
             folder.name,
             "",
-            told["kind"],
+            config["kind"],
             read_in=lambda: print(LOADED, end="", file=replies, flush=True),
         )
     except ModelLoadError as error:
@@ -72,8 +72,8 @@ def follow(model: Any, calls: Iterator[list[Any]]) -> None:
                 case "logits":
                     model.logits(*arguments)
                 case "stream":
-                    sequences, tails, max_tokens, max_readout = arguments
-                    batches = model.stream_logits(sequences, tails, max_tokens=max_tokens, max_readout=max_readout)
+                    sequences, logit_counts, max_tokens, max_logits = arguments
+                    batches = model.stream_logits(sequences, logit_counts, max_tokens=max_tokens, max_logits=max_logits)
                 case "next":
                     next(batches, None)
                 case "attention":

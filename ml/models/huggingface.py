@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ml.errors import CapabilityError, GlossError, NoAttentionError
-from ml.kernels.bfloat16_linear import bfloat16_twin
+from ml.kernels.bfloat16_linear import bfloat16_copy
 from ml.models.base import MEAN, AttentionSink, Batch, ModelInfo, Prefix, Runner
 from ml.models.fallback.by_length import RunnerByLength
 from ml.models.fallback.cache_runner import CacheRunner
@@ -64,7 +64,7 @@ class HuggingFaceModel(OpenModel):
         self.tokenizer = tokenizer
         self.info = info
         self._read = read
-        self._twin: HuggingFaceModel | None = None
+        self._bfloat16_copy: HuggingFaceModel | None = None
         self._matmul_dtype = matmul_dtype
         self._span_of = spans_of(module)
         one_device = not self._placement.spread and self._placement.ranks == 1
@@ -77,23 +77,25 @@ class HuggingFaceModel(OpenModel):
             return None
         if self._placement.spread or self._placement.ranks > 1:
             return None
-        if self._twin is None:
+        if self._bfloat16_copy is None:
             info = replace(self.info, dtype="bfloat16")
-            twin = bfloat16_twin(self.module)
-            register(twin)
-            self._twin = HuggingFaceModel(twin, self.tokenizer, info, None, ways=self.ways, matmul_dtype=torch.bfloat16)
-        return self._twin
+            copied = bfloat16_copy(self.module)
+            register(copied)
+            self._bfloat16_copy = HuggingFaceModel(
+                copied, self.tokenizer, info, None, ways=self.ways, matmul_dtype=torch.bfloat16
+            )
+        return self._bfloat16_copy
 
     @torch.inference_mode()
-    def logits(self, sequences: Sequence[Sequence[int]], tails: Sequence[int] | None = None) -> list[Tensor]:
-        """Next-token logits after each of the last `tails[i]` positions of sequence i; see `LanguageModel.logits`.
+    def logits(self, sequences: Sequence[Sequence[int]], logit_counts: Sequence[int] | None = None) -> list[Tensor]:
+        """Next-token logits after the last `logit_counts[i]` positions of sequence i; see `LanguageModel.logits`.
 
         Prompts that are longer than padding leaves them alone run one by one.
         """
-        tails = [1] * len(sequences) if tails is None else tails
+        logit_counts = [1] * len(sequences) if logit_counts is None else logit_counts
         if (
             self.recorded is not None
-            and list(tails) == [1]
+            and list(logit_counts) == [1]
             and MEAN not in sequences[0]
             and (logits := self.recorded.logits(sequences[0])) is not None
         ):
@@ -103,7 +105,7 @@ class HuggingFaceModel(OpenModel):
         found: dict[int, Tensor] = {}
         for indices in (together, *([i] for i in range(len(sequences)) if len(sequences[i]) > self.ways.padded)):
             if indices:
-                some = [sequences[i] for i in indices], [tails[i] for i in indices]
+                some = [sequences[i] for i in indices], [logit_counts[i] for i in indices]
                 found.update(zip(indices, batch_logits(self.module, *some, spread=spread), strict=True))
         return [found[i] for i in range(len(sequences))]
 
@@ -118,23 +120,27 @@ class HuggingFaceModel(OpenModel):
     def stream_logits(
         self,
         sequences: Sequence[Sequence[int]],
-        tails: Sequence[int],
+        logit_counts: Sequence[int],
         *,
         max_tokens: int,
-        max_readout: int,
+        max_logits: int,
         prefix: Prefix | None = None,
     ) -> Iterator[Batch]:
         """Logits of many sequences, each distinct prefix computed once; see `LanguageModel.stream_logits`."""
-        limits = {"max_tokens": max_tokens, "max_readout": max_readout}
+        limits = {"max_tokens": max_tokens, "max_readout": max_logits}
         if any(MEAN in ids for ids in sequences):
             self._check_embeddable(*(ids for ids in sequences if MEAN in ids))
             with self._capable("takes no embeddings in place of tokens", "remove features in another way"):
-                yield from self._stream(sequences, tails, prefix, limits)
+                yield from self._stream(sequences, logit_counts, prefix, limits)
         else:
-            yield from self._stream(sequences, tails, prefix, limits)
+            yield from self._stream(sequences, logit_counts, prefix, limits)
 
     def _stream(
-        self, sequences: Sequence[Sequence[int]], tails: Sequence[int], prefix: Prefix | None, limits: dict[str, int]
+        self,
+        sequences: Sequence[Sequence[int]],
+        logit_counts: Sequence[int],
+        prefix: Prefix | None,
+        limits: dict[str, int],
     ) -> Iterator[Batch]:
         short = [i for i, ids in enumerate(sequences) if len(ids) <= self.ways.ragged]
         cached = [i for i, ids in enumerate(sequences) if self.ways.ragged < len(ids) <= self.ways.cached]
@@ -147,7 +153,7 @@ class HuggingFaceModel(OpenModel):
         ]
         for chosen, way in ways:
             if chosen:
-                for batch in way([sequences[i] for i in chosen], [tails[i] for i in chosen], **limits):
+                for batch in way([sequences[i] for i in chosen], [logit_counts[i] for i in chosen], **limits):
                     yield replace(batch, indices=[chosen[i] for i in batch.indices])
 
     def _variants(self, prefix: CachedTokens | None) -> Variants:

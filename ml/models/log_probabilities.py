@@ -35,17 +35,17 @@ class LogitsModel(ABC):
     tokenizer: Tokenizer
 
     @abstractmethod
-    def logits(self, sequences: Sequence[Sequence[int]], tails: Sequence[int] | None = None) -> list[Tensor]:
+    def logits(self, sequences: Sequence[Sequence[int]], logit_counts: Sequence[int] | None = None) -> list[Tensor]:
         """See `ml.models.base.LanguageModel.logits`."""
 
     @abstractmethod
     def stream_logits(
         self,
         sequences: Sequence[Sequence[int]],
-        tails: Sequence[int],
+        logit_counts: Sequence[int],
         *,
         max_tokens: int,
-        max_readout: int,
+        max_logits: int,
         prefix: Prefix | None = None,
     ) -> Iterator[Batch]:
         """See `ml.models.base.LanguageModel.stream_logits`."""
@@ -66,18 +66,18 @@ class LogitsModel(ABC):
             [[*prompt, *branch.ids] for prompt in prompts for branch in ways],
             [branch.positions for _ in prompts for branch in ways],
             max_tokens=max_tokens,
-            max_readout=max(sum(branch.positions for branch in ways), _MAX_LOGITS // self.info.vocabulary_size),
+            max_logits=max(sum(branch.positions for branch in ways), _MAX_LOGITS // self.info.vocabulary_size),
             prefix=prefix,
         ):
-            places = [divmod(index, len(ways)) for index in batch.indices]  # prompt and branch of each sequence
+            sources = [divmod(index, len(ways)) for index in batch.indices]  # prompt and branch of each sequence
             for number, branch in enumerate(ways):
-                mine = [prompt for prompt, way in places if way == number]
+                mine = [prompt for prompt, way in sources if way == number]
                 if mine:
-                    pairs = zip(batch.logits, places, strict=True)
+                    pairs = zip(batch.logits, sources, strict=True)
                     logits = torch.stack([each for each, (_, way) in pairs if way == number])
                     found[np.ix_(mine, branch.columns)] = log_probabilities(logits, branch).cpu().numpy()
-            unread.subtract(prompt for prompt, _ in places)
-            complete = [prompt for prompt in dict.fromkeys(prompt for prompt, _ in places) if not unread[prompt]]
+            unread.subtract(prompt for prompt, _ in sources)
+            complete = [prompt for prompt in dict.fromkeys(prompt for prompt, _ in sources) if not unread[prompt]]
             yield LogProbabilities(complete, found[complete], batch.tokens_computed, batch.tokens_saved)
 
     def generate_greedily(self, ids: Sequence[int], max_tokens: int) -> Iterator[int]:

@@ -144,15 +144,15 @@ class LstmModel(OpenModel):
         self.info = info
 
     @torch.inference_mode()
-    def logits(self, sequences: Sequence[Sequence[int]], tails: Sequence[int] | None = None) -> list[Tensor]:
-        """Next-token logits after each of the last `tails[i]` positions of sequence i; see `LanguageModel.logits`.
+    def logits(self, sequences: Sequence[Sequence[int]], logit_counts: Sequence[int] | None = None) -> list[Tensor]:
+        """Next-token logits after the last `logit_counts[i]` positions of sequence i; see `LanguageModel.logits`.
 
         What all sequences begin with is read once: its hidden state is handed to every one of them.
         """
         lengths = [len(ids) for ids in sequences]
-        tails = [1] * len(sequences) if tails is None else tails
+        logit_counts = [1] * len(sequences) if logit_counts is None else logit_counts
         device = self.module.embedding.weight.device
-        shared = _shared_prefix(sequences, tails)
+        shared = _shared_prefix(sequences, logit_counts)
         state = self.module.initial_state(1)
         if shared:
             _, state = self.module(torch.tensor([list(sequences[0][:shared])], device=device), state)
@@ -163,10 +163,11 @@ class LstmModel(OpenModel):
             row[: len(sequence) - shared] = torch.tensor(sequence[shared:])
         hidden, _ = self.module(ids.to(device), state)
         wanted = [
-            hidden[i, n - shared - tail : n - shared] for i, (n, tail) in enumerate(zip(lengths, tails, strict=True))
+            hidden[i, n - shared - tail : n - shared]
+            for i, (n, tail) in enumerate(zip(lengths, logit_counts, strict=True))
         ]
         logits: Tensor = self.module.head(torch.cat(wanted))
-        return list(logits.float().split(list(tails)))
+        return list(logits.float().split(list(logit_counts)))
 
     @torch.inference_mode()
     def read_prefix(self, ids: Sequence[int]) -> LstmPrefix:
@@ -179,15 +180,17 @@ class LstmModel(OpenModel):
     def stream_logits(
         self,
         sequences: Sequence[Sequence[int]],
-        tails: Sequence[int],
+        logit_counts: Sequence[int],
         *,
         max_tokens: int,
-        max_readout: int,
+        max_logits: int,
         prefix: Prefix | None = None,
     ) -> Iterator[Batch]:
         """Logits of many sequences, shared beginnings read once; see `LanguageModel.stream_logits`."""
         known = prefix if isinstance(prefix, LstmPrefix) else LstmPrefix(0, self.module.initial_state(1))
-        yield from stream(self.module, sequences, tails, max_tokens=max_tokens, max_readout=max_readout, prefix=known)
+        yield from stream(
+            self.module, sequences, logit_counts, max_tokens=max_tokens, max_logits=max_logits, prefix=known
+        )
 
     def runner(self, max_bytes: int = 0) -> LstmRunner:
         """One without a prefix cache: stopping to note the state costs a word-level LSTM more than is saved."""
@@ -274,11 +277,11 @@ class LstmRunner(SerialRunner[_Recurrence]):
         return hidden, [[(h[:, i : i + 1], c[:, i : i + 1]) for h, c in after] for i in range(len(ids))]
 
 
-def _shared_prefix(sequences: Sequence[Sequence[int]], tails: Sequence[int]) -> int:
+def _shared_prefix(sequences: Sequence[Sequence[int]], logit_counts: Sequence[int]) -> int:
     """How many first tokens all sequences agree on, leaving every position that is read out to its own sequence."""
     if len(sequences) == 1:
         return 0
-    limit = min(len(ids) - tail for ids, tail in zip(sequences, tails, strict=True))
+    limit = min(len(ids) - tail for ids, tail in zip(sequences, logit_counts, strict=True))
     for position in range(limit):
         if any(ids[position] != sequences[0][position] for ids in sequences):
             return position

@@ -38,37 +38,37 @@ class LstmPrefix:
 def stream(
     module: WordLSTM,
     sequences: Sequence[Sequence[int]],
-    tails: Sequence[int],
+    logit_counts: Sequence[int],
     *,
     max_tokens: int,
-    max_readout: int,
+    max_logits: int,
     prefix: LstmPrefix,
 ) -> Iterator[Batch]:
     """Logits of many sequences; see `ml.models.base.LanguageModel.stream_logits`."""
     order = sorted(range(len(sequences)), key=lambda i: tuple(sequences[i]))
     chosen: list[int] = []
-    tokens = readout = 0
+    tokens = logit_positions = 0
     for index in order:
         length = len(sequences[index]) - prefix.length
-        if chosen and (tokens + length > max_tokens or readout + tails[index] > max_readout):
-            yield _read(module, sequences, tails, chosen, prefix)
-            chosen, tokens, readout = [], 0, 0
+        if chosen and (tokens + length > max_tokens or logit_positions + logit_counts[index] > max_logits):
+            yield _read(module, sequences, logit_counts, chosen, prefix)
+            chosen, tokens, logit_positions = [], 0, 0
         chosen.append(index)
-        tokens, readout = tokens + length, readout + tails[index]
+        tokens, logit_positions = tokens + length, logit_positions + logit_counts[index]
     if chosen:
-        yield _read(module, sequences, tails, chosen, prefix)
+        yield _read(module, sequences, logit_counts, chosen, prefix)
 
 
 def _read(
     module: WordLSTM,
     sequences: Sequence[Sequence[int]],
-    tails: Sequence[int],
+    logit_counts: Sequence[int],
     chosen: Sequence[int],
     prefix: LstmPrefix,
 ) -> Batch:
     """One batch: the `chosen` sequences, stage by stage."""
     lengths = np.array([len(sequences[i]) for i in chosen])
-    firsts = lengths - np.array([tails[i] for i in chosen])  # the first position that is read out
+    firsts = lengths - np.array([logit_counts[i] for i in chosen])  # the first position that is read out
     ids = np.full((len(chosen), int(lengths.max())), _NONE)
     for line, i in zip(ids, chosen, strict=True):
         line[: len(sequences[i])] = sequences[i]
@@ -89,7 +89,7 @@ def _read(
         parents[active] = place
     logits = module.head(torch.cat([part for parts in wanted for part in parts])).float()
     saved = int(lengths.sum()) - computed
-    return Batch(chosen, logits.split([tails[i] for i in chosen]), computed, saved)
+    return Batch(chosen, logits.split([logit_counts[i] for i in chosen]), computed, saved)
 
 
 def _stage(module: WordLSTM, distinct: npt.NDArray[np.int64], state: State) -> tuple[Tensor, State]:

@@ -73,7 +73,7 @@ class Followers:
         path = os.pathsep.join(filter(None, (str(_CHECKOUT), os.environ.get("PYTHONPATH"))))
         self._processes: list[subprocess.Popen[bytes]] = []
         for rank in range(1, placement.ranks):
-            told = {
+            message = {
                 "parent": os.getpid(),
                 "rank": rank,
                 "ranks": placement.ranks,
@@ -85,7 +85,7 @@ class Followers:
                 "threads": torch.get_num_threads(),
             }
             begun: queue.SimpleQueue[subprocess.Popen[bytes] | OSError] = queue.SimpleQueue()
-            command = [sys.executable, "-m", "ml.models.follower", json.dumps(told)]
+            command = [sys.executable, "-m", "ml.models.follower", json.dumps(message)]
             environment = {**os.environ, "PYTHONPATH": path}
             threading.Thread(
                 target=self._watch, args=(rank, command, environment, begun), name=f"rank {rank}", daemon=True
@@ -162,10 +162,12 @@ class LeadingModel(LogitsModel):
         self._numbers = itertools.count()
         self._dropped: list[int] = []
 
-    def logits(self, sequences: Sequence[Sequence[int]], tails: Sequence[int] | None = None) -> list[Tensor]:
+    def logits(self, sequences: Sequence[Sequence[int]], logit_counts: Sequence[int] | None = None) -> list[Tensor]:
         """As `LanguageModel.logits`."""
-        with self.together("logits", [list(ids) for ids in sequences], None if tails is None else list(tails)):
-            return self._model.logits(sequences, tails)
+        with self.together(
+            "logits", [list(ids) for ids in sequences], None if logit_counts is None else list(logit_counts)
+        ):
+            return self._model.logits(sequences, logit_counts)
 
     def read_prefix(self, ids: Sequence[int]) -> None:
         """Nothing: explanations have models of their own, which are not divided."""
@@ -173,15 +175,15 @@ class LeadingModel(LogitsModel):
     def stream_logits(
         self,
         sequences: Sequence[Sequence[int]],
-        tails: Sequence[int],
+        logit_counts: Sequence[int],
         *,
         max_tokens: int,
-        max_readout: int,
+        max_logits: int,
         prefix: Prefix | None = None,
     ) -> Iterator[Batch]:
         """As `LanguageModel.stream_logits`; the other ranks take each batch when it is asked for here."""
-        batches = self._model.stream_logits(sequences, tails, max_tokens=max_tokens, max_readout=max_readout)
-        self._followers.tell("stream", [list(ids) for ids in sequences], list(tails), max_tokens, max_readout)
+        batches = self._model.stream_logits(sequences, logit_counts, max_tokens=max_tokens, max_logits=max_logits)
+        self._followers.tell("stream", [list(ids) for ids in sequences], list(logit_counts), max_tokens, max_logits)
         while True:
             with self.together("next"):
                 batch = next(batches, None)
@@ -249,8 +251,8 @@ class _LeadingRunner:
 
     def step(self, chunks: Sequence[Chunk]) -> StepResult:
         """As `Runner.step`."""
-        told = [[list(chunk.ids), chunk.logits, chunk.sequence, chunk.namespace] for chunk in chunks]
-        with self._model.together("step", self._number, told):
+        message = [[list(chunk.ids), chunk.logits, chunk.sequence, chunk.namespace] for chunk in chunks]
+        with self._model.together("step", self._number, message):
             return self._runner.step(chunks)
 
     def drop(self, sequence: int) -> None:

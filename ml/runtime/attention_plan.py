@@ -53,13 +53,13 @@ class Gathered:
     Attributes:
         queries: of each block, [N, B], filled up with query 0.
         places: where each query stands in flattened `queries`, [queries of all blocks].
-        rows: which queries these are, ascending, as long as `places`.
+        rows: which queries these are, ascending, as long as `indices`.
         slots: of each block's keys, [N, K].
         visible: which of its block's keys each query sees, [N, B, K].
     """
 
     queries: IntArray
-    places: IntArray
+    indices: IntArray
     rows: IntArray
     slots: IntArray
     visible: BoolArray
@@ -214,11 +214,11 @@ class Planner:
         """Blocks (queries, their rows, nodes of their keys) filled up to the same shape."""
         if not blocks:
             return None
-        most_rows = max(len(rows) for _, rows, _ in blocks)
-        most_keys = -(-max(len(nodes) for _, _, nodes in blocks) // _KEYS) * _KEYS
-        queries = np.zeros((len(blocks), most_rows), dtype=np.int64)
-        rows = np.full((len(blocks), most_rows), -1, dtype=np.int64)
-        nodes = np.full((len(blocks), most_keys), -1, dtype=np.int64)
+        max_rows = max(len(rows) for _, rows, _ in blocks)
+        max_keys = -(-max(len(nodes) for _, _, nodes in blocks) // _KEYS) * _KEYS
+        queries = np.zeros((len(blocks), max_rows), dtype=np.int64)
+        rows = np.full((len(blocks), max_rows), -1, dtype=np.int64)
+        nodes = np.full((len(blocks), max_keys), -1, dtype=np.int64)
         for block, (which, its_rows, its_nodes) in enumerate(blocks):
             queries[block, : len(its_rows)] = np.arange(which.start, which.stop)
             rows[block, : len(its_rows)] = its_rows
@@ -226,9 +226,9 @@ class Planner:
         visible = self._visible(rows, nodes)
         filler = rows < 0
         visible[:, :, 0] |= filler  # a softmax over nothing is not a number
-        places = np.nonzero(~filler.ravel())[0]
+        indices = np.nonzero(~filler.ravel())[0]
         slots = np.where(nodes < 0, 0, self._batch.nodes.slots[nodes])
-        return Gathered(queries, places, queries.ravel()[places], slots, visible)
+        return Gathered(queries, indices, queries.ravel()[indices], slots, visible)
 
     def _shared(self, rows: IntArray) -> Iterator[Run]:
         """What queries see apart from their blocks."""
@@ -249,19 +249,19 @@ def _cut(counts: Sequence[int], size: int, must: set[int]) -> IntArray:
         must: first rows of branches at which a block has to begin.
     """
     starts: list[int] = []
-    row, room = 0, 0
+    row, left = 0, 0
     for count in counts:
-        if count > room or row in must:
+        if count > left or row in must:
             starts += range(row, row + count, size)
-            room = starts[-1] + size - row
+            left = starts[-1] + size - row
         row += count
-        room -= count
+        left -= count
     return np.array(starts, dtype=np.int64)
 
 
 def _cost(starts: IntArray, context: IntArray) -> int:
     """What attention in such blocks costs; `context` counts the positions before each row that its block gathers."""
     rows = np.diff(starts, append=len(context))
-    most, keys = int(rows.max()), int((context[starts] + rows).max())
+    highest, keys = int(rows.max()), int((context[starts] + rows).max())
     block = _PER_BLOCK + _PER_KEY * keys
-    return len(starts) * (-(-most // _QUERIES) * block + most * keys + _PER_GATHERED_KEY * keys)
+    return len(starts) * (-(-highest // _QUERIES) * block + highest * keys + _PER_GATHERED_KEY * keys)

@@ -27,7 +27,7 @@ class DecodingStep(TrimmedForward):
     """Decode rows on their way through a model."""
 
     def __init__(
-        self, sequences: Sequences, span_of: SpanOf, *, places: IntArray, ids: IntArray, positions: IntArray
+        self, sequences: Sequences, span_of: SpanOf, *, table_rows: IntArray, ids: IntArray, positions: IntArray
     ) -> None:
         """Prepare a step.
 
@@ -38,7 +38,7 @@ class DecodingStep(TrimmedForward):
         super().__init__()
         self.ids, self.positions, self.logit_rows = ids, positions, np.arange(len(ids))
         self._cache, self._capacity, self._span_of = sequences.cache, sequences.capacity, span_of
-        self._places = places
+        self._table_rows = table_rows
         self._longest = int(positions.max()) + 1
         self._masks: dict[Span, tuple[slice, Tensor | None]] = {}
 
@@ -79,12 +79,12 @@ class DecodingStep(TrimmedForward):
     @cached_property
     def _row_slots(self) -> Slots:
         """That the rows' keys and values are written to."""
-        return as_slots(self._places * self._capacity + self.positions, self.device)
+        return as_slots(self._table_rows * self._capacity + self.positions, self.device)
 
     @cached_property
     def _taken(self) -> Slots:
         """The sequences in the table. Next to each other they are read where they lie, else copied."""
-        return as_slots(self._places, self.device)
+        return as_slots(self._table_rows, self.device)
 
     def _seen(self, span: Span, dtype: torch.dtype) -> tuple[slice, Tensor | None]:
         """Which positions any sequence sees, and what is added to scores, [n, 1, 1, positions]."""

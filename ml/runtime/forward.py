@@ -29,7 +29,7 @@ class _Blocks:
     """`Gathered` where the model is."""
 
     queries: Tensor
-    places: Tensor
+    row_indices: Tensor
     rows: Tensor
     slots: Tensor
     mask: Tensor  # [N, 1, groups · B, K]
@@ -43,11 +43,11 @@ class _Blocks:
         """`slots` as indices into a table of [slots · heads], [N, heads, K]."""
         return self._once("slots", heads, lambda head: self.slots[:, None] * heads + head)
 
-    def places_by_head(self, heads: int) -> Tensor:
-        """`places` as indices into a table of [N · heads · B], [queries of all blocks, heads]."""
-        most = self.queries.shape[1]
-        block, place = (self.places // most)[:, None], (self.places % most)[:, None]
-        return self._once("places", heads, lambda head: (block * heads + head.T) * most + place)
+    def row_indices_by_head(self, heads: int) -> Tensor:
+        """`row_indices` as indices into a table of [N · heads · B], [queries of all blocks, heads]."""
+        max_rows = self.queries.shape[1]
+        block, place = (self.row_indices // max_rows)[:, None], (self.row_indices % max_rows)[:, None]
+        return self._once("places", heads, lambda head: (block * heads + head.T) * max_rows + place)
 
     def _once(self, what: str, heads: int, make: Callable[[Tensor], Tensor]) -> Tensor:
         """Indices that `make` makes of the heads' numbers, [heads, 1], for all layers with so many."""
@@ -82,7 +82,7 @@ class DevicePlan:
     def _blocks(self, gathered: Gathered) -> _Blocks:
         return _Blocks(
             queries=torch.from_numpy(gathered.queries).to(self._device),
-            places=torch.from_numpy(gathered.places).to(self._device),
+            row_indices=torch.from_numpy(gathered.indices).to(self._device),
             rows=torch.from_numpy(gathered.rows).to(self._device),
             slots=torch.from_numpy(np.maximum(gathered.slots - self._first_slot, 0)).to(self._device),
             mask=self._mask(torch.from_numpy(gathered.visible).to(self._device).unsqueeze(1)),
@@ -290,8 +290,8 @@ class RowAttention:
         k, v = (rows_of(each, blocks.slots).transpose(1, 2) for each in (self._keys, self._values))
         out, lse = kernels.attend(q, k, v, self._scores, blocks.mask)
         out, lse = (kernels.unfold(each, self._heads).flatten(0, 1) for each in (out, lse))
-        out = rows_of(out, blocks.places).to(self._dtype).transpose(0, 1)
-        return out, rows_of(lse, blocks.places).transpose(0, 1) if with_lse else None
+        out = rows_of(out, blocks.row_indices).to(self._dtype).transpose(0, 1)
+        return out, rows_of(lse, blocks.row_indices).transpose(0, 1) if with_lse else None
 
     def _rounded_blocks(self, blocks: _Blocks) -> Tensor:
         """As `_blocks` by matmuls; these want each head's numbers together, so all is gathered head by head."""
@@ -300,7 +300,7 @@ class RowAttention:
         k, v = (_by_head(each, blocks.slots_by_head(key_heads)) for each in (self._keys, self._values))
         q = q.view(len(q), key_heads, -1, q.shape[-1])
         out = kernels.attend_rounded(q, k, v, self._scores, blocks.mask)
-        return _by_head(out, blocks.places_by_head(self._heads)).to(self._dtype).transpose(0, 1)
+        return _by_head(out, blocks.row_indices_by_head(self._heads)).to(self._dtype).transpose(0, 1)
 
 
 def _by_head(table: Tensor, indices: Tensor) -> Tensor:

@@ -91,8 +91,8 @@ class TrimmedForward(ABC):
         self.device, self.count = device, len(ids)
         self.rows_kept, self._asked = logit_rows, None
         if (np.diff(logit_rows) <= 0).any():
-            self.rows_kept, places = np.unique(logit_rows, return_inverse=True)
-            self._asked = to_device(torch.from_numpy(places), device)
+            self.rows_kept, inverse = np.unique(logit_rows, return_inverse=True)
+            self._asked = to_device(torch.from_numpy(inverse), device)
         self.rows, kept = self.count, len(self.rows_kept)
         if device.type == "cpu":
             self.rows, kept = _rounded(self.rows), _rounded(kept)

@@ -20,7 +20,7 @@ from ml.runtime.decoding import DecodingStep
 from ml.runtime.forward import RaggedForward
 from ml.runtime.kv_cache import KvCache
 from ml.runtime.prefix_cache import BLOCK, PrefixCache
-from ml.runtime.ragged_batch import IntArray, Walk, common_prefix
+from ml.runtime.ragged_batch import BatchBuilder, IntArray, common_prefix
 from ml.runtime.sequences import Growing, Sequences
 from ml.runtime.spans import SpanOf
 from ml.runtime.step import Part, run_parts
@@ -110,7 +110,7 @@ class ModelRunner:
         prompts = [i for i, chunk in enumerate(chunks) if chunk.sequence is None]
         planned = []
         if decoding:
-            planned.append(self._decode(chunks, growing, sorted(decoding, key=lambda i: growing[i].place)))
+            planned.append(self._decode(chunks, growing, sorted(decoding, key=lambda i: growing[i].table_row)))
         if prefilling:
             planned.append(self._prefill(chunks, growing, prefilling))
         if prompts:
@@ -149,11 +149,11 @@ class ModelRunner:
                 return None
         positions = np.array([len(each.ids) for each in growing], dtype=np.int64)
         self._sequences.reserve(int(positions.max()) + 1)
-        places = np.array([each.place for each in growing], dtype=np.int64)
+        table_rows = np.array([each.table_row for each in growing], dtype=np.int64)
         ids = np.array([chunk.ids[0] for chunk in chunks], dtype=np.int64)
-        order = np.argsort(places)
+        order = np.argsort(table_rows)
         rows = DecodingStep(
-            self._sequences, self._span_of, places=places[order], ids=ids[order], positions=positions[order]
+            self._sequences, self._span_of, table_rows=table_rows[order], ids=ids[order], positions=positions[order]
         )
         found = rows.run(self._module).float().split(1)
         for each, chunk in zip(growing, chunks, strict=True):
@@ -162,34 +162,34 @@ class ModelRunner:
 
     def _decode(self, chunks: Sequence[Chunk], growing: dict[int, Growing], indices: Sequence[int]) -> _Planned:
         """A token of each of some sequences, in the order of their places."""
-        places = np.array([growing[i].place for i in indices], dtype=np.int64)
+        table_rows = np.array([growing[i].table_row for i in indices], dtype=np.int64)
         ids = np.array([chunks[i].ids[0] for i in indices], dtype=np.int64)
         positions = np.array([len(growing[i].ids) for i in indices], dtype=np.int64)
-        rows = DecodingStep(self._sequences, self._span_of, places=places, ids=ids, positions=positions)
+        rows = DecodingStep(self._sequences, self._span_of, table_rows=table_rows, ids=ids, positions=positions)
         return _Planned(rows, indices, [0] * len(indices))
 
     def _prefill(self, chunks: Sequence[Chunk], growing: dict[int, Growing], indices: Sequence[int]) -> _Planned:
         """More tokens of some sequences, each behind its own slots."""
-        walk, cached = Walk(), []
+        builder, cached = BatchBuilder(), []
         for index in indices:
             chunk, sequence = chunks[index], growing[index]
             ids, before = [*sequence.ids, *chunk.ids], len(sequence.ids)
             known = self._copy_cached(sequence, ids, len(ids) - chunk.logits, chunk.namespace)
-            walk.enter(self._sequences.slots(sequence, 0, known))
+            builder.enter(self._sequences.slots(sequence, 0, known))
             slots = self._sequences.slots(sequence, known, len(ids))
-            walk.append(known, np.array(ids[known:], dtype=np.int64), chunk.logits, slots)
+            builder.append(known, np.array(ids[known:], dtype=np.int64), chunk.logits, slots)
             cached.append(known - before)
             if self._max_bytes:
                 self._prefilled.append((sequence, chunk.namespace))
-        rows = RaggedForward(walk.finish(), self._sequences.cache, self._span_of, in_place=True)
+        rows = RaggedForward(builder.finish(), self._sequences.cache, self._span_of, in_place=True)
         return _Planned(rows, indices, cached)
 
-    def _copy_cached(self, sequence: Growing, ids: Sequence[int], most: int, namespace: str) -> int:
+    def _copy_cached(self, sequence: Growing, ids: Sequence[int], limit: int, namespace: str) -> int:
         """Copy what is cached of `ids` behind a sequence's tokens. Returns how many of `ids` it then has."""
         before = len(sequence.ids)
-        if not self._max_bytes or most - before < BLOCK:
+        if not self._max_bytes or limit - before < BLOCK:
             return before
-        cached = self._match(ids, most, namespace)
+        cached = self._match(ids, limit, namespace)
         if len(cached) <= before:
             return before
         slots = self._sequences.slots(sequence, before, len(cached))
@@ -200,7 +200,7 @@ class ModelRunner:
         """Whole prompts, those of a namespace that begin alike next to each other."""
         cache = self._open()
         order = sorted(indices, key=lambda i: (chunks[i].namespace, tuple(chunks[i].ids)))
-        walk, matched = Walk(self._first_slot), []
+        builder, matched = BatchBuilder(self._first_slot), []
         namespace, before, entered = "", np.empty(0, dtype=np.int64), -1
         for index in order:
             chunk = chunks[index]
@@ -212,12 +212,12 @@ class ModelRunner:
             if shared > keep >= entered >= 0:
                 keep = shared
             else:
-                walk.enter(slots)
+                builder.enter(slots)
                 entered = keep
-            walk.append(keep, ids[keep:], chunk.logits)
+            builder.append(keep, ids[keep:], chunk.logits)
             matched.append(len(slots))
             namespace, before = chunk.namespace, ids
-        batch = walk.finish()
+        batch = builder.finish()
         cache.grow(self._first_slot + batch.rows, self._first_slot)
         rows = RaggedForward(batch, cache, self._span_of)
         if self._max_bytes:
@@ -226,18 +226,18 @@ class ModelRunner:
             self._prompts = rows, computed
         return _Planned(rows, order, matched)
 
-    def _match(self, ids: Sequence[int], most: int, namespace: str) -> IntArray:
+    def _match(self, ids: Sequence[int], limit: int, namespace: str) -> IntArray:
         """Slots of the first tokens of `ids` that are cached, at most so many."""
-        runs = self._prefixes.match(ids, most, namespace)
+        runs = self._prefixes.match(ids, limit, namespace)
         return np.concatenate([np.arange(run.start, run.stop) for run in runs] or [np.empty(0, dtype=np.int64)])
 
     def _open(self) -> KvCache:
         """Slots for prefixes, as many as fit, and behind them those for the rows of prompts."""
         if self._cache is None:
             if self._max_bytes:
-                walk, probe = Walk(), KvCache(1)
-                walk.append(0, np.zeros(1, dtype=np.int64), 0)
-                RaggedForward(walk.finish(), probe, self._span_of, in_place=True).run(self._module)
+                builder, probe = BatchBuilder(), KvCache(1)
+                builder.append(0, np.zeros(1, dtype=np.int64), 0)
+                RaggedForward(builder.finish(), probe, self._span_of, in_place=True).run(self._module)
                 self._first_slot = self._max_bytes // probe.token_bytes
                 self._prefixes = PrefixCache(self._first_slot)
             self._cache = KvCache(self._first_slot + _BATCH_SLOTS)
@@ -268,5 +268,5 @@ def _in_order(chunks: Sequence[Chunk], planned: Sequence[_Planned], logits: Tens
     cached = [tokens for each in planned for tokens in each.cached]
     found = logits.split([chunks[index].logits for index in order])
     computed = sum(len(each.rows.ids) for each in planned)
-    places = np.argsort(order).tolist()
-    return StepResult([found[i] for i in places], computed, 0, [cached[i] for i in places])
+    inverse = np.argsort(order).tolist()
+    return StepResult([found[i] for i in inverse], computed, 0, [cached[i] for i in inverse])

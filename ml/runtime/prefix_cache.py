@@ -51,17 +51,17 @@ class PrefixCache:
         self.tokens = 0
         """Tokens that are cached."""
 
-    def match(self, ids: Sequence[int], most: int, namespace: str = "") -> list[range]:
-        """Slots of the longest cached prefix of `ids` of at most `most` tokens, in runs, from the first token on."""
+    def match(self, ids: Sequence[int], limit: int, namespace: str = "") -> list[range]:
+        """Slots of the longest cached prefix of `ids` of at most `limit` tokens, in runs, from the first token on."""
         path = self._path(ids, namespace)
         self._touch([node for node, _ in path])
         runs: list[range] = []
         for node, matched in path:
-            tokens = min(matched, most)
+            tokens = min(matched, limit)
             if tokens == 0:
                 break
             runs.append(node.slots[:tokens])
-            most -= tokens
+            limit -= tokens
         return runs
 
     def insert(self, ids: Sequence[int], known_from: int = 0, namespace: str = "") -> Inserted | None:

@@ -110,7 +110,7 @@ class RaggedBatch:
         return int(self.positions.max(initial=-1)) + 1
 
 
-class Walk:
+class BatchBuilder:
     """Builds a batch: a depth-first walk through the prefix tree of some sequences."""
 
     def __init__(self, first_slot: int = 0) -> None:

@@ -17,7 +17,7 @@ _FIRST_CAPACITY = 64
 class Growing:
     """A sequence: the tokens whose keys and values lie in its slots, and where these are among the others'."""
 
-    place: int
+    table_row: int
     ids: list[int] = field(default_factory=list)
 
 
@@ -37,15 +37,15 @@ class Sequences:
         self.cache = KvCache(0)
         self.capacity = 0
         """Slots of each sequence."""
-        self._room = 0  # sequences that there are slots for
+        self._max_sequences = 0  # sequences that there are slots for
         self._by_number: dict[int, Growing] = {}
-        self._by_place: list[Growing] = []
+        self._by_row: list[Growing] = []
 
     def begin(self) -> int:
         """Add a sequence without tokens. Returns its number."""
         number = next(self._numbers)
-        self._by_number[number] = Growing(len(self._by_place))
-        self._by_place.append(self._by_number[number])
+        self._by_number[number] = Growing(len(self._by_row))
+        self._by_row.append(self._by_number[number])
         return number
 
     def __getitem__(self, number: int) -> Growing:
@@ -58,19 +58,19 @@ class Sequences:
 
     def slots(self, sequence: Growing, start: int, stop: int) -> IntArray:
         """Of the positions from `start` to `stop`."""
-        first = sequence.place * self.capacity
+        first = sequence.table_row * self.capacity
         return np.arange(first + start, first + stop)
 
     def reserve(self, length: int) -> None:
         """Make room for all sequences, of up to `length` tokens. Where memory does not suffice, all are lost."""
-        room, capacity = self._room, self.capacity
-        while self._room < len(self._by_place):
-            self._room = max(1, 2 * self._room)
+        max_sequences, capacity = self._max_sequences, self.capacity
+        while self._max_sequences < len(self._by_row):
+            self._max_sequences = max(1, 2 * self._max_sequences)
         while self.capacity < length:
             self.capacity = max(_FIRST_CAPACITY, 2 * self.capacity)
-        if (room, capacity) != (self._room, self.capacity):
+        if (max_sequences, capacity) != (self._max_sequences, self.capacity):
             try:
-                self.cache.stretch(room, capacity, self._room, self.capacity)
+                self.cache.stretch(max_sequences, capacity, self._max_sequences, self.capacity)
             except BaseException:
                 self.clear()
                 raise
@@ -80,15 +80,15 @@ class Sequences:
         sequence = self._by_number.pop(number, None)
         if sequence is None:
             return
-        last = self._by_place.pop()
-        if not self._by_place:
-            self.cache, self.capacity, self._room = KvCache(0), 0, 0
-        elif last.place < self._room:  # else no step has been since it began
+        last = self._by_row.pop()
+        if not self._by_row:
+            self.cache, self.capacity, self._max_sequences = KvCache(0), 0, 0
+        elif last.table_row < self._max_sequences:  # else no step has been since it began
             source = self.slots(last, 0, self.capacity)
             if last is not sequence:
                 self.cache.copy_from(self.cache, source, self.slots(sequence, 0, self.capacity))
             # What a mask hides is multiplied by 0, and a number that is not one would come through.
             self.cache.clear(source)
         if last is not sequence:
-            last.place = sequence.place
-            self._by_place[last.place] = last
+            last.table_row = sequence.table_row
+            self._by_row[last.table_row] = last

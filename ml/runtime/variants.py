@@ -21,7 +21,7 @@ from ml.models.base import Batch
 from ml.runtime.attention_plan import MIN_SHARED
 from ml.runtime.forward import RaggedForward
 from ml.runtime.kv_cache import KvCache
-from ml.runtime.ragged_batch import IntArray, RaggedBatch, Walk, common_prefix
+from ml.runtime.ragged_batch import BatchBuilder, IntArray, RaggedBatch, common_prefix
 from ml.runtime.spans import SpanOf
 
 
@@ -76,7 +76,7 @@ class Variants:
         return CachedTokens(tuple(ids), self._cache)
 
     def batches(
-        self, sequences: Sequence[Sequence[int]], tails: Sequence[int], *, max_tokens: int, max_readout: int
+        self, sequences: Sequence[Sequence[int]], logit_counts: Sequence[int], *, max_tokens: int, max_logits: int
     ) -> Iterator[Batch]:
         """As `LanguageModel.stream_logits`.
 
@@ -84,7 +84,7 @@ class Variants:
         """
         order = sorted(range(len(sequences)), key=lambda index: tuple(sequences[index]))
         ids = [np.asarray(sequences[index], dtype=np.int64) for index in order]
-        counts = [tails[index] for index in order]
+        counts = [logit_counts[index] for index in order]
         unread = np.array([len(each) - tail for each, tail in zip(ids, counts, strict=True)])
         keeps = np.minimum([self._known, *(common_prefix(left, right) for left, right in pairwise(ids))], unread)
         longest = max(map(len, ids))
@@ -98,15 +98,15 @@ class Variants:
             rows = -(-left // -(-left // (max_tokens + max_tokens // 4)))
             stops = (
                 np.searchsorted(first_rows, first_rows[begin] + rows, side="right"),
-                np.searchsorted(first_logits, first_logits[begin] + max_readout, side="right"),
+                np.searchsorted(first_logits, first_logits[begin] + max_logits, side="right"),
             )
             stop = max(min(map(int, stops)) - 1, begin + 1)
-            walk = Walk(longest)
-            walk.enter(np.arange(int(keeps[begin])))
+            builder = BatchBuilder(longest)
+            builder.enter(np.arange(int(keeps[begin])))
             for place in range(begin, stop):
                 keep = int(keeps[place])
-                walk.append(keep, ids[place][keep:], counts[place])
-            logits, batch = self._run(walk, longest)
+                builder.append(keep, ids[place][keep:], counts[place])
+            logits, batch = self._run(builder, longest)
             indices = order[begin:stop]
             computed += batch.rows
             every = sum(len(sequences[index]) for index in indices)
@@ -125,16 +125,16 @@ class Variants:
         before = self._known
         if length <= before:
             return 0
-        walk = Walk(before)
-        walk.enter(np.arange(before))
-        walk.append(before, ids[before:length], 0)
-        self._run(walk, max(longest, length))
+        builder = BatchBuilder(before)
+        builder.enter(np.arange(before))
+        builder.append(before, ids[before:length], 0)
+        self._run(builder, max(longest, length))
         self._known = length
         return length - before
 
-    def _run(self, walk: Walk, longest: int) -> tuple[Tensor, RaggedBatch]:
+    def _run(self, builder: BatchBuilder, longest: int) -> tuple[Tensor, RaggedBatch]:
         """Logits of a batch, float32; then its last path lies in the cache's first slots, position by position."""
-        batch = walk.finish()
+        batch = builder.finish()
         self._cache.grow(longest + batch.rows, longest)
         forward = RaggedForward(batch, self._cache, self._span_of, matmul_dtype=self._matmul_dtype)
         logits = forward.run(self._module).float()

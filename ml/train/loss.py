@@ -108,8 +108,8 @@ def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def _chunks(hidden: Tensor, weight: Tensor) -> list[slice]:
     # A chunk in bfloat16 is larger: its gradients are added up apart, which has to be worth a pass over all weights.
     elements = CHUNK_ELEMENTS if hidden.dtype is torch.float32 else 4 * CHUNK_ELEMENTS
-    most = max(1, elements // len(weight))
-    size = -(-len(hidden) // -(-len(hidden) // most)) if len(hidden) else 1  # chunks of equal size
+    limit = max(1, elements // len(weight))
+    size = -(-len(hidden) // -(-len(hidden) // limit)) if len(hidden) else 1  # chunks of equal size
     return [slice(start, start + size) for start in range(0, len(hidden), size)]
 
 

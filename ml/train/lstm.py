@@ -43,44 +43,44 @@ class LstmSettings:
         Vocabulary.WIKITEXT,
         fixed=True,
     )
-    embedding_size: int = option("numbers of a word's embedding", 200, least=1, most=LARGEST, fixed=True)
-    hidden_size: int = option("numbers of each layer's hidden state", 200, least=1, most=LARGEST, fixed=True)
-    layers: int = option("LSTM layers", 2, least=1, most=1000, fixed=True)
+    embedding_size: int = option("numbers of a word's embedding", 200, minimum=1, maximum=LARGEST, fixed=True)
+    hidden_size: int = option("numbers of each layer's hidden state", 200, minimum=1, maximum=LARGEST, fixed=True)
+    layers: int = option("LSTM layers", 2, minimum=1, maximum=1000, fixed=True)
     tied: bool = option(
         "one matrix for input and output embeddings; needs --embedding-size as large as --hidden-size", True, fixed=True
     )
     dropout: float = option(
         "probability that a number between layers, before the first or after the last is dropped in training",
         0.5,
-        least=0,
+        minimum=0,
         below=1,
     )
     variational: bool = option("draw that dropout once a window, in place of once a word", False)
     embedding_dropout: float = option(
-        "probability that a word is dropped wherever it occurs in the batch", 0.0, least=0, below=1
+        "probability that a word is dropped wherever it occurs in the batch", 0.0, minimum=0, below=1
     )
     weight_dropout: float = option(
-        "probability that a recurrent weight is dropped for all words of a window", 0.0, least=0, below=1
+        "probability that a recurrent weight is dropped for all words of a window", 0.0, minimum=0, below=1
     )
     batch: int = option(
-        "streams that the text is cut into and that are read at once", 32, least=1, most=LARGEST, fixed=True
+        "streams that the text is cut into and that are read at once", 32, minimum=1, maximum=LARGEST, fixed=True
     )
     window: int = option(
-        "words of each stream in a step; gradients flow through no more", 70, least=2, most=LARGEST, fixed=True
+        "words of each stream in a step; gradients flow through no more", 70, minimum=2, maximum=LARGEST, fixed=True
     )
     method: Method = option("what moves the weights: AdamW, or plain gradient descent", Method.ADAM, fixed=True)
     rate: float = option(
-        "learning rate of --method (adam: near 0.003, sgd: near 20), which --shape then lowers", 0.003, least=0
+        "learning rate of --method (adam: near 0.003, sgd: near 20), which --shape then lowers", 0.003, minimum=0
     )
-    weight_decay: float = option("share of each weight that a step takes away, times the learning rate", 0.0, least=0)
+    weight_decay: float = option("share of each weight that a step takes away, times the learning rate", 0.0, minimum=0)
     frequent: int = option(
-        "with --samples: the softmax is exact over this many most frequent words", 0, least=0, most=LARGEST
+        "with --samples: the softmax is exact over this many most frequent words", 0, minimum=0, maximum=LARGEST
     )
     samples: int = option(
         "estimate the rest of the softmax from this many words a step, for speed; 0 computes all of it",
         0,
-        least=0,
-        most=LARGEST,
+        minimum=0,
+        maximum=LARGEST,
     )
     precision: Precision = option(
         "of the softmax's products; auto is bfloat16 where the processor has instructions for it", Precision.AUTO

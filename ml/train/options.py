@@ -24,32 +24,32 @@ class _Option:
     """`help` names the unit. A value is in [least, most] and under `below`. `fixed`: a started run cannot change it."""
 
     help: str
-    least: float
-    most: float
+    minimum: float
+    maximum: float
     below: float
     fixed: bool
 
     def allows(self, value: float) -> bool:
-        return math.isfinite(value) and self.least <= value <= self.most and value < self.below
+        return math.isfinite(value) and self.minimum <= value <= self.maximum and value < self.below
 
     @property
     def range(self) -> str:
         if self.below < math.inf:
-            return f"from {self.least:g} to below {self.below:g}"
-        return f"from {self.least:g} " + ("on" if self.most == math.inf else f"to {self.most:,}")
+            return f"from {self.minimum:g} to below {self.below:g}"
+        return f"from {self.minimum:g} " + ("on" if self.maximum == math.inf else f"to {self.maximum:,}")
 
 
 def option(
     help: str,
     default: Any = MISSING,
     *,
-    least: float = -math.inf,
-    most: float = math.inf,
+    minimum: float = -math.inf,
+    maximum: float = math.inf,
     below: float = math.inf,
     fixed: bool = False,
 ) -> Any:
     """A dataclass field that is an option of the training command; see `_Option` for the arguments."""
-    return field(default=default, metadata={_KEY: _Option(help, least, most, below, fixed)})
+    return field(default=default, metadata={_KEY: _Option(help, minimum, maximum, below, fixed)})
 
 
 def check(settings: Any) -> None:

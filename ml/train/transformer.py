@@ -34,33 +34,41 @@ class TransformerSettings:
     """
 
     vocabulary_size: int = option(
-        "tokens of the byte-level BPE, learnt from the training text", 8192, least=258, most=LARGEST, fixed=True
+        "tokens of the byte-level BPE, learnt from the training text", 8192, minimum=258, maximum=LARGEST, fixed=True
     )
     hidden_size: int = option(
-        "numbers of a token's state between blocks; a multiple of twice --heads", 256, least=2, most=LARGEST, fixed=True
+        "numbers of a token's state between blocks; a multiple of twice --heads",
+        256,
+        minimum=2,
+        maximum=LARGEST,
+        fixed=True,
     )
-    layers: int = option("blocks of attention and feed-forward network", 4, least=1, most=1000, fixed=True)
-    heads: int = option("attention heads of each block", 4, least=1, most=LARGEST, fixed=True)
-    feed_forward: int = option("numbers inside each feed-forward network", 704, least=1, most=LARGEST, fixed=True)
+    layers: int = option("blocks of attention and feed-forward network", 4, minimum=1, maximum=1000, fixed=True)
+    heads: int = option("attention heads of each block", 4, minimum=1, maximum=LARGEST, fixed=True)
+    feed_forward: int = option("numbers inside each feed-forward network", 704, minimum=1, maximum=LARGEST, fixed=True)
     context_length: int = option(
-        "tokens of a training window, and the most that the model will read", 512, least=2, most=LARGEST, fixed=True
+        "tokens of a training window, and the most that the model will read",
+        512,
+        minimum=2,
+        maximum=LARGEST,
+        fixed=True,
     )
     dropout: float = option(
         "probability that a number of the embeddings or of what a block adds is dropped in training",
         0.1,
-        least=0,
+        minimum=0,
         below=1,
     )
-    batch: int = option("windows of --context-length tokens in a step", 8, least=1, most=LARGEST, fixed=True)
+    batch: int = option("windows of --context-length tokens in a step", 8, minimum=1, maximum=LARGEST, fixed=True)
     matrix_rate: float = option(
         "learning rate of Muon, for the blocks' matrices, in units of their spectral norm, which --shape then lowers",
         0.02,
-        least=0,
+        minimum=0,
     )
     embedding_rate: float = option(
-        "learning rate of AdamW, for embeddings and norms, which --shape then lowers", 0.003, least=0
+        "learning rate of AdamW, for embeddings and norms, which --shape then lowers", 0.003, minimum=0
     )
-    weight_decay: float = option("share of each weight that a step takes away, times the learning rate", 0.1, least=0)
+    weight_decay: float = option("share of each weight that a step takes away, times the learning rate", 0.1, minimum=0)
     precision: Precision = option(
         "of matrix products and attention; auto is bfloat16 where the processor has instructions for it", Precision.AUTO
     )

@@ -52,7 +52,7 @@ class InferenceService(InferenceServiceServicer):
     async def NextToken(self, request: pb.NextTokenRequest, context: Context) -> pb.NextTokenResponse:  # noqa: N802
         """Predict what follows each prompt."""
         clock = _Clock()
-        self._engine.check_room()
+        self._engine.check_capacity()
         model = self._registry.resolve(request.model)
         check_count("prompts", len(request.prompts), self._max_prompts)
         top_k = request.top_k if request.HasField("top_k") else _DEFAULT_TOP_K
@@ -89,7 +89,7 @@ class InferenceService(InferenceServiceServicer):
     async def Score(self, request: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:  # noqa: N802
         """Measure how likely each continuation is."""
         clock = _Clock()
-        self._engine.check_room()
+        self._engine.check_capacity()
         model = self._registry.resolve(request.model)
         check_count("items", len(request.items), self._max_prompts)
         predict.check_top_k(request.top_k, model.info.vocabulary_size, least=0)
@@ -130,7 +130,7 @@ class InferenceService(InferenceServiceServicer):
     async def Attention(self, request: pb.AttentionRequest, context: Context) -> pb.AttentionResponse:  # noqa: N802
         """Show what the prompt's tokens attend to."""
         clock = _Clock()
-        self._engine.check_room()
+        self._engine.check_capacity()
         model = self._registry.resolve(request.model)
         encoding = await self._helped(request.ByteSize(), lambda: _encode(model, request.prompt))
         plan = attention.resolve(wire.attention_spec(request), model.info, len(encoding.ids))
@@ -157,9 +157,9 @@ class InferenceService(InferenceServiceServicer):
         spec = wire.generation_spec(request)
         predict.check_top_k(spec.top_k, model.info.vocabulary_size, least=0)
         prompt = await self._helped(request.ByteSize(), lambda: _encode(model, request.prompt))
-        most = spec.tokens(len(prompt.ids), model.info.context_length)
+        limit = spec.tokens(len(prompt.ids), model.info.context_length)
         clock.tokenized()
-        generation = Generation(spec, model.tokenizer, prompt.ids, most)
+        generation = Generation(spec, model.tokenizer, prompt.ids, limit)
         stream = self._engine.generate(model.info.name, prompt.ids, generation, namespace=self._namespace())
         try:
             usage = pb.Usage(prompt_tokens=len(prompt.ids))
@@ -260,11 +260,11 @@ def _score_task(model: LanguageModel, index: int, item: pb.ScoreItem, top_k: int
     with blamed_at(f"items[{index}]"):
         prompt = _encode(model, item.prompt)
         found = model.tokenizer.continuation(prompt, to_continuation(item.continuation))
-        length, most = len(prompt.ids) + len(found.ids), model.info.context_length
-        if length > most:
+        length, limit = len(prompt.ids) + len(found.ids), model.info.context_length
+        if length > limit:
             message = (
                 f"the continuation has {len(found.ids)} tokens, and after the prompt's {len(prompt.ids)} this model"
-                f" reads at most {most - len(prompt.ids)}; shorten it"
+                f" reads at most {limit - len(prompt.ids)}; shorten it"
             )
-            raise PromptTooLongError("continuation", length, most, message)
+            raise PromptTooLongError("continuation", length, limit, message)
         return ScoreTask(prompt.ids, found.ids, top_k), found

@@ -30,7 +30,7 @@ _FINISHES = {
     FinishReason.LENGTH: pb.FINISH_REASON_LENGTH,
     FinishReason.STOP: pb.FINISH_REASON_STOP,
 }
-_MOST_STOPS = 16
+_MAX_STOPS = 16
 _HALF = {pb.TENSOR_TYPE_UNSPECIFIED: False, pb.TENSOR_TYPE_FLOAT32: False, pb.TENSOR_TYPE_FLOAT16: True}
 
 
@@ -45,8 +45,8 @@ def generation_spec(request: pb.GenerateRequest) -> GenerationSpec:
     Raises:
         InputError: a field's value is not allowed, whatever the model.
     """
-    if len(request.stop) > _MOST_STOPS:
-        raise InputError("stop", f"send at most {_MOST_STOPS} texts, not {len(request.stop)}")
+    if len(request.stop) > _MAX_STOPS:
+        raise InputError("stop", f"send at most {_MAX_STOPS} texts, not {len(request.stop)}")
     fields = ("max_tokens", "temperature", "top_p", "seed", "top_k")
     given: dict[str, Any] = {name: getattr(request, name) for name in fields if request.HasField(name)}
     return GenerationSpec(**{"seed": secrets.randbits(64), "stop": tuple(request.stop), **given})

@@ -72,7 +72,7 @@ class Deployment:
             [*self.compose, *arguments], cwd=CHECKOUT, env=self.env, text=True, check=check, stdout=subprocess.PIPE
         )
 
-    def inside(self, service: str, *command: str) -> str:
+    def within(self, service: str, *command: str) -> str:
         """What a command prints in a service's container."""
         return self.run("exec", "-T", service, *command).stdout.strip()
 
@@ -101,10 +101,10 @@ def deployment() -> Iterator[Deployment]:
 
 def test_a_client_walks_through_it_and_both_pages_count_its_jobs(deployment: Deployment) -> None:
     env = {**deployment.env, "GLOSS_ADDRESS": deployment.at("GLOSS_PORT")}
-    walk = subprocess.run(
-        [sys.executable, "-m", "gloss", "walk"], cwd=CHECKOUT, env=env, capture_output=True, text=True, check=False
+    tour = subprocess.run(
+        [sys.executable, "-m", "gloss", "tour"], cwd=CHECKOUT, env=env, capture_output=True, text=True, check=False
     )
-    assert walk.returncode == 0, walk.stdout + walk.stderr
+    assert tour.returncode == 0, tour.stdout + tour.stderr
 
     server = fetch(f"http://{deployment.at('GLOSS_METRICS_PORT')}/metrics")
     assert 'grpc_method="CreateExplanation"' in server
@@ -114,14 +114,14 @@ def test_a_client_walks_through_it_and_both_pages_count_its_jobs(deployment: Dep
 
 def test_nobody_is_root(deployment: Deployment) -> None:
     for service in ("server", "worker"):
-        assert deployment.inside(service, "id", "-u") == "10001"
+        assert deployment.within(service, "id", "-u") == "10001"
 
 
 def test_the_health_checks_commands_pass(deployment: Deployment) -> None:
-    deployment.inside("server", "python", "-m", "deploy.probe", "127.0.0.1:50051")
-    deployment.inside("worker", "python", "-m", "deploy.probe", "http://127.0.0.1:9465/metrics")
-    assert deployment.inside("redis", "redis-cli", "ping") == "PONG"
-    assert deployment.inside("redis", "redis-cli", "config", "get", "appendonly").split() == ["appendonly", "yes"]
+    deployment.within("server", "python", "-m", "deploy.probe", "127.0.0.1:50051")
+    deployment.within("worker", "python", "-m", "deploy.probe", "http://127.0.0.1:9465/metrics")
+    assert deployment.within("redis", "redis-cli", "ping") == "PONG"
+    assert deployment.within("redis", "redis-cli", "config", "get", "appendonly").split() == ["appendonly", "yes"]
 
 
 def test_prometheus_scrapes_both_and_holds_the_rules(deployment: Deployment) -> None:

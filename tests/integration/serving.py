@@ -130,11 +130,11 @@ class _Gated:
         self._model = model
         self._gate = gate
 
-    def logits(self, sequences: Sequence[Sequence[int]], tails: Sequence[int] | None = None) -> list[Any]:
+    def logits(self, sequences: Sequence[Sequence[int]], logit_counts: Sequence[int] | None = None) -> list[Any]:
         self._gate.batches.append(len(sequences))
         self._gate.entered.release()
         assert self._gate.open.wait(20)
-        return self._model.logits(sequences, tails)
+        return self._model.logits(sequences, logit_counts)
 
     def runner(self, max_bytes: int = 0) -> PromptRunner:
         return PromptRunner(self.logits)

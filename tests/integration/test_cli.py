@@ -36,8 +36,8 @@ def gloss(stack: str) -> Gloss:
     ("arguments", "drawn", "key"),
     [
         (["next", PROMPT, "--top-k", "3"], "█", "predictions"),
-        (["attend", PROMPT, "--layer", "0"], "layer 0, mean of heads", "weights"),
-        (["attend", PROMPT, "--rollout", "--top-n", "2"], "rollout up to layer 1", "keys"),
+        (["attention", PROMPT, "--layer", "0"], "layer 0, mean of heads", "weights"),
+        (["attention", PROMPT, "--rollout", "--top-n", "2"], "rollout up to layer 1", "keys"),
         (["score", PROMPT, " Paris", "--top-k", "2"], "alternatives", "scores"),
         (["tokenize", PROMPT], "of the 128 that tiny-llama", "tokens"),
         (["models"], "tiny-llama", "models"),
@@ -117,10 +117,10 @@ def test_explain_with_everything_said(gloss: Gloss) -> None:
 
 def test_a_dry_run_tells_what_the_explanation_then_costs(gloss: Gloss) -> None:
     asked = ("explain", f"{PROMPT} dry", "--method", "occlusion", "--no-faithfulness")
-    told = json.loads(gloss(*asked, "--dry-run", "--json").stdout)["progress"]
+    logged = json.loads(gloss(*asked, "--dry-run", "--json").stdout)["progress"]
     done = json.loads(gloss(*asked, "--json").stdout)
-    assert told["evaluations_planned"] == done["progress"]["evaluations_done"]
-    assert told["tokens_planned"] == done["progress"]["tokens_planned"]
+    assert logged["evaluations_planned"] == done["progress"]["evaluations_done"]
+    assert logged["tokens_planned"] == done["progress"]["tokens_planned"]
 
     again = gloss(*asked, "--dry-run").stdout  # the worker has told its speed meanwhile
     assert "model evaluations, at most" in again
@@ -155,13 +155,13 @@ def test_a_job_is_cancelled(gloss: Gloss) -> None:
     gloss("jobs", "delete", name, "--json")
 
 
-def test_walk(gloss: Gloss, stack: str) -> None:
+def test_tour(gloss: Gloss, stack: str) -> None:
     env = {**os.environ, "GLOSS_ADDRESS": stack, "NO_COLOR": "1"}
-    command = [sys.executable, "-m", "gloss", "walk"]
+    command = [sys.executable, "-m", "gloss", "tour"]
     shown = subprocess.run(command, env=env, capture_output=True, text=True, timeout=100, check=True).stdout
     for part in ("Who is there?", "What comes next?", "Where does it look?", "Occlusion ·", "LIME ·", "More to try"):
         assert part in shown
-    found = json.loads(gloss("walk", PROMPT, "--json").stdout)
+    found = json.loads(gloss("tour", PROMPT, "--json").stdout)
     assert found["attention"]["tokens"]
     assert found["occlusion"]["result"]
 
@@ -171,7 +171,7 @@ def test_walk(gloss: Gloss, stack: str) -> None:
     [
         (["next", " "], "prompts[0].text"),
         (["next", PROMPT, "--top-k", "-1"], "top_k"),
-        (["attend", PROMPT, "--head", "77"], "heads[0]"),
+        (["attention", PROMPT, "--head", "77"], "heads[0]"),
         (["explain", PROMPT, "--span", "2:4", "--span", "3:9"], "spans[1]"),
         (["explain", PROMPT, "--method", "integrated-gradients", "--removal", "delete"], "equally many tokens"),
         (["generate", PROMPT, "--max-tokens", "0"], "max_tokens"),

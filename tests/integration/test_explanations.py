@@ -209,10 +209,10 @@ class TestValidateOnly:
     def test_tells_a_time_once_workers_have_measured_how_fast_they_are(self, served, worker):
         assert not create(served, validate_only=True).progress.HasField("remaining_duration")
         worker.store.measured(worker.digest, "lime", 1000, 4)
-        told = create(served, validate_only=True).progress
-        assert seconds(told.remaining_duration) == pytest.approx(told.tokens_planned / 250)
+        logged = create(served, validate_only=True).progress
+        assert seconds(logged.remaining_duration) == pytest.approx(logged.tokens_planned / 250)
         hurried = lime()
-        hurried.budget.max_duration.CopyFrom(duration(seconds(told.remaining_duration) / 2))
+        hurried.budget.max_duration.CopyFrom(duration(seconds(logged.remaining_duration) / 2))
         assert create(served, hurried, validate_only=True).progress.remaining_duration == hurried.budget.max_duration
 
     def test_a_study_too(self, served, worker):

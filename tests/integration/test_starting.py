@@ -72,9 +72,11 @@ def test_loading_is_logged_and_serving_comes_after_it(server_process, tiny_gpt2)
     with grpc.insecure_channel(server.grpc) as channel:
         reply = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=20)
     assert reply.status == health_pb2.HealthCheckResponse.SERVING
-    told = [server.log.index(part) for part in ("loading model=", "weights_bytes=", "weights read in", "loaded model=")]
-    assert told == sorted(told)
-    assert told[-1] < server.log.index("warm model=") < server.log.index("ready grpc=")
+    logged = [
+        server.log.index(part) for part in ("loading model=", "weights_bytes=", "weights read in", "loaded model=")
+    ]
+    assert logged == sorted(logged)
+    assert logged[-1] < server.log.index("warm model=") < server.log.index("ready grpc=")
 
 
 def http2(kind, flags, stream, payload):

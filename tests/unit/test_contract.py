@@ -104,9 +104,9 @@ def test_a_copy_has_all_that_a_compiler_needs(tmp_path: Path) -> None:
 
 def test_the_folders_have_all_that_a_compiler_needs(tmp_path: Path) -> None:
     pytest.importorskip("grpc_tools")
-    told = subprocess.run(
+    logged = subprocess.run(
         [sys.executable, "-m", "gloss.protos"], capture_output=True, text=True, check=True, timeout=60
     )
-    folders = [f"-I{folder}" for folder in told.stdout.splitlines()]
+    folders = [f"-I{folder}" for folder in logged.stdout.splitlines()]
     compile_ = [sys.executable, "-m", "grpc_tools.protoc", *folders, f"--python_out={tmp_path}"]
     subprocess.run([*compile_, "gloss/v1/explanation_service.proto"], check=True, timeout=60)

@@ -86,9 +86,9 @@ def test_the_wheel_holds_the_contract(wheel: Path) -> None:
 
 def test_the_installed_package_hands_out_the_contract(python: Path, tmp_path: Path) -> None:
     command = [python, "-m", "gloss.protos"]
-    told = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.split()
-    assert len(told) == 1, "the contract and what it imports lie in one folder, site-packages"
-    assert all((Path(told[0]) / name).is_file() for name in CONTRACT)
+    logged = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.split()
+    assert len(logged) == 1, "the contract and what it imports lie in one folder, site-packages"
+    assert all((Path(logged[0]) / name).is_file() for name in CONTRACT)
     subprocess.run([*command, "copied"], cwd=tmp_path, check=True)
     copied = {path.relative_to(tmp_path / "copied").as_posix() for path in tmp_path.rglob("*.proto")}
     assert copied == {*CONTRACT, "google/api/field_behavior.proto", "google/api/resource.proto"}

@@ -63,14 +63,14 @@ class Case:
     def way(self) -> str:
         """Which way prompts go, and up to which length."""
         ways, context = self.model.ways, self.model.info.context_length
-        told = []
+        reason = []
         for label, limit in (("ragged", ways.served), ("cached batches", ways.cached), ("padded", ways.padded)):
-            if limit and not any(each.endswith("all") for each in told):
-                told.append(f"{label}: {'all' if limit >= context else f'up to {limit:.0f}'}")
-        if not any(each.endswith("all") for each in told):
-            told.append("one by one")
+            if limit and not any(each.endswith("all") for each in reason):
+                reason.append(f"{label}: {'all' if limit >= context else f'up to {limit:.0f}'}")
+        if not any(each.endswith("all") for each in reason):
+            reason.append("one by one")
         decoding = "cache" if ways.decoded >= context else f"cache up to {ways.decoded:.0f}" if ways.decoded else "none"
-        return "; ".join(told) + ("" if ways.served >= context else f"; decoding: {decoding}")
+        return "; ".join(reason) + ("" if ways.served >= context else f"; decoding: {decoding}")
 
 
 def compare(found: Tensor, expected: Tensor, what: str, tolerance: float = TOLERANCE) -> None:
@@ -115,7 +115,7 @@ def next_token_behind_a_prefix(case: Case) -> None:
             )
     prefix = case.model.read_prefix(LONG[:20])
     many = [ids for ids in ALIKE if ids[:20] == LONG[:20]]
-    for batch in case.model.stream_logits(many, [1] * len(many), max_tokens=100, max_readout=8, prefix=prefix):
+    for batch in case.model.stream_logits(many, [1] * len(many), max_tokens=100, max_logits=8, prefix=prefix):
         for index, found in zip(batch.indices, batch.logits, strict=True):
             compare(
                 found, case.plain.row(many[index]), f"behind a read prefix, {len(many[index])} tokens", case.tolerance
@@ -123,8 +123,8 @@ def next_token_behind_a_prefix(case: Case) -> None:
 
 
 def score(case: Case) -> None:
-    tails = [min(9, len(ids)) for ids in UNLIKE]
-    for ids, tail, found in zip(UNLIKE, tails, case.model.logits(UNLIKE, tails), strict=True):
+    logit_counts = [min(9, len(ids)) for ids in UNLIKE]
+    for ids, tail, found in zip(UNLIKE, logit_counts, case.model.logits(UNLIKE, logit_counts), strict=True):
         compare(found, case.plain.row(ids, tail), f"last {tail} of {len(ids)} tokens", case.tolerance)
     result = case.model.runner(1 << 20).step([Chunk(ids, 4) for ids in ALIKE])
     for ids, found in zip(ALIKE, result.logits, strict=True):
@@ -210,7 +210,12 @@ def _allowed(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def _explained(
-    method: spec.Method, tolerance: float, *, inside: bool = False, removal: spec.Removal | None = None, **budget: Any
+    method: spec.Method,
+    tolerance: float,
+    *,
+    internals: bool = False,
+    removal: spec.Removal | None = None,
+    **budget: Any,
 ) -> Feature:
     def feature(case: Case) -> None:
         task = spec.ExplanationSpec(
@@ -224,7 +229,7 @@ def _explained(
         try:
             expected = _attributions(case.plain, task)
         except Exception as error:  # each architecture fails in its own way
-            if not inside:
+            if not internals:
                 raise
             missing = Missing(f"{type(error).__name__}: {str(error)[:100]}")
         if expected is None:
@@ -256,19 +261,19 @@ FEATURES: dict[str, Feature] = {
     "score": score,
     "generate": generate,
     "attention": attention,
-    "rollout": _explained(spec.AttentionRollout(), SHARES, inside=True),
-    "value zeroing": _explained(spec.ValueZeroing(), SHARES, inside=True),
-    "input×gradient": _explained(spec.InputTimesGradient(), GRADIENTS, inside=True),
-    "integrated gradients": _explained(spec.IntegratedGradients(steps=4), GRADIENTS, inside=True),
+    "rollout": _explained(spec.AttentionRollout(), SHARES, internals=True),
+    "value zeroing": _explained(spec.ValueZeroing(), SHARES, internals=True),
+    "input×gradient": _explained(spec.InputTimesGradient(), GRADIENTS, internals=True),
+    "integrated gradients": _explained(spec.IntegratedGradients(steps=4), GRADIENTS, internals=True),
     "occlusion": _explained(spec.Occlusion(), TOLERANCE),
     "mean embedding": _explained(
-        spec.Occlusion(), TOLERANCE, inside=True, removal=spec.Removal(spec.RemovalKind.MEAN_EMBEDDING)
+        spec.Occlusion(), TOLERANCE, internals=True, removal=spec.Removal(spec.RemovalKind.MEAN_EMBEDDING)
     ),
     "LIME": _explained(spec.Lime(), TOLERANCE, max_evaluations=24),
     "KernelSHAP": _explained(spec.KernelShap(), TOLERANCE, max_evaluations=24),
     "permutations": _explained(spec.ShapleyPermutation(), TOLERANCE, max_evaluations=72),
 }
-INSIDE = {"attention", "rollout", "value zeroing", "input×gradient", "integrated gradients", "mean embedding"}
+INTERNALS = {"attention", "rollout", "value zeroing", "input×gradient", "integrated gradients", "mean embedding"}
 """What transformers' code of a model need not be able to give."""
 
 
@@ -290,7 +295,7 @@ def examine(name: str, folder: Path) -> dict[str, Any]:
     row["features"] = {}
     row["notes"] = {}
     for label, feature in FEATURES.items():
-        row["features"][label] = _outcome(feature, case, allowed=label in INSIDE)
+        row["features"][label] = _outcome(feature, case, allowed=label in INTERNALS)
         if case.note:
             row["notes"][label], case.note = case.note, ""
     return row

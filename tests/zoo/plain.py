@@ -57,14 +57,16 @@ class Plain(OpenModel):
         tensor = torch.tensor([list(ids)])
         return {"inputs_embeds": self.embed(ids)[None]} if MEAN in ids else {"input_ids": tensor}
 
-    def logits(self, sequences: Sequence[Sequence[int]], tails: Sequence[int] | None = None) -> list[Tensor]:
-        return [self.row(ids, tail) for ids, tail in zip(sequences, tails or [1] * len(sequences), strict=True)]
+    def logits(self, sequences: Sequence[Sequence[int]], logit_counts: Sequence[int] | None = None) -> list[Tensor]:
+        return [self.row(ids, tail) for ids, tail in zip(sequences, logit_counts or [1] * len(sequences), strict=True)]
 
     def read_prefix(self, ids: Sequence[int]) -> None:
         return None
 
-    def stream_logits(self, sequences: Sequence[Sequence[int]], tails: Sequence[int], **_: Any) -> Iterator[Batch]:
-        for index, (ids, tail) in enumerate(zip(sequences, tails, strict=True)):
+    def stream_logits(
+        self, sequences: Sequence[Sequence[int]], logit_counts: Sequence[int], **_: Any
+    ) -> Iterator[Batch]:
+        for index, (ids, tail) in enumerate(zip(sequences, logit_counts, strict=True)):
             yield Batch([index], [self.row(ids, tail)], len(ids), 0)
 
     def in_bfloat16(self) -> None:

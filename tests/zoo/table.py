@@ -89,11 +89,11 @@ def _slow_ways(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
     """Each reason once why ragged batches are not used, or not at all lengths, with the architectures."""
     found: dict[str, list[str]] = {}
     for row in rows:
-        for told in row.get("slow", "").split("; "):
-            if told.startswith(("ragged batches", "prefix cache and batched decoding")):
-                if "differs by" in told and (why := _WHY.get(row["architecture"])):
-                    told = re.sub(r"\(.*\)", f"({why})", told)  # noqa: PLW2901
-                found.setdefault(told, []).append(row["architecture"])
+        for logged in row.get("slow", "").split("; "):
+            if logged.startswith(("ragged batches", "prefix cache and batched decoding")):
+                if "differs by" in logged and (why := _WHY.get(row["architecture"])):
+                    logged = re.sub(r"\(.*\)", f"({why})", logged)  # noqa: PLW2901
+                found.setdefault(logged, []).append(row["architecture"])
     for reason, names in sorted(found.items(), key=lambda each: -len(each[1])):
         yield f"- {reason}: {', '.join(names)}"
 

@@ -71,17 +71,17 @@ class CachedRun:
         return CachedPrefix(self._ids, self._states)
 
     def batches(
-        self, sequences: Sequence[Sequence[int]], tails: Sequence[int], *, max_tokens: int, max_readout: int
+        self, sequences: Sequence[Sequence[int]], logit_counts: Sequence[int], *, max_tokens: int, max_logits: int
     ) -> Iterator[Batch]:
         """As `LanguageModel.stream_logits`."""
-        for group in groups(sequences, tails, max_tokens=max_tokens, max_readout=max_readout):
+        for group in groups(sequences, logit_counts, max_tokens=max_tokens, max_logits=max_logits):
             some = [sequences[i] for i in group.members]
             known = min(_common(self._ids, some[0]), group.shared)
             # To read more of what they share takes a start, and spares all but one of them so many positions.
             worth = (group.shared - known) * (len(some) - 1) > _START
             shared = group.shared if worth else known
             self._know(some[0][:shared])
-            logits = self._logits([list(ids[shared:]) for ids in some], [tails[i] for i in group.members])
+            logits = self._logits([list(ids[shared:]) for ids in some], [logit_counts[i] for i in group.members])
             computed = shared - known + sum(map(len, some)) - shared * len(some)
             yield Batch(group.members, logits, computed, sum(map(len, some)) - computed)
 
@@ -95,16 +95,16 @@ class CachedRun:
             self._states = [(layer.keys, layer.values) for layer in cache.layers]
         self._ids = list(ids)
 
-    def _logits(self, sequences: Sequence[Sequence[int]], tails: Sequence[int]) -> list[Tensor]:
+    def _logits(self, sequences: Sequence[Sequence[int]], logit_counts: Sequence[int]) -> list[Tensor]:
         """Logits of the last positions of each sequence behind what is known. Padding stands on the right."""
         longest = max(map(len, sequences))
         ids = torch.zeros(len(sequences), longest, dtype=torch.long)
         wanted = torch.zeros_like(ids, dtype=torch.bool)
-        for row, (sequence, tail) in enumerate(zip(sequences, tails, strict=True)):
+        for row, (sequence, tail) in enumerate(zip(sequences, logit_counts, strict=True)):
             ids[row, : len(sequence)] = torch.tensor(sequence)
             wanted[row, len(sequence) - tail : len(sequence)] = True
         logits = kept(self._run(self._cache(len(sequences)), ids, wanted), wanted)
-        return list(logits.float().split(list(tails)))
+        return list(logits.float().split(list(logit_counts)))
 
     def _cache(self, sequences: int) -> Any:
         """What is known, for each of some sequences. Without the model's configuration, no layer drops positions."""
@@ -122,7 +122,7 @@ class CachedRun:
 
 
 def groups(
-    sequences: Sequence[Sequence[int]], tails: Sequence[int], *, max_tokens: int, max_readout: int
+    sequences: Sequence[Sequence[int]], logit_counts: Sequence[int], *, max_tokens: int, max_logits: int
 ) -> Iterator[Group]:
     """Put sequences that begin alike together, in the order of their tokens.
 
@@ -133,22 +133,26 @@ def groups(
     order = sorted(range(len(sequences)), key=lambda i: tuple(sequences[i]))
     shared_before = [0, *(_common(sequences[i], sequences[j]) for i, j in pairwise(order))]
     members: list[int] = []
-    shared = longest = readout = 0
+    shared = longest = logit_positions = 0
     for i, before in zip(order, shared_before, strict=False):  # nothing is shared where there is nothing
-        length, most = len(sequences[i]), len(sequences[i]) - tails[i]
-        count, common, longer = len(members) + 1, min(shared, before, most), max(longest, length)
+        length, max_shared = len(sequences[i]), len(sequences[i]) - logit_counts[i]
+        count, common, longer = len(members) + 1, min(shared, before, max_shared), max(longest, length)
         rows = count * (longer - common)
-        apart = len(members) * (longest - shared) + length - min(before, most) + _START
-        fits = rows <= max_tokens and count * longer <= _COPIES * max_tokens and readout + tails[i] <= max_readout
+        apart = len(members) * (longest - shared) + length - min(before, max_shared) + _START
+        fits = (
+            rows <= max_tokens
+            and count * longer <= _COPIES * max_tokens
+            and logit_positions + logit_counts[i] <= max_logits
+        )
         if members and not (fits and rows <= apart):
             yield Group(members, shared)
-            members, readout = [], 0
+            members, logit_positions = [], 0
         if members:
             shared, longest = common, longer
         else:
-            shared, longest = most, length
+            shared, longest = max_shared, length
         members.append(i)
-        readout += tails[i]
+        logit_positions += logit_counts[i]
     if members:
         yield Group(members, shared)
 

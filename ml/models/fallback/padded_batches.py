@@ -16,9 +16,9 @@ Logits = Callable[[Sequence[Sequence[int]], Sequence[int]], list[Tensor]]
 
 
 def batch_logits(
-    module: PreTrainedModel, sequences: Sequence[Sequence[int]], tails: Sequence[int], *, spread: bool = False
+    module: PreTrainedModel, sequences: Sequence[Sequence[int]], logit_counts: Sequence[int], *, spread: bool = False
 ) -> list[Tensor]:
-    """Logits after each of the last `tails[i]` positions of sequence i, float32 [tails[i], vocabulary], by one forward.
+    """Logits after the last `logit_counts[i]` positions of sequence i, each float32 [logit_counts[i], vocabulary].
 
     Padding stands on the right, where no position of a causal model sees it: so there is no mask, SDPA takes its
     causal fast path whatever the lengths, and every position has the number that it has alone.
@@ -28,14 +28,14 @@ def batch_logits(
     """
     ids = torch.zeros(len(sequences), max(map(len, sequences)), dtype=torch.long)
     wanted = torch.zeros_like(ids, dtype=torch.bool)
-    for row, sequence, tail in zip(range(len(sequences)), sequences, tails, strict=True):
+    for row, sequence, tail in zip(range(len(sequences)), sequences, logit_counts, strict=True):
         ids[row, : len(sequence)] = torch.as_tensor(sequence)
         wanted[row, len(sequence) - tail : len(sequence)] = True
     # A mask on the CPU picks from a tensor on whichever GPU, and the last layer's need not be the first's.
     wanted = wanted if spread else to_device(wanted, module.device)
     # The mask picks the hidden states before the head: the result is [sum of tails, vocabulary], row by row.
     out = module(**inputs(module, ids), use_cache=False, logits_to_keep=wanted).logits
-    return list(kept(out, wanted).float().split(list(tails)))
+    return list(kept(out, wanted).float().split(list(logit_counts)))
 
 
 def kept(logits: Tensor, wanted: Tensor) -> Tensor:
@@ -47,27 +47,31 @@ def kept(logits: Tensor, wanted: Tensor) -> Tensor:
 
 
 def padded_batches(
-    logits: Logits, sequences: Sequence[Sequence[int]], tails: Sequence[int], *, max_tokens: int, max_readout: int
+    logits: Logits, sequences: Sequence[Sequence[int]], logit_counts: Sequence[int], *, max_tokens: int, max_logits: int
 ) -> Iterator[Batch]:
     """Batches of sequences of similar length; see `LanguageModel.stream_logits`.
 
     Args:
         logits: the model's own `logits`.
     """
-    for indices in _grouped([len(sequence) for sequence in sequences], tails, max_tokens, max_readout):
+    for indices in _grouped([len(sequence) for sequence in sequences], logit_counts, max_tokens, max_logits):
         batch = [sequences[i] for i in indices]
-        yield Batch(indices, logits(batch, [tails[i] for i in indices]), sum(map(len, batch)), 0)
+        yield Batch(indices, logits(batch, [logit_counts[i] for i in indices]), sum(map(len, batch)), 0)
 
 
-def _grouped(lengths: Sequence[int], tails: Sequence[int], max_tokens: int, max_readout: int) -> Iterator[list[int]]:
+def _grouped(
+    lengths: Sequence[int], logit_counts: Sequence[int], max_tokens: int, max_logits: int
+) -> Iterator[list[int]]:
     group: list[int] = []
-    readout = 0
+    logit_positions = 0
     for index in sorted(range(len(lengths)), key=lengths.__getitem__):
         # Ascending: the newest sequence is the longest, and what the others are padded to.
-        if group and ((len(group) + 1) * lengths[index] > max_tokens or readout + tails[index] > max_readout):
+        if group and (
+            (len(group) + 1) * lengths[index] > max_tokens or logit_positions + logit_counts[index] > max_logits
+        ):
             yield group
-            group, readout = [], 0
+            group, logit_positions = [], 0
         group.append(index)
-        readout += tails[index]
+        logit_positions += logit_counts[index]
     if group:
         yield group

@@ -12,7 +12,7 @@ from ml.errors import ModelLoadError
 from ml.models.base import LanguageModel
 from ml.models.loading.adapters import adapter_in, check_usable
 from ml.models.loading.files import base_of, digest, find
-from ml.models.loading.memory import check_room, weight_bytes
+from ml.models.loading.memory import check_capacity, weight_bytes
 from ml.models.loading.placement import place
 from ml.runtime.device import choose_attention_kernels
 from ml.threads import give_threads_to_torch
@@ -70,7 +70,7 @@ def load(
     available = placement.available_bytes()
     if max_bytes is not None:
         available = max_bytes if available is None else min(available, max_bytes)
-    check_room(name, weight_bytes(folder, kept_in), kept_in, available, placement.where)
+    check_capacity(name, weight_bytes(folder, kept_in), kept_in, available, placement.where)
     _log.info("model=%s computing the digest of its files", name)
     checksum = digest(folder, *(each for each in (adapter, asked) if each and each != folder))
     if kind == LSTM:

@@ -29,14 +29,14 @@ def adapter_in(folder: Path) -> Path | None:
     """
     if (folder / CONFIG).is_file():
         return folder
-    inside = sorted(path.parent for path in folder.glob(f"*/{CONFIG}"))
-    if len(inside) > 1:
-        names = ", ".join(path.name for path in inside)
+    folders = sorted(path.parent for path in folder.glob(f"*/{CONFIG}"))
+    if len(folders) > 1:
+        names = ", ".join(path.name for path in folders)
         raise ModelLoadError(
             f"{folder} holds several adapters ({names}); name the folder of the one to serve, or move them away to "
             "serve the base model alone"
         )
-    return inside[0] if inside else None
+    return folders[0] if folders else None
 
 
 def has_base(folder: Path) -> bool:

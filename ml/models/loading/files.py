@@ -72,8 +72,8 @@ def base_of(folder: Path) -> Path:
             )
         folder = base
     weights = {path.name for path in folder.glob("*.safetensors")}
-    if not weights and (told := formats.foreign(str(folder), _sizes(folder))):
-        raise ModelLoadError(told)
+    if not weights and (message := formats.foreign(str(folder), _sizes(folder))):
+        raise ModelLoadError(message)
     if not (folder / CONFIG).is_file():
         raise ModelLoadError(f"{folder} has no config.json; name the folder that save_pretrained wrote")
     if not weights:
@@ -161,8 +161,8 @@ def _check_fetched(name: str, folder: Path) -> Path:
             files = model_info(name, files_metadata=True).siblings or []
         except Exception:  # noqa: BLE001 - out of reach, as in `_fetch`; what is missing is told all the same
             return folder
-        if told := formats.foreign(name, {file.rfilename: file.size or 0 for file in files}):
-            raise ModelLoadError(told)
+        if message := formats.foreign(name, {file.rfilename: file.size or 0 for file in files}):
+            raise ModelLoadError(message)
     return folder
 
 

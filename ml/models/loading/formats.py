@@ -38,10 +38,10 @@ def foreign(where: str, sizes: Mapping[str, int]) -> str:
     models = [name for name in sizes if name.endswith(GGUF) and not PurePath(name).name.startswith("mmproj")]
     if models:
         return f"{where} holds {gguf(f'{where}/{max(models, key=sizes.__getitem__)}')}"
-    for pattern, told in _NOT_READ:
+    for pattern, message in _NOT_READ:
         found = sorted(name for name in sizes if re.fullmatch(pattern, PurePath(name).name))
         if found:
-            advice = told.format(convert=_command(where, f"{PurePath(where).name}-safetensors"))
+            advice = message.format(convert=_command(where, f"{PurePath(where).name}-safetensors"))
             return f"{where} holds no *.safetensors but {found[0]}, {advice}"
     return ""
 

@@ -33,7 +33,7 @@ from ml.models.loading.adapters import merge, without_adapter
 from ml.models.loading.formats import SERVED, headless, other_task, quantized
 from ml.models.loading.placement import BALANCED, Placement
 from ml.models.loading.progress import logged_progress
-from ml.models.verification.stored import remembered
+from ml.models.verification.stored import load_or_verify
 from ml.models.verification.verify import Ways, verify
 from ml.runtime.last_layer import keep_last_layer_trimmed
 from ml.tokens import Tokenizer
@@ -108,7 +108,9 @@ def _load(
 
     # Ranks of one model must take the same steps, and a file could be there for some of them only.
     alone = placement.ranks == 1 and bool(digest)
-    ways = remembered(f"{digest} {placement.spread}", module.device, module.dtype, verified) if alone else verified()
+    ways = (
+        load_or_verify(f"{digest} {placement.spread}", module.device, module.dtype, verified) if alone else verified()
+    )
     if ways.trims:
         keep_last_layer_trimmed(module)
     _log.info("model=%s verified in %.2f s", name, time.monotonic() - began)

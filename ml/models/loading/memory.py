@@ -46,7 +46,7 @@ def available_bytes(device: torch.device) -> int | None:
     return min((*_machine(), *_control_groups()), default=None)
 
 
-def check_room(name: str, needed: int, dtype: torch.dtype, available: int | None, where: str) -> None:
+def check_capacity(name: str, needed: int, dtype: torch.dtype, available: int | None, where: str) -> None:
     """Raise `ModelTooLargeError` where `needed` bytes of weights exceed the `available` ones."""
     _log.info("model=%s weights_bytes=%d dtype=%s available_bytes=%s on=%s", name, needed, dtype, available, where)
     if available is not None and needed > available:
@@ -94,10 +94,10 @@ def _control_groups() -> Iterator[int]:
         for folder in (group, *group.parents):
             if folder != root and root not in folder.parents:
                 break
-            most, now = _number(folder / limit), _number(folder / used)
-            if most is not None and now is not None and most < _UNBOUNDED:
+            largest, now = _number(folder / limit), _number(folder / used)
+            if largest is not None and now is not None and largest < _UNBOUNDED:
                 idle = [line.split()[1] for line in _lines(folder / "memory.stat") if line.split()[0] == cache]
-                yield max(0, most - now + sum(map(int, idle)))
+                yield max(0, largest - now + sum(map(int, idle)))
 
 
 def _number(path: Path) -> int | None:

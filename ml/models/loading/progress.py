@@ -20,7 +20,7 @@ def logged_progress(log: logging.Logger, model: str, seconds: float = _SECONDS) 
 
     def hook(make: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
         if options.get("desc") == "Loading weights" and arguments:
-            return _told(arguments[0], log, model, seconds)
+            return _logged(arguments[0], log, model, seconds)
         return make(*arguments, **options)
 
     began = time.monotonic()
@@ -32,11 +32,11 @@ def logged_progress(log: logging.Logger, model: str, seconds: float = _SECONDS) 
     log.info("model=%s weights read in %.1f s", model, time.monotonic() - began)
 
 
-def _told(items: Iterable[Any], log: logging.Logger, model: str, seconds: float) -> Iterator[Any]:
+def _logged(items: Iterable[Any], log: logging.Logger, model: str, seconds: float) -> Iterator[Any]:
     total = len(items) if isinstance(items, Sized) else 0
-    told = time.monotonic()
+    logged_at = time.monotonic()
     for number, item in enumerate(items):
-        if total and time.monotonic() - told >= seconds:
-            told = time.monotonic()
+        if total and time.monotonic() - logged_at >= seconds:
+            logged_at = time.monotonic()
             log.info("model=%s weights=%d/%d %d%%", model, number, total, 100 * number // total)
         yield item

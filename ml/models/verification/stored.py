@@ -23,7 +23,7 @@ from ml.models.verification.verify import Ways
 _log = logging.getLogger(__name__)
 
 
-def remembered(digest: str, device: torch.device, dtype: torch.dtype, verify: Callable[[], Ways]) -> Ways:
+def load_or_verify(digest: str, device: torch.device, dtype: torch.dtype, verify: Callable[[], Ways]) -> Ways:
     """What is on disk about a model, or what `verify` finds, which is then kept there.
 
     Args:

@@ -25,7 +25,7 @@ from ml.runtime.variants import Variants
 
 READ_OUT = 16
 """Last positions at which a prompt's logits are compared, at most."""
-FEWEST = 12
+MIN_BEYOND = 12
 """Tokens that a trial's longest prompt goes beyond a bound, at least."""
 _LONGEST_REASON = 100
 """Characters of what a model says that fails."""
@@ -83,11 +83,11 @@ class Trials:
     def padded(self, stage: Stage) -> float:
         """A padded batch."""
         sequences = self._family(stage)
-        tails = [min(8, len(ids)) for ids in sequences]
-        return self._compared(sequences, tails, self._padded(sequences, tails))
+        logit_counts = [min(8, len(ids)) for ids in sequences]
+        return self._compared(sequences, logit_counts, self._padded(sequences, logit_counts))
 
-    def _padded(self, sequences: Sequence[Sequence[int]], tails: Sequence[int]) -> list[Tensor]:
-        return batch_logits(self._module, sequences, tails, spread=self._spread)
+    def _padded(self, sequences: Sequence[Sequence[int]], logit_counts: Sequence[int]) -> list[Tensor]:
+        return batch_logits(self._module, sequences, logit_counts, spread=self._spread)
 
     def decoded(self, stage: Stage) -> float:
         """The model's own cache, against reading the whole again."""
@@ -127,26 +127,26 @@ class Trials:
     def _in_batches(self, sequences: Sequence[Sequence[int]], rows: int) -> float:
         if not self._module._can_set_attn_implementation():
             raise NotImplementedError("its code computes attention in a way of its own")
-        variants, tails = Variants(self._module, self._span_of), _tails(sequences)
+        variants, logit_counts = Variants(self._module, self._span_of), _logit_counts(sequences)
         found: dict[int, Tensor] = {}
-        for batch in variants.batches(sequences, tails, max_tokens=rows, max_readout=READ_OUT):
+        for batch in variants.batches(sequences, logit_counts, max_tokens=rows, max_logits=READ_OUT):
             found.update(zip(batch.indices, batch.logits, strict=True))
         layers = self._module.config.get_text_config().num_hidden_layers
         if others := sorted(set(range(layers)) - set(variants.layers)):
             raise NotImplementedError(f"layers without a call of the attention function: {', '.join(map(str, others))}")
-        return self._compared(sequences, tails, [found[i] for i in range(len(sequences))])
+        return self._compared(sequences, logit_counts, [found[i] for i in range(len(sequences))])
 
     def served(self, stage: Stage) -> float:
         """The prefix cache, and steps of whole prompts, prefill chunks and decode rows."""
         cache, token = self.memory
-        room = max(cache + token * (2 * stage.length + stage.length), _PREFIX_BYTES)
-        runner = ModelRunner(self._module, self._span_of, room)
+        max_bytes = max(cache + token * (2 * stage.length + stage.length), _PREFIX_BYTES)
+        runner = ModelRunner(self._module, self._span_of, max_bytes)
         apart = 0.0
         if not stage.edge:
             family = self._family(stage)
-            chunks = [Chunk(ids, tail) for ids, tail in zip(family, _tails(family), strict=True)]
+            chunks = [Chunk(ids, tail) for ids, tail in zip(family, _logit_counts(family), strict=True)]
             for _ in range(2):  # the second time behind what was read the first time
-                apart = max(apart, self._compared(family, _tails(family), runner.step(chunks).logits))
+                apart = max(apart, self._compared(family, _logit_counts(family), runner.step(chunks).logits))
             apart = max(apart, self._grown_behind_padding(runner))
         return max(apart, self._grown(runner, stage))
 
@@ -171,12 +171,12 @@ class Trials:
             prefix = family[0][: max(1, known)]
             run.read(prefix)
             sequences = [ids for ids in family if ids[: len(prefix)] == prefix and len(ids) > len(prefix)]
-            tails = [1] * len(sequences)
+            logit_counts = [1] * len(sequences)
             found: dict[int, Tensor] = {}
-            for batch in run.batches(sequences, tails, max_tokens=4 * stage.length, max_readout=READ_OUT):
+            for batch in run.batches(sequences, logit_counts, max_tokens=4 * stage.length, max_logits=READ_OUT):
                 found.update(zip(batch.indices, batch.logits, strict=True))
             logits = [found[i] for i in range(len(sequences))]
-            apart = max(apart, self._compared(sequences, tails, logits))
+            apart = max(apart, self._compared(sequences, logit_counts, logits))
         return apart
 
     def captured(self, stage: Stage) -> float:
@@ -253,7 +253,7 @@ class Trials:
 
     def _fewer(self, stage: Stage) -> int:
         """Of some tokens fewer than the trial's longest prompt has, and beyond the same bound."""
-        return max(stage.edge + 1, stage.length - FEWEST) if stage.edge else max(1, stage.length - 1)
+        return max(stage.edge + 1, stage.length - MIN_BEYOND) if stage.edge else max(1, stage.length - 1)
 
     def _family(self, stage: Stage) -> list[list[int]]:
         """Sequences some of which begin alike, the longest first."""
@@ -267,8 +267,10 @@ class Trials:
         padded = [[*ids[:middle], self._padding, ids[0]]] if self._padding is not None else []
         return [*sequences, [*ids[:-1], self.other(ids[-1])], changed, ids[: middle + 1], self.ids(1, 2), *padded]
 
-    def _compared(self, sequences: Sequence[Sequence[int]], tails: Sequence[int], found: Sequence[Tensor]) -> float:
-        rows = zip(sequences, tails, found, strict=True)
+    def _compared(
+        self, sequences: Sequence[Sequence[int]], logit_counts: Sequence[int], found: Sequence[Tensor]
+    ) -> float:
+        rows = zip(sequences, logit_counts, found, strict=True)
         return max((difference(one, self.reference(ids, tail)) for ids, tail, one in rows), default=math.inf)
 
     def ids(self, count: int, seed: int = 0) -> list[int]:
@@ -281,7 +283,7 @@ class Trials:
         return (token + self._vocabulary // 2) % self._vocabulary
 
 
-def _tails(sequences: Sequence[Sequence[int]]) -> list[int]:
+def _logit_counts(sequences: Sequence[Sequence[int]]) -> list[int]:
     return [min(1 + index % 2, len(ids)) for index, ids in enumerate(sequences)]
 
 

@@ -23,14 +23,14 @@ from ml.models.internals.attention_capture import prepare
 from ml.models.verification.bounds import Bound, bounds, compares_names
 from ml.models.verification.shrinking import CONTEXT as SMALL_CONTEXT
 from ml.models.verification.shrinking import shrunken
-from ml.models.verification.trials import FEWEST, READ_OUT, Stage, Trials, difference, tried
+from ml.models.verification.trials import MIN_BEYOND, READ_OUT, Stage, Trials, difference, tried
 
 _log = logging.getLogger(__name__)
 
 _SHORT = 40
 """Tokens of a trial below all bounds: more than a block of the prefix cache."""
 _BEYOND = 48
-"""Tokens that a trial goes beyond a bound, or twice the bound where that is less, and no fewer than `FEWEST`."""
+"""Tokens that a trial goes beyond a bound, or twice the bound where that is less, and no fewer than `MIN_BEYOND`."""
 _LONGEST = 1024
 """Bounds up to this many tokens are tried out."""
 _EXACT = 256
@@ -187,7 +187,7 @@ class _Verification:
     def _stages(self) -> Iterator[Stage]:
         end = min((bound.tokens for bound in self._far), default=math.inf)
         for edge, limit in itertools.pairwise([0, *self._near, end]):
-            length = edge + max(FEWEST, min(2 * edge, _BEYOND)) if edge else _SHORT
+            length = edge + max(MIN_BEYOND, min(2 * edge, _BEYOND)) if edge else _SHORT
             yield Stage(
                 int(min(length, limit, self._context)), limit, int(edge), limit in self._near and limit <= _EXACT
             )
@@ -233,14 +233,14 @@ class _Verification:
 
     def _unused(self, found: Mapping[str, float], differences: Mapping[str, str]) -> str:
         """What is not used, and why, in words."""
-        told = []
+        lines = []
         for way, name in NAMES.items():
             limit = found[way]
             as_ragged = way in {"served", "differentiated"} and limit == found["ragged"] and way not in differences
             if limit < self._context and (way in differences or limit) and not as_ragged:
                 beyond = f" beyond {limit:.0f} tokens" if limit else ""
-                told.append(f"{name}{beyond} ({differences.get(way, 'not tried out so far')})")
-        return "; ".join(told)
+                lines.append(f"{name}{beyond} ({differences.get(way, 'not tried out so far')})")
+        return "; ".join(lines)
 
     def _trials(self, stage: Stage, differences: Mapping[str, str]) -> Iterator[tuple[str, Callable[[], float]]]:
         yield "padded", lambda: self._trial.padded(stage)

@@ -92,9 +92,9 @@ def test_prometheus_files_pass_promtool(command: list[Any], promtool: str) -> No
 def test_every_alert_has_a_case_that_fires_and_one_that_does_not() -> None:
     groups = yaml.safe_load((DEPLOY / "prometheus/alerts.yml").read_text())["groups"]
     cases = yaml.safe_load((DEPLOY / "prometheus/alerts_test.yml").read_text())["tests"]
-    told = [test for case in cases for test in case["alert_rule_test"]]
+    seen = [test for case in cases for test in case["alert_rule_test"]]
     for alert in [rule["alert"] for group in groups for rule in group["rules"]]:
-        fires = {bool(test["exp_alerts"]) for test in told if test["alertname"] == alert}
+        fires = {bool(test["exp_alerts"]) for test in seen if test["alertname"] == alert}
         assert fires == {True, False}, alert
 
 
@@ -147,8 +147,8 @@ def test_containers_set_variables_that_exist_and_ports_that_prometheus_scrapes()
     for service, settings in (("server", ServerSettings), ("worker", WorkerSettings)):
         environment = compose[service]["environment"]
         assert set(environment) <= variables(settings)
-        inside = {port.rpartition(":")[2] for port in compose[service]["ports"]}
-        assert inside == {value for name, value in environment.items() if name.endswith("_PORT")}
+        within = {port.rpartition(":")[2] for port in compose[service]["ports"]}
+        assert within == {value for name, value in environment.items() if name.endswith("_PORT")}
         assert all(port.startswith("127.0.0.1:") for port in compose[service]["ports"])
 
     jobs = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())["scrape_configs"]

@@ -106,8 +106,8 @@ def test_a_methods_parameters_are_keywords() -> None:
         ({"max_depth": 2**40}, "max_depth: "),
     ],
 )
-def test_a_parameter_that_makes_no_sense_is_named(parameters: dict[str, object], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_a_parameter_that_makes_no_sense_is_named(parameters: dict[str, object], logged: str) -> None:
+    with pytest.raises(ValueError, match=logged):
         build.method("lime", **parameters)
 
 

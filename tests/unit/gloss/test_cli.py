@@ -76,14 +76,14 @@ def test_next_takes_several_texts(run: Run, script: fake.Script) -> None:
     ("arguments", "key"),
     [
         (["next", "hello"], "predictions"),
-        (["attend", "hello world"], "weights"),
+        (["attention", "hello world"], "weights"),
         (["score", "hello", " world"], "scores"),
         (["tokenize", "hello world"], "tokens"),
         (["models"], "models"),
         (["explain", "hello world"], "result"),
         (["bias", "The {} said", "--group", "a=b", "--group", "c=d"], "study_result"),
         (["jobs", "list"], "explanations"),
-        (["walk"], "lime"),
+        (["tour"], "lime"),
     ],
 )
 def test_json_is_alone_on_standard_output(run: Run, arguments: list[str], key: str) -> None:
@@ -109,18 +109,18 @@ def test_text_that_is_no_utf8_is_a_usage_error(run: Run) -> None:
 
 
 def test_attend_asks_for_what_it_draws(run: Run, script: fake.Script) -> None:
-    shown = output(run("attend", fake.TEXT, "--layer", "1", "--head", "0", "--query", "-2", "--top-n", "2"))
+    shown = output(run("attention", fake.TEXT, "--layer", "1", "--head", "0", "--query", "-2", "--top-n", "2"))
     request = script.requests["Attention"][0]
     assert (request.layers, request.heads, request.queries, request.top_n) == ([1], [0], [-2], 2)
     assert request.reduction == v1.ATTENTION_REDUCTION_RAW
     assert "layer 1, head 0" in shown
 
-    assert "mean of heads" in output(run("attend", fake.TEXT))
-    assert "rollout up to layer 1" in output(run("attend", fake.TEXT, "--rollout"))
+    assert "mean of heads" in output(run("attention", fake.TEXT))
+    assert "rollout up to layer 1" in output(run("attention", fake.TEXT, "--rollout"))
 
 
 def test_attend_json_holds_numbers(run: Run) -> None:
-    found = json.loads(output(run("attend", fake.TEXT, "--top-n", "2", "--json")))
+    found = json.loads(output(run("attention", fake.TEXT, "--top-n", "2", "--json")))
     assert found["weights"]["shape"] == [2, 1, 1, 2]
     assert found["keys"]["values"][0][0][0] == [4, 3]
 
@@ -381,15 +381,15 @@ def test_jobs_get_of_an_unknown_explanation(run: Run) -> None:
     assert "explanations/nope does not exist" in result.stderr
 
 
-def test_walk_shows_every_stop_and_the_command_for_it(run: Run) -> None:
-    shown = output(run("walk", fake.TEXT))
-    for command in ("models", "next", "attend", "explain"):
+def test_tour_shows_every_stop_and_the_command_for_it(run: Run) -> None:
+    shown = output(run("tour", fake.TEXT))
+    for command in ("models", "next", "attention", "explain"):
         assert f"$ gloss {command}" in shown
     assert "Occlusion ·" in shown
     assert "LIME ·" in shown
 
     long = "word " * 40 + "end"
-    assert f"$ gloss explain '{long}' --method lime\n" in output(run("walk", long)), "a command is copied in one piece"
+    assert f"$ gloss explain '{long}' --method lime\n" in output(run("tour", long)), "a command is copied in one piece"
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -439,7 +439,7 @@ def test_interrupting_a_wait_leaves_the_job_and_says_so(address: str, script: fa
     ],
 )
 def test_interrupting_a_command_ends_it_as_shells_expect(
-    monkeypatch: pytest.MonkeyPatch, arguments: list[str], method: str, told: str
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], method: str, logged: str
 ) -> None:
     begun = threading.Event()
 
@@ -466,7 +466,7 @@ def test_interrupting_a_command_ends_it_as_shells_expect(
         process.send_signal(signal.SIGINT)
         _, rest = process.communicate(timeout=20)
     assert process.returncode == 130
-    assert told in rest
+    assert logged in rest
     assert "Traceback" not in rest
     assert "Aborted" not in rest
 

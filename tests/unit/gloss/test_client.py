@@ -159,13 +159,13 @@ def test_explain_reports_progress_and_answers_the_result(client: Client) -> None
 def test_get_list_and_watch_take_a_view(client: Client, script: fake.Script) -> None:
     client.explain("hello world")
 
-    def told(**view: Any) -> list[bool]:
+    def logged(**view: Any) -> list[bool]:
         seen = [client.get("1", **view), *client.list(**view), *client.watch("1", **view)]
         return [explanation.HasField("spec") for explanation in seen]
 
-    assert told() == [True, False, *[False] * 3]
-    assert told(view="basic") == [False] * 5
-    assert told(view="full") == [True] * 5
+    assert logged() == [True, False, *[False] * 3]
+    assert logged(view="basic") == [False] * 5
+    assert logged(view="full") == [True] * 5
     with pytest.raises(ValueError, match="choose from basic, full"):
         client.get("1", view="half")
 

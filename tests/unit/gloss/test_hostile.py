@@ -187,12 +187,12 @@ def test_the_page_shows_it(name: str, found: v1.Explanation) -> None:
 
 ARGUMENTS = {
     "next": [HOSTILE],
-    "attend": [HOSTILE],
+    "attention": [HOSTILE],
     "score": [HOSTILE, HOSTILE],
     "generate": [HOSTILE],
     "tokenize": [HOSTILE],
     "models": [],
-    "walk": [HOSTILE],
+    "tour": [HOSTILE],
     "explain": [HOSTILE],
     "bias": [HOSTILE, "--group", f"{HOSTILE}=a", "--group", "b=c"],
     "surrogate": ["-"],

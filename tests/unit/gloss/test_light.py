@@ -13,7 +13,7 @@ HEAVY = ("torch", "numpy", "redis", "rq", "transformers", "sklearn")
 @pytest.mark.parametrize(
     ("code", "absent"),
     [
-        ("import gloss, gloss.client, gloss.aio, gloss.tensors, gloss.render.html, gloss.cli.walk", HEAVY),
+        ("import gloss, gloss.client, gloss.aio, gloss.tensors, gloss.render.html, gloss.cli.tour", HEAVY),
         ("import gloss.v1", (*HEAVY, "grpc", "rich")),
         ("import gloss.cli", (*HEAVY, "grpc", "rich")),
         ("import gloss.client", (*HEAVY, "rich", "click")),

@@ -28,19 +28,19 @@ def is_leaf(field: Any) -> bool:
 def fields_of(described: Any, path: str = "") -> Iterator[str]:
     """The path of everything that can be set in a message."""
     for field in described.fields:
-        inside = f"{path}{field.name}"
-        yield from [inside] if is_leaf(field) else fields_of(field.message_type, f"{inside}.")
+        within = f"{path}{field.name}"
+        yield from [within] if is_leaf(field) else fields_of(field.message_type, f"{within}.")
 
 
 def set_in(message: Message, path: str = "") -> Iterator[str]:
     """The path of everything that is set in one."""
     for field, value in message.ListFields():
-        inside = f"{path}{field.name}"
+        within = f"{path}{field.name}"
         if is_leaf(field):
-            yield inside
+            yield within
         else:
             for one in value if field.is_repeated else [value]:
-                yield from set_in(one, f"{inside}.")
+                yield from set_in(one, f"{within}.")
 
 
 def sample(field: Any) -> Any:

@@ -128,15 +128,15 @@ def test_a_global_surrogate_is_drawn_by_its_words() -> None:
     coefficients = found.study_result.global_surrogate.coefficients
     coefficients.extend(v1.WordCoefficient(word=f"word{i}", coefficient=0.1) for i in range(13))
     for shown in (draw(terminal.explanation(found)), html.page(found)):
-        told = " ".join(shown.replace("&#x27;", "'").split())
-        assert "Global surrogate" in told
-        assert 'log p(" Paris") of every text' in told.replace("&quot;", '"')
-        assert re.search(r"bad(</em>)?\?", told)
-        assert "absent: " in told
-        assert "50% of the value's variance over 25 prompts held out" in told
-        assert "unknown" in told  # of a coefficient whose error is not known
-        assert "Trusted" in told
-        assert "32 model evaluations" in told
+        logged = " ".join(shown.replace("&#x27;", "'").split())
+        assert "Global surrogate" in logged
+        assert 'log p(" Paris") of every text' in logged.replace("&quot;", '"')
+        assert re.search(r"bad(</em>)?\?", logged)
+        assert "absent: " in logged
+        assert "50% of the value's variance over 25 prompts held out" in logged
+        assert "unknown" in logged  # of a coefficient whose error is not known
+        assert "Trusted" in logged
+        assert "32 model evaluations" in logged
     assert "and 3 smaller" in draw(terminal.explanation(found))
 
 
@@ -211,11 +211,11 @@ def test_shares_without_a_rest() -> None:
         (v1.ATTRIBUTION_UNIT_IMPURITY_SHARE, "the tree explains"),
     ],
 )
-def test_the_unit_is_told(unit: v1.AttributionUnit, told: str) -> None:
+def test_the_unit_is_told(unit: v1.AttributionUnit, logged: str) -> None:
     found = explained()
     found.result.attribution_unit = unit
-    assert told in draw(terminal.explanation(found))
-    assert told in html.page(found)
+    assert logged in draw(terminal.explanation(found))
+    assert logged in html.page(found)
 
 
 def test_a_metric_has_the_values_unit() -> None:
@@ -343,7 +343,7 @@ def test_spans_count_in_code_points() -> None:
         text="😀 né ok",
         attributions=[v1.FeatureAttribution(text="né", span=v1.CharacterSpan(start=2, end=4), attribution=1)],
     )
-    assert [piece for piece, _ in words.pieces(result)] == ["😀 ", "né", " ok"]
+    assert [segment for segment, _ in words.pieces(result)] == ["😀 ", "né", " ok"]
 
 
 def test_models_tell_on_request_how_they_are_computed():

@@ -58,13 +58,13 @@ def test_a_character_of_four_bytes_comes_with_its_last():
 def test_a_stop_text_ends_it_and_is_not_said(text: str, stops: list[str]):
     ids = [token_id for character in text + "c" for token_id in by_bytes(character)]
     steps = said(GenerationSpec(stop=tuple(stops)), ids)
-    places = [place for stop in stops if (place := (text + "c").find(stop)) >= 0]
+    capacities = [place for stop in stops if (place := (text + "c").find(stop)) >= 0]
     # The first to be complete ends it, and several that are complete with one token by where they begin.
     whole = "".join(step.text for step in steps)
     assert (text + "c").startswith(whole)
     assert not any(stop in whole for stop in stops)
-    assert (steps[-1].finish is FinishReason.STOP) == bool(places)
-    if not places:
+    assert (steps[-1].finish is FinishReason.STOP) == bool(capacities)
+    if not capacities:
         assert whole == text + "c"
 
 

@@ -125,11 +125,11 @@ def test_results_lose_nothing(pair: Codec[Any, Any], data: st.DataObject) -> Non
 def _leaves(message: Message, path: str = "") -> Any:
     for part, value in message.ListFields():
         for index, one in enumerate(value if part.is_repeated else [value]):
-            inside = f"{path}.{part.name}[{index}]"
+            members = f"{path}.{part.name}[{index}]"
             if part.message_type is None:
-                yield inside, one
+                yield members, one
             else:
-                yield from _leaves(one, inside)
+                yield from _leaves(one, members)
 
 
 def test_absent_is_the_default_and_zero_is_zero() -> None:

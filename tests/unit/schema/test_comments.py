@@ -82,12 +82,12 @@ def test_ranges(name: str) -> None:
     ]
     allowed = ranges(kind).get(field.name)
     if allowed is None:
-        assert not found or name in TOLD_OTHERWISE, "the comment names a range, and none is declared"
-    elif name not in TOLD_OTHERWISE:
+        assert not found or name in SAID_OTHERWISE, "the comment names a range, and none is declared"
+    elif name not in SAID_OTHERWISE:
         assert found[:1] == [allowed], COMMENTS[name]
 
 
-TOLD_OTHERWISE = {
+SAID_OTHERWISE = {
     "Occlusion.stride": "up to the window",
     "GlobalSurrogate.prompts": "how many, which no range is declared for",
     "BiasProbe.templates": "likewise",
@@ -99,6 +99,6 @@ TOLD_OTHERWISE = {
 def test_unspecified_is_the_default(name: str, field: Any) -> None:
     _, kind = FIELDS[name]
     unspecified = field.enum_type.values_by_number[0].name
-    told = re.match(r"As (\w+)\.", COMMENTS[f"{field.enum_type.name}.{unspecified}"])
+    logged = re.match(r"As (\w+)\.", COMMENTS[f"{field.enum_type.name}.{unspecified}"])
     default = default_of(kind, field.name)
-    assert (told[1] if told else None) == (default.name if default else None)
+    assert (logged[1] if logged else None) == (default.name if default else None)

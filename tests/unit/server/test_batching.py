@@ -23,7 +23,7 @@ class Asked:
     tokens: int
     caller: int
     call: int
-    lane: int
+    batch_key: int
     output_bytes: int
     expires: bool
 
@@ -33,7 +33,7 @@ ASKED = st.builds(
     tokens=st.integers(1, 100),
     caller=st.integers(0, 3),
     call=st.integers(0, 2),
-    lane=st.integers(0, 1),
+    batch_key=st.integers(0, 1),
     output_bytes=st.integers(0, 120),
     expires=st.booleans(),
 )
@@ -45,11 +45,11 @@ def queue_of(asked: list[Asked], limits: Limits = LIMITS) -> tuple[Queue[int], l
         Item(
             index,
             tokens=a.tokens,
-            lane=a.lane,
+            batch_key=a.batch_key,
             caller=a.caller,
             call=(a.caller, a.call),
             output_bytes=a.output_bytes,
-            padded=a.lane == 0,
+            padded=a.batch_key == 0,
             deadline=NOW if a.expires else LATER,
         )
         for index, a in enumerate(asked)
@@ -67,8 +67,8 @@ def drain(queue: Queue[int], now: float = NOW) -> list[Schedule[int]]:
     return schedules
 
 
-def simple(payload: int, tokens: int = 8, caller: str = "a", call: str = "1", lane: str = "m") -> Item[int]:
-    return Item(payload, tokens=tokens, lane=lane, caller=caller, call=call)
+def simple(payload: int, tokens: int = 8, caller: str = "a", call: str = "1", batch_key: str = "m") -> Item[int]:
+    return Item(payload, tokens=tokens, batch_key=batch_key, caller=caller, call=call)
 
 
 @given(st.lists(ASKED, max_size=60))
@@ -92,7 +92,7 @@ def test_a_batch_keeps_its_bounds(asked):
             continue  # An item that is too large by itself still runs, alone.
         assert len(batch) <= LIMITS.batch_items
         assert sum(item.output_bytes for item in batch) <= LIMITS.batch_bytes
-        assert len({item.lane for item in batch}) == 1
+        assert len({item.batch_key for item in batch}) == 1
         if not batch[0].padded:
             assert sum(item.tokens for item in batch) <= LIMITS.batch_tokens
             continue
@@ -104,7 +104,7 @@ def test_a_batch_keeps_its_bounds(asked):
 
 @given(st.lists(ASKED, max_size=60))
 def test_nothing_waits_while_the_model_is_idle(asked):
-    queue, _ = queue_of([Asked(a.tokens, a.caller, a.call, a.lane, a.output_bytes, False) for a in asked])
+    queue, _ = queue_of([Asked(a.tokens, a.caller, a.call, a.batch_key, a.output_bytes, False) for a in asked])
     while len(queue):
         assert queue.take(NOW).batch
     assert queue.take(NOW) == Schedule((), ())
@@ -112,7 +112,7 @@ def test_nothing_waits_while_the_model_is_idle(asked):
 
 @given(st.lists(ASKED, max_size=60))
 def test_a_caller_waits_at_most_one_batch_for_each_other_caller(asked):
-    queue, items = queue_of([Asked(a.tokens, a.caller, a.call, a.lane, a.output_bytes, False) for a in asked])
+    queue, items = queue_of([Asked(a.tokens, a.caller, a.call, a.batch_key, a.output_bytes, False) for a in asked])
     left = Counter(item.caller for item in items)
     waited = dict.fromkeys(left, 0)
     while len(queue):
@@ -138,7 +138,7 @@ def test_what_is_withdrawn_never_runs(asked, data):
 
 def test_lengths_go_together_only_where_they_are_padded():
     lengths = [3, 40, 5, 12]
-    items = [Item(i, tokens=n, lane="m", caller="a", call="1", padded=False) for i, n in enumerate(lengths)]
+    items = [Item(i, tokens=n, batch_key="m", caller="a", call="1", padded=False) for i, n in enumerate(lengths)]
     queue: Queue[int] = Queue(LIMITS)
     queue.offer(items)
     assert [item.payload for item in queue.take(NOW).batch] == [0, 1, 2, 3]

@@ -34,16 +34,18 @@ class FakeModel:
         self.entered = threading.Semaphore(0)
         self.batches: list[list[tuple[int, ...]]] = []
 
-    def logits(self, sequences: Sequence[Sequence[int]], tails: Sequence[int] | None = None) -> list[torch.Tensor]:
+    def logits(
+        self, sequences: Sequence[Sequence[int]], logit_counts: Sequence[int] | None = None
+    ) -> list[torch.Tensor]:
         self.batches.append([tuple(sequence) for sequence in sequences])
         self.entered.release()
         assert self.gate.wait(10)
         if any(POISON in sequence for sequence in sequences):
             raise RuntimeError("poison")
-        tails = tails or [1] * len(sequences)
+        logit_counts = logit_counts or [1] * len(sequences)
         return [
             10 * torch.nn.functional.one_hot(torch.tensor(sequence[-tail:]) + 1, VOCABULARY).float()
-            for sequence, tail in zip(sequences, tails, strict=True)
+            for sequence, tail in zip(sequences, logit_counts, strict=True)
         ]
 
     def runner(self, max_bytes: int = 0) -> PromptRunner:
@@ -197,13 +199,13 @@ def test_calls_that_would_wait_too_long_are_refused_and_others_are_not():
     async def scenario():
         async with Bench() as bench:
             engine = Engine({"fake": bench.model}, Limits(shortest=1), Metrics(), waiting_seconds=2.05)
-            engine._pace.note(1, 0.1)  # one slow batch says little
-            assert engine._pace.tokens_per_second == float("inf")
-            engine._pace.note(9, 0.9)  # ten tokens a second: twenty may wait
+            engine._throughput.note(1, 0.1)  # one slow batch says little
+            assert engine._throughput.tokens_per_second == float("inf")
+            engine._throughput.note(9, 0.9)  # ten tokens a second: twenty may wait
             tasks = [NextTokenTask((1, 2, 3, 4, 5, 6, 7, 8))]
             calls = [asyncio.create_task(engine.submit("fake", tasks)) for _ in range(2)]
             await asyncio.sleep(0)
-            engine.check_room()
+            engine.check_capacity()
             with pytest.raises(OverloadedError) as caught:
                 await engine.submit("fake", tasks)
             assert 1 < caught.value.retry_seconds < 3  # what 16 tokens take
@@ -211,7 +213,7 @@ def test_calls_that_would_wait_too_long_are_refused_and_others_are_not():
             await asyncio.sleep(0)
             engine._waiting_seconds = 1.0
             with pytest.raises(OverloadedError):
-                engine.check_room()
+                engine.check_capacity()
             engine.start()
             await asyncio.gather(*calls, small)
             await engine.stop(5)

@@ -146,7 +146,7 @@ async def test_other_work_goes_on_between_the_steps(llama: LanguageModel):
         stream.leave()
 
 
-async def settled(bench: Bench, **states: int) -> None:
+async def reached(bench: Bench, **states: int) -> None:
     """Wait until so many texts are in each state."""
     async with asyncio.timeout(20):
         while any(bench.gauge(state) != count for state, count in states.items()):  # noqa: ASYNC110 -- a thread counts
@@ -164,7 +164,7 @@ async def test_an_unread_text_pauses_and_goes_on_as_if_it_had_not(llama: Languag
         expected = await all_of(bench.begin([5, 6], max_tokens=100, top_k=50))
         before = generated()
         stream = bench.begin([5, 6], max_tokens=100, top_k=50)
-        await settled(bench, paused=1, growing=0)
+        await reached(bench, paused=1, growing=0)
         assert generated() - before == 32
         other = await all_of(bench.begin([7], max_tokens=100))
         assert len(other) == 100, "others go on"
@@ -180,22 +180,22 @@ async def test_a_text_that_pauses_gives_its_place_to_whoever_wants_it(llama: Lan
         settings = {"max_tokens": 80, "temperature": 0.7, "seed": 3}
         expected = ids_of(await all_of(bench.begin([5, 6], **settings)))
         unread = [bench.begin([5, 6], **settings) for _ in range(3)]
-        await settled(bench, paused=3, growing=0, waiting=0)
+        await reached(bench, paused=3, growing=0, waiting=0)
         assert len(await all_of(bench.begin([7], max_tokens=100))) == 100
         unread[0].leave()
         found = await asyncio.gather(*map(all_of, unread))
         assert [ids_of(steps) for steps in found] == [[], expected, expected]
-        await settled(bench, paused=0, growing=0, waiting=0)
+        await reached(bench, paused=0, growing=0, waiting=0)
 
 
 @on_a_loop
 async def test_what_is_unread_goes_with_its_caller(llama: LanguageModel):
     async with engine_of(llama, texts=1) as bench:
         stream = bench.begin([5, 6], max_tokens=100)
-        await settled(bench, paused=1)
+        await reached(bench, paused=1)
         stream.leave()
         assert stream._steps.empty()
-        await settled(bench, paused=0)
+        await reached(bench, paused=0)
 
 
 @on_a_loop
@@ -204,7 +204,7 @@ async def test_cached_tokens_are_those_of_the_prompt(llama: LanguageModel):
     ids = [5 + i % 50 for i in range(40)]
     async with engine_of(llama, texts=1, prefix_bytes=1 << 22) as bench:
         first = bench.begin(ids, max_tokens=80)
-        await settled(bench, paused=1)
+        await reached(bench, paused=1)
         await all_of(bench.begin([7], max_tokens=2))
         await all_of(first)
         second = bench.begin(ids, max_tokens=2)

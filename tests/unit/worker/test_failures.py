@@ -29,10 +29,10 @@ from worker.interruption import TimeLimitReached
     ],
 )
 def test_what_can_be_mended_is_told(error, reason, metadata):
-    told = to_error(error)
-    assert told.reason == reason
-    assert told.metadata == metadata
-    assert told.message
+    logged = to_error(error)
+    assert logged.reason == reason
+    assert logged.metadata == metadata
+    assert logged.message
 
 
 def test_fields_are_named():
@@ -41,9 +41,9 @@ def test_fields_are_named():
 
 def test_the_unforeseen_is_told_in_the_log_only(caplog):
     with caplog.at_level(logging.ERROR):
-        told = to_error(RuntimeError("secret of the house"))
-    assert told.reason == pb.ERROR_REASON_INTERNAL
-    assert "secret" not in str(told)
-    assert told.metadata["incident"] in told.message
-    assert told.metadata["incident"] in caplog.text
+        logged = to_error(RuntimeError("secret of the house"))
+    assert logged.reason == pb.ERROR_REASON_INTERNAL
+    assert "secret" not in str(logged)
+    assert logged.metadata["incident"] in logged.message
+    assert logged.metadata["incident"] in caplog.text
     assert "secret of the house" in caplog.text

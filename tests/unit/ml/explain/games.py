@@ -62,8 +62,8 @@ def mean_over_all_orders(game: ToyGame) -> FloatArray:
     total = np.zeros(game.features)
     orders = list(permutations(range(game.features)))
     for order in orders:
-        walk = np.array([np.isin(range(game.features), order[:size]) for size in range(game.features + 1)])
-        values = game._value(walk) * 1.0
+        chain = np.array([np.isin(range(game.features), order[:size]) for size in range(game.features + 1)])
+        values = game._value(chain) * 1.0
         for feature, (before, after) in zip(order, pairwise(values), strict=True):
             total[feature] += after - before
     return total / len(orders)

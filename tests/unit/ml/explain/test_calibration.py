@@ -40,10 +40,10 @@ def calibration(explain, truth, seeds):
     """How often intervals hold the truth, and how large errors are told to be beside what they are over seeds."""
     found = [explain(seed) for seed in range(seeds)]
     values = np.array([each.attributions for each in found])
-    told = np.array([each.standard_errors for each in found])
+    logged = np.array([each.standard_errors for each in found])
     reach = np.array([two_sided_95(each.freedom) for each in found])[:, None]
     missed = np.abs(values - truth)
-    return (missed <= reach * told + 1e-9).mean(), np.sqrt((told**2).mean() / (missed**2).mean())
+    return (missed <= reach * logged + 1e-9).mean(), np.sqrt((logged**2).mean() / (missed**2).mean())
 
 
 @pytest.mark.parametrize("features", FEW)

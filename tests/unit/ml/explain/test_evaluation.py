@@ -10,7 +10,7 @@ from ml.explain import Run
 from ml.explain.evaluation import Evaluator
 from ml.explain.removal import Ids
 from ml.explain.target import TargetTokens
-from ml.kernels.bfloat16_linear import bfloat16_twin
+from ml.kernels.bfloat16_linear import bfloat16_copy
 from ml.models.huggingface import HuggingFaceModel
 from ml.models.loading import load
 from ml.spec import Budget, ExplanationSpec, Lime, PrecisionPolicy, Prompt, Quality
@@ -74,14 +74,14 @@ def test_few_prompts_are_not_worth_a_trial(exact: ToyModel):
 def test_a_twin_rounds_products_and_shares_the_rest(folder: str, request: pytest.FixtureRequest):
     model = load(str(request.getfixturevalue(folder)), device="cpu")
     assert isinstance(model, HuggingFaceModel)
-    twin = bfloat16_twin(model.module)
+    copied = bfloat16_copy(model.module)
     ids = torch.tensor([[5, 6, 7, 8, 9]])
     with torch.inference_mode():
-        expected, found = model.module(input_ids=ids).logits, twin(input_ids=ids).logits
+        expected, found = model.module(input_ids=ids).logits, copied(input_ids=ids).logits
     assert found.dtype is torch.float32
     assert not torch.equal(found, expected)
     assert (found - expected).abs().max() < 0.05 * expected.std()
-    assert twin.get_input_embeddings().weight is model.module.get_input_embeddings().weight
+    assert copied.get_input_embeddings().weight is model.module.get_input_embeddings().weight
     assert model.module(input_ids=ids).logits.dtype is torch.float32  # the original is left as it was
 
 
@@ -92,18 +92,18 @@ def test_a_twin_packs_rows_as_its_original_does(
 ):
     monkeypatch.setattr("ml.models.huggingface.has_fast_bfloat16", lambda _: True)
     model = load(str(request.getfixturevalue(folder)), device="cpu")
-    twin = model.in_bfloat16()
-    assert twin is not None
+    copied = model.in_bfloat16()
+    assert copied is not None
     random = np.random.default_rng(shared)
-    beginning = random.integers(0, 50, shared).tolist()
-    sequences = [[*beginning, *random.integers(0, 50, n).tolist()] for n in (1, 2, 5, 20, 20, 21)]
+    prefix = random.integers(0, 50, shared).tolist()
+    sequences = [[*prefix, *random.integers(0, 50, n).tolist()] for n in (1, 2, 5, 20, 20, 21)]
     exact, rough = (
         {
             i: row
-            for batch in each.stream_logits(sequences, [1] * 6, max_tokens=60, max_readout=9)
+            for batch in each.stream_logits(sequences, [1] * 6, max_tokens=60, max_logits=9)
             for i, row in zip(batch.indices, batch.logits, strict=True)
         }
-        for each in (model, twin)
+        for each in (model, copied)
     )
     for i, row in exact.items():
         assert 0 < (rough[i] - row).square().mean().sqrt() < 0.1 * row.std()

@@ -62,8 +62,8 @@ def oracle(model, result, run, removed):
 
     def value(embedded):
         logits = model.module(inputs_embeds=embedded, use_cache=False).logits.double().log_softmax(-1)
-        places = range(embedded.shape[1] - len(tokens), embedded.shape[1])
-        total = sum(logits[:, place, token] for place, token in zip(places, tokens, strict=True))
+        points = range(embedded.shape[1] - len(tokens), embedded.shape[1])
+        total = sum(logits[:, place, token] for place, token in zip(points, tokens, strict=True))
         if result.target.prefix_contrast:
             odds = total - torch.log1p(-total.exp())
             return odds if chosen else -odds

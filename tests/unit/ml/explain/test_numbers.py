@@ -23,10 +23,10 @@ TEXTS = st.lists(WORDS, min_size=1, max_size=6).map(" ".join)
 ODD = st.sampled_from([math.nan, math.inf, -1.0, 0.0, 5e-324, 1e-200, 1e155, 1e306])
 
 
-def number(least, most):
+def number(least, limit):
     """Mostly one of a field's range, and often its ends; the others are refused."""
-    within = st.floats(least, most)
-    return st.none() | within | within | st.sampled_from([least, most]) | ODD
+    within = st.floats(least, limit)
+    return st.none() | within | within | st.sampled_from([least, limit]) | ODD
 
 
 COUNTS = st.integers(1, 3) | st.integers(-1, 9) | st.sampled_from([-(2**31), 2**31 - 1])

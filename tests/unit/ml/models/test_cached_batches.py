@@ -29,7 +29,7 @@ CONFIGS = {
 PROMPT = [token % 100 for token in random_ids(40, 5)]
 VARIANTS = [[*PROMPT[:i], 0, *PROMPT[i + 1 :]] for i in range(40)]
 SEQUENCES = [PROMPT, *VARIANTS, PROMPT[:20], [1, 2, 3], PROMPT]
-TAILS = [1] * 41 + [3, 2, 4]
+LOGIT_COUNTS = [1] * 41 + [3, 2, 4]
 
 
 @pytest.fixture(params=CONFIGS)
@@ -51,12 +51,12 @@ def test_as_alone(module: PreTrainedModel, max_tokens: int) -> None:
     model = HuggingFaceModel(module, None, None, None, ways=Ways(cached=cached))
     found: dict[int, torch.Tensor] = {}
     computed = saved = 0
-    for batch in model.stream_logits(SEQUENCES, TAILS, max_tokens=max_tokens, max_readout=1000):
+    for batch in model.stream_logits(SEQUENCES, LOGIT_COUNTS, max_tokens=max_tokens, max_logits=1000):
         found.update(zip(batch.indices, batch.logits, strict=True))
         computed, saved = computed + batch.tokens_computed, saved + batch.tokens_saved
     assert computed + saved == sum(map(len, SEQUENCES))
     assert saved > 300
-    for index, (ids, tail) in enumerate(zip(SEQUENCES, TAILS, strict=True)):
+    for index, (ids, tail) in enumerate(zip(SEQUENCES, LOGIT_COUNTS, strict=True)):
         [alone] = model.logits([ids], [tail])
         torch.testing.assert_close(found[index], alone, atol=2e-5, rtol=1e-5)
 
@@ -87,22 +87,22 @@ def test_a_model_with_states_of_another_kind_is_found_out() -> None:
     st.integers(1, 40),
     st.integers(1, 10),
 )
-def test_groups_hold_all_within_their_bounds(drawn, max_tokens: int, max_readout: int) -> None:
+def test_groups_hold_all_within_their_bounds(drawn, max_tokens: int, max_logits: int) -> None:
     sequences = [ids for ids, _ in drawn]
-    tails = [min(tail, len(ids)) for ids, tail in drawn]
-    found = list(groups(sequences, tails, max_tokens=max_tokens, max_readout=max_readout))
+    logit_counts = [min(tail, len(ids)) for ids, tail in drawn]
+    found = list(groups(sequences, logit_counts, max_tokens=max_tokens, max_logits=max_logits))
     assert sorted(i for group in found for i in group.members) == list(range(len(drawn)))
     for group in found:
         some = [sequences[i] for i in group.members]
         assert {tuple(ids[: group.shared]) for ids in some} == {tuple(some[0][: group.shared])}
-        assert all(group.shared + tails[i] <= len(sequences[i]) for i in group.members)
+        assert all(group.shared + logit_counts[i] <= len(sequences[i]) for i in group.members)
         if len(some) > 1:
             assert len(some) * (max(map(len, some)) - group.shared) <= max_tokens
-            assert sum(tails[i] for i in group.members) <= max_readout
+            assert sum(logit_counts[i] for i in group.members) <= max_logits
 
 
 def test_what_was_read_is_carried_on_from_batch_to_batch() -> None:
     run = CachedRun(made("attention of its own"))
     run.read(PROMPT[:10])
-    [batch] = run.batches([PROMPT[:12]], [1], max_tokens=64, max_readout=10)
+    [batch] = run.batches([PROMPT[:12]], [1], max_tokens=64, max_logits=10)
     assert (batch.tokens_computed, batch.tokens_saved) == (2, 10)

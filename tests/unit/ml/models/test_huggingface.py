@@ -25,7 +25,7 @@ from ml.models.internals.attention_capture import capture, prepare, read_eager
 Load = Callable[[Path], LanguageModel]
 
 SEQUENCES = [[5, 60, 7], [3], [8, 9, 10, 11, 12, 13, 14, 15], [40, 41, 42, 43, 44]]
-TAILS = [2, 1, 8, 3]
+LOGIT_COUNTS = [2, 1, 8, 3]
 
 _SHAPE = {
     "vocab_size": 100,
@@ -57,16 +57,18 @@ def model(request: pytest.FixtureRequest, load_model: Load) -> LanguageModel:
 def eager(folder_or_module: LanguageModel, ids: list[int]) -> tuple[torch.Tensor, ...]:
     """All layers' weights, [heads, queries, keys] each, by transformers' own eager attention."""
     module = folder_or_module.module
-    twin = AutoModelForCausalLM.from_config(type(module.config)(**module.config.to_dict()), attn_implementation="eager")
-    twin.load_state_dict(module.state_dict())
+    copied = AutoModelForCausalLM.from_config(
+        type(module.config)(**module.config.to_dict()), attn_implementation="eager"
+    )
+    copied.load_state_dict(module.state_dict())
     with torch.no_grad():
-        weights = twin.eval()(input_ids=torch.tensor([ids]), output_attentions=True, use_cache=False).attentions
+        weights = copied.eval()(input_ids=torch.tensor([ids]), output_attentions=True, use_cache=False).attentions
     return tuple(layer[0] for layer in weights)
 
 
 def test_a_batch_equals_its_sequences_alone(model: LanguageModel) -> None:
-    batch = model.logits(SEQUENCES, TAILS)
-    for rows, sequence, tail in zip(batch, SEQUENCES, TAILS, strict=True):
+    batch = model.logits(SEQUENCES, LOGIT_COUNTS)
+    for rows, sequence, tail in zip(batch, SEQUENCES, LOGIT_COUNTS, strict=True):
         assert rows.shape == (tail, model.info.vocabulary_size)
         assert rows.dtype == torch.float32
         torch.testing.assert_close(rows, model.logits([sequence], [tail])[0], atol=1e-5, rtol=0)
@@ -75,7 +77,7 @@ def test_a_batch_equals_its_sequences_alone(model: LanguageModel) -> None:
 
 
 def test_one_row_each_unless_told_otherwise(model: LanguageModel) -> None:
-    for rows, whole in zip(model.logits(SEQUENCES), model.logits(SEQUENCES, TAILS), strict=True):
+    for rows, whole in zip(model.logits(SEQUENCES), model.logits(SEQUENCES, LOGIT_COUNTS), strict=True):
         torch.testing.assert_close(rows, whole[-1:], atol=1e-5, rtol=0)
 
 
@@ -117,11 +119,11 @@ def test_nothing_runs_above_the_highest_layer(model: LanguageModel) -> None:
 
 
 def test_attention_leaves_nothing_behind(model: LanguageModel) -> None:
-    before = model.logits(SEQUENCES, TAILS)
+    before = model.logits(SEQUENCES, LOGIT_COUNTS)
     model.attention([1, 2, 3], [0], [2], lambda *_: None)
     with pytest.raises(ZeroDivisionError):
         model.attention([1, 2, 3], [0], [2], lambda *_: 1 / 0)
-    for rows, same in zip(before, model.logits(SEQUENCES, TAILS), strict=True):
+    for rows, same in zip(before, model.logits(SEQUENCES, LOGIT_COUNTS), strict=True):
         assert torch.equal(rows, same)
 
 
@@ -132,12 +134,13 @@ def test_other_architectures(kind: str) -> None:
     module = AutoModelForCausalLM.from_config(config).eval()
     with torch.no_grad():
         alone = [
-            module(input_ids=torch.tensor([ids])).logits[0, -tail:] for ids, tail in zip(SEQUENCES, TAILS, strict=True)
+            module(input_ids=torch.tensor([ids])).logits[0, -tail:]
+            for ids, tail in zip(SEQUENCES, LOGIT_COUNTS, strict=True)
         ]
     read = prepare(module)
     assert read is reader
     model = HuggingFaceModel(module, None, None, read)
-    for rows, expected in zip(model.logits(SEQUENCES, TAILS), alone, strict=True):
+    for rows, expected in zip(model.logits(SEQUENCES, LOGIT_COUNTS), alone, strict=True):
         torch.testing.assert_close(rows, expected, atol=2e-5, rtol=0)
     ids = SEQUENCES[2]
     found: dict[int, torch.Tensor] = {}

@@ -52,7 +52,7 @@ def by_embeddings(module: torch.nn.Module, ids: list[int]) -> Tensor:
 def test_the_mean_embedding_is_read_like_a_token(model: LanguageModel) -> None:
     sequences = [[MEAN, 5, 6], [3, MEAN, MEAN, 7], [3, MEAN, MEAN, 8, 9], [MEAN], [3, 4, 5, 6]]
     found: dict[int, Tensor] = {}
-    for batch in model.stream_logits(sequences, [1] * 5, max_tokens=12, max_readout=10):
+    for batch in model.stream_logits(sequences, [1] * 5, max_tokens=12, max_logits=10):
         found.update(zip(batch.indices, batch.logits, strict=True))
     for index, (ids, together) in enumerate(zip(sequences, model.logits(sequences), strict=True)):
         points = model.embed(ids).unsqueeze(0)
@@ -76,7 +76,7 @@ def test_the_mean_embedding_in_other_architectures(kind: str) -> None:
     info = type("Info", (), {"context_length": 64})
     model = HuggingFaceModel(module, None, info, None, ways=verify(module, 64, "model"))
     sequences = [[*IDS[:4], MEAN, 5], [*IDS[:4], MEAN, 6], [MEAN, 2]]
-    for batch in model.stream_logits(sequences, [1] * 3, max_tokens=64, max_readout=10):
+    for batch in model.stream_logits(sequences, [1] * 3, max_tokens=64, max_logits=10):
         for index, rows in zip(batch.indices, batch.logits, strict=True):
             torch.testing.assert_close(rows[0], by_embeddings(module, sequences[index]), atol=1e-4, rtol=1e-4)
 
@@ -99,19 +99,19 @@ def test_gradients_are_what_small_changes_do(model: LanguageModel) -> None:
     torch.testing.assert_close((above - below) / 2, (gradients * step).double().sum((1, 2)), atol=1e-3, rtol=0.05)
 
 
-def check_behind(model: LanguageModel, beginning: list[int]) -> None:
+def check_behind(model: LanguageModel, prefix_ids: list[int]) -> None:
     """Behind a beginning that was read once, gradients are what they are of the whole."""
-    prefix = model.read_prefix(beginning)
+    prefix = model.read_prefix(prefix_ids)
     assert prefix is not None
-    points = torch.stack([model.embed([*beginning, *rest]) for rest in ([7, 8, MEAN, 9], [1, 2, 3, 4])])
+    points = torch.stack([model.embed([*prefix_ids, *rest]) for rest in ([7, 8, MEAN, 9], [1, 2, 3, 4])])
 
     def objective(logits: Tensor) -> Tensor:
         return logits.double().log_softmax(-1)[:, :, 7].sum(1)
 
     values, gradients = model.gradients(points, 2, objective)
-    behind = model.gradients(points[:, len(beginning) :], 2, objective, prefix)
+    behind = model.gradients(points[:, len(prefix_ids) :], 2, objective, prefix)
     torch.testing.assert_close(behind[0], values, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(behind[1], gradients[:, len(beginning) :], atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(behind[1], gradients[:, len(prefix_ids) :], atol=1e-4, rtol=1e-3)
 
 
 def test_gradients_behind_a_known_beginning(model: LanguageModel) -> None:
@@ -233,9 +233,9 @@ def test_padding_that_counts_for_nothing_is_read_by_its_embedding_nowhere(tmp_pa
     with pytest.raises(CapabilityError, match="model 'counting' reads its padding token, which the prompt has in it"):
         model.embed(ids)
     with pytest.raises(CapabilityError, match="take it out of the prompt"):
-        list(model.stream_logits([[*ids, MEAN]], [1], max_tokens=100, max_readout=10))
+        list(model.stream_logits([[*ids, MEAN]], [1], max_tokens=100, max_logits=10))
     assert model.embed(IDS).shape == (len(IDS), model.info.hidden_size)
-    [batch] = model.stream_logits([ids], [1], max_tokens=100, max_readout=10)
+    [batch] = model.stream_logits([ids], [1], max_tokens=100, max_logits=10)
     with torch.no_grad():
         plain = model.module(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1:]
     torch.testing.assert_close(batch.logits[0], plain, atol=1e-5, rtol=1e-4)

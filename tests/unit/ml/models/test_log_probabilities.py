@@ -43,23 +43,25 @@ class Counting(LogitsModel):
         seed = int.from_bytes(bytes(each + 1 for each in ids), "big") % (2**63)
         return torch.randn(self.vocabulary, generator=torch.Generator().manual_seed(seed))
 
-    def logits(self, sequences: Sequence[Sequence[int]], tails: Sequence[int] | None = None) -> list[torch.Tensor]:
+    def logits(
+        self, sequences: Sequence[Sequence[int]], logit_counts: Sequence[int] | None = None
+    ) -> list[torch.Tensor]:
         return [torch.stack([self.row(ids)]) for ids in sequences]
 
     def stream_logits(
         self,
         sequences: Sequence[Sequence[int]],
-        tails: Sequence[int],
+        logit_counts: Sequence[int],
         *,
         max_tokens: int,
-        max_readout: int,
+        max_logits: int,
         prefix: Prefix | None = None,
     ) -> Iterator[Batch]:
         for first in range(0, len(sequences), 3):  # batches begin and end anywhere, and in any order
             some = list(range(len(sequences)))[::-1][first : first + 3]
             rows = []
             for index in some:
-                ids, tail = sequences[index], tails[index]
+                ids, tail = sequences[index], logit_counts[index]
                 before = [tuple(ids[:end]) for end in range(len(ids) - tail + 1, len(ids) + 1)]
                 self.asked += before
                 rows.append(torch.stack([self.row(each) for each in before]))

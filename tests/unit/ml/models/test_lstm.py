@@ -25,9 +25,9 @@ def build(folder: Path, *, tied: bool = True, dtype: torch.dtype = torch.float32
 @pytest.mark.parametrize("tied", [True, False])
 def test_logits_of_a_mixed_batch_are_those_of_each_alone(tmp_path: Path, tied: bool) -> None:
     _, model = build(tmp_path, tied=tied)
-    sequences, tails = [[1, 2, 3, 4, 5], [1, 2, 9], [1, 2, 3, 7, 7, 8, 9], [6]], [2, 1, 7, 1]
-    together = model.logits(sequences, tails)
-    for ids, tail, found in zip(sequences, tails, together, strict=True):
+    sequences, logit_counts = [[1, 2, 3, 4, 5], [1, 2, 9], [1, 2, 3, 7, 7, 8, 9], [6]], [2, 1, 7, 1]
+    together = model.logits(sequences, logit_counts)
+    for ids, tail, found in zip(sequences, logit_counts, together, strict=True):
         (alone,) = model.logits([ids], [tail])
         assert found.shape == (tail, len(WORDS))
         torch.testing.assert_close(found, alone, rtol=0, atol=1e-6)

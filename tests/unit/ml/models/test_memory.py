@@ -110,7 +110,7 @@ def test_the_first_generation_of_groups(system: Path) -> None:
 def test_where_nothing_tells_nothing_is_refused(system: Path) -> None:
     (system / "proc/meminfo").unlink()
     assert memory.available_bytes(torch.device("cpu")) is None
-    memory.check_room("any", 1 << 50, torch.float32, None, "on cpu")
+    memory.check_capacity("any", 1 << 50, torch.float32, None, "on cpu")
 
 
 def test_loading_tells_how_far_it_is(tiny_llama: Path, caplog: pytest.LogCaptureFixture) -> None:

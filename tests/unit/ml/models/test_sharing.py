@@ -32,13 +32,13 @@ ALIKE = [ORIGINAL[:5]] * 3
 def streamed(
     model: LanguageModel,
     sequences: Sequence[Sequence[int]],
-    tails: Sequence[int],
+    logit_counts: Sequence[int],
     max_tokens: int = 300,
     prefix: Prefix | None = None,
 ) -> tuple[list[torch.Tensor], int, int]:
     found: dict[int, torch.Tensor] = {}
     computed = saved = 0
-    for batch in model.stream_logits(sequences, tails, max_tokens=max_tokens, max_readout=50, prefix=prefix):
+    for batch in model.stream_logits(sequences, logit_counts, max_tokens=max_tokens, max_logits=50, prefix=prefix):
         assert not found.keys() & set(batch.indices)
         found.update(zip(batch.indices, batch.logits, strict=True))
         computed += batch.tokens_computed
@@ -53,9 +53,9 @@ def streamed(
 def test_streamed_equals_alone(request, load_model, folder, max_tokens, sequences) -> None:
     model = load_model(request.getfixturevalue(folder))
     sequences = [[token % model.info.vocabulary_size for token in ids] for ids in sequences]
-    tails = [min(1 + i % 3, len(ids)) for i, ids in enumerate(sequences)]
-    found, _, _ = streamed(model, sequences, tails, max_tokens)
-    for ids, tail, logits in zip(sequences, tails, found, strict=True):
+    logit_counts = [min(1 + i % 3, len(ids)) for i, ids in enumerate(sequences)]
+    found, _, _ = streamed(model, sequences, logit_counts, max_tokens)
+    for ids, tail, logits in zip(sequences, logit_counts, found, strict=True):
         torch.testing.assert_close(logits, model.logits([ids], [tail])[0], atol=2e-5, rtol=1e-5)
 
 

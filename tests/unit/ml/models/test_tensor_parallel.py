@@ -18,7 +18,7 @@ from tests.fixtures.runners import Texts
 pytest.importorskip("accelerate")
 
 SEQUENCES = [[1, 2, 3, 4], [5, 6, 7], [8] * 20, [1, 2, 9]]
-TAILS = [2, 1, 3, 1]
+LOGIT_COUNTS = [2, 1, 3, 1]
 
 
 @pytest.fixture(scope="module")
@@ -46,14 +46,14 @@ def test_it_is_the_same_model(divided: LanguageModel, whole: LanguageModel) -> N
 
 
 def test_logits(divided: LanguageModel, whole: LanguageModel) -> None:
-    assert_close(divided.logits(SEQUENCES, TAILS), whole.logits(SEQUENCES, TAILS))
+    assert_close(divided.logits(SEQUENCES, LOGIT_COUNTS), whole.logits(SEQUENCES, LOGIT_COUNTS))
     assert_close(divided.logits(SEQUENCES), whole.logits(SEQUENCES))
 
 
 def test_packed_logits_also_where_the_reader_leaves_early(divided: LanguageModel, whole: LanguageModel) -> None:
     def streamed(model: LanguageModel, batches: int) -> list[torch.Tensor]:
         found: dict[int, torch.Tensor] = {}
-        stream = model.stream_logits(SEQUENCES, TAILS, max_tokens=8, max_readout=3)
+        stream = model.stream_logits(SEQUENCES, LOGIT_COUNTS, max_tokens=8, max_logits=3)
         for batch, _ in zip(stream, range(batches), strict=False):
             found.update(zip(batch.indices, batch.logits, strict=True))
         return [found[i] for i in sorted(found)]
@@ -112,7 +112,7 @@ def test_a_rank_outlives_what_the_caller_got_wrong() -> None:
         def __init__(self) -> None:
             self.made: list[Any] = []
 
-        def logits(self, sequences: Any, tails: Any) -> None:
+        def logits(self, sequences: Any, logit_counts: Any) -> None:
             self.made.append(sequences)
             if not sequences:
                 raise InputError("prompts", "there is none")
@@ -127,4 +127,4 @@ def test_spread_over_gpus_it_lies_on_the_cpu_where_there_is_none(tiny_llama: Pat
         pytest.skip("has GPUs")
     spread = ml.models.loading.load(str(tiny_llama), device="balanced", threads=1)
     assert spread.info.device == "cpu"
-    assert_close(spread.logits(SEQUENCES, TAILS), whole.logits(SEQUENCES, TAILS))
+    assert_close(spread.logits(SEQUENCES, LOGIT_COUNTS), whole.logits(SEQUENCES, LOGIT_COUNTS))

@@ -76,8 +76,8 @@ def test_every_way_gives_what_the_plain_forward_gives(name: str, tmp_path: Path)
 
 
 def check_logits(model: LanguageModel, reference: Reference) -> None:
-    tails = [min(3, len(ids)) for ids in UNLIKE]
-    for ids, together, tail in zip(UNLIKE, model.logits(UNLIKE, tails), tails, strict=True):
+    logit_counts = [min(3, len(ids)) for ids in UNLIKE]
+    for ids, together, tail in zip(UNLIKE, model.logits(UNLIKE, logit_counts), logit_counts, strict=True):
         reference.check(together, ids)
         reference.check(model.logits([ids], [tail])[0], ids)
 

@@ -51,17 +51,17 @@ def test_variants(kind: str, data: st.DataObject) -> None:
     sequences = [
         [*shared, *rest] for rest in data.draw(st.lists(st.lists(tokens, min_size=1, max_size=40), min_size=1))
     ]
-    tails = [data.draw(st.integers(1, len(ids) - len(shared))) for ids in sequences]
+    logit_counts = [data.draw(st.integers(1, len(ids) - len(shared))) for ids in sequences]
     known = data.draw(st.integers(0, len(shared)))
     with torch.inference_mode():
         prefix = Variants(module, spans_of(module)).read(shared[:known]) if known else None
         variants = Variants(module, spans_of(module), prefix)
         limits = {"max_tokens": data.draw(st.integers(1, 300)), "max_readout": data.draw(st.integers(1, 60))}
         found = dict[int, torch.Tensor]()
-        for batch in variants.batches(sequences, tails, **limits):
+        for batch in variants.batches(sequences, logit_counts, **limits):
             found.update(zip(batch.indices, batch.logits, strict=True))
     for index, ids in enumerate(sequences):
-        assert len(found[index]) == tails[index]
+        assert len(found[index]) == logit_counts[index]
         check(plain, ids, found[index])
 
 
@@ -73,7 +73,7 @@ def test_rounded_matmuls_keep_a_cap_of_scores(cap: float | None, monkeypatch: py
     sequences = [[1, 2, 3, 4, 5, 6, 7, 8, 9, last] for last in range(20, 40)]
     variants = Variants(module, spans_of(module), matmul_dtype=torch.bfloat16)
     with torch.inference_mode():
-        for batch in variants.batches(sequences, [1] * 20, max_tokens=100, max_readout=100):
+        for batch in variants.batches(sequences, [1] * 20, max_tokens=100, max_logits=100):
             for index, found in zip(batch.indices, batch.logits, strict=True):
                 logits = plain(input_ids=torch.tensor([sequences[index]])).logits[0, -1:]
                 torch.testing.assert_close(found, logits, atol=0.05 * float(logits.abs().max()), rtol=0)

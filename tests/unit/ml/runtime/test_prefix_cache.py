@@ -17,16 +17,16 @@ class Memory:
         self.tree = PrefixCache(slots)
         self.store: dict[int, tuple[str, tuple[int, ...]]] = {}
 
-    def remember(self, ids: tuple[int, ...], first: int = 0, namespace: str = "") -> Inserted | None:
+    def stored(self, ids: tuple[int, ...], first: int = 0, namespace: str = "") -> Inserted | None:
         inserted = self.tree.insert(ids, first, namespace)
         if inserted:
             for position, slot in enumerate(inserted.slots, inserted.start):
                 self.store[slot] = namespace, ids[: position + 1]
         return inserted
 
-    def cached(self, ids: tuple[int, ...], most: int | None = None, namespace: str = "") -> int:
+    def cached(self, ids: tuple[int, ...], limit: int | None = None, namespace: str = "") -> int:
         """How many tokens are cached; each slot must stand for its token in `ids`, and be the namespace's."""
-        runs = self.tree.match(ids, len(ids) if most is None else most, namespace)
+        runs = self.tree.match(ids, len(ids) if limit is None else limit, namespace)
         slots = [slot for run in runs for slot in run]
         assert [self.store[slot] for slot in slots] == [(namespace, ids[: n + 1]) for n in range(len(slots))]
         return len(slots)
@@ -41,20 +41,20 @@ prompts = st.builds(lambda numbers, rest: blocks(*numbers, rest=rest), st.lists(
 
 
 @given(st.lists(st.tuples(prompts, st.sampled_from(["", "a", "b"])), max_size=30), st.integers(0, 12))
-def test_finds_the_longest_prefix_of_its_own_namespace_within_its_bounds(asked, room):
-    memory = Memory(room * BLOCK + 5)
+def test_finds_the_longest_prefix_of_its_own_namespace_within_its_bounds(asked, capacity):
+    memory = Memory(capacity * BLOCK + 5)
     known: set[tuple[str, tuple[int, ...]]] = set()
     for ids, namespace in asked:
         found = memory.cached(ids, namespace=namespace)
         assert found % BLOCK == 0
         assert found == 0 or (namespace, ids[:found]) in known  # nothing is made up
-        memory.remember(ids, namespace=namespace)
+        memory.stored(ids, namespace=namespace)
         known |= {(namespace, ids[:length]) for length in range(BLOCK, len(ids) + 1, BLOCK)}
-        assert memory.tree.tokens <= room * BLOCK
-        assert not memory.store or max(memory.store) < room * BLOCK
+        assert memory.tree.tokens <= capacity * BLOCK
+        assert not memory.store or max(memory.store) < capacity * BLOCK
     roomy = Memory(PLENTY)
     for ids, namespace in asked:
-        roomy.remember(ids, namespace=namespace)
+        roomy.stored(ids, namespace=namespace)
     for ids, namespace in asked:
         assert roomy.cached(ids, namespace=namespace) == len(ids) - len(ids) % BLOCK
     assert roomy.tree.tokens == len(known) * BLOCK
@@ -63,53 +63,53 @@ def test_finds_the_longest_prefix_of_its_own_namespace_within_its_bounds(asked, 
 def test_the_least_recently_used_prefix_is_evicted_whoever_has_it():
     memory = Memory(3 * BLOCK)
     for namespace in "abc":
-        memory.remember(blocks(1), namespace=namespace)
+        memory.stored(blocks(1), namespace=namespace)
     assert memory.cached(blocks(1), namespace="a") == BLOCK
-    memory.remember(blocks(2), namespace="d")
+    memory.stored(blocks(2), namespace="d")
     assert [memory.cached(blocks(1), namespace=each) for each in "abcd"] == [BLOCK, 0, BLOCK, 0]
 
 
 def test_what_was_used_longest_ago_goes_first():
     memory = Memory(3 * BLOCK)
     for number in (1, 2, 3):
-        memory.remember(blocks(number))
+        memory.stored(blocks(number))
     assert memory.cached(blocks(1)) == BLOCK
-    memory.remember(blocks(4))
+    memory.stored(blocks(4))
     assert [memory.cached(blocks(number)) for number in (1, 2, 3, 4)] == [BLOCK, 0, BLOCK, BLOCK]
 
 
 def test_a_beginning_outlives_its_endings():
     memory = Memory(4 * BLOCK)
     for ending in range(10, 30):
-        memory.remember(blocks(1, 2, 3, ending))
+        memory.stored(blocks(1, 2, 3, ending))
         assert memory.cached(blocks(1, 2, 3)) == 3 * BLOCK
 
 
 def test_a_growing_prompt_adds_what_is_new():
     memory = Memory(PLENTY)
-    found = [memory.remember(blocks(*range(length), rest=5)) for length in range(1, 6)]
+    found = [memory.stored(blocks(*range(length), rest=5)) for length in range(1, 6)]
     assert found == [Inserted(n * BLOCK, range(n * BLOCK, (n + 1) * BLOCK)) for n in range(5)]
 
 
 def test_no_more_is_found_than_is_wanted():
     memory = Memory(PLENTY)
-    memory.remember(blocks(1, 2))
-    assert [memory.cached(blocks(1, 2), most) for most in (0, 1, 40, 64, 100)] == [0, 1, 40, 64, 64]
+    memory.stored(blocks(1, 2))
+    assert [memory.cached(blocks(1, 2), limit) for limit in (0, 1, 40, 64, 100)] == [0, 1, 40, 64, 64]
 
 
 def test_what_does_not_fit_is_not_remembered():
     memory = Memory(2 * BLOCK)
-    memory.remember(blocks(9))
-    assert memory.remember(blocks(1, 2, 3)) is None
-    assert Memory(0).remember(blocks(1)) is None
+    memory.stored(blocks(9))
+    assert memory.stored(blocks(1, 2, 3)) is None
+    assert Memory(0).stored(blocks(1)) is None
 
 
 def test_places_that_were_given_up_one_by_one_serve_a_longer_run():
     memory = Memory(4 * BLOCK)
     for number in (1, 2, 3, 4):
-        memory.remember(blocks(number))
+        memory.stored(blocks(number))
     memory.cached(blocks(2))
-    inserted = memory.remember(blocks(5, 6))
+    inserted = memory.stored(blocks(5, 6))
     assert inserted is not None
     assert [memory.cached(blocks(number)) for number in (1, 2, 3, 4)] == [0, BLOCK, 0, 0]
     assert memory.cached(blocks(5, 6)) == 2 * BLOCK
@@ -117,7 +117,7 @@ def test_places_that_were_given_up_one_by_one_serve_a_longer_run():
 
 def test_nothing_is_kept_whose_beginning_is_forgotten():
     memory = Memory(PLENTY)
-    assert memory.remember(blocks(1, 2), BLOCK) is None
-    memory.remember(blocks(1))
-    memory.remember(blocks(1, 2), BLOCK)
+    assert memory.stored(blocks(1, 2), BLOCK) is None
+    memory.stored(blocks(1))
+    memory.stored(blocks(1, 2), BLOCK)
     assert memory.cached(blocks(1, 2)) == 2 * BLOCK

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ml.runtime.attention_plan import AttentionPlan, Planner
-from ml.runtime.ragged_batch import FULL, RaggedBatch, Span, Walk, common_prefix
+from ml.runtime.ragged_batch import FULL, BatchBuilder, RaggedBatch, Span, common_prefix
 
 FIRST_SLOT = 1000
 
@@ -19,17 +19,17 @@ spans = st.one_of(st.just(FULL), st.builds(Span, st.integers(1, 40), st.booleans
 
 
 def laid_out(
-    sequences: list[list[int]], cached: list[int], tails: list[int]
+    sequences: list[list[int]], cached: list[int], logit_counts: list[int]
 ) -> tuple[RaggedBatch, dict[int, tuple[int, ...]]]:
     """A batch of sorted `sequences`, the first `cached[i]` tokens of which lie in slots of their own.
 
     Returns the batch, and for each slot the tokens up to and with its own.
     """
-    walk = Walk(FIRST_SLOT)
+    builder = BatchBuilder(FIRST_SLOT)
     slots: dict[tuple[int, ...], int] = {}
     before: np.ndarray = np.empty(0, dtype=np.int64)
     entered = None
-    for ids, known, tail in zip(sequences, cached, tails, strict=True):
+    for ids, known, tail in zip(sequences, cached, logit_counts, strict=True):
         array = np.array(ids)
         shared = common_prefix(before, array)
         if entered is not None and shared > known >= entered:
@@ -37,11 +37,11 @@ def laid_out(
         else:
             for length in range(1, known + 1):
                 slots.setdefault(tuple(ids[:length]), len(slots))
-            walk.enter(np.array([slots[tuple(ids[:length])] for length in range(1, known + 1)], dtype=np.int64))
+            builder.enter(np.array([slots[tuple(ids[:length])] for length in range(1, known + 1)], dtype=np.int64))
             keep = entered = known
-        walk.append(keep, array[keep:], tail)
+        builder.append(keep, array[keep:], tail)
         before = array
-    batch = walk.finish()
+    batch = builder.finish()
     tokens_of = {slot: prefix for prefix, slot in slots.items()}
     for ids, path in zip(sequences, batch.paths, strict=True):
         tokens_of |= {int(slot): tuple(ids[: place + 1]) for place, slot in enumerate(path) if slot >= FIRST_SLOT}
@@ -73,16 +73,16 @@ def seen_slots(plan: AttentionPlan) -> list[Counter[int]]:
 @given(st.lists(tokens, min_size=1, max_size=8), spans, st.booleans(), st.integers(1, 30), st.data())
 def test_each_row_sees_its_prefix_once_as_far_as_the_span_reaches(sequences, span, gather, min_shared, data):
     sequences.sort()
-    tails = [data.draw(st.integers(1, len(ids))) for ids in sequences]
-    cached = [data.draw(st.integers(0, len(ids) - tail)) for ids, tail in zip(sequences, tails, strict=True)]
-    batch, tokens_of = laid_out(sequences, cached, tails)
+    logit_counts = [data.draw(st.integers(1, len(ids))) for ids in sequences]
+    cached = [data.draw(st.integers(0, len(ids) - tail)) for ids, tail in zip(sequences, logit_counts, strict=True)]
+    batch, tokens_of = laid_out(sequences, cached, logit_counts)
     prefixes = [tokens_of[slot] for slot in batch.slots.tolist()]
     assert [prefix[-1] for prefix in prefixes] == batch.ids.tolist()
     assert [len(prefix) - 1 for prefix in prefixes] == batch.positions.tolist()
     # The rows that are asked for are the last ones of each sequence.
     wanted = [
         tuple(ids[: place + 1])
-        for ids, tail in zip(sequences, tails, strict=True)
+        for ids, tail in zip(sequences, logit_counts, strict=True)
         for place in range(len(ids) - tail, len(ids))
     ]
     assert [prefixes[row] for row in batch.logit_rows.tolist()] == wanted

@@ -130,10 +130,10 @@ def test_a_run_goes_on_with_its_own_options_and_says_what_changed(
     assert main(bare) == 0
     assert capsys.readouterr().err.startswith("nothing to do: 1 epochs are done of 1 asked for")
     assert main([*bare, "--epochs=2", "--dropout=0.1"]) == 0
-    told = capsys.readouterr().err
-    assert "changed from here on: --epochs 2 (was 1)" in told
-    assert "changed from here on: --dropout 0.1 (was 0.5)" in told
-    assert "epoch 2.00" in told
+    logged = capsys.readouterr().err
+    assert "changed from here on: --epochs 2 (was 1)" in logged
+    assert "changed from here on: --dropout 0.1 (was 0.5)" in logged
+    assert "epoch 2.00" in logged
     assert main([*bare, "--batch=8"]) == 2
     assert "cannot change --batch 8 (was 4)" in capsys.readouterr().err
     assert main(["transformer", *bare[1:]]) == 2

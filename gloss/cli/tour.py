@@ -1,4 +1,4 @@
-"""``gloss walk``: a guided tour of a running server, each stop with the command that does the same."""
+"""``gloss tour``: a guided tour of a running server, each stop with the command that does the same."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ PROMPT = "The film was released in theaters across the United"
 @click.argument("text", type=TEXT, default=PROMPT)
 @with_model
 @connected
-def walk(session: Session, text: str, model: str) -> None:
+def tour(session: Session, text: str, model: str) -> None:
     """Show me around! What comes next after TEXT, where the model looks, and why it says so."""
-    tour = Tour(session, text, model)
+    stops = Tour(session, text, model)
     found = {
-        "models": tour.who_is_there(),
-        "next_token": tour.what_comes_next(),
-        "attention": tour.where_does_it_look(),
-        "occlusion": tour.why_by_leaving_out(),
-        "lime": tour.why_by_a_surrogate(),
+        "models": stops.who_is_there(),
+        "next_token": stops.what_comes_next(),
+        "attention": stops.where_does_it_look(),
+        "occlusion": stops.why_by_leaving_out(),
+        "lime": stops.why_by_a_surrogate(),
     }
     if session.json:
         return emit(found)
-    return tour.farewell()
+    return stops.farewell()
 
 
 class Tour:
@@ -74,7 +74,7 @@ class Tour:
             "Where does it look?",
             "Attention of the last token over the prompt, in the highest layer. It shows where information is read, "
             "which is not yet a reason.",
-            *("attend", "--layer", str(layer)),
+            *("attention", "--layer", str(layer)),
         )
         if not self._info.has_attention:
             self._show(Text("This model has no attention to look at; a transformer has.", "dim"))
