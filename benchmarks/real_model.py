@@ -133,7 +133,7 @@ class Bench:
     def _occlusion(self, tokens: int, last: int, goal: float) -> Row:
         ids = self._ids(tokens)
         variants = [ids, *([*ids[:i], 3, *ids[i + 1 :]] for i in range(tokens - last, tokens))]
-        limits = {"max_tokens": chunk_tokens(self.model.info), "max_readout": 128}
+        limits = {"max_tokens": chunk_tokens(self.model.info), "max_logits": 128}
 
         def gloss() -> None:
             for _ in self.model.stream_logits(variants, [1] * len(variants), **limits):

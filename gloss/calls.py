@@ -258,7 +258,7 @@ def explain(
     timeout: float | None = None,
     **parameters: Any,
 ) -> Explain:
-    """Asks why: which parts of the prompt speak for what the model says, and how strongly.
+    """Asks why: which parts of the prompt support the prediction, and how strongly.
 
     Args:
         prompt: text, token ids or chat messages.

@@ -169,7 +169,7 @@ def _top_tokens(log_probabilities: npt.NDArray[np.float64], count: int) -> tuple
 
 
 class _StopFilter:
-    """Passes text on, up to the first stop text and without the beginning of one."""
+    """Passes text on, up to the first stop text and without the start of one."""
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = stops

@@ -101,7 +101,7 @@ class Stream:
             self._steps.put_nowait(item)
 
     def note(self, step: Step) -> None:
-        """Remember that `step` was computed. For the model's thread."""
+        """Count `step` as computed. For the model's thread."""
         self.ids.append(step.token_id)
         self._computed += 1
 
@@ -269,7 +269,7 @@ class Generations:
         Each of several texts is read anew, alone, so that only the culprit's caller is told.
 
         Args:
-            beginning: a text that may have no place yet.
+            starting: a text that may have no place yet.
         """
         try:
             yield

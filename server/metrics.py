@@ -66,7 +66,7 @@ class Metrics:
         )
         self.prefix_lookups = Counter(
             "gloss_prefix_cache_lookups_total",
-            "Prompts whose beginning was known (hit) or not (miss).",
+            "Prompts with a cached prefix (hit) or without (miss).",
             ("model", "outcome"),
             registry=registry,
         )
@@ -77,7 +77,7 @@ class Metrics:
             registry=registry,
         )
         self.prefix_bytes = Gauge(
-            "gloss_prefix_cache_bytes", "Memory of known beginnings of prompts.", ("model",), registry=registry
+            "gloss_prefix_cache_bytes", "Memory of cached prefixes.", ("model",), registry=registry
         )
         self.generations = Gauge(
             "gloss_generations", "Texts that grow, and that wait for a place.", ("state",), registry=registry

@@ -97,12 +97,12 @@ class Settings(BaseSettings):
     """Tokens waiting for the model, as above: it bounds how long the last in the queue can have to wait."""
 
     max_waiting_seconds: float = Field(default=5.0, gt=0)
-    """How long the model may need for what waits for it, at its pace of late; a call that would wait longer is refused
-    at once. It bounds the latency of what is accepted under overload: set it to what your callers can bear."""
+    """How long the model may need for what waits for it, at its throughput of late; a call that would wait longer is
+    refused at once. It bounds the latency of what is accepted under overload: set it to what your callers can bear."""
 
     prefix_cache_bytes: int = Field(default=256 * 1024 * 1024, ge=0)
-    """Memory of each model for keys and values of prompts' beginnings, in bytes: a beginning that comes again is not
-    computed again, as long as it was used lately. It is taken at the start. 0 remembers nothing."""
+    """Memory of each model for keys and values of cached prefixes, in bytes: a prefix that comes again is not computed
+    again, as long as it was used lately. It is taken at the start. 0 caches nothing."""
 
     prefix_cache_by_key: bool = False
     """Whether each API key has cached prefixes of its own, so that the time of an answer tells no caller what another

@@ -1,4 +1,4 @@
-"""What a server does beside answering: streams, known beginnings, overload, explanations next door, its memory."""
+"""What a server does beside answering: streams, cached prefixes, overload, explanations next door, its memory."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def generate(address: str, vocabulary: int, counts: Sequence[int], repeats
 
 
 async def cached_prefixes(address: str, vocabulary: int, repeats: int) -> list[Figure]:
-    """A beginning of 480 tokens with 32 new ones behind it: the first time, and the second with others behind it."""
+    """A prefix of 480 tokens with 32 new ones behind it: the first time, and the second with others behind it."""
     random = np.random.default_rng(11)
     first, second = [], []
     client = Client(address)

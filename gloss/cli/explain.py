@@ -37,7 +37,7 @@ class Removal(click.ParamType[v1.Removal]):
         return built
 
 
-@click.command(short_help="Which words speak for what it says, and which against.")
+@click.command(short_help="Which words support the prediction, and which oppose it.")
 @click.argument("text", type=TEXT)
 @click.option(
     "--method",
@@ -89,7 +89,7 @@ def explain(
     page: Path | None,
     **parameters: Any,
 ) -> None:
-    """Why does it say that? Which words of TEXT speak for the next token, and which against it.
+    """Why does it say that? Which words of TEXT support the next token, and which oppose it.
 
     \b
     gloss explain "The capital of France is" --method lime --target " Paris"

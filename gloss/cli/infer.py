@@ -108,7 +108,7 @@ def score(session: Session, text: str, continuations: tuple[str, ...], top_k: in
     return session.show(inference.answered(reply))
 
 
-@click.command(short_help="What it would say.")
+@click.command(short_help="Generate text.")
 @click.argument("text", type=TEXT)
 @click.option("--max-tokens", type=INT32, help="[default: 64]")
 @click.option("--temperature", type=float, help="0 is greedy. [default: 0]")

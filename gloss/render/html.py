@@ -23,7 +23,7 @@ _VERDICTS = {
     v1.TRUST_VERDICT_CAUTION: "caution",
     v1.TRUST_VERDICT_NOT_TRUSTED: "refused",
 }
-_SIGNS = '<span class="for">speaks for it</span><span class="against">speaks against it</span>'
+_SIGNS = '<span class="for">supports it</span><span class="against">opposes it</span>'
 _SHARES = '<span class="for">where the prediction comes from</span>'
 _NUMBER = ' class="number"'
 _FAINT = 0.06

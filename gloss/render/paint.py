@@ -18,7 +18,7 @@ from gloss.render import words
 
 Tone = tuple[int, int, int]
 FOR: tuple[Tone, Tone] = ((150, 112, 104), (214, 40, 40))
-"""Speaks for the target: from the weakest shade to the strongest."""
+"""Supports the target: from the weakest shade to the strongest."""
 AGAINST: tuple[Tone, Tone] = ((104, 118, 150), (37, 99, 235))
 WEIGHT: tuple[Tone, Tone] = ((118, 112, 132), (124, 58, 237))
 """Attention."""

@@ -190,6 +190,4 @@ def legend(*, shares: bool = False) -> Shaded:
     """What the colours mean."""
     if shares:
         return Shaded([("  ", None, ""), (" where the prediction comes from ", 1.0, "+")])
-    return Shaded(
-        [("  ", None, ""), (" speaks for it ", 1.0, "+"), ("  ", None, ""), (" speaks against it ", -1.0, "−")]
-    )
+    return Shaded([("  ", None, ""), (" supports it ", 1.0, "+"), ("  ", None, ""), (" opposes it ", -1.0, "−")])

@@ -39,7 +39,7 @@ _STOPS = {
     v1.STOP_REASON_CANCELLED: "it was cancelled",
 }
 _TRUST = {
-    v1.TRUST_VERDICT_TRUSTED: "Trusted: nothing speaks against it.",
+    v1.TRUST_VERDICT_TRUSTED: "Trusted: no reason for doubt.",
     v1.TRUST_VERDICT_CAUTION: "Use it with care.",
     v1.TRUST_VERDICT_NOT_TRUSTED: "Do not rely on it.",
 }
@@ -146,7 +146,7 @@ def unit(spec: v1.ExplanationSpec, count: int = 1) -> str:
 
 
 def model(version: v1.ModelVersion) -> str:
-    """Name and the beginning of the digest."""
+    """Name and the first digits of the digest."""
     return visible(f"{version.name} {version.digest[:8]}".strip())
 
 
@@ -191,7 +191,7 @@ def scale(target: v1.ResolvedTarget) -> str:
 
 
 def tells_shares(result: v1.ExplanationResult) -> bool:
-    """Whether attributions say where the prediction comes from, and not what speaks for it or against it."""
+    """Whether attributions say where the prediction comes from, and not what supports it or opposes it."""
     return result.attribution_unit == v1.ATTRIBUTION_UNIT_SHARE
 
 
@@ -246,7 +246,7 @@ def cost(result: v1.ExplanationResult | v1.StudyResult) -> str:
     tokens = f"{found.tokens_computed:,} tokens computed"
     if found.tokens_saved:
         saved = found.tokens_saved / (found.tokens_saved + found.tokens_computed)
-        tokens += f", {100 * saved:.0f}% saved by shared beginnings"
+        tokens += f", {100 * saved:.0f}% saved by prefix reuse"
     parts.append(tokens)
     if found.cache_hits:
         parts.append(f"{found.cache_hits:,} from the cache")

@@ -5,7 +5,7 @@
 local id, queue, hash, request_id, fresh = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5] == '1'
 local max_queued, remembered, fields = tonumber(ARGV[6]), ARGV[7], tonumber(ARGV[8])
 
-local function remember(other)
+local function store_request(other)
   if request_id ~= '' then redis.call('SET', request_key(request_id), hash .. ' ' .. other, 'PX', remembered) end
 end
 
@@ -24,7 +24,7 @@ if not fresh then
   local same = text(spec_key(hash))
   local state = same and get(same, 'state')
   if state == 'SUCCEEDED' or OPEN[state] then
-    remember(same)
+    store_request(same)
     return { 'shared', same }
   end
 end
@@ -34,7 +34,7 @@ if redis.call('LLEN', rq_queue(queue)) >= max_queued then return { 'full', '' } 
 redis.call('HSET', record(id), 'queue', queue, 'spec_hash', hash, 'created', whole(now()), 'attempt', 0, 'lost', 0,
   unpack(ARGV, 9, 8 + 2 * fields))
 redis.call('SET', spec_key(hash), id)
-remember(id)
+store_request(id)
 redis.call('ZADD', index('ALL'), 0, id)
 move(id, 'QUEUED')
 redis.call('SADD', 'rq:queues', rq_queue(queue))

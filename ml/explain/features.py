@@ -4,7 +4,7 @@ A token belongs to the feature that holds its first visible character, so the sp
 word never moves the word elsewhere; a token of white space alone counts by its first character. Tokens that stand
 nowhere in the text (special tokens) and those that no feature holds are never changed.
 
-Every feature owns at least one token. Where one token covers the beginnings of several words, the first of them owns it
+Every feature owns at least one token. Where one token covers the starts of several words, the first of them owns it
 and grows to the end of the last: what is removed together is shown together. A unit that no token covers at all (a
 tokenizer may drop characters) is no feature.
 """

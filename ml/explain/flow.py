@@ -1,7 +1,7 @@
 """Where a prediction's information comes from, followed through the layers: attention rollout and value zeroing.
 
 Both give shares: of what is at the position that predicts the target, how much comes from each token. They say where
-the model looks, and not whether what it found there speaks for the target or against it; so a share is never negative,
+the model looks, and not whether what it found there supports the target or opposes it; so a share is never negative,
 and shares do not add up to the value.
 """
 

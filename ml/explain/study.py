@@ -57,7 +57,7 @@ class StudyExplainer(Protocol):
         ...
 
     def doubts(self) -> Iterator[Reason]:
-        """What speaks against relying on so few texts."""
+        """Reasons to doubt what so few texts tell."""
         ...
 
 

@@ -26,7 +26,7 @@ Reason = tuple[Verdict, str]
 
 
 def judge(result: ExplanationResult, *, faithfulness_asked: bool, in_units: bool = True) -> Trust:
-    """The verdict: the worst of the reasons that speak against a result, or TRUSTED where none does.
+    """The verdict: the worst of the reasons to doubt a result, or TRUSTED where none does.
 
     `in_units`: whether attributions are in the value's unit; otherwise they are shares, and no effect can be told by
     their size.

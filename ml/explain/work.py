@@ -187,7 +187,7 @@ class Work:
         if self._value is None or (each is None and not self._value.answered):
             remaining = rough_seconds(self._model.info, self._task.tokens(self._planned))
         elif each is None:
-            return None  # an earlier attempt's values came for nothing: there is no pace yet
+            return None  # an earlier attempt's values came for nothing: there is no throughput to tell from yet
         else:
             remaining = max(0, self._planned - self._value.answered) * each
         return remaining if limit is None else max(0.0, min(remaining, limit - self._elapsed))

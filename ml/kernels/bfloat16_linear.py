@@ -1,7 +1,7 @@
-"""A twin of a model whose linear layers multiply in bfloat16, for processors that are several times faster at it.
+"""A copy of a model whose linear layers multiply in bfloat16, for processors that are several times faster at it.
 
 Only the products are rounded, and in packed attention queries, keys and values: the residual stream, normalisation and
-the language-model head stay float32. The twin shares every other tensor with its original, so it costs half the memory
+the language-model head stay float32. The copy shares every other tensor with its original, so it costs half the memory
 of the linear layers' weights.
 """
 

@@ -156,7 +156,7 @@ class LanguageModel(ExplainableModel, Protocol):
             sequences: token ids, `MEAN` among them or not, each 1 to `context_length` long.
             logit_counts: how many last positions to read out, each 1 to the sequence's length.
             max_tokens: positions of one batch, padding included; one sequence may exceed it.
-            max_readout: read-out positions of one batch; likewise.
+            max_logits: logit positions of one batch; likewise.
             prefix: of this model, read from what all sequences begin with, none of which is read out.
         """
         ...

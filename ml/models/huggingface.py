@@ -111,7 +111,7 @@ class HuggingFaceModel(OpenModel):
 
     @torch.inference_mode()
     def read_prefix(self, ids: Sequence[int]) -> Prefix | None:
-        """Read a beginning once for all sequences to come; see `LanguageModel.read_prefix`."""
+        """Read a prefix once for all sequences to come; see `LanguageModel.read_prefix`."""
         if len(ids) <= self.ways.ragged:
             return self._variants(None).read(ids)
         return CachedRun(self.module).read(ids) if len(ids) <= self.ways.cached else None
@@ -127,7 +127,7 @@ class HuggingFaceModel(OpenModel):
         prefix: Prefix | None = None,
     ) -> Iterator[Batch]:
         """Logits of many sequences, each distinct prefix computed once; see `LanguageModel.stream_logits`."""
-        limits = {"max_tokens": max_tokens, "max_readout": max_logits}
+        limits = {"max_tokens": max_tokens, "max_logits": max_logits}
         if any(MEAN in ids for ids in sequences):
             self._check_embeddable(*(ids for ids in sequences if MEAN in ids))
             with self._capable("takes no embeddings in place of tokens", "remove features in another way"):

@@ -34,7 +34,7 @@ from ml.tokens import Tokenizer
 MODEL_TYPE = "gloss_lstm"
 
 State = list[tuple[Tensor, Tensor]]
-"""What the model remembers: for each layer its hidden and cell state, each [1, batch, hidden]."""
+"""The recurrent state: for each layer its hidden and cell state, each [1, batch, hidden]."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ class LstmModel(OpenModel):
 
     @torch.inference_mode()
     def read_prefix(self, ids: Sequence[int]) -> LstmPrefix:
-        """Read a beginning once for all sequences to come; see `LanguageModel.read_prefix`."""
+        """Read a prefix once for all sequences to come; see `LanguageModel.read_prefix`."""
         device = self.module.embedding.weight.device
         _, state = self.module(torch.tensor([list(ids)], device=device), self.module.initial_state(1))
         return LstmPrefix(len(ids), state)
@@ -186,7 +186,7 @@ class LstmModel(OpenModel):
         max_logits: int,
         prefix: Prefix | None = None,
     ) -> Iterator[Batch]:
-        """Logits of many sequences, shared beginnings read once; see `LanguageModel.stream_logits`."""
+        """Logits of many sequences, shared prefixes read once; see `LanguageModel.stream_logits`."""
         known = prefix if isinstance(prefix, LstmPrefix) else LstmPrefix(0, self.module.initial_state(1))
         yield from stream(
             self.module, sequences, logit_counts, max_tokens=max_tokens, max_logits=max_logits, prefix=known

@@ -1,8 +1,8 @@
-"""Many sequences through an LSTM, with each distinct beginning read once.
+"""Many sequences through an LSTM, with each distinct prefix read once.
 
 Sorted sequences are read side by side, a few words at a time. Before each such stage, the sequences that agree on
-everything so far and on the stage's words are one: a stage computes distinct beginnings only, each on from the hidden
-state of the shorter beginning that it grew from. Words in a stage that only some share are computed once for each.
+everything so far and on the stage's words are one: a stage computes distinct prefixes only, each on from the hidden
+state of the shorter prefix that it extends. Words in a stage that only some share are computed once for each.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _NONE = MEAN - 1  # neither a word nor what stands for one
 
 @dataclass(frozen=True)
 class LstmPrefix:
-    """The hidden state after a beginning that was read once; see `ml.models.base.Prefix`."""
+    """The hidden state after a prefix that was read once; see `ml.models.base.Prefix`."""
 
     length: int
     state: State

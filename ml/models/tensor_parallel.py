@@ -203,7 +203,7 @@ class LeadingModel(LogitsModel):
         return self._model.sequence_bytes
 
     def in_bfloat16(self) -> None:
-        """There is no twin of a part."""
+        """A part of a model has no copy in bfloat16."""
 
     def attention(self, ids: Sequence[int], layers: Sequence[int], queries: Sequence[int], sink: AttentionSink) -> None:
         """As `LanguageModel.attention`; every rank has the heads of its own, and rank 0 collects them."""

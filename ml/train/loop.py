@@ -258,7 +258,7 @@ class Training:
 
 
 def _load_keeping_rates(optimizer: Optimizer, state: dict[str, Any]) -> None:
-    """Load what an optimizer remembers, not what it was set to: a run may go on with another learning rate."""
+    """Load an optimizer's state, not its settings: a run may go on with another learning rate."""
     own = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
     for group, values in zip(optimizer.param_groups, own, strict=True):

@@ -116,7 +116,7 @@ def values(explanation: pb.Explanation) -> list[float]:
 
 
 def undisturbed(folder: Path, spec: pb.ExplanationSpec) -> list[float]:
-    """The same explanation in this process: the worker would remember its values."""
+    """The same explanation in this process: the worker would have cached its values."""
     *_, last = Run(load(str(folder), device="cpu"), to_question(spec))
     assert last.result is not None
     return [value for a in last.result.attributions for value in (a.attribution, a.standard_error)]

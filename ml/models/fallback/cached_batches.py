@@ -1,4 +1,4 @@
-"""Sequences in batches that share a cached beginning: for models that take a cache and cannot pack rows.
+"""Sequences in batches that share a cached prefix: for models that take a cache and cannot pack rows.
 
 Some models have an attention of their own, or one that asks for more than a softmax over the visible scores, but nearly
 all take keys and values that were computed before. So sequences that begin alike go through the model together, behind
@@ -32,7 +32,7 @@ States = list[tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class CachedPrefix:
-    """A beginning that was read once; see `ml.models.base.Prefix`."""
+    """A prefix that was read once; see `ml.models.base.Prefix`."""
 
     ids: Sequence[int]
     states: States
@@ -57,7 +57,7 @@ class Group:
 
 
 class CachedRun:
-    """One way through some sequences, and the keys and values of the beginning that was read last."""
+    """One way through some sequences, and the keys and values of the prefix that was read last."""
 
     def __init__(self, module: PreTrainedModel, prefix: CachedPrefix | None = None) -> None:
         """Begin with nothing, or with a `prefix`."""
@@ -66,7 +66,7 @@ class CachedRun:
         self._states: States = prefix.states if prefix else []
 
     def read(self, ids: Sequence[int]) -> CachedPrefix:
-        """Know the beginning `ids`."""
+        """Take the keys and values of the prefix `ids`."""
         self._know(ids)
         return CachedPrefix(self._ids, self._states)
 

@@ -101,7 +101,7 @@ def test_a_methods_parameters_are_keywords() -> None:
     ("parameters", "told"),
     [
         ({"depth": 2}, "Lime has no 'depth'; it has surrogate, alpha"),
-        ({"surrogate": "forest"}, "surrogate: 'forest' is unknown; choose from ridge, lasso, decision-tree"),
+        ({"surrogate": "spline"}, "surrogate: 'spline' is unknown; choose from ridge, lasso, decision-tree"),
         ({"max_depth": "deep"}, "max_depth: "),
         ({"max_depth": 2**40}, "max_depth: "),
     ],

@@ -169,7 +169,7 @@ def test_shares_speak_neither_for_nor_against() -> None:
     found.result.attribution_unit = v1.ATTRIBUTION_UNIT_SHARE
     for shown in (draw(terminal.explanation(found)), html.page(found)):
         assert "where the prediction comes from" in shown
-        assert "speaks for it" not in shown
+        assert "supports it" not in shown
 
 
 def shares() -> v1.Explanation:

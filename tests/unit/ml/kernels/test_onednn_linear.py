@@ -86,7 +86,7 @@ def test_a_gated_network(size: int, rows: int, activation: str) -> None:
     with torch.inference_mode():
         torch.testing.assert_close(model(x), expected, **TOLERANCE)
     assert model(x.requires_grad_()).requires_grad
-    model[0].up_proj = nn.Linear(size, 900)  # as a twin in another precision replaces it
+    model[0].up_proj = nn.Linear(size, 900)  # as a copy in another precision replaces it
     with torch.inference_mode():
         torch.testing.assert_close(model(x), _glu(model[0], x, ACT2FN[activation]), **TOLERANCE)
 

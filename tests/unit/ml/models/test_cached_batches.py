@@ -1,4 +1,4 @@
-"""What a cache of shared beginnings changes is how many positions are computed, and nothing else."""
+"""What a cache of shared prefixes changes is how many positions are computed, and nothing else."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_beginning_is_read_once() -> None:
     prefix = model.read_prefix(PROMPT[:30])
     assert isinstance(prefix, CachedPrefix)
     assert prefix.length == 30
-    limits = {"max_tokens": 64, "max_readout": 100}
+    limits = {"max_tokens": 64, "max_logits": 100}
     sequences = [[*PROMPT[:30], i, 7] for i in range(20)]
     for _ in range(2):
         batches = list(model.stream_logits(sequences, [1] * 20, **limits, prefix=prefix))

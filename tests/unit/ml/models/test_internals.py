@@ -100,7 +100,7 @@ def test_gradients_are_what_small_changes_do(model: LanguageModel) -> None:
 
 
 def check_behind(model: LanguageModel, prefix_ids: list[int]) -> None:
-    """Behind a beginning that was read once, gradients are what they are of the whole."""
+    """Behind a prefix that was read once, gradients are what they are of the whole."""
     prefix = model.read_prefix(prefix_ids)
     assert prefix is not None
     points = torch.stack([model.embed([*prefix_ids, *rest]) for rest in ([7, 8, MEAN, 9], [1, 2, 3, 4])])
@@ -114,12 +114,12 @@ def check_behind(model: LanguageModel, prefix_ids: list[int]) -> None:
     torch.testing.assert_close(behind[1], gradients[:, len(prefix_ids) :], atol=1e-4, rtol=1e-3)
 
 
-def test_gradients_behind_a_known_beginning(model: LanguageModel) -> None:
+def test_gradients_behind_a_cached_prefix(model: LanguageModel) -> None:
     check_behind(model, [*IDS, *IDS, 5])
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_gradients_behind_a_known_beginning_in_other_architectures(kind: str) -> None:
+def test_gradients_behind_a_cached_prefix_in_other_architectures(kind: str) -> None:
     torch.manual_seed(0)
     module = AutoModelForCausalLM.from_config(KINDS[kind][0]).eval()
     prepare(module)

@@ -97,7 +97,7 @@ def check_streams(model: LanguageModel, reference: Reference) -> None:
     for length in (12, 20, 60):
         sequences = [[*LONG[:length], *ids[:9]] for ids in UNLIKE]
         for prefix in (None, model.read_prefix(LONG[:length])):
-            limits = {"max_tokens": 128, "max_readout": 64}
+            limits = {"max_tokens": 128, "max_logits": 64}
             for batch in model.stream_logits(sequences, [1] * len(sequences), prefix=prefix, **limits):
                 for index, found in zip(batch.indices, batch.logits, strict=True):
                     reference.check(found, sequences[index])

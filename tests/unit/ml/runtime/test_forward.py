@@ -56,7 +56,7 @@ def test_variants(kind: str, data: st.DataObject) -> None:
     with torch.inference_mode():
         prefix = Variants(module, spans_of(module)).read(shared[:known]) if known else None
         variants = Variants(module, spans_of(module), prefix)
-        limits = {"max_tokens": data.draw(st.integers(1, 300)), "max_readout": data.draw(st.integers(1, 60))}
+        limits = {"max_tokens": data.draw(st.integers(1, 300)), "max_logits": data.draw(st.integers(1, 60))}
         found = dict[int, torch.Tensor]()
         for batch in variants.batches(sequences, logit_counts, **limits):
             found.update(zip(batch.indices, batch.logits, strict=True))
