@@ -47,7 +47,7 @@ class _Blocks:
         """`row_indices` as indices into a table of [N · heads · B], [queries of all blocks, heads]."""
         max_rows = self.queries.shape[1]
         block, place = (self.row_indices // max_rows)[:, None], (self.row_indices % max_rows)[:, None]
-        return self._once("places", heads, lambda head: (block * heads + head.T) * max_rows + place)
+        return self._once("row_indices", heads, lambda head: (block * heads + head.T) * max_rows + place)
 
     def _once(self, what: str, heads: int, make: Callable[[Tensor], Tensor]) -> Tensor:
         """Indices that `make` makes of the heads' numbers, [heads, 1], for all layers with so many."""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.zoo.configurations import architectures
-from tests.zoo.features import INSIDE, OK, examine
+from tests.zoo.features import INTERNALS, OK, examine
 from tests.zoo.table import ROWS, keep
 
 _REFUSED = ("is not causal", "answers the same prompt in two ways", "no causal language model that transformers")
@@ -44,7 +44,7 @@ def complaints(row: dict[str, Any]) -> list[str]:
     return [
         f"{name}, {feature}: {outcome}"
         for feature, outcome in row.get("features", {}).items()
-        if outcome != OK and not (feature in INSIDE and outcome.startswith(("refused: ", "unchecked: ")))
+        if outcome != OK and not (feature in INTERNALS and outcome.startswith(("refused: ", "unchecked: ")))
     ]
 
 

@@ -98,7 +98,7 @@ def test_a_methods_parameters_are_keywords() -> None:
 
 
 @pytest.mark.parametrize(
-    ("parameters", "told"),
+    ("parameters", "logged"),
     [
         ({"depth": 2}, "Lime has no 'depth'; it has surrogate, alpha"),
         ({"surrogate": "spline"}, "surrogate: 'spline' is unknown; choose from ridge, lasso, decision-tree"),

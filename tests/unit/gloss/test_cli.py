@@ -430,7 +430,7 @@ def test_interrupting_a_wait_leaves_the_job_and_says_so(address: str, script: fa
 
 
 @pytest.mark.parametrize(
-    ("arguments", "method", "told"),
+    ("arguments", "method", "logged"),
     [
         (["generate", "hello"], "Generate", "--max-tokens"),
         (["generate", "hello", "--json"], "Generate", "--max-tokens"),

@@ -203,7 +203,7 @@ def test_shares_without_a_rest() -> None:
 
 
 @pytest.mark.parametrize(
-    ("unit", "told"),
+    ("unit", "logged"),
     [
         (v1.ATTRIBUTION_UNIT_NAT, "in nats"),
         (v1.ATTRIBUTION_UNIT_PROBABILITY, "differences of the probability"),

@@ -170,7 +170,7 @@ class TestGlobalSurrogate:
         result = last(again := StudyRun(model, spec, run.checkpoint()))
         assert len(model.read) <= 120 - begun + 2  # two texts may be asked for twice
         assert result.finding == last(StudyRun(model, spec)).finding
-        assert again.problem.planned == len(set(prompts(120)))
+        assert again.problem.max_evaluations == len(set(prompts(120)))
 
     @pytest.mark.parametrize(
         ("field", "parts"),

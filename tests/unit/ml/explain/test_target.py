@@ -165,7 +165,7 @@ def test_a_model_s_choice_to_stop_or_to_go_on(folder, chosen, request, load_mode
         ids.append(token)
     goes_on = np.log(p) - np.log1p(-p)
     assert update.result.full_value == pytest.approx(goes_on if chosen == "longer" else -goes_on, abs=1e-4)
-    assert all(np.isfinite(each.value) for each in update.result.attributions)
+    assert all(np.isfinite(each.attribution) for each in update.result.attributions)
 
 
 def test_prompt_and_target_must_fit_the_context():

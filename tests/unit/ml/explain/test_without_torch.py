@@ -16,7 +16,6 @@ from ml.spec import (
     Budget,
     ContextAttribution,
     Continuation,
-    ContinuationTarget,
     ContrastTarget,
     ExplanationSpec,
     GenerationTarget,
@@ -36,7 +35,7 @@ TEXT = "the film was not very good and the film was bad"
 TARGETS = {
     "the most likely token": Target(),
     "its probability": Target(scale=Scale.PROBABILITY),
-    "continuation": Target(ContinuationTarget(Continuation(text="yes and no"))),
+    "continuation": Target(Continuation(text="yes and no")),
     "generation": Target(GenerationTarget(3)),
     "contrast": Target(ContrastTarget(Continuation(text="yes"), Continuation(text="no"))),
     "prefix contrast": Target(ContrastTarget(Continuation(text="yes"), Continuation(text="yes and no"))),
