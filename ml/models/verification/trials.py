@@ -126,7 +126,7 @@ class Trials:
 
     def _in_batches(self, sequences: Sequence[Sequence[int]], rows: int) -> float:
         if not self._module._can_set_attn_implementation():
-            raise NotImplementedError("its code computes attention in a way of its own")
+            raise NotImplementedError("its code takes no attention function from outside")
         variants, tails = Variants(self._module, self._span_of), _tails(sequences)
         found: dict[int, Tensor] = {}
         for batch in variants.batches(sequences, tails, max_tokens=rows, max_readout=READ_OUT):
