@@ -155,9 +155,14 @@ def test_an_explanation_that_fails_leaves_the_model_as_it_was(model: LanguageMod
     def explain() -> list[float]:
         budget = spec.Budget(max_evaluations=40)
         text = "The capital of Italy is Rome, and"
-        *_, last = Run(model, spec.ExplanationSpec(spec.Prompt(text=text), method, budget=budget, faithfulness=False))
+        *_, last = Run(
+            model,
+            spec.ExplanationSpec(
+                spec.Prompt(text=text), method, budget=budget, quality=spec.Quality(faithfulness=False)
+            ),
+        )
         assert last.result is not None
-        return [each.value for each in last.result.attributions]
+        return [each.attribution for each in last.result.attributions]
 
     before = explain()
     [token, *_] = model.tokenizer.encode(spec.Prompt(text=" Rome")).ids[-1:]
