@@ -202,7 +202,6 @@ class HuggingFaceModel(OpenModel):
     @torch.no_grad()
     def embed(self, ids: Sequence[int]) -> Tensor:
         """See `OpenModel.embed`."""
-        self._check_embeddable(ids)
         embedding = self.module.get_input_embeddings()
         return lookup(embedding, torch.tensor(list(ids), device=self.module.device)).float()
 
@@ -233,6 +232,11 @@ class HuggingFaceModel(OpenModel):
             rows = lookup(self.module.get_input_embeddings(), ids)
             embedded = self.module(inputs_embeds=rows, use_cache=False).logits[0].float()
         return difference(embedded, read) <= tolerance(self.module)
+
+    def embed_prompt(self, ids: Sequence[int]) -> Tensor:
+        """See `OpenModel.embed_prompt`."""
+        self._check_embeddable(ids)
+        return self.embed(ids)
 
     def gradients(
         self, points: Tensor, tail: int, objective: LogitsObjective, prefix: Prefix | None = None
@@ -271,6 +275,6 @@ class HuggingFaceModel(OpenModel):
         """See `OpenModel.value_zeroing`."""
         if not self.info.heads:
             raise NoAttentionError(self.info.name)
-        with self._capable("does not run its layers one by one"):
+        with self._capable("gives no shares of its value vectors"):
             zeroing = ValueZeroing(self.module, self.info.name, renamed=len(ids) <= self.ways.captured)
             yield from zeroing.shares(ids, max_tokens, sink)

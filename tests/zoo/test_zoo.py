@@ -21,9 +21,15 @@ SOME = ("bart", "beam", "falcon", "gemma3n_text", "gptj", "inkling_text", "phimo
 pytestmark = pytest.mark.filterwarnings("default")
 
 
+FAST = {"bart", "beam", "gemma3n_text", "phimoe", "stablelm", "whisper"}
+"""Those of them that use every fast way, at any length."""
+
+
 @pytest.mark.parametrize("name", SOME)
 def test_some_of_them(name: str, tmp_path: Path) -> None:
-    assert not complaints(examine(name, tmp_path / name))
+    row = examine(name, tmp_path / name)
+    assert not complaints(row)
+    assert (not row["slow"]) is (name in FAST), row["slow"]
 
 
 @pytest.mark.zoo

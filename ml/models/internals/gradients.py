@@ -83,11 +83,11 @@ class DenseForward(TrimmedForward):
     def forward(self, module: PreTrainedModel) -> Tensor:
         """Logits of the last positions, [n, tail, vocabulary]."""
         positions = torch.arange(self._start, self._start + self._points.shape[1], device=self.device)
-        self.positions = positions.repeat(self._many).unsqueeze(0)
+        self.position_ids = positions.repeat(self._many).unsqueeze(0)
         with registered(module), asking(self):
             logits: Tensor = module(
                 inputs_embeds=self._points.reshape(1, self.rows, -1),
-                position_ids=self.positions,
+                position_ids=self.position_ids,
                 attention_mask=NO_MASK.to(self.device),
                 use_cache=False,
                 logits_to_keep=self.kept,

@@ -26,6 +26,14 @@ class OpenModel(LogitsModel):
     def embed(self, ids: Sequence[int]) -> Tensor:
         """The embeddings of `ids`, `MEAN` among them or not, as the first layer is given them: float32 [T, size]."""
 
+    def embed_prompt(self, ids: Sequence[int]) -> Tensor:
+        """As `embed`, for a prompt that is to be read as these tokens are.
+
+        Raises:
+            CapabilityError: the model reads some of them otherwise than their embeddings.
+        """
+        return self.embed(ids)
+
     @abstractmethod
     def gradients(
         self, points: Tensor, tail: int, objective: LogitsObjective, prefix: Prefix | None = None
@@ -76,7 +84,7 @@ class OpenModel(LogitsModel):
         prefix: Prefix | None = None,
     ) -> FloatArray:
         """See `ModelInternals.path_gradients`."""
-        end = self.embed(ids)
+        end = self.embed_prompt(ids)
         begin = torch.zeros_like(end) if baseline is None else self.embed(baseline)
         rule = torch.tensor(np.stack([points, weights]), dtype=torch.float32, device=end.device)
         at, shares = rule[:, :, None, None]

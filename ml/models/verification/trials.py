@@ -126,7 +126,7 @@ class Trials:
 
     def _in_batches(self, sequences: Sequence[Sequence[int]], rows: int) -> float:
         if not self._module._can_set_attn_implementation():
-            raise NotImplementedError("its code computes attention in a way of its own")
+            raise NotImplementedError("its code takes no attention function from outside")
         variants, logit_counts = Variants(self._module, self._span_of), _logit_counts(sequences)
         found: dict[int, Tensor] = {}
         for batch in variants.batches(sequences, logit_counts, max_tokens=rows, max_logits=READ_OUT):

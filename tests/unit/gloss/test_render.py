@@ -343,7 +343,7 @@ def test_spans_count_in_code_points() -> None:
         text="😀 né ok",
         attributions=[v1.FeatureAttribution(text="né", span=v1.CharacterSpan(start=2, end=4), attribution=1)],
     )
-    assert [segment for segment, _ in words.pieces(result)] == ["😀 ", "né", " ok"]
+    assert [segment for segment, _ in words.segments(result)] == ["😀 ", "né", " ok"]
 
 
 def test_models_tell_on_request_how_they_are_computed():

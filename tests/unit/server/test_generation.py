@@ -213,9 +213,9 @@ async def test_cached_tokens_are_those_of_the_prompt(llama: LanguageModel):
 
 
 def test_memory_bounds_the_places(llama: LanguageModel):
-    assert GenerationLimits(texts=16, bytes=3 * llama.sequence_bytes).places(llama) == 3
-    assert GenerationLimits(texts=16, bytes=1).places(llama) == 1
-    assert GenerationLimits(texts=2).places(llama) == 2
+    assert GenerationLimits(texts=16, bytes=3 * llama.sequence_bytes).capacity(llama) == 3
+    assert GenerationLimits(texts=16, bytes=1).capacity(llama) == 1
+    assert GenerationLimits(texts=2).capacity(llama) == 2
 
 
 class Failing:

@@ -231,10 +231,11 @@ def test_padding_that_counts_for_nothing_is_read_by_its_embedding_nowhere(tmp_pa
     padding = model.module.config.pad_token_id
     ids = [*IDS[:3], padding, *IDS[3:]]
     with pytest.raises(CapabilityError, match="model 'counting' reads its padding token, which the prompt has in it"):
-        model.embed(ids)
+        model.embed_prompt(ids)
+    assert model.embed(ids).shape == (len(ids), model.info.hidden_size)  # a baseline's, which nothing else reads
     with pytest.raises(CapabilityError, match="take it out of the prompt"):
         list(model.stream_logits([[*ids, MEAN]], [1], max_tokens=100, max_logits=10))
-    assert model.embed(IDS).shape == (len(IDS), model.info.hidden_size)
+    assert model.embed_prompt(IDS).shape == (len(IDS), model.info.hidden_size)
     [batch] = model.stream_logits([ids], [1], max_tokens=100, max_logits=10)
     with torch.no_grad():
         plain = model.module(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1:]
@@ -245,4 +246,4 @@ def test_padding_that_is_a_token_like_others_is_embedded(tiny_llama: Path, tmp_p
     folder = Path(shutil.copytree(tiny_llama, tmp_path / "copy"))
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"pad_token_id": IDS[2]}))
-    assert load(str(folder), device="cpu").embed(IDS).shape == (len(IDS), 32)
+    assert load(str(folder), device="cpu").embed_prompt(IDS).shape == (len(IDS), 32)

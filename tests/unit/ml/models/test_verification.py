@@ -140,7 +140,7 @@ def test_what_is_not_used_is_told_in_one_line(tmp_path: Path, caplog: pytest.Log
     ("name", "said"),
     [
         ("jamba", r"ragged batches \(layers without a call of the attention function: 0, 2\)"),
-        ("openai-gpt", r"ragged batches \(its code computes attention in a way of its own\)"),
+        ("openai-gpt", r"ragged batches \(its code takes no attention function from outside\)"),
         ("deepseek-v3.2", r"ragged batches \(rows of a ragged batch cannot have attention with .*indices\)"),
         ("mamba", r"ragged batches \(fails: ValueError: "),
     ],

@@ -63,7 +63,7 @@ def seen_slots(plan: AttentionPlan) -> list[Counter[int]]:
             seen[query].update(slots[row].tolist())
     if plan.gathered is not None:
         width = plan.gathered.queries.shape[1]
-        for query, place in zip(plan.gathered.rows.tolist(), plan.gathered.places.tolist(), strict=True):
+        for query, place in zip(plan.gathered.rows.tolist(), plan.gathered.indices.tolist(), strict=True):
             block, within = divmod(place, width)
             assert plan.gathered.queries[block, within] == query
             seen[query].update(plan.gathered.slots[block][plan.gathered.visible[block, within]].tolist())
