@@ -130,7 +130,10 @@ class Server:
         try:
             await asyncio.wait_for(self.drain.wait_idle(), self.settings.grace_seconds)
         except TimeoutError:
-            _logger.warning("the grace is over, unfinished calls are cancelled")
+            _logger.warning("the grace is over, unfinished calls end with UNAVAILABLE")
+            self.drain.cut()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.drain.wait_idle(), _FLUSH_SECONDS)
         await self._grpc.stop(_FLUSH_SECONDS)
         await self._closing.aclose()
         _logger.info("stopped")

@@ -217,13 +217,14 @@ def map_errors(max_message_bytes: int) -> Around:
 
 
 class Drain:
-    """Refuses new calls once the server is stopping, and knows when the accepted ones are done."""
+    """Refuses new calls once the server is stopping, knows when the accepted ones are done, and ends what is left."""
 
     def __init__(self) -> None:
-        self._active = 0
+        self._active: set[asyncio.Task[Any] | None] = set()
         self._idle = asyncio.Event()
         self._idle.set()
         self._begun = asyncio.Event()
+        self._cut = False
 
     @property
     def begun(self) -> bool:
@@ -242,18 +243,35 @@ class Drain:
         """Wait until no call is in progress."""
         await self._idle.wait()
 
+    def cut(self) -> None:
+        """End the calls in progress with UNAVAILABLE, after which a client tries again elsewhere."""
+        self._cut = True
+        for task in self._active:
+            if task is not None:
+                task.cancel()
+
     @asynccontextmanager
     async def around(self, method: Method, context: Context) -> AsyncIterator[Sent]:
-        """Count one call in and out."""
+        """Count a call as in progress.
+
+        Raises:
+            DrainingError: the server is stopping, or was stopped before the call ended.
+        """
         if self.begun:
             raise DrainingError
-        self._active += 1
+        task = asyncio.current_task()
+        self._active.add(task)
         self._idle.clear()
         try:
             yield lambda _: None
+        except asyncio.CancelledError:
+            if not self._cut or task is None:
+                raise
+            task.uncancel()
+            raise DrainingError from None
         finally:
-            self._active -= 1
-            if self._active == 0:
+            self._active.discard(task)
+            if not self._active:
                 self._idle.set()
 
 

@@ -362,7 +362,20 @@ def test_draining_finishes_what_was_accepted_and_refuses_the_rest(gate, gated):
         assert not stopping.is_alive()
 
 
-def test_a_known_beginning_is_not_computed_again_and_answers_the_same(tiny_gpt2):
+def test_what_is_cut_when_the_grace_ends_may_be_tried_again(gate, gated):
+    with gated(grace_seconds=0.2) as server:
+        first = hold(gate, server)
+        stream = server.inference.Generate(pb.GenerateRequest(prompt=text("waits"), max_tokens=5), timeout=20)
+        wait_for(lambda: len(server.server.drain._active) == 2)
+        server.on_loop(server.server.stop())
+        for failed in (first.exception(20), pytest.raises(grpc.RpcError, list, stream).value):
+            refusal = Refusal(failed)
+            assert (refusal.code, refusal.reason) == (Code.UNAVAILABLE, "DRAINING")
+            assert refusal.retry_seconds is not None
+        gate.open.set()
+
+
+def test_a_cached_prefix_is_not_computed_again_and_answers_the_same(tiny_gpt2):
     shared = list(range(100, 180))
     prompts = [[*shared, 200 + n, 7] for n in range(3)]
 
