@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ml import spec
-from ml.explain.control import Answer, Control
+from ml.explain.control import Control, Draws
 from ml.explain.estimator import BoolArray, Estimate, Estimating, FloatArray, Game, empty_and_full
+from ml.explain.indices import Index
 from ml.explain.sampling import (
     CONTROLLED_GROWTH,
     DEFAULT_SAMPLES,
@@ -31,7 +32,7 @@ from ml.result import StopReason
 
 _FEWEST_PAIRS = 32
 _TILT = 2  # of what tells a fitted game's Shapley values most
-_FEWEST_FOR_CONTROL = 1.5  # pairs a feature
+_FEWEST_FOR_CONTROL = 2  # pairs a feature
 
 
 @dataclass(frozen=True)
@@ -135,14 +136,19 @@ class KernelShapExplainer:
         pairs = Pairs.of(coalitions, values, gain := whole - empty)
         if len(pairs) < 2:
             return Estimate.nothing(self.features)
-        gamma, standard_errors = self._answer(pairs)
+        gamma, pulls = self._regress(pairs)
+        attributions = gain / self.features + gamma
+        freedom: float = len(pairs) - (self.features - 1 if self._fits(pairs) else 1)
+        strata, counts = pairs.sizes - 1, Layers.of(self.features).counts
         if self.control and len(pairs) >= _FEWEST_FOR_CONTROL * self.features:
             known = np.concatenate([empty_and_full(self.features), coalitions.reshape(-1, self.features)])
-            game = Control(gain / self.features + gamma, known, np.array([empty, whole, *values.flat]))
-            rest = Pairs.of(coalitions, game.residuals[2:].reshape(-1, 2), 0.0)
-            shapley, standard_errors = game.shapley(self._answer(rest, fit=False))
-            gamma = shapley - shapley.mean()
-        attributions = gain / self.features + gamma
+            game = Control(attributions, known, np.array([empty, whole, *values.flat]), Draws(2, 2, strata, counts))
+            found = game.estimate(Index.of_features(self.features))
+            # What they sum to is known, but for rounding: the fit passes through both ends.
+            attributions = found.values + (gain - found.values.sum()) / self.features
+            standard_errors, freedom = found.standard_errors, found.freedom
+        else:
+            standard_errors = stratified(pulls, strata, counts)
         halves = np.arange(len(pairs)) // 2 % 2  # by twos, as every other pair may be a single feature and the others
         first, second = (self._regress(pairs[halves == half])[0] for half in (0, 1))
         return Estimate(
@@ -150,27 +156,26 @@ class KernelShapExplainer:
             standard_errors=standard_errors,
             converged=settled(attributions, standard_errors, self.budget.standard_error),
             stability=stability(first, second) if len(pairs) >= 4 else None,
-            freedom=len(pairs) - 1,
+            freedom=freedom,
             completeness_error=completeness_error(attributions, gain),
         )
 
-    def _answer(self, pairs: Pairs, *, fit: bool = True) -> Answer:
-        """γ and its standard errors."""
-        gamma, pulls = self._regress(pairs, fit=fit)
-        return gamma, stratified(pulls, pairs.sizes - 1, Layers.of(self.features).counts)
+    def _fits(self, pairs: Pairs) -> bool:
+        """Whether a regression would not follow the accidents of so few pairs."""
+        return len(pairs) >= 1.5 * self.features
 
-    def _regress(self, pairs: Pairs, *, fit: bool = True) -> tuple[FloatArray, FloatArray]:
+    def _regress(self, pairs: Pairs) -> tuple[FloatArray, FloatArray]:
         """γ and each pair's pull, as `Pairs.regress`.
 
         A layer's pairs share its mass. With fewer than three pairs for two features the regression would follow their
         accidents, and its matrix is the one that it has in expectation: Σ kernel zz' = (I − 11'/d) / 2H, where H is the
         harmonic number of d − 1. That is the unbiased estimator of Covert & Lee, and its covariance theirs. With more,
-        the fit serves that estimator as a control variate: only what it leaves varies. Not so without `fit`.
+        the fit serves that estimator as a control variate: only what it leaves varies.
         """
         layers = Layers.of(self.features)
         drawn = np.bincount(pairs.sizes - 1, minlength=len(layers.mass))
         weights = (layers.mass / np.maximum(drawn, 1))[pairs.sizes - 1]
-        if fit and len(pairs) >= 1.5 * self.features:
+        if self._fits(pairs):
             return pairs.regress(weights)
         weights *= 2 * (1 / np.arange(1, self.features)).sum() / layers.mass[drawn > 0].sum()
         pulls: FloatArray = pairs.design * (weights * pairs.differences)[:, None]

@@ -58,7 +58,8 @@ class Pairs:
         """Weighted least squares.
 
         Returns γ, float64 [features], and what each pair pulls it by, [pairs, features]: the terms whose squares sum
-        to the variance of γ (White 1980; residuals as in HC3, MacKinnon & White 1985).
+        to the variance of γ (White 1980; residuals as in HC2, MacKinnon & White 1985: HC3's are those of fits without
+        their own pair, and where pairs are few these miss by more than the fit does).
         """
         weighted = self.design * weights[:, None]
         # Σ zᵢ = 0 in every row, so that the matrix is singular by one at least; so is the solution's sum 0.
@@ -66,7 +67,7 @@ class Pairs:
         projector = weighted @ inverse  # [pairs, features]
         gamma: FloatArray = self.differences @ projector
         leverage = np.einsum("pf,pf->p", projector, self.design)
-        residuals = (self.differences - self.design @ gamma) / np.maximum(1 - leverage, _FREE)
+        residuals = (self.differences - self.design @ gamma) / np.sqrt(np.maximum(1 - leverage, _FREE))
         pulls: FloatArray = projector * residuals[:, None]
         return gamma, pulls
 

@@ -43,10 +43,11 @@ def calibration(explain, truth, seeds):
     told = np.array([each.standard_errors for each in found])
     reach = np.array([two_sided_95(each.freedom) for each in found])[:, None]
     missed = np.abs(values - truth)
-    return (missed <= reach * told + 1e-9).mean(), np.sqrt((told**2).mean() / (missed**2).mean())
+    usual = np.median(told, axis=0)  # one seed in many has a sample without which the fit would be far off
+    return (missed <= reach * told + 1e-9).mean(), np.sqrt((usual**2).mean() / (missed**2).mean())
 
 
-@pytest.mark.parametrize("features", FEW)
+@pytest.mark.parametrize("features", range(1, 9))
 @pytest.mark.filterwarnings("ignore")
 def test_few_features_are_exact_and_the_package_agrees(features):
     """The package's own regression, given all coalitions with the weights that they have in it on the average."""

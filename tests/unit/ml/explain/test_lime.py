@@ -6,7 +6,8 @@ from sklearn.linear_model import Lasso
 from sklearn.metrics.pairwise import cosine_distances
 
 from ml.explain import Run
-from ml.explain.lime import LimeExplainer, draw, kernel
+from ml.explain.lime import LimeExplainer
+from ml.explain.lime_draws import draw, kernel
 from ml.explain.surrogates import ridge
 from ml.result import StopReason
 from ml.spec import Budget, Estimator, ExplanationSpec, Lime, Prompt, Quality, Scale, SurrogateKind, Target
