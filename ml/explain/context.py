@@ -3,21 +3,24 @@
 A lasso on the logit of the target's probability over random coalitions that keep each feature with probability ½. The
 logit, log p/(1 − p), is closer to a sum over the sources than the probability or its logarithm. As in the authors'
 `context_cite` package the penalty falls on standardized samples; unlike there, it does not grow with the target's
-length. The sources are the caller's features: sentences, as in the paper, or others.
+length. The sources are the caller's features: sentences, as in the paper, or others. Where all coalitions are within
+the budget they are enumerated: the fit to them is what ever more draws come to.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ml import spec
-from ml.explain.estimator import BoolArray, Estimating, FloatArray, Game
-from ml.explain.sampling import DEFAULT_SAMPLES, anytime, fitted
+from ml.explain.estimator import BoolArray, Estimate, Estimating, FloatArray, Game
+from ml.explain.sampling import DEFAULT_SAMPLES, anytime, fitted, in_order
+from ml.explain.shapley import is_enumerable
 from ml.explain.surrogates import Fit, lasso
 from ml.models.objective import log_odds
+from ml.result import StopReason
 from ml.spec import ContrastTarget, Scale
 
 Link = Callable[[FloatArray], FloatArray]
@@ -49,6 +52,13 @@ def draw(features: int, seed: int) -> Iterator[BoolArray]:
         yield random.random(features) < 0.5
 
 
+def draw_every(features: int, seed: int) -> Iterator[BoolArray]:
+    """All coalitions, bool [features] each, in random order: those that are known when time runs out are a sample."""
+    members = 1 << np.arange(features, dtype=np.int64)
+    for number in np.random.default_rng(seed).permutation(2**features):
+        yield (number & members) > 0
+
+
 @dataclass(frozen=True)
 class ContextExplainer:
     """The lasso with growing numbers of samples, until a limit of the budget. Attributions are in logits."""
@@ -60,8 +70,8 @@ class ContextExplainer:
 
     @property
     def max_evaluations(self) -> int:
-        """The samples, those drawn more than once counted each time."""
-        return self.budget.max_evaluations or DEFAULT_SAMPLES
+        """The samples, those drawn more than once counted each time; or all coalitions."""
+        return int(2**self.features) if self._every else self.budget.max_evaluations or DEFAULT_SAMPLES
 
     @property
     def min_evaluations(self) -> int:
@@ -70,16 +80,30 @@ class ContextExplainer:
 
     def __call__(self, game: Game) -> Estimating:
         """Sample, fit, and tell, again and again. As for LIME, the limit waits for two samples a coefficient."""
-        limit = self.budget.standard_error
+        draws = (draw_every if self._every else draw)(self.features, self.budget.seed)
         return anytime(
             game,
-            (coalition[None] for coalition in draw(self.features, self.budget.seed)),
-            lambda coalitions, values: fitted(self._fit, coalitions[:, 0], self.link(values[:, 0]), limit),
+            (coalition[None] for coalition in draws),
+            lambda coalitions, values: self._estimate(coalitions[:, 0], self.link(values[:, 0])),
             rows=1,
             blocks=self.max_evaluations,
-            limit=limit,
+            limit=self.budget.standard_error,
             enough=2 * (self.features + 1),
+            end=StopReason.COMPLETE if self._every else StopReason.EVALUATIONS,
         )
+
+    @property
+    def _every(self) -> bool:
+        return is_enumerable(self.features, self.budget)
+
+    def _estimate(self, coalitions: BoolArray, values: FloatArray) -> Estimate:
+        if self._every and len(values) == self.max_evaluations:
+            coalitions, values = in_order(coalitions, values)
+            fit = self._fit(coalitions, values, errors=False)
+            return Estimate(fit.attributions, np.zeros(self.features), surrogate=fit.surrogate, converged=True)
+        found = fitted(self._fit, coalitions, values, self.budget.standard_error)
+        known = len(values) / self.max_evaluations if self._every else 0.0  # the correction for finite populations
+        return replace(found, standard_errors=np.sqrt(1 - known) * found.standard_errors)
 
     def _fit(self, coalitions: BoolArray, values: FloatArray, *, errors: bool) -> Fit:
         deviations = coalitions.std(axis=0)

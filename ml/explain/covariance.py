@@ -28,7 +28,7 @@ _CONSTANT = 10.0  # so large a variance that the mean is free
 _LEAST = 0.01  # relevance of a feature that seems to have none
 _STEPS = 8
 _FURTHEST = 3.0  # from the prior, in logarithms; an exact game would have no noise, and a matrix without an inverse
-_MOST = 256  # samples that the parameters are fitted to: each step costs their third power
+_MAX_SAMPLES = 256  # samples that the parameters are fitted to: each step costs their third power
 
 
 @dataclass(frozen=True)
@@ -72,18 +72,10 @@ class Covariance:
 
     def shapley(self, others: BoolArray) -> FloatArray:
         """Shapley values of the games k(·, t), t in `others` [m, features]. Returns [features, m]."""
-        signs = _signs(others)
-        values = 2 * self.linear * self.relevance**2 * signs
+        values = self.additive(others)
         for factors, scale in self._products():
-            values = values + scale * product_games.shapley(*_given(factors, others))
-        return values.T
-
-    def shapley_variance(self) -> FloatArray:
-        """Variances of the Shapley values of a game drawn from the process, float64 [features]."""
-        variances = 4 * self.linear * self.relevance**2
-        for factors, scale in self._products():
-            variances = variances + scale * product_games.shapley_twice(factors)
-        return variances
+            values += scale * product_games.shapley(*_given(factors, others)).T
+        return values
 
     def interactions(self, others: BoolArray, pairs: IntArray) -> FloatArray:
         """Shapley interaction indices of `pairs`, int64 [2, pairs] in ascending order, as `shapley`.
@@ -94,6 +86,26 @@ class Covariance:
         for factors, scale in self._products():
             values += scale * product_games.interactions(*_given(factors, others), pairs)
         return values.T
+
+    def additive(self, others: BoolArray) -> FloatArray:
+        """What each feature adds in the additive part of the games k(·, t), t in `others` [m, features].
+
+        Returns [features, m].
+        """
+        effects: FloatArray = (2 * self.linear * self.relevance**2 * _signs(others)).T
+        return effects
+
+    def by_size(self, others: BoolArray, size_weights: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Sums over all coalitions of the rest of those games, but for a constant; see `product_games.by_size`.
+
+        Returns the sums over all, [m], and over those with each feature, [features, m].
+        """
+        total, own = np.zeros(len(others)), np.zeros(others.shape)
+        for factors, scale in self._products():
+            each, each_own = product_games.by_size(*_given(factors, others), size_weights)
+            total += scale * each
+            own += scale * each_own
+        return total, own.T
 
     def interactions_variance(self, pairs: IntArray) -> FloatArray:
         """Variances of the interaction indices of a game drawn from the process, float64 [pairs]."""
@@ -113,9 +125,9 @@ class Covariance:
         """The one under which `values` [n] of `coalitions` [n, features] are likeliest, given this one as the prior."""
         if not values.any():
             return self  # there is nothing to tell
-        signs = _signs(coalitions[:_MOST])
+        signs = _signs(coalitions[:_MAX_SAMPLES])
         found = minimize(
-            lambda changes: self._changed(changes)._misfit(signs, values[:_MOST], changes),
+            lambda changes: self._changed(changes)._misfit(signs, values[:_MAX_SAMPLES], changes),
             np.zeros(self.parameters),
             jac=True,
             method="L-BFGS-B",
@@ -204,6 +216,8 @@ def inverse_of(matrix: FloatArray) -> tuple[FloatArray, float]:
     factor, failed = dpotrf(matrix, lower=True)
     if failed:
         raise np.linalg.LinAlgError("a covariance that is not positive definite")
-    half, _ = dpotri(factor, lower=True)
-    inverse: FloatArray = np.tril(half) + np.tril(half, -1).T
-    return inverse, 2 * float(np.log(np.diag(factor)).sum())
+    logarithm = 2 * float(np.log(np.diag(factor)).sum())
+    inverse: FloatArray = dpotri(factor, lower=True, overwrite_c=True)[0]  # its upper half is 0, as the factor's
+    inverse += inverse.T
+    inverse.flat[:: len(inverse) + 1] /= 2
+    return inverse, logarithm

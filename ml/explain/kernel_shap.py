@@ -13,15 +13,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from ml import spec
-from ml.explain.control import Answer, Control
+from ml.explain.control import Control, Draws
 from ml.explain.estimator import BoolArray, Estimate, Estimating, FloatArray, Game, empty_and_full
+from ml.explain.indices import Index
 from ml.explain.sampling import (
     CONTROLLED_GROWTH,
     DEFAULT_SAMPLES,
     GOLDEN,
     PLAIN_GROWTH,
     anytime,
-    settled,
+    has_converged,
     stability,
     stratified,
     subset_counts,
@@ -29,9 +30,9 @@ from ml.explain.sampling import (
 from ml.explain.shapley import Pairs, completeness_error, kernel
 from ml.result import StopReason
 
-_FEWEST_PAIRS = 32
+_MIN_PAIRS = 32
 _TILT = 2  # of what tells a fitted game's Shapley values most
-_FEWEST_FOR_CONTROL = 1.5  # pairs a feature
+_MIN_FOR_CONTROL = 2  # pairs a feature
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,11 @@ class Layers:
     """Pairs of coalitions by the smaller one's size, 1 to d/2.
 
     Attributes:
-        mass: the Shapley kernel's share of each layer, float64 [layers], sum 1.
+        layer_weights: the Shapley kernel's share of each layer, float64 [layers], sum 1.
         counts: how many pairs there are in it, float64 [layers].
     """
 
-    mass: FloatArray
+    layer_weights: FloatArray
     counts: FloatArray
 
     @classmethod
@@ -66,10 +67,10 @@ def draw(features: int, seed: int, *, tilt: int = 0) -> Iterator[BoolArray]:
     layers = Layers.of(features)
     left, seen = layers.counts.copy(), set[bytes]()
     level, drawn = random.random(), 0
-    masses = layers.mass * np.arange(1, len(layers.mass) + 1) ** tilt
+    tilted = layers.layer_weights * np.arange(1, len(layers.layer_weights) + 1) ** tilt
     while left.any():
         level, drawn = (level + GOLDEN) % 1, drawn + 1
-        bounds = np.where(left > 0, masses, 0).cumsum()
+        bounds = np.where(left > 0, tilted, 0).cumsum()
         layer = int(np.searchsorted(bounds, level * bounds[-1], side="right"))
         if tilt and left[0] and drawn % 2:
             layer = 0
@@ -123,7 +124,7 @@ class KernelShapExplainer:
             rows=2,
             blocks=self._pairs,
             limit=self.budget.standard_error,
-            enough=max(_FEWEST_PAIRS, 2 * self.features),
+            enough=max(_MIN_PAIRS, 2 * self.features),
             growth=CONTROLLED_GROWTH if self.control else PLAIN_GROWTH,
         )
 
@@ -135,43 +136,47 @@ class KernelShapExplainer:
         pairs = Pairs.of(coalitions, values, gain := whole - empty)
         if len(pairs) < 2:
             return Estimate.nothing(self.features)
-        gamma, standard_errors = self._answer(pairs)
-        if self.control and len(pairs) >= _FEWEST_FOR_CONTROL * self.features:
-            known = np.concatenate([empty_and_full(self.features), coalitions.reshape(-1, self.features)])
-            game = Control(gain / self.features + gamma, known, np.array([empty, whole, *values.flat]))
-            rest = Pairs.of(coalitions, game.residuals[2:].reshape(-1, 2), 0.0)
-            shapley, standard_errors = game.shapley(self._answer(rest, fit=False))
-            gamma = shapley - shapley.mean()
+        gamma, pulls = self._regress(pairs)
         attributions = gain / self.features + gamma
+        freedom: float = len(pairs) - (self.features - 1 if self._fits(pairs) else 1)
+        strata, counts = pairs.sizes - 1, Layers.of(self.features).counts
+        if self.control and len(pairs) >= _MIN_FOR_CONTROL * self.features:
+            known = np.concatenate([empty_and_full(self.features), coalitions.reshape(-1, self.features)])
+            game = Control(attributions, known, np.array([empty, whole, *values.flat]), Draws(2, 2, strata, counts))
+            found = game.estimate(Index.of_features(self.features))
+            # What they sum to is known, but for rounding: the fit passes through both ends.
+            attributions = found.values + (gain - found.values.sum()) / self.features
+            standard_errors, freedom = found.standard_errors, found.freedom
+        else:
+            standard_errors = stratified(pulls, strata, counts)
         halves = np.arange(len(pairs)) // 2 % 2  # by twos, as every other pair may be a single feature and the others
         first, second = (self._regress(pairs[halves == half])[0] for half in (0, 1))
         return Estimate(
             attributions=attributions,
             standard_errors=standard_errors,
-            converged=settled(attributions, standard_errors, self.budget.standard_error),
+            converged=has_converged(attributions, standard_errors, self.budget.standard_error),
             stability=stability(first, second) if len(pairs) >= 4 else None,
-            freedom=len(pairs) - 1,
+            freedom=freedom,
             completeness_error=completeness_error(attributions, gain),
         )
 
-    def _answer(self, pairs: Pairs, *, fit: bool = True) -> Answer:
-        """γ and its standard errors."""
-        gamma, pulls = self._regress(pairs, fit=fit)
-        return gamma, stratified(pulls, pairs.sizes - 1, Layers.of(self.features).counts)
+    def _fits(self, pairs: Pairs) -> bool:
+        """Whether a regression would not follow the accidents of so few pairs."""
+        return len(pairs) >= 1.5 * self.features
 
-    def _regress(self, pairs: Pairs, *, fit: bool = True) -> tuple[FloatArray, FloatArray]:
+    def _regress(self, pairs: Pairs) -> tuple[FloatArray, FloatArray]:
         """γ and each pair's pull, as `Pairs.regress`.
 
-        A layer's pairs share its mass. With fewer than three pairs for two features the regression would follow their
+        A layer's pairs share its weight. With fewer than three pairs for two features the regression would follow their
         accidents, and its matrix is the one that it has in expectation: Σ kernel zz' = (I − 11'/d) / 2H, where H is the
         harmonic number of d − 1. That is the unbiased estimator of Covert & Lee, and its covariance theirs. With more,
-        the fit serves that estimator as a control variate: only what it leaves varies. Not so without `fit`.
+        the fit serves that estimator as a control variate: only what it leaves varies.
         """
         layers = Layers.of(self.features)
-        drawn = np.bincount(pairs.sizes - 1, minlength=len(layers.mass))
-        weights = (layers.mass / np.maximum(drawn, 1))[pairs.sizes - 1]
-        if fit and len(pairs) >= 1.5 * self.features:
+        drawn = np.bincount(pairs.sizes - 1, minlength=len(layers.layer_weights))
+        weights = (layers.layer_weights / np.maximum(drawn, 1))[pairs.sizes - 1]
+        if self._fits(pairs):
             return pairs.regress(weights)
-        weights *= 2 * (1 / np.arange(1, self.features)).sum() / layers.mass[drawn > 0].sum()
+        weights *= 2 * (1 / np.arange(1, self.features)).sum() / layers.layer_weights[drawn > 0].sum()
         pulls: FloatArray = pairs.design * (weights * pairs.differences)[:, None]
         return pulls.sum(axis=0), pulls

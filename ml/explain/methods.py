@@ -9,7 +9,7 @@ from ml.explain.context import ContextExplainer, link
 from ml.explain.estimator import Explainer
 from ml.explain.flow import AttentionRolloutExplainer, ValueZeroingExplainer
 from ml.explain.gradients import InputTimesGradientExplainer, IntegratedGradientsExplainer
-from ml.explain.interactions import MOST_FEATURES, InteractionsExplainer
+from ml.explain.interactions import MAX_FEATURES, InteractionsExplainer
 from ml.explain.internals import InternalsExplainer
 from ml.explain.kernel_shap import KernelShapExplainer
 from ml.explain.lime import LimeExplainer
@@ -123,10 +123,10 @@ def _enumerated(features: int, budget: spec.Budget) -> Explainer | None:
 
 
 def _check_pairs(features: int) -> None:
-    if features > MOST_FEATURES:
+    if features > MAX_FEATURES:
         raise InputError(
             "features",
-            f"the prompt has {features} features, and interactions are found of at most {MOST_FEATURES}; choose larger"
+            f"the prompt has {features} features, and interactions are found of at most {MAX_FEATURES}; choose larger"
             " units, or restrict them with features.within",
         )
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from ml import spec
 from ml.explain.estimator import BoolArray, Estimate, Estimating, FloatArray, Game, empty_and_full
-from ml.explain.sampling import DEFAULT_SAMPLES, anytime, settled, stability
+from ml.explain.sampling import DEFAULT_SAMPLES, anytime, has_converged, moderated, stability
 from ml.explain.shapley import completeness_error
 from ml.result import StopReason
 
@@ -68,8 +68,8 @@ class PermutationExplainer:
 
     @property
     def _pairs(self) -> int:
-        most = self.budget.max_evaluations or max(DEFAULT_SAMPLES, 2 + 2 * self._rows)
-        return (most - 2) // self._rows
+        limit = self.budget.max_evaluations or max(DEFAULT_SAMPLES, 2 + 2 * self._rows)
+        return (limit - 2) // self._rows
 
     def _draws(self) -> Iterator[BoolArray]:
         random = np.random.default_rng(self.budget.seed)
@@ -84,13 +84,15 @@ class PermutationExplainer:
             return Estimate.nothing(self.features)
         contributions = _contributions(coalitions, values, empty, whole)
         attributions = contributions.mean(axis=0)
-        standard_errors = contributions.std(axis=0, ddof=1) / np.sqrt(pairs)
+        own = contributions.var(axis=0, ddof=1) / pairs
+        variances, freedom = moderated(own, np.full(self.features, pairs - 1.0))
+        standard_errors = np.sqrt(variances)
         return Estimate(
             attributions=attributions,
             standard_errors=standard_errors,
-            converged=settled(attributions, standard_errors, self.budget.standard_error),
+            converged=has_converged(attributions, standard_errors, self.budget.standard_error),
             stability=stability(contributions[0::2].mean(axis=0), contributions[1::2].mean(axis=0)),
-            freedom=pairs - 1,
+            freedom=freedom,
             completeness_error=completeness_error(attributions, whole - empty),
         )
 

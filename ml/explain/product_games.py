@@ -8,6 +8,9 @@ Over the multilinear extension, in which every player takes part with probabilit
 The product is a polynomial of degree d − 1 in q, which Gauss's and Legendre's rule of d/2 points integrates exactly.
 So are the Shapley interaction indices of pairs (Grabisch, Marichal & Roubens 2000), with both players' differences
 before the integral, and neither of them in the product.
+
+Sums in which a coalition counts by its size alone are no such integral. They are found player by player: the mean over
+the coalitions of a size among the first j players follows from those among the first j − 1.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import numpy as np
 
 from ml.explain.estimator import FloatArray, IntArray
 
-_MOST = 1 << 18
+_MAX_NUMBERS = 1 << 18
 """Factors at once: as many as the processor's cache holds."""
 
 
@@ -29,26 +32,13 @@ def shapley(present: FloatArray, absent: FloatArray) -> FloatArray:
     return (present - absent) * integral
 
 
-def shapley_twice(factors: FloatArray) -> FloatArray:
-    """Of v(S, T), a product of positive `factors` [features, 2, 2], of i's presence in S and in T: φᵢ by S of φᵢ by T.
-
-    Returns [features].
-    """
-    points, weights = _rule(len(factors))
-    share = np.stack([1 - points, points])  # [2, points]
-    each = np.einsum("sp,tr,fst->prf", share, share, factors)
-    integral: FloatArray = np.einsum("p,r,prf->f", weights, weights, each.prod(axis=2, keepdims=True) / each)
-    both = factors[:, 1, 1] - factors[:, 1, 0] - factors[:, 0, 1] + factors[:, 0, 0]
-    return both * integral
-
-
 def interactions(present: FloatArray, absent: FloatArray, pairs: IntArray) -> FloatArray:
     """As `shapley`, of `pairs` of features, int64 [2, pairs] in ascending order. Returns [games, pairs]."""
     first, second = pairs
     rows = slice(first[0], first[-1] + 1)
     points, weights = (each[:, None] for each in _rule(present.shape[1] - 1))
     integral = np.empty((len(present), len(first)))
-    size = max(1, _MOST // (len(points) * present.shape[1]))
+    size = max(1, _MAX_NUMBERS // (len(points) * present.shape[1]))
     for start in range(0, len(present), size):
         some = slice(start, start + size)
         factors = points * present[some, None] + (1 - points) * absent[some, None]  # [games, points, features]
@@ -62,7 +52,15 @@ def interactions(present: FloatArray, absent: FloatArray, pairs: IntArray) -> Fl
 
 
 def interactions_twice(factors: FloatArray, pairs: IntArray) -> FloatArray:
-    """As `shapley_twice`, of `pairs` of features, int64 [2, pairs]. Returns [pairs]."""
+    """The index by S of the index by T of v(S, T), a product of positive factors.
+
+    Args:
+        factors: of each feature's presence in S and in T, float64 [features, 2, 2].
+        pairs: int64 [2, pairs].
+
+    Returns:
+        [pairs].
+    """
     first, second = pairs
     points, weights = _rule(len(factors) - 1)
     share = np.stack([1 - points, points])  # [2, points]
@@ -73,6 +71,45 @@ def interactions_twice(factors: FloatArray, pairs: IntArray) -> FloatArray:
     both = factors[:, 1, 1] - factors[:, 1, 0] - factors[:, 0, 1] + factors[:, 0, 0]
     integral *= both[first] * both[second]
     return integral
+
+
+def by_size(present: FloatArray, absent: FloatArray, size_weights: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Σ weight · v(S) over all coalitions, and over those of them with player i.
+
+    Args:
+        present: factors, float64 [games, features]; `absent` likewise.
+        size_weights: what all coalitions of a size weigh together, by the number of members, float64 [features + 1].
+
+    Returns:
+        The sums over all, float64 [games], and over those with each player, [games, features].
+    """
+    games, features = present.shape
+    total, own = np.empty(games), np.empty((games, features))
+    rows = max(1, 4 * _MAX_NUMBERS // (features + 1) ** 2)
+    for start in range(0, games, rows):
+        some = slice(start, start + rows)
+        total[some], own[some] = _by_size(present[some].T, absent[some].T, size_weights)
+    return total, own
+
+
+def _by_size(present: FloatArray, absent: FloatArray, size_weights: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """As `by_size`, of [features, games]: forwards the means, and back again what each of them counts for."""
+    features, games = present.shape
+    sizes = np.arange(features + 1)[:, None]
+    means = np.zeros((features + 1, features + 1, games))  # by players, members
+    means[0, 0] = 1
+    for j in range(1, features + 1):
+        before, after = means[j - 1], means[j]
+        np.multiply(before[:j], absent[j - 1] * ((j - sizes[:j]) / j), out=after[:j])
+        after[1 : j + 1] += before[:j] * present[j - 1] * (sizes[1 : j + 1] / j)
+    total = size_weights @ means[features]
+    own = np.empty((features, games))
+    counts = size_weights[:, None].repeat(games, axis=1)
+    for j in range(features, 0, -1):
+        joining = counts[1 : j + 1] * present[j - 1] * (sizes[1 : j + 1] / j)
+        own[j - 1] = (joining * means[j - 1][:j]).sum(axis=0)
+        counts = counts[:j] * absent[j - 1] * ((j - sizes[:j]) / j) + joining
+    return total, own.T
 
 
 def _rule(features: int) -> tuple[FloatArray, FloatArray]:

@@ -21,6 +21,10 @@ GOLDEN = (5**0.5 - 1) / 2
 """Its multiples, modulo 1, fill the unit interval evenly, however many there are (Weyl 1916)."""
 
 
+_PRIOR_FREEDOM = 8
+"""What the mean of all features' variances counts for beside a feature's own."""
+
+
 class Estimator(Protocol):
     """What the samples so far tell."""
 
@@ -81,7 +85,7 @@ def anytime(
             return
 
 
-def settled(attributions: FloatArray, standard_errors: FloatArray, limit: float | None) -> bool:
+def has_converged(attributions: FloatArray, standard_errors: FloatArray, limit: float | None) -> bool:
     """Whether the largest standard error is within the limit, or without one within a tenth of the largest value."""
     return bool(standard_errors.max() <= (np.abs(attributions).max() / 10 if limit is None else limit))
 
@@ -120,6 +124,38 @@ def stratified(pulls: FloatArray, strata: IntArray, counts: FloatArray) -> Float
     return standard_errors
 
 
+def in_order(coalitions: BoolArray, values: FloatArray) -> tuple[BoolArray, FloatArray]:
+    """All coalitions [n, features] and their values [n], in an order that no draw decides: nor how ties are broken."""
+    order = np.lexsort(coalitions.T)
+    return coalitions[order], values[order]
+
+
+def moderated(variances: FloatArray, freedom: FloatArray) -> tuple[FloatArray, float]:
+    """Variances [answers] of which each is known by so many degrees of `freedom` [answers], each drawn to their mean.
+
+    A feature that has not mattered yet in a few samples looks more certain than it is. So the mean over all of them
+    counts for a few degrees of freedom beside a feature's own (as in Smyth 2004).
+
+    Returns:
+        The moderated variances, and their degrees of freedom.
+    """
+    mean = float(variances.mean())
+    together: FloatArray = (freedom * variances + _PRIOR_FREEDOM * mean) / (freedom + _PRIOR_FREEDOM)
+    return together, math.floor(_PRIOR_FREEDOM + float(np.median(freedom)))
+
+
+def freedom_of(squares: FloatArray, fourths: FloatArray, many: int) -> FloatArray:
+    """Degrees of freedom of variances that are sums of `many` squares, by how these differ (Satterthwaite 1946).
+
+    Args:
+        squares: their sums, float64 [answers]; `fourths`, those of their squares.
+    """
+    spread = fourths - squares**2 / many
+    freedom = np.divide(2 * squares**2, spread, out=np.full(squares.shape, np.inf), where=spread > 0)
+    clipped: FloatArray = np.clip(freedom, 1, max(1, many - 1))
+    return clipped
+
+
 def fitted(
     fit: Callable[..., Fit], coalitions: BoolArray, values: FloatArray, limit: float | None, *, fixed: int = 0
 ) -> Estimate:
@@ -136,7 +172,8 @@ def fitted(
     return Estimate(
         attributions=whole.attributions,
         standard_errors=whole.standard_errors,
-        converged=settled(whole.attributions, whole.standard_errors, limit),
+        converged=has_converged(whole.attributions, whole.standard_errors, limit),
         surrogate=whole.surrogate,
+        freedom=whole.freedom,
         stability=stability(*halves) if len(values) >= 4 + fixed else None,
     )

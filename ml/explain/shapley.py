@@ -18,7 +18,7 @@ import numpy as np
 
 from ml import spec
 from ml.explain.estimator import BoolArray, Estimate, Estimating, FloatArray, Game, IntArray, empty_and_full
-from ml.explain.sampling import DEFAULT_SAMPLES, anytime, settled
+from ml.explain.sampling import DEFAULT_SAMPLES, anytime, has_converged
 from ml.result import StopReason
 
 SINGULAR = 1e-10  # eigenvalues below this part of the largest are rounding
@@ -58,7 +58,8 @@ class Pairs:
         """Weighted least squares.
 
         Returns γ, float64 [features], and what each pair pulls it by, [pairs, features]: the terms whose squares sum
-        to the variance of γ (White 1980; residuals as in HC3, MacKinnon & White 1985).
+        to the variance of γ (White 1980; residuals as in HC2, MacKinnon & White 1985: HC3's are those of fits without
+        their own pair, and where pairs are few these miss by more than the fit does).
         """
         weighted = self.design * weights[:, None]
         # Σ zᵢ = 0 in every row, so that the matrix is singular by one at least; so is the solution's sum 0.
@@ -66,7 +67,7 @@ class Pairs:
         projector = weighted @ inverse  # [pairs, features]
         gamma: FloatArray = self.differences @ projector
         leverage = np.einsum("pf,pf->p", projector, self.design)
-        residuals = (self.differences - self.design @ gamma) / np.maximum(1 - leverage, _FREE)
+        residuals = (self.differences - self.design @ gamma) / np.sqrt(np.maximum(1 - leverage, _FREE))
         pulls: FloatArray = projector * residuals[:, None]
         return gamma, pulls
 
@@ -74,8 +75,8 @@ class Pairs:
 def kernel(features: int) -> FloatArray:
     """The Shapley kernel's share of all coalitions of each size 1..d−1 together, float64 [features − 1], sum 1."""
     sizes = np.arange(1, features)
-    mass = 1 / (sizes * (features - sizes))
-    share: FloatArray = mass / mass.sum()
+    layer_weights = 1 / (sizes * (features - sizes))
+    share: FloatArray = layer_weights / layer_weights.sum()
     return share
 
 
@@ -153,6 +154,6 @@ class EnumerationExplainer:
         return Estimate(
             attributions=attributions,
             standard_errors=standard_errors,
-            converged=settled(attributions, standard_errors, self.budget.standard_error),
+            converged=has_converged(attributions, standard_errors, self.budget.standard_error),
             completeness_error=completeness_error(attributions, gain),
         )

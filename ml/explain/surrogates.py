@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # scikit-learn takes a second to import: who checks a spec or
     from sklearn.linear_model import Lasso
     from sklearn.tree import DecisionTreeRegressor
 
-_JACKKNIFE_GROUPS = 20
+_RESAMPLES = 40
 _NO_PENALTY = 1e-9
 _ROUNDING = 1e-12  # values that differ by less than this part of them are equal
 
@@ -32,11 +32,16 @@ Spread = Callable[[FloatArray], FloatArray]
 
 @dataclass(frozen=True)
 class Fit:
-    """A fitted surrogate: attributions and their standard errors, float64 [features], and its description."""
+    """A fitted surrogate: attributions and their standard errors, float64 [features], and its description.
+
+    Attributes:
+        freedom: degrees of freedom of the standard errors, infinite where there are plenty.
+    """
 
     attributions: FloatArray
     standard_errors: FloatArray
     surrogate: SurrogateFit
+    freedom: float = np.inf
 
 
 class Surrogate(Protocol):
@@ -76,7 +81,7 @@ def ridge(
     """Weighted ridge regression with an unpenalized intercept, and standard errors that trust no error model.
 
     With Z the samples and y the values, centred and scaled by √w, the coefficients are β = G y, G = (Z'Z + αI)⁻¹ Z'.
-    Their covariance is the sandwich (White 1980) in its HC3 form (MacKinnon & White 1985): that of Σᵢ gᵢ rᵢ / (1 − hᵢ),
+    Their covariance is the sandwich (White 1980) in its HC2 form (MacKinnon & White 1985): that of Σᵢ gᵢ rᵢ / √(1 − hᵢ)
     where gᵢ is a column of G, rᵢ a residual and hᵢ a leverage. It holds for random masks whether or not the game is
     linear; the game itself has no noise, so all of the error is in the draw of the masks. Of the terms their mean is
     taken off: the penalty and the fixed samples hold against it, and it is no part of what varies.
@@ -102,7 +107,7 @@ def ridge(
     residuals = y - z @ coefficients
     leverage = np.einsum("nf,fn->n", z, projector) + weights / weights.sum()
     # A sample that the fit must pass through says nothing about its own error; keep its term finite.
-    pulls = (projector * (residuals / np.maximum(1 - leverage, 1e-6))).T
+    pulls = (projector * (residuals / np.sqrt(np.maximum(1 - leverage, 1e-6)))).T
     return Fit(coefficients, spread(pulls) if spread else _independent(pulls[fixed:]), fit)
 
 
@@ -112,15 +117,6 @@ def _independent(pulls: FloatArray) -> FloatArray:
         pulls = pulls - pulls.mean(axis=0)
     standard_errors: FloatArray = np.sqrt((pulls**2).sum(axis=0))
     return standard_errors
-
-
-def ridge_projector(alpha: float, samples: FloatArray, weights: FloatArray) -> FloatArray:
-    """The matrix [n, features] that makes the coefficients of `ridge` of the samples' values."""
-    scale = np.sqrt(weights)
-    z = (samples - np.average(samples, axis=0, weights=weights)) * scale[:, None]
-    centred = _projector(z, alpha).T * scale[:, None]
-    # What `ridge` takes off the values, their weighted mean, is linear in them as well.
-    return centred - np.outer(weights / weights.sum(), centred.sum(axis=0))
 
 
 def _projector(z: FloatArray, alpha: float) -> FloatArray:
@@ -142,7 +138,7 @@ def lasso(
     errors: bool = True,
     fixed: int = 0,
 ) -> Fit:
-    """Weighted lasso (Tibshirani 1996) with an intercept; standard errors by the jackknife."""
+    """Weighted lasso (Tibshirani 1996) with an intercept; standard errors by the bootstrap."""
     if alpha < _NO_PENALTY:  # coordinate descent is no way to least squares.
         fit = ridge(0, samples, values, weights, errors=errors, fixed=fixed)
         least_squares = SurrogateFit(SurrogateKind.LASSO, fit.surrogate.r_squared, fit.surrogate.intercept)
@@ -156,10 +152,9 @@ def lasso(
             return Lasso(alpha=alpha).fit(samples[rows], values[rows], sample_weight=weights[rows])
 
     model = solve(slice(None))
-    unknown = _unknown(model.coef_)
-    standard_errors = _jackknife(weights, lambda *some: solve(*some).coef_, fixed) if errors else unknown
     explained = r_squared(values, model.predict(samples), weights)
-    return Fit(model.coef_, standard_errors, SurrogateFit(SurrogateKind.LASSO, explained, float(model.intercept_)))
+    fit = Fit(model.coef_, _unknown(model.coef_), SurrogateFit(SurrogateKind.LASSO, explained, float(model.intercept_)))
+    return _with_errors(fit, weights, lambda *some: solve(*some).coef_, fixed) if errors else fit
 
 
 def decision_tree(
@@ -175,7 +170,7 @@ def decision_tree(
 
     An attribution is the feature's share of the impurity that the tree takes away (they sum to 1 in absolute value),
     with the sign of its mean effect: the weighted mean value where it is present, minus that where it is absent.
-    Standard errors by the jackknife.
+    Standard errors by the bootstrap.
     """
     from sklearn.tree import DecisionTreeRegressor  # noqa: PLC0415
 
@@ -188,14 +183,13 @@ def decision_tree(
         return tree, tree.feature_importances_ * sign
 
     tree, attributions = solve(slice(None))
-    unknown = _unknown(attributions)
-    standard_errors = _jackknife(weights, lambda *some: solve(*some)[1], fixed) if errors else unknown
-    fit = SurrogateFit(
+    description = SurrogateFit(
         kind=SurrogateKind.DECISION_TREE,
         r_squared=r_squared(values, tree.predict(samples), weights),
         nodes=_nodes(tree),
     )
-    return Fit(attributions, standard_errors, fit)
+    fit = Fit(attributions, _unknown(attributions), description)
+    return _with_errors(fit, weights, lambda *some: solve(*some)[1], fixed) if errors else fit
 
 
 def _mean_effects(samples: FloatArray, values: FloatArray, weights: FloatArray) -> FloatArray:
@@ -225,10 +219,13 @@ def _unknown(coefficients: FloatArray) -> FloatArray:
     return np.full(coefficients.shape, np.inf)
 
 
-def _jackknife(weights: FloatArray, statistic: Callable[[IntArray, FloatArray], FloatArray], fixed: int) -> FloatArray:
-    """Standard errors by leaving out one of up to 20 groups of samples at a time, but never the first `fixed`.
+def _with_errors(
+    fit: Fit, weights: FloatArray, statistic: Callable[[IntArray, FloatArray], FloatArray], fixed: int
+) -> Fit:
+    """`fit` with standard errors from drawing the samples again but for the first `fixed`.
 
-    Groups, as leaving out single samples fails for statistics that are not smooth, such as these (Shao & Wu 1989).
+    Not the jackknife: samples that differ in so little hardly ever choose another split or another feature, as other
+    draws do (Efron 1979; Shao & Wu 1989).
 
     Args:
         weights: of all samples, [n].
@@ -236,14 +233,13 @@ def _jackknife(weights: FloatArray, statistic: Callable[[IntArray, FloatArray], 
     """
     fixed = fixed if len(weights) - fixed > 1 else 0  # one draw alone does not show how others would differ
     drawn = len(weights) - fixed
-    groups = min(_JACKKNIFE_GROUPS, drawn)
-    group = np.concatenate([np.full(fixed, -1), np.arange(drawn) % groups])
+    random = np.random.default_rng(0)  # the same samples are told the same errors
 
-    def without(index: int) -> FloatArray:
-        # Those that are left stand for all that were drawn; the fixed ones stand for themselves.
-        factor = np.where(group < 0, 1.0, drawn / (drawn - (group == index).sum()))
-        return statistic(np.flatnonzero(group != index), weights * factor)
+    def again() -> FloatArray:
+        often = np.concatenate([np.ones(fixed), np.bincount(random.integers(drawn, size=drawn), minlength=drawn)])
+        return statistic(np.flatnonzero(often), weights * often)
 
-    left_out = np.array([without(index) for index in range(groups)])
-    standard_errors: FloatArray = np.sqrt((groups - 1) * left_out.var(axis=0))
-    return standard_errors
+    found = np.array([again() for _ in range(_RESAMPLES)])
+    # A resample varies by less than the sample did, the fewer there are the more.
+    standard_errors: FloatArray = found.std(axis=0, ddof=1) * np.sqrt(drawn / max(1, drawn - 1))
+    return replace(fit, standard_errors=standard_errors, freedom=_RESAMPLES - 1)

@@ -368,7 +368,9 @@ def test_what_is_cut_when_the_grace_ends_may_be_tried_again(gate, gated):
         stream = server.inference.Generate(pb.GenerateRequest(prompt=text("waits"), max_tokens=5), timeout=20)
         wait_for(lambda: len(server.server.drain._active) == 2)
         server.on_loop(server.server.stop())
-        for failed in (first.exception(20), pytest.raises(grpc.RpcError, list, stream).value):
+        with pytest.raises(grpc.RpcError) as generating:
+            list(stream)
+        for failed in (first.exception(20), generating.value):
             refusal = Refusal(failed)
             assert (refusal.code, refusal.reason) == (Code.UNAVAILABLE, "DRAINING")
             assert refusal.retry_seconds is not None

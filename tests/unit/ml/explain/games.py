@@ -7,8 +7,8 @@ from math import comb, factorial
 
 import numpy as np
 
-from ml.explain.estimator import BoolArray, FloatArray
-from ml.explain.lime import kernel
+from ml.explain.estimator import BoolArray, FloatArray, IntArray
+from ml.explain.lime_draws import kernel
 from ml.explain.surrogates import ridge
 from tests.unit.ml.explain.toys import ToyGame
 
@@ -87,3 +87,10 @@ def lime_coefficients(game: ToyGame, samples: int = 1000) -> FloatArray:
     coalitions = every_coalition(game.features)
     weights = lime_weights(game.features, samples)
     return ridge(1.0, coalitions * 1.0, game._value(coalitions) * 1.0, weights).attributions
+
+
+def subsets(random: np.random.Generator, sizes: IntArray, features: int) -> BoolArray:
+    """Coalitions of the given `sizes`, int64 [n], their members drawn evenly, bool [n, features]."""
+    ranks = random.random((len(sizes), features)).argsort(axis=1).argsort(axis=1)
+    chosen: BoolArray = ranks < sizes[:, None]
+    return chosen

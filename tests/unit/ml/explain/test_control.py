@@ -3,14 +3,15 @@
 import numpy as np
 import pytest
 
-from ml.explain.control import MOST, Control, subsets
+from ml.explain.control import MAX_SAMPLES, Control, Draws
 from ml.explain.covariance import Covariance
-from ml.explain.interactions import Index
+from ml.explain.indices import Index
 from ml.explain.kernel_shap import KernelShapExplainer
-from ml.explain.lime import LimeExplainer, Sizes, kernel
-from ml.explain.surrogates import ridge_projector
+from ml.explain.lime import LimeExplainer
+from ml.explain.lime_draws import Coefficients, Sizes
+from ml.explain.surrogates import ridge
 from ml.spec import Budget, Lime
-from tests.unit.ml.explain.games import every_coalition, lime_coefficients, saturating, shapley_values
+from tests.unit.ml.explain.games import bumpy, every_coalition, lime_coefficients, saturating, shapley_values
 from tests.unit.ml.explain.toys import ToyGame, additive, estimates
 
 
@@ -56,48 +57,53 @@ def test_a_constant_game_has_no_error():
         assert found.standard_errors == pytest.approx(np.zeros(8), abs=1e-9)
 
 
-def test_a_residual_is_of_a_fit_without_its_sample():
+@pytest.mark.parametrize("rows", [1, 2])
+def test_pulls_are_what_leaving_out_a_block_changes(rows):
+    """The value of a block is then the one that the fit to the others expects."""
     random = np.random.default_rng(0)
-    coalitions = subsets(random, random.integers(0, 7, 30), 6)
+    coalitions = every_coalition(6)[random.permutation(64)[:31]]
     values = np.sin(coalitions @ np.arange(6.0))
-    whole = Control(np.arange(6.0), coalitions, values)
-    centred = (values - values.mean()) / values.std()
-    covariance = Covariance.of(np.arange(6.0)).fitted(coalitions, centred)
-    for left_out in (0, 13):
-        kept = np.arange(30) != left_out
-        matrix = covariance(coalitions[kept], coalitions[kept]) + covariance.noise * np.eye(29)
-        weights = np.linalg.solve(matrix, centred[kept])
-        predicted = covariance(coalitions[[left_out]], coalitions[kept]) @ weights
-        expected = values.std() * (centred[left_out] - predicted[0])
-        assert whole.residuals[left_out] == pytest.approx(expected, abs=1e-8)
+    draws = Draws(fixed=1, rows=rows, strata=np.zeros(30 // rows, dtype=int), counts=np.array([1000.0]))
+    control = Control(np.arange(6.0), coalitions, values, draws)
+    index = Index.of_features(6)
+    covariance = control._covariance
+    cross = index.cross(covariance, coalitions) + covariance.noise * index.weights(coalitions).T
+    pulls = control._whole.pulls(cross)
+    matrix = covariance(coalitions, coalitions) + covariance.noise * np.eye(31)
+    centred = control._values
+    answer = cross @ np.linalg.solve(matrix, centred)
+    for block in (0, 7):
+        own = np.arange(1 + block * rows, 1 + (block + 1) * rows)
+        others = np.delete(np.arange(31), own)
+        expected = centred.copy()
+        expected[own] = matrix[np.ix_(own, others)] @ np.linalg.solve(matrix[np.ix_(others, others)], centred[others])
+        assert pulls[block] == pytest.approx(answer - cross @ np.linalg.solve(matrix, expected), abs=1e-8)
+
+
+def test_halves_are_smaller_samples_of_the_same_kind():
+    strata = np.array([0, 1, 0, 1, 0, 1, 1, 1, 0, 1, 2])
+    first, second = Draws(1, 1, strata, np.array([4.0, 50.0, 50.0])).halves()
+    whole = np.flatnonzero(strata == 0)
+    assert set(first) & set(second) == {*whole}  # which are known whole, in either half
+    assert {*first, *second} == {*range(11)}
+    assert np.bincount(strata[first])[1] == np.bincount(strata[second])[1] == 3
 
 
 def test_more_samples_than_are_fitted_to():
     game = saturating(12)
-    found = lime(game, MOST + 300, 0, control=True)
+    found = lime(game, MAX_SAMPLES + 300, 0, control=True)
     assert found.attributions == pytest.approx(lime(game, 20_000, 1, control=False).attributions, abs=0.03)
 
 
 def test_samples_beyond_the_fit_are_predicted_in_parts(monkeypatch):
-    random = np.random.default_rng(0)
-    coalitions = subsets(random, random.integers(0, 9, 60), 8)
-    values = np.sin(coalitions @ np.arange(8.0))
-    whole = Control(np.arange(8.0), coalitions, values, most=40)
-    assert whole.residuals[:40] == pytest.approx(Control(np.arange(8.0), coalitions[:40], values[:40]).residuals)
+    game, index = bumpy(10), Index.of_features(10)
+    coalitions = every_coalition(10)[np.random.default_rng(0).permutation(1024)[:300]]
+    draws = Draws(0, 1, coalitions.sum(axis=1), Sizes.of(10, 25.0).counts)
+    whole = Control(np.arange(10.0), coalitions, game._value(coalitions), draws, largest=100).estimate(index)
     monkeypatch.setattr("ml.explain.control._AT_ONCE", 7)
-    parts = Control(np.arange(8.0), coalitions, values, most=40)
-    assert parts.residuals == pytest.approx(whole.residuals)
-    assert len(parts.residuals) == 60
-
-
-def test_sizes_make_up_for_being_drawn_unlike():
-    sizes = Sizes.of(9, 25.0)
-    assert sizes.probabilities.sum() == pytest.approx(1)
-    drawn = sizes.many(np.random.default_rng(0), 40_000)
-    removed = (~drawn).sum(axis=1)
-    assert (removed == 0).sum() == 1
-    often = np.bincount(removed, sizes.weights(drawn) / kernel(drawn, 25.0), 10)
-    assert often == pytest.approx([1, *[111] * 9])
+    parts = Control(np.arange(10.0), coalitions, game._value(coalitions), draws, largest=100).estimate(index)
+    assert parts.values == pytest.approx(whole.values)
+    assert parts.standard_errors == pytest.approx(whole.standard_errors)
 
 
 def test_no_coalition_is_drawn_twice():
@@ -109,15 +115,30 @@ def test_no_coalition_is_drawn_twice():
 def test_a_size_that_is_not_here_counts_with_the_nearest():
     sizes = Sizes.of(6, 25.0)
     coalitions = np.array([[1] * 6, [1, 1, 1, 0, 0, 0]], dtype=bool)
-    assert sizes.weights(coalitions) == pytest.approx([sizes.mass[:2].sum(), sizes.mass[2:].sum()])
+    assert sizes.weights(coalitions) == pytest.approx([sizes.size_weights[:2].sum(), sizes.size_weights[2:].sum()])
 
 
 @pytest.mark.parametrize("width", [0.01, 25.0, 1e6])
-def test_the_projector_of_all_coalitions_is_the_ridge(width):
+def test_coefficients_are_those_of_the_ridge_of_all_coalitions(width):
     coalitions = every_coalition(7)
     sizes = Sizes.of(7, width)
-    expected = ridge_projector(1.0, coalitions * 1.0, sizes.weights(coalitions))
-    assert sizes.projector(1.0, coalitions) == pytest.approx(expected, abs=1e-12)
+    weights = sizes.weights(coalitions)
+    values = np.random.default_rng(0).normal(size=(128, 2))
+    found = Coefficients(sizes, 1.0).weights(coalitions).T @ values
+    for each, own in zip(values.T, found.T, strict=True):
+        assert own == pytest.approx(ridge(1.0, coalitions * 1.0, each, weights).attributions, abs=1e-9)
+
+
+@pytest.mark.parametrize("features", [2, 7])
+def test_coefficients_of_a_fitted_game_are_exact(features):
+    coalitions = every_coalition(features)
+    sizes = Sizes.of(features, 25.0)
+    covariance = Covariance.of(np.arange(1.0, 1 + features)).fitted(coalitions, bumpy(features)._value(coalitions))
+    games = covariance(coalitions, coalitions[:3])
+    found = Coefficients(sizes, 2.0).cross(covariance, coalitions[:3])
+    for game, own in zip(games.T, found.T, strict=True):
+        expected = ridge(2.0, coalitions * 1.0, game, sizes.weights(coalitions)).attributions
+        assert own == pytest.approx(expected, abs=1e-8)
 
 
 def six_features():
@@ -127,42 +148,10 @@ def six_features():
     return every, values, [Index(6, np.arange(6)[None]), Index(6, np.array(np.triu_indices(6, 1)))]
 
 
-def test_of_a_game_that_is_known_the_posterior_is_exact():
+def test_of_a_game_that_is_known_answers_are_exact():
     every, values, indices = six_features()
+    draws = Draws(0, 1, every.sum(axis=1), Sizes.of(6, 25.0).counts)
     for index in indices:
-        found, variances = Control(np.arange(6.0), every, values).posterior(index)
-        assert found == pytest.approx(index.weights(every).T @ values)
-        assert variances == pytest.approx(np.zeros(len(found)), abs=1e-9)
-
-
-def test_a_posterior_is_of_the_process_with_its_noise():
-    every, values, indices = six_features()
-    known = np.random.default_rng(1).permutation(64)[:50]
-    fitted = Control(np.arange(6.0), every[known], values[known])
-    covariance = Covariance.of(np.arange(6.0))
-    covariance = covariance.fitted(every[known], (values[known] - values[known].mean()) / values[known].std())
-    matrix = covariance(every, every) + covariance.noise * np.eye(64)
-    some = matrix[:, known] @ np.linalg.inv(matrix[np.ix_(known, known)])
-    left = matrix - some @ matrix[known]
-    for index in indices:
-        found, variances = fitted.posterior(index)
-        weights = index.weights(every)
-        assert found == pytest.approx(weights.T @ some @ (values[known] - values[known].mean()))
-        shares = variances / np.einsum("ca,cd,da->a", weights, left, weights)
-        assert shares == pytest.approx(np.full(len(shares), shares[0]))
-
-
-def test_a_posterior_is_corrected_by_what_is_not_noise():
-    every, values, _ = six_features()
-    fitted = Control(np.arange(6.0), every[:50], values[:50])
-    posterior = np.arange(8.0), np.full(8, 0.01)
-    rest = np.array([3.0, -3.0] * 4)
-
-    clear, _ = fitted.corrected(posterior, (rest, np.full(8, 1e-6)))
-    assert clear == pytest.approx(posterior[0] + rest, abs=1e-4)
-    noisy, errors = fitted.corrected(posterior, (rest, np.full(8, 10.0)))
-    assert noisy == pytest.approx(posterior[0])
-    assert (errors > 0.1).all()
-    exact, errors = fitted.corrected((posterior[0], np.zeros(8)), (np.zeros(8), np.zeros(8)))
-    assert exact == pytest.approx(posterior[0])
-    assert (errors == 0).all()
+        found = Control(np.arange(6.0), every, values, draws).estimate(index)
+        assert found.values == pytest.approx(index.weights(every).T @ values)
+        assert found.standard_errors == pytest.approx(np.zeros(len(found.values)), abs=1e-6)

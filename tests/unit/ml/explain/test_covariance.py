@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import comb
 
 import numpy as np
 import pytest
 
 from ml.explain import product_games
-from ml.explain.control import subsets
 from ml.explain.covariance import Covariance
-from ml.explain.interactions import Index
-from tests.unit.ml.explain.games import shapley_values
+from ml.explain.indices import Index
+from tests.unit.ml.explain.games import shapley_values, subsets
 from tests.unit.ml.explain.toys import ToyGame
 
 FEATURES = 5
@@ -51,10 +51,26 @@ def test_shapley_values_of_a_covariance():
     assert COVARIANCE.shapley(others) == pytest.approx(shapley_matrix().T @ COVARIANCE(EVERY, others))
 
 
-def test_shapley_values_vary_as_drawn_games_do():
-    matrix = shapley_matrix()
-    expected = np.einsum("cf,ce,ef->f", matrix, COVARIANCE(EVERY, EVERY), matrix)
-    assert COVARIANCE.shapley_variance() == pytest.approx(expected)
+@pytest.mark.parametrize("features", [1, 2, 5, 8])
+def test_sums_by_size_are_those_over_all_coalitions(features, monkeypatch):
+    random = np.random.default_rng(features)
+    present, absent = random.uniform(0.1, 2, (2, 7, features))
+    size_weights = random.random(features + 1)
+    every = (np.arange(2**features)[:, None] >> np.arange(features) & 1) == 1
+    weights = (size_weights / [comb(features, size) for size in range(features + 1)])[every.sum(axis=1)]
+    values = np.where(every, present[:, None], absent[:, None]).prod(axis=2) * weights  # [games, coalitions]
+    for at_once in (1 << 18, 1):
+        monkeypatch.setattr(product_games, "_MOST", at_once)
+        total, own = product_games.by_size(present, absent, size_weights)
+        assert total == pytest.approx(values.sum(axis=1))
+        assert own == pytest.approx(values @ every)
+
+
+def test_sums_by_size_of_very_many_features_are_no_less_exact():
+    """Of equal factors every size's mean is a power, whatever the number of its coalitions."""
+    total, own = product_games.by_size(np.full((1, 300), 0.9), np.ones((1, 300)), size_weights := np.ones(301))
+    assert total == pytest.approx([(0.9 ** np.arange(301)).sum()])
+    assert own == pytest.approx(np.full((1, 300), (size_weights * np.arange(301) / 300 * 0.9 ** np.arange(301)).sum()))
 
 
 @pytest.mark.parametrize("features", [2, 3, 6, 7])

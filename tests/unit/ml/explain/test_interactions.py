@@ -8,9 +8,11 @@ from math import comb, factorial
 import numpy as np
 import pytest
 
-from ml.explain import interactions
+from ml.explain import indices, interactions
+from ml.explain.covariance import Covariance
 from ml.explain.estimator import empty_and_full
-from ml.explain.interactions import Index, InteractionsExplainer
+from ml.explain.indices import Index
+from ml.explain.interactions import InteractionsExplainer
 from ml.explain.interval import two_sided_95
 from ml.explain.kernel_shap import draw
 from ml.result import StopReason
@@ -156,7 +158,10 @@ def test_many_features_of_which_few_matter():
 def test_needs_far_fewer_evaluations_than_the_plain_estimator():
     game, index, truth = crooked(12), pairs_of(12), by_definition(crooked(12))
     pairs = drawn(12, 1499)
-    plain, _ = index.sampled(pairs, game._value(pairs.reshape(-1, 12)).reshape(-1, 2), 0)
+    sizes = pairs[:, 0].sum(axis=1)
+    often = np.array([comb(12, size) / (1 + (size == 6)) for size in range(7)]) / np.bincount(sizes).clip(1)
+    asked = pairs.reshape(-1, 12)
+    plain = (index.weights(asked) * often[sizes].repeat(2)[:, None]).T @ game._value(asked)
     plain += index.weights(empty_and_full(12)).T @ game._value(empty_and_full(12))
     ours = explain(game, 300)[-1].interactions.values
     assert np.linalg.norm(ours - truth) < 0.3 * np.linalg.norm(plain - truth)
@@ -178,7 +183,7 @@ def test_more_samples_than_are_fitted_to(monkeypatch):
     """What is beyond them corrects the fit, and counts as itself where its size is known whole."""
     game, shapley, truth = sparse(11)
     fitted = explain(game, 202)[-1].interactions.values
-    monkeypatch.setattr(interactions, "_FITTED", 100)
+    monkeypatch.setattr(interactions, "_FITTED", 202)
     found = explain(game, 1600)[-1]
     off = found.interactions.values - truth
     assert np.linalg.norm(off) < 0.5 * np.linalg.norm(fitted - truth)
@@ -197,23 +202,6 @@ def test_errors_vanish_as_coalitions_run_out():
 
 
 @pytest.mark.parametrize("order", [1, 2])
-def test_the_plain_estimator_is_unbiased(order):
-    game = crooked(8)
-    index = pairs_of(8) if order == 2 else Index(8, np.arange(8)[None])
-    truth = by_definition(game) if order == 2 else shapley_values(game)
-    known = index.weights(empty_and_full(8)).T @ game._value(empty_and_full(8))
-    found, variances = [], []
-    for seed in range(100):
-        pairs = drawn(8, 60, seed)
-        value, variance = index.sampled(pairs, game._value(pairs.reshape(-1, 8)).reshape(-1, 2), 0)
-        found.append(known + value)
-        variances.append(variance)
-    spread = np.std(found, axis=0)
-    assert (np.abs(np.mean(found, axis=0) - truth) < 4 * spread / np.sqrt(100)).all()
-    assert np.sqrt(np.mean(variances, axis=0)) == pytest.approx(spread, rel=0.35)
-
-
-@pytest.mark.parametrize("order", [1, 2])
 def test_weights_are_those_of_the_definition(order):
     game = any_game(6)
     index = pairs_of(6) if order == 2 else Index(6, np.arange(6)[None])
@@ -221,13 +209,19 @@ def test_weights_are_those_of_the_definition(order):
     assert weights.T @ game._value(every(6)) == pytest.approx(
         by_definition(game) if order == 2 else shapley_values(game)
     )
-    assert (weights**2).sum(axis=0) == pytest.approx(np.full(weights.shape[1], index.squares))
+
+
+def test_pairs_vary_as_those_of_drawn_games_do():
+    covariance = Covariance.of(np.arange(1.0, 7.0))
+    weights = pairs_of(6).weights(every(6))
+    matrix = covariance(every(6), every(6)) + covariance.noise * np.eye(64)
+    assert pairs_of(6).prior(covariance) == pytest.approx(np.einsum("ca,cd,da->a", weights, matrix, weights))
 
 
 def test_large_matrices_are_made_in_parts(monkeypatch):
     game = crooked(11)
     whole = explain(game, 150)[-1]
-    monkeypatch.setattr(interactions, "_AT_ONCE", 1000)
+    monkeypatch.setattr(indices, "_AT_ONCE", 1000)
     assert len(list(pairs_of(11).chunks(150))) == 9
     parts = explain(game, 150)[-1]
     assert parts.attributions == pytest.approx(whole.attributions, abs=1e-9)
@@ -269,8 +263,8 @@ def test_the_budget_is_kept_to(features, evaluations):
 
 @pytest.mark.parametrize("features", [1, 2, 5, 12])
 def test_the_fewest_evaluations_tell_something(features):
-    fewest = InteractionsExplainer(features, Budget()).min_evaluations
-    found = explain(crooked(features) if features > 2 else any_game(features), fewest)[-1]
+    smallest = InteractionsExplainer(features, Budget()).min_evaluations
+    found = explain(crooked(features) if features > 2 else any_game(features), smallest)[-1]
     assert np.isfinite(found.standard_errors).all()
     assert np.isfinite(found.interactions.standard_errors).all()
 

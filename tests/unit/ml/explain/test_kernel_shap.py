@@ -58,7 +58,7 @@ def test_the_last_pair_leaves_nothing_to_chance():
 @pytest.mark.parametrize("pairs", [19, 40, 66])
 def test_sizes_are_drawn_in_proportion_at_any_moment(pairs):
     sizes = drawn(30, pairs, seed=5)[:, 0].sum(axis=1)
-    share = Layers.of(30).mass
+    share = Layers.of(30).layer_weights
     assert share.sum() == pytest.approx(1)
     assert np.bincount(sizes, minlength=16)[1:] / pairs == pytest.approx(share, abs=1.5 / pairs)
 
@@ -78,8 +78,8 @@ def test_few_pairs_are_unbiased():
     mean = np.mean([each.attributions for each in found], axis=0)
     spread = np.std([each.attributions for each in found], axis=0)
     assert (np.abs(mean - shapley_values(game)) < 4 * spread / 15).all()
-    told = np.sqrt(np.mean([each.standard_errors**2 for each in found], axis=0))
-    assert told == pytest.approx(spread, rel=0.2)
+    reported = np.sqrt(np.mean([each.standard_errors**2 for each in found], axis=0))
+    assert reported == pytest.approx(spread, rel=0.2)
 
 
 def test_needs_fewer_evaluations_than_permutations():

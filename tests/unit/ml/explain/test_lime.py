@@ -6,7 +6,8 @@ from sklearn.linear_model import Lasso
 from sklearn.metrics.pairwise import cosine_distances
 
 from ml.explain import Run
-from ml.explain.lime import LimeExplainer, draw, kernel
+from ml.explain.lime import LimeExplainer
+from ml.explain.lime_draws import draw, kernel
 from ml.explain.surrogates import ridge
 from ml.result import StopReason
 from ml.spec import Budget, Estimator, ExplanationSpec, Lime, Prompt, Quality, Scale, SurrogateKind, Target
@@ -67,17 +68,17 @@ def test_a_conjunction_is_shared():
 
 
 def test_it_tells_more_and_more():
-    told = explain(bumpy())
-    assert len(told) > 5
-    assert all(estimate.stop is None for estimate in told[:-1])
-    assert told[-1].standard_errors.max() < told[0].standard_errors.max()
+    reported = explain(bumpy())
+    assert len(reported) > 5
+    assert all(estimate.stop is None for estimate in reported[:-1])
+    assert reported[-1].standard_errors.max() < reported[0].standard_errors.max()
 
 
 def test_the_budget_is_kept():
-    for most in (2, 3, 64, 65, 300):
+    for largest in (2, 3, 64, 65, 300):
         game = bumpy()
-        last = explain(game, Budget(max_evaluations=most))[-1]
-        assert game.asked == most
+        last = explain(game, Budget(max_evaluations=largest))[-1]
+        assert game.asked == largest
         assert last.stop is StopReason.EVALUATIONS
         assert np.isfinite(last.attributions).all()
 
@@ -86,10 +87,10 @@ def test_the_budget_is_kept():
 def test_it_stops_when_it_is_sure_enough(surrogate):
     limit = 0.2
     game = bumpy()
-    told = explain(game, Budget(standard_error=limit, max_evaluations=100_000), surrogate=surrogate)
-    assert told[-1].stop is StopReason.STANDARD_ERROR
-    assert told[-1].standard_errors.max() < limit
-    assert told[-1].converged
+    reported = explain(game, Budget(standard_error=limit, max_evaluations=100_000), surrogate=surrogate)
+    assert reported[-1].stop is StopReason.STANDARD_ERROR
+    assert reported[-1].standard_errors.max() < limit
+    assert reported[-1].converged
     assert game.asked < 100_000
 
 
@@ -123,9 +124,9 @@ def test_standard_errors_are_those_seen_over_seeds():
         coalitions = np.array(list(draw(game.features, n, seed)))
         fits.append(ridge(1, coalitions.astype(float), game._value(coalitions), kernel(coalitions, 25)))
     found = np.array([fit.attributions for fit in fits])
-    told = np.array([fit.standard_errors for fit in fits])
-    assert told.mean(axis=0) / found.std(axis=0, ddof=1) == pytest.approx(np.ones(game.features), abs=0.25)
-    covered = np.abs(found - found.mean(axis=0)) < 1.96 * told
+    reported = np.array([fit.standard_errors for fit in fits])
+    assert reported.mean(axis=0) / found.std(axis=0, ddof=1) == pytest.approx(np.ones(game.features), abs=0.25)
+    covered = np.abs(found - found.mean(axis=0)) < 1.96 * reported
     assert 0.90 <= covered.mean() <= 0.99
 
 

@@ -115,11 +115,11 @@ def test_a_pair_of_permutations_is_enough_for_pairwise_games():
 
 @BOTH
 def test_the_budget_is_kept(explainer):
-    for most in (42, 43, 64, 99, 300, 1000):
+    for largest in (42, 43, 64, 99, 300, 1000):
         game = crooked(11)
-        asker = explainer(11, Budget(max_evaluations=most))
+        asker = explainer(11, Budget(max_evaluations=largest))
         found = estimates(asker, game)[-1]
-        assert game.asked == asker.max_evaluations <= most
+        assert game.asked == asker.max_evaluations <= largest
         assert found.stop is StopReason.EVALUATIONS
         assert np.isfinite(found.standard_errors).all()
         assert found.completeness_error == pytest.approx(0, abs=1e-9)
@@ -136,17 +136,19 @@ def test_values_are_found_and_intervals_are_honest(explainer):
         errors.append(estimate.standard_errors)
     found, errors = np.array(found), np.array(errors)
     assert found.mean(axis=0) == pytest.approx(truth, abs=0.01)
-    assert np.sqrt((errors**2).mean(axis=0)) == pytest.approx(found.std(axis=0), rel=0.35, abs=1e-6)
-    assert 0.90 <= (np.abs(found - truth) <= 1.96 * errors + 1e-12).mean() <= 0.98
+    reported, seen = np.sqrt((errors**2).mean(axis=0)), found.std(axis=0)
+    assert np.linalg.norm(reported) == pytest.approx(np.linalg.norm(seen), rel=0.2)
+    assert (reported > 0.65 * seen).all()
+    assert 0.90 <= (np.abs(found - truth) <= 1.96 * errors + 1e-12).mean() <= 0.99
 
 
 @BOTH
 def test_anytime(explainer):
-    told = estimates(explainer(11, Budget(max_evaluations=1500)), crooked(11))
-    assert len(told) > 5
-    assert all(estimate.stop is None for estimate in told[:-1])
-    assert told[-1].standard_errors.max() < told[0].standard_errors.max()
-    assert told[-1].stability > 0.9
+    reported = estimates(explainer(11, Budget(max_evaluations=1500)), crooked(11))
+    assert len(reported) > 5
+    assert all(estimate.stop is None for estimate in reported[:-1])
+    assert reported[-1].standard_errors.max() < reported[0].standard_errors.max()
+    assert reported[-1].stability > 0.9
 
 
 @BOTH
@@ -226,14 +228,15 @@ def test_resumed_equals_undisturbed(tiny_llama, load_model, method, evaluations)
 
 
 @pytest.mark.parametrize(
-    ("method", "most", "fewest"), [(ShapleyPermutation(), 37, 38), (KernelShap(), 5, 6), (ShapleyPermutation(), 2, 38)]
+    ("method", "largest", "smallest"),
+    [(ShapleyPermutation(), 37, 38), (KernelShap(), 5, 6), (ShapleyPermutation(), 2, 38)],
 )
-def test_too_small_a_budget_is_refused(method, most, fewest):
+def test_too_small_a_budget_is_refused(method, largest, smallest):
     model = toy()
-    with pytest.raises(InputError, match=f"at least {fewest} evaluations of these 10") as error:
-        prepare(model.tokenizer, model.info, spec(method, max_evaluations=most))
+    with pytest.raises(InputError, match=f"at least {smallest} evaluations of these 10") as error:
+        prepare(model.tokenizer, model.info, spec(method, max_evaluations=largest))
     assert error.value.field == "budget.max_evaluations"
-    prepare(model.tokenizer, model.info, spec(method, max_evaluations=fewest))
+    prepare(model.tokenizer, model.info, spec(method, max_evaluations=smallest))
 
 
 @pytest.mark.parametrize("method", [KernelShap(), ShapleyPermutation()])

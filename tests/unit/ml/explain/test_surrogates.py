@@ -41,7 +41,7 @@ def test_ridge_of_degenerate_samples(alpha):
     assert fit.surrogate.r_squared == 1.0
 
 
-def test_sandwich_without_penalty_is_hc3():
+def test_sandwich_without_penalty_is_hc2():
     samples, values, weights = data()
     fit = ridge(0, samples, values, weights)
     # The textbook's own: weighted least squares with the intercept as a column.
@@ -50,7 +50,7 @@ def test_sandwich_without_penalty_is_hc3():
     bread = np.linalg.inv(x.T @ x)
     residuals = y - x @ (bread @ x.T @ y)
     leverage = np.einsum("nf,fg,ng->n", x, bread, x)
-    covariance = bread @ (x.T * (residuals / (1 - leverage)) ** 2) @ x @ bread
+    covariance = bread @ (x.T * residuals**2 / (1 - leverage)) @ x @ bread
     assert fit.standard_errors == pytest.approx(np.sqrt(np.diag(covariance))[1:], rel=1e-3)
 
 
