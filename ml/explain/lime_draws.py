@@ -89,7 +89,7 @@ class Sizes:
             yield coalition
 
     def weights(self, coalitions: BoolArray) -> FloatArray:
-        """What `coalitions` [n, features] weigh in a fit: each size its weight, however many of it are here. Returns [n].
+        """What `coalitions` [n, features] weigh in a fit: each size its weight, however many are here. Returns [n].
 
         A size that is not here counts with the nearest one.
         """

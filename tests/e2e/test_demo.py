@@ -1,4 +1,4 @@
-"""The stack on one machine: it comes up, walks, and leaves nothing behind however it ends."""
+"""The stack on one machine: it comes up, gives a tour, and leaves nothing behind however it ends."""
 
 import os
 import re
@@ -92,7 +92,7 @@ def check_metrics(pages: list[str]) -> None:
             assert checked.returncode == 0, checked.stderr.decode()
 
 
-def test_the_demo_walks_and_ends(tmp_path: Path, token: str) -> None:
+def test_the_demo_gives_a_tour_and_ends(tmp_path: Path, token: str) -> None:
     result = subprocess.run(
         [sys.executable, "-m", "deploy.demo", "--once", "--state", str(tmp_path)],
         cwd=CHECKOUT,
@@ -104,7 +104,7 @@ def test_the_demo_walks_and_ends(tmp_path: Path, token: str) -> None:
         check=False,
     )
     assert result.returncode == 0, result.stdout + result.stderr
-    for part in ("gloss next", "gloss attend", "occlusion ·", "lime ·", "grpc", "/metrics"):
+    for part in ("gloss next", "gloss attention", "occlusion ·", "lime ·", "grpc", "/metrics"):
         assert part in result.stdout.lower(), f"no {part} in:\n{result.stdout}"
     assert wait_until_none("TESTS_TOKEN", token) == []
 
