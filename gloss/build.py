@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 
 from gloss import v1
 from gloss.durations import DurationLike
-from gloss.values import enum_value, fill, given
+from gloss.values import fill, given
 
 ChatMessageLike = v1.ChatMessage | tuple[str, str] | Mapping[str, str]
 """One chat message: ``("user", "Hello")`` or ``{"role": "user", "content": "Hello"}``."""
@@ -121,9 +121,9 @@ def target(
     if sum(given(kind) for kind in ((value, against), (follow,), (generation,))) > 1:
         raise ValueError("a target is either one token, a contrast, a continuation or a generation")
 
-    built = v1.Target(scale=enum_value(v1.TargetScale, scale))
+    built = fill(v1.Target(), {"scale": scale})
     if generation is not None:
-        built.generation.max_tokens = generation
+        fill(built.generation, {"max_tokens": generation})
     elif follow is not None:
         built.continuation.CopyFrom(continuation(follow))
     elif against is not None:
@@ -131,10 +131,8 @@ def target(
             raise ValueError("a contrast needs both halves: give the target that is preferred as well")
         chosen = continuation([value] if isinstance(value, int) else value)
         built.contrast.CopyFrom(v1.ContrastTarget(chosen=chosen, rejected=continuation(against)))
-    elif isinstance(value, str):
-        built.next_token.text = value
     elif value is not None:
-        built.next_token.id = value
+        fill(built.next_token, {"text" if isinstance(value, str) else "id": value})
     return built
 
 
@@ -151,12 +149,20 @@ def features(value: FeaturesLike | None = None, *, within: tuple[int, int] | Non
     if isinstance(value, v1.Features):
         built.CopyFrom(value)
     elif isinstance(value, str):
-        built.unit = enum_value(v1.FeatureUnit, value)
+        fill(built, {"unit": value})
     elif value is not None:
-        built.spans.extend(v1.CharacterSpan(start=start, end=end) for start, end in value)
+        built.spans.extend(_span("spans", span) for span in value)
     if within is not None:
-        built.within.CopyFrom(v1.CharacterSpan(start=within[0], end=within[1]))
+        built.within.CopyFrom(_span("within", within))
     return built
+
+
+def _span(field: str, value: Sequence[int]) -> v1.CharacterSpan:
+    try:
+        start, end = value
+        return v1.CharacterSpan(start=start, end=end)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{field}: {value!r} is not a start and an end, two whole numbers") from error
 
 
 def removal(value: v1.Removal | RemovalName | None = None, *, replacement: str | None = None) -> v1.Removal | None:
@@ -167,6 +173,8 @@ def removal(value: v1.Removal | RemovalName | None = None, *, replacement: str |
         replacement: the text that takes the feature's place; a kind of its own.
     """
     if isinstance(value, v1.Removal):
+        if replacement is not None:
+            raise ValueError("a Removal message says everything: leave out the replacement")
         return value
     if replacement is not None:
         if value is not None:
@@ -237,9 +245,9 @@ def spec(
         features=features,
         removal=removal,
         budget=budget,
-        quality=None if faithfulness is None else v1.Quality(faithfulness=faithfulness),
-        precision=enum_value(v1.PrecisionPolicy, precision),
+        quality=None if faithfulness is None else fill(v1.Quality(), {"faithfulness": faithfulness}),
     )
+    fill(built, {"precision": precision})
     _choose(built, method)
     return built
 
@@ -253,8 +261,7 @@ def study(
     precision: PrecisionName | None = None,
 ) -> v1.StudySpec:
     """A whole spec of a study. A part that is None is left to the contract's default."""
-    precision_value = enum_value(v1.PrecisionPolicy, precision)
-    built = v1.StudySpec(model=model, target=target, budget=budget, precision=precision_value)
+    built = fill(v1.StudySpec(model=model, target=target, budget=budget), {"precision": precision})
     _choose(built, method)
     return built
 
@@ -265,7 +272,8 @@ def global_surrogate(prompts: Sequence[PromptLike], **parameters: Any) -> v1.Glo
     Raises:
         ValueError: there is no such parameter.
     """
-    return fill(v1.GlobalSurrogate(prompts=map(prompt, prompts)), parameters)
+    each = [prompts] if isinstance(prompts, str) else prompts
+    return fill(v1.GlobalSurrogate(prompts=map(prompt, each)), parameters)
 
 
 def bias_probe(templates: Sequence[str], groups: Mapping[str, Sequence[str]]) -> v1.BiasProbe:
@@ -275,8 +283,13 @@ def bias_probe(templates: Sequence[str], groups: Mapping[str, Sequence[str]]) ->
         templates: texts with the slot.
         groups: by label, their words; the first words of all groups are compared with each other, and so on.
     """
-    sets = [v1.SwapSet(label=label, words=words) for label, words in groups.items()]
-    return v1.BiasProbe(templates=templates, groups=sets)
+    sets = [v1.SwapSet(label=label, words=texts(words)) for label, words in groups.items()]
+    return v1.BiasProbe(templates=texts(templates), groups=sets)
+
+
+def texts(value: Sequence[str]) -> Sequence[str]:
+    """A list of texts; one text is a list of one, and not of its letters."""
+    return [value] if isinstance(value, str) else value
 
 
 def _choose(spec: v1.ExplanationSpec | v1.StudySpec, method: Message) -> None:

@@ -119,7 +119,7 @@ def generate(
         temperature=temperature,
         top_p=top_p,
         seed=seed,
-        stop=stop,
+        stop=build.texts(stop),
         top_k=top_k,
     )
     return Stream(INFERENCE, "Generate", request, v1.GenerateResponse, timeout)

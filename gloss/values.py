@@ -79,7 +79,7 @@ def _set(message: Message, field: Any, value: Any) -> None:
             getattr(message, field.name).CopyFrom(value)
         else:
             setattr(message, field.name, value)
-    except (TypeError, ValueError) as error:
+    except (OverflowError, TypeError, ValueError) as error:
         raise ValueError(f"{field.name}: {error}") from error
 
 

@@ -160,7 +160,7 @@ def _one(field: FieldDescriptor, hint: Any) -> tuple[Reader, Writer]:
     if kind is None:
         return (lambda value, _: value), (lambda value: value)
     if kind.full_name == Duration.DESCRIPTOR.full_name:
-        return (lambda value, _: value.seconds + value.nanos / _NANOSECONDS), _duration
+        return _seconds, _duration
     if get_origin(hint) is tuple:
         return _list(kind, hint) if get_args(hint)[-1] is Ellipsis else _tuple(kind, hint)
     if not (isinstance(hint, type) and is_dataclass(hint)):
@@ -226,6 +226,17 @@ def _members(oneof: OneofDescriptor, hint: Any) -> dict[str, Codec[Any, Any]]:
     messages = {field.name: field.message_type for field in oneof.fields if field.message_type is not None}
     _same(f"members of {oneof.full_name}", messages.values(), kinds)
     return {name: codec(GetMessageClass(message), kinds[message.name]) for name, message in messages.items()}
+
+
+def _seconds(value: Duration, path: str) -> float:
+    """A length of time in seconds.
+
+    Raises:
+        InputError: protobuf calls it invalid, so that whoever is sent it could not write it as JSON.
+    """
+    if abs(value.nanos) >= _NANOSECONDS or value.seconds * value.nanos < 0:
+        raise InputError(path, "seconds and nanos must have the same sign, and nanos be less than a second")
+    return value.seconds + value.nanos / _NANOSECONDS
 
 
 def _duration(seconds: float) -> Duration:

@@ -43,10 +43,12 @@ def list_(session: Session, state: StateName | None, limit: int, view: ViewName 
 @jobs.command()
 @click.argument("name")
 @click.option("--html", "page", type=PAGE, help="Write a page.")
+@click.option("--view", type=VIEW, help="For --json: basic leaves out what was asked. [default: full]")
 @connected
-def get(session: Session, name: str, page: Path | None) -> None:
+def get(session: Session, name: str, page: Path | None, view: ViewName | None) -> None:
     """One explanation, with what is known so far."""
-    explanation = session.client.get(name)
+    _check_view(session, view)
+    explanation = session.client.get(name, view=view)
     if not session.json and not known(explanation):
         say(f"{explanation.name} {words.state(explanation)}")
     present(session, explanation, page)

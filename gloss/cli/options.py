@@ -11,15 +11,33 @@ from typing import Any, TypeVar
 
 import click
 from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.duration_pb2 import Duration
 
 from gloss import v1
 from gloss.cli.session import INT32, TEXT
+from gloss.durations import duration
 from gloss.v1.comments import COMMENTS
 from gloss.values import enum_names
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _UINT64 = click.IntRange(0, 2**64 - 1)
+
+
+class _Seconds(click.ParamType[Duration]):
+    """A length of time: 2.5."""
+
+    name = "seconds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Duration:
+        """The contract's message."""
+        try:
+            return duration(value if isinstance(value, Duration) else float(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+_SECONDS = _Seconds()
 
 
 def with_fields(*messages: Any, leaving: Iterable[str] = ()) -> Callable[[Command], Command]:
@@ -78,7 +96,7 @@ def _type(field: Any) -> Any:
     if field.enum_type is not None:
         return click.Choice(list(enum_names(field.enum_type)))
     if field.message_type is not None:  # a duration: the only message that is an option
-        return float
+        return _SECONDS
     return {
         FieldDescriptor.TYPE_INT32: INT32,
         FieldDescriptor.TYPE_UINT64: _UINT64,

@@ -31,13 +31,17 @@ def jobs(found: Iterable[v1.Explanation], now: float | None = None) -> Table:
     """Explanations as a table; `now` is the time from which their ages count, in seconds since the epoch."""
     now = time.time() if now is None else now
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", expand=True)
-    for name in ("id", "state", "method", "age"):
-        table.add_column(name, no_wrap=True, overflow="ignore")
+    rows = [(plain(one.name.removeprefix("explanations/")), one) for one in found]
+    # However narrow the terminal, an id is whole: it is there to be copied.
+    table.add_column("id", no_wrap=True, min_width=max((len(name) for name, _ in rows), default=0))
+    table.add_column("state", no_wrap=True, min_width=max(map(len, _STATES)))
+    table.add_column("method", no_wrap=True, overflow="ellipsis")
+    table.add_column("age", no_wrap=True, overflow="ellipsis")
     table.add_column("prompt", no_wrap=True, overflow="ellipsis", ratio=1)
-    for one in found:
+    for name, one in rows:
         state = words.state(one)
         table.add_row(
-            plain(one.name.removeprefix("explanations/")),
+            name,
             Text(state, _STATES.get(state, "")),
             plain(words.method(one)),
             words.age(now - one.create_time.ToNanoseconds() / 1e9),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import struct
+from collections.abc import Callable
 from datetime import timedelta
+from typing import Any, cast
 
 import pytest
 
-from gloss import build, durations, tensors, v1
+from gloss import build, calls, durations, tensors, v1
 
 
 def test_prompts() -> None:
@@ -121,6 +124,44 @@ def test_a_budget_is_sent_where_there_is_one() -> None:
 @pytest.mark.parametrize("time", [0.0, 1e-9, 0.25, 3.5, 1e9, -1.5])
 def test_durations_come_back(time: float) -> None:
     assert durations.seconds(durations.duration(time)) == time
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e300, 1e12, "5", timedelta.max])
+def test_a_duration_that_is_none_is_named(value: Any) -> None:
+    with pytest.raises(ValueError, match=r"max_duration: .*seconds"):
+        build.budget(max_duration=value)
+
+
+@pytest.mark.parametrize(
+    ("make", "field"),
+    [
+        (lambda: build.target(scale=cast(Any, "odds")), "scale"),
+        (lambda: build.target(generation=2**40), "max_tokens"),
+        (lambda: build.target(2**40), "id"),
+        (lambda: build.target(cast(Any, 1.5)), "id"),
+        (lambda: build.features(cast(Any, "letter")), "unit"),
+        (lambda: build.features(cast(Any, [(1, 2, 3)])), "spans"),
+        (lambda: build.features(within=cast(Any, (1,))), "within"),
+        (lambda: build.features(within=(0, 2**40)), "within"),
+        (lambda: build.spec(build.prompt("one"), v1.Lime(), precision=cast(Any, "int8")), "precision"),
+        (lambda: build.spec(build.prompt("one"), v1.Lime(), faithfulness=cast(Any, "no")), "faithfulness"),
+        (lambda: build.study(build.bias_probe([], {}), precision=cast(Any, "int8")), "precision"),
+    ],
+)
+def test_a_value_that_the_contract_cannot_hold_is_named(make: Callable[[], object], field: str) -> None:
+    with pytest.raises(ValueError, match=f"^{field}: "):
+        make()
+
+
+def test_one_text_is_not_a_list_of_letters() -> None:
+    assert build.bias_probe("So {} was", {"men": "king"}) == build.bias_probe(["So {} was"], {"men": ["king"]})
+    assert build.global_surrogate("one") == build.global_surrogate(["one"])
+    assert calls.generate("one", stop="end").request == calls.generate("one", stop=["end"]).request
+
+
+def test_a_replacement_beside_a_message_is_not_dropped() -> None:
+    with pytest.raises(ValueError, match="says everything"):
+        build.removal(v1.Removal(kind=v1.REMOVAL_KIND_DELETE), replacement="x")
 
 
 def test_studies() -> None:

@@ -283,6 +283,9 @@ def test_explain_without_waiting(run: Run, script: fake.Script) -> None:
         ["--no-wait", "--html", "x.html"],
         ["--max-evaluations", "99999999999"],
         ["--seed", "-1"],
+        ["--max-duration", "nan"],
+        ["--max-duration", "1e300"],
+        ["--max-duration", "soon"],
     ],
 )
 def test_what_makes_no_sense_is_a_usage_error(run: Run, script: fake.Script, arguments: list[str]) -> None:
@@ -351,8 +354,9 @@ def test_what_was_asked_is_sent_for_json_in_full_only(run: Run, tmp_path: Path) 
             assert bool(seen.get("spec")) is has_spec
             assert (seen["method"], seen["prompt_preview"]) == ("occlusion", fake.TEXT)
         assert "France" in page.read_text(encoding="utf-8")
-    assert json.loads(output(run("jobs", "get", "1", "--json")))["spec"]["prompt"]["text"] == fake.TEXT
-    for command in (["list"], ["watch", "1"]):
+    for view, has_spec in ((), True), (("--view", "full"), True), (("--view", "basic"), False):
+        assert bool(json.loads(output(run("jobs", "get", "1", "--json", *view))).get("spec")) is has_spec
+    for command in (["list"], ["get", "1"], ["watch", "1"]):
         assert run("jobs", *command, "--view", "full").exit_code == 2
 
 

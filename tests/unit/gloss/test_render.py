@@ -9,17 +9,17 @@ from html.parser import HTMLParser
 import pytest
 from rich.console import Console, Group, RenderableType
 
-from gloss import v1
+from gloss import build, v1
 from gloss.render import html, inference, terminal, words
 from gloss.render.inference import quoted
 from tests.unit.gloss import fake
 
 
-def draw(drawing: RenderableType, *, colour: bool = False) -> str:
+def draw(drawing: RenderableType, *, colour: bool = False, width: int = 100) -> str:
     """What a console shows."""
     console = Console(
         file=io.StringIO(),
-        width=100,
+        width=width,
         force_terminal=colour,
         color_system="truecolor" if colour else None,
         no_color=None,
@@ -151,6 +151,18 @@ def test_groups_are_compared() -> None:
     assert "The {} said" in draw(terminal.jobs([found]))
     differences[0].interval.lower = -0.5
     assert "(holds 0)" in draw(terminal.explanation(found))
+
+
+@pytest.mark.parametrize("width", [50, 80, 200])
+def test_an_id_in_a_list_is_whole(width: int) -> None:
+    names = [f"explanations/{number:032x}" for number in (1, 2**128 - 1)]
+    found = [
+        v1.Explanation(name=name, method=method, state=v1.EXPLANATION_STATE_CANCELLED, prompt_preview="long " * 40)
+        for name in names
+        for method in build.METHOD_FIELDS
+    ]
+    shown = draw(terminal.jobs(found), width=width).splitlines()[1:]
+    assert [line.split()[0] for line in shown] == [one.name.removeprefix("explanations/") for one in found]
 
 
 def test_a_study_that_has_only_begun_is_drawn() -> None:
