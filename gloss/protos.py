@@ -47,7 +47,10 @@ def main() -> None:
     parser.add_argument("folder", type=Path, nargs="?", help="copy the files there instead of printing where they are")
     to = parser.parse_args().folder
     if to is not None:
-        copy(to)
+        try:
+            copy(to)
+        except OSError as error:
+            parser.error(f"{error.filename}: {error.strerror}")
         return
     for folder in dict.fromkeys((contract_folder(), annotations_folder())):
         print(folder)

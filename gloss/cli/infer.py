@@ -130,7 +130,7 @@ def generate(
     top_k: int | None,
     model: str,
 ) -> None:
-    """What would it say? Continues TEXT as the model would, token by token."""
+    """Generate text: continue TEXT as the model does, token by token."""
     replies = session.client.generate(
         text,
         max_tokens=max_tokens,

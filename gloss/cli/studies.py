@@ -51,7 +51,7 @@ def bias(
     _ask(session, build.bias_probe(templates, dict(groups)), **asked)
 
 
-@click.command(short_help="Which words, over many prompts, go with what it says.")
+@click.command(short_help="Which words, over many prompts, go with a prediction.")
 @click.argument("prompts", type=click.File(encoding="utf-8"))
 @with_fields(v1.GlobalSurrogate, leaving={"prompts"})
 @with_fields(v1.Budget, leaving={"standard_error"})

@@ -102,6 +102,18 @@ def test_a_copy_has_all_that_a_compiler_needs(tmp_path: Path) -> None:
     subprocess.run([*compile_, *sources], check=True, timeout=60)
 
 
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    refused = subprocess.run(
+        [sys.executable, "-m", "gloss.protos", file / "protos"], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert refused.returncode == 2
+    last = refused.stderr.splitlines()[-1]
+    assert str(file / "protos") in last
+    assert last.endswith(": Not a directory")
+
+
 def test_the_folders_have_all_that_a_compiler_needs(tmp_path: Path) -> None:
     pytest.importorskip("grpc_tools")
     logged = subprocess.run(
