@@ -15,11 +15,11 @@ from gloss.tensors import unpack
 
 @click.command("next", short_help="The most likely next tokens.")
 @click.argument("texts", metavar="TEXT...", type=TEXT, nargs=-1, required=True)
-@click.option("--top-k", type=INT32, default=10, show_default=True, help="How many tokens to list.")
+@click.option("--top-k", type=INT32, help="How many tokens to list. [default: 10]")
 @click.option("--temperature", type=float, help="Divides the logits; below 1 sharpens. [default: 1]")
 @with_model
 @connected
-def next_(session: Session, texts: tuple[str, ...], top_k: int, temperature: float | None, model: str) -> None:
+def next_(session: Session, texts: tuple[str, ...], top_k: int | None, temperature: float | None, model: str) -> None:
     """What comes next? The most likely tokens after each TEXT.
 
     \b

@@ -333,7 +333,7 @@ COMMENTS: dict[str, str] = {
     'StudyResult.target': 'The value that was looked at, with what was left open in the spec filled in.',
     'StudyResult.trust': 'Whether to rely on it.',
     'StudySpec.bias_probe': 'Differences between texts that differ in one word.',
-    'StudySpec.budget': 'When to stop, and the seed. A standard error has no place here, as texts are not sampled.',
+    'StudySpec.budget': 'When to stop, and the seed. A study of more texts than max_evaluations is refused. A standard error has no place here, as texts are not sampled.',
     'StudySpec.global_surrogate': 'One surrogate for many prompts.',
     'StudySpec.model': "Name of the model. Default: the server's default model.",
     'StudySpec.precision': 'What the model computes the texts in. Default: FLOAT32, the reference.',

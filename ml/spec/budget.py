@@ -17,7 +17,7 @@ class Budget(Checked):
     """
 
     max_evaluations: Annotated[int | None, Range(2, 10_000_000)] = None
-    max_duration: Annotated[float | None, Range(1e-9, 1e9)] = None
+    max_duration: Annotated[float | None, Range(1e-9, 1e9, unit="seconds")] = None
     standard_error: Annotated[float | None, Range(1e-9, 1e9)] = None
     seed: int = 0
 

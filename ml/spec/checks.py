@@ -7,7 +7,7 @@ request puts the way there in front.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Annotated, get_args, get_origin, get_type_hints
 
@@ -21,6 +21,8 @@ class Range:
     low: float
     high: float | None = None
     open: bool = False
+    unit: str = field(default="", compare=False)
+    """For messages."""
 
     def __contains__(self, value: float) -> bool:
         """Whether the value is allowed; what is not a number never is."""
@@ -30,11 +32,12 @@ class Range:
 
     def __str__(self) -> str:
         """As an error message goes on after "must be"."""
+        unit = f" {self.unit}" if self.unit else ""
         if self.high is None:
-            return f"{'above' if self.open else 'at least'} {_shown(self.low)}"
+            return f"{'above' if self.open else 'at least'} {_shown(self.low)}{unit}"
         if self.open:
-            return f"above {_shown(self.low)} and below {_shown(self.high)}"
-        return f"between {_shown(self.low)} and {_shown(self.high)}"
+            return f"above {_shown(self.low)} and below {_shown(self.high)}{unit}"
+        return f"between {_shown(self.low)} and {_shown(self.high)}{unit}"
 
 
 class Checked:

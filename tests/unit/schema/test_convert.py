@@ -206,6 +206,10 @@ class TestToQuestion:
             convert.to_question(message(**parts))
         assert caught.value.field == field
 
+    def test_a_length_of_time_has_a_unit(self):
+        with pytest.raises(InputError, match=r"between 1e-09 and 1e\+09 seconds, not 0"):
+            convert.to_question(message(budget=pb.Budget(max_duration=Duration())))
+
     def test_a_method_must_be_set(self):
         with pytest.raises(InputError, match=r"occlusion, lime, .*interactions") as caught:
             convert.to_question(pb.ExplanationSpec(prompt=pb.Prompt(text="one")))
