@@ -13,7 +13,7 @@ from ml.errors import InputError, PromptTooLongError
 from ml.predict import MAX_TOP_K
 from ml.tokens import Tokenizer
 
-_DEFAULT_TOKENS = 64
+DEFAULT_TOKENS = 64
 _FIRST_NUCLEUS = 256
 
 
@@ -72,7 +72,7 @@ class GenerationSpec:
             message = f"the prompt has {prompt} tokens, all that this model reads, so none can follow; shorten it"
             raise PromptTooLongError("prompt", prompt + 1, context_length, message)
         if self.max_tokens is None:
-            return min(_DEFAULT_TOKENS, capacity)
+            return min(DEFAULT_TOKENS, capacity)
         if self.max_tokens > capacity:
             message = (
                 f"must be at most {capacity}, not {self.max_tokens}: this model reads at most {context_length} tokens,"

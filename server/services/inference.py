@@ -31,7 +31,7 @@ from server.tasks import AttentionTask, NextTokenTask, ScoreTask, Task
 
 T = TypeVar("T")
 
-_DEFAULT_TOP_K, _DEFAULT_TEMPERATURE = 10, 1.0
+DEFAULT_TOP_K, DEFAULT_TEMPERATURE = 10, 1.0
 
 _SMALL = 8192
 """Bytes of a request or reply that are tokenized or written down faster than another thread would take over."""
@@ -55,8 +55,8 @@ class InferenceService(InferenceServiceServicer):
         self._engine.check_capacity()
         model = self._registry.resolve(request.model)
         check_count("prompts", len(request.prompts), self._max_prompts)
-        top_k = request.top_k if request.HasField("top_k") else _DEFAULT_TOP_K
-        temperature = request.temperature if request.HasField("temperature") else _DEFAULT_TEMPERATURE
+        top_k = request.top_k if request.HasField("top_k") else DEFAULT_TOP_K
+        temperature = request.temperature if request.HasField("temperature") else DEFAULT_TEMPERATURE
         predict.check_top_k(top_k, model.info.vocabulary_size)
         predict.check_temperature(temperature)
         size = sizes.check_next_token(model, len(request.prompts), top_k, self._max_bytes)
