@@ -17,6 +17,8 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from server.round_robin import interleave
+
 T = TypeVar("T")
 
 
@@ -174,7 +176,7 @@ class Queue(Generic[T]):
 
     def _turns(self) -> Iterator[tuple[int, Item[T]]]:
         """All items in the order of turns, each with the number of its caller's turn."""
-        return _interleave((item for _, item in _interleave(calls.values())) for calls in self._callers.values())
+        return interleave((item for _, item in interleave(calls.values())) for calls in self._callers.values())
 
     def _rotate(self, item: Item[T]) -> None:
         """Move the item's caller and call behind all others."""
@@ -214,9 +216,3 @@ class _Batch(Generic[T]):
         ):
             self.items.append(item)
             self._tokens, self._longest, self._useful, self._bytes = tokens, longest, useful, output_bytes
-
-
-def _interleave(sources: Iterable[Iterable[T]]) -> Iterator[tuple[int, T]]:
-    """The first of every source, then the second of every source, and so on, each with the number of its round."""
-    for rank, row in enumerate(itertools.zip_longest(*sources)):
-        yield from ((rank, element) for element in row if element is not None)

@@ -1,7 +1,7 @@
 """The engine: one thread that owns the models and runs what waits, batch after batch.
 
-Where texts are being generated, each batch is followed by one step of all of them, so neither waits for the other's
-end.
+Where texts are being generated, each batch is followed by one step of all of them, and what a step reads of prompts
+is bounded: so neither waits for the other's end.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from ml.models.base import LanguageModel
 from ml.runtime.device import in_front
 from server.batching import Item, Limits, Queue, QueueOverflowError
 from server.errors import OverloadedError, of_model
-from server.generation import GenerationLimits, Generations, Stream, insert_prefixes
+from server.generation import GenerationLimits, Generations, insert_prefixes
 from server.metrics import Metrics
 from server.tasks import Outcome, Task, batch_key, output_bytes, run
+from server.text_stream import Stream
 
 _logger = logging.getLogger(__name__)
 
@@ -201,13 +202,25 @@ class Engine:
         """Forget how long batches took: a model's first ones take longer than all others."""
         self._throughput = _Throughput()
 
-    def generate(self, model: str, ids: Sequence[int], generation: Generation, *, namespace: str = "") -> Stream:
-        """Begin to continue `ids` as soon as there is a place. `namespace`: whose cached prefixes may be used.
+    def generate(
+        self,
+        model: str,
+        ids: Sequence[int],
+        generation: Generation,
+        *,
+        caller: Hashable = None,
+        namespace: str = "",
+    ) -> Stream:
+        """Begin to continue `ids` as soon as there is a place.
+
+        Args:
+            caller: callers take turns.
+            namespace: whose cached prefixes may be used.
 
         Raises:
             OverloadedError: too many texts wait already.
         """
-        stream = Stream(model, ids, generation, self._wake, namespace)
+        stream = Stream(model, ids, generation, self._wake, caller=caller, namespace=namespace)
         with self._changed:
             self._generations.offer(stream)
             self._changed.notify()

@@ -21,13 +21,13 @@ from ml.tokens import Encoding
 from schema.convert import from_tokens, to_continuation, to_prompt
 from server.engine import Answer, Engine
 from server.gate import key_name
-from server.generation import Stream
 from server.interceptors import Context
 from server.registry import Registry
 from server.services import sizes, wire
 from server.services.fields import blamed_at, check_count
 from server.settings import Settings
 from server.tasks import AttentionTask, NextTokenTask, ScoreTask, Task
+from server.text_stream import Stream
 
 T = TypeVar("T")
 
@@ -160,7 +160,9 @@ class InferenceService(InferenceServiceServicer):
         limit = spec.tokens(len(prompt.ids), model.info.context_length)
         clock.tokenized()
         generation = Generation(spec, model.tokenizer, prompt.ids, limit)
-        stream = self._engine.generate(model.info.name, prompt.ids, generation, namespace=self._namespace())
+        stream = self._engine.generate(
+            model.info.name, prompt.ids, generation, caller=_caller_of(context), namespace=self._namespace()
+        )
         try:
             usage = pb.Usage(prompt_tokens=len(prompt.ids))
             async for step in stream:
@@ -202,7 +204,7 @@ class InferenceService(InferenceServiceServicer):
         return await self._engine.submit(
             model.info.name,
             tasks,
-            caller=context.peer(),
+            caller=_caller_of(context),
             namespace=self._namespace(),
             seconds=context.time_remaining(),
         )
@@ -245,6 +247,11 @@ class _Clock:
         now = time.perf_counter()
         lap, self._mark = wire.duration(now - self._mark), now
         return lap
+
+
+def _caller_of(context: Context) -> str:
+    """Who takes turns with others: a key, over however many connections, or where none is asked for a connection."""
+    return key_name.get() or context.peer()
 
 
 def _encode(model: LanguageModel, message: pb.Prompt) -> Encoding:

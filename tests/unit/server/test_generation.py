@@ -18,9 +18,10 @@ from ml.models.loading import load
 from server.batching import Limits
 from server.engine import Engine
 from server.errors import ModelFailedError, OverloadedError
-from server.generation import GenerationLimits, Stream
+from server.generation import GenerationLimits
 from server.metrics import Metrics
 from server.tasks import NextTokenTask
+from server.text_stream import Stream
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +48,10 @@ class Bench:
         models = {model.info.name: model}
         self.engine = Engine(models, Limits(), self.metrics, GenerationLimits(**limits), prefix_bytes=prefix_bytes)
 
-    def begin(self, ids: Sequence[int], **settings: Any) -> Stream:
+    def begin(self, ids: Sequence[int], *, caller: str | None = None, **settings: Any) -> Stream:
         spec = GenerationSpec(**settings)
         generation = Generation(spec, self.model.tokenizer, ids, spec.tokens(len(ids), self.model.info.context_length))
-        return self.engine.generate(self.model.info.name, ids, generation)
+        return self.engine.generate(self.model.info.name, ids, generation, caller=caller)
 
     def gauge(self, state: str) -> float:
         return self.metrics.registry.get_sample_value("gloss_generations", {"state": state}) or 0.0

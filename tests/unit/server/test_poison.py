@@ -45,7 +45,9 @@ def poisoned(model: Any, token: int = POISON) -> Iterator[None]:
         if bool((arguments[0] == token).any()):
             raise RuntimeError("poison")
 
-    hook = model.module.get_input_embeddings().register_forward_pre_hook(check)
+    module = model.module
+    embedding = module.embedding if hasattr(module, "embedding") else module.get_input_embeddings()
+    hook = embedding.register_forward_pre_hook(check)
     try:
         yield
     finally:
