@@ -118,6 +118,11 @@ class _Usage:
         self.calls += 1
 
 
+def caller_of(context: Context) -> str:
+    """Who takes turns with others: a key over all its connections; a connection, where no key is asked for."""
+    return key_name.get() or context.peer()
+
+
 def prompts(request: Message) -> int:
     """How many prompts a request counts as."""
     many: Any = getattr(request, "prompts", None) or getattr(request, "items", None)

@@ -20,7 +20,7 @@ from ml.models.base import LanguageModel
 from ml.tokens import Encoding
 from schema.convert import from_tokens, to_continuation, to_prompt
 from server.engine import Answer, Engine
-from server.gate import key_name
+from server.gate import caller_of, key_name
 from server.interceptors import Context
 from server.registry import Registry
 from server.services import sizes, wire
@@ -161,7 +161,7 @@ class InferenceService(InferenceServiceServicer):
         clock.tokenized()
         generation = Generation(spec, model.tokenizer, prompt.ids, limit)
         stream = self._engine.generate(
-            model.info.name, prompt.ids, generation, caller=_caller_of(context), namespace=self._namespace()
+            model.info.name, prompt.ids, generation, caller=caller_of(context), namespace=self._namespace()
         )
         try:
             usage = pb.Usage(prompt_tokens=len(prompt.ids))
@@ -204,7 +204,7 @@ class InferenceService(InferenceServiceServicer):
         return await self._engine.submit(
             model.info.name,
             tasks,
-            caller=_caller_of(context),
+            caller=caller_of(context),
             namespace=self._namespace(),
             seconds=context.time_remaining(),
         )
@@ -247,11 +247,6 @@ class _Clock:
         now = time.perf_counter()
         lap, self._mark = wire.duration(now - self._mark), now
         return lap
-
-
-def _caller_of(context: Context) -> str:
-    """Who takes turns with others: a key, over however many connections, or where none is asked for a connection."""
-    return key_name.get() or context.peer()
 
 
 def _encode(model: LanguageModel, message: pb.Prompt) -> Encoding:

@@ -14,6 +14,7 @@ from deploy.probe import check_grpc
 from gloss import AsyncClient, Client, GlossError
 from gloss import v1 as pb
 from gloss.v1.inference_service_pb2_grpc import InferenceServiceStub
+from server.engine import Engine
 from server.keys import main as keys_command
 from tests.integration.explanations import wait_for
 from tests.integration.serving import Code, refused, serve
@@ -93,6 +94,37 @@ def test_keys_have_cached_prefixes_of_their_own_where_a_setting_says_so(tiny_gpt
         assert once > 0
         assert foreign == (2 * once if apart else foreign)
         assert (foreign > 2 * once) is not apart
+
+
+def test_a_key_is_one_caller_over_all_its_connections(tiny_gpt2, keys, monkeypatch):
+    callers = {"submit": [], "generate": []}
+
+    def ask(served, *clients):
+        for noted in callers.values():
+            noted.clear()
+        for key in clients:
+            with Client(f"127.0.0.1:{served.server.port}", key=key) as client:
+                client.next_token(TEXT)
+                assert list(client.generate(TEXT, max_tokens=2))
+        assert callers["submit"] == callers["generate"]
+        return callers["submit"]
+
+    def note(verb):
+        method = getattr(Engine, verb)
+
+        def call(*arguments, caller=None, **named):
+            callers[verb].append(caller)
+            return method(*arguments, caller=caller, **named)
+
+        monkeypatch.setattr(Engine, verb, call)
+
+    note("submit")
+    note("generate")
+    alice, bob = keys("alice"), keys("bob")
+    with serve([tiny_gpt2], api_keys_file=keys.path) as served:
+        assert ask(served, alice, bob, alice) == ["alice", "bob", "alice"]
+    with serve([tiny_gpt2]) as served:
+        assert len(set(ask(served, None, None))) == 2
 
 
 def test_reflection_wants_a_key(tiny_gpt2, keys):
