@@ -137,6 +137,17 @@ async def test_too_many_waiting_texts_are_refused(llama: LanguageModel):
 
 
 @on_a_loop
+async def test_texts_may_arrive_at_any_moment(llama: LanguageModel):
+    """They are offered on the event loop while the model's thread gives places to those before them."""
+    async with engine_of(llama, texts=2, waiting=1000) as bench:
+        tasks = []
+        for i in range(300):
+            tasks.append(asyncio.create_task(all_of(bench.begin([5 + i % 40], caller=str(i % 7), max_tokens=1))))
+            await asyncio.sleep(0)
+        assert [len(steps) for steps in await asyncio.gather(*tasks)] == [1] * 300
+
+
+@on_a_loop
 async def test_other_work_goes_on_between_the_steps(llama: LanguageModel):
     async with engine_of(llama) as bench:
         stream = bench.begin([5, 6], max_tokens=120)
