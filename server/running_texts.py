@@ -1,7 +1,8 @@
 """The texts of one model that have a place, and what its next step reads of each.
 
-A step reads one token of every text that is being decoded, and so much of the prompts of others: a long prompt is read
-in chunks, so that nobody waits for more than one of them. Texts take turns with their chunks as callers do.
+A step reads one token of every text that is being decoded, and a bounded number of tokens of others' prompts: a long
+prompt is read in chunks, so that nobody waits for more than one of them. Callers take turns with them, and so do
+the texts of one caller.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class _Sequence:
 
 
 class RunningTexts:
-    """One model's texts that have a sequence. Iterates over them in the order in which they got it."""
+    """One model's texts that have a place. Iterates over them in the order in which they got it."""
 
     def __init__(self, runner: Runner, capacity: int) -> None:
         """Have places for `capacity` texts in `runner`."""
@@ -53,7 +54,7 @@ class RunningTexts:
         return len(self._sequences) >= self._capacity
 
     def begin(self, stream: Stream) -> None:
-        """Give a text a sequence."""
+        """Give a text a place."""
         self._sequences[stream] = _Sequence(self.runner.begin(), len(stream.ids))
         self._prefilling.add(stream, stream.caller)
 

@@ -12,6 +12,7 @@ import pytest
 
 from ml.models.base import Chunk, LanguageModel, Runner, StepResult
 from ml.models.loading import load
+from ml.runtime.prefix_cache import BLOCK
 from server import running_texts
 from server.errors import ModelFailedError
 from server.tasks import NextTokenTask
@@ -23,6 +24,7 @@ CHUNK = 8
 LONG = [5 + i % 40 for i in range(45)]
 """Six chunks, the last of five tokens."""
 POISON = 77
+TOKENS = running_texts.PREFILL_TOKENS
 
 
 @pytest.fixture(scope="module", params=["lstm", "llama", "phi3, longrope", "openai-gpt", "mamba"])
@@ -130,6 +132,10 @@ async def test_texts_are_those_of_prompts_read_in_one_pass(
         for _ in range(2):  # with little cached, and with all of it
             streams = [bench.begin(ids, seed=i, **settings) for i, ids in enumerate(prompts)]
             assert [ids_of(steps) for steps in await asyncio.gather(*map(all_of, streams))] == whole
+
+
+def test_chunks_end_where_blocks_of_the_prefix_cache_do():
+    assert TOKENS % BLOCK == 0
 
 
 @on_a_loop
