@@ -57,7 +57,7 @@ class Item(Generic[T]):
     """Length of the sequence."""
 
     batch_key: Hashable
-    """Items of one lane may share a batch; of different lanes, never."""
+    """Items of equal batch key may share a batch, others never."""
 
     caller: Hashable
     """Who asks; callers take turns."""
@@ -69,7 +69,7 @@ class Item(Generic[T]):
     """Memory for what this item reads out of the model."""
 
     padded: bool = True
-    """Whether its model pads a batch's sequences to the longest; so do all of a lane, or none."""
+    """Whether its model pads a batch's sequences to the longest; so do all of a batch key, or none."""
 
     deadline: float = float("inf")
     """Nobody waits for the item at this moment or later, in seconds of the clock that `Queue.take` is given."""
@@ -117,7 +117,7 @@ class Queue(Generic[T]):
         """Add all of `items`, or none of them.
 
         Args:
-            room: tokens that may wait for now, where that is less than the limit. As with the limit, an empty queue
+            max_tokens: tokens that may wait for now, where that is less than the limit. As with the limit, an empty queue
                 takes any call.
 
         Raises:

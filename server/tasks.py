@@ -61,7 +61,7 @@ Task = LogitsTask | AttentionTask
 
 
 def batch_key(model: str, task: Task) -> Hashable:
-    """Tasks of equal lane may run together: questions about logits do, whatever they ask; attention runs alone."""
+    """Tasks of equal batch key may run together: questions about logits do, whatever they ask; attention runs alone."""
     return task if isinstance(task, AttentionTask) else model
 
 
@@ -74,7 +74,7 @@ def output_bytes(model: LanguageModel, task: Task) -> int:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of tasks of one lane.
+    """What became of tasks of one batch key.
 
     Attributes:
         values: one a task, in order.
@@ -91,7 +91,7 @@ class Outcome:
 
 
 def run(model: LanguageModel, runner: Runner, tasks: Sequence[Task], namespaces: Sequence[str]) -> Outcome:
-    """Run tasks of one lane on a model and its runner.
+    """Run tasks of one batch key on a model and its runner.
 
     Args:
         namespaces: of each task, whose cached prefixes it may use.
