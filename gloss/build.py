@@ -31,7 +31,7 @@ UnitName = Literal["token", "word", "sentence"]
 FeaturesLike = v1.Features | UnitName | Sequence[tuple[int, int]]
 """A unit of the prompt, or the caller's own character spans."""
 
-RemovalName = Literal["mask", "delete", "mean-embedding"]
+RemovalName = Literal["mask", "delete", "text-and-delete", "mean-embedding"]
 ScaleName = Literal["log-probability", "probability"]
 PrecisionName = Literal["float32", "auto"]
 
@@ -41,10 +41,11 @@ MethodLike = str | Message
 StudyLike = v1.GlobalSurrogate | v1.BiasProbe
 """What a study asks: `global_surrogate` and `bias_probe` make it."""
 
-_REMOVALS: dict[str, v1.RemovalKind] = {
+REMOVALS: dict[str, v1.RemovalKind] = {
     "mask": v1.REMOVAL_KIND_MASK_TOKEN,
     "delete": v1.REMOVAL_KIND_DELETE,
     "mean-embedding": v1.REMOVAL_KIND_MEAN_EMBEDDING,
+    "text-and-delete": v1.REMOVAL_KIND_TEXT_AND_DELETE,
 }
 METHOD_FIELDS = tuple(field.name for field in v1.ExplanationSpec.DESCRIPTOR.oneofs_by_name["method"].fields)
 """The fields of `ExplanationSpec` that choose a method."""
@@ -182,9 +183,9 @@ def removal(value: v1.Removal | RemovalName | None = None, *, replacement: str |
         return v1.Removal(kind=v1.REMOVAL_KIND_TEXT, text=replacement)
     if value is None:
         return None
-    if value not in _REMOVALS:
-        raise ValueError(f"removal {value!r} is unknown; choose from {', '.join(_REMOVALS)}, or give a replacement")
-    return v1.Removal(kind=_REMOVALS[value])
+    if value not in REMOVALS:
+        raise ValueError(f"removal {value!r} is unknown; choose from {', '.join(REMOVALS)}, or give a replacement")
+    return v1.Removal(kind=REMOVALS[value])
 
 
 def method(name: MethodLike, **parameters: Any) -> Message:

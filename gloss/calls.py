@@ -270,7 +270,8 @@ def explain(
         scale: explain the log-probability (default) or the probability.
         features: "token", "word" (default) or "sentence", or half-open character spans.
         within: only units that begin in this half-open range of characters; the rest is never changed.
-        removal: "mask", "delete" or "mean-embedding". Default: mask where the model has such a token, else delete.
+        removal: "mask", "delete", "text-and-delete" or "mean-embedding". Default: mask where the model has such a
+            token, else delete.
         replacement: a text that takes a removed feature's place, instead of `removal`.
         max_evaluations: the most model evaluations. Default: what the method needs.
         max_duration: the most time, as seconds or a timedelta. Default: the worker's limit.

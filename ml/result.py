@@ -71,6 +71,7 @@ class ResolvedTarget:
         prefix_contrast: whether one side of a contrast continues the other. The value is then the log-odds of going on
             with the rest, after `shared_tokens`, and the rest is in `tokens`; or it is their negative where the shorter
             side is the chosen one, and the rest is in `rejected_tokens`.
+        skipped_token: the mask or unknown token that was more likely than what the model was let choose, if any.
         tokenized_apart: whether its tokens are others than those of the whole text; see `ml.junction.Junction`.
     """
 
@@ -80,6 +81,7 @@ class ResolvedTarget:
     rejected_tokens: tuple[Token, ...] = ()
     shared_tokens: tuple[Token, ...] = ()
     prefix_contrast: bool = False
+    skipped_token: Token | None = None
     tokenized_apart: bool = False
 
 
@@ -283,6 +285,7 @@ class ExplanationResult:
     interactions: tuple[Interaction, ...] = ()
     completeness_error: float | None = None
     stability: float | None = None
+    outside_share: float | None = None
     faithfulness: Faithfulness | None = None
     converged: bool = False
     trust: Trust | None = None

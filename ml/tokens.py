@@ -80,15 +80,18 @@ class Tokenizer:
 
     @property
     def mask_token(self) -> tuple[int, str] | None:
-        """Id and text of the mask token, else of the unknown token; None where the model has neither.
+        """Id and text of the mask token, else of the unknown token; None where the model has neither."""
+        return next(((token_id, self.token_text(token_id)) for token_id in self.placeholder_ids), None)
+
+    @property
+    def placeholder_ids(self) -> tuple[int, ...]:
+        """The mask token and the unknown token, as far as the model has them: they stand in the place of any text.
 
         Many byte-level models name their end-of-text token as the unknown one, which it is not: they know every byte.
         """
-        for token_id in (self._fast.mask_token_id, self._fast.unk_token_id):
-            others = self.end_ids | {self._fast.bos_token_id, self._fast.pad_token_id}
-            if token_id is not None and token_id not in others:
-                return token_id, self.token_text(token_id)
-        return None
+        others = self.end_ids | {self._fast.bos_token_id, self._fast.pad_token_id}
+        named = (self._fast.mask_token_id, self._fast.unk_token_id)
+        return tuple(dict.fromkeys(each for each in named if each is not None and each not in others))
 
     @property
     def has_chat_template(self) -> bool:

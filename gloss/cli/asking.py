@@ -39,7 +39,7 @@ def with_question(command: Command) -> Command:
         click.option("--generation", type=INT32, help="The model's own generation, of at most so many tokens."),
         click.option("--continuation", type=TEXT, help="All tokens of this continuation."),
         click.option("--against", type=TEXT, help="Why the target rather than this?"),
-        click.option("--target", type=TEXT, help="This next token. [default: the most likely one]"),
+        click.option("--target", type=TEXT, help="This next token. [default: the most likely one but masks]"),
     ):
         command = option(command)
     return command

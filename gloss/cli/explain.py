@@ -18,8 +18,12 @@ METHODS = method_messages(v1.ExplanationSpec)
 """The methods' messages, by name."""
 
 
+_WRITTEN = {"text": v1.REMOVAL_KIND_TEXT, "text-and-delete": v1.REMOVAL_KIND_TEXT_AND_DELETE}
+"""Kinds of removal that put a given text in a feature's place."""
+
+
 class Removal(click.ParamType[v1.Removal]):
-    """``mask``, ``delete``, ``mean-embedding`` or ``text=REPLACEMENT``."""
+    """``mask``, ``delete``, ``mean-embedding``, ``text=REPLACEMENT`` or ``text-and-delete[=REPLACEMENT]``."""
 
     name = "kind"
 
@@ -27,13 +31,13 @@ class Removal(click.ParamType[v1.Removal]):
         """The contract's message."""
         kind, given, replacement = str(value).partition("=")
         try:
-            if kind == "text" and given:
-                return v1.Removal(kind=v1.REMOVAL_KIND_TEXT, text=TEXT.convert(replacement, param, ctx))
+            if given and kind in _WRITTEN:
+                return v1.Removal(kind=_WRITTEN[kind], text=TEXT.convert(replacement, param, ctx))
             built = build.removal(value)
         except ValueError:
             built = None
         if built is None:
-            self.fail(f"{value!r} is none of mask, delete, mean-embedding, text=REPLACEMENT", param, ctx)
+            self.fail(f"{value!r} is none of {', '.join(build.REMOVALS)}, text=REPLACEMENT", param, ctx)
         return built
 
 
@@ -45,7 +49,8 @@ class Removal(click.ParamType[v1.Removal]):
     metavar="METHOD",
     default="occlusion",
     show_default=True,
-    help=f"One of {', '.join(METHODS)}.",
+    help=f"One of {', '.join(METHODS)}. Where the word that decides is known, attention-rollout, value-zeroing and"
+    " often input-times-gradient find it no better than chance.",
 )
 @click.option("--unit", type=click.Choice(list(enum_names(v1.FeatureUnit))), help="What gets a value. [default: word]")
 @click.option("--span", "spans", type=SPAN, multiple=True, help="Give a value to these characters; repeat for several.")
@@ -53,7 +58,8 @@ class Removal(click.ParamType[v1.Removal]):
 @click.option(
     "--removal",
     type=Removal(),
-    help="mask, delete, mean-embedding or text=REPLACEMENT. [default: mask where the model can, else delete]",
+    help="mask, delete, mean-embedding, text=REPLACEMENT or text-and-delete[=REPLACEMENT]."
+    " [default: mask where the model can, else delete]",
 )
 @with_fields(*METHODS.values())
 @with_fields(v1.Budget, v1.Quality)

@@ -101,8 +101,10 @@ def interval(part: v1.FeatureAttribution | v1.GroupDifference, digits: int = 2) 
 
 
 def percent(share: float) -> str:
-    """A share as ``41.2%``; ``<0.1%`` where it would round to nothing."""
-    return "<0.1%" if 0 < share < 0.0005 else f"{100 * share:.1f}%"
+    """A share as ``41.2%``; ``<0.1%`` where it would round to nothing, and ``>99.9%`` where it would to all."""
+    if 0 < share < 0.0005:
+        return "<0.1%"
+    return ">99.9%" if 0.9995 <= share < 1 else f"{100 * share:.1f}%"
 
 
 def digits(result: v1.ExplanationResult) -> int:
@@ -160,10 +162,14 @@ def value_line(result: v1.ExplanationResult, spec: v1.ExplanationSpec) -> str:
     digits_shown = digits(result)
     if isinstance(digits_shown, Percent):
         digits_shown = decimals(max(abs(result.full_value), abs(result.base_value)))
-    return (
+    line = (
         f"{visible(result.target.description)} = {number(result.full_value, digits_shown)}; "
         f"with every {unit(spec)} {removal(result)}, {number(result.base_value, digits_shown)}"
     )
+    if not result.target.HasField("skipped_token"):
+        return line
+    skipped = visible(result.target.skipped_token.text)
+    return f"{line}. More likely is {skipped!r}, which stands for a missing or unknown word and was passed over."
 
 
 def study_line(result: v1.StudyResult) -> str:
@@ -175,14 +181,11 @@ def unit_line(result: v1.ExplanationResult, spec: v1.ExplanationSpec) -> str:
     """What attributions are in; of shares, where the rest is. Empty where an older server does not tell."""
     if not tells_shares(result):
         return _ATTRIBUTION_UNITS.get(result.attribution_unit, "")
-    units, attributed = unit(spec, 2), sum(part.attribution for part in result.attributions)
-    line = (
-        f"Attributions are shares of what reaches the prediction: {percent(attributed)} of it comes from these {units}"
-    )
-    rest = 1 - attributed
-    if rest < 0.0005:
+    line = f"Attributions are shares of what reaches the prediction from these {unit(spec, 2)}"
+    if result.outside_share < 0.0005:
         return f"{line}."
-    return f"{line}, the other {percent(rest)} from tokens that belong to none of them, such as a start token."
+    outside = percent(result.outside_share)
+    return f"{line}. Of all that reaches it, {outside} comes from other tokens, such as a start token."
 
 
 def scale(target: v1.ResolvedTarget) -> str:
@@ -201,6 +204,8 @@ def removal(result: v1.ExplanationResult) -> str:
         return "taken out"
     if result.removal.kind == v1.REMOVAL_KIND_MEAN_EMBEDDING:
         return "blurred into the mean embedding"
+    if result.removal.kind == v1.REMOVAL_KIND_TEXT_AND_DELETE:
+        return f"replaced by {visible(result.removal.replacement)!r} or taken out, the mean of both"
     return f"replaced by {visible(result.removal.replacement)!r}"
 
 

@@ -54,7 +54,7 @@ STOP_REASON_STANDARD_ERROR: StopReason
 STOP_REASON_CANCELLED: StopReason
 
 class ExplanationResult(_message.Message):
-    __slots__ = ("text", "tokens", "target", "removal", "attributions", "base_value", "full_value", "surrogate", "interactions", "completeness_error", "stability", "faithfulness", "converged", "trust", "cost", "precision", "attribution_unit")
+    __slots__ = ("text", "tokens", "target", "removal", "attributions", "base_value", "full_value", "surrogate", "interactions", "completeness_error", "stability", "faithfulness", "converged", "trust", "cost", "precision", "attribution_unit", "outside_share")
     TEXT_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
@@ -72,6 +72,7 @@ class ExplanationResult(_message.Message):
     COST_FIELD_NUMBER: _ClassVar[int]
     PRECISION_FIELD_NUMBER: _ClassVar[int]
     ATTRIBUTION_UNIT_FIELD_NUMBER: _ClassVar[int]
+    OUTSIDE_SHARE_FIELD_NUMBER: _ClassVar[int]
     text: str
     tokens: _containers.RepeatedCompositeFieldContainer[_common_pb2.Token]
     target: ResolvedTarget
@@ -89,7 +90,8 @@ class ExplanationResult(_message.Message):
     cost: Cost
     precision: Precision
     attribution_unit: AttributionUnit
-    def __init__(self, text: _Optional[str] = ..., tokens: _Optional[_Iterable[_Union[_common_pb2.Token, _Mapping]]] = ..., target: _Optional[_Union[ResolvedTarget, _Mapping]] = ..., removal: _Optional[_Union[ResolvedRemoval, _Mapping]] = ..., attributions: _Optional[_Iterable[_Union[FeatureAttribution, _Mapping]]] = ..., base_value: _Optional[float] = ..., full_value: _Optional[float] = ..., surrogate: _Optional[_Union[SurrogateFit, _Mapping]] = ..., interactions: _Optional[_Iterable[_Union[Interaction, _Mapping]]] = ..., completeness_error: _Optional[float] = ..., stability: _Optional[float] = ..., faithfulness: _Optional[_Union[Faithfulness, _Mapping]] = ..., converged: _Optional[bool] = ..., trust: _Optional[_Union[Trust, _Mapping]] = ..., cost: _Optional[_Union[Cost, _Mapping]] = ..., precision: _Optional[_Union[Precision, _Mapping]] = ..., attribution_unit: _Optional[_Union[AttributionUnit, str]] = ...) -> None: ...
+    outside_share: float
+    def __init__(self, text: _Optional[str] = ..., tokens: _Optional[_Iterable[_Union[_common_pb2.Token, _Mapping]]] = ..., target: _Optional[_Union[ResolvedTarget, _Mapping]] = ..., removal: _Optional[_Union[ResolvedRemoval, _Mapping]] = ..., attributions: _Optional[_Iterable[_Union[FeatureAttribution, _Mapping]]] = ..., base_value: _Optional[float] = ..., full_value: _Optional[float] = ..., surrogate: _Optional[_Union[SurrogateFit, _Mapping]] = ..., interactions: _Optional[_Iterable[_Union[Interaction, _Mapping]]] = ..., completeness_error: _Optional[float] = ..., stability: _Optional[float] = ..., faithfulness: _Optional[_Union[Faithfulness, _Mapping]] = ..., converged: _Optional[bool] = ..., trust: _Optional[_Union[Trust, _Mapping]] = ..., cost: _Optional[_Union[Cost, _Mapping]] = ..., precision: _Optional[_Union[Precision, _Mapping]] = ..., attribution_unit: _Optional[_Union[AttributionUnit, str]] = ..., outside_share: _Optional[float] = ...) -> None: ...
 
 class FeatureAttribution(_message.Message):
     __slots__ = ("text", "span", "positions", "attribution", "standard_error", "interval")
@@ -118,7 +120,7 @@ class Interval(_message.Message):
     def __init__(self, lower: _Optional[float] = ..., upper: _Optional[float] = ..., level: _Optional[float] = ...) -> None: ...
 
 class ResolvedTarget(_message.Message):
-    __slots__ = ("description", "tokens", "rejected_tokens", "shared_tokens", "scale", "tokenized_apart", "prefix_contrast")
+    __slots__ = ("description", "tokens", "rejected_tokens", "shared_tokens", "scale", "tokenized_apart", "prefix_contrast", "skipped_token")
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     REJECTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -126,6 +128,7 @@ class ResolvedTarget(_message.Message):
     SCALE_FIELD_NUMBER: _ClassVar[int]
     TOKENIZED_APART_FIELD_NUMBER: _ClassVar[int]
     PREFIX_CONTRAST_FIELD_NUMBER: _ClassVar[int]
+    SKIPPED_TOKEN_FIELD_NUMBER: _ClassVar[int]
     description: str
     tokens: _containers.RepeatedCompositeFieldContainer[_common_pb2.Token]
     rejected_tokens: _containers.RepeatedCompositeFieldContainer[_common_pb2.Token]
@@ -133,7 +136,8 @@ class ResolvedTarget(_message.Message):
     scale: _explanation_spec_pb2.TargetScale
     tokenized_apart: bool
     prefix_contrast: bool
-    def __init__(self, description: _Optional[str] = ..., tokens: _Optional[_Iterable[_Union[_common_pb2.Token, _Mapping]]] = ..., rejected_tokens: _Optional[_Iterable[_Union[_common_pb2.Token, _Mapping]]] = ..., shared_tokens: _Optional[_Iterable[_Union[_common_pb2.Token, _Mapping]]] = ..., scale: _Optional[_Union[_explanation_spec_pb2.TargetScale, str]] = ..., tokenized_apart: _Optional[bool] = ..., prefix_contrast: _Optional[bool] = ...) -> None: ...
+    skipped_token: _common_pb2.Token
+    def __init__(self, description: _Optional[str] = ..., tokens: _Optional[_Iterable[_Union[_common_pb2.Token, _Mapping]]] = ..., rejected_tokens: _Optional[_Iterable[_Union[_common_pb2.Token, _Mapping]]] = ..., shared_tokens: _Optional[_Iterable[_Union[_common_pb2.Token, _Mapping]]] = ..., scale: _Optional[_Union[_explanation_spec_pb2.TargetScale, str]] = ..., tokenized_apart: _Optional[bool] = ..., prefix_contrast: _Optional[bool] = ..., skipped_token: _Optional[_Union[_common_pb2.Token, _Mapping]] = ...) -> None: ...
 
 class ResolvedRemoval(_message.Message):
     __slots__ = ("kind", "replacement")

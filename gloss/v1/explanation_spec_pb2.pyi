@@ -31,6 +31,7 @@ class RemovalKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     REMOVAL_KIND_TEXT: _ClassVar[RemovalKind]
     REMOVAL_KIND_DELETE: _ClassVar[RemovalKind]
     REMOVAL_KIND_MEAN_EMBEDDING: _ClassVar[RemovalKind]
+    REMOVAL_KIND_TEXT_AND_DELETE: _ClassVar[RemovalKind]
 
 class Estimator(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -62,6 +63,7 @@ REMOVAL_KIND_MASK_TOKEN: RemovalKind
 REMOVAL_KIND_TEXT: RemovalKind
 REMOVAL_KIND_DELETE: RemovalKind
 REMOVAL_KIND_MEAN_EMBEDDING: RemovalKind
+REMOVAL_KIND_TEXT_AND_DELETE: RemovalKind
 ESTIMATOR_UNSPECIFIED: Estimator
 ESTIMATOR_CONTROL_VARIATES: Estimator
 ESTIMATOR_TEXTBOOK: Estimator

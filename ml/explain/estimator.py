@@ -74,6 +74,7 @@ class Estimate:
         stability: Pearson correlation between the attributions of two halves of the samples.
         freedom: degrees of freedom of the standard errors, infinite where there are plenty.
         completeness_error: |Σ attributions − (v(all) − v(nothing))|, for methods that promise 0.
+        outside_share: the share of tokens that belong to no feature, for methods whose attributions are shares.
     """
 
     attributions: FloatArray
@@ -85,6 +86,7 @@ class Estimate:
     stability: float | None = None
     freedom: float = np.inf
     completeness_error: float | None = None
+    outside_share: float | None = None
 
     @classmethod
     def nothing(cls, features: int, stop: StopReason | None = None) -> Estimate:

@@ -3,6 +3,9 @@
 Both give shares: of what is at the position that predicts the target, how much comes from each token. They say where
 the model looks, and not whether what it found there supports the target or opposes it; so a share is never negative,
 and shares do not add up to the value.
+
+Many models put nearly all of their attention on a start token that tells them nothing, an attention sink (Xiao et al.
+2024). So the share of tokens that belong to no feature is told apart, and features get their shares of the rest.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ml.explain.estimator import Estimate, Estimating
+from ml.explain.estimator import Estimate, Estimating, FloatArray
 from ml.explain.internals import PromptInternals
 from ml.result import StopReason
 
@@ -27,7 +30,7 @@ class AttentionRolloutExplainer:
 
     def explain(self, prompt: PromptInternals) -> Estimating:
         """Exact: one pass."""
-        yield Estimate(prompt.attention_rollout(), np.zeros(prompt.features), StopReason.COMPLETE, converged=True)
+        yield _among_features(prompt.attention_rollout())
 
 
 @dataclass(frozen=True)
@@ -53,9 +56,21 @@ class ValueZeroingExplainer:
         """Exact: each layer once for each token."""
         for shares in prompt.value_zeroing_rollout():
             if shares is not None:
-                yield Estimate(shares, np.zeros(prompt.features), StopReason.COMPLETE, converged=True)
+                yield _among_features(shares)
             elif prompt.late:
                 yield Estimate.nothing(prompt.features, StopReason.DURATION)
                 return
             else:
                 yield None
+
+
+def _among_features(shares: FloatArray) -> Estimate:
+    """An exact estimate from features' shares of the whole, float64 [features]."""
+    inside = float(shares.sum())
+    return Estimate(
+        attributions=shares / inside if inside > 0 else shares,
+        standard_errors=np.zeros(len(shares)),
+        stop=StopReason.COMPLETE,
+        converged=True,
+        outside_share=max(0.0, 1 - inside),
+    )

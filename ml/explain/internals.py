@@ -101,7 +101,10 @@ class PromptInternals:
         return self._by_feature(found)
 
     def attention_rollout(self) -> FloatArray:
-        """Attention rollout from the positions that predict the target, their mean, by feature, float64 [features]."""
+        """Attention rollout from the positions that predict the target, their mean, by feature, float64 [features].
+
+        What they lack of 1 is on tokens that belong to no feature.
+        """
         shares = self._internals.attention_rollout(self._sequence, self._queries)
         self.game.charge(1, self._tokens)
         return self._by_feature(shares.mean(axis=0, dtype=np.float64))

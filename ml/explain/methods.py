@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ml import attention, spec
 from ml.attention import AttentionSpec, Reduction
 from ml.errors import InputError, NoAttentionError
@@ -60,14 +62,17 @@ def explainer(
         InputError: the budget is too small, or the removal or so long a prompt does not suit the method.
         NoAttentionError: the method is about attention, and the model has none.
     """
+    limit, removals = asked.budget.max_evaluations, perturbed.removals
+    if limit is not None and removals > 1:  # the budget counts prompts, and explainers count coalitions
+        asked = replace(asked, budget=replace(asked.budget, max_evaluations=max(1, limit // removals)))
     features = perturbed.features
     chosen = _of_internals(asked, info, perturbed, len(perturbed.ids) + appended) or _of_a_game(asked, features)
-    limit = asked.budget.max_evaluations
-    if limit is not None and chosen.min_evaluations > limit:
+    fewest = chosen.min_evaluations * (1 if isinstance(chosen, InternalsExplainer) else removals)
+    if limit is not None and fewest > limit:
         raise InputError(
             "budget.max_evaluations",
-            f"this method takes at least {chosen.min_evaluations} evaluations of these {features} features, more than"
-            f" {limit}; raise the limit, {_advice(asked.method)}",
+            f"this method takes at least {fewest} evaluations of these {features} features, more than {limit}; raise"
+            f" the limit, {_advice(asked.method)}",
         )
     return chosen
 

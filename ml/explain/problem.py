@@ -29,7 +29,8 @@ class Problem:
     Attributes:
         prompt_tokens: the prompt's tokens, for the result.
         quality: what is measured of the result; None when not asked for, or when there is nothing to compare.
-        max_evaluations: coalitions that will be asked for, with the base value, the full value and the quality block.
+        max_evaluations: prompts, gradients and the like that will be asked for, with those of the base value, the full
+            value and the quality block. A coalition has as many prompts as there are removals.
     """
 
     spec: ExplanationSpec
@@ -49,8 +50,15 @@ class Problem:
 
     @property
     def max_evaluations(self) -> int:
-        """The base value, the full value, what the explainer asks for, and the quality block."""
-        return 2 + self.explainer.max_evaluations + (self.quality.evaluations if self.quality else 0)
+        """The base value, the full value, what the explainer asks for, and the quality block.
+
+        A coalition has as many prompts as there are removals.
+        """
+        beside = 2 + (self.quality.evaluations if self.quality else 0)
+        explainer, removals = self.explainer.max_evaluations, self.prompts.removals
+        if isinstance(self.explainer, InternalsExplainer):
+            return explainer + removals * beside
+        return removals * (explainer + beside)
 
     def tokens(self, evaluations: int) -> int:
         """The most tokens that the model reads for so many evaluations: what prompts share is not left out."""

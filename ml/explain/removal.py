@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -31,6 +31,8 @@ class Perturbation:
         replacements: the tokens that take each feature's place, possibly none. They stand where its first token stood.
         nothing: what the model reads when no token is left, as no model can read nothing.
         resolved: the removal, for the result.
+        others: other removals of the same features. A coalition's value is then the mean over all of them: what one
+            does to a prompt beside removing, such as a gap in its grammar, weighs less.
     """
 
     ids: Ids
@@ -38,6 +40,7 @@ class Perturbation:
     replacements: tuple[tuple[int, ...], ...]
     nothing: tuple[int, ...]
     resolved: ResolvedRemoval
+    others: tuple[Perturbation, ...] = ()
 
     @property
     def features(self) -> int:
@@ -52,7 +55,8 @@ class Perturbation:
     @property
     def identity(self) -> Hashable:
         """See `ml.explain.texts.Prompts.identity`."""
-        return tuple(self.ids.tolist()), tuple(self.owner.tolist()), self.replacements, self.nothing
+        others = tuple(other.identity for other in self.others)
+        return tuple(self.ids.tolist()), tuple(self.owner.tolist()), self.replacements, self.nothing, others
 
     def __call__(self, coalition: BoolArray) -> Ids:
         """The prompt in which only the features of `coalition` (bool [features]) are left, int64, never empty."""
@@ -70,9 +74,28 @@ class Perturbation:
         return np.array(left or self.nothing, dtype=np.int64)
 
     @property
+    def removals(self) -> int:
+        """See `ml.explain.texts.Prompts.removals`."""
+        return 1 + len(self.others)
+
+    def variants(self, coalition: BoolArray) -> list[Ids]:
+        """See `ml.explain.texts.Prompts.variants`."""
+        return [self(coalition), *(other(coalition) for other in self.others)]
+
+    @property
     def keeps_positions(self) -> bool:
         """Whether each token has its place in every perturbed prompt."""
-        return self._replaced is not None
+        return self._replaced is not None and not self.others
+
+    @property
+    def unchanged(self) -> list[int]:
+        """The features that removal leaves as they are, as their tokens are what would replace them."""
+        own: list[list[int]] = [[] for _ in self.replacements]
+        for token_id, owner in zip(self.ids.tolist(), self.owner.tolist(), strict=True):
+            if owner >= 0:
+                own[owner].append(token_id)
+        same = {index for index, new in enumerate(self.replacements) if tuple(own[index]) == new}
+        return sorted(same.intersection(*(other.unchanged for other in self.others)))
 
     @property
     def shared_prefix(self) -> list[int]:
@@ -86,7 +109,7 @@ class Perturbation:
     def longest(self) -> int:
         """The most tokens that any coalition leaves."""
         gains = [max(0, len(new) - old) for new, old in zip(self.replacements, self._sizes, strict=True)]
-        return max(len(self.ids) + sum(gains), len(self.nothing))
+        return max(len(self.ids) + sum(gains), len(self.nothing), *(other.longest for other in self.others))
 
     @cached_property
     def _sizes(self) -> list[int]:
@@ -122,7 +145,8 @@ def perturbation(
 
     default = RemovalKind.DELETE if tokenizer.mask_token is None else RemovalKind.MASK_TOKEN
     kind = removal.kind or default
-    replacements: tuple[tuple[int, ...], ...]
+    deleted: tuple[tuple[int, ...], ...] = ((),) * len(features)
+    replacement, replaced = "", [deleted]
     match kind:
         case RemovalKind.MASK_TOKEN:
             if tokenizer.mask_token is None:
@@ -130,23 +154,26 @@ def perturbation(
                     "removal.kind", "this model has neither a mask nor an unknown token; delete, or use text"
                 )
             mask_id, replacement = tokenizer.mask_token
-            replacements = tuple((mask_id,) * len(feature.positions) for feature in features)
-        case RemovalKind.TEXT:
-            replacement = removal.text
-            replacements = tuple(_written(tokenizer, encoding, feature, removal.text) for feature in features)
+            replaced = [tuple((mask_id,) * len(feature.positions) for feature in features)]
+        case RemovalKind.TEXT | RemovalKind.TEXT_AND_DELETE:
+            replacement = removal.text or spec.NEUTRAL
+            written = tuple(_written(tokenizer, encoding, feature, replacement) for feature in features)
+            replaced = [written] if kind is RemovalKind.TEXT else [written, deleted]
         case RemovalKind.DELETE:
-            replacement = ""
-            replacements = ((),) * len(features)
+            pass
         case RemovalKind.MEAN_EMBEDDING:
-            replacement = ""
-            replacements = tuple((MEAN,) * len(feature.positions) for feature in features)
-    return Perturbation(
-        ids=np.array(encoding.ids, dtype=np.int64),
-        owner=owner,
-        replacements=replacements,
-        nothing=(min(tokenizer.end_ids, default=encoding.ids[0]),),
-        resolved=ResolvedRemoval(kind, replacement),
+            replaced = [tuple((MEAN,) * len(feature.positions) for feature in features)]
+    first, *others = (
+        Perturbation(
+            ids=np.array(encoding.ids, dtype=np.int64),
+            owner=owner,
+            replacements=replacements,
+            nothing=(min(tokenizer.end_ids, default=encoding.ids[0]),),
+            resolved=ResolvedRemoval(kind, replacement),
+        )
+        for replacements in replaced
     )
+    return replace(first, others=tuple(others))
 
 
 def _written(tokenizer: Tokenizer, encoding: Encoding, feature: Feature, text: str) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from ml.errors import CapabilityError
-from ml.explain import faithfulness, methods, trust
+from ml.explain import doubts, faithfulness, methods, trust
 from ml.explain.cache import ValueCache
 from ml.explain.estimator import Estimate, Estimating
 from ml.explain.internals import InternalsExplainer, PromptInternals
@@ -85,14 +85,14 @@ class Run(Work):
         measured = None
         if self.problem.quality is not None:
             # Counted anew, as the method may have needed less than planned.
-            self._planned = value.answered + self.problem.quality.evaluations
+            self._planned = value.answered + self.problem.prompts.removals * self.problem.quality.evaluations
             yield self._update(Stage.MEASURING_FAITHFULNESS, result)
             measured = yield from self._measured(value, self.problem.quality, estimate)
         if value.out_of_time:
             estimate = replace(estimate, stop=StopReason.DURATION)
         self._planned = value.answered
         result = replace(self._filled(value, blank, estimate), faithfulness=measured)
-        yield self._update(Stage.DONE, replace(result, trust=self._judged(result)))
+        yield self._update(Stage.DONE, replace(result, trust=self._judged(result, target)))
 
     def _estimated(self, value: ValueFunction, target: TargetTokens) -> Generator[Update, None, Estimate]:
         """Let the explainer work; its last estimate."""
@@ -131,10 +131,19 @@ class Run(Work):
         measuring = faithfulness.evaluate(plan, value, estimate.attributions, self._budget.seed)
         return (yield from self._reported(measuring, Stage.MEASURING_FAITHFULNESS))
 
-    def _judged(self, result: ExplanationResult) -> Trust:
+    def _judged(self, result: ExplanationResult, target: TargetTokens) -> Trust:
         explainer = self.problem.explainer
         in_units = not isinstance(explainer, InternalsExplainer) or explainer.in_units
-        return trust.judge(result, faithfulness_asked=self._spec.quality.faithfulness, in_units=in_units)
+        return trust.judge(
+            result,
+            faithfulness_asked=self._spec.quality.faithfulness,
+            in_units=in_units,
+            unchanged=self.problem.perturbation.unchanged,
+            doubts=[
+                *doubts.of_question(self._model.tokenizer, self.problem.encoding, target),
+                *doubts.of_method(self._spec.method),
+            ],
+        )
 
     def _blank(self, value: ValueFunction, target: TargetTokens) -> ExplanationResult | None:
         """The result before anything is attributed; None while base and full value are not known."""
@@ -175,6 +184,7 @@ class Run(Work):
             interactions=_interactions(estimate),
             stability=estimate.stability,
             completeness_error=estimate.completeness_error,
+            outside_share=estimate.outside_share,
             precision=self._precision,
             converged=estimate.converged,
             cost=self._cost(value, estimate.stop),

@@ -7,8 +7,8 @@ model itself decides (its most likely token, its own generation).
 from __future__ import annotations
 
 import json
-from collections.abc import Generator
-from dataclasses import dataclass, field
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field, replace
 
 from ml.errors import InputError, PromptTooLongError
 from ml.junction import Junction
@@ -42,6 +42,8 @@ class TargetTokens:
         rejected: what is compared with it; empty without a contrast.
         prefix_contrast: whether one side of a contrast continues the other.
         apart: whether the tokens are others than those of the whole text; see `ml.junction.Junction`.
+        skipped: the mask or unknown token that was more likely than what the model was let choose, if any.
+        spaced: the token with a space that is likelier than the target without; see `TargetPlan`.
     """
 
     tokens: tuple[int, ...]
@@ -49,7 +51,10 @@ class TargetTokens:
     given: tuple[int, ...] = ()
     rejected: tuple[int, ...] = ()
     prefix_contrast: bool = False
-    apart: bool = field(default=False, repr=False, compare=False)  # the value does not depend on it
+    # The value does not depend on these.
+    apart: bool = field(default=False, repr=False, compare=False)
+    skipped: tuple[int, ...] = field(default=(), repr=False, compare=False)
+    spaced: tuple[int, ...] = field(default=(), repr=False, compare=False)
 
     @property
     def objective(self) -> Objective:
@@ -78,11 +83,15 @@ class TargetPlan:
     """A target that the tokenizer has accepted; `tokens` is None while the model has a say in it.
 
     `generate` is how many tokens the model may then generate: 1 is its most likely next token.
+
+    `spaced` is the first token that the target's text would have behind a space, where it has none, neither has the
+    prompt, and it would be another token: often the one that was meant.
     """
 
     scale: Scale
     tokens: TargetTokens | None
     generate: int = 0
+    spaced: tuple[int, ...] = ()
 
     @property
     def longest(self) -> int:
@@ -112,6 +121,7 @@ def plan(tokenizer: Tokenizer, info: ModelInfo, encoding: Encoding, target: Targ
 def _plan(tokenizer: Tokenizer, info: ModelInfo, encoding: Encoding, target: Target) -> tuple[TargetPlan, str]:
     tokens: TargetTokens | None = None
     generate = 0
+    text: str | None = None
     match target.kind:
         case NextTokenTarget(text=None, id=None):
             field, generate = "target.next_token", 1
@@ -125,18 +135,32 @@ def _plan(tokenizer: Tokenizer, info: ModelInfo, encoding: Encoding, target: Tar
             found = _follow(tokenizer, info, encoding, Continuation(text=text), field)
             tokens = TargetTokens(found.ids[:1], target.scale, apart=found.apart)
         case Continuation() as continuation:
-            field = "target.continuation"
+            field, text = "target.continuation", continuation.text
             found = _follow(tokenizer, info, encoding, continuation, field)
             tokens = TargetTokens(found.ids, target.scale, apart=found.apart)
         case GenerationTarget(max_tokens):
             field, generate = "target.generation.max_tokens", max_tokens
         case ContrastTarget(chosen, rejected):
-            field = "target.contrast"
+            field, text = "target.contrast", chosen.text
             tokens = _contrast(
                 _follow(tokenizer, info, encoding, chosen, f"{field}.chosen"),
                 _follow(tokenizer, info, encoding, rejected, f"{field}.rejected"),
             )
-    return TargetPlan(target.scale, tokens, generate), field
+    spaced = () if text is None or tokens is None else _spaced(tokenizer, info, encoding, text)
+    return TargetPlan(target.scale, tokens, generate, spaced), field
+
+
+def _spaced(tokenizer: Tokenizer, info: ModelInfo, encoding: Encoding, text: str) -> tuple[int, ...]:
+    """See `TargetPlan.spaced`."""
+    if text[:1].isspace() or encoding.text[-1:].isspace():
+        return ()
+    try:
+        with_space, without = (
+            tokenizer.continuation(encoding, Continuation(text=each)).ids[:1] for each in (f" {text}", text)
+        )
+    except InputError:  # this vocabulary has no tokens for it there
+        return ()
+    return with_space if with_space != without else ()
 
 
 def _follow(
@@ -170,17 +194,39 @@ def _contrast(one: Junction, other: Junction) -> TargetTokens:
 def resolve(model: ExplainableModel, encoding: Encoding, planned: TargetPlan) -> Generator[None, None, TargetTokens]:
     """Let the model decide what is left open, by greedy generation. Yields after each of its tokens.
 
-    A generation ends before the model's end token, which is not explained unless it is all that is generated.
+    A generation ends before the model's end token, which is not explained unless it is all that is generated. It holds
+    no mask and no unknown token: what a removed feature becomes is no text to explain.
     """
     if planned.tokens is not None:
-        return planned.tokens
+        return replace(planned.tokens, spaced=_likelier(model, encoding.ids, planned.tokens, planned.spaced))
+    placeholders = model.tokenizer.placeholder_ids
     generated: list[int] = []
-    for token_id in model.generate_greedily(encoding.ids, planned.generate):
-        if generated and token_id in model.tokenizer.end_ids:
+    skipped: tuple[int, ...] = ()
+    for banned in ((), placeholders):  # none is banned before one turns up, so that the result can tell of it
+        read = [*encoding.ids, *generated]
+        for token_id in model.generate_greedily(read, planned.generate - len(generated), banned=banned):
+            if not banned and token_id in placeholders:
+                skipped = (token_id,)
+                break
+            if generated and token_id in model.tokenizer.end_ids:
+                return TargetTokens(tuple(generated), planned.scale, skipped=skipped)
+            generated.append(token_id)
+            yield
+        else:
             break
-        generated.append(token_id)
-        yield
-    return TargetTokens(tuple(generated), planned.scale)
+    return TargetTokens(tuple(generated), planned.scale, skipped=skipped)
+
+
+def _likelier(
+    model: ExplainableModel, ids: Sequence[int], target: TargetTokens, spaced: tuple[int, ...]
+) -> tuple[int, ...]:
+    """`spaced`, if the model finds it more likely than the target's first token."""
+    if not spaced:
+        return ()
+    first = (target.given + target.tokens + target.rejected)[:1]
+    (found,) = model.stream_log_probabilities([ids], [first, spaced], max_tokens=len(ids) + 1)
+    own, other = found.rows[0]
+    return spaced if other > own else ()
 
 
 def unit(scale: Scale) -> AttributionUnit:
@@ -197,6 +243,7 @@ def describe(tokenizer: Tokenizer, target: TargetTokens) -> ResolvedTarget:
         rejected_tokens=_tokens(tokenizer, target.rejected),
         shared_tokens=_tokens(tokenizer, target.given),
         prefix_contrast=target.prefix_contrast,
+        skipped_token=next(iter(_tokens(tokenizer, target.skipped)), None),
         tokenized_apart=target.apart,
     )
 

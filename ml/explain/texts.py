@@ -35,8 +35,17 @@ class Prompts(Protocol):
         """Equal where equal coalitions mean equal prompts, and with the same `repr` in every process."""
         ...
 
+    @property
+    def removals(self) -> int:
+        """How many variants a coalition has."""
+        ...
+
     def __call__(self, coalition: BoolArray) -> Ids:
-        """The prompt of a coalition, bool [features]: int64, never empty."""
+        """The first variant of a coalition, bool [features]: int64, never empty."""
+        ...
+
+    def variants(self, coalition: BoolArray) -> Sequence[Ids]:
+        """The prompts whose mean value is that of a coalition, some of them the same or not."""
         ...
 
 
@@ -47,6 +56,7 @@ class Texts:
     ids: tuple[tuple[int, ...], ...]
 
     shared_prefix = ()
+    removals = 1
 
     @property
     def features(self) -> int:
@@ -66,3 +76,7 @@ class Texts:
     def __call__(self, coalition: BoolArray) -> Ids:
         """The text whose coalition it is."""
         return np.array(self.ids[int(coalition.argmax())], dtype=np.int64)
+
+    def variants(self, coalition: BoolArray) -> list[Ids]:
+        """That one text."""
+        return [self(coalition)]

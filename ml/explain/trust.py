@@ -15,24 +15,39 @@ from ml.result import (
     Trust,
     Verdict,
 )
-from ml.spec import Scale
+from ml.spec import RemovalKind, Scale
 
 _TINY_EFFECT = {Scale.LOG_PROBABILITY: 0.01, Scale.PROBABILITY: 0.001}
 _INCOMPLETE = 0.1  # part of the whole effect
 _MIN_FOR_NOISE = 4
+_MAX_NAMED = 3  # of many features
+_SINK = 0.5  # of what reaches the prediction
 _MINOR = 20  # an interaction so many times smaller than an attribution need not be known
 
 Reason = tuple[Verdict, str]
 
 
-def judge(result: ExplanationResult, *, faithfulness_asked: bool, in_units: bool = True) -> Trust:
+def judge(
+    result: ExplanationResult,
+    *,
+    faithfulness_asked: bool,
+    in_units: bool = True,
+    unchanged: Sequence[int] = (),
+    doubts: Iterable[Reason] = (),
+) -> Trust:
     """The verdict: the worst of the reasons to doubt a result, or TRUSTED where none does.
 
-    `in_units`: whether attributions are in the value's unit; otherwise they are shares, and no effect can be told by
-    their size.
+    Args:
+        in_units: whether attributions are in the value's unit; otherwise they are shares, and no effect can be told by
+            their size.
+        unchanged: features, by their indices, that are what removal would make of them already.
+        doubts: what speaks against the question.
     """
-    reasons = [*_effect(result, in_units), *_precision(result), *_completeness(result), *_interactions(result)]
-    reasons += _target(result.target)
+    reasons = [*_unchanged(result, unchanged)]
+    if not unchanged or len(unchanged) < len(result.attributions):
+        reasons += _effect(result, in_units)
+    reasons += [*_precision(result), *_completeness(result), *_interactions(result)]
+    reasons += [*_target(result.target), *doubts, *_sink(result)]
     if result.surrogate is not None:
         reasons += _fit(result.surrogate, result.surrogate.r_squared, "around this prompt")
     reasons += _faithfulness(result, faithfulness_asked)
@@ -79,6 +94,22 @@ def _effect(result: ExplanationResult, in_units: bool) -> Iterator[Reason]:
         )
 
 
+def _unchanged(result: ExplanationResult, unchanged: Sequence[int]) -> Iterator[Reason]:
+    count, of = len(unchanged), len(result.attributions)
+    if not count:
+        return
+    names = ", ".join(f'"{result.attributions[index].text}"' for index in unchanged[:_MAX_NAMED])
+    more = f" and {count - _MAX_NAMED} more" if count > _MAX_NAMED else ""
+    if result.removal.kind is RemovalKind.MASK_TOKEN:
+        why = f"The model has no tokens for {names}{more} and reads {result.removal.replacement} there as it is"
+    else:
+        why = f"What takes the place of {names}{more} is the same"
+    yield (
+        Verdict.NOT_TRUSTED if count == of else Verdict.CAUTION,
+        f"{why}, so removing {'that' if count == 1 else 'those'} changes nothing; remove in another way.",
+    )
+
+
 def _completeness(result: ExplanationResult) -> Iterator[Reason]:
     if result.completeness_error is None:
         return
@@ -98,6 +129,17 @@ def _target(target: ResolvedTarget) -> Iterator[Reason]:
             Verdict.CAUTION,
             "The prompt ends inside a token of prompt and target together, so the target is measured in tokens that the"
             " model would not read there; let the prompt end between two words.",
+        )
+
+
+def _sink(result: ExplanationResult) -> Iterator[Reason]:
+    outside = result.outside_share or 0.0
+    if outside > _SINK:
+        share = "Over 99.9" if outside >= 0.9995 else f"{100 * outside:.1f}"
+        yield (
+            Verdict.CAUTION,
+            f"{share}% of what reaches the prediction comes from tokens that belong to no feature; often a start token"
+            " is an attention sink, which tells nothing. The features' shares are of the rest alone.",
         )
 
 

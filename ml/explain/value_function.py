@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import numpy as np
 
@@ -21,7 +21,7 @@ class ValueFunction:
     """What the model does when only some features are present.
 
     It owns removal, the cache and the clock. A coalition is computed once, and so is a prompt, however many
-    coalitions lead to it.
+    coalitions lead to it. Where there are several removals, a coalition's value is the mean of theirs.
 
     Args:
         cache: values that other explanations found, to be used and added to.
@@ -31,7 +31,7 @@ class ValueFunction:
         features: the number of features.
         memory: the values known and what finding them cost: all that a checkpoint has to keep.
         deadline: when to stop computing, on `clock`. It is looked at before each chunk.
-        answered: values given so far, whether they were computed or known.
+        answered: prompts whose values went into those given so far, whether they were computed or known.
         computed: prompts computed by this object.
         cached: values given before anything had to be computed, which an earlier attempt knew.
         out_of_time: whether a value was ever withheld because the deadline had passed.
@@ -104,20 +104,22 @@ class ValueFunction:
         keys = _keys(coalitions)
         prompts: dict[bytes, Ids] = {}  # what to compute, by digest
         waiting: dict[bytes, list[int]] = {}  # the rows of `values` that wait for it
+        variants: dict[int, list[bytes]] = {}  # of each such row, whose mean is its value
         for row, (key, coalition) in enumerate(zip(keys, coalitions, strict=True)):
             known = self.memory.values.get(key)
             if known is None:
-                prompt = self._prompts(coalition)
-                digest = hashlib.blake2b(prompt.tobytes(), digest_size=16, key=self._scope).digest()
-                known = self._known(digest)
-                if known is None:
-                    prompts.setdefault(digest, prompt)
-                    waiting.setdefault(digest, []).append(row)
+                read = {self._digest(prompt): prompt for prompt in self._prompts.variants(coalition)}
+                missing = [digest for digest in read if self._known(digest) is None]
+                if missing:
+                    for digest in missing:
+                        prompts.setdefault(digest, read[digest])
+                        waiting.setdefault(digest, []).append(row)
+                    variants[row] = list(read)
                     exact = len(prompts) if row < beside else exact
                     continue
-                self.memory.values[key] = known
+                known = self.memory.values[key] = self._mean(read)
             values[row] = known
-            self.answered += 1
+            self.answered += self._prompts.removals
 
         if self.computed == 0:
             self.cached = self.answered
@@ -133,8 +135,9 @@ class ValueFunction:
                 if self._cache is not None:
                     self._cache.put(digests[index], value)
                 for row in waiting[digests[index]]:
-                    values[row] = self.memory.values[keys[row]] = value
-                    self.answered += 1
+                    if all(digest in self._by_prompt for digest in variants[row]):
+                        values[row] = self.memory.values[keys[row]] = self._mean(variants[row])
+                        self.answered += self._prompts.removals
             left -= len(chunk.indices)
             self.computed += len(chunk.indices)
             self.memory.evaluations += len(chunk.indices)
@@ -142,6 +145,14 @@ class ValueFunction:
             self.memory.tokens_saved += chunk.tokens_saved
             yield
         return values[beside:]
+
+    def _digest(self, prompt: Ids) -> bytes:
+        """What a prompt's value is remembered by."""
+        return hashlib.blake2b(prompt.tobytes(), digest_size=16, key=self._scope).digest()
+
+    def _mean(self, digests: Collection[bytes]) -> float:
+        """The mean value of prompts that are all known."""
+        return sum(self._by_prompt[digest] for digest in digests) / len(digests)
 
     def _known(self, digest: bytes) -> float | None:
         """The value of a prompt that this explanation or one before it computed."""

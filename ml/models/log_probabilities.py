@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -80,11 +80,14 @@ class LogitsModel(ABC):
             complete = [prompt for prompt in dict.fromkeys(prompt for prompt, _ in sources) if not unread[prompt]]
             yield LogProbabilities(complete, found[complete], batch.tokens_computed, batch.tokens_saved)
 
-    def generate_greedily(self, ids: Sequence[int], max_tokens: int) -> Iterator[int]:
+    def generate_greedily(self, ids: Sequence[int], max_tokens: int, *, banned: Collection[int] = ()) -> Iterator[int]:
         """See `ExplainableModel.generate_greedily`."""
         read = list(ids)
         for _ in range(max_tokens):
-            token = int(self.logits([read])[0][-1].argmax())
+            logits = self.logits([read])[0][-1]
+            if banned:
+                logits = logits.index_fill(0, torch.tensor([*banned], device=logits.device), -torch.inf)
+            token = int(logits.argmax())
             yield token
             if token in self.tokenizer.end_ids:
                 return

@@ -6,7 +6,7 @@ logits or devices; what servers ask of a model beside is in `ml.models.base`.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -108,8 +108,11 @@ class ExplainableModel(Protocol):
         """Read a prefix once for all prompts to come; None where the model cannot build on it, or keeps it itself."""
         ...
 
-    def generate_greedily(self, ids: Sequence[int], max_tokens: int) -> Iterator[int]:
-        """The most likely next token, again and again: up to `max_tokens`, or the first that ends a text."""
+    def generate_greedily(self, ids: Sequence[int], max_tokens: int, *, banned: Collection[int] = ()) -> Iterator[int]:
+        """The most likely next token, again and again: up to `max_tokens`, or the first that ends a text.
+
+        `banned` tokens are never chosen, however likely.
+        """
         ...
 
     def in_bfloat16(self) -> ExplainableModel | None:

@@ -55,6 +55,11 @@ class RemovalKind(Enum):
     TEXT = "text"
     DELETE = "delete"
     MEAN_EMBEDDING = "mean embedding"
+    TEXT_AND_DELETE = "text and delete"
+
+
+NEUTRAL = "*"
+"""The text that says as little as any, where nobody chose one."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +70,9 @@ class Removal:
     text: str = ""
 
     def __post_init__(self) -> None:
-        if self.kind is RemovalKind.TEXT:
-            if not self.text:
-                raise InputError("text", "give the text that replaces a feature, or remove by deletion")
+        if self.kind is RemovalKind.TEXT and not self.text:
+            raise InputError("text", "give the text that replaces a feature, or remove by deletion")
+        if self.kind in (RemovalKind.TEXT, RemovalKind.TEXT_AND_DELETE):
             check_nul("text", self.text)
         elif self.text:
-            raise InputError("text", "a text is used by the removal kind TEXT only")
+            raise InputError("text", "a text is used by the removal kinds TEXT and TEXT_AND_DELETE only")

@@ -185,13 +185,14 @@ def test_shares_speak_neither_for_nor_against() -> None:
 
 
 def shares() -> v1.Explanation:
-    """A finished attention rollout, of which a part is on a start token."""
+    """A finished attention rollout, of which the larger part is on a start token."""
     found = explained()
     found.spec.attention_rollout.SetInParent()
     found.result.CopyFrom(fake.result())
     found.result.attribution_unit = v1.ATTRIBUTION_UNIT_SHARE
-    for part, value in zip(found.result.attributions, (0.02, 0.0702, 0.05, 0.24, 0.0), strict=True):
+    for part, value in zip(found.result.attributions, (0.052, 0.0702, 0.15, 0.7278, 0.0), strict=True):
         part.attribution = value
+    found.result.outside_share = 0.62
     return found
 
 
@@ -199,19 +200,27 @@ def test_shares_are_per_cent_and_it_is_told_where_the_rest_is() -> None:
     shown = " ".join(draw(terminal.explanation(shares())).split())
     assert "capital[7.0%]" in shown
     assert words.signed(0.0004, words.Percent(1)) == "<0.1%"
-    assert "38.0% of it comes from these words, the other 62.0% from tokens that belong to none" in shown
+    assert "shares of what reaches the prediction from these words. Of all that reaches it, 62.0% comes from" in shown
     assert "= −1.00; with every word replaced by '<unk>', −6.00" in shown
     assert "+0.07" not in shown
     page = html.page(shares())
     assert "7.0%" in page
-    assert "the other 62.0%" in page
+    assert "62.0% comes from other tokens" in page
     assert "+0.07" not in page
 
 
 def test_shares_without_a_rest() -> None:
     found = shares()
-    found.result.attributions[4].attribution = 0.6198
-    assert "100.0% of it comes from these words." in words.unit_line(found.result, found.spec)
+    found.result.outside_share = 0.0
+    assert words.unit_line(found.result, found.spec).endswith("from these words.")
+
+
+def test_an_attention_sink_leaves_the_shares_of_words_readable() -> None:
+    found = shares()
+    found.result.outside_share = 1 - 1e-11
+    shown = " ".join(draw(terminal.explanation(found)).split())
+    assert ">99.9% comes from other tokens" in shown
+    assert "capital[7.0%]" in shown
 
 
 @pytest.mark.parametrize(
@@ -329,7 +338,13 @@ def test_part_of_a_character_is_shown_as_bytes() -> None:
 
 def test_numbers_for_people() -> None:
     assert [words.signed(value) for value in (1.25, -1.25, 0.0, -0.001)] == ["+1.25", "−1.25", "0.00", "0.00"]
-    assert [words.percent(value) for value in (0.412, 0.0001, 0.0, 1.0)] == ["41.2%", "<0.1%", "0.0%", "100.0%"]
+    assert [words.percent(value) for value in (0.412, 0.0001, 0.0, 0.9999, 1.0)] == [
+        "41.2%",
+        "<0.1%",
+        "0.0%",
+        ">99.9%",
+        "100.0%",
+    ]
     assert [words.duration(value) for value in (0.012, 1.25, 125)] == ["12 ms", "1.2 s", "2 min 5 s"]
 
 

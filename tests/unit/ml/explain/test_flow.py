@@ -53,8 +53,9 @@ def test_rollout_is_that_of_the_attention_service(model, target):
     asked = AttentionSpec(queries=tuple(range(-positions, 0)), reduction=Reduction.ROLLOUT)
     weights = attend(model, ids, attention.resolve(asked, model.info, len(ids))).weights[0, 0].mean(0)
     for each in result.attributions:
-        assert each.attribution == pytest.approx(float(weights[list(each.positions)].sum()), abs=1e-6)
-    assert sum(each.attribution for each in result.attributions) <= 1 + 1e-6
+        share = each.attribution * (1 - result.outside_share)
+        assert share == pytest.approx(float(weights[list(each.positions)].sum()), abs=1e-6)
+    assert sum(each.attribution for each in result.attributions) == pytest.approx(1)
     assert result.converged
     assert result.cost.stop_reason is StopReason.COMPLETE
 
@@ -67,7 +68,8 @@ def test_value_zeroing_is_rolled_out_over_the_layers(model, target):
     product = torch.linalg.multi_dot(layers[::-1]) if len(layers) > 1 else layers[0]
     expected = product[-positions:].mean(0).numpy()
     for each in result.attributions:
-        assert each.attribution == pytest.approx(float(expected[list(each.positions)].sum()), abs=1e-5)
+        share = each.attribution * (1 - result.outside_share)
+        assert share == pytest.approx(float(expected[list(each.positions)].sum()), abs=1e-5)
     np.testing.assert_allclose(expected.sum(), 1, atol=1e-5)
 
 
@@ -106,3 +108,10 @@ def test_value_zeroing_needs_an_evaluation_for_each_token(model):
     spec = ExplanationSpec(PROMPT, ValueZeroing(), budget=Budget(max_evaluations=3))
     with pytest.raises(InputError, match="attention rollout"):
         prepare(model.tokenizer, model.info, spec)
+
+
+@pytest.mark.parametrize("method", [AttentionRollout(), ValueZeroing()])
+def test_the_verdict_tells_that_chance_does_as_well(model, method):
+    result = last(Run(model, ExplanationSpec(PROMPT, method)))
+    assert any("as often as chance" in reason for reason in result.trust.reasons)
+    assert result.trust.verdict is not Verdict.TRUSTED

@@ -48,6 +48,33 @@ def test_delete_is_the_default_without_a_mask_token():
     assert perturbed.resolved == ResolvedRemoval(RemovalKind.DELETE, "")
 
 
+@pytest.mark.parametrize(
+    ("removal", "unchanged"),
+    [
+        (Removal(), [1, 3]),
+        (Removal(RemovalKind.DELETE), []),
+        (Removal(RemovalKind.TEXT, "film"), [0]),
+        (Removal(RemovalKind.TEXT_AND_DELETE, "film"), []),
+    ],
+)
+def test_features_that_are_what_removal_makes_of_them(removal, unchanged):
+    perturbed, _ = remove(removal, [1, 1, 1, 1], text="film zyx the wvu", tokenizer=word_tokenizer())
+    assert perturbed.unchanged == unchanged
+
+
+@pytest.mark.parametrize(("text", "written"), [("", "*"), ("it", "it")])
+def test_text_and_delete_is_both(text, written):
+    removal = Removal(RemovalKind.TEXT_AND_DELETE, text)
+    perturbed, first = remove(removal, [1, 0, 1, 1])
+    both = [BPE.decode(ids.tolist()) for ids in perturbed.variants(np.array([1, 0, 1, 1], dtype=bool))]
+    assert both == [first, "the was good"]
+    assert first == f"the {written} was good"
+    assert perturbed.resolved == ResolvedRemoval(RemovalKind.TEXT_AND_DELETE, written)
+    assert (perturbed.removals, perturbed.keeps_positions) == (2, False)
+    alone, _ = remove(Removal(RemovalKind.TEXT, written), [1, 0, 1, 1])
+    assert perturbed.identity != alone.identity
+
+
 def test_deleting_everything_leaves_the_end_of_text():
     _, text = remove(Removal(RemovalKind.DELETE), [0, 0, 0, 0])
     assert text == "<|endoftext|>"

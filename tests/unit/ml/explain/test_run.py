@@ -222,6 +222,49 @@ def test_a_prompt_that_does_not_matter_is_not_trusted():
     assert "hardly matters" in result.trust.reasons[0]
 
 
+def test_a_prompt_of_unknown_words_is_not_trusted_for_that_reason():
+
+    def explain(text):
+        return last(Run(toy(), ExplanationSpec(Prompt(text=text), Occlusion(), YES_RATHER_THAN_NO)))
+
+    result = explain("zyx film wvu")
+    assert result.trust.verdict is Verdict.CAUTION
+    assert 'The model has no tokens for "zyx", "wvu" and reads <unk> there' in result.trust.reasons[0]
+    result = explain("zyx wvu")
+    assert result.trust.verdict is Verdict.NOT_TRUSTED
+    assert "hardly matters" not in " ".join(result.trust.reasons)
+
+
+@pytest.mark.parametrize("method", [Occlusion(), Lime(), KernelShap(), ShapleyPermutation(), Interactions()])
+def test_values_of_two_removals_are_their_mean(method, tiny_llama, load_model):
+    model = load_model(tiny_llama)
+
+    def explain(removal):
+        asked = ExplanationSpec(Prompt(text="The film was not good"), method, removal=removal)
+        *_, update = Run(model, asked)
+        return update
+
+    both, written, deleted = map(
+        explain,
+        (Removal(RemovalKind.TEXT_AND_DELETE), Removal(RemovalKind.TEXT, "*"), Removal(RemovalKind.DELETE)),
+    )
+    assert both.result.base_value == pytest.approx((written.result.base_value + deleted.result.base_value) / 2)
+    assert both.result.full_value == pytest.approx(written.result.full_value)
+    pairs = zip(written.result.attributions, deleted.result.attributions, strict=True)
+    means = [(one.attribution + other.attribution) / 2 for one, other in pairs]
+    assert [each.attribution for each in both.result.attributions] == pytest.approx(means, abs=1e-5)
+    assert both.result.cost.evaluations > written.result.cost.evaluations
+    assert both.progress.evaluations_done == both.progress.evaluations_planned
+
+
+def test_a_budget_of_evaluations_holds_for_two_removals_together():
+    removal = Removal(RemovalKind.TEXT_AND_DELETE)
+    asked = spec(KernelShap(), removal=removal, budget=Budget(max_evaluations=64), quality=Quality(faithfulness=False))
+    assert last(Run(toy(), asked)).cost.evaluations <= 64 + 4
+    with pytest.raises(InputError, match="at least 22 evaluations"):
+        Run(toy(), spec(removal=removal, budget=Budget(max_evaluations=19)))
+
+
 def test_a_single_feature_leaves_nothing_to_compare():
     result = last(Run(toy(), spec(features=Features(Unit.SENTENCE))))
     assert result.faithfulness is None

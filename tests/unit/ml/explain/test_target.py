@@ -1,8 +1,11 @@
+import json
+from typing import ClassVar
+
 import numpy as np
 import pytest
 
 from ml.errors import InputError, PromptTooLongError
-from ml.explain import Run, target
+from ml.explain import Run, doubts, target
 from ml.spec import (
     Continuation,
     ContrastTarget,
@@ -15,7 +18,7 @@ from ml.spec import (
     Target,
 )
 from tests.fixtures import tokenizers
-from tests.unit.ml.explain.toys import ToyModel, word_tokenizer
+from tests.unit.ml.explain.toys import ToyModel, byte_tokenizer, word_tokenizer
 
 MODEL = ToyModel({"good": 3.0, "bad": -3.0})
 YES, NO, EOS = 2, 3, 1
@@ -70,6 +73,104 @@ def test_a_generation_ends_with_the_text():
     assert tokens(GenerationTarget(9), model=model).tokens == (YES, YES)
     model.ends_at = 0
     assert tokens(GenerationTarget(9), model=model).tokens == (EOS,)
+
+
+class Preferring(ToyModel):
+    """Finds some tokens the most likely, by how many tokens it has read."""
+
+    preferred: ClassVar[dict[int, int]] = {}
+
+    def logits(self, ids):
+        logits = super().logits(ids)
+        for length, token in self.preferred.items():
+            logits[token] += 9.0 * (len(ids) == length)
+        return logits
+
+
+UNK = 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "preferred", "expected", "skipped"),
+    [
+        (NextTokenTarget(), {4: UNK}, (YES,), UNK),
+        (NextTokenTarget(), {4: EOS}, (EOS,), None),
+        (NextTokenTarget(id=UNK), {4: UNK}, (UNK,), None),
+        (GenerationTarget(3), {}, (YES, YES, YES), None),
+        (GenerationTarget(3), {4: UNK}, (YES, YES, YES), UNK),
+        (GenerationTarget(3), {5: UNK, 6: UNK}, (YES, YES, YES), UNK),
+        (GenerationTarget(3), {6: UNK}, (YES, YES, YES), UNK),
+        (GenerationTarget(9), {5: UNK, 6: EOS}, (YES, YES), UNK),
+    ],
+)
+def test_a_model_chooses_no_mask_and_the_result_says_so(kind, preferred, expected, skipped):
+    model = Preferring({"good": 3.0})
+    model.preferred = preferred
+    found = tokens(kind, model=model)
+    assert found.tokens == expected
+    token = target.describe(model.tokenizer, found).skipped_token
+    assert token is None if skipped is None else (token.id, token.text) == (skipped, "<unk>")
+
+
+@pytest.mark.parametrize("folder", ["tiny_llama", "tiny_lstm"])
+def test_the_default_target_of_a_model_is_its_likeliest_token_but_masks(folder, request, load_model):
+    model = load_model(request.getfixturevalue(folder))
+    ids = model.tokenizer.encode(Prompt(text="The film was")).ids
+    first, *others = model.logits([ids])[0][-1].argsort(descending=True).tolist()
+    assert next(iter(model.generate_greedily(ids, 1))) == first
+    assert next(iter(model.generate_greedily(ids, 1, banned=(first,)))) == others[0]
+    assert next(iter(model.generate_greedily(ids, 1, banned=(first, others[0])))) == others[1]
+
+
+CAPITAL = "The capital of France is"
+
+
+@pytest.mark.parametrize("likelier", ["P", " P"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        NextTokenTarget(text="Paris"),
+        Continuation(text="Paris."),
+        ContrastTarget(Continuation(text="Paris"), Continuation(text="France")),
+    ],
+)
+def test_a_target_without_its_space_is_doubted_where_the_model_expects_one(kind, likelier):
+    tokenizer = byte_tokenizer(unk=True)
+    model = Preferring({}, tokenizer=tokenizer)
+    encoding = tokenizer.encode(Prompt(text=CAPITAL))
+    meant, given = (tokenizer.continuation(encoding, Continuation(text=each)).ids[0] for each in (" Paris", "Paris"))
+    model.preferred = {len(encoding.ids): given if likelier == "P" else meant}
+    found = tokens(kind, text=CAPITAL, model=model)
+    reasons = [reason for _, reason in doubts.of_question(tokenizer, encoding, found)]
+    assert found.spaced == ((meant,) if likelier == " P" else ())
+    assert [json.dumps(tokenizer.token_text(meant)) in reason for reason in reasons] == [True] * (likelier == " P")
+
+
+@pytest.mark.parametrize("text", [" Paris", "\nParis"])
+def test_a_target_with_a_space_is_not_doubted(text):
+    model = ToyModel({}, tokenizer=byte_tokenizer(unk=True))
+    assert tokens(NextTokenTarget(text=text), text=CAPITAL, model=model).spaced == ()
+
+
+def test_words_without_spaces_of_their_own_are_not_doubted():
+    assert tokens(NextTokenTarget(text="good")).spaced == ()
+
+
+@pytest.mark.parametrize(
+    ("make", "text", "doubted"),
+    [
+        (byte_tokenizer, f"{CAPITAL} ", True),
+        (byte_tokenizer, f"{CAPITAL}  ", True),
+        (byte_tokenizer, CAPITAL, False),
+        (byte_tokenizer, f"{CAPITAL}\n", False),
+        (lambda unk: word_tokenizer(), "the film was ", False),
+    ],
+)
+def test_a_prompt_that_ends_in_a_space_of_the_next_word_is_doubted(make, text, doubted):
+    model = ToyModel({}, tokenizer=make(unk=True))
+    found = tokens(NextTokenTarget(id=YES), text=text, model=model)
+    reasons = [*doubts.of_question(model.tokenizer, model.tokenizer.encode(Prompt(text=text)), found)]
+    assert ["ends in a space" in reason for _, reason in reasons] == [True] * doubted
 
 
 def test_a_contrast_begins_where_the_two_part():
@@ -169,7 +270,7 @@ def test_a_model_s_choice_to_stop_or_to_go_on(folder, chosen, request, load_mode
 
 
 def test_prompt_and_target_must_fit_the_context():
-    model = ToyModel({}, tokenizer=word_tokenizer(context=6))
+    model = ToyModel({"good": 3.0}, tokenizer=word_tokenizer(context=6))
     assert len(tokens(GenerationTarget(3), model=model).tokens) == 3
     with pytest.raises(PromptTooLongError, match="the target has 4 tokens and this model can answer for 3") as error:
         tokens(GenerationTarget(4), model=model)

@@ -67,6 +67,26 @@ def test_shares_tell_no_effect_by_their_size():
     assert "no feature" not in judged.reasons[0]
 
 
+@pytest.mark.parametrize(
+    ("unchanged", "verdict", "named"),
+    [((1,), Verdict.CAUTION, '"b" and'), ((0, 1, 2, 3), Verdict.NOT_TRUSTED, '"a", "b", "c" and 1 more and')],
+)
+def test_what_is_removed_already_is_the_reason_why_nothing_changes(unchanged, verdict, named):
+    masked = replace(GOOD, removal=ResolvedRemoval(RemovalKind.MASK_TOKEN, "<unk>"), base_value=GOOD.full_value)
+    judged = judge(masked, faithfulness_asked=True, unchanged=unchanged)
+    assert judged.verdict is verdict
+    assert [reason for reason in judged.reasons if "hardly matters" in reason] == []
+    assert f"no tokens for {named} reads <unk> there" in judged.reasons[0]
+    (reason,) = judge(replace(GOOD), faithfulness_asked=True, unchanged=unchanged).reasons
+    assert "is the same" in reason
+
+
+@pytest.mark.parametrize(("outside", "told"), [(0.2, None), (0.75, "75.0% of what"), (1 - 1e-11, "Over 99.9% of what")])
+def test_an_attention_sink_is_told_apart(outside, told):
+    judged = judge(replace(GOOD, outside_share=outside), faithfulness_asked=True, in_units=False)
+    assert [reason.startswith(told) for reason in judged.reasons] == [True] * (told is not None)
+
+
 def test_attributions_that_are_as_good_as_nothing():
     # What LIME finds with a kernel so narrow that the prompt alone has weight: ranked well, known well, and nothing.
     found = replace(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 
 import numpy as np
 from tokenizers import Tokenizer as Backend
@@ -118,10 +118,12 @@ class ToyModel:
         logits = self.logits(ids)
         return float(logits[token] - np.logaddexp.reduce(logits))
 
-    def generate_greedily(self, ids: Sequence[int], max_tokens: int) -> Iterator[int]:
+    def generate_greedily(self, ids: Sequence[int], max_tokens: int, *, banned: Collection[int] = ()) -> Iterator[int]:
         read = list(ids)
         for _ in range(max_tokens):
-            read.append(int(self.logits(read).argmax()))
+            logits = self.logits(read)
+            logits[list(banned)] = -np.inf
+            read.append(int(logits.argmax()))
             yield read[-1]
 
     def in_bfloat16(self) -> None:
