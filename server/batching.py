@@ -117,8 +117,8 @@ class Queue(Generic[T]):
         """Add all of `items`, or none of them.
 
         Args:
-            max_tokens: tokens that may wait for now, where that is less than the limit. As with the limit, an empty queue
-                takes any call.
+            max_tokens: tokens that may wait for now, where that is less than the limit. As with the limit, an empty
+                queue takes any call.
 
         Raises:
             QueueOverflowError: they do not fit.

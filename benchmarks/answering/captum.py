@@ -22,7 +22,7 @@ from ml.models.internals.objective import of_logits
 Values = npt.NDArray[np.float64]
 
 _STEPS = 50
-_MOST_ORDERS = factorial(6)
+_MAX_ORDERS = factorial(6)
 """Orders of features that `ShapleyValues` walks through; beyond, `ShapleyValueSampling` walks through as many."""
 
 
@@ -51,9 +51,9 @@ class Captum:
 
     def _shapley(self) -> Values:
         self._known.clear()
-        if factorial(self._features) <= _MOST_ORDERS:
+        if factorial(self._features) <= _MAX_ORDERS:
             return self._of_tokens(ShapleyValues(self._of_ids))
-        return self._of_tokens(ShapleyValueSampling(self._of_ids), n_samples=_MOST_ORDERS)
+        return self._of_tokens(ShapleyValueSampling(self._of_ids), n_samples=_MAX_ORDERS)
 
     def _integrated(self) -> Values:
         embed = self._module.get_input_embeddings()

@@ -47,7 +47,7 @@ _GAMES: dict[str, Method] = {
     "context attribution": ContextAttribution(),
 }
 _PATHS: dict[str, Method] = {"integrated gradients": IntegratedGradients()}
-_INSIDE: dict[str, Method] = {
+_OF_INTERNALS: dict[str, Method] = {
     "input × gradient": InputTimesGradient(),
     "attention rollout": AttentionRollout(),
     "value zeroing": ValueZeroing(),
@@ -59,7 +59,7 @@ _REMOVALS = {
     "text and delete": Removal(RemovalKind.TEXT_AND_DELETE),
     "mean embedding": Removal(RemovalKind.MEAN_EMBEDDING),
 }
-_KEEPING_PLACES = ("mask", "mean embedding")
+_KEEPING_POSITIONS = ("mask", "mean embedding")
 
 
 @dataclass(frozen=True)
@@ -95,9 +95,9 @@ class Way:
 def ways(model: LanguageModel, pair: Pair) -> Iterator[Way]:
     """All that the model can be explained by, those first that share their values."""
     for name_of_removal, removal in _REMOVALS.items():
-        for name, method in (_GAMES | _PATHS if name_of_removal in _KEEPING_PLACES else _GAMES).items():
+        for name, method in (_GAMES | _PATHS if name_of_removal in _KEEPING_POSITIONS else _GAMES).items():
             yield from _possible(model, pair, Way(f"{name}, {name_of_removal}", method, removal))
-    for name, method in _INSIDE.items():
+    for name, method in _OF_INTERNALS.items():
         yield from _possible(model, pair, Way(name, method, Removal()))
 
 

@@ -66,11 +66,11 @@ class ValueZeroingExplainer:
 
 def _among_features(shares: FloatArray) -> Estimate:
     """An exact estimate from features' shares of the whole, float64 [features]."""
-    inside = float(shares.sum())
+    on_features = float(shares.sum())
     return Estimate(
-        attributions=shares / inside if inside > 0 else shares,
+        attributions=shares / on_features if on_features > 0 else shares,
         standard_errors=np.zeros(len(shares)),
         stop=StopReason.COMPLETE,
         converged=True,
-        outside_share=max(0.0, 1 - inside),
+        outside_share=max(0.0, 1 - on_features),
     )

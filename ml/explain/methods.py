@@ -67,11 +67,11 @@ def explainer(
         asked = replace(asked, budget=replace(asked.budget, max_evaluations=max(1, limit // removals)))
     features = perturbed.features
     chosen = _of_internals(asked, info, perturbed, len(perturbed.ids) + appended) or _of_a_game(asked, features)
-    fewest = chosen.min_evaluations * (1 if isinstance(chosen, InternalsExplainer) else removals)
-    if limit is not None and fewest > limit:
+    needed = chosen.min_evaluations * (1 if isinstance(chosen, InternalsExplainer) else removals)
+    if limit is not None and needed > limit:
         raise InputError(
             "budget.max_evaluations",
-            f"this method takes at least {fewest} evaluations of these {features} features, more than {limit}; raise"
+            f"this method takes at least {needed} evaluations of these {features} features, more than {limit}; raise"
             f" the limit, {_advice(asked.method)}",
         )
     return chosen

@@ -81,10 +81,10 @@ def test_what_is_removed_already_is_the_reason_why_nothing_changes(unchanged, ve
     assert "is the same" in reason
 
 
-@pytest.mark.parametrize(("outside", "told"), [(0.2, None), (0.75, "75.0% of what"), (1 - 1e-11, "Over 99.9% of what")])
-def test_an_attention_sink_is_told_apart(outside, told):
+@pytest.mark.parametrize(("outside", "said"), [(0.2, None), (0.75, "75.0% of what"), (1 - 1e-11, "Over 99.9% of what")])
+def test_an_attention_sink_is_told_apart(outside, said):
     judged = judge(replace(GOOD, outside_share=outside), faithfulness_asked=True, in_units=False)
-    assert [reason.startswith(told) for reason in judged.reasons] == [True] * (told is not None)
+    assert [reason.startswith(said) for reason in judged.reasons] == [True] * (said is not None)
 
 
 def test_attributions_that_are_as_good_as_nothing():
