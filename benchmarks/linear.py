@@ -51,24 +51,29 @@ Times = Mapping[tuple[int, int, int], Mapping[str, float]]
 def ways(rows: int, inputs: int, outputs: int) -> dict[str, Callable[[], Tensor]]:
     """What is timed: each way on weights as layers keep them for it. The first call of each has the same weight."""
     x, bias = torch.randn(rows, inputs), torch.randn(outputs)
-    plain = [torch.randn(outputs, inputs) for _ in range(LAYERS)]
-    by_input = [weight.T.contiguous().T for weight in plain]
-    packed = [PackedLinear(weight, None).operand for weight in plain]
+    weights = [torch.randn(outputs, inputs) for _ in range(LAYERS)]
 
-    def each_of(weights: list[Tensor], product: Callable[..., Tensor]) -> Callable[[], Tensor]:
-        following = itertools.cycle(weights)
+    def each(keep: Callable[[Tensor], Tensor], product: Callable[..., Tensor]) -> Callable[[], Tensor]:
+        # Copies of its own: no way finds in the cache what another has read.
+        following = itertools.cycle([keep(weight) for weight in weights])
         return lambda: product(x, next(following), bias)
 
     return {
-        "torch": each_of(plain, F.linear),
-        "torch, by input": each_of(by_input, F.linear),
-        "oneDNN, by input": each_of(by_input, pointwise),
-        "oneDNN, packed": each_of(packed, pointwise),
+        "torch": each(torch.clone, F.linear),
+        "torch, by input": each(_by_input, F.linear),
+        "oneDNN, by input": each(_by_input, pointwise),
+        "oneDNN, packed": each(lambda weight: PackedLinear(weight, None).operand, pointwise),
     }
+
+
+def _by_input(weight: Tensor) -> Tensor:
+    return weight.T.contiguous().T
 
 
 def fastest(ways: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, float]:
     """Seconds of one call in the fastest run of each way. The ways take turns for `seconds` and `MIN_RUNS` each."""
+    for way in ways.values():
+        way()  # the first call makes kernels
     calls = {name: max(1, round(RUN_SECONDS / _seconds(way, 1))) for name, way in ways.items()}
     best = dict.fromkeys(ways, math.inf)
     began, runs = time.perf_counter(), 0
@@ -80,8 +85,7 @@ def fastest(ways: Mapping[str, Callable[[], object]], seconds: float) -> dict[st
 
 
 def _seconds(way: Callable[[], object], calls: int) -> float:
-    """Of one of several calls in a row, after one that is not timed."""
-    way()
+    """Of one of several calls in a row."""
     began = time.perf_counter()
     for _ in range(calls):
         way()
