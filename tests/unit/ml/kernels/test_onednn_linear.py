@@ -88,7 +88,7 @@ def test_a_packed_weight(layer: nn.Module, rows: int, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("layer", [nn.Linear(1024, 1100), Conv1D(1100, 1024)])
-def test_where_both_ways_are_gone_rows_decide(layer: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_decide_where_the_table_mixes_both_ways(layer: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     use(MIXED, monkeypatch)
     model = nn.Sequential(copy.deepcopy(layer)).requires_grad_(False)
     use_fast_layers(model)
