@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from ml.kernels.onednn_linear import FastGatedMLP, PackedLinear, gated, use_onednn
+from ml.kernels.processors import is_known
 
 
 class Bfloat16Linear(nn.Module):
@@ -56,7 +57,11 @@ class Bfloat16GatedMLP(FastGatedMLP):
 
 
 def bfloat16_copy(module: PreTrainedModel) -> PreTrainedModel:
-    """`module`, in float32, with its linear layers' products in bfloat16, all but the language-model head's."""
+    """`module`, in float32, with its linear layers' products in bfloat16, all but the language-model head's.
+
+    Torch hands these to oneDNN by itself, whatever their shape, so that a table of rows has nothing to say: weights are
+    packed on any processor that was measured at all, and plain on others.
+    """
     shared = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
     copied = copy.deepcopy(module, shared)
     head = copied.get_output_embeddings()
@@ -65,7 +70,7 @@ def bfloat16_copy(module: PreTrainedModel) -> PreTrainedModel:
             if isinstance(child, (nn.Linear, PackedLinear, Conv1D)) and child is not head:
                 # GPT-2's linear layer stores its weight the other way round.
                 weight = child.weight.T if isinstance(child, Conv1D) else child.weight
-                layer = PackedBfloat16Linear if use_onednn(weight) and _packs() else Bfloat16Linear
+                layer = PackedBfloat16Linear if is_known() and use_onednn(weight) and _packs() else Bfloat16Linear
                 setattr(parent, name, layer(weight, child.bias))
     for child in copied.modules():
         if type(child) is FastGatedMLP and isinstance(child.gate_proj, PackedBfloat16Linear):

@@ -1,11 +1,12 @@
 """Layers of a model replaced by faster ones that compute the same function, for models in float32 on a CPU.
 
-Linear layers multiply through oneDNN. `F.linear` in float32 goes to MKL, which leaves half of an AMD processor's vector
-units idle and is slow anywhere for a few rows; oneDNN, which torch ships as well, has neither fault (2.3 times the
-products a second on Zen 5, the same on Intel from some dozens of rows on). Large weights are laid out beforehand in the
-blocks that oneDNN multiplies, a tenth faster again; then the plain weight is let go, and made anew for whoever asks.
-The numbers are float32 products either way, and which library multiplies depends on shapes alone, never on a clock:
-equal calls give equal bits.
+Linear layers multiply through oneDNN where that is faster. `F.linear` in float32 goes to MKL, which leaves half of an
+AMD processor's vector units idle (2.3 times the products a second by oneDNN on Zen 5) and is the faster one of many
+shapes on Intel's. `ml.kernels.processors` knows which, by the weight's size and a call's rows; a layer that the table
+leaves to torch stays what it was. Each weight is kept once: where rows decide it lies input by input, which both
+libraries read; where oneDNN has every row and gains by it, it is laid out in the blocks that oneDNN multiplies, and the
+plain weight is let go, and made anew for whoever asks. The numbers are float32 products either way, and which library
+multiplies depends on the processor and shapes alone, never on a clock: equal calls give equal bits.
 
 GPT-2's activation is written in transformers as seven passes over memory, and is one here. In a gated feed-forward
 network (SwiGLU, GEGLU: Shazeer 2020) the activation and the gate's product are part of the two products before them.
@@ -25,10 +26,10 @@ from torch.autograd.function import once_differentiable
 from transformers.activations import GELUTanh, NewGELUActivation
 from transformers.pytorch_utils import Conv1D
 
+from ml.kernels.processors import Rule, rule_for
+
 _AVAILABLE = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 _WIDE = "AVX512" in torch.backends.cpu.get_cpu_capability()
-_LARGE = 2**19
-"""Numbers of a weight from which on it is packed: smaller ones gain little, and a single row loses by it."""
 _ROWS = 1024
 """Rows for which weights are packed: a batch's. oneDNN takes other blocks for fewer than eight only."""
 _MIN_GATED = 64
@@ -36,7 +37,7 @@ _MIN_GATED = 64
 
 
 def use_onednn(weight: Tensor) -> bool:
-    """Whether torch can hand products with `weight` to oneDNN."""
+    """Whether torch can hand products with `weight` to oneDNN, be it faster or not."""
     return _AVAILABLE and weight.device.type == "cpu"
 
 
@@ -63,11 +64,13 @@ def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activa
 
 
 class FastLinear(nn.Linear):
-    """A linear layer."""
+    """A linear layer. oneDNN multiplies from `min_rows` rows on."""
+
+    min_rows: int
 
     def forward(self, input: Tensor) -> Tensor:
         """[..., in] to [..., out]."""
-        return _linear(input, self.weight, self.bias)
+        return _linear(input, self.weight, self.bias, self.min_rows)
 
     @property
     def operand(self) -> Tensor:
@@ -76,17 +79,20 @@ class FastLinear(nn.Linear):
 
 
 class FastConv1D(Conv1D):
-    """GPT-2's linear layer, which stores its weight the other way round."""
+    """GPT-2's linear layer, which stores its weight the other way round. oneDNN multiplies from `min_rows` rows on."""
+
+    min_rows: int
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] to [..., out]."""
-        return _linear(x, self.weight.T, self.bias)
+        return _linear(x, self.weight.T, self.bias, self.min_rows)
 
 
 class PackedLinear(nn.Module):
     """A linear layer whose weight is laid out as oneDNN multiplies it. Gradients reach its input, and nothing else."""
 
     operand: Tensor
+    min_rows = 1
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         """Lay out `weight` [out, in]; `bias` [out]."""
@@ -143,11 +149,12 @@ class FastGatedMLP(nn.Module):
     up_proj: nn.Module
     down_proj: nn.Module
     activation: Activation
+    min_rows: int
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., size] to [..., size]."""
         gate, up = self.gate_proj, self.up_proj
-        few = x.numel() < _MIN_GATED * x.shape[-1]
+        few = x.numel() < self.min_rows * x.shape[-1]
         inner = None if few or x.requires_grad else gated(x, gate, up, self.activation)
         return cast(Tensor, self.down_proj(self.activation.function(gate(x)) * up(x) if inner is None else inner))
 
@@ -161,10 +168,10 @@ def gated(x: Tensor, gate: nn.Module, up: nn.Module, activation: Activation) -> 
 
 
 def use_fast_layers(module: nn.Module) -> None:
-    """Replace what is slow in `module` where its weights are float32 on the CPU.
+    """Replace what is slow on this processor in `module`, where its weights are float32 on the CPU.
 
-    Small weights stay the module's parameters. One that belongs to its layer alone is laid out input by input, as
-    oneDNN likes it best for few rows: the same numbers in the same shape, with other strides.
+    Weights that are not packed stay the module's parameters. One that belongs to its layer alone is laid out input by
+    input, as oneDNN likes it best for few rows: the same numbers in the same shape, with other strides.
     """
     # An embedding's weight may be the head's too, and is read row by row.
     embeddings = {id(child.weight) for child in module.modules() if isinstance(child, nn.Embedding)}
@@ -173,30 +180,35 @@ def use_fast_layers(module: nn.Module) -> None:
             if type(child) is NewGELUActivation:
                 setattr(parent, name, GELUTanh())
             elif (type(child) is nn.Linear or type(child) is Conv1D) and _is_plain(child.weight):
-                setattr(parent, name, _fast(child, shared=id(child.weight) in embeddings))
+                setattr(parent, name, _fast(child, rule_for(child.weight.numel()), id(child.weight) in embeddings))
     for child in module.modules():
         if activation := _activation_of(child):
             child.__class__ = FastGatedMLP
-            cast(FastGatedMLP, child).activation = activation
+            fast = cast(FastGatedMLP, child)
+            fast.activation = activation
+            parts = cast(tuple[FastLinear | PackedLinear, ...], (fast.gate_proj, fast.up_proj))
+            fast.min_rows = max(_MIN_GATED, *(part.min_rows for part in parts))
 
 
-def _fast(layer: nn.Linear | Conv1D, *, shared: bool) -> nn.Module:
+def _fast(layer: nn.Linear | Conv1D, rule: Rule, shared: bool) -> nn.Module:
     """A faster `layer`, which may be itself. `shared`: whether its weight is an embedding's too."""
-    if _AVAILABLE and not shared and layer.weight.numel() >= _LARGE:
+    if rule.min_rows is None or not _AVAILABLE:
+        return layer
+    if rule.packed and not shared:
         return PackedLinear(layer.weight.T if isinstance(layer, Conv1D) else layer.weight, layer.bias)
     if isinstance(layer, Conv1D):
         layer.__class__ = FastConv1D
-        return layer
-    layer.__class__ = FastLinear
-    if not shared:
-        layer.weight.data = layer.weight.data.T.contiguous().T
+    else:
+        layer.__class__ = FastLinear
+        if not shared:
+            layer.weight.data = layer.weight.data.T.contiguous().T
+    cast(FastLinear | FastConv1D, layer).min_rows = rule.min_rows
     return layer
 
 
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, min_rows: int) -> Tensor:
     """x · weightᵀ + bias, [..., in] to [..., out], by the faster of two libraries. oneDNN's gradient is x's alone."""
-    # MKL reads a large weight with one thread where there is a single row.
-    several = x.numel() > x.shape[-1] or weight.numel() >= _LARGE
+    several = x.numel() >= min_rows * x.shape[-1]
     if not (several and use_onednn(weight) and x.dtype is torch.float32) or weight.requires_grad:
         return F.linear(x, weight, bias)
     if not x.requires_grad:

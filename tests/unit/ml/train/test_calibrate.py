@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from ml.kernels.onednn_linear import PackedLinear
+from ml.kernels.processors import Rule
 from ml.models.loading import load
 from ml.models.lstm import LstmConfig, LstmModel, WordLSTM, load_module, save_lstm
 from ml.models.words import wikitext_tokenizer
@@ -69,7 +70,8 @@ def test_what_makes_a_text_likeliest_is_found_and_folded() -> None:
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_a_head_so_large_that_it_is_packed_when_it_is_served(tied: bool, tmp_path: Path, capsys) -> None:
+def test_a_head_that_is_packed_when_it_is_served(tied: bool, tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("ml.kernels.onednn_linear.rule_for", lambda numel: Rule(None, 1, packed=True))
     torch.manual_seed(0)
     words = ["<unk>", "<eos>", "the", "river", "was", "old", *(f"w{i}" for i in range(10_000))]
     module = WordLSTM(LstmConfig(len(words), 650, 650, 1, tied)).eval()
