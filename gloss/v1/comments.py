@@ -64,7 +64,7 @@ COMMENTS: dict[str, str] = {
     'Cost.stop_reason': 'Why it stopped.',
     'Cost.tokens_computed': 'Tokens that went through the model.',
     'Cost.tokens_saved': 'Tokens that did not have to, because a shared prefix was computed before.',
-    'CreateExplanationRequest.fresh': 'Compute anew, even when the same spec has been explained before.',
+    'CreateExplanationRequest.fresh': 'Compute anew, even when the same spec has been explained before: neither that explanation is answered, nor are values used that were computed for others.',
     'CreateExplanationRequest.request_id': 'Makes the call safe to repeat (AIP-155): the same id with the same spec answers the same explanation. Up to 128 characters from [A-Za-z0-9_-]. Default: none.',
     'CreateExplanationRequest.spec': 'About one prompt.',
     'CreateExplanationRequest.study': 'About many prompts.',
