@@ -32,7 +32,7 @@ TEXTS = st.one_of(LISTS.map(" ".join), SHORT, st.lists(st.sampled_from(WORDS), m
 IDS = st.lists(st.integers(0, 13) | st.integers(0, 150), min_size=1, max_size=8).map(tuple)
 
 
-def inside(allowed: Range, *, whole: bool) -> st.SearchStrategy[Any]:
+def in_range(allowed: Range, *, whole: bool) -> st.SearchStrategy[Any]:
     """Numbers of a range: its ends, what is near the lower one, and any."""
     if whole:
         low, high = int(allowed.low), LARGEST if allowed.high is None else int(allowed.high)
@@ -52,7 +52,7 @@ def valued(kind: type, name: str, hint: Any) -> st.SearchStrategy[Any]:
     [one] = kinds - {type(None)}
     if isinstance(one, type) and issubclass(one, Enum):
         return optional | st.sampled_from(one)
-    return optional | inside(ranges(kind)[name], whole=one is int)
+    return optional | in_range(ranges(kind)[name], whole=one is int)
 
 
 def declared(kind: type) -> st.SearchStrategy[dict[str, Any]]:
@@ -103,7 +103,7 @@ def budgets(draw: st.DrawFn) -> spec.Budget:
     return spec.Budget(
         max_evaluations=draw(few | st.sampled_from([None, 10_000_000])) if ends else draw(few),
         max_duration=duration,
-        standard_error=draw(st.none() | inside(ranges(spec.Budget)["standard_error"], whole=False)),
+        standard_error=draw(st.none() | in_range(ranges(spec.Budget)["standard_error"], whole=False)),
         seed=draw(st.sampled_from([0, 1, 2**64 - 1])),
     )
 
