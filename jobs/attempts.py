@@ -30,7 +30,10 @@ _MAX_CHECKPOINT_BYTES = 256 << 20
 
 @dataclass(frozen=True)
 class Attempt:
-    """One attempt at an explanation. `number` counts from 1, and only the newest attempt's writes are taken."""
+    """One attempt at an explanation. `number` counts from 1, and only the newest attempt's writes are taken.
+
+    `fresh` is whether it must compute its values anew, whatever the worker knows from other explanations.
+    """
 
     id: str
     number: int
@@ -38,6 +41,7 @@ class Attempt:
     model: pb.ModelVersion
     checkpoint: bytes | None
     waited_seconds: float
+    fresh: bool = False
 
 
 class AttemptStore:
@@ -73,7 +77,7 @@ class AttemptStore:
             return None
         if isinstance(number, bytes):
             raise DataCorruptError(names.resource(explanation_id), number.decode())
-        wanted = ("spec", "model", "created", "started")
+        wanted = ("spec", "model", "created", "started", "fresh")
         row = cast("list[bytes | None]", self._redis.hmget(names.record(explanation_id), wanted))
         if row == [None] * len(wanted):  # deleted between the two steps
             return None
@@ -87,6 +91,7 @@ class AttemptStore:
                 model=record.message("model", pb.ModelVersion),
                 checkpoint=self._checkpoint(explanation_id),
                 waited_seconds=(record.milliseconds("started") - record.milliseconds("created")) / 1000,
+                fresh="fresh" in fields,
             )
         except DataCorruptError as error:
             error_fields = ("error", _corrupt(error.part))

@@ -80,8 +80,9 @@ class ExplanationStore:
         """Queue an explanation or a study, or answer the one that exists.
 
         An equal question on a model of equal digest is the same explanation, unless that one failed or was cancelled,
-        or `fresh` is set. An equal `request_id` is the same explanation for as long as one is retained. One that cannot
-        be read is forgotten. `cost` is its progress until work on it begins.
+        or `fresh` is set: then it is computed anew, and from no values that were computed for others. An equal
+        `request_id` is the same explanation for as long as one is retained. One that cannot be read is forgotten.
+        `cost` is its progress until work on it begins.
 
         Raises:
             QueueFullError: too many wait.
@@ -105,6 +106,8 @@ class ExplanationStore:
             "method": question.method(asked),
             "preview": question.preview(asked),
         }
+        if fresh:
+            fields["fresh"] = "1"
         if cost is not None:
             fields["progress"] = cost.SerializeToString()
         job = new_job(queue, explanation_id).to_dict(include_meta=False)

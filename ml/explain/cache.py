@@ -39,6 +39,19 @@ class ValueCache:
         while len(self._values) > self._max_entries:
             self._values.popitem(last=False)
 
+    def write_only(self) -> ValueCache:
+        """The same map for work that has to compute anew: what it puts there is kept, but it finds nothing."""
+        return _WriteOnly(self)
+
+
+class _WriteOnly(ValueCache):
+    def __init__(self, cache: ValueCache) -> None:
+        self._max_entries = cache._max_entries
+        self._values = cache._values
+
+    def get(self, key: bytes) -> float | None:
+        return None
+
 
 def scope(info: ModelInfo, target: TargetTokens, namespace: str = "") -> bytes:
     """32 bytes, equal where equal prompts have equal values: same weights, arithmetic and target.

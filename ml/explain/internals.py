@@ -78,14 +78,13 @@ class PromptInternals:
         """How many gradients to ask for at once."""
         return max(1, chunk_tokens(self._model.info) // (_GRADIENT_COST * (self._tokens - self._cached)))
 
-    def path_gradients(self, points: FloatArray, weights: FloatArray, *, from_removed: bool) -> FloatArray:
-        """The weighted sum over some points of a path to the prompt's embeddings of gradient × way, float64 [features].
+    def path_gradients(self, points: FloatArray, *, from_removed: bool) -> FloatArray:
+        """Gradient × way at some points of a path to the prompt's embeddings, float64 [points, features].
 
         See `ml.models.protocol.ModelInternals.path_gradients`.
 
         Args:
             points: where to take gradients, 0 at the path's start to 1 at the prompt.
-            weights: of each point.
             from_removed: whether the path starts where every feature is removed, and not at embeddings of zeros.
         """
         ids = self._read(removed=False)
@@ -93,12 +92,11 @@ class PromptInternals:
             ids,
             self._target.objective,
             points=points,
-            weights=weights,
             baseline=self._read(removed=True) if from_removed else None,
             prefix=self._prefix,
         )
         self.game.charge(len(points), len(points) * len(ids), saved=len(points) * self._cached)
-        return self._by_feature(found)
+        return np.array([self._by_feature(each) for each in found])
 
     def attention_rollout(self) -> FloatArray:
         """Attention rollout from the positions that predict the target, their mean, by feature, float64 [features].

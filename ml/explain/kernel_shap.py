@@ -149,16 +149,20 @@ class KernelShapExplainer:
             standard_errors, freedom = found.standard_errors, found.freedom
         else:
             standard_errors = stratified(pulls, strata, counts)
-        halves = np.arange(len(pairs)) // 2 % 2  # by twos, as every other pair may be a single feature and the others
-        first, second = (self._regress(pairs[halves == half])[0] for half in (0, 1))
         return Estimate(
             attributions=attributions,
             standard_errors=standard_errors,
             converged=has_converged(attributions, standard_errors, self.budget.standard_error),
-            stability=stability(first, second) if len(pairs) >= 4 else None,
+            stability=self._stability(pairs),
             freedom=freedom,
             completeness_error=completeness_error(attributions, gain),
         )
+
+    def _stability(self, pairs: Pairs) -> float | None:
+        if len(pairs) < 4:
+            return None  # a half would be a single pair, or none
+        halves = np.arange(len(pairs)) // 2 % 2  # by twos, as every other pair may be a single feature and the others
+        return stability(*(self._regress(pairs[halves == half])[0] for half in (0, 1)))
 
     def _fits(self, pairs: Pairs) -> bool:
         """Whether a regression would not follow the accidents of so few pairs."""

@@ -86,7 +86,7 @@ def _of_internals(
             return InputTimesGradientExplainer()
         case spec.IntegratedGradients():
             _check_path(perturbed)
-            return IntegratedGradientsExplainer(asked.method)
+            return IntegratedGradientsExplainer(asked.method, asked.budget)
         case spec.AttentionRollout():
             _check_rollout(info, tokens)
             return AttentionRolloutExplainer()

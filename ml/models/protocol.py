@@ -134,20 +134,18 @@ class ModelInternals(Protocol):
         objective: Objective,
         *,
         points: FloatArray,
-        weights: FloatArray,
         baseline: Sequence[int] | None = None,
         prefix: Prefix | None = None,
     ) -> FloatArray:
-        """What each token's embedding adds to an objective along a straight path, in parts: float64 [T].
+        """What each token's embedding adds to an objective at points of a straight path: float64 [n, T].
 
         With x the embeddings of `ids` and x' those of the baseline, it is the sum over embedding dimensions of
-        (x − x') · Σᵢ weightsᵢ ∇v(x' + pointsᵢ (x − x')).
+        (x − x') · ∇v(x' + pointsᵢ (x − x')). A weighted sum over the points integrates it along the path.
 
         Args:
             ids: T tokens, `MEAN` among them or not: a prompt, and what is read of the objective's continuations.
             objective: v. Its continuations are one and what begins it, so that they are read together.
             points: float64 [n], 0 at the baseline to 1 at `ids`; they run as one batch.
-            weights: float64 [n].
             baseline: as `ids`, T tokens. Default: embeddings of zeros.
             prefix: of this model, what stands before `ids` and the baseline.
         """

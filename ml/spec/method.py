@@ -10,6 +10,7 @@ from ml.errors import InputError
 from ml.spec.checks import Checked, Range
 
 __all__ = [
+    "MAX_STEPS",
     "AttentionRollout",
     "ContextAttribution",
     "Estimator",
@@ -29,6 +30,8 @@ PENALTY = Range(0, 1e9)
 """Of a surrogate: at most by far enough to leave nothing of any coefficient."""
 DEPTH = Range(1, 8)
 """Of a decision tree."""
+MAX_STEPS = 1000
+"""Points of an integral."""
 
 
 class Estimator(Enum):
@@ -90,9 +93,9 @@ class InputTimesGradient:
 
 @dataclass(frozen=True)
 class IntegratedGradients(Checked):
-    """Gradients integrated from the removed prompt to the whole one, at `steps` points."""
+    """Gradients integrated from the removed prompt to the whole one, at `steps` points; None is as many as it takes."""
 
-    steps: Annotated[int, Range(1, 1000)] = 50
+    steps: Annotated[int | None, Range(1, MAX_STEPS)] = None
 
 
 @dataclass(frozen=True)

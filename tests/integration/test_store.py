@@ -107,6 +107,11 @@ class TestCreate:
         assert fresh.name != first.name
         assert store.create(lime(), MODEL).name == fresh.name
 
+    @pytest.mark.parametrize("fresh", [False, True])
+    def test_every_attempt_knows_whether_to_compute_anew(self, store, attempts, fresh):
+        name = id_of(store.create(lime(), MODEL, fresh=fresh))
+        assert [attempts.begin(name).fresh for _ in range(2)] == [fresh, fresh]
+
     def test_remembers_request_ids(self, store):
         first = store.create(lime(), MODEL, request_id="one", fresh=True)
         assert store.create(lime(), MODEL, request_id="one", fresh=True).name == first.name

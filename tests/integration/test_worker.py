@@ -23,6 +23,13 @@ from jobs.store import ExplanationStore
 from tests.fixtures.processes import environment
 from tests.integration.explanations import ended, lime, model_of, under_way, wait_for
 
+STUDY = pb.StudySpec(
+    bias_probe=pb.BiasProbe(
+        groups=[pb.SwapSet(label="a", words=["king", "father"]), pb.SwapSet(label="b", words=["queen", "mother"])],
+        templates=["The {} said that"],
+    )
+)
+
 
 @pytest.fixture(scope="module")
 def redis_server_here(tmp_path_factory, redis_server):
@@ -104,9 +111,30 @@ def test_tells_how_fast_it_was_by_its_method(model, store):
     planned = done.progress.tokens_planned
     rate = store.throughput(model.digest, "lime")
     assert rate == pytest.approx(planned / seconds(done.result.cost.duration), rel=3)
-    cached = ended(store, store.create(lime(60, seed=7), model, fresh=True).name)
+    faster = lime(60, seed=7)
+    faster.budget.max_duration.FromSeconds(100)  # another spec of the same values
+    cached = ended(store, store.create(faster, model).name)
     assert cached.result.cost.evaluations == 0
     assert store.throughput(model.digest, "lime") == rate  # what is not computed says nothing of the speed
+
+
+@pytest.mark.parametrize("asked", [lime(30, text="six seven eight nine"), STUDY], ids=["explanation", "study"])
+def test_a_fresh_one_computes_its_values_anew(model, store, asked):
+    done = [ended(store, store.create(asked, model, fresh=fresh).name) for fresh in (False, True, True)]
+    first, *anew = (each.study_result.cost if each.HasField("study_result") else each.result.cost for each in done)
+    for cost in anew:
+        # What it has of hits is its own, as in the first, before which nobody had asked about this text.
+        assert (cost.evaluations, cost.cache_hits) == (first.evaluations, first.cache_hits)
+        assert cost.tokens_computed == first.tokens_computed > 0
+    assert first.evaluations > first.cache_hits
+
+
+def test_a_fresh_one_leaves_its_values_to_others(model, store):
+    fresh = ended(store, store.create(lime(30, seed=12), model, fresh=True).name)
+    longer = lime(30, seed=12)
+    longer.budget.max_duration.FromSeconds(100)
+    assert ended(store, store.create(longer, model).name).result.cost.evaluations == 0
+    assert fresh.result.cost.evaluations > 0
 
 
 def test_says_that_it_is_alive(model, store, worker):

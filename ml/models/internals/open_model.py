@@ -79,19 +79,16 @@ class OpenModel(LogitsModel):
         objective: Objective,
         *,
         points: FloatArray,
-        weights: FloatArray,
         baseline: Sequence[int] | None = None,
         prefix: Prefix | None = None,
     ) -> FloatArray:
         """See `ModelInternals.path_gradients`."""
         end = self.embed_prompt(ids)
         begin = torch.zeros_like(end) if baseline is None else self.embed(baseline)
-        rule = torch.tensor(np.stack([points, weights]), dtype=torch.float32, device=end.device)
-        at, shares = rule[:, :, None, None]
+        at = torch.tensor(points, dtype=torch.float32, device=end.device)[:, None, None]
         value, positions = of_logits(objective)
         _, gradients = self.gradients(torch.lerp(begin, end, at), positions, value, prefix)
-        mean = (shares * gradients).sum(0).double()
-        found: FloatArray = ((end - begin) * mean).sum(-1).cpu().numpy()
+        found: FloatArray = ((end - begin) * gradients).sum(-1, dtype=torch.float64).cpu().numpy()
         return found
 
     def attention_rollout(self, ids: Sequence[int], queries: Sequence[int]) -> npt.NDArray[np.float32]:

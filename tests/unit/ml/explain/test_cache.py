@@ -43,6 +43,15 @@ def test_a_second_explanation_of_a_prompt_computes_nothing():
     assert replace(second, cost=first.cost) == first
 
 
+def test_a_write_only_view_finds_nothing_and_keeps_what_is_new():
+    cache = ValueCache()
+    alone = last(Run(toy(), spec()))
+    for _ in range(2):
+        anew = last(Run(toy(), spec(), cache=cache.write_only()))
+        assert replace(anew, cost=replace(anew.cost, duration=alone.cost.duration)) == alone
+    assert last(Run(toy(), spec(), cache=cache)).cost.evaluations == 0
+
+
 def test_methods_share_values():
     cache = ValueCache()
     last(Run(toy(), spec(), cache=cache))

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from ml.errors import CapabilityError, InputError
-from ml.explain import Run, internals, prepare
-from ml.result import StopReason, Verdict
+from ml.explain import Run, gradients, internals, prepare
+from ml.result import Stage, StopReason, Verdict
 from ml.spec import (
     Budget,
     Continuation,
@@ -93,6 +93,69 @@ def test_integrated_gradients_agree_with_captum(model, kind):
     with torch.no_grad():
         assert result.full_value == pytest.approx(float(value(whole)), abs=1e-4)
         assert result.base_value == pytest.approx(float(value(removed)), abs=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", TARGETS)
+def test_as_many_steps_as_it_takes_agree_with_many_of_captum(model, kind):
+    from captum.attr import IntegratedGradients as Captum
+
+    spec = ExplanationSpec(
+        PROMPT, IntegratedGradients(), TARGETS[kind], removal=MEAN, budget=Budget(max_evaluations=1000)
+    )
+    result = last(run := Run(model, spec))
+    value, whole, removed = oracle(model, result, run, -1)
+    found = Captum(value).attribute(whole, removed, n_steps=400, method="gausslegendre").sum(-1)[0]
+    exact = by_feature(result, found)
+    assert result.converged
+    assert result.cost.stop_reason is StopReason.COMPLETE
+    assert result.completeness_error <= 0.05 * abs(result.full_value - result.base_value)
+    assert [each.attribution for each in result.attributions] == pytest.approx(exact, abs=0.05 * max(map(abs, exact)))
+
+
+@pytest.mark.parametrize("evaluations", [None, 9, 27, 60, 10_000])
+def test_points_are_never_taken_twice_and_never_more_than_planned(model, evaluations):
+    task = ExplanationSpec(
+        PROMPT,
+        IntegratedGradients(),
+        removal=MEAN,
+        budget=Budget(max_evaluations=evaluations),
+        quality=Quality(False),
+    )
+    run = Run(model, task)
+    result = last(run)
+    gradients = result.cost.evaluations - 2
+    assert gradients in {7, 13, 25, 49, 97, 193, 385, 769}
+    assert gradients <= min(evaluations or 50, run.problem.max_evaluations)
+    if result.converged:
+        assert result.cost.stop_reason is StopReason.COMPLETE
+    else:
+        assert result.cost.stop_reason is StopReason.EVALUATIONS
+        assert result.cost.evaluations + 2 == run.problem.max_evaluations
+
+
+def test_what_is_known_is_told_on_the_way(model, monkeypatch):
+    """And so it is kept when somebody cancels."""
+    monkeypatch.setattr(gradients, "CONVERGED", 0)
+    ticks = count()
+    spec = ExplanationSpec(PROMPT, IntegratedGradients(), removal=MEAN, quality=Quality(False))
+    updates = list(Run(model, spec, clock=lambda: float(next(ticks))))
+    partial = [update.result for update in updates if update.result and update.progress.stage is Stage.EXPLAINING]
+    assert [result.cost.evaluations - 2 for result in partial] == [4, 7, 13, 25, 49]
+    assert partial[3].completeness_error < partial[0].completeness_error
+    assert all(result.cost.stop_reason is None for result in partial[:4])
+
+
+def test_time_ends_it_at_the_last_rule_that_is_complete(model):
+    ticks = count()
+    spec = ExplanationSpec(PROMPT, IntegratedGradients(), removal=MEAN, quality=Quality(False))
+    late = replace(spec, budget=Budget(max_evaluations=1000, max_duration=25.0))
+    result = last(Run(model, late, clock=lambda: float(next(ticks))))
+    assert result.cost.stop_reason is StopReason.DURATION
+    same = last(Run(model, replace(spec, budget=Budget(max_evaluations=result.cost.evaluations))))
+    assert result.cost.evaluations == same.cost.evaluations < 60
+    assert result.attributions == same.attributions
+    assert result.completeness_error == same.completeness_error > 0
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -187,7 +250,7 @@ def test_without_a_mask_token_the_mean_embedding_takes_its_place():
 
 def test_a_budget_below_the_steps_is_refused(tiny_llama, load_model):
     model = load_model(tiny_llama)
-    spec = ExplanationSpec(PROMPT, IntegratedGradients(), budget=Budget(max_evaluations=51))
+    spec = ExplanationSpec(PROMPT, IntegratedGradients(50), budget=Budget(max_evaluations=51))
     with pytest.raises(InputError, match="take fewer steps"):
         prepare(model.tokenizer, model.info, spec)
 

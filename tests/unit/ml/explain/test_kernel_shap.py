@@ -28,6 +28,16 @@ def test_an_additive_game_gives_back_its_terms(evaluations):
     assert found.stability == pytest.approx(1) or evaluations == 60
 
 
+@pytest.mark.parametrize("control", [False, True])
+@pytest.mark.parametrize("features", [3, 4, 12])
+def test_the_smallest_budgets_give_numbers(features, control):
+    for evaluations in range(6, min(20, 2**features)):
+        game = conjunction(features, 0, 1)
+        found = estimates(KernelShapExplainer(features, Budget(max_evaluations=evaluations), control), game)[-1]
+        assert np.isfinite(found.attributions).all()
+        assert found.stability is None or evaluations >= 10  # two pairs in each half
+
+
 @pytest.mark.parametrize("game", [conjunction(12, 3, 4), glove(4, 8), crooked(12)])
 def test_games_that_are_not_additive(game):
     found = explain(game, 1500)[-1]

@@ -202,8 +202,9 @@ def test_gradients_along_a_path_sum_to_the_difference(
     start, end = objective.values(log_probabilities(model, prompts, objective.continuations)).tolist()
     nodes, weights = np.polynomial.legendre.leggauss(200)
     begin, whole = ([*prompt, *branch.ids] for prompt in prompts)
-    found = model.path_gradients(whole, objective, points=(nodes + 1) / 2, weights=weights / 2, baseline=begin)
-    assert found.shape == (len(whole),)
+    found = model.path_gradients(whole, objective, points=(nodes + 1) / 2, baseline=begin)
+    assert found.shape == (200, len(whole))
     assert found.dtype == np.float64
+    found = weights / 2 @ found
     assert not found[:3].any()  # these tokens are the same
     assert found.sum() == pytest.approx(end - start, abs=0.01 * max(1.0, abs(end - start)))
