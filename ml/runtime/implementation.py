@@ -22,9 +22,15 @@ _names: WeakKeyDictionary[nn.Module, list[tuple[Any, str, str]]] = WeakKeyDictio
 """By model: each of its configurations, the name that transformers chose for it, and the one within `registered`."""
 
 
+def takes_function(module: PreTrainedModel) -> bool:
+    """Whether `module`, or a model that it is made of, calls the attention function that its configuration names."""
+    parts = (part for part in module.modules() if isinstance(part, PreTrainedModel))
+    return any(part._can_set_attn_implementation() for part in parts)
+
+
 def register(module: PreTrainedModel) -> bool:
     """Let `registered` switch `module` to our function; false where it does not take one from outside."""
-    if not module._can_set_attn_implementation():
+    if not takes_function(module):
         return False
     found: list[Any] = [child.config for child in module.modules() if hasattr(child, "config")]
     configs = {id(config): config for config in found}

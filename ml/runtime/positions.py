@@ -1,7 +1,7 @@
 """Positions of rows, in models that count positions themselves instead of taking them from outside.
 
-Some hand what they have counted to an embedding of positions, as `position_ids`. In a forward pass of rows it gets the
-rows' own in their place, so that the model stays unmodified otherwise.
+Some hand what they have counted to an embedding of positions, as `position_ids`; some leave the counting to it. In a
+forward pass of rows it gets the rows' own in their place, so that the model stays unmodified otherwise.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ def _positions_of_rows(
     _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
     run, counted = asked(), kwargs.get("position_ids")
-    if not isinstance(run, TrimmedForward) or not isinstance(counted, Tensor):
+    if not isinstance(run, TrimmedForward):
         return None
-    return args, {**kwargs, "position_ids": run.position_ids.view(counted.shape)}
+    # Of one sequence, where the embedding counts.
+    positions = run.position_ids.view(counted.shape) if isinstance(counted, Tensor) else run.position_ids[0]
+    return args, {**kwargs, "position_ids": positions}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -206,7 +206,7 @@ class Plain(OpenModel):
             raise Missing("layers cannot be told")
 
         def note(_module: nn.Module, _args: Any, output: Any) -> None:
-            hidden = output[0] if isinstance(output, tuple) else output
+            hidden = output[0] if isinstance(output, tuple | list) else output
             if hidden.dim() == 4 and hidden.shape[1:3] == (many, len(ids)):
                 hidden = hidden.permute(1, 2, 0, 3)
             outputs.append(hidden.flatten(2))
@@ -217,16 +217,26 @@ class Plain(OpenModel):
             output[torch.arange(many), torch.arange(many)] = 0
             return output
 
+        def without(value: Tensor, heads: int) -> Tensor:
+            reached.append(layer)
+            value = value.clone()
+            value.movedim(heads, 1)[torch.arange(many), :, torch.arange(many)] = 0
+            return value
+
         hooks = [each.register_forward_hook(note) for each in stacks[0]]
+        inline: AbstractContextManager[None] = nullcontext()
         if layer >= 0 and not self.module._can_set_attn_implementation():
-            # Attention is written down in the layer: what its values are projected by is all that can be held on to.
+            # Attention is written down in the layer: what its values are projected by, or what parts them from queries
+            # and keys, is all that can be held on to.
             hooks += [
                 part.register_forward_hook(project)
                 for name, part in stacks[0][layer].named_modules()
                 if name.rpartition(".")[2] in {"v_proj", "value", "value_proj"}
             ]
+            if len(hooks) == len(stacks[0]):
+                inline = _inline(stacks[0][layer], without)
         try:
-            with self._wrapped(zero):
+            with self._wrapped(zero), inline:
                 self.module(input_ids=torch.tensor([list(ids)] * many), use_cache=False)
         finally:
             for hook in hooks:
@@ -234,3 +244,37 @@ class Plain(OpenModel):
         if layer >= 0 and not reached:
             raise Missing("no value vectors")
         return outputs
+
+
+@contextmanager
+def _inline(layer: nn.Module, without: Callable[[Tensor, int], Tensor]) -> Iterator[None]:
+    """Within, `without` changes the values of a layer of which one projection gives queries, keys and values.
+
+    It is given them with their heads' dimension, which the layer's code parts them by.
+    """
+    undo: list[Callable[[], None]] = []
+    for part in layer.modules():
+        if own := getattr(part, "_attn", None):
+            part._attn = lambda q, k, v, *more, own=own, **named: own(q, k, without(v, 1), *more, **named)  # type: ignore[assignment]
+            undo.append(lambda part=part: part.__dict__.pop("_attn"))  # type: ignore[misc]
+        for name, heads in (("_split_heads", 2), ("_reshape", 1)):
+            if not hasattr(part, "_attn") and (own := getattr(part, name, None)):
+
+                def split(fused: Tensor, own: Any = own, heads: int = heads) -> tuple[Tensor, ...]:
+                    *others, value = own(fused)
+                    return *others, without(value, heads)
+
+                setattr(part, name, split)
+                undo.append(lambda part=part, name=name: part.__dict__.pop(name))  # type: ignore[misc]
+        if isinstance(fused := getattr(part, "Wqkv", None), nn.Linear):
+
+            def chunk(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
+                query, key, value = output.chunk(3, dim=2)
+                return torch.cat([query, key, without(value[:, None], 1)[:, 0]], dim=2)
+
+            undo.append(fused.register_forward_hook(chunk).remove)
+    try:
+        yield
+    finally:
+        for each in undo:
+            each()

@@ -79,10 +79,14 @@ _ROBERTAS = ("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl")
 _WHY = {
     **dict.fromkeys(("phi3", "phi3, window"), _ROTARY),
     **dict.fromkeys(("falcon_h1", "zaya"), _BOTH),
+    **dict.fromkeys(("falcon_mamba", "mamba"), "it has no attention"),
+    **dict.fromkeys(("qwen4_exp", "qwen4_exp_text"), "its layers pick keys by the mask of a batch"),
+    "deepseek_v4": "its layers attend to compressed keys beside the tokens'",
     "diffllama": "each layer attends twice",
     **{f"{kind}, decoder": _POSITIONS for kind in (*_ROBERTAS, "camembert", "data2vec-text", "xmod")},
 }
-"""Where a measured difference does not say it."""
+"""Where a measured difference, or what is told of a failure, does not say it."""
+_VAGUE = re.compile("differs by|by more than attention")
 
 
 def _slow_ways(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
@@ -91,7 +95,7 @@ def _slow_ways(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
     for row in rows:
         for logged in row.get("slow", "").split("; "):
             if logged.startswith(("ragged batches", "prefix cache and batched decoding")):
-                if "differs by" in logged and (why := _WHY.get(row["architecture"])):
+                if _VAGUE.search(logged) and (why := _WHY.get(row["architecture"])):
                     logged = re.sub(r"\(.*\)", f"({why})", logged)  # noqa: PLW2901
                 found.setdefault(logged, []).append(row["architecture"])
     for reason, names in sorted(found.items(), key=lambda each: -len(each[1])):

@@ -22,6 +22,7 @@ from ml.errors import LayersError
 from ml.models.base import AttentionSink
 from ml.models.internals.value_zeroing import Zeroing
 from ml.runtime.implementation import NAME, asked, asking, eager, register, registered
+from ml.runtime.inline_attention import hand_over, hands_over
 from ml.runtime.kernels import Scores
 from ml.runtime.last_layer import LayerCall, TrimmedForward, layers_of
 from ml.runtime.positions import follow_rows
@@ -115,7 +116,8 @@ def prepare(module: PreTrainedModel) -> Reader | None:
     Each way is tried out on some tokens: models differ in whether they hand keyword arguments on, and only that tells.
     """
     # It stays registered for rows of a batch, whose attention can be capped and have sinks, which that of SDPA cannot.
-    captured = _weights_by(capture, module) if register(module) else {}
+    hand_over(module)
+    captured = _weights_by(capture, module) if register(module) or hands_over(module) else {}
     follow_rows(module)
     agrees = _eager_agrees(module)
     eager_ones = _weights_by(read_eager, module)

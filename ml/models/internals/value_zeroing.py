@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from ml.errors import CapabilityError, MixedLayersError
 from ml.models.base import AttentionSink
-from ml.runtime.implementation import asked, asking, eager, registered
+from ml.runtime.implementation import asked, asking, eager, registered, takes_function
 from ml.runtime.last_layer import layers_of
 
 _NOTHING = 1e-12  # a change of all positions together that is rounding
@@ -74,7 +74,7 @@ class ValueZeroing:
         if layers is None:
             raise CapabilityError(name, f"the layers of {name!r} cannot be told apart; choose another method")
         self._module, self._layers, self._name, self._renamed = module, layers, name, renamed
-        self._hands_over = module._can_set_attn_implementation()
+        self._hands_over = takes_function(module)
 
     def _registered(self) -> AbstractContextManager[None]:
         """What the layers run within."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,11 +18,14 @@ from ml.models.fallback.cached_batches import CachedRun
 from ml.models.fallback.padded_batches import batch_logits
 from ml.models.internals.gradients import DenseForward
 from ml.runtime.embedding import lookup
-from ml.runtime.implementation import registered
+from ml.runtime.implementation import registered, takes_function
+from ml.runtime.inline_attention import hands_over
 from ml.runtime.last_layer import WORTH_TRIMMING, trim_last_layer
 from ml.runtime.model_runner import ModelRunner
 from ml.runtime.spans import spans_of
 from ml.runtime.variants import Variants
+
+_log = logging.getLogger(__name__)
 
 READ_OUT = 16
 """Last positions at which a prompt's logits are compared, at most."""
@@ -98,7 +102,21 @@ class Trials:
         return max(apart, self._grown_behind_padding(runner))
 
     def ragged(self, stage: Stage) -> float:
-        """Rows of a ragged batch, with the last layer trimmed where that gives the same. It stays so."""
+        """Rows of a ragged batch, with the last layer trimmed where that gives the same. It stays so.
+
+        Raises:
+            NotImplementedError: the model's code does not run on them.
+        """
+        try:
+            return self._trimmed(stage)
+        except (ValueError, IndexError, RuntimeError) as error:
+            if isinstance(error, (NotImplementedError, torch.OutOfMemoryError)):
+                raise
+            # Something of it needs the shapes of a batch of sequences, or its mask.
+            _log.info("on rows of several prompts: %s: %s", type(error).__name__, error)
+            raise NotImplementedError("its layers mix tokens by more than attention") from error
+
+    def _trimmed(self, stage: Stage) -> float:
         if stage.edge:
             return self._ragged(stage)
         hooks = trim_last_layer(self._module)
@@ -125,7 +143,7 @@ class Trials:
             yield [self.ids(int(stage.limit))], int(stage.limit)
 
     def _in_batches(self, sequences: Sequence[Sequence[int]], rows: int) -> float:
-        if not self._module._can_set_attn_implementation():
+        if not takes_function(self._module) and not hands_over(self._module):
             raise NotImplementedError("its code takes no attention function from outside")
         variants, logit_counts = Variants(self._module, self._span_of), _logit_counts(sequences)
         found: dict[int, Tensor] = {}

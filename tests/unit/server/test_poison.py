@@ -23,8 +23,8 @@ from server.tasks import AttentionTask, NextTokenTask, ScoreTask, Task
 from tests.fixtures.zoo import save
 from tests.unit.server.test_generation import all_of, engine_of, ids_of
 
-KINDS = ("llama", "phi3, longrope", "openai-gpt", "mamba")
-"""One of each way to compute: ragged, ragged up to a length, padded with attention of its own, its own cache."""
+KINDS = ("llama", "phi3, longrope", "openai-gpt", "rwkv", "mamba")
+"""One of each way: ragged, ragged up to a length, with attention inside its layers, padded, its own cache."""
 POISON = 77
 GOOD = ([5, 6, 7], [11, 12, 13, 14, 15], [3] * 9)
 BAD = [20, POISON, 21]
