@@ -16,7 +16,18 @@ _REFUSED = ("is not causal", "answers the same prompt in two ways", "no causal l
 """What a model may be refused for as a whole."""
 
 SOME = (
-    *("bart", "beam", "bloom", "falcon", "falcon, new decoder", "gemma3n_text", "gpt_neo", "gptj", "inkling_text"),
+    *(
+        "afmoe",
+        "bart",
+        "beam",
+        "bloom",
+        "falcon",
+        "falcon, new decoder",
+        "gemma3n_text",
+        "gpt_neo",
+        "gptj",
+        "inkling_text",
+    ),
     *("phimoe", "stablelm", "trocr", "whisper", "zamba"),
 )
 """One of each kind of trouble beside those of the quick tests of verification."""

@@ -246,7 +246,8 @@ def _attention(
     if isinstance(wish, TrimmedForward):
         if layer is None or layer < 0:
             raise NotImplementedError("rows of a ragged batch cannot have attention that layers share")
-        return wish.attend(LayerCall(layer, scale, kwargs), query, key, value), None
+        # In memory as transformers' own functions give it: some models view it, and the others' reshaping is then free.
+        return wish.attend(LayerCall(layer, scale, kwargs), query, key, value).contiguous(), None
     scores = Scores.of(scale, kwargs)
     if isinstance(wish, _Capture):
         wish.take(layer, query, key, attention_mask, scores)

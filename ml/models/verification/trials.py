@@ -112,9 +112,9 @@ class Trials:
         except (ValueError, IndexError, RuntimeError) as error:
             if isinstance(error, (NotImplementedError, torch.OutOfMemoryError)):
                 raise
-            # Something of it needs the shapes of a batch of sequences, or its mask.
+            # Mostly it needs the shapes of a batch of sequences, or its mask, for something beside attention.
             _log.info("on rows of several prompts: %s: %s", type(error).__name__, error)
-            raise NotImplementedError("its layers mix tokens by more than attention") from error
+            raise NotImplementedError("its code fails on rows of several prompts") from error
 
     def _trimmed(self, stage: Stage) -> float:
         if stage.edge:

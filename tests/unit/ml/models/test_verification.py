@@ -143,7 +143,7 @@ def test_what_is_not_used_is_told_in_one_line(tmp_path: Path, caplog: pytest.Log
         ("jamba", r"ragged batches \(layers without a call of the attention function: 0, 2\)"),
         ("rwkv", r"ragged batches \(its code takes no attention function from outside\)"),
         ("deepseek-v3.2", r"ragged batches \(rows of a ragged batch cannot have attention with .*indices\)"),
-        ("mamba", r"ragged batches \(its layers mix tokens by more than attention\)"),
+        ("mamba", r"ragged batches \(its code fails on rows of several prompts\)"),
     ],
 )
 def test_why_a_way_is_not_used_is_told(name: str, said: str, tmp_path: Path) -> None:
