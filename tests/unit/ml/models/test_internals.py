@@ -17,7 +17,7 @@ from ml.attention import AttentionSpec, Reduction, resolve
 from ml.errors import CapabilityError, MixedLayersError, NoAttentionError
 from ml.models.base import MEAN, LanguageModel
 from ml.models.huggingface import HuggingFaceModel
-from ml.models.internals.attention_capture import prepare
+from ml.models.internals.attention_capture import prepare, read_eager
 from ml.models.internals.attention_maps import attend
 from ml.models.internals.gradients import gradients
 from ml.models.internals.open_model import OpenModel
@@ -25,7 +25,7 @@ from ml.models.loading import load
 from ml.models.verification.verify import Ways, verify
 from ml.runtime.spans import spans_of
 from tests.fixtures.zoo import save
-from tests.unit.ml.models.test_huggingface import KINDS
+from tests.unit.ml.models.test_huggingface import KINDS, of_unknown_code
 
 Load = Callable[[Path], LanguageModel]
 
@@ -208,8 +208,19 @@ def test_a_recurrence_has_no_values() -> None:
         load(str(LSTM), device="cpu").value_zeroing(IDS, 100, lambda *_: None)
 
 
+def test_weights_that_a_model_gives_itself() -> None:
+    module = of_unknown_code(AutoModelForCausalLM.from_config(KINDS["attention inside its layers"][0]).eval())
+    found: dict[int, Tensor] = {}
+    read = prepare(module)
+    assert read is read_eager
+    read(module, IDS, [0, 2], [1, 3], found.__setitem__)
+    weights = module(input_ids=torch.tensor([IDS]), output_attentions=True).attentions
+    for layer in (0, 2):
+        torch.testing.assert_close(found[layer], weights[layer][0, :, [1, 3]], atol=1e-6, rtol=0)
+
+
 def test_values_that_a_model_keeps_to_itself() -> None:
-    module = AutoModelForCausalLM.from_config(KINDS["attention of its own"][0]).eval()
+    module = of_unknown_code(AutoModelForCausalLM.from_config(KINDS["attention inside its layers"][0]).eval())
     prepare(module)
     model = HuggingFaceModel(module, None, type("Info", (), {"heads": 4, "name": "another"}), None)
     with pytest.raises(CapabilityError, match="choose another method"):
