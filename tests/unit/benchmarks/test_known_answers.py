@@ -54,7 +54,7 @@ def test_the_sample_names_a_word_that_decides():
     [
         ("captum FeatureAblation", Occlusion()),
         ("captum ShapleyValues", KernelShap()),
-        ("captum IntegratedGradients", IntegratedGradients()),
+        ("captum IntegratedGradients", IntegratedGradients(steps=50)),
         ("captum InputXGradient", InputTimesGradient()),
     ],
 )

@@ -119,7 +119,7 @@ def test_the_budget_is_kept():
     assert game.asked < 1000
 
 
-@pytest.mark.parametrize("most", [64, 200])
+@pytest.mark.parametrize("largest", [64, 200])
 def test_all_coalitions_within_the_budget_are_exact(largest):
     """The lasso of all coalitions, whatever the seed: that of scikit-learn on standardized masks."""
     game = ToyGame(6, lambda present: present @ EFFECTS + 2 * present[:, 0] * present[:, 1])

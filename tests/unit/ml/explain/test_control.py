@@ -99,9 +99,9 @@ def test_samples_beyond_the_fit_are_predicted_in_parts(monkeypatch):
     game, index = bumpy(10), Index.of_features(10)
     coalitions = every_coalition(10)[np.random.default_rng(0).permutation(1024)[:300]]
     draws = Draws(0, 1, coalitions.sum(axis=1), Sizes.of(10, 25.0).counts)
-    whole = Control(np.arange(10.0), coalitions, game._value(coalitions), draws, largest=100).estimate(index)
+    whole = Control(np.arange(10.0), coalitions, game._value(coalitions), draws, max_samples=100).estimate(index)
     monkeypatch.setattr("ml.explain.control._AT_ONCE", 7)
-    parts = Control(np.arange(10.0), coalitions, game._value(coalitions), draws, largest=100).estimate(index)
+    parts = Control(np.arange(10.0), coalitions, game._value(coalitions), draws, max_samples=100).estimate(index)
     assert parts.values == pytest.approx(whole.values)
     assert parts.standard_errors == pytest.approx(whole.standard_errors)
 

@@ -60,7 +60,7 @@ def test_sums_by_size_are_those_over_all_coalitions(features, monkeypatch):
     weights = (size_weights / [comb(features, size) for size in range(features + 1)])[every.sum(axis=1)]
     values = np.where(every, present[:, None], absent[:, None]).prod(axis=2) * weights  # [games, coalitions]
     for at_once in (1 << 18, 1):
-        monkeypatch.setattr(product_games, "_MOST", at_once)
+        monkeypatch.setattr(product_games, "_MAX_NUMBERS", at_once)
         total, own = product_games.by_size(present, absent, size_weights)
         assert total == pytest.approx(values.sum(axis=1))
         assert own == pytest.approx(values @ every)
@@ -90,7 +90,7 @@ def test_products_have_exact_interactions(features):
 def test_some_pairs_or_games_are_as_all(monkeypatch):
     present, absent = np.random.default_rng(1).uniform(0.1, 2, (2, 9, FEATURES))
     every = product_games.interactions(present, absent, PAIRS)
-    monkeypatch.setattr(product_games, "_MOST", 40)
+    monkeypatch.setattr(product_games, "_MAX_NUMBERS", 40)
     for some in (slice(0, 3), slice(5, 10)):
         assert product_games.interactions(present, absent, PAIRS[:, some]) == pytest.approx(every[:, some])
 
