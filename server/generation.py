@@ -243,8 +243,12 @@ class Generations:
         seconds = time.monotonic() - began
         deliveries: list[tuple[Stream, PackedStep | Exception]] = []
         ended: list[Stream] = []
+        again: list[Stream] = []
         for stream, row in zip(streams, log_probabilities, strict=True):
             stream.model_seconds += seconds
+            if row[0] != row[0] and stream.read_anew_alone():  # it may be of a prompt that was read beside its own
+                again.append(stream)
+                continue
             item: Step | Exception
             try:
                 if row[0] != row[0]:
@@ -259,10 +263,12 @@ class Generations:
                 stream.ended = True
                 ended.append(stream)
             deliveries.append((stream, item if isinstance(item, Exception) else PackedStep.of(item)))
-        self._metrics.tokens.labels(streams[0].model, "generated").inc(len(streams))
+        self._metrics.tokens.labels(streams[0].model, "generated").inc(len(deliveries))
         try:
-            for stream in ended:
+            for stream in (*ended, *again):
                 running.leave(stream)
+            for stream in again:
+                self._waiting.add(stream, stream.caller)
         finally:
             for stream, packed in deliveries:  # Only now: who hears of an end may count on the place.
                 self._deliver(stream, packed)

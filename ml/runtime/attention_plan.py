@@ -227,7 +227,8 @@ class Planner:
         filler = rows < 0
         visible[:, :, 0] |= filler  # a softmax over nothing is not a number
         indices = np.nonzero(~filler.ravel())[0]
-        slots = np.where(nodes < 0, 0, self._batch.nodes.slots[nodes])
+        # Filled up with keys of its own: what is hidden is multiplied by 0, which leaves what is not a number.
+        slots = self._batch.nodes.slots[np.where(nodes < 0, nodes[:, :1], nodes)]
         return Gathered(queries, indices, queries.ravel()[indices], slots, visible)
 
     def _shared(self, rows: IntArray) -> Iterator[Run]:

@@ -18,7 +18,7 @@ from ml.runtime.attention_plan import AttentionPlan, Gathered, Planner, Run
 from ml.runtime.embedding import inputs
 from ml.runtime.implementation import asking, registered
 from ml.runtime.kernels import Scores
-from ml.runtime.kv_cache import KvCache, Slots, as_slots
+from ml.runtime.kv_cache import KvCache, Slots, are_finite, as_slots
 from ml.runtime.last_layer import NO_MASK, KeysKnownError, LayerCall, TrimmedForward
 from ml.runtime.ragged_batch import FULL, IntArray, RaggedBatch, Span
 from ml.runtime.spans import SpanOf
@@ -155,6 +155,12 @@ class RaggedForward(TrimmedForward):
     def run(self, module: PreTrainedModel) -> Tensor:
         """Logits of the batch's `logit_rows`, [rows, vocabulary]."""
         return run_rows(self, module, self.ids, self.positions, self.logit_rows)
+
+    def is_finite(self) -> bool:
+        """Whether the rows' keys and values are finite numbers; one row's that are not may have spread to others."""
+        if self._cached:
+            return self._cache.is_finite(self._batch.slots)
+        return not self._fresh or are_finite(*self._fresh[max(self._fresh)])
 
     def copy_to(self, cache: KvCache, source: IntArray, target: IntArray) -> None:
         """Copy the keys and values of tokens that rows saw, in `source` slots, into `target` slots of a cache."""

@@ -45,6 +45,13 @@ class KvCache:
             for kept in pair:
                 kept[as_slots(slots, kept.device)] = 0
 
+    def is_finite(self, slots: IntArray) -> bool:
+        """Whether `slots` hold finite numbers, as far as the highest layer tells; see `are_finite`."""
+        if not self._layers:
+            return True
+        pair = self._layers[max(self._layers)]
+        return are_finite(*(kept[as_slots(slots, kept.device)] for kept in pair))
+
     def stretch(self, sequences: int, capacity: int, to_sequences: int, to_capacity: int) -> None:
         """Let the slots, `capacity` for each of some sequences, become those of more and longer ones."""
         self.slots = to_sequences * to_capacity
@@ -80,6 +87,14 @@ class KvCache:
         """What a token takes in all layers; 0 before anything was written."""
         pairs = self._layers.values()
         return sum(each[0].numel() * each.element_size() for pair in pairs for each in pair)
+
+
+def are_finite(keys: Tensor, values: Tensor) -> bool:
+    """Whether all keys and values of a layer are finite numbers.
+
+    What is not a number in one layer stays so in all above it, so that the highest layer's tell for all.
+    """
+    return bool(keys.isfinite().all() & values.isfinite().all())
 
 
 def as_slots(slots: IntArray, device: torch.device) -> Slots:

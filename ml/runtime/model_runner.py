@@ -96,6 +96,13 @@ class ModelRunner:
     def step(self, chunks: Sequence[Chunk]) -> StepResult:
         """Run the chunks in one pass; see `Runner.step`."""
         self.insert_prefixes()
+        try:
+            return self._run(chunks)
+        except BaseException:
+            self._prompts, self._prefilled = None, []  # some of it was not computed
+            raise
+
+    def _run(self, chunks: Sequence[Chunk]) -> StepResult:
         if self._alone and len(chunks) == 1 and chunks[0].sequence is None and chunks[0].logits == 1:
             logits = self._alone(chunks[0].ids)
             if logits is not None:
@@ -244,12 +251,16 @@ class ModelRunner:
         return self._cache
 
     def _insert_prefilled(self, sequence: Growing, namespace: str) -> None:
-        cache = self._open()
+        cache, known = self._open(), self._sequences.cache
+        if not known.is_finite(self._sequences.slots(sequence, 0, len(sequence.ids))):
+            return
         if inserted := self._prefixes.insert(sequence.ids, 0, namespace):
             source = self._sequences.slots(sequence, inserted.start, inserted.start + len(inserted.slots))
-            cache.copy_from(self._sequences.cache, source, np.array(inserted.slots))
+            cache.copy_from(known, source, np.array(inserted.slots))
 
     def _insert_prompts(self, forward: RaggedForward, prompts: Sequence[_Computed]) -> None:
+        if not forward.is_finite():
+            return
         sources, targets = [], []
         for prompt in prompts:
             if inserted := self._prefixes.insert(prompt.ids, prompt.cached, prompt.namespace):

@@ -45,7 +45,8 @@ class PrefixCache:
 
     def __init__(self, slots: int) -> None:
         """Make an empty one."""
-        self._free = _FreeRuns(slots - slots % BLOCK)
+        self._slots = slots - slots % BLOCK
+        self._free = _FreeRuns(self._slots)
         self._root = _Node(None, ("", ()), (), range(0))
         self._recency: OrderedDict[_Node, None] = OrderedDict()  # the least recently used node first
         self.tokens = 0
@@ -128,6 +129,8 @@ class PrefixCache:
 
     def _evict_for(self, tokens: int, kept: set[_Node]) -> range | None:
         """Evict until so many free slots stand together; None where that would cost `kept`."""
+        if sum(len(node.slots) for node in kept) + tokens > self._slots:
+            return None  # before others' prefixes are evicted for nothing
         while (slots := self._free.take(tokens)) is None:
             oldest = next(iter(self._recency), None)
             if oldest is None or oldest in kept or oldest.parent is None:

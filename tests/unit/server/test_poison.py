@@ -18,10 +18,11 @@ from ml.explain.run import Run
 from ml.models.base import Chunk, LanguageModel, StepResult
 from ml.models.loading import load
 from ml.runtime.model_runner import ModelRunner
+from server import running_texts
 from server.errors import ModelFailedError
 from server.tasks import AttentionTask, NextTokenTask, ScoreTask, Task
 from tests.fixtures.zoo import save
-from tests.unit.server.test_generation import all_of, engine_of, ids_of
+from tests.unit.server.test_generation import Bench, all_of, engine_of, ids_of
 
 KINDS = ("llama", "phi3, longrope", "openai-gpt", "rwkv", "mamba")
 """One of each way: ragged, ragged up to a length, with attention inside its layers, padded, its own cache."""
@@ -187,3 +188,50 @@ def test_texts_that_fail_together_only_end_all_the_same(tiny_llama: Path, monkey
             assert [ids_of(steps) for steps in found] == expected
 
     asyncio.run(scenario())
+
+
+@contextmanager
+def damaged(model: Any) -> Iterator[None]:
+    """Within, `model` reads numbers that are none where it reads `POISON`."""
+
+    def damage(_: torch.nn.Module, arguments: tuple[torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
+        return torch.where((arguments[0] == POISON)[..., None], float("nan"), rows)
+
+    hook = model.module.get_input_embeddings().register_forward_hook(damage)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+@pytest.mark.parametrize("chunk", [4, 128])
+def test_numbers_that_are_none_are_nobody_elses(
+    model: LanguageModel, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Short prompts of a step share matmuls, prefixes outlast it, and a prompt's first chunk has no logits."""
+    monkeypatch.setattr(running_texts, "PREFILL_TOKENS", chunk)
+    prompts = [*GOOD, [4] * 40, [8] * 70]
+    bad = [POISON] * 40
+    name = model.info.name
+
+    async def texts(bench: Bench, *asked: Sequence[int]) -> list[Any]:
+        streams = [bench.begin(ids, max_tokens=4, caller=str(i)) for i, ids in enumerate(asked)]
+        return await asyncio.gather(*map(all_of, streams), return_exceptions=True)
+
+    async def main() -> None:
+        async with engine_of(model, prefix_bytes=1 << 22) as bench:
+            expected = [ids_of((await texts(bench, ids))[0]) for ids in prompts]
+        assert not any(POISON in ids for ids in expected)
+        async with engine_of(model, prefix_bytes=1 << 22) as bench:
+            with damaged(model):
+                for _ in range(2):
+                    calls = [bench.engine.submit(name, [NextTokenTask(tuple(ids))]) for ids in (bad, *prompts)]
+                    answers: list[Any] = await asyncio.gather(*calls, return_exceptions=True)
+                    assert "not a number" in str(answers[0])
+                    for ids, answer in zip(prompts, answers[1:], strict=True):
+                        assert np.isfinite(numbers_of(answer.values[0])).all(), ids
+                    found = await texts(bench, bad, *prompts)
+                    assert "not a number" in str(found[0])
+                    assert [ids_of(steps) for steps in found[1:]] == expected
+
+    asyncio.run(main())

@@ -228,3 +228,43 @@ def test_a_sequence_is_dropped_even_where_its_prompt_cannot_be_cached(
     result = runner.step([Chunk([1] * 40)])
     assert result.cached_tokens == [0]  # nothing names the slots that were not written
     check(plain, [1] * 40, result.logits[0])
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+@pytest.mark.parametrize("behind_cached", [False, True])
+def test_nothing_is_cached_of_a_step_that_failed(runner: ModelRunner, layer: int, behind_cached: bool) -> None:
+    module, plain = models("llama")
+    ids = [n % 7 + 1 for n in range(2 * BLOCK + 5)]
+    runner.step([Chunk(ids[: BLOCK + 1] if behind_cached else [9] * BLOCK)])
+    hook = module.get_submodule(f"model.layers.{layer}").register_forward_pre_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        runner.step([Chunk(ids), Chunk(ids, 1, runner.begin())])
+    hook.remove()
+    result = runner.step([Chunk(ids)])
+    assert result.cached_tokens == [BLOCK if behind_cached else 0]
+    check(plain, ids, result.logits[0])
+
+
+@pytest.mark.parametrize("grows", [False, True])
+@pytest.mark.parametrize("behind_cached", [False, True])
+def test_numbers_that_are_none_are_not_cached(runner: ModelRunner, grows: bool, behind_cached: bool) -> None:
+    """Short prompts of a step are computed in one matmul with others, and these may get them too."""
+    module, plain = models("llama")
+    rest = [n % 7 + 1 for n in range(BLOCK + 5)]
+    ids = [[first] * BLOCK + rest for first in (1, 2, 3)]
+    damaged = [9] * BLOCK + [77] * 40
+    if behind_cached:
+        for each in (*ids, damaged):
+            runner.step([Chunk(each[:BLOCK])])
+    embeddings = module.get_input_embeddings()
+
+    def damage(_: torch.nn.Module, arguments: tuple[torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
+        return torch.where((arguments[0] == 77)[..., None], float("nan"), rows)
+
+    hook = embeddings.register_forward_hook(damage)
+    result = runner.step([Chunk(each, 1, runner.begin() if grows else None) for each in (damaged, *ids)])
+    hook.remove()
+    assert result.logits[0].isnan().all()
+    for each in (*ids, damaged):
+        result = runner.step([Chunk(each)])
+        check(plain, each, result.logits[0])

@@ -101,6 +101,9 @@ def test_what_does_not_fit_is_not_remembered():
     memory = Memory(2 * BLOCK)
     memory.stored(blocks(9))
     assert memory.stored(blocks(1, 2, 3)) is None
+    assert memory.cached(blocks(9)) == BLOCK  # nor does it cost what others have there
+    assert memory.stored(blocks(9, 1, 2)) is None
+    assert memory.cached(blocks(9)) == BLOCK
     assert Memory(0).stored(blocks(1)) is None
 
 
