@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -58,6 +59,8 @@ def explain(method: str, target: str) -> str:
     return repr(replace(update.result, cost=Cost()))
 
 
+_DECIMAL = re.compile(r"-?\d+\.\d+(?:e[-+]\d+)?|-?\d+e[-+]\d+")
+
 WITHOUT = """
 import json, sys
 from importlib.machinery import PathFinder
@@ -92,4 +95,13 @@ def without() -> dict[str, str]:
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_of_perturbations_explains_it(method: str, target: str, without: dict[str, str]) -> None:
-    assert without[f"{method}, {target}"] == explain(method, target)
+    # In another process numpy may sum in another order, and a fit makes more of the last digits.
+    words, numbers = parts(explain(method, target))
+    found_words, found_numbers = parts(without[f"{method}, {target}"])
+    assert found_words == words
+    assert found_numbers == pytest.approx(numbers, rel=1e-5, abs=1e-9)
+
+
+def parts(result: str) -> tuple[list[str], list[float]]:
+    """The words of a result, and its numbers."""
+    return _DECIMAL.split(result), [float(number) for number in _DECIMAL.findall(result)]
