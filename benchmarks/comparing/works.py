@@ -150,7 +150,7 @@ class Works:
             method,
             target=Target(NextTokenTarget(id=likeliest)),
             features=Features(unit, within=within),
-            faithfulness=False,
+            **_without_faithfulness(),
             **{"precision": PrecisionPolicy.FLOAT32, **more},
         )
 
@@ -174,6 +174,12 @@ class Works:
         for name, spec in specs.items():
             plan = resolve(spec, self._model.info, len(ids))
             yield f"attention over 256, {name}", lambda plan=plan: (attend(self._model, ids, plan), ())[1]
+
+
+def _without_faithfulness() -> dict[str, Any]:
+    """The spec's fields that leave the quality block out; older checkouts have one of their own for it."""
+    spec = import_module("ml.spec")
+    return {"quality": spec.Quality(faithfulness=False)} if hasattr(spec, "Quality") else {"faithfulness": False}
 
 
 def _reading(model: Any, prefix_bytes: int) -> Callable[[list[list[int]]], Any]:
