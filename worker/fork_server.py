@@ -13,7 +13,6 @@ from __future__ import annotations
 import ctypes
 import gc
 import importlib
-import logging
 import os
 import random
 import select
@@ -31,8 +30,6 @@ from worker.protocol import Exited, Fork, Forked, Lines, Message, Signal, encode
 _PR_SET_PDEATHSIG = 1
 _FORKS = sys.platform == "linux"
 """Elsewhere the system's own libraries may not survive a fork, so children start from nothing."""
-
-_log = logging.getLogger(__name__)
 
 
 def main() -> int:

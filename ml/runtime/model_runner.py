@@ -117,7 +117,7 @@ class ModelRunner:
         prompts = [i for i, chunk in enumerate(chunks) if chunk.sequence is None]
         planned = []
         if decoding:
-            planned.append(self._decode(chunks, growing, sorted(decoding, key=lambda i: growing[i].table_row)))
+            planned.append(self._decode(chunks, growing, decoding))
         if prefilling:
             planned.append(self._prefill(chunks, growing, prefilling))
         if prompts:
@@ -154,26 +154,28 @@ class ModelRunner:
             growing.append(self._sequences[chunk.sequence])
             if not growing[-1].ids:
                 return None
-        positions = np.array([len(each.ids) for each in growing], dtype=np.int64)
-        self._sequences.reserve(int(positions.max()) + 1)
-        table_rows = np.array([each.table_row for each in growing], dtype=np.int64)
-        ids = np.array([chunk.ids[0] for chunk in chunks], dtype=np.int64)
-        order = np.argsort(table_rows)
-        rows = DecodingStep(
-            self._sequences, self._span_of, table_rows=table_rows[order], ids=ids[order], positions=positions[order]
-        )
+        self._sequences.reserve(max(len(each.ids) for each in growing) + 1)
+        rows, order = self._decode_rows(growing, [chunk.ids[0] for chunk in chunks])
         found = rows.run(self._module).float().split(1)
         for each, chunk in zip(growing, chunks, strict=True):
             each.ids.append(chunk.ids[0])
         return StepResult([found[i] for i in np.argsort(order)], len(chunks), 0, [0] * len(chunks))
 
     def _decode(self, chunks: Sequence[Chunk], growing: dict[int, Growing], indices: Sequence[int]) -> _Planned:
-        """A token of each of some sequences, in the order of their places."""
-        table_rows = np.array([growing[i].table_row for i in indices], dtype=np.int64)
-        ids = np.array([chunks[i].ids[0] for i in indices], dtype=np.int64)
-        positions = np.array([len(growing[i].ids) for i in indices], dtype=np.int64)
-        rows = DecodingStep(self._sequences, self._span_of, table_rows=table_rows, ids=ids, positions=positions)
-        return _Planned(rows, indices, [0] * len(indices))
+        """A token of each of some sequences."""
+        rows, order = self._decode_rows([growing[i] for i in indices], [chunks[i].ids[0] for i in indices])
+        return _Planned(rows, [indices[i] for i in order], [0] * len(indices))
+
+    def _decode_rows(self, growing: Sequence[Growing], tokens: Sequence[int]) -> tuple[DecodingStep, IntArray]:
+        """Decode rows in the order of the sequences' table rows, and which sequence each row is of."""
+        table_rows = np.array([each.table_row for each in growing], dtype=np.int64)
+        positions = np.array([len(each.ids) for each in growing], dtype=np.int64)
+        ids = np.array(tokens, dtype=np.int64)
+        order = np.argsort(table_rows)
+        rows = DecodingStep(
+            self._sequences, self._span_of, table_rows=table_rows[order], ids=ids[order], positions=positions[order]
+        )
+        return rows, order
 
     def _prefill(self, chunks: Sequence[Chunk], growing: dict[int, Growing], indices: Sequence[int]) -> _Planned:
         """More tokens of some sequences, each behind its own slots."""

@@ -33,7 +33,7 @@ def batch_logits(
         wanted[row, len(sequence) - tail : len(sequence)] = True
     # A mask on the CPU picks from a tensor on whichever GPU, and the last layer's need not be the first's.
     wanted = wanted if spread else to_device(wanted, module.device)
-    # The mask picks the hidden states before the head: the result is [sum of tails, vocabulary], row by row.
+    # The mask picks the hidden states before the head: the result is [sum of logit_counts, vocabulary], row by row.
     out = module(**inputs(module, ids), use_cache=False, logits_to_keep=wanted).logits
     return list(kept(out, wanted).float().split(list(logit_counts)))
 
