@@ -144,6 +144,7 @@ class Comparison:
         yield "next token, prefix known", "nats", lambda model: self._read(model, [1, 1, 1], 1 << 26, times=2)
         yield "score of 8 tokens", "nats", lambda model: self._read(model, [8, 8, 5], 0)
         yield "generate: two streams", "nats", self._generate
+        yield "decode rows, a chunk and a prompt in one step", "nats", self._mixed
         if self._reference.info.heads:
             yield "attention", "share", lambda model: self._attention(model, Reduction.RAW)
             yield "attention rollout", "share", lambda model: self._attention(model, Reduction.ROLLOUT)
@@ -166,6 +167,18 @@ class Comparison:
                 chunks.append(Chunk(self._ids[1] if number == 3 else [given[0]], 1, second))
             found += runner.step(chunks).logits
         return _likeliest(model, torch.cat(found))
+
+    def _mixed(self, model: LanguageModel) -> Numbers:
+        """What a text's next token, the second half of another's prompt, and a whole prompt give in one step."""
+        runner = model.runner(1 << 26)
+        decoded, prefilled = runner.begin(), runner.begin()
+        runner.step([Chunk(self._ids[0][:40], 1, decoded), Chunk(self._ids[1][:7], 0, prefilled)])
+        mixed = [
+            Chunk(self._ids[0][40:41], 1, decoded),
+            Chunk(self._ids[1][7:], 1, prefilled),
+            Chunk(self._ids[0][:48], 1),
+        ]
+        return _likeliest(model, torch.cat(list(runner.step(mixed).logits)))
 
     def _attention(self, model: LanguageModel, reduction: Reduction) -> Numbers:
         plan = resolve(AttentionSpec(queries=(0, 5, -1), reduction=reduction), model.info, len(self._ids[0]))

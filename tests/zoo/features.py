@@ -21,6 +21,7 @@ from tests.fixtures.models import byte_level
 from tests.fixtures.runners import Texts
 from tests.zoo.configurations import UNMADE, make
 from tests.zoo.plain import Missing, Plain
+from tests.zoo.table import DEVICE
 
 OK = "ok"
 TOLERANCE = 1e-4
@@ -53,7 +54,7 @@ class Case:
         make(name).save_pretrained(folder)
         byte_level(unknown="<unk>").save_pretrained(folder)
         self.name = name
-        self.model = ml.models.loading.load(str(folder), device="cpu")
+        self.model = ml.models.loading.load(str(folder), device=DEVICE, dtype="float32")
         assert isinstance(self.model, HuggingFaceModel)
         self.plain = Plain(name, self.model.info, self.model.tokenizer)
         self.note = ""
@@ -75,6 +76,7 @@ class Case:
 
 def compare(found: Tensor, expected: Tensor, what: str, tolerance: float = TOLERANCE) -> None:
     """Raise `WrongError` where two tensors differ by more than a share of the largest number."""
+    found = found.cpu()
     if found.shape != expected.shape:
         raise WrongError(f"{what}: shape {tuple(found.shape)}, not {tuple(expected.shape)}")
     same = found == expected

@@ -1,15 +1,22 @@
-"""Keeps the rows of the zoo in docs/models.json and renders docs/models.md: `python -m tests.zoo.table`."""
+"""Keeps the rows of the zoo in docs/models.json and renders docs/models.md: `python -m tests.zoo.table`.
+
+Rows of another device than the CPU, which GLOSS_ZOO_DEVICE names, are kept beside them, in models_cuda.json.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 _DOCS = Path(__file__).parents[2] / "docs"
-ROWS = _DOCS / "models.json"
+DEVICE = os.environ.get("GLOSS_ZOO_DEVICE", "cpu")
+"""That Gloss computes on; what it is compared with is computed on the CPU."""
+ROWS = _DOCS / ("models.json" if DEVICE == "cpu" else f"models_{DEVICE.partition(':')[0]}.json")
 TABLE = _DOCS / "models.md"
 
 _HEAD = """# Models
@@ -32,14 +39,17 @@ logit, or ten times what transformers' own two ways of attention differ by; grad
 
 def keep(row: dict[str, Any]) -> None:
     """Put a row in the place of the one that was kept of the same architecture."""
-    rows = {each["architecture"]: each for each in _rows()}
-    rows[row["architecture"]] = row
-    lines = ",\n".join(json.dumps(rows[name], ensure_ascii=False) for name in sorted(rows))
-    ROWS.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+    with ROWS.open("a+", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # several processes may run tests
+        rows = {each["architecture"]: each for each in _rows()}
+        rows[row["architecture"]] = row
+        lines = ",\n".join(json.dumps(rows[name], ensure_ascii=False) for name in sorted(rows))
+        file.truncate(0)
+        file.write(f"[\n{lines}\n]\n")
 
 
 def _rows() -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = json.loads(ROWS.read_text(encoding="utf-8")) if ROWS.exists() else []
+    rows: list[dict[str, Any]] = json.loads(ROWS.read_text(encoding="utf-8")) if ROWS.exists() and ROWS.stat().st_size else []
     return rows
 
 
