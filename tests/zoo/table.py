@@ -49,7 +49,8 @@ def keep(row: dict[str, Any]) -> None:
 
 
 def _rows() -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = json.loads(ROWS.read_text(encoding="utf-8")) if ROWS.exists() and ROWS.stat().st_size else []
+    kept = ROWS.read_text(encoding="utf-8") if ROWS.exists() else ""
+    rows: list[dict[str, Any]] = json.loads(kept) if kept else []
     return rows
 
 
