@@ -18,6 +18,9 @@ from transformers import PreTrainedModel
 NAME = "gloss"
 """What transformers calls our attention function."""
 
+_HOOKED = "_output_capturing_hooks_installed"
+"""By which attribute transformers knows the modules whose layers have its hooks."""
+
 _names: WeakKeyDictionary[nn.Module, list[tuple[Any, str, str]]] = WeakKeyDictionary()
 """By model: each of its configurations, the name that transformers chose for it, and the one within `registered`."""
 
@@ -80,11 +83,32 @@ def asked() -> Any:
 
 @contextmanager
 def eager(module: PreTrainedModel) -> Iterator[None]:
-    """Within, a module computes its attention by plain operations, also one that takes no function from outside."""
+    """Within, a module computes its attention by plain operations, also one that takes no function from outside.
+
+    What is asked to give its weights meanwhile keeps no hooks of transformers for it: they would stay for good, and make
+    every later pass slower.
+    """
     configs = {id(child.config): child.config for child in module.modules() if hasattr(child, "config")}
     named = [config for config in configs.values() if getattr(config, "_attn_implementation", None) is not None]
-    with _renamed([(config, "eager") for config in named]):
+    with _renamed([(config, "eager") for config in named]), _without_new_hooks(module):
         yield
+
+
+@contextmanager
+def _without_new_hooks(module: PreTrainedModel) -> Iterator[None]:
+    """Let the hooks that transformers puts on a module's layers within, to keep what they give, go again."""
+    hooks = {part: set(part._forward_hooks) for part in module.modules()}
+    marked = {part for part in hooks if _HOOKED in part.__dict__}
+    try:
+        yield
+    finally:
+        fresh = [part for part in hooks if _HOOKED in part.__dict__ and part not in marked]
+        for part in fresh:
+            del part.__dict__[_HOOKED]
+        if fresh:
+            for part, before in hooks.items():
+                for key in set(part._forward_hooks) - before:
+                    del part._forward_hooks[key]
 
 
 @contextmanager
