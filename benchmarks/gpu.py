@@ -34,7 +34,8 @@ from benchmarks.subjects import GPT2_SMALL, RANDOM_LSTM, folder_of
 from ml.models.base import Chunk
 from ml.models.huggingface import HuggingFaceModel
 from ml.models.loading import load
-from ml.runtime.cuda_graphs import RecordedPasses
+from ml.runtime.model_runner import ModelRunner
+from ml.runtime.spans import spans_of
 
 SHIPPED = "transformer"
 
@@ -61,23 +62,25 @@ class Bench:
                     yield from Comparison(folder, self._device, dtype)
 
     def _graphs(self) -> Iterator[Figure]:
-        """Milliseconds of a next token by a recorded pass, and of the same computed kernel by kernel."""
+        """Milliseconds of a step by recorded passes, and of the same computed kernel by kernel."""
         with folder_of(SHIPPED) as folder:
             model = load(str(folder), device=self._device)
         if not isinstance(model, HuggingFaceModel):
             raise TypeError("the shipped transformer is one of transformers")
-        ids = list(range(5, 5 + speed.PROMPT_TOKENS))
-        recorded, runner = model.recorded, model.runner(1 << 20)
-        note = "CUDA graphs are used" if isinstance(recorded, RecordedPasses) else "no CUDA graphs here"
-
-        def as_served() -> None:
-            runner.step([Chunk(ids)]).logits[0].cpu()
-
-        def computed() -> None:
-            model.logits([ids, ids[:5]])[0].cpu()
-
-        yield speed.timed("one next token", "as served", as_served, note)
-        yield speed.timed("one next token", "kernel by kernel", computed)
+        note = "CUDA graphs are used" if model.recorded else "no CUDA graphs here"
+        runners = model.runner(1 << 20), ModelRunner(model.module, spans_of(model.module), 1 << 20)
+        for who, runner in zip(("as served", "kernel by kernel"), runners, strict=True):
+            for count in (1, 8, 64):
+                prompts = [Chunk(list(range(5 + number, 5 + number + speed.PROMPT_TOKENS))) for number in range(count)]
+                yield speed.stepped(f"next tokens of {count} prompts", who, runner, prompts, note)
+            for count in (1, 32):
+                numbers = [runner.begin() for _ in range(count)]
+                runner.step([Chunk(list(range(5, 37)), 1, number) for number in numbers])
+                tokens = [Chunk([7], 1, number) for number in numbers]
+                yield speed.stepped(f"a token of {count} streams", who, runner, tokens, note)
+                for number in numbers:
+                    runner.drop(number)
+            note = ""
 
     def _serving(self) -> Iterator[Figure]:
         with folder_of(SHIPPED) as folder:

@@ -141,6 +141,7 @@ class Comparison:
     def _verbs(self) -> Iterator[tuple[str, str, Callable[[LanguageModel], Numbers]]]:
         yield "next token, alone", "nats", lambda model: _likeliest(model, model.logits([self._ids[1]])[0])
         yield "next token, three together", "nats", lambda model: self._read(model, [1, 1, 1], 0)
+        yield "the same, for the third time", "nats", lambda model: self._read(model, [1, 1, 1], 0, times=3)
         yield "next token, prefix known", "nats", lambda model: self._read(model, [1, 1, 1], 1 << 26, times=2)
         yield "score of 8 tokens", "nats", lambda model: self._read(model, [8, 8, 5], 0)
         yield "generate: two streams", "nats", self._generate
@@ -156,15 +157,18 @@ class Comparison:
         return np.concatenate([_likeliest(model, each) for each in logits])
 
     def _generate(self, model: LanguageModel) -> Numbers:
-        """Log-probabilities of given tokens, as decoding has them: of a second stream from its third step on."""
+        """Log-probabilities of given tokens, as decoding has them: of a second stream from its eighth step on.
+
+        A step is recorded after some like it, where there are recorded ones.
+        """
         runner = model.runner()
         first, second = runner.begin(), runner.begin()
-        given = self._ids[0][40:50]
+        given = self._ids[0][40:56]
         found = list(runner.step([Chunk(self._ids[0][:40], 1, first)]).logits)
         for number, token in enumerate(given):
             chunks = [Chunk([token], 1, first)]
-            if number >= 3:
-                chunks.append(Chunk(self._ids[1] if number == 3 else [given[0]], 1, second))
+            if number >= 7:
+                chunks.append(Chunk(self._ids[1] if number == 7 else [given[0]], 1, second))
             found += runner.step(chunks).logits
         return _likeliest(model, torch.cat(found))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -20,7 +20,7 @@ from benchmarks.serving.figures import Figure, percentiles
 from benchmarks.serving.load import closed_loop, requests
 from benchmarks.subjects import TEXT
 from gloss import Client
-from ml.models.base import LanguageModel
+from ml.models.base import Chunk, LanguageModel, Runner
 from ml.models.loading import load
 from ml.spec import (
     Budget,
@@ -111,6 +111,17 @@ def _plain(folder: Path, model: LanguageModel, ids: list[int], samples: int) -> 
             module(input_ids=inputs, use_cache=False, logits_to_keep=1).logits[:, -1].float().log_softmax(-1).cpu()
 
     return run
+
+
+def stepped(work: str, who: str, runner: Runner, chunks: Sequence[Chunk], note: str = "") -> Figure:
+    """Milliseconds of a step, once a pass for it is recorded if it can be."""
+
+    def run() -> None:
+        torch.cat(list(runner.step(chunks).logits)).cpu()
+
+    for _ in range(5):
+        run()
+    return timed(work, who, run, note, repeats=20)
 
 
 def timed(work: str, who: str, way: Callable[[], object], note: str = "", repeats: int = 5) -> Figure:

@@ -27,10 +27,10 @@ from ml.models.loading.placement import Placement
 from ml.models.verification.trials import difference
 from ml.models.verification.verify import Ways, tolerance
 from ml.precision import has_fast_bfloat16
-from ml.runtime.cuda_graphs import record
 from ml.runtime.embedding import lookup
 from ml.runtime.implementation import register
 from ml.runtime.model_runner import ModelRunner
+from ml.runtime.recorded_prompts import record
 from ml.runtime.spans import spans_of
 from ml.runtime.variants import CachedTokens, Variants
 from ml.tokens import Tokenizer
@@ -69,7 +69,7 @@ class HuggingFaceModel(OpenModel):
         self._span_of = spans_of(module)
         one_device = not self._placement.spread and self._placement.ranks == 1
         shortest = int(min(ways.ragged, ways.padded, info.context_length)) if ways.ragged else 0
-        self.recorded = record(module, shortest) if shortest and one_device else None
+        self.recorded = record(module, self._span_of, shortest) if shortest and one_device else None
 
     def in_bfloat16(self) -> HuggingFaceModel | None:
         """The same weights with products in bfloat16; see `LanguageModel.in_bfloat16`."""
@@ -97,7 +97,7 @@ class HuggingFaceModel(OpenModel):
             self.recorded is not None
             and list(logit_counts) == [1]
             and MEAN not in sequences[0]
-            and (logits := self.recorded.logits(sequences[0])) is not None
+            and (logits := self.recorded.logits([sequences[0]])) is not None
         ):
             return [logits]
         spread = self._placement.spread
@@ -164,7 +164,7 @@ class HuggingFaceModel(OpenModel):
         serial = CacheRunner(self.module, self.logits, self.ways.decoded, pads=self.ways.padded > 0)
         if not self.ways.served:
             return serial
-        runner = ModelRunner(self.module, self._span_of, max_bytes, self.recorded.logits if self.recorded else None)
+        runner = ModelRunner(self.module, self._span_of, max_bytes, self.recorded)
         limited = self.ways.served < self.info.context_length
         return RunnerByLength(runner, serial, self.ways.served) if limited else runner
 

@@ -32,13 +32,13 @@ class DecodingStep(TrimmedForward):
         """Prepare a step.
 
         Args:
-            places: of the sequences that take part, ascending.
+            table_rows: of the sequences that take part, ascending.
             ids, positions: the token that each is given, and where in its sequence.
         """
         super().__init__()
         self.ids, self.positions, self.logit_rows = ids, positions, np.arange(len(ids))
         self._cache, self._capacity, self._span_of = sequences.cache, sequences.capacity, span_of
-        self._table_rows = table_rows
+        self.table_rows = table_rows
         self._longest = int(positions.max()) + 1
         self._masks: dict[Span, tuple[slice, Tensor | None]] = {}
 
@@ -79,12 +79,12 @@ class DecodingStep(TrimmedForward):
     @cached_property
     def _row_slots(self) -> Slots:
         """That the rows' keys and values are written to."""
-        return as_slots(self._table_rows * self._capacity + self.positions, self.device)
+        return as_slots(self.table_rows * self._capacity + self.positions, self.device)
 
     @cached_property
     def _taken(self) -> Slots:
         """The sequences in the table. Next to each other they are read where they lie, else copied."""
-        return as_slots(self._table_rows, self.device)
+        return as_slots(self.table_rows, self.device)
 
     def _seen(self, span: Span, dtype: torch.dtype) -> tuple[slice, Tensor | None]:
         """Which positions any sequence sees, and what is added to scores, [n, 1, 1, positions]."""

@@ -85,8 +85,8 @@ def asked() -> Any:
 def eager(module: PreTrainedModel) -> Iterator[None]:
     """Within, a module computes its attention by plain operations, also one that takes no function from outside.
 
-    What is asked to give its weights meanwhile keeps no hooks of transformers for it: they would stay for good, and make
-    every later pass slower.
+    Where it is asked for its weights meanwhile, the hooks that transformers puts on its layers go again: they would
+    make every later pass slower.
     """
     configs = {id(child.config): child.config for child in module.modules() if hasattr(child, "config")}
     named = [config for config in configs.values() if getattr(config, "_attn_implementation", None) is not None]

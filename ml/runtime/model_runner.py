@@ -7,7 +7,7 @@ cached of it where it lies, and prompts of one step that begin alike share what 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,8 @@ from ml.runtime.forward import RaggedForward
 from ml.runtime.kv_cache import KvCache
 from ml.runtime.prefix_cache import BLOCK, PrefixCache
 from ml.runtime.ragged_batch import BatchBuilder, IntArray, common_prefix
+from ml.runtime.recorded_decoding import RecordedDecoding
+from ml.runtime.recorded_prompts import RecordedPrompts
 from ml.runtime.sequences import Growing, Sequences
 from ml.runtime.spans import SpanOf
 from ml.runtime.step import Part, run_parts
@@ -58,16 +60,18 @@ class ModelRunner:
         module: PreTrainedModel,
         span_of: SpanOf,
         max_bytes: int,
-        alone: Callable[[Sequence[int]], Tensor | None] | None = None,
+        recorded: RecordedPrompts | None = None,
     ) -> None:
         """Run `module`, with a prefix cache of up to `max_bytes`.
 
         Args:
-            alone: computes one short prompt faster than looking it up would be.
+            recorded: computes a few short prompts faster than looking them up would be. What can be recorded of a model
+                are its steps too.
         """
-        self._module, self._span_of, self._alone = module, span_of, alone
+        self._module, self._span_of, self._recorded = module, span_of, recorded
         self._max_bytes = max_bytes
-        self._sequences = Sequences()
+        self._sequences = Sequences(keep=recorded is not None)
+        self._recorded_steps = RecordedDecoding(module, span_of) if recorded else None
         self._cache: KvCache | None = None
         self._prefixes = PrefixCache(0)
         self._first_slot = 0  # of the rows of prompts: behind the prefix cache
@@ -103,10 +107,8 @@ class ModelRunner:
             raise
 
     def _run(self, chunks: Sequence[Chunk]) -> StepResult:
-        if self._alone and len(chunks) == 1 and chunks[0].sequence is None and chunks[0].logits == 1:
-            logits = self._alone(chunks[0].ids)
-            if logits is not None:
-                return StepResult([logits], len(chunks[0].ids), 0, [0])
+        if (found := self._short_prompts(chunks)) is not None:
+            return found
         if (decoded := self._decode_only(chunks)) is not None:
             return decoded
         growing = {i: self._sequences[c.sequence] for i, c in enumerate(chunks) if c.sequence is not None}
@@ -145,6 +147,15 @@ class ModelRunner:
             self._prefixes = PrefixCache(self._first_slot)  # it names slots that were not written
             raise
 
+    def _short_prompts(self, chunks: Sequence[Chunk]) -> StepResult | None:
+        """A step of a few short prompts alone, by a recorded pass; None for any other step."""
+        if not self._recorded or any(chunk.sequence is not None or chunk.logits != 1 for chunk in chunks):
+            return None
+        logits = self._recorded.logits([chunk.ids for chunk in chunks])
+        if logits is None:
+            return None
+        return StepResult(list(logits.split(1)), sum(len(chunk.ids) for chunk in chunks), 0, [0] * len(chunks))
+
     def _decode_only(self, chunks: Sequence[Chunk]) -> StepResult | None:
         """A step of decode rows alone, without the bookkeeping of a mix; None for any other step."""
         growing = []
@@ -155,8 +166,11 @@ class ModelRunner:
             if not growing[-1].ids:
                 return None
         self._sequences.reserve(max(len(each.ids) for each in growing) + 1)
-        rows, order = self._decode_rows(growing, [chunk.ids[0] for chunk in chunks])
-        found = rows.run(self._module).float().split(1)
+        step, order = self._decode_rows(growing, [chunk.ids[0] for chunk in chunks])
+        logits = None
+        if self._recorded_steps:
+            logits = self._recorded_steps.logits(self._sequences, step.table_rows, step.ids, step.positions)
+        found = (step.run(self._module).float() if logits is None else logits).split(1)
         for each, chunk in zip(growing, chunks, strict=True):
             each.ids.append(chunk.ids[0])
         return StepResult([found[i] for i in np.argsort(order)], len(chunks), 0, [0] * len(chunks))

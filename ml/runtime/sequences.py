@@ -27,8 +27,13 @@ class Sequences:
     So what a step's decode rows see is one table, [sequences, capacity], that attention reads as it stands.
     """
 
-    def __init__(self) -> None:
-        """Hold no sequence, and no memory."""
+    def __init__(self, *, keep: bool = False) -> None:
+        """Hold no sequence, and no memory.
+
+        Args:
+            keep: whether the table stays where it is when the last sequence leaves, for what is recorded of it.
+        """
+        self._keep = keep
         self._numbers = itertools.count()
         self.clear()
 
@@ -76,12 +81,12 @@ class Sequences:
                 raise
 
     def drop(self, number: int) -> None:
-        """Forget a sequence; the last one takes its place. Without sequences no memory is held."""
+        """Forget a sequence; the last one takes its place. Without any, no memory is held but what is to be kept."""
         sequence = self._by_number.pop(number, None)
         if sequence is None:
             return
         last = self._by_row.pop()
-        if not self._by_row:
+        if not self._by_row and not self._keep:
             self.cache, self.capacity, self._max_sequences = KvCache(0), 0, 0
         elif last.table_row < self._max_sequences:  # else no step has been since it began
             source = self.slots(last, 0, self.capacity)

@@ -19,6 +19,7 @@ from ml.models.base import Chunk
 from ml.models.huggingface import HuggingFaceModel
 from tests.fixtures.models import byte_level
 from tests.fixtures.runners import Texts
+from tests.fixtures.zoo import CONTEXT
 from tests.zoo.configurations import UNMADE, make
 from tests.zoo.plain import Missing, Plain
 from tests.zoo.table import DEVICE
@@ -94,7 +95,8 @@ ALIKE = [[*LONG[:known], *random_ids(more, more)] for known in (14, 30, 56) for 
 
 
 def next_token_alone(case: Case) -> None:
-    for ids in UNLIKE:
+    whole = [random_ids(case.model.info.context_length, 7)] if case.model.info.context_length <= CONTEXT else []
+    for ids in (*UNLIKE, *whole):
         compare(case.model.logits([ids])[0], case.plain.row(ids), f"{len(ids)} tokens", case.tolerance)
 
 

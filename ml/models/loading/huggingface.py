@@ -14,7 +14,6 @@ from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
-    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     __version__,
@@ -30,6 +29,7 @@ from ml.models.base import ModelInfo
 from ml.models.huggingface import HuggingFaceModel
 from ml.models.internals.attention_capture import prepare
 from ml.models.loading.adapters import merge, without_adapter
+from ml.models.loading.context_length import context_length
 from ml.models.loading.formats import SERVED, headless, other_task, quantized
 from ml.models.loading.placement import BALANCED, Placement
 from ml.models.loading.progress import logged_progress
@@ -40,8 +40,6 @@ from ml.tokens import Tokenizer
 
 _log = logging.getLogger(__name__)
 
-_UNBOUNDED_CONTEXT = 2048
-"""Longest prompt of a model that names no limit of its own."""
 _ORIGINAL = "serve the model that it was quantized from"
 
 
@@ -99,12 +97,12 @@ def _load(
     use_fast_layers(module)
     read_in()
     config = module.config.get_text_config()
-    context_length = _context_length(config)
+    longest = context_length(module)
     began = time.monotonic()
     read = prepare(module)
 
     def verified() -> Ways:
-        return verify(module, context_length, name, spread=placement.spread)
+        return verify(module, longest, name, spread=placement.spread)
 
     # Ranks of one model must take the same steps, and a file could be there for some of them only.
     alone = placement.ranks == 1 and bool(digest)
@@ -125,10 +123,10 @@ def _load(
         heads=config.num_attention_heads if read else 0,
         hidden_size=config.hidden_size,
         vocabulary_size=config.vocab_size,
-        context_length=context_length,
+        context_length=longest,
         device=str(module.device),
         dtype=str(placement.dtype).removeprefix("torch."),
-        capabilities=ways.capabilities(context_length),
+        capabilities=ways.capabilities(longest),
         unused=ways.unused,
     )
     tokenizer = Tokenizer(
@@ -231,14 +229,6 @@ def _quieten(logs: Any) -> None:
     """Keep progress bars and advice for authors of training scripts out of a server's log."""
     logs.disable_progress_bar()
     logs.set_verbosity_error()
-
-
-def _context_length(config: PreTrainedConfig) -> int:
-    for key in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
-        length = getattr(config, key, None)
-        if isinstance(length, int) and length > 0:
-            return length
-    return _UNBOUNDED_CONTEXT
 
 
 def _end_ids(module: PreTrainedModel) -> list[int]:

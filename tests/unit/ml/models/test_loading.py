@@ -15,6 +15,11 @@ import ml.models.loading
 from ml.errors import ModelLoadError, NoAttentionError
 from ml.models.base import LanguageModel
 from ml.models.loading import files
+from ml.models.loading.context_length import context_length
+from ml.runtime.implementation import eager
+from tests.fixtures import zoo
+from tests.fixtures.zoo import CONTEXT
+from tests.zoo.configurations import make
 
 
 @pytest.fixture
@@ -120,3 +125,24 @@ def test_the_lstm_is_loaded_by_its_own_code(tiny_lstm: Path, load_model: Callabl
     assert model.logits([[1, 2, 3]])[0].shape == (1, model.info.vocabulary_size)
     with pytest.raises(NoAttentionError):
         model.attention([1], [0], [0], lambda *_: None)
+
+
+@pytest.mark.parametrize(
+    ("name", "length"),
+    [("gpt2", CONTEXT), ("roberta, decoder", CONTEXT - 2), ("opt", CONTEXT), ("biogpt", CONTEXT), ("whisper", CONTEXT)],
+)
+def test_the_longest_prompt_has_a_row_in_every_table_of_positions(name: str, length: int, tmp_path: Path) -> None:
+    module = zoo.make(name) if name in zoo.ZOO else make(name)
+    assert context_length(module) == length
+    with torch.inference_mode():
+        module(input_ids=torch.full((1, length), 3), use_cache=False)
+
+
+def test_loading_leaves_no_hooks_of_transformers(tiny_llama: Path) -> None:
+    module = ml.models.loading.load(str(tiny_llama), device="cpu").module
+    hooks = [hook for part in module.modules() for hook in part._forward_hooks.values()]
+    assert all(hook.__module__.startswith("ml.") for hook in hooks)
+    with eager(module):
+        assert len(module(input_ids=torch.tensor([[1, 2]]), output_attentions=True).attentions) == 2
+        assert len(module(input_ids=torch.tensor([[1, 2]]), output_attentions=True).attentions) == 2
+    assert [hook for part in module.modules() for hook in part._forward_hooks.values()] == hooks
