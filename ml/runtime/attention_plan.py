@@ -189,10 +189,13 @@ class Planner:
             first_query: the row whose path bounds what is seen, where it is the only one; else `start`.
         """
         batch, branch = self._batch, int(self._branch_of[start])
-        path = np.concatenate([batch.contexts[branch], batch.row_nodes[batch.branches[branch] : start]])
-        lowest = int(self._first_seen[first_query:stop].min())
-        path = path[max(lowest, int(self._shared_of[start])) :]
-        return np.concatenate([path, batch.row_nodes[start:stop]])
+        lowest = int(self._shared_of[start])
+        if self._span.size is not None:
+            lowest = max(lowest, int(self._first_seen[first_query:stop].min()))
+        context, own = batch.contexts[branch], batch.row_nodes[batch.branches[branch] : stop]
+        if lowest > len(context):
+            return own[lowest - len(context) :]
+        return np.concatenate([context[lowest:], own])
 
     def _visible(self, rows: IntArray, nodes: IntArray) -> BoolArray:
         """Which nodes rows see, [..., rows, nodes] of [..., rows] and [..., nodes]; node -1 is none."""
@@ -216,13 +219,9 @@ class Planner:
             return None
         max_rows = max(len(rows) for _, rows, _ in blocks)
         max_keys = -(-max(len(nodes) for _, _, nodes in blocks) // _KEYS) * _KEYS
-        queries = np.zeros((len(blocks), max_rows), dtype=np.int64)
-        rows = np.full((len(blocks), max_rows), -1, dtype=np.int64)
-        nodes = np.full((len(blocks), max_keys), -1, dtype=np.int64)
-        for block, (which, its_rows, its_nodes) in enumerate(blocks):
-            queries[block, : len(its_rows)] = np.arange(which.start, which.stop)
-            rows[block, : len(its_rows)] = its_rows
-            nodes[block, : len(its_nodes)] = its_nodes
+        queries = _stacked([np.arange(which.start, which.stop) for which, _, _ in blocks], max_rows, filler=0)
+        rows = _stacked([its_rows for _, its_rows, _ in blocks], max_rows)
+        nodes = _stacked([its_nodes for _, _, its_nodes in blocks], max_keys)
         visible = self._visible(rows, nodes)
         filler = rows < 0
         visible[:, :, 0] |= filler  # a softmax over nothing is not a number
@@ -240,6 +239,14 @@ class Planner:
                 slots = self._batch.nodes.slots[self._batch.contexts[first][:length]]
                 together = as_range(slots)
                 yield Run(queries, slots if together is None else together)
+
+
+def _stacked(arrays: Sequence[IntArray], width: int, filler: int = -1) -> IntArray:
+    """`arrays` one below the other, [arrays, width], each filled up on the right."""
+    lengths = np.array([len(each) for each in arrays])
+    stacked = np.full((len(arrays), width), filler, dtype=np.int64)
+    stacked[np.arange(width) < lengths[:, None]] = np.concatenate(arrays)
+    return stacked
 
 
 def _cut(counts: Sequence[int], size: int, must: set[int]) -> IntArray:

@@ -29,7 +29,7 @@ EAGER_DIFFERS = {"falcon, alibi": "sdpa"}
 @torch.inference_mode()
 def _noise(eager: nn.Module, chosen: nn.Module) -> float:
     """What transformers' own two ways differ by on a prompt, as a share of the largest logit."""
-    ids = torch.tensor([[1 + 7 * i % 397 for i in range(30)]])
+    ids = torch.tensor([[1 + 7 * i % 397 for i in range(30)]], device=next(eager.parameters()).device)
     one, other = (module(input_ids=ids, use_cache=False).logits for module in (eager, chosen))
     return float((one - other).abs().nan_to_num(0.0).max() / one.abs().nan_to_num(0.0, 0.0, 0.0).max())
 
@@ -37,10 +37,11 @@ def _noise(eager: nn.Module, chosen: nn.Module) -> float:
 class Plain(OpenModel):
     """As much of a model as explanations ask for, written down as the definitions have it."""
 
-    def __init__(self, name: str, info: ModelInfo, tokenizer: Tokenizer) -> None:
-        self.module = make(name, EAGER_DIFFERS.get(name, "eager"))
+    def __init__(self, name: str, info: ModelInfo, tokenizer: Tokenizer, device: str = "cpu") -> None:
+        self.module = make(name, EAGER_DIFFERS.get(name, "eager")).to(device)
+        self._device = torch.device(device)
         self._eager_differs = name in EAGER_DIFFERS
-        self.noise = _noise(self.module, make(name))
+        self.noise = _noise(self.module, make(name).to(device))
         self.module.requires_grad_(False)
         self.info, self.tokenizer = info, tokenizer
         self._known: dict[tuple[tuple[int, ...], int], Tensor] = {}
@@ -50,11 +51,11 @@ class Plain(OpenModel):
         """Logits of the last `tail` positions, [tail, vocabulary]."""
         key = (tuple(ids), tail)
         if key not in self._known:
-            self._known[key] = self.module(**self._inputs(ids), use_cache=False).logits[0, -tail:].float()
+            self._known[key] = self.module(**self._inputs(ids), use_cache=False).logits[0, -tail:].float().cpu()
         return self._known[key]
 
     def _inputs(self, ids: Sequence[int]) -> dict[str, Tensor]:
-        tensor = torch.tensor([list(ids)])
+        tensor = torch.tensor([list(ids)], device=self._device)
         return {"inputs_embeds": self.embed(ids)[None]} if MEAN in ids else {"input_ids": tensor}
 
     def logits(self, sequences: Sequence[Sequence[int]], logit_counts: Sequence[int] | None = None) -> list[Tensor]:
@@ -97,7 +98,7 @@ class Plain(OpenModel):
             if layer in found:
                 again.add(layer)
             elif weights is not None and layer is not None and layer >= 0:
-                found[layer] = weights[0].float()
+                found[layer] = weights[0].float().cpu()
             return out, weights
 
         stack = max(self._stacks(), key=len, default=())
@@ -106,7 +107,9 @@ class Plain(OpenModel):
             for number, each in enumerate(stack)
         ]
         with self._wrapped(note) as wrapped:
-            out = self.module(input_ids=torch.tensor([list(ids)]), use_cache=False, output_attentions=True)
+            out = self.module(
+                input_ids=torch.tensor([list(ids)], device=self._device), use_cache=False, output_attentions=True
+            )
         for hook in hooks:
             hook.remove()
         given = getattr(out, "attentions", None) or ()
@@ -116,7 +119,7 @@ class Plain(OpenModel):
             and len(given) == layers
             and all(each is None or each.dim() == 4 for each in given)
         ):
-            found = {layer: weights[0].float() for layer, weights in enumerate(given) if weights is not None}
+            found = {layer: weights[0].float().cpu() for layer, weights in enumerate(given) if weights is not None}
         elif again:
             raise Missing("its layers attend more than once")
         if not found:
@@ -142,9 +145,9 @@ class Plain(OpenModel):
     @torch.no_grad()
     def embed(self, ids: Sequence[int]) -> Tensor:
         embedding = self.module.get_input_embeddings()
-        rows = embedding(torch.tensor([max(0, each) for each in ids])).float()
+        rows = embedding(torch.tensor([max(0, each) for each in ids], device=self._device)).float()
         if MEAN in ids:
-            mean = embedding(torch.arange(embedding.weight.shape[0])).double().mean(0).float()
+            mean = embedding(torch.arange(embedding.weight.shape[0], device=self._device)).double().mean(0).float()
             rows[torch.tensor(ids) == MEAN] = mean
         return rows
 
@@ -209,7 +212,7 @@ class Plain(OpenModel):
             hidden = output[0] if isinstance(output, tuple | list) else output
             if hidden.dim() == 4 and hidden.shape[1:3] == (many, len(ids)):
                 hidden = hidden.permute(1, 2, 0, 3)
-            outputs.append(hidden.flatten(2))
+            outputs.append(hidden.flatten(2).cpu())
 
         def project(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
             reached.append(layer)
@@ -237,7 +240,7 @@ class Plain(OpenModel):
                 inline = _inline(stacks[0][layer], without)
         try:
             with self._wrapped(zero), inline:
-                self.module(input_ids=torch.tensor([list(ids)] * many), use_cache=False)
+                self.module(input_ids=torch.tensor([list(ids)] * many, device=self._device), use_cache=False)
         finally:
             for hook in hooks:
                 hook.remove()

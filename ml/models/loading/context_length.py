@@ -10,11 +10,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from ml.models.verification.shrinking import shrunken
+
 UNBOUNDED = 2048
 """For a model that knows no bound of its own: its prompts must end somewhere."""
 
 _NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_target_positions")
 _TRIED = 4
+_MAX_UNREADABLE = 4
 
 
 def context_length(module: PreTrainedModel) -> int:
@@ -23,8 +26,21 @@ def context_length(module: PreTrainedModel) -> int:
     Such a table may begin behind some rows that no position has: RoBERTa says 514 and reads 512. A longer prompt would
     fail in the middle of the model; on a GPU that ends the whole process.
     """
-    stated = _stated(module.config.get_text_config())
-    return min([stated, *_table_lengths(module)])
+    stated, tables = _stated(module.config.get_text_config()), _table_lengths(module)
+    return min([stated, *tables]) - _unreadable(module) if tables else stated
+
+
+def _unreadable(module: PreTrainedModel) -> int:
+    """How many tokens less than its tables have rows for the code of `module` reads, as a small model of it shows."""
+    small = shrunken(module)
+    if small is None:
+        return 0
+    longest = min([_stated(small.config.get_text_config()), *_table_lengths(small)])
+    for fewer in range(_MAX_UNREADABLE):
+        with suppress(Exception), torch.inference_mode():  # each architecture fails in its own way
+            small(input_ids=_ids(small, longest - fewer), use_cache=False)
+            return fewer
+    return 0
 
 
 def _stated(config: PreTrainedConfig) -> int:
@@ -41,7 +57,7 @@ def _table_lengths(module: PreTrainedModel) -> list[int]:
     tables = [part for part in module.modules() if isinstance(part, nn.Embedding) and part is not tokens]
     if not tables:
         return []
-    ids = _ids(module)
+    ids = _ids(module, _TRIED)
     found: dict[nn.Embedding, int] = {}
 
     def note(table: nn.Embedding) -> Callable[..., None]:
@@ -76,8 +92,8 @@ def _length(table: nn.Embedding, ids: Tensor, arguments: list[Any]) -> int | Non
     return table.num_embeddings - first if rows == list(range(first, first + len(rows))) else None
 
 
-def _ids(module: PreTrainedModel) -> Tensor:
+def _ids(module: PreTrainedModel, count: int) -> Tensor:
     """A prompt of the same token again and again, which is not the padding: no positions could be mistaken for it."""
     padding = getattr(module.config.get_text_config(), "pad_token_id", None)
     token = next(each for each in (3, 4) if each != padding)
-    return torch.full((1, _TRIED), token, device=module.device)
+    return torch.full((1, count), token, device=module.device)

@@ -129,7 +129,14 @@ def test_the_lstm_is_loaded_by_its_own_code(tiny_lstm: Path, load_model: Callabl
 
 @pytest.mark.parametrize(
     ("name", "length"),
-    [("gpt2", CONTEXT), ("roberta, decoder", CONTEXT - 2), ("opt", CONTEXT), ("biogpt", CONTEXT), ("whisper", CONTEXT)],
+    [
+        ("gpt2", CONTEXT),
+        ("roberta, decoder", CONTEXT - 2),
+        ("opt", CONTEXT),
+        ("biogpt", CONTEXT),
+        ("whisper", CONTEXT),
+        ("prophetnet", CONTEXT - 2),
+    ],
 )
 def test_the_longest_prompt_has_a_row_in_every_table_of_positions(name: str, length: int, tmp_path: Path) -> None:
     module = zoo.make(name) if name in zoo.ZOO else make(name)
