@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +35,9 @@ NO_MASK = torch.zeros(1, 1, 1, 1)
 
 WORTH_TRIMMING = 64
 """Rows that are not kept from which on the last layer runs on the others alone."""
+
+_layers: WeakKeyDictionary[nn.Module, nn.ModuleList | None] = WeakKeyDictionary()
+"""By model: to look for them takes longer than a layer of a short prompt."""
 
 _UNSUPPORTED = ("position_bias", "indices")
 """Arguments with which models ask their attention for what rows of a ragged batch cannot have."""
@@ -174,6 +178,12 @@ def keep_last_layer_trimmed(module: PreTrainedModel) -> None:
 
 def layers_of(module: PreTrainedModel) -> nn.ModuleList | None:
     """The layers of `module`, from the lowest up; None where they cannot be told."""
+    if module not in _layers:
+        _layers[module] = _find_layers(module)
+    return _layers[module]
+
+
+def _find_layers(module: PreTrainedModel) -> nn.ModuleList | None:
     layers = module.config.get_text_config().num_hidden_layers
     for part in (module, module.get_decoder()):  # the latter where the model also sees or hears, with as many layers
         children = part.modules() if part is not None else ()
