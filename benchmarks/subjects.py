@@ -16,6 +16,7 @@ from ml.models.words import END, UNKNOWN, wikitext_tokenizer
 
 GPT2_SMALL = "gpt2-small"
 RANDOM_LSTM = "random-lstm"
+ONE_LAYER = "one-layer"
 
 TEXT = (
     "The bridge was built in 1932 by the city engineers , and it was the longest of its kind in the country until"
@@ -31,7 +32,7 @@ TEXT = (
 def folder_of(model: str) -> Iterator[Path]:
     """The folder of a shipped model's name, of one that is made for the time being, or `model` itself."""
     shipped = PRETRAINED / model
-    makers = {GPT2_SMALL: gpt2_small, RANDOM_LSTM: random_lstm}
+    makers = {GPT2_SMALL: gpt2_small, RANDOM_LSTM: random_lstm, ONE_LAYER: one_layer}
     if model not in makers:
         yield shipped if shipped.is_dir() else Path(model)
         return
@@ -44,6 +45,16 @@ def gpt2_small(folder: Path) -> Path:
     torch.manual_seed(0)
     GPT2LMHeadModel(GPT2Config(bos_token_id=0, eos_token_id=0)).save_pretrained(folder)
     AutoTokenizer.from_pretrained(PRETRAINED / "transformer").save_pretrained(folder)
+    return folder
+
+
+def one_layer(folder: Path) -> Path:
+    """A GPT-2 of one layer of 16 numbers with random weights, which takes next to no time; the same tokenizer."""
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(PRETRAINED / "transformer")
+    shape = GPT2Config(vocab_size=len(tokenizer), n_embd=16, n_layer=1, n_head=1, bos_token_id=0, eos_token_id=0)
+    GPT2LMHeadModel(shape).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return folder
 
 

@@ -146,8 +146,7 @@ class Tokenizer:
             InputError: an id outside the vocabulary, a text without tokens, or none that write it behind the prompt's.
         """
         if continuation.token_ids is not None:
-            check_ids("continuation.token_ids.ids", continuation.token_ids, self.vocabulary_size)
-            return Junction(continuation.token_ids, apart=False)
+            return self._given(continuation.token_ids)
         text = continuation.text or ""
         _check_unicode("continuation.text", text)
         found = self._follow(prompt.text, text)
@@ -161,6 +160,17 @@ class Tokenizer:
             raise InputError("continuation.text", f"{text!r} has no tokens in this model")
         check_ids("continuation.text", found.ids, self.vocabulary_size)
         return found
+
+    def prompt_and_continuation(self, prompt: Prompt, continuation: Continuation) -> tuple[tuple[int, ...], Junction]:
+        """`prompt_ids(prompt)`, and the tokens that continue it; only those of a text need the prompt's text.
+
+        Raises:
+            InputError: as `encode` and `continuation`.
+        """
+        if continuation.token_ids is not None:
+            return self.prompt_ids(prompt), self._given(continuation.token_ids)
+        encoding = self.encode(prompt)
+        return encoding.ids, self.continuation(encoding, continuation)
 
     def replacement(self, encoding: Encoding, position: int, text: str) -> tuple[int, ...] | None:
         """The tokens of `text` in the place of the token at `position`, after the white space that it begins with.
@@ -213,6 +223,10 @@ class Tokenizer:
     def tokens(self, encoding: Encoding) -> tuple[Token, ...]:
         """The tokens of a prompt, as results and replies carry them."""
         return tuple(map(self.token, encoding.ids, encoding.spans))
+
+    def _given(self, ids: tuple[int, ...]) -> Junction:
+        check_ids("continuation.token_ids.ids", ids, self.vocabulary_size)
+        return Junction(ids, apart=False)
 
     def _follow(self, before: str, text: str) -> Junction | None:
         words = self._backend.decoder is None  # it joins all tokens by spaces, so each of them is a word

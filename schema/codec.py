@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from enum import Enum
 from types import NoneType, UnionType
-from typing import Annotated, Any, Generic, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Generic, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor, OneofDescriptor
 from google.protobuf.duration_pb2 import Duration
@@ -31,8 +31,8 @@ from ml.errors import InputError
 M = TypeVar("M", bound=Message)
 T = TypeVar("T")
 
-Reader = Callable[[Any, str], Any]
-"""From a value of the contract, and where it sits in the request, to a value of `ml`."""
+Reader = Callable[[Any], Any]
+"""From a value of the contract to a value of `ml`. An `InputError` blames a field relative to the value."""
 Writer = Callable[[Any], Any]
 """The way back."""
 
@@ -45,15 +45,16 @@ class MismatchError(TypeError):
     """The contract and `ml` do not say the same."""
 
 
-@dataclass(frozen=True)
-class _Part:
+class _Part(NamedTuple):
     """A field of the message, and how its value is converted."""
 
-    field: FieldDescriptor
+    name: str
     read: Reader
     write: Writer
     required: bool
-    """Whether the dataclass has no default for it: an empty message is read in its place then."""
+    """Whether the dataclass has no default for it."""
+    always: bool
+    """Whether it is read also where it is not set: it cannot be absent, or an empty message takes its place."""
 
 
 @dataclass(frozen=True)
@@ -87,9 +88,7 @@ class Codec(Generic[M, T]):
         self._choices = [
             _Choice(oneof.name, _members(oneof, hints[oneof.name]), oneof.name in without_default) for oneof in unions
         ]
-        self._parts = [
-            _Part(field, *_field(field, hints[field.name]), field.name in without_default) for field in alone
-        ]
+        self._parts = [_part(field, hints[field.name], field.name in without_default) for field in alone]
 
     def read(self, message: M, path: str = "") -> T:
         """The dataclass of a message; what is absent has the dataclass's default.
@@ -101,32 +100,32 @@ class Codec(Generic[M, T]):
             InputError: a value is not allowed, or something is missing.
         """
         values: dict[str, Any] = {}
-        for part in self._parts:
-            name, value = part.field.name, cast(Any, _ABSENT)
-            if _given(message, part.field) or (part.required and part.field.message_type):
-                value = part.read(getattr(message, name), _join(path, name))
-            if value is not _ABSENT:
-                values[name] = value
-            elif part.required:
-                raise InputError(_join(path, name), "must be set")
-        for choice in self._choices:
-            chosen = message.WhichOneof(choice.name)
-            if chosen is not None:
-                values[choice.name] = choice.members[chosen].read(getattr(message, chosen), _join(path, chosen))
-            elif choice.required:
-                raise InputError(_join(path, choice.name), f"set exactly one of {', '.join(choice.members)}")
+        name = ""  # Of what is being read. Paths are made of names where there is an error, and only there.
         try:
+            for name, read, _, required, always in self._parts:
+                value = read(getattr(message, name)) if always or message.HasField(name) else _ABSENT
+                if value is not _ABSENT:
+                    values[name] = value
+                elif required:
+                    raise InputError("", "must be set")
+            for choice in self._choices:
+                name = choice.name
+                chosen = message.WhichOneof(name)
+                if chosen is not None:
+                    name = chosen
+                    values[choice.name] = choice.members[chosen].read(getattr(message, chosen))
+                elif choice.required:
+                    raise InputError("", f"set exactly one of {', '.join(choice.members)}")
+            name = ""
             return self.kind(**values)
         except InputError as error:
-            error.field = _join(path, error.field)
+            error.field = _join(path, _join(name, error.field))
             raise
 
     def write(self, value: T) -> M:
         """The message of a dataclass; what is None is absent."""
         values = {
-            part.field.name: part.write(given)
-            for part in self._parts
-            if (given := getattr(value, part.field.name)) is not None
+            part.name: part.write(given) for part in self._parts if (given := getattr(value, part.name)) is not None
         }
         for choice in self._choices:
             given = getattr(value, choice.name)
@@ -145,11 +144,15 @@ def codec(message: type[M], kind: type[T]) -> Codec[M, T]:
     return _made[key]
 
 
+def _part(field: FieldDescriptor, hint: Any, required: bool) -> _Part:
+    always = not field.has_presence or (required and field.message_type is not None)
+    return _Part(field.name, *_field(field, hint), required, always)
+
+
 def _field(field: FieldDescriptor, hint: Any) -> tuple[Reader, Writer]:
-    if field.is_repeated:
-        read, write = _one(field, _element(field, hint))
-        return _many(read, write)
-    return _one(field, hint)
+    if not field.is_repeated:
+        return _one(field, hint)
+    return _many(*_one(field, _element(field, hint)))
 
 
 def _one(field: FieldDescriptor, hint: Any) -> tuple[Reader, Writer]:
@@ -158,7 +161,7 @@ def _one(field: FieldDescriptor, hint: Any) -> tuple[Reader, Writer]:
         return _enum(field.enum_type, hint)
     kind = field.message_type
     if kind is None:
-        return (lambda value, _: value), (lambda value: value)
+        return _itself, _itself
     if kind.full_name == Duration.DESCRIPTOR.full_name:
         return _seconds, _duration
     if get_origin(hint) is tuple:
@@ -170,8 +173,19 @@ def _one(field: FieldDescriptor, hint: Any) -> tuple[Reader, Writer]:
 
 
 def _many(read: Reader, write: Writer) -> tuple[Reader, Writer]:
-    def read_all(values: Iterable[Any], path: str) -> tuple[Any, ...]:
-        return tuple(read(value, f"{path}[{index}]") for index, value in enumerate(values))
+    """How several values are converted, of which each is by `read` and `write`."""
+    if read is _itself:  # A prompt may have a million token ids: no work of ours for each of them.
+        return tuple, _itself
+
+    def read_all(values: Iterable[Any]) -> tuple[Any, ...]:
+        found: list[Any] = []  # As many as came before the one that an error is about.
+        try:
+            for value in values:
+                found.append(read(value))
+        except InputError as error:
+            error.field = _join(f"[{len(found)}]", error.field)
+            raise
+        return tuple(found)
 
     return read_all, lambda values: [write(value) for value in values]
 
@@ -183,8 +197,12 @@ def _list(kind: Descriptor, hint: Any) -> tuple[Reader, Writer]:
     [field], message = kind.fields, GetMessageClass(kind)
     read, write = _field(field, hint)
 
-    def unwrap(value: Any, path: str) -> Any:
-        return read(getattr(value, field.name), _join(path, field.name))
+    def unwrap(value: Any) -> Any:
+        try:
+            return read(getattr(value, field.name))
+        except InputError as error:
+            error.field = _join(field.name, error.field)
+            raise
 
     return unwrap, lambda values: message(**{field.name: write(values)})
 
@@ -194,7 +212,7 @@ def _tuple(kind: Descriptor, hint: Any) -> tuple[Reader, Writer]:
     if len(names) != len(get_args(hint)) or any(field.message_type for field in kind.fields):
         raise MismatchError(f"{kind.name} is not so many numbers as {hint}")
 
-    def unpack(value: Any, _: str) -> Any:
+    def unpack(value: Any) -> Any:
         return tuple(getattr(value, name) for name in names)
 
     return unpack, lambda values: message(**dict(zip(names, values, strict=True)))
@@ -210,11 +228,11 @@ def _enum(described: EnumDescriptor, hint: Any) -> tuple[Reader, Writer]:
     meanings = {number: hint[name] for number, name in names.items()}
     numbers = {meaning: number for number, meaning in meanings.items()}
 
-    def read(number: int, path: str) -> Any:
+    def read(number: int) -> Any:
         if number == 0:
             return _ABSENT
         if number not in meanings:  # enums are open on the wire: a client of a newer contract may send any number
-            raise InputError(path, f"{number} is not a value that this version knows")
+            raise InputError("", f"{number} is not a value that this version knows")
         return meanings[number]
 
     return read, numbers.__getitem__
@@ -228,24 +246,25 @@ def _members(oneof: OneofDescriptor, hint: Any) -> dict[str, Codec[Any, Any]]:
     return {name: codec(GetMessageClass(message), kinds[message.name]) for name, message in messages.items()}
 
 
-def _seconds(value: Duration, path: str) -> float:
+def _itself(value: Any) -> Any:
+    """A scalar is the same on both sides."""
+    return value
+
+
+def _seconds(value: Duration) -> float:
     """A length of time in seconds.
 
     Raises:
         InputError: protobuf calls it invalid, so that whoever is sent it could not write it as JSON.
     """
     if abs(value.nanos) >= _NANOSECONDS or value.seconds * value.nanos < 0:
-        raise InputError(path, "seconds and nanos must have the same sign, and nanos be less than a second")
+        raise InputError("", "seconds and nanos must have the same sign, and nanos be less than a second")
     return value.seconds + value.nanos / _NANOSECONDS
 
 
 def _duration(seconds: float) -> Duration:
     nanoseconds = round(seconds * _NANOSECONDS)
     return Duration(seconds=nanoseconds // _NANOSECONDS, nanos=nanoseconds % _NANOSECONDS)
-
-
-def _given(message: Any, field: FieldDescriptor) -> bool:
-    return not field.has_presence or message.HasField(field.name)
 
 
 def _without_default(kind: Any) -> set[str]:
@@ -275,4 +294,5 @@ def _same(what: str, ours: Iterable[Any], theirs: Iterable[str]) -> None:
 
 
 def _join(path: str, name: str) -> str:
-    return f"{path}.{name}" if path and name else path or name
+    """The path of `name` below `path`; an index, such as ``[2].text``, goes without a dot."""
+    return f"{path}.{name}" if path and name and name[0] != "[" else path + name

@@ -24,11 +24,13 @@ from ml.errors import ModelLoadError
 from ml.memory import expect_to_stay, keep_freed_memory
 from ml.models.base import Closeable, LanguageModel
 from server.batching import Limits
+from server.call_metrics import count_calls, count_unknown
+from server.drain import Drain
 from server.engine import Engine
 from server.gate import Gate
 from server.generation import GenerationLimits
 from server.health import EXPLANATION, INFERENCE, Health, watch_explanations
-from server.interceptors import OWN_SERVICES, Drain, Surround, UnknownMethods, count_calls, map_errors
+from server.interceptors import OWN_SERVICES, Interceptors, Surround
 from server.keys import key_file
 from server.listener import Listener
 from server.metrics import Metrics, MetricsPage
@@ -38,6 +40,7 @@ from server.requests import Parser
 from server.services.explanation import ExplanationService
 from server.services.inference import InferenceService
 from server.settings import Settings
+from server.statuses import Statuses
 from server.store import Store
 from server.streams import Writer
 from server.tasks import warm_up
@@ -70,15 +73,15 @@ class Server:
         self.metrics_port = 0
         """The metrics page's port, once started."""
         self.engine: Engine
-        interceptors = [
+        chain = [
             Writer(settings.unread_seconds),
-            UnknownMethods(self.metrics),
             Surround(count_calls(self.metrics)),
-            Surround(map_errors(settings.max_message_bytes), OWN_SERVICES),
+            Statuses(settings.max_message_bytes),
             *_gates(settings),
-            Surround(self.drain.around, OWN_SERVICES),
+            Surround(lambda _: self.drain.accept, OWN_SERVICES),
             Parser(),
         ]
+        interceptors = [Interceptors(chain, count_unknown(self.metrics))]
 
         def make() -> grpc.aio.Server:
             options, limit = _options(settings), settings.max_calls

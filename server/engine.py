@@ -299,18 +299,17 @@ class Engine:
             )
 
     def _observe(self, batch: tuple[_Work, ...], outcome: Outcome, began: float, seconds: float) -> None:
-        name, metrics = batch[0].call.model, self._metrics
+        metrics = self._metrics.of_model(batch[0].call.model)
         useful = sum(len(work.task.ids) for work in batch)
-        metrics.batch_size.labels(name).observe(len(batch))
-        metrics.batch_tokens.labels(name).observe(outcome.tokens_computed + outcome.tokens_padding)
-        metrics.batch_seconds.labels(name).observe(seconds)
-        metrics.tokens.labels(name, "prompt").inc(useful)
-        metrics.tokens.labels(name, "padding").inc(outcome.tokens_padding)
-        metrics.tokens.labels(name, "saved").inc(max(0, useful - outcome.tokens_computed))
-        metrics.note_cached(name, [tokens for tokens in outcome.cached_tokens if tokens is not None])
-        waited = metrics.queue_seconds.labels(name)
+        metrics.batch_size.observe(len(batch))
+        metrics.batch_tokens.observe(outcome.tokens_computed + outcome.tokens_padding)
+        metrics.batch_seconds.observe(seconds)
+        metrics.prompt_tokens.inc(useful)
+        metrics.padding_tokens.inc(outcome.tokens_padding)
+        metrics.saved_tokens.inc(max(0, useful - outcome.tokens_computed))
+        metrics.note_cached([tokens for tokens in outcome.cached_tokens if tokens is not None])
         for work in batch:
-            waited.observe(began - work.call.began)
+            metrics.queue_seconds.observe(began - work.call.began)
 
     def _to_loop(self, callback: Any, *arguments: Any) -> None:
         try:
@@ -338,7 +337,7 @@ class Engine:
                 call.future.set_result(answer)
 
     def _expire(self, call: _Call) -> None:
-        self._metrics.dropped.labels(call.model).inc()
+        self._metrics.of_model(call.model).dropped.inc()
         call.future.cancel()
 
     def _crash(self, error: BaseException) -> None:

@@ -8,11 +8,10 @@ from contextlib import aclosing, contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-import grpc
 from google.protobuf.message import Message
 
 from server.errors import KeyLimitError, UnauthenticatedError, to_status
-from server.interceptors import OWN_SERVICES, Context, Handler, Interceptor, rebuilt
+from server.interceptors import OWN_SERVICES, Context, Handler, Interceptor, function_of, rebuilt
 from server.keys import Key, KeyFile
 
 _HEALTH = "/grpc.health.v1.Health/"
@@ -34,9 +33,8 @@ class Gate(Interceptor):
         self._clock = clock
         self._usage: dict[str, _Usage] = {}
 
-    def wrap(self, handler: Handler, call: grpc.HandlerCallDetails) -> Handler:
+    def wrap(self, handler: Handler, path: str) -> Handler:
         """Wrap the handlers of all services but health."""
-        path = call.method
         if path.startswith(_HEALTH):
             return handler
         if path.startswith(OWN_SERVICES) and handler.unary_unary is not None:
@@ -44,9 +42,7 @@ class Gate(Interceptor):
         if path.startswith(OWN_SERVICES) and handler.unary_stream is not None:
             return rebuilt(handler, self._stream(handler.unary_stream))
         # Reflection, the one service here that is not ours, streams both ways.
-        if self._find(call.invocation_metadata) is None:
-            return rebuilt(handler, _refuse(path))
-        return handler
+        return rebuilt(handler, self._known(path, function_of(handler)))
 
     def _unary(self, handle: Callable[..., Any]) -> Callable[..., Any]:
         async def call(request: Message, context: Context) -> Message:
@@ -62,6 +58,18 @@ class Gate(Interceptor):
                 async with aclosing(handle(request, context)) as replies:
                     async for reply in replies:
                         yield reply
+
+        return call
+
+    def _known(self, path: str, handle: Callable[..., Any]) -> Callable[..., Any]:
+        """Of a method that any key may call, as often as it likes; nothing around it maps errors."""
+
+        async def call(requests: AsyncIterator[Message], context: Context) -> AsyncIterator[Message]:
+            if self._find(context.invocation_metadata()) is None:
+                await context.abort_with_status(to_status(UnauthenticatedError(), path))
+            async with aclosing(handle(requests, context)) as replies:
+                async for reply in replies:
+                    yield reply
 
         return call
 
@@ -127,10 +135,3 @@ def prompts(request: Message) -> int:
     """How many prompts a request counts as."""
     many: Any = getattr(request, "prompts", None) or getattr(request, "items", None)
     return len(many) if many else 1
-
-
-def _refuse(path: str) -> Callable[..., Any]:
-    async def call(_: AsyncIterator[Message], context: Context) -> None:
-        await context.abort_with_status(to_status(UnauthenticatedError(), path))
-
-    return call

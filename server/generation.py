@@ -229,11 +229,12 @@ class Generations:
         for (stream, chunk), cached in zip(chunks.items(), result.cached_tokens, strict=True):
             if stream not in prompts:
                 continue
-            self._metrics.tokens.labels(stream.model, "prompt").inc(len(chunk.ids))
-            self._metrics.tokens.labels(stream.model, "saved").inc(cached)
+            metrics = self._metrics.of_model(stream.model)
+            metrics.prompt_tokens.inc(len(chunk.ids))
+            metrics.saved_tokens.inc(cached)
             if not running.is_prefilling(stream):
                 tokens = running.cached_tokens(stream)
-                self._metrics.note_cached(stream.model, [tokens])
+                metrics.note_cached([tokens])
                 if stream.cached_tokens is None:  # not where it reads its own text anew
                     stream.cached_tokens = tokens
 
@@ -263,7 +264,7 @@ class Generations:
                 stream.ended = True
                 ended.append(stream)
             deliveries.append((stream, item if isinstance(item, Exception) else PackedStep.of(item)))
-        self._metrics.tokens.labels(streams[0].model, "generated").inc(len(deliveries))
+        self._metrics.of_model(streams[0].model).generated_tokens.inc(len(deliveries))
         try:
             for stream in (*ended, *again):
                 running.leave(stream)

@@ -120,32 +120,54 @@ class Metrics:
             registry=registry,
         )
 
+        self._of_model: dict[str, ModelMetrics] = {}
+
     def register_model(self, info: ModelInfo, load_seconds: float) -> None:
         """Make the series of a model that was loaded in `load_seconds`."""
         self.model_load_seconds.labels(info.name).set(load_seconds)
         self.model_info.labels(info.name, info.digest, info.architecture, info.device, info.dtype).set(1)
-        for kind in ("prompt", "saved", "padding"):
-            self.tokens.labels(info.name, kind)
-        for outcome in ("hit", "miss"):
-            self.prefix_lookups.labels(info.name, outcome)
-        self.prefix_tokens.labels(info.name)
-        for family in (self.batch_size, self.batch_tokens, self.batch_seconds, self.queue_seconds, self.dropped):
-            family.labels(info.name)
+        self.of_model(info.name)
+
+    def of_model(self, model: str) -> ModelMetrics:
+        """What is counted while a model answers."""
+        found = self._of_model.get(model)
+        if found is None:
+            found = self._of_model[model] = ModelMetrics(self, model)
+        return found
 
     def watch_queue(self, depth: Callable[[], float]) -> None:
         """Read the depth of the inference queue from `depth` whenever the page is read."""
         self.queue_depth.set_function(depth)
 
-    def note_cached(self, model: str, cached_tokens: Sequence[int]) -> None:
-        """Of each of some prompts, so many first tokens were cached."""
-        hits = sum(tokens > 0 for tokens in cached_tokens)
-        self.prefix_lookups.labels(model, "hit").inc(hits)
-        self.prefix_lookups.labels(model, "miss").inc(len(cached_tokens) - hits)
-        self.prefix_tokens.labels(model).inc(sum(cached_tokens))
-
     def watch_prefixes(self, model: str, runner: Runner) -> None:
         """Read the memory of cached prefixes from `runner` whenever the page is read."""
         self.prefix_bytes.labels(model).set_function(lambda: float(runner.bytes))
+
+
+class ModelMetrics:
+    """The series that a model's every batch adds to. To find one by its labels takes longer than to add to it."""
+
+    def __init__(self, metrics: Metrics, model: str) -> None:
+        """Make them."""
+        self.batch_size = metrics.batch_size.labels(model)
+        self.batch_tokens = metrics.batch_tokens.labels(model)
+        self.batch_seconds = metrics.batch_seconds.labels(model)
+        self.queue_seconds = metrics.queue_seconds.labels(model)
+        self.dropped = metrics.dropped.labels(model)
+        self.prompt_tokens = metrics.tokens.labels(model, "prompt")
+        self.saved_tokens = metrics.tokens.labels(model, "saved")
+        self.padding_tokens = metrics.tokens.labels(model, "padding")
+        self.generated_tokens = metrics.tokens.labels(model, "generated")
+        self._hits = metrics.prefix_lookups.labels(model, "hit")
+        self._misses = metrics.prefix_lookups.labels(model, "miss")
+        self._prefix_tokens = metrics.prefix_tokens.labels(model)
+
+    def note_cached(self, cached_tokens: Sequence[int]) -> None:
+        """Of each of some prompts, so many first tokens were cached."""
+        hits = sum(tokens > 0 for tokens in cached_tokens)
+        self._hits.inc(hits)
+        self._misses.inc(len(cached_tokens) - hits)
+        self._prefix_tokens.inc(sum(cached_tokens))
 
 
 class MetricsPage:

@@ -14,7 +14,6 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
-import grpc
 from google.protobuf.message import DecodeError, Message
 
 from server.errors import MalformedRequestError, to_status
@@ -40,38 +39,37 @@ class Parser(Interceptor):
         self._refused = 0  # since the last line of the log
         self._logged = float("-inf")
 
-    def wrap(self, handler: Handler, call: grpc.HandlerCallDetails) -> Handler:
+    def wrap(self, handler: Handler, path: str) -> Handler:
         """Wrap the handlers that take messages."""
         if handler.request_deserializer is None:
             return handler
-        function, path = function_of(handler), call.method
-        if inspect.isasyncgenfunction(function):
-            wrapped = self._yielding(path, function)
-        else:
-            wrapped = self._returning(path, function)
-        return rebuilt(handler, wrapped, _tolerant(handler.request_deserializer))
+        function = function_of(handler)
+        wrapped = self._yielding if inspect.isasyncgenfunction(function) else self._returning
+        call = wrapped(path, function, streaming=bool(handler.request_streaming))
+        return rebuilt(handler, call, parse=_tolerant(handler.request_deserializer))
 
-    def _returning(self, path: str, handle: Callable[..., Any]) -> Callable[..., Any]:
+    def _returning(self, path: str, handle: Callable[..., Any], *, streaming: bool) -> Callable[..., Any]:
         async def call(request: Any, context: Context) -> Any:
-            return await handle(await self._checked(path, request, context), context)
+            if isinstance(request, Malformed):
+                await self._refuse(path, request, context)
+            asked = self._each(path, request, context) if streaming else request
+            return await handle(asked, context)
 
         return call
 
-    def _yielding(self, path: str, handle: Callable[..., Any]) -> Callable[..., Any]:
+    def _yielding(self, path: str, handle: Callable[..., Any], *, streaming: bool) -> Callable[..., Any]:
         async def call(request: Any, context: Context) -> AsyncIterator[Message]:
-            async with aclosing(handle(await self._checked(path, request, context), context)) as replies:
+            if isinstance(request, Malformed):
+                await self._refuse(path, request, context)
+            asked = self._each(path, request, context) if streaming else request
+            async with aclosing(handle(asked, context)) as replies:
                 async for reply in replies:
                     yield reply
 
         return call
 
-    async def _checked(self, path: str, request: Any, context: Context) -> Any:
-        """A request, or the requests of a stream, as they are; the call is aborted at the first that is no message."""
-        if isinstance(request, Malformed):
-            await self._refuse(path, request, context)
-        return self._each(path, request, context) if hasattr(request, "__aiter__") else request
-
     async def _each(self, path: str, requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Message]:
+        """The requests of a stream as they are; the call is aborted at the first that is no message."""
         async for request in requests:
             if isinstance(request, Malformed):
                 await self._refuse(path, request, context)

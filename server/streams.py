@@ -29,10 +29,10 @@ class Writer(Interceptor):
         self._seconds = seconds
         self._ending: set[asyncio.Future[Any]] = set()
 
-    def wrap(self, handler: Handler, call: grpc.HandlerCallDetails) -> Handler:
+    def wrap(self, handler: Handler, path: str) -> Handler:
         """Wrap the handlers that yield replies."""
         function = function_of(handler)
-        return rebuilt(handler, self._writing(call.method, function)) if isasyncgenfunction(function) else handler
+        return rebuilt(handler, self._writing(path, function)) if isasyncgenfunction(function) else handler
 
     def _writing(self, path: str, handle: Callable[..., AsyncIterator[Message]]) -> Callable[..., Any]:
         async def call(request: Any, context: Context) -> None:

@@ -17,7 +17,7 @@ import grpc
 from benchmarks.serving.figures import Figure, percentiles, prompts
 from gloss import v1 as pb
 
-_METHOD = "/gloss.v1.InferenceService/NextToken"
+_SERVICE = "/gloss.v1.InferenceService"
 
 
 def requests(texts: Sequence[Sequence[int]]) -> list[bytes]:
@@ -28,12 +28,12 @@ def requests(texts: Sequence[Sequence[int]]) -> list[bytes]:
 
 
 class Client:
-    """One connection that asks for next tokens."""
+    """One connection that asks by one method."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, method: str = "NextToken") -> None:
         # Channels with equal options share a connection; a client has its own.
         self._channel = grpc.aio.insecure_channel(address, options=[("gloss.benchmark", random.getrandbits(31))])
-        self._call = self._channel.unary_unary(_METHOD)
+        self._call = self._channel.unary_unary(f"{_SERVICE}/{method}")
 
     async def ask(self, request: bytes) -> float:
         """Seconds until the answer."""
@@ -46,10 +46,12 @@ class Client:
         await self._channel.close()
 
 
-async def closed_loop(address: str, clients: int, asked: Iterator[bytes], seconds: float) -> tuple[float, list[float]]:
+async def closed_loop(
+    address: str, clients: int, asked: Iterator[bytes], seconds: float, method: str = "NextToken"
+) -> tuple[float, list[float]]:
     """`clients` that send their next request when the last was answered. Answers a second, and each one's seconds."""
     times: list[float] = []
-    connections = [Client(address) for _ in range(clients)]
+    connections = [Client(address, method) for _ in range(clients)]
     await asyncio.gather(*(one.ask(next(asked)) for one in connections))
     end = time.perf_counter() + seconds
 

@@ -83,6 +83,8 @@ def check_nul(field: str, text: str) -> None:
 
 def check_ids(field: str, ids: Sequence[int], vocabulary_size: int) -> None:
     """Raise `InputError` at the first id outside the vocabulary."""
+    if not ids or 0 <= min(ids) <= max(ids) < vocabulary_size:
+        return
     for index, token_id in enumerate(ids):
         if not 0 <= token_id < vocabulary_size:
             raise InputError(f"{field}[{index}]", f"must be between 0 and {vocabulary_size - 1}, not {token_id}")

@@ -28,7 +28,7 @@ class Prompt:
     token_ids: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        if sum(part is not None for part in (self.text, self.chat, self.token_ids)) != 1:
+        if (self.text is None) + (self.chat is None) + (self.token_ids is None) != 2:
             raise InputError("", "set exactly one of text, chat and token_ids")
         if self.text is not None:
             check_text("text", self.text)

@@ -15,8 +15,9 @@ from ml.errors import InputError
 from ml.explain import Problem, StudyProblem, forecast, prepare
 from ml.models.base import LanguageModel
 from schema.convert import from_progress, to_question
+from server.drain import Drain
 from server.errors import DrainingError, NoWorkerError, StreamAgeError
-from server.interceptors import Context, Drain
+from server.interceptors import Context
 from server.metrics import Metrics
 from server.registry import Registry
 from server.services.fields import blamed_at, check_request_id, explanation_id

@@ -3,29 +3,46 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from ml.errors import InputError
+
+M = TypeVar("M")
+T = TypeVar("T")
 
 _NAME = re.compile(r"explanations/([A-Za-z0-9_-]{1,128})")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 
 @contextmanager
-def blamed_at(path: str, *, instead_of: str = "") -> Iterator[None]:
-    """Let errors of the block blame ``path.field`` for ``field``; or put `path` in place of a leading `instead_of`.
+def blamed_at(path: str) -> Iterator[None]:
+    """Let errors of the block blame ``path.field`` for ``field``.
 
     Domain objects name fields relative to themselves, and only the request knows where they sit in it.
     """
     try:
         yield
     except InputError as error:
-        if instead_of:
-            error.field = path + error.field.removeprefix(instead_of)
-        else:
-            error.field = f"{path}.{error.field}"
+        error.field = f"{path}.{error.field}"
         raise
+
+
+def read_each(field: str, messages: Iterable[M], read: Callable[[M], T], *, called: str = "") -> list[T]:
+    """What `read` makes of each message of a repeated field.
+
+    Its errors blame ``field[2].part`` for ``part``, where the third message is `called` so for ``called.part``.
+    """
+    found: list[T] = []
+    try:
+        for message in messages:
+            found.append(read(message))
+    except InputError as error:
+        part = error.field.removeprefix(called) if called else f".{error.field}"
+        error.field = f"{field}[{len(found)}]{part}"
+        raise
+    return found
 
 
 def check_count(field: str, count: int, limit: int) -> None:

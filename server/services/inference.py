@@ -8,8 +8,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor
 from typing import TypeVar
 
-from google.protobuf.duration_pb2 import Duration
-
 from gloss import v1 as pb
 from gloss.v1.inference_service_pb2_grpc import InferenceServiceServicer
 from ml import attention, predict
@@ -24,7 +22,7 @@ from server.gate import caller_of, key_name
 from server.interceptors import Context
 from server.registry import Registry
 from server.services import sizes, wire
-from server.services.fields import blamed_at, check_count
+from server.services.fields import check_count, read_each
 from server.settings import Settings
 from server.tasks import AttentionTask, NextTokenTask, ScoreTask, Task
 from server.text_stream import Stream
@@ -62,29 +60,25 @@ class InferenceService(InferenceServiceServicer):
         size = sizes.check_next_token(model, len(request.prompts), top_k, self._max_bytes)
 
         def read() -> list[NextTokenTask]:
-            return [
-                NextTokenTask(_ids_of_nth(model, index, prompt), top_k, temperature)
-                for index, prompt in enumerate(request.prompts)
-            ]
+            ids = read_each("prompts", request.prompts, lambda prompt: _ids(model, prompt), called="prompt")
+            return [NextTokenTask(each, top_k, temperature) for each in ids]
 
         tasks = await self._helped(request.ByteSize(), read)
         clock.tokenized()
         answer = await self._run(model, tasks, context)
         clock.answered(answer)
 
-        def write() -> list[pb.NextTokenPrediction]:
-            return [
-                wire.prediction(model, prediction, pb.Usage(prompt_tokens=len(task.ids), cached_tokens=cached))
-                for task, prediction, cached in zip(tasks, answer.values, answer.cached_tokens, strict=True)
-            ]
+        def write() -> pb.NextTokenResponse:
+            reply = pb.NextTokenResponse(model=wire.version(model.info))
+            for task, found, cached in zip(tasks, answer.values, answer.cached_tokens, strict=True):
+                usage = pb.Usage(prompt_tokens=len(task.ids), cached_tokens=cached)
+                wire.write_prediction(reply.predictions.add(), model, found, usage)
+            reply.usage.CopyFrom(wire.total(prediction.usage for prediction in reply.predictions))
+            return reply
 
-        predictions = await self._helped(size, write)
-        return pb.NextTokenResponse(
-            predictions=predictions,
-            model=wire.version(model.info),
-            timings=clock.timings(),
-            usage=wire.total(prediction.usage for prediction in predictions),
-        )
+        reply = await self._helped(size, write)
+        clock.write_timings(reply.timings)
+        return reply
 
     async def Score(self, request: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:  # noqa: N802
         """Measure how likely each continuation is."""
@@ -95,7 +89,7 @@ class InferenceService(InferenceServiceServicer):
         predict.check_top_k(request.top_k, model.info.vocabulary_size, least=0)
 
         def read() -> list[tuple[ScoreTask, Junction]]:
-            return [_score_task(model, index, item, request.top_k) for index, item in enumerate(request.items)]
+            return read_each("items", request.items, lambda item: _score_task(model, item, request.top_k))
 
         asked = await self._helped(request.ByteSize(), read)
         positions = sum(len(task.continuation) for task, _ in asked)
@@ -104,28 +98,18 @@ class InferenceService(InferenceServiceServicer):
         answer = await self._run(model, [task for task, _ in asked], context)
         clock.answered(answer)
 
-        def write() -> list[pb.ContinuationScore]:
-            return [
-                wire.score(
-                    model,
-                    continuation,
-                    score,
-                    pb.Usage(
-                        prompt_tokens=len(task.prompt),
-                        cached_tokens=cached,
-                        completion_tokens=len(task.continuation),
-                    ),
-                )
-                for (task, continuation), score, cached in zip(asked, answer.values, answer.cached_tokens, strict=True)
-            ]
+        def write() -> pb.ScoreResponse:
+            reply = pb.ScoreResponse(model=wire.version(model.info))
+            for (task, continuation), found, cached in zip(asked, answer.values, answer.cached_tokens, strict=True):
+                prompt, completion = len(task.prompt), len(task.continuation)
+                usage = pb.Usage(prompt_tokens=prompt, cached_tokens=cached, completion_tokens=completion)
+                wire.write_score(reply.scores.add(), model, continuation, found, usage)
+            reply.usage.CopyFrom(wire.total(score.usage for score in reply.scores))
+            return reply
 
-        scores = await self._helped(size, write)
-        return pb.ScoreResponse(
-            scores=scores,
-            model=wire.version(model.info),
-            timings=clock.timings(),
-            usage=wire.total(score.usage for score in scores),
-        )
+        reply = await self._helped(size, write)
+        clock.write_timings(reply.timings)
+        return reply
 
     async def Attention(self, request: pb.AttentionRequest, context: Context) -> pb.AttentionResponse:  # noqa: N802
         """Show what the prompt's tokens attend to."""
@@ -147,7 +131,7 @@ class InferenceService(InferenceServiceServicer):
         answer = await self._run(model, [AttentionTask(encoding.ids, plan)], context)
         clock.answered(answer)
         wire.write_attention(reply, answer.values[0])
-        reply.timings.CopyFrom(clock.timings())
+        clock.write_timings(reply.timings)
         return reply
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> AsyncIterator[pb.GenerateResponse]:  # noqa: N802
@@ -173,7 +157,7 @@ class InferenceService(InferenceServiceServicer):
                     usage.cached_tokens = stream.cached_tokens or 0
                     reply.model.CopyFrom(wire.version(model.info))
                     reply.usage.CopyFrom(usage)
-                    reply.timings.CopyFrom(clock.timings())
+                    clock.write_timings(reply.timings)
                 yield reply
         finally:
             stream.leave()
@@ -221,31 +205,32 @@ class InferenceService(InferenceServiceServicer):
 
 
 class _Clock:
-    """Where the time of one call goes."""
+    """Where the time of one call goes, in seconds."""
 
     def __init__(self) -> None:
-        self._timings = pb.Timings()
         self._mark = time.perf_counter()
+        self._tokenize = self._queue = self._model = 0.0
 
     def tokenized(self) -> None:
         """Note that the prompts are tokenized, and the engine comes next."""
-        self._timings.tokenize_duration.CopyFrom(self._lap())
+        self._tokenize = self._lap()
 
     def answered(self, answer: Answer | Stream) -> None:
         """Note that the engine has answered, and the reply comes next."""
         self._lap()
-        self._timings.queue_duration.CopyFrom(wire.duration(answer.queue_seconds))
-        self._timings.model_duration.CopyFrom(wire.duration(answer.model_seconds))
+        self._queue, self._model = answer.queue_seconds, answer.model_seconds
 
-    def timings(self) -> pb.Timings:
-        """All stages, once the reply has been built."""
-        self._timings.reply_duration.CopyFrom(self._lap())
-        return self._timings
+    def write_timings(self, timings: pb.Timings) -> None:
+        """Write all stages into a reply that is complete but for them."""
+        wire.write_duration(timings.tokenize_duration, self._tokenize)
+        wire.write_duration(timings.queue_duration, self._queue)
+        wire.write_duration(timings.model_duration, self._model)
+        wire.write_duration(timings.reply_duration, self._lap())
 
-    def _lap(self) -> Duration:
+    def _lap(self) -> float:
         """The time since the last lap."""
         now = time.perf_counter()
-        lap, self._mark = wire.duration(now - self._mark), now
+        lap, self._mark = now - self._mark, now
         return lap
 
 
@@ -253,20 +238,18 @@ def _encode(model: LanguageModel, message: pb.Prompt) -> Encoding:
     return model.tokenizer.encode(to_prompt(message))
 
 
-def _ids_of_nth(model: LanguageModel, index: int, prompt: pb.Prompt) -> tuple[int, ...]:
-    with blamed_at(f"prompts[{index}]", instead_of="prompt"):
-        return model.tokenizer.prompt_ids(to_prompt(prompt))
+def _ids(model: LanguageModel, message: pb.Prompt) -> tuple[int, ...]:
+    return model.tokenizer.prompt_ids(to_prompt(message))
 
 
-def _score_task(model: LanguageModel, index: int, item: pb.ScoreItem, top_k: int) -> tuple[ScoreTask, Junction]:
-    with blamed_at(f"items[{index}]"):
-        prompt = _encode(model, item.prompt)
-        found = model.tokenizer.continuation(prompt, to_continuation(item.continuation))
-        length, limit = len(prompt.ids) + len(found.ids), model.info.context_length
-        if length > limit:
-            message = (
-                f"the continuation has {len(found.ids)} tokens, and after the prompt's {len(prompt.ids)} this model"
-                f" reads at most {limit - len(prompt.ids)}; shorten it"
-            )
-            raise PromptTooLongError("continuation", length, limit, message)
-        return ScoreTask(prompt.ids, found.ids, top_k), found
+def _score_task(model: LanguageModel, item: pb.ScoreItem, top_k: int) -> tuple[ScoreTask, Junction]:
+    prompt, continuation = to_prompt(item.prompt), to_continuation(item.continuation)
+    ids, found = model.tokenizer.prompt_and_continuation(prompt, continuation)
+    length, limit = len(ids) + len(found.ids), model.info.context_length
+    if length > limit:
+        message = (
+            f"the continuation has {len(found.ids)} tokens, and after the prompt's {len(ids)} this model"
+            f" reads at most {limit - len(ids)}; shorten it"
+        )
+        raise PromptTooLongError("continuation", length, limit, message)
+    return ScoreTask(ids, found.ids, top_k), found

@@ -31,6 +31,7 @@ _FINISHES = {
     FinishReason.STOP: pb.FINISH_REASON_STOP,
 }
 _MAX_STOPS = 16
+_NANOSECONDS = 1_000_000_000
 _HALF = {pb.TENSOR_TYPE_UNSPECIFIED: False, pb.TENSOR_TYPE_FLOAT32: False, pb.TENSOR_TYPE_FLOAT16: True}
 
 
@@ -52,11 +53,9 @@ def generation_spec(request: pb.GenerateRequest) -> GenerationSpec:
     return GenerationSpec(**{"seed": secrets.randbits(64), "stop": tuple(request.stop), **given})
 
 
-def duration(seconds: float) -> Duration:
-    """A length of time, to the nanosecond."""
-    found = Duration()
-    found.FromNanoseconds(round(1e9 * seconds))
-    return found
+def write_duration(message: Duration, seconds: float) -> None:
+    """Write a length of time, to the nanosecond."""
+    message.seconds, message.nanos = divmod(round(_NANOSECONDS * seconds), _NANOSECONDS)
 
 
 def total(usages: Iterable[pb.Usage]) -> pb.Usage:
@@ -71,12 +70,11 @@ def total(usages: Iterable[pb.Usage]) -> pb.Usage:
 
 def generated(model: LanguageModel, step: Step) -> pb.GenerateResponse:
     """One more token of a text."""
-    return pb.GenerateResponse(
-        text=step.text,
-        token=_probability(model, step.token_id, step.log_probability),
-        top=_probabilities(model, step.top),
-        finish_reason=_FINISHES[step.finish],
-    )
+    reply = pb.GenerateResponse(text=step.text, finish_reason=_FINISHES[step.finish])
+    token, nats = _shown(model, step.token_id), step.log_probability
+    reply.token.CopyFrom(pb.TokenProbability(**token, probability=math.exp(nats), log_probability=nats))
+    _write_top(reply, model, step.top)
+    return reply
 
 
 def model_info(model: LanguageModel, *, is_default: bool) -> pb.ModelInfo:
@@ -103,26 +101,28 @@ def model_info(model: LanguageModel, *, is_default: bool) -> pb.ModelInfo:
     )
 
 
-def prediction(model: LanguageModel, found: Prediction, usage: pb.Usage) -> pb.NextTokenPrediction:
-    """The most likely tokens after a prompt."""
-    return pb.NextTokenPrediction(top=_top(model, found), entropy=found.entropy, usage=usage)
+# A message that becomes part of another one is copied, so those of long lists are written where they are to stand.
 
 
-def score(model: LanguageModel, continuation: Junction, found: Score, usage: pb.Usage) -> pb.ContinuationScore:
-    """How likely a continuation and each of its tokens is."""
-    scores = [
-        pb.TokenScore(**_shown(model, id_), log_probability=log_p, rank=rank)
-        for id_, log_p, rank in zip(continuation.ids, found.log_probabilities, found.ranks, strict=True)
-    ]
-    for one, alternatives in zip(scores, found.predictions, strict=bool(found.predictions)):
-        one.top.extend(_top(model, alternatives))
-        one.entropy = alternatives.entropy
-    return pb.ContinuationScore(
-        tokens=scores,
-        log_probability=math.fsum(found.log_probabilities),
-        tokenized_apart=continuation.apart,
-        usage=usage,
-    )
+def write_prediction(message: pb.NextTokenPrediction, model: LanguageModel, found: Prediction, usage: pb.Usage) -> None:
+    """Write the most likely tokens after a prompt."""
+    message.entropy = found.entropy
+    message.usage.CopyFrom(usage)
+    _write_top(message, model, zip(found.ids, found.log_probabilities, strict=True))
+
+
+def write_score(
+    message: pb.ContinuationScore, model: LanguageModel, continuation: Junction, found: Score, usage: pb.Usage
+) -> None:
+    """Write how likely a continuation and each of its tokens is."""
+    message.log_probability = math.fsum(found.log_probabilities)
+    message.tokenized_apart = continuation.apart
+    message.usage.CopyFrom(usage)
+    for token_id, nats, rank in zip(continuation.ids, found.log_probabilities, found.ranks, strict=True):
+        message.tokens.add(**_shown(model, token_id), log_probability=nats, rank=rank)
+    for token, alternatives in zip(message.tokens, found.predictions, strict=bool(found.predictions)):
+        token.entropy = alternatives.entropy
+        _write_top(token, model, zip(alternatives.ids, alternatives.log_probabilities, strict=True))
 
 
 class _Shown(TypedDict):
@@ -134,23 +134,25 @@ class _Shown(TypedDict):
 
 
 def _shown(model: LanguageModel, token_id: int) -> _Shown:
-    return {
-        "id": token_id,
-        "text": model.tokenizer.token_text(token_id),
-        "bytes": model.tokenizer.token_bytes(token_id),
-    }
+    tokenizer = model.tokenizer
+    return {"id": token_id, "text": tokenizer.token_text(token_id), "bytes": tokenizer.token_bytes(token_id)}
 
 
-def _top(model: LanguageModel, found: Prediction) -> list[pb.TokenProbability]:
-    return _probabilities(model, zip(found.ids, found.log_probabilities, strict=True))
-
-
-def _probabilities(model: LanguageModel, found: Iterable[tuple[int, float]]) -> list[pb.TokenProbability]:
-    return [_probability(model, token_id, log_p) for token_id, log_p in found]
-
-
-def _probability(model: LanguageModel, token_id: int, log_p: float) -> pb.TokenProbability:
-    return pb.TokenProbability(**_shown(model, token_id), probability=math.exp(log_p), log_probability=log_p)
+def _write_top(
+    message: pb.NextTokenPrediction | pb.TokenScore | pb.GenerateResponse,
+    model: LanguageModel,
+    tokens: Iterable[tuple[int, float]],
+) -> None:
+    """Write the most likely tokens, each with its log-probability."""
+    text, written = model.tokenizer.token_text, model.tokenizer.token_bytes
+    for token_id, nats in tokens:
+        message.top.add(
+            id=token_id,
+            text=text(token_id),
+            bytes=written(token_id),
+            probability=math.exp(nats),
+            log_probability=nats,
+        )
 
 
 def attention_spec(request: pb.AttentionRequest) -> AttentionSpec:

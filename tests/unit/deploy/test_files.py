@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2
 from prometheus_client import CollectorRegistry, generate_latest
 
 from gloss.v1 import explanation_service_pb2, inference_service_pb2
-from server.interceptors import camel
+from server.call_metrics import camel
 from server.metrics import Metrics as ServerMetrics
 from server.settings import Settings as ServerSettings
 from tests.fixtures.processes import CHECKOUT

@@ -192,6 +192,20 @@ def test_continuation_ids_are_taken_as_they_are(tokens: Tokenizer) -> None:
 
 
 @pytest.mark.parametrize(
+    "prompt",
+    [Prompt(text="The capital"), Prompt(token_ids=(84, 85)), Prompt(chat=(ChatMessage("user", "Where?"),))],
+    ids=repr,
+)
+@pytest.mark.parametrize("continuation", [Continuation(text=" Paris"), Continuation(token_ids=(5, 6))])
+def test_a_prompt_and_what_continues_it_are_as_one_after_the_other(
+    tokens: Tokenizer, prompt: Prompt, continuation: Continuation
+) -> None:
+    encoding = tokens.encode(prompt)
+    expected = (encoding.ids, tokens.continuation(encoding, continuation))
+    assert tokens.prompt_and_continuation(prompt, continuation) == expected
+
+
+@pytest.mark.parametrize(
     ("prompt", "field"),
     [
         (Prompt(token_ids=(3, -1)), "prompt.token_ids.ids[1]"),
