@@ -1,7 +1,7 @@
 """Whether a change made anything slower: the works of two checkouts side by side, in one run on one machine.
 
     python -m benchmarks.compare OLD_CHECKOUT NEW_CHECKOUT [--models transformer gpt2-small] [--only WORD ...]
-                                 [--pairs 15] [--starts 3] [--share 1] [--json FILE]
+                                 [--pairs 16] [--starts 4] [--share 1] [--json FILE]
 
 Each checkout has a process of its own. The two take turns at one work after the other, so that what else the machine
 does meets both alike; who begins alternates. Both are started anew some times, for where a process's memory happens to
@@ -38,7 +38,11 @@ def compared(options: argparse.Namespace, model: str) -> list[Comparison]:
     pairs = -(-options.pairs // options.starts)
     with folder_of(model) as folder:
         for start in range(options.starts):
-            with sides(options.old, options.new, folder, options.threads, options.share) as (old, new):
+            # Which of the processes is started first makes a percent or two, too.
+            turn = -1 if start % 2 else 1
+            checkouts = (options.old, options.new)[::turn]
+            with sides(*checkouts, folder, options.threads, options.share) as found:
+                old, new = found[::turn]
                 for work in old.works:
                     if work not in new.works or (options.only and not any(word in work for word in options.only)):
                         continue
@@ -56,8 +60,8 @@ def main() -> None:
     parser.add_argument("new", type=Path, help="another one")
     parser.add_argument("--models", nargs="+", default=["transformer", "gpt2-small"], help="shipped names, folders")
     parser.add_argument("--only", nargs="*", default=[], help="works whose names hold one of these")
-    parser.add_argument("--pairs", type=int, default=15)
-    parser.add_argument("--starts", type=int, default=3, help="processes of each checkout, one after the other")
+    parser.add_argument("--pairs", type=int, default=16)
+    parser.add_argument("--starts", type=int, default=4, help="processes of each checkout, one after the other")
     parser.add_argument("--share", type=float, default=1.0, help="of an explanation's samples, for large models")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path, help="write the figures here, beside other models'")

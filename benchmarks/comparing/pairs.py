@@ -96,8 +96,8 @@ class Side:
 
 
 @contextmanager
-def sides(old: Path, new: Path, folder: Path, threads: int, share: float) -> Iterator[tuple[Side, Side]]:
-    """Both checkouts with the model of `folder`, until the block ends."""
+def sides(first: Path, second: Path, folder: Path, threads: int, share: float) -> Iterator[tuple[Side, Side]]:
+    """Two checkouts with the model of `folder`, until the block ends. The first is started first."""
     script = Path(__file__).with_name("works.py")
     arguments = [str(folder.resolve()), str(threads), str(share)]
     with ExitStack() as stack:
@@ -110,7 +110,7 @@ def sides(old: Path, new: Path, folder: Path, threads: int, share: float) -> Ite
                 stdout=subprocess.PIPE,
                 text=True,
             )
-            for checkout in (old, new)
+            for checkout in (first, second)
         ]
         for process in processes:
             stack.enter_context(process)
