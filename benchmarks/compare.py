@@ -40,8 +40,8 @@ def compared(options: argparse.Namespace, model: str) -> list[Comparison]:
         for start in range(options.starts):
             # Which of the processes is started first makes a percent or two, too.
             turn = -1 if start % 2 else 1
-            checkouts = (options.old, options.new)[::turn]
-            with sides(*checkouts, folder, options.threads, options.share) as found:
+            first, second = (options.old, options.new)[::turn]
+            with sides(first, second, folder, options.threads, options.share) as found:
                 old, new = found[::turn]
                 for work in old.works:
                     if work not in new.works or (options.only and not any(word in work for word in options.only)):

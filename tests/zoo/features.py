@@ -61,8 +61,9 @@ class Case:
         self.note = ""
         if DEVICE != "cpu":
             here = Plain(name, self.model.info, self.model.tokenizer, DEVICE)
-            apart = float((here.row(UNLIKE[-1]) - self.plain.row(UNLIKE[-1])).abs().max())
-            if apart > TOLERANCE * float(self.plain.row(UNLIKE[-1]).abs().max()):
+            rows = [(here.row(ids, len(ids)), self.plain.row(ids, len(ids))) for ids in UNLIKE]
+            apart = max(float((one - other).abs().max()) for one, other in rows)
+            if apart > TOLERANCE * max(float(other.abs().max()) for _, other in rows):
                 self.plain = here
                 self.note = f"transformers' own forward there differs from that on the CPU by {apart:.2g}"
         self.tolerance = max(TOLERANCE, min(1e-3, 10 * self.plain.noise))
@@ -228,9 +229,12 @@ def _explained(
     **budget: Any,
 ) -> Feature:
     def feature(case: Case) -> None:
+        # Where the likeliest two are as likely, each would explain its own.
+        likeliest = int(case.plain.row(case.model.tokenizer.encode(spec.Prompt(text=TEXT)).ids).argmax())
         task = spec.ExplanationSpec(
             spec.Prompt(text=TEXT),
             method,
+            target=spec.Target(spec.NextTokenTarget(id=likeliest)),
             budget=spec.Budget(**budget),
             removal=removal or spec.Removal(),
             quality=spec.Quality(faithfulness=False),
