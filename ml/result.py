@@ -54,6 +54,33 @@ class Attribution:
 
 
 @dataclass(frozen=True)
+class AttributionRow:
+    """What the features did to one part of the target; numbers of features stand in the order of the attributions.
+
+    Attributes:
+        span: in the target's text; None for a token that writes nothing.
+        positions: its tokens' places in the target.
+        standard_errors: empty where all are 0; infinite where too little is known yet.
+        interval_reach: standard errors that a confidence interval reaches to either side.
+        interactions: in the order of the result's, where rows of pairs were asked for.
+        r_squared: of a surrogate that was fitted to this row.
+    """
+
+    text: str
+    span: Span | None
+    positions: tuple[int, ...]
+    base_value: float
+    full_value: float
+    attributions: tuple[float, ...]
+    standard_errors: tuple[float, ...] = ()
+    interval_reach: float = 0.0
+    interval_level: float = 0.95
+    interactions: tuple[float, ...] = ()
+    interaction_standard_errors: tuple[float, ...] = ()
+    r_squared: float | None = None
+
+
+@dataclass(frozen=True)
 class Interaction:
     """What two features, by their indices among the attributions, do together beyond what each does alone."""
 
@@ -73,6 +100,7 @@ class ResolvedTarget:
             side is the chosen one, and the rest is in `rejected_tokens`.
         skipped_token: the mask or unknown token that was more likely than what the model was let choose, if any.
         tokenized_apart: whether its tokens are others than those of the whole text; see `ml.junction.Junction`.
+        text: of `tokens` as it follows the prompt; the spans of rows count in it.
     """
 
     description: str
@@ -83,6 +111,7 @@ class ResolvedTarget:
     prefix_contrast: bool = False
     skipped_token: Token | None = None
     tokenized_apart: bool = False
+    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -291,6 +320,7 @@ class ExplanationResult:
     trust: Trust | None = None
     cost: Cost = field(default_factory=Cost)
     precision: Precision = field(default_factory=Precision)
+    rows: tuple[AttributionRow, ...] = ()
 
 
 @dataclass(frozen=True)

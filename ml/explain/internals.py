@@ -49,6 +49,7 @@ class PromptInternals:
     Attributes:
         game: the prompt's value function, which keeps the clock and the costs.
         features: how many there are.
+        rows: how many the target has.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class PromptInternals:
         """Look into `internals`, which are `model`'s."""
         self.game = game
         self.features = perturbation.features
+        self.rows = len(target.rows)
         self._model = model
         self._internals = internals
         self._perturbation = perturbation
@@ -78,13 +80,14 @@ class PromptInternals:
         """How many gradients to ask for at once."""
         return max(1, chunk_tokens(self._model.info) // (_GRADIENT_COST * (self._tokens - self._cached)))
 
-    def path_gradients(self, points: FloatArray, *, from_removed: bool) -> FloatArray:
+    def path_gradients(self, points: FloatArray, numbers: Sequence[int], *, from_removed: bool) -> FloatArray:
         """Gradient × way at some points of a path to the prompt's embeddings, float64 [points, features].
 
         See `ml.models.protocol.ModelInternals.path_gradients`.
 
         Args:
             points: where to take gradients, 0 at the path's start to 1 at the prompt.
+            numbers: of what, for each point: 0 for the target's value, else for that of a row, from 1.
             from_removed: whether the path starts where every feature is removed, and not at embeddings of zeros.
         """
         ids = self._read(removed=False)
@@ -92,6 +95,7 @@ class PromptInternals:
             ids,
             self._target.objective,
             points=points,
+            numbers=numbers,
             baseline=self._read(removed=True) if from_removed else None,
             prefix=self._prefix,
         )

@@ -52,41 +52,46 @@ def explainer(
     perturbed: Perturbation,
     *,
     appended: int,
+    rows: int = 0,
 ) -> Explainer | InternalsExplainer:
     """The explainer of a spec's method.
 
     Args:
         perturbed: the prompt; `appended` is the most tokens that the model reads behind it.
+        rows: the most that the target has.
 
     Raises:
-        InputError: the budget is too small, or the removal or so long a prompt does not suit the method.
+        InputError: the budget is too small, or the removal, rows or so long a prompt do not suit the method.
         NoAttentionError: the method is about attention, and the model has none.
     """
     limit, removals = asked.budget.max_evaluations, perturbed.removals
     if limit is not None and removals > 1:  # the budget counts prompts, and explainers count coalitions
         asked = replace(asked, budget=replace(asked.budget, max_evaluations=max(1, limit // removals)))
     features = perturbed.features
-    chosen = _of_internals(asked, info, perturbed, len(perturbed.ids) + appended) or _of_a_game(asked, features)
+    _check_rows(asked)
+    internals = _of_internals(asked, info, perturbed, len(perturbed.ids) + appended, rows)
+    chosen = internals or _of_a_game(asked, features)
     needed = chosen.min_evaluations * (1 if isinstance(chosen, InternalsExplainer) else removals)
     if limit is not None and needed > limit:
         raise InputError(
             "budget.max_evaluations",
-            f"this method takes at least {needed} evaluations of these {features} features, more than {limit}; raise"
-            f" the limit, {_advice(asked.method)}",
+            f"this method takes at least {needed} evaluations of these {features} features"
+            f"{f' for {rows} rows' if rows and internals else ''}, more than {limit}; raise the limit,"
+            f" {_advice(asked.method)}",
         )
     return chosen
 
 
 def _of_internals(
-    asked: ExplanationSpec, info: ModelInfo, perturbed: Perturbation, tokens: int
+    asked: ExplanationSpec, info: ModelInfo, perturbed: Perturbation, tokens: int, rows: int
 ) -> InternalsExplainer | None:
     """What looks inside the model, for methods that do; `tokens`: the most that the model reads at once."""
     match asked.method:
         case spec.InputTimesGradient():
-            return InputTimesGradientExplainer()
+            return InputTimesGradientExplainer(rows)
         case spec.IntegratedGradients():
             _check_path(perturbed)
-            return IntegratedGradientsExplainer(asked.method, asked.budget)
+            return IntegratedGradientsExplainer(asked.method, asked.budget, rows)
         case spec.AttentionRollout():
             _check_rollout(info, tokens)
             return AttentionRolloutExplainer()
@@ -113,7 +118,7 @@ def _of_a_game(asked: ExplanationSpec, features: int) -> Explainer:
             return _enumerated(features, asked.budget) or PermutationExplainer(features, asked.budget)
         case spec.Interactions():
             _check_pairs(features)
-            return InteractionsExplainer(features, asked.budget)
+            return InteractionsExplainer(features, asked.budget, asked.rows is not None and asked.rows.pairs)
         case _:
             raise AssertionError(f"{asked.method} is no game's")
 
@@ -125,6 +130,17 @@ def _kernel_shap(features: int, budget: spec.Budget, *, control: bool) -> Explai
 def _enumerated(features: int, budget: spec.Budget) -> Explainer | None:
     """Exact Shapley values, where all coalitions are within the budget."""
     return EnumerationExplainer(features, budget) if is_enumerable(features, budget) else None
+
+
+def _check_rows(asked: ExplanationSpec) -> None:
+    """Raise `InputError` where a method has no rows of the kind that is asked for."""
+    if asked.rows is None:
+        return
+    if isinstance(asked.method, spec.AttentionRollout | spec.ValueZeroing):
+        message = "this method says where the model looks, whatever it then answers; choose another one for rows"
+        raise InputError("rows", message)
+    if asked.rows.pairs and not isinstance(asked.method, spec.Interactions):
+        raise InputError("rows.pairs", "rows of pairs are of interactions; leave it unset, or choose that method")
 
 
 def _check_pairs(features: int) -> None:

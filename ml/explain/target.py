@@ -41,6 +41,7 @@ class TargetTokens:
         given: tokens that follow every prompt and are not measured.
         rejected: what is compared with it; empty without a contrast.
         prefix_contrast: whether one side of a contrast continues the other.
+        rows: parts of `tokens` that have a value of their own, as positions there; see `ml.explain.rows`.
         apart: whether the tokens are others than those of the whole text; see `ml.junction.Junction`.
         skipped: the mask or unknown token that was more likely than what the model was let choose, if any.
         spaced: the token with a space that is likelier than the target without; see `TargetPlan`.
@@ -51,6 +52,7 @@ class TargetTokens:
     given: tuple[int, ...] = ()
     rejected: tuple[int, ...] = ()
     prefix_contrast: bool = False
+    rows: tuple[tuple[int, ...], ...] = ()
     # The value does not depend on these.
     apart: bool = field(default=False, repr=False, compare=False)
     skipped: tuple[int, ...] = field(default=(), repr=False, compare=False)
@@ -65,6 +67,7 @@ class TargetTokens:
             continuations=tuple(tokens for tokens, _ in sides),
             weights=tuple(weight for _, weight in sides),
             transform=Transform.LOG_ODDS if self.prefix_contrast else transform,
+            rows=self.rows,
         )
 
     @property
@@ -234,8 +237,11 @@ def unit(scale: Scale) -> AttributionUnit:
     return AttributionUnit.PROBABILITY if scale is Scale.PROBABILITY else AttributionUnit.NAT
 
 
-def describe(tokenizer: Tokenizer, target: TargetTokens) -> ResolvedTarget:
-    """The target for the result: 'log p(" Paris")', 'p(" a" | … " b")', 'log p(" he") − log p(" she")'."""
+def describe(tokenizer: Tokenizer, target: TargetTokens, before: Sequence[int] = ()) -> ResolvedTarget:
+    """The target for the result: 'log p(" Paris")', 'p(" a" | … " b")', 'log p(" he") − log p(" she")'.
+
+    `before` are the tokens of the prompt, behind which it stands.
+    """
     return ResolvedTarget(
         description=_description(tokenizer, target),
         tokens=_tokens(tokenizer, target.tokens),
@@ -245,6 +251,7 @@ def describe(tokenizer: Tokenizer, target: TargetTokens) -> ResolvedTarget:
         prefix_contrast=target.prefix_contrast,
         skipped_token=next(iter(_tokens(tokenizer, target.skipped)), None),
         tokenized_apart=target.apart,
+        text=tokenizer.written(target.tokens, (*before, *target.given))[0],
     )
 
 

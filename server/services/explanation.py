@@ -21,6 +21,7 @@ from server.interceptors import Context
 from server.metrics import Metrics
 from server.registry import Registry
 from server.services.fields import blamed_at, check_request_id, explanation_id
+from server.services.sizes import check_rows
 from server.services.wire import version
 from server.store import Store
 
@@ -40,21 +41,27 @@ class ExplanationService(ExplanationServiceServicer):
         metrics: Metrics,
         drain: Drain,
         watch_seconds: float,
+        max_message_bytes: int,
     ) -> None:
-        """Serve explanations of the models of `registry`; `helpers` are threads for checks that take a while."""
+        """Serve explanations of the models of `registry`; `helpers` are threads for checks that take a while.
+
+        No result may be larger than `max_message_bytes`.
+        """
         self._registry = registry
         self._store = store
         self._helpers = helpers
         self._metrics = metrics
         self._drain = drain
         self._watch_seconds = watch_seconds
+        self._max_bytes = max_message_bytes
 
     async def CreateExplanation(self, request: pb.CreateExplanationRequest, context: Context) -> pb.Explanation:  # noqa: N802
         """Queue an explanation whose input has been checked in full, so that no bad input ever waits for a worker."""
         check_request_id(request.request_id)
         kind, asked = _asked(request)
         model = self._registry.resolve(asked.model)
-        problem = await asyncio.get_running_loop().run_in_executor(self._helpers, _checked, model, kind, asked)
+        loop, limit = asyncio.get_running_loop(), self._max_bytes
+        problem = await loop.run_in_executor(self._helpers, _checked, model, kind, asked, limit)
         if not request.validate_only and not await self._store.worker_alive(model.info.name, model.info.digest):
             raise NoWorkerError(model.info.name)
         method = question.method(asked)
@@ -152,10 +159,16 @@ def _asked(request: pb.CreateExplanationRequest) -> tuple[str, Question]:
     return kind, request.spec if kind == "spec" else request.study
 
 
-def _checked(model: LanguageModel, kind: str, asked: Question) -> Problem | StudyProblem:
-    """The problem that a worker would solve; raises whatever a worker would raise before its first evaluation."""
+def _checked(model: LanguageModel, kind: str, asked: Question, max_bytes: int) -> Problem | StudyProblem:
+    """The problem that a worker would solve; raises whatever a worker would raise before its first evaluation.
+
+    Raises:
+        ReplyTooLargeError: its result would not fit `max_bytes`.
+    """
     with blamed_at(kind):
-        return prepare(model.tokenizer, model.info, to_question(asked))
+        problem = prepare(model.tokenizer, model.info, to_question(asked))
+        check_rows(problem, max_bytes)
+    return problem
 
 
 def _view(

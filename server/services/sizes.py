@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from ml.errors import ReplyTooLargeError
+from ml.explain import Problem, StudyProblem
 from ml.models.base import LanguageModel
 from ml.tokens import Tokenizer
 
@@ -53,6 +54,13 @@ def check_attention(reply: int, tensors: int, limit: int) -> None:
     size = reply + tensors + _TENSOR_BYTES
     if size > limit:
         raise ReplyTooLargeError("layers", size, limit)
+
+
+def check_rows(problem: Problem | StudyProblem, limit: int) -> None:
+    """Raise `ReplyTooLargeError` where the rows of an explanation's result exceed `limit` bytes."""
+    if isinstance(problem, Problem) and (size := problem.row_bytes) > limit:
+        advice = f"ask for fewer rows than {problem.max_rows:,} (of larger units), or for larger or fewer features"
+        raise ReplyTooLargeError("rows", size, limit, advice)
 
 
 def _list_bytes(model: LanguageModel, tokens: int) -> int:

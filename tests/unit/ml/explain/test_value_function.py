@@ -121,13 +121,13 @@ def test_memory_survives_packing():
     assert len(packed) < 16 * 9 + 100
 
 
-@pytest.mark.parametrize("data", [b"", b"junk", b"GLOSSVF1" * 40])
+@pytest.mark.parametrize("data", [b"", b"junk", b"GLOSSVF2" * 40])
 def test_damaged_memory_is_forgotten(data):
     assert Memory.unpack(data, b"f" * 32, 4) is None
 
 
 def test_memory_of_another_problem_is_forgotten():
-    memory = Memory(4, {b"\xf0": 1.0})
+    memory = Memory(4, values={b"\xf0": np.ones(1)})
     packed = memory.pack(b"f" * 32)
     assert Memory.unpack(packed, b"g" * 32, 4) is None
     assert Memory.unpack(packed, b"f" * 32, 5) is None
