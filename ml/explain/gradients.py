@@ -33,15 +33,15 @@ class InputTimesGradientExplainer:
     Demiraj & de Freitas 2014).
     """
 
-    rows: int = 0
-    """The most that the target has."""
+    gradients: int = 1
+    """The most that tell of the target and of its rows; see `PromptInternals.numbers`."""
 
     in_units: ClassVar[bool] = True
 
     @property
     def max_evaluations(self) -> int:
-        """A gradient of the value, and one of each row's."""
-        return 1 + self.rows
+        """Those gradients."""
+        return self.gradients
 
     @property
     def min_evaluations(self) -> int:
@@ -76,22 +76,20 @@ class IntegratedGradientsExplainer:
 
     method: spec.IntegratedGradients
     budget: spec.Budget
-    rows: int = 0
-    """The most that the target has."""
+    gradients: int = 1
+    """The most at a point that tell of the target and of its rows; see `PromptInternals.numbers`."""
 
     in_units: ClassVar[bool] = True
 
     @property
     def max_evaluations(self) -> int:
-        """The empty and the full coalition, and at each point of the rule, or of the finest, a gradient of each number:
-        of the value and of each row's.
-        """
-        return 2 + (1 + self.rows) * (self.method.steps or self._rules[-1] + 1)
+        """The empty and the full coalition, and the gradients at each point of the rule, or of the finest."""
+        return 2 + self.gradients * (self.method.steps or self._rules[-1] + 1)
 
     @property
     def min_evaluations(self) -> int:
         """As many; of the rules that are refined two, as one alone does not tell how good it is."""
-        return 2 + (1 + self.rows) * (self.method.steps or self._rules[1] + 1)
+        return 2 + self.gradients * (self.method.steps or self._rules[1] + 1)
 
     def explain(self, prompt: PromptInternals) -> Estimating:
         """Ask for the empty and the full coalition, then for gradients between them."""
@@ -109,7 +107,7 @@ class IntegratedGradientsExplainer:
     @property
     def _rules(self) -> list[int]:
         limit = self.budget.max_evaluations
-        return nested(DEFAULT_POINTS if limit is None else min((limit - 2) // (1 + self.rows), spec.MAX_STEPS))
+        return nested(DEFAULT_POINTS if limit is None else min((limit - 2) // self.gradients, spec.MAX_STEPS))
 
     def _refined(self, prompt: PromptInternals, gains: FloatArray) -> Estimating:
         estimate = Estimate.nothing(prompt.features)
@@ -149,7 +147,7 @@ def _along_path(
 
     None where time does not allow all of them. Yields after each batch.
     """
-    every, numbers = points.repeat(1 + prompt.rows), [*range(1 + prompt.rows)] * len(points)
+    every, numbers = points.repeat(len(prompt.numbers)), [*prompt.numbers] * len(points)
     found = np.empty((len(every), prompt.features))
     size = prompt.batch_size
     for first in range(0, len(every), size):
@@ -158,7 +156,10 @@ def _along_path(
         some = slice(first, first + size)
         found[some] = prompt.path_gradients(every[some], numbers[some], from_removed=from_removed)
         yield
-    return found.reshape(len(points), 1 + prompt.rows, prompt.features)
+    of_numbers = found.reshape(len(points), len(prompt.numbers), prompt.features)
+    if 0 in prompt.numbers:
+        return of_numbers
+    return np.concatenate([of_numbers.sum(axis=1, keepdims=True), of_numbers], axis=1)
 
 
 def _merged(new: BoolArray, found: FloatArray, known: FloatArray) -> FloatArray:

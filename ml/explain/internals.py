@@ -50,6 +50,8 @@ class PromptInternals:
         game: the prompt's value function, which keeps the clock and the costs.
         features: how many there are.
         rows: how many the target has.
+        numbers: those whose gradients tell of all of them: 0 for the target's value, unless it is the sum of its rows',
+            and each row's, from 1.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class PromptInternals:
         self.game = game
         self.features = perturbation.features
         self.rows = len(target.rows)
+        self.numbers = range(1 if target.is_sum_of_rows else 0, 1 + self.rows)
         self._model = model
         self._internals = internals
         self._perturbation = perturbation

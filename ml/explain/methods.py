@@ -22,7 +22,7 @@ from ml.explain.shapley import EnumerationExplainer, is_enumerable
 from ml.explain.target import unit as value_unit
 from ml.models.protocol import ModelInfo
 from ml.result import AttributionUnit
-from ml.spec import Estimator, ExplanationSpec, RemovalKind, SurrogateKind
+from ml.spec import Estimator, ExplanationSpec, RemovalKind, Scale, SurrogateKind
 from ml.tokens import Tokenizer
 
 
@@ -88,10 +88,10 @@ def _of_internals(
     """What looks inside the model, for methods that do; `tokens`: the most that the model reads at once."""
     match asked.method:
         case spec.InputTimesGradient():
-            return InputTimesGradientExplainer(rows)
+            return InputTimesGradientExplainer(_gradients(asked, rows))
         case spec.IntegratedGradients():
             _check_path(perturbed)
-            return IntegratedGradientsExplainer(asked.method, asked.budget, rows)
+            return IntegratedGradientsExplainer(asked.method, asked.budget, _gradients(asked, rows))
         case spec.AttentionRollout():
             _check_rollout(info, tokens)
             return AttentionRolloutExplainer()
@@ -101,6 +101,12 @@ def _of_internals(
             return ValueZeroingExplainer(tokens)
         case _:
             return None
+
+
+def _gradients(asked: ExplanationSpec, rows: int) -> int:
+    """The most gradients at a point: one of each row, and one of the target where these do not sum to its own."""
+    share_all = asked.rows is not None and not asked.rows.spans
+    return rows if share_all and asked.target.scale is Scale.LOG_PROBABILITY else 1 + rows
 
 
 def _of_a_game(asked: ExplanationSpec, features: int) -> Explainer:

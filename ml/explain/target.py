@@ -71,6 +71,12 @@ class TargetTokens:
         )
 
     @property
+    def is_sum_of_rows(self) -> bool:
+        """Whether its value is the sum of its rows': it is a log-probability, and they share its tokens among them."""
+        shared = sorted(position for row in self.rows for position in row)
+        return self.scale is Scale.LOG_PROBABILITY and bool(self.rows) and shared == [*range(len(self.tokens))]
+
+    @property
     def appended(self) -> tuple[int, ...]:
         """The tokens that the model reads after the prompt: all but the last, which it only has to predict."""
         return self.given + (self.tokens or self.rejected)[:-1]

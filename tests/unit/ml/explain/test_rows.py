@@ -210,7 +210,7 @@ def test_methods_that_evaluate_prompts_plan_no_more_for_rows():
         (
             {"method": IntegratedGradients(), "budget": Budget(max_evaluations=50)},
             "budget.max_evaluations",
-            "58 evaluations of these 10 features for 7 rows",
+            "51 evaluations of these 10 features for 7 rows",
         ),
     ],
 )
