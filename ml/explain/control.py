@@ -100,8 +100,7 @@ class Answers:
     def __call__(self, games: FloatArray) -> list[Answer]:
         """An answer for each of `games`, float64 [games, n]: their values of all of the process's coalitions."""
         sampled = self._process.sampled(games)
-        pairs = zip(self._found(sampled), sampled, strict=True)
-        return [self._answer(found, game.scale) for found, game in pairs]
+        return [self._answer(game, found) for game, found in zip(sampled, self._found(sampled), strict=True)]
 
     def _found(self, sampled: Sequence[Sampled]) -> list[_Found]:
         parts = [[part.found(game) for game in sampled] for part in self._parts()]
@@ -127,12 +126,31 @@ class Answers:
         """
         if not len(self._process.beyond):
             return 0.0
-        [found] = self._found(self._process.sampled(self._process.values[None]))
+        _, found = self._own
         variances, _ = self._variances(found)
         return float(variances.mean()) / (float((variances + found.noise).mean()) or 1.0)
 
-    def _answer(self, found: _Found, scale: float) -> Answer:
-        share, (variances, freedom) = self._share, self._variances(found)
+    @cached_property
+    def _own(self) -> tuple[Sampled, _Found]:
+        """The game that the kernel was fitted to."""
+        sampled = self._process.sampled(self._process.values[None])
+        return sampled[0], self._found(sampled)[0]
+
+    def _bias(self, game: Sampled, found: _Found) -> float:
+        """The mean squared error of answers about what of a game is unlike the one that the kernel was fitted to.
+
+        A kernel of another game smooths too much, in all blocks alike, which leaving one out does not show. It smooths
+        the less, the more samples there are: so what a fit to all of them adds to fits to half of them tells how much.
+        None of it counts for a multiple of that game, and never more than if the two had nothing in common.
+        """
+        own, found_of_own = self._own
+        alike = float(game.values @ own.values) / (float(own.values @ own.values) or 1.0)
+        shifts = (found.shift, found.shift - alike * found_of_own.shift)
+        return min(float(np.mean(shift**2)) for shift in shifts)
+
+    def _answer(self, game: Sampled, found: _Found) -> Answer:
+        share, scale, (variances, freedom) = self._share, game.scale, self._variances(found)
+        variances = variances + self._bias(game, found)
         variances = (1 - share) ** 2 * variances + share**2 * found.noise
         return Answer(scale * (found.values + share * found.rest), scale * np.sqrt(variances), freedom)
 
@@ -175,15 +193,18 @@ class _Part:
         pulls = self._process.whole.pulls(self._projector, game.left)
         drawn_from = draws.strata == np.arange(len(draws.counts))[:, None]  # [strata, blocks]
         open_ = draws.known[draws.strata] < 1
-        half = np.zeros(answers)
+        half, of_halves = np.zeros(answers), np.zeros(answers)
         for fit, projector, left in zip(self._process.halves, self._halves, game.halves, strict=True):
             half += (fit.pulls(projector, left)[open_[fit.blocks]] ** 2).sum(axis=0) / 2
+            of_halves += projector @ game.values[fit.own] / 2
         rest, noise = self._unseen(game.residuals) if len(game.residuals) else np.zeros((2, answers))
+        values = self._projector @ game.values
         return _Found(
             squares=drawn_from @ pulls**2,
             fourths=(pulls[open_] ** 4).sum(axis=0),
             half=half,
-            values=self._projector @ game.values,
+            values=values,
+            shift=values - of_halves,
             posterior=game.variance * self._posterior,
             rest=rest,
             noise=noise,
@@ -221,6 +242,7 @@ class _Found:
         fourths: the sums of their squares, of strata that are not known whole.
         half: as the sum of `squares` over such strata, of a fit to half of the samples.
         values: what the fit says.
+        shift: what it says beyond the mean of two fits to halves.
         posterior: variances that the process leaves open, 0 where it is not asked.
         rest: what samples add that the fit has not seen, and `noise`, the variance of that.
     """
@@ -229,6 +251,7 @@ class _Found:
     fourths: FloatArray
     half: FloatArray
     values: FloatArray
+    shift: FloatArray
     posterior: FloatArray
     rest: FloatArray
     noise: FloatArray
