@@ -141,12 +141,11 @@ class Answers:
 
         A kernel of another game smooths too much, in all blocks alike, which leaving one out does not show. It smooths
         the less, the more samples there are: so what a fit to all of them adds to fits to half of them tells how much.
-        None of it counts for a multiple of that game, and never more than if the two had nothing in common.
+        None of it counts for a multiple of that game.
         """
         own, found_of_own = self._own
         alike = float(game.values @ own.values) / (float(own.values @ own.values) or 1.0)
-        shifts = (found.shift, found.shift - alike * found_of_own.shift)
-        return min(float(np.mean(shift**2)) for shift in shifts)
+        return float(np.mean((found.shift - alike * found_of_own.shift) ** 2))
 
     def _answer(self, game: Sampled, found: _Found) -> Answer:
         share, scale, (variances, freedom) = self._share, game.scale, self._variances(found)

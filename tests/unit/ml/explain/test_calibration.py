@@ -195,11 +195,11 @@ def row_estimates(explain, features, seed, **how):
 @pytest.mark.parametrize(("explain", "truth"), [(kernel_shap, shapley_values), (lime, lime_coefficients)])
 @pytest.mark.parametrize("control", [False, True])
 def test_rows_are_honest(explain, truth, control):
-    """Of games so unlike their sum as a token of an answer hardly is, errors are within a factor of 1.6."""
+    """Of games as unlike their sum as a token of an answer hardly is, errors are rather too large than too small."""
     truth = partial(lime_coefficients, samples=1000 if control else 166) if explain is lime else truth
     found = [row_estimates(explain, 12, seed, evaluations=166, control=control) for seed in range(16)]
     for row, make in enumerate(ROWS):
         covered, mean, usual = calibration(lambda seed, row=row: found[seed][row], truth(make(12)), len(found))
         assert covered >= 0.8
-        assert mean > 0.62
-        assert usual < 1.6
+        assert mean > 0.75
+        assert usual < 3
