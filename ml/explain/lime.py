@@ -93,6 +93,8 @@ class LimeExplainer:
         )
 
     def _estimate(self, coalitions: BoolArray, values: FloatArray) -> Estimate:
+        if len(values) < self.min_evaluations:
+            return Estimate.nothing(self.features)
         if self._every and len(values) == self.max_evaluations:
             coalitions, values = in_order(coalitions, values)
             return exactly_fitted(self._plain(coalitions), coalitions, values)

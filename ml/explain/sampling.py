@@ -171,8 +171,6 @@ def fitted(
         halve: from some of the coalitions to the surrogate that is fitted to them: to two halves, for the stability.
         fixed: how many of the first coalitions are no draws, and part of both halves.
     """
-    if len(values) < 2:
-        return Estimate.nothing(coalitions.shape[1])
     rows = np.arange(len(values))
     parts = [np.concatenate([rows[:fixed], rows[fixed + half :: 2]]) for half in (0, 1)]
     halves = [halve(coalitions[part])(values[part], errors=False).attributions for part in parts]
