@@ -111,7 +111,7 @@ class Run(Work):
             if step is not None:
                 estimate, news = step, True
             if news and self._due_partial and (blank := self._blank(value, target)) is not None:
-                news, began = False, self._clock()
+                news, began = False, self._clock() if self._rows else 0.0
                 blank = yield from self._with_rows(value, blank, estimate)
                 yield self._update(Stage.EXPLAINING, self._filled(value, blank, estimate))
                 if self._rows:  # many of them take their time, here and on their way
