@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
+from ml.encoding import Encoding
 from ml.errors import InputError
 from ml.explain import faithfulness, methods, target
 from ml.explain.estimator import Explainer
@@ -19,7 +20,7 @@ from ml.explain.target import TargetPlan, TargetTokens
 from ml.models.protocol import ModelInfo
 from ml.result import Token
 from ml.spec import ExplanationSpec
-from ml.tokens import Encoding, Tokenizer
+from ml.tokens import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,8 @@ def prepare(tokenizer: Tokenizer, info: ModelInfo, spec: ExplanationSpec) -> Pro
         PromptTooLongError: prompt, target or replacements exceed the context.
         CapabilityError: the model has not got what the method is about.
     """
-    encoding = tokenizer.encode(spec.prompt)
-    planned_target = target.plan(tokenizer, info, encoding, spec.target)
+    planned_target = target.plan(tokenizer, info, tokenizer.encode(spec.prompt), spec.target)
+    encoding = planned_target.prompt
     features = segment(encoding, spec.features)
     perturbed = perturbation(tokenizer, encoding, features, methods.removal(tokenizer, spec))
     longest = perturbed.longest + planned_target.longest

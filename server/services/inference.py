@@ -11,11 +11,11 @@ from typing import TypeVar
 from gloss import v1 as pb
 from gloss.v1.inference_service_pb2_grpc import InferenceServiceServicer
 from ml import attention, predict
+from ml.encoding import Encoding
 from ml.errors import PromptTooLongError
 from ml.generation import Generation
 from ml.junction import Junction
 from ml.models.base import LanguageModel
-from ml.tokens import Encoding
 from schema.convert import from_tokens, to_continuation, to_prompt
 from server.engine import Answer, Engine
 from server.gate import caller_of, key_name
@@ -171,6 +171,7 @@ class InferenceService(InferenceServiceServicer):
             return pb.TokenizeResponse(
                 tokens=from_tokens(model.tokenizer.tokens(encoding)),
                 text=encoding.text,
+                has_start_token=model.tokenizer.has_start(encoding),
                 context_length=model.info.context_length,
                 model=wire.version(model.info),
             )
@@ -243,13 +244,13 @@ def _ids(model: LanguageModel, message: pb.Prompt) -> tuple[int, ...]:
 
 
 def _score_task(model: LanguageModel, item: pb.ScoreItem, top_k: int) -> tuple[ScoreTask, Junction]:
-    prompt, continuation = to_prompt(item.prompt), to_continuation(item.continuation)
-    ids, found = model.tokenizer.prompt_and_continuation(prompt, continuation)
-    length, limit = len(ids) + len(found.ids), model.info.context_length
+    found = model.tokenizer.prompt_and_continuation(to_prompt(item.prompt), to_continuation(item.continuation))
+    before, limit = len(found.prompt.ids), model.info.context_length
+    length = before + len(found.ids)
     if length > limit:
         message = (
-            f"the continuation has {len(found.ids)} tokens, and after the prompt's {len(ids)} this model"
-            f" reads at most {limit - len(ids)}; shorten it"
+            f"the continuation has {len(found.ids)} tokens, and after the prompt's {before} this model"
+            f" reads at most {limit - before}; shorten it"
         )
         raise PromptTooLongError("continuation", length, limit, message)
-    return ScoreTask(ids, found.ids, top_k), found
+    return ScoreTask(found.prompt.ids, found.ids, top_k), found

@@ -117,6 +117,7 @@ def write_score(
     """Write how likely a continuation and each of its tokens is."""
     message.log_probability = math.fsum(found.log_probabilities)
     message.tokenized_apart = continuation.apart
+    message.overlap = continuation.overlap
     message.usage.CopyFrom(usage)
     for token_id, nats, rank in zip(continuation.ids, found.log_probabilities, found.ranks, strict=True):
         message.tokens.add(**_shown(model, token_id), log_probability=nats, rank=rank)
