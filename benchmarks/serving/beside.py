@@ -72,16 +72,16 @@ async def streams_always(address: str, vocabulary: int, seconds: float) -> float
 
 
 async def calls_always(address: str, method: str, request: bytes, seconds: float) -> float:
-    """Calls a second of four clients that send `request` again and again, whatever is answered."""
+    """Calls a second of four clients that send `request` again and again until they leave, whatever is answered."""
     ended, end = 0, time.perf_counter() + seconds
 
     async def one(number: int) -> None:
         nonlocal ended
         async with grpc.aio.insecure_channel(address, [*_LARGE_REPLIES, ("gloss.benchmark", number)]) as channel:
             call = channel.unary_unary(method)
-            while time.perf_counter() < end:
+            while (left := end - time.perf_counter()) > 0:
                 with suppress(grpc.aio.AioRpcError):
-                    await call(request, timeout=60)
+                    await call(request, timeout=left)
                 ended += 1
 
     await asyncio.gather(*map(one, range(LARGE_CLIENTS)))

@@ -19,7 +19,7 @@ from server.helpers import Helpers, Where
 from server.interceptors import Context
 from server.metrics import Metrics
 from server.registry import Registry
-from server.services import conversions
+from server.services import conversions, sizes
 from server.services.fields import check_request_id, explanation_id
 from server.services.wire import version
 from server.store import Store
@@ -55,14 +55,13 @@ class ExplanationService(ExplanationServiceServicer):
         kind, asked = _asked(request)
         model = self._registry.resolve(asked.model)
         planned = await self._helpers.run(
-            request.ByteSize(),
+            sizes.texts_of(asked),
             conversions.forecast,
             model,
             kind,
             asked,
             caller=caller_of(context),
-            # A few words make thousands of texts.
-            at_least=Where.PROCESS if kind == "study" else Where.THREAD,
+            at_least=Where.THREAD,
         )
         if not request.validate_only and not await self._store.worker_alive(model.info.name, model.info.digest):
             raise NoWorkerError(model.info.name)
