@@ -116,7 +116,7 @@ async def test_who_leaves_ends_the_work_at_once(found: Helpers, tmp_path):
     await asyncio.wait([work])
     while alive(process):
         await asyncio.sleep(0.001)
-        assert time.monotonic() < left + 0.2
+        assert time.monotonic() < left + 2  # a tenth of it where nobody else computes
     assert await found.run(LARGE, process_of, MODEL)
 
 

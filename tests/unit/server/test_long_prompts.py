@@ -113,13 +113,13 @@ async def test_a_long_prompt_that_nobody_waits_for_is_read_no_further(
     llama: LanguageModel, monkeypatch: pytest.MonkeyPatch, how: str
 ):
     async with watched(llama, monkeypatch, held=True) as (bench, runner):
-        long = submit(bench, NextTokenTask(tuple(LONG)), seconds=0.01 if how == "expired" else None)
+        long = submit(bench, NextTokenTask(tuple(LONG)), seconds=0.5 if how == "expired" else None)
         await runner.hold()
         if how == "cancelled":
             long.cancel()
             await asyncio.wait([long])
         else:
-            await asyncio.sleep(0.02)  # that its time is up is what it is about
+            await asyncio.sleep(0.6)  # that its time is up is what it is about
         runner.gate.set()
         with pytest.raises(asyncio.CancelledError):
             await long
