@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Iterable
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy.typing as npt
 from google.protobuf.duration_pb2 import Duration
@@ -15,8 +15,11 @@ from ml.attention import AttentionMap, AttentionSpec, Reduction
 from ml.errors import InputError
 from ml.generation import FinishReason, GenerationSpec, Step
 from ml.junction import Junction
-from ml.models.base import LanguageModel, ModelInfo
-from ml.predict import Prediction, Score
+from ml.models.protocol import ModelInfo
+from ml.prediction import Prediction, Score
+
+if TYPE_CHECKING:
+    from ml.models.base import LanguageModel
 
 _REDUCTIONS = {
     pb.ATTENTION_REDUCTION_UNSPECIFIED: Reduction.RAW,
