@@ -39,10 +39,10 @@ def compared(options: argparse.Namespace, model: str) -> list[Comparison]:
     with folder_of(model) as folder:
         for start in range(options.starts):
             # Which of the processes is started first makes a percent or two, too.
-            turn = -1 if start % 2 else 1
-            first, second = (options.old, options.new)[::turn]
+            step = -1 if start % 2 else 1
+            first, second = (options.old, options.new)[::step]
             with sides(first, second, folder, options.threads, options.share) as found:
-                old, new = found[::turn]
+                old, new = found[::step]
                 for work in old.works:
                     if work not in new.works or (options.only and not any(word in work for word in options.only)):
                         continue

@@ -12,7 +12,7 @@ from typing import Concatenate, ParamSpec
 import grpc
 
 from gloss import calls, v1
-from gloss.connection import Connection, as_method
+from gloss.connection import Connection, as_method, planned
 from gloss.errors import GlossError
 from gloss.patience import Patience, is_final
 from gloss.plans import Call, Explain, Pages, Reply, Stream, Unary, Watch
@@ -23,7 +23,7 @@ P = ParamSpec("P")
 def _unary(build: Callable[P, Unary[Reply]]) -> Callable[Concatenate[AsyncClient, P], Awaitable[Reply]]:
     @as_method(build)
     def method(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> Awaitable[Reply]:
-        return self._ask(build(*args, **kwargs))
+        return self._ask(planned(build, *args, **kwargs))
 
     return method
 
@@ -31,7 +31,7 @@ def _unary(build: Callable[P, Unary[Reply]]) -> Callable[Concatenate[AsyncClient
 def _stream(build: Callable[P, Stream[Reply]]) -> Callable[Concatenate[AsyncClient, P], AsyncIterator[Reply]]:
     @as_method(build)
     def method(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[Reply]:
-        return self._read(build(*args, **kwargs))
+        return self._read(planned(build, *args, **kwargs))
 
     return method
 
@@ -39,7 +39,7 @@ def _stream(build: Callable[P, Stream[Reply]]) -> Callable[Concatenate[AsyncClie
 def _pages(build: Callable[P, Pages]) -> Callable[Concatenate[AsyncClient, P], AsyncIterator[v1.Explanation]]:
     @as_method(build)
     def method(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[v1.Explanation]:
-        return self._follow_pages(build(*args, **kwargs))
+        return self._follow_pages(planned(build, *args, **kwargs))
 
     return method
 
@@ -47,7 +47,7 @@ def _pages(build: Callable[P, Pages]) -> Callable[Concatenate[AsyncClient, P], A
 def _watch(build: Callable[P, Watch]) -> Callable[Concatenate[AsyncClient, P], AsyncIterator[v1.Explanation]]:
     @as_method(build)
     def method(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[v1.Explanation]:
-        return self._keep_watching(build(*args, **kwargs))
+        return self._keep_watching(planned(build, *args, **kwargs))
 
     return method
 
@@ -55,7 +55,7 @@ def _watch(build: Callable[P, Watch]) -> Callable[Concatenate[AsyncClient, P], A
 def _explain(build: Callable[P, Explain]) -> Callable[Concatenate[AsyncClient, P], Awaitable[v1.Explanation]]:
     @as_method(build)
     def method(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> Awaitable[v1.Explanation]:
-        return self._see_through(build(*args, **kwargs))
+        return self._see_through(planned(build, *args, **kwargs))
 
     return method
 

@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 
 from gloss import v1
 from gloss.durations import DurationLike
+from gloss.errors import unicode_only
 from gloss.values import fill, given
 
 ChatMessageLike = v1.ChatMessage | tuple[str, str] | Mapping[str, str]
@@ -291,6 +292,7 @@ def study(
     return built
 
 
+@unicode_only()
 def global_surrogate(prompts: Sequence[PromptLike], **parameters: Any) -> v1.GlobalSurrogate:
     """A study of which words, over many prompts, go with a prediction: ``surrogate="decision-tree"``, ``max_depth=4``.
 
@@ -301,6 +303,7 @@ def global_surrogate(prompts: Sequence[PromptLike], **parameters: Any) -> v1.Glo
     return fill(v1.GlobalSurrogate(prompts=map(prompt, each)), parameters)
 
 
+@unicode_only()
 def bias_probe(templates: Sequence[str], groups: Mapping[str, Sequence[str]]) -> v1.BiasProbe:
     """A study that compares groups of words in the slot "{}" of templates.
 

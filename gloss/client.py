@@ -11,7 +11,7 @@ from typing import Concatenate, ParamSpec
 import grpc
 
 from gloss import calls, v1
-from gloss.connection import Connection, as_method
+from gloss.connection import Connection, as_method, planned
 from gloss.errors import GlossError
 from gloss.patience import Patience, is_final
 from gloss.plans import Call, Explain, Pages, Reply, Stream, Unary, Watch
@@ -22,7 +22,7 @@ P = ParamSpec("P")
 def _unary(build: Callable[P, Unary[Reply]]) -> Callable[Concatenate[Client, P], Reply]:
     @as_method(build)
     def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> Reply:
-        return self._ask(build(*args, **kwargs))
+        return self._ask(planned(build, *args, **kwargs))
 
     return method
 
@@ -30,7 +30,7 @@ def _unary(build: Callable[P, Unary[Reply]]) -> Callable[Concatenate[Client, P],
 def _stream(build: Callable[P, Stream[Reply]]) -> Callable[Concatenate[Client, P], Iterator[Reply]]:
     @as_method(build)
     def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[Reply]:
-        return self._read(build(*args, **kwargs))
+        return self._read(planned(build, *args, **kwargs))
 
     return method
 
@@ -38,7 +38,7 @@ def _stream(build: Callable[P, Stream[Reply]]) -> Callable[Concatenate[Client, P
 def _pages(build: Callable[P, Pages]) -> Callable[Concatenate[Client, P], Iterator[v1.Explanation]]:
     @as_method(build)
     def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[v1.Explanation]:
-        return self._follow_pages(build(*args, **kwargs))
+        return self._follow_pages(planned(build, *args, **kwargs))
 
     return method
 
@@ -46,7 +46,7 @@ def _pages(build: Callable[P, Pages]) -> Callable[Concatenate[Client, P], Iterat
 def _watch(build: Callable[P, Watch]) -> Callable[Concatenate[Client, P], Iterator[v1.Explanation]]:
     @as_method(build)
     def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[v1.Explanation]:
-        return self._keep_watching(build(*args, **kwargs))
+        return self._keep_watching(planned(build, *args, **kwargs))
 
     return method
 
@@ -54,7 +54,7 @@ def _watch(build: Callable[P, Watch]) -> Callable[Concatenate[Client, P], Iterat
 def _explain(build: Callable[P, Explain]) -> Callable[Concatenate[Client, P], v1.Explanation]:
     @as_method(build)
     def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> v1.Explanation:
-        return self._see_through(build(*args, **kwargs))
+        return self._see_through(planned(build, *args, **kwargs))
 
     return method
 

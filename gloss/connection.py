@@ -11,15 +11,17 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import grpc
 
-from gloss.errors import closed, from_rpc
+from gloss.errors import closed, from_rpc, unicode_only
 from gloss.plans import IDEMPOTENT, Call, Reply
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 
+P = ParamSpec("P")
+Plan = TypeVar("Plan")
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 SERVICE_CONFIG = json.dumps(
@@ -143,6 +145,16 @@ def credentials(
     roots = Path(ca).read_bytes() if ca else None
     chain, private = (Path(file).read_bytes() for file in certificate) if certificate else (None, None)
     return grpc.ssl_channel_credentials(roots, private, chain)
+
+
+def planned(build: Callable[P, Plan], *args: P.args, **kwargs: P.kwargs) -> Plan:
+    """What to carry out, as `build` makes it of a caller's arguments.
+
+    Raises:
+        GlossError: a text among them cannot be sent.
+    """
+    with unicode_only():
+        return build(*args, **kwargs)
 
 
 def as_method(build: Callable[..., Any]) -> Callable[[Method], Method]:

@@ -6,7 +6,8 @@ GlossError                      a call failed; `code` and `reason` say how
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import grpc
@@ -78,6 +79,19 @@ class ExplanationFailedError(GlossError):
 def closed() -> GlossError:
     """The error of a call to a client that had been closed, or that was closed under it."""
     return GlossError(grpc.StatusCode.CANCELLED, "this client is closed; make another, or call it within its `with`")
+
+
+@contextmanager
+def unicode_only() -> Iterator[None]:
+    """Turn what a text raises that no message can carry into a `GlossError` that says which character it is."""
+    try:
+        yield
+    except UnicodeEncodeError as error:
+        text, position = str(error.object), error.start
+        name = f"U+{ord(text[position]):04X}"
+        before = f", after {text[max(0, position - 20) : position]!r}" if position else ""
+        message = f"a text holds {name}, half of a surrogate pair, at position {position}{before}; remove it"
+        raise GlossError(grpc.StatusCode.INVALID_ARGUMENT, message) from error
 
 
 def from_rpc(error: grpc.RpcError) -> GlossError:

@@ -103,6 +103,8 @@ def _set(message: Message, field: Any, value: Any) -> None:
             getattr(message, field.name).CopyFrom(value)
         else:
             setattr(message, field.name, value)
+    except UnicodeEncodeError:  # it says more; see `gloss.errors.unicode_only`
+        raise
     except (OverflowError, TypeError, ValueError) as error:
         raise ValueError(f"{field.name}: {error}") from error
 

@@ -7,9 +7,11 @@ border. So a text is tokenized together with what stands before it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tokenizers import Encoding as RawEncoding
+
+from ml.encoding import Encoding
 
 _OTHERS_BEFORE = ("", "\n", "a", "x", "q", ".", "0", " ")
 """Texts before which a text may be cut as in the middle of another one."""
@@ -17,24 +19,84 @@ _OTHERS_BEFORE = ("", "\n", "a", "x", "q", ".", "0", " ")
 
 @dataclass(frozen=True)
 class Junction:
-    """What follows a text.
+    """A prompt and what follows it, in tokens.
 
     Attributes:
+        prompt: the prompt, less the tokens that `ids` write anew.
         ids: the tokens that follow, none where the text has none.
-        apart: whether the tokens of the whole text are others than the first text's own and these.
+        overlap: the end of the prompt's text that `ids` begin with: the part of a token in which it ends.
+        apart: whether the prompt has other tokens here than alone.
     """
 
+    prompt: Encoding
     ids: tuple[int, ...]
-    apart: bool
+    overlap: str = ""
+    apart: bool = False
 
 
-def follow(
+def split(prompt: Encoding, whole: Encoding, *, is_given: bool) -> Junction:
+    """Cut the tokens of a whole text behind the prompt that it begins with.
+
+    A token in which the prompt ends goes with what follows.
+
+    Args:
+        whole: the prompt's text and what follows it, with the same special tokens.
+        is_given: whether the prompt's tokens are the caller's own, which its text would not have. They are kept, up to
+            where both texts have the border of a token.
+    """
+    border = len(prompt.text)
+    if is_given:
+        kept, first = _common(prompt, whole)
+    else:
+        first = _first_behind(whole, border)
+        after = _end(prompt)  # where special tokens follow a text, they follow the prompt
+        kept = replace(
+            prompt,
+            ids=whole.ids[:first] + prompt.ids[after:],
+            spans=whole.spans[:first] + prompt.spans[after:],
+        )
+    overlap = prompt.text[min(border, _start(whole, first, border)) :]
+    return Junction(kept, whole.ids[first : _end(whole)], overlap, apart=kept.ids != prompt.ids)
+
+
+def _common(prompt: Encoding, whole: Encoding) -> tuple[Encoding, int]:
+    """The tokens of a prompt up to the last border that those of the whole text have too, and the first behind it."""
+    border = len(prompt.text)
+    while True:
+        first = _first_behind(whole, border)
+        border = min(border, _start(whole, first, border))
+        count = _first_behind(prompt, border)
+        start = _start(prompt, count, border)
+        if start >= border:
+            return prompt.first(count), first
+        border = start
+
+
+def _first_behind(encoding: Encoding, border: int) -> int:
+    """Index of the first token that ends behind the character `border`."""
+    spans = enumerate(encoding.spans)
+    return next((index for index, span in spans if span is not None and span[1] > border), len(encoding.ids))
+
+
+def _end(encoding: Encoding) -> int:
+    """Behind the last token that stands in the text."""
+    standing = [index for index, span in enumerate(encoding.spans) if span is not None]
+    return standing[-1] + 1 if standing else len(encoding.ids)
+
+
+def _start(encoding: Encoding, index: int, default: int) -> int:
+    """Where the token at `index` begins, if there is one."""
+    span = encoding.spans[index] if index < len(encoding.ids) else None
+    return default if span is None else span[0]
+
+
+def spell(
     encode: Callable[[str], RawEncoding], decode: Callable[[Sequence[int]], str], before: str, text: str, *, words: bool
-) -> Junction | None:
-    """The tokens that write `text` behind the tokens of `before`.
+) -> tuple[int, ...] | None:
+    """The tokens that write `text` behind those of `before`, which stay as they are.
 
-    They are those of the whole text where `before` ends between two of its tokens. Where it ends inside one, they are
-    tokens that spell the same whole text, and None where there are none.
+    They are those of the whole text where `before` ends between two of its tokens, else others that spell the same
+    whole text. None where there are none; empty where the text has no tokens.
 
     Args:
         encode: without special tokens of the tokenizer's own.
@@ -45,13 +107,13 @@ def follow(
     ids = tuple(whole.ids[len(own) :])
     # A token for something unknown may cover both texts.
     if whole.ids[: len(own)] == own and (ids or not text.strip()):
-        return Junction(ids, apart=False)
+        return ids
     spellings = {decode(whole.ids), decode(own) + text}
     for other in (before, *_OTHERS_BEFORE):
         ids = _behind(encode(other + text), len(other))
         if ids and (decode((*own, *ids)) in spellings or words):
-            return Junction(ids, apart=not words)
-    return None if encode(text).ids else Junction((), apart=False)
+            return ids
+    return None if encode(text).ids else ()
 
 
 def _behind(raw: RawEncoding, border: int) -> tuple[int, ...]:

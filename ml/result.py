@@ -99,8 +99,9 @@ class ResolvedTarget:
             with the rest, after `shared_tokens`, and the rest is in `tokens`; or it is their negative where the shorter
             side is the chosen one, and the rest is in `rejected_tokens`.
         skipped_token: the mask or unknown token that was more likely than what the model was let choose, if any.
-        tokenized_apart: whether its tokens are others than those of the whole text; see `ml.junction.Junction`.
-        text: of `tokens` as it follows the prompt; the spans of rows count in it.
+        tokenized_apart: whether the prompt has other tokens before the target than alone; see `ml.junction.Junction`.
+        overlap: the end of the prompt's text with which the target's first token begins.
+        text: of `tokens` as it follows the prompt, so without `overlap`; the spans of rows count in it.
     """
 
     description: str
@@ -111,6 +112,7 @@ class ResolvedTarget:
     prefix_contrast: bool = False
     skipped_token: Token | None = None
     tokenized_apart: bool = False
+    overlap: str = ""
     text: str = ""
 
 

@@ -7,39 +7,24 @@ holds it. A character that takes several tokens (an emoji in byte-level BPE) giv
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import cached_property, partial
 
-from jinja2 import TemplateError
 from tokenizers import Encoding as RawEncoding
 from tokenizers.processors import PostProcessor
 from transformers import PreTrainedTokenizerFast
 
+from ml import chat
 from ml.detokenizer import REPLACEMENT, Detokenizer, IncrementalDecoder
+from ml.encoding import Encoding
 from ml.errors import InputError, NoChatTemplateError, PromptTooLongError
-from ml.junction import Junction, follow
+from ml.junction import Junction, spell, split
+from ml.long_text import least_tokens
 from ml.result import Token
 from ml.spec import ChatMessage, Continuation, Prompt, Span, check_ids
 
 _REACH = 64
 """Characters before a text that decide how it is cut; looking at more would take a long prompt's features seconds."""
-
-
-@dataclass(frozen=True)
-class Encoding:
-    """A prompt's tokens.
-
-    Attributes:
-        text: what the spans count in: the prompt's own text, the rendered chat, or the decoded token ids.
-        ids: the tokens, with the special tokens that the model reads.
-        spans: each token's place in `text`; None for one that stands nowhere in it.
-        editable: the parts of `text` that the user wrote, in order: all of it but starts and ends of text given as ids,
-            or the contents of a chat's messages.
-    """
-
-    text: str
-    ids: tuple[int, ...]
-    spans: tuple[Span | None, ...]
-    editable: tuple[Span, ...]
 
 
 class Tokenizer:
@@ -139,38 +124,60 @@ class Tokenizer:
     def continuation(self, prompt: Encoding, continuation: Continuation) -> Junction:
         """The tokens that continue a prompt.
 
-        Text is tokenized together with the prompt's. Where the prompt ends inside a token of the two, the tokens are
-        others that write the same text behind the prompt's own.
+        Text is tokenized together with the prompt's. Where the prompt ends inside a token of the two, that token is the
+        first that follows, and the prompt's own last tokens are left out. Tokens that are words are those of the text
+        alone.
 
         Raises:
-            InputError: an id outside the vocabulary, a text without tokens, or none that write it behind the prompt's.
+            InputError: an id outside the vocabulary, a text without tokens, or no token before the one that the prompt
+                ends in.
         """
         if continuation.token_ids is not None:
-            return self._given(continuation.token_ids)
-        text = continuation.text or ""
-        _check_unicode("continuation.text", text)
-        found = self._follow(prompt.text, text)
-        if found is None:
-            raise InputError(
-                "continuation.text",
-                f"the prompt ends inside a token of the whole text, and this model has no tokens for {text!r} there;"
-                " let the prompt end between two words",
-            )
+            check_ids("continuation.token_ids.ids", continuation.token_ids, self.vocabulary_size)
+            return Junction(prompt, continuation.token_ids)
+        field, text = "continuation.text", continuation.text or ""
+        if self._has_words:
+            self.check_length(field, text)
+            found = Junction(prompt, self.ids(text))
+        else:
+            whole = self._encode_text(field, prompt.text + text, special=prompt.has_special)
+            is_given = not prompt.has_special and self._encode_text(field, prompt.text, special=False).ids != prompt.ids
+            found = split(prompt, whole, is_given=is_given)
         if not found.ids:
-            raise InputError("continuation.text", f"{text!r} has no tokens in this model")
-        check_ids("continuation.text", found.ids, self.vocabulary_size)
+            raise InputError(field, f"{text!r} has no tokens in this model")
+        if not found.prompt.ids:
+            raise InputError(
+                field,
+                f"the prompt is part of the first token of the whole text, {self.token_text(found.ids[0])!r}, and none"
+                " comes before it; let the prompt end between two words",
+            )
+        check_ids(field, found.ids, self.vocabulary_size)
         return found
 
-    def prompt_and_continuation(self, prompt: Prompt, continuation: Continuation) -> tuple[tuple[int, ...], Junction]:
-        """`prompt_ids(prompt)`, and the tokens that continue it; only those of a text need the prompt's text.
+    def prompt_and_continuation(self, prompt: Prompt, continuation: Continuation) -> Junction:
+        """As `continuation` of `encode(prompt)`, without the text of a prompt whose continuation is token ids.
 
         Raises:
             InputError: as `encode` and `continuation`.
         """
-        if continuation.token_ids is not None:
-            return self.prompt_ids(prompt), self._given(continuation.token_ids)
-        encoding = self.encode(prompt)
-        return encoding.ids, self.continuation(encoding, continuation)
+        if continuation.token_ids is None:
+            return self.continuation(self.encode(prompt), continuation)
+        ids = self.prompt_ids(prompt)
+        return self.continuation(Encoding("", ids, (None,) * len(ids), ()), continuation)
+
+    def check_length(self, field: str, text: str) -> None:
+        """Refuse a text that cannot fit the context, in time that does not grow with it.
+
+        Raises:
+            InputError: it is no text.
+            PromptTooLongError: it has more tokens than the context; the error tells how many it has at least.
+        """
+        _check_unicode(field, text)
+        tokens = least_tokens(lambda some: len(self.ids(some)), text, self.context_length)
+        if tokens is not None:
+            limit = self.context_length
+            message = f"the text has more than {tokens} tokens and this model reads at most {limit}; shorten it"
+            raise PromptTooLongError(field, tokens, limit, message)
 
     def replacement(self, encoding: Encoding, position: int, text: str) -> tuple[int, ...] | None:
         """The tokens of `text` in the place of the token at `position`, after the white space that it begins with.
@@ -180,8 +187,8 @@ class Tokenizer:
         start, end = encoding.spans[position] or (0, 0)
         old = encoding.text[start:end]
         space = "" if text[:1].isspace() else old[: len(old) - len(old.lstrip())]
-        found = self._follow(encoding.text[max(0, start - _REACH) : start], space + text)
-        return None if found is None else found.ids
+        before = encoding.text[max(0, start - _REACH) : start]
+        return spell(partial(self._raw, special=False), self.decode, before, space + text, words=self._has_words)
 
     def ids(self, text: str) -> tuple[int, ...]:
         """The tokens of `text` alone, without special tokens of the tokenizer's own."""
@@ -220,6 +227,10 @@ class Tokenizer:
         """A decoder of the tokens that follow `before`."""
         return IncrementalDecoder(self._detokenizer, before)
 
+    def has_start(self, encoding: Encoding) -> bool:
+        """Whether a prompt begins with the start token that the tokenizer puts before every text."""
+        return self._start is not None and encoding.ids[:1] == self._start[:1]
+
     def written(self, ids: Sequence[int], before: Sequence[int] = ()) -> tuple[str, tuple[Span | None, ...]]:
         """The text that `ids` write behind the tokens `before`, and each token's place in it.
 
@@ -245,85 +256,76 @@ class Tokenizer:
         """The tokens of a prompt, as results and replies carry them."""
         return tuple(map(self.token, encoding.ids, encoding.spans))
 
-    def _given(self, ids: tuple[int, ...]) -> Junction:
-        check_ids("continuation.token_ids.ids", ids, self.vocabulary_size)
-        return Junction(ids, apart=False)
+    @property
+    def _has_words(self) -> bool:
+        """Whether each token is a word: what decodes them joins them by spaces."""
+        return self._backend.decoder is None
 
-    def _follow(self, before: str, text: str) -> Junction | None:
-        words = self._backend.decoder is None  # it joins all tokens by spaces, so each of them is a word
-        return follow(lambda one: self._raw(one, special=False), self.decode, before, text, words=words)
+    @cached_property
+    def _start(self) -> tuple[int, str] | None:
+        """The start token that is put before every text, and how a text spells it out; None where there is none."""
+        raw = self._raw("a", special=True)
+        if len(raw.ids) < 2 or not raw.special_tokens_mask[0]:
+            return None
+        text = str(self._backend.id_to_token(raw.ids[0]))
+        return (raw.ids[0], text) if self.ids(text) == (raw.ids[0],) else None
+
+    def _spelled_start(self, text: str) -> int:
+        """How many characters of `text` spell the start token out that it would get anyway."""
+        return len(self._start[1]) if self._start is not None and text.startswith(self._start[1]) else 0
 
     def _raw(self, text: str, *, special: bool) -> RawEncoding:
         return self._backend.encode(text, add_special_tokens=special)
 
     def _encode_text(self, field: str, text: str, *, special: bool) -> Encoding:
-        _check_unicode(field, text)
-        raw = self._raw(text, special=special)
+        self.check_length(field, text)
+        spelled = self._spelled_start(text) if special else 0
+        raw = self._raw(text[spelled:], special=special)
         if not raw.ids:
             raise InputError(field, "the text has no tokens in this model; send other text")
         check_ids(field, raw.ids, self.vocabulary_size)
-        spans = tuple((start, end) if start < end else None for start, end in raw.offsets)
-        return Encoding(text, tuple(raw.ids), spans, ((0, len(text)),))
+        spans = [(spelled + start, spelled + end) if start < end else None for start, end in raw.offsets]
+        if spelled:  # it takes the place of the one that is added
+            spans[0] = (0, spelled)
+        encoding = Encoding(text, tuple(raw.ids), tuple(spans), ((0, len(text)),), special)
+        return replace(encoding, editable=self._editable(encoding))
 
     def _encode_chat(self, field: str, messages: Sequence[ChatMessage]) -> Encoding:
         if not self.has_chat_template:
             raise NoChatTemplateError(self._model)
-        text = self._render(field, messages)
+        text = chat.render(self._fast, field, messages)
         encoding = self._encode_text(field, text, special=False)
-        return Encoding(text, encoding.ids, encoding.spans, self._contents(field, text, messages))
+        written = replace(encoding, editable=chat.contents(self._fast, text, messages))
+        return replace(written, editable=self._editable(written))
 
     def _encode_ids(self, field: str, ids: tuple[int, ...]) -> Encoding:
         check_ids(field, ids, self.vocabulary_size)
         if len(ids) > self.context_length:  # before the decoding, which costs more than the check
             raise PromptTooLongError(field, len(ids), self.context_length)
         text, spans = self.written(ids)
-        # A start or end of text that the caller spelled out is as little a word of the prompt as one that is added.
-        around = self.end_ids | {self._fast.bos_token_id, self._fast.pad_token_id}
-        marks = [span for token_id, span in zip(ids, spans, strict=True) if span and token_id in around]
-        return Encoding(text, ids, spans, tuple(_between(marks, len(text))))
+        encoding = Encoding(text, ids, spans, ((0, len(text)),))
+        return replace(encoding, editable=self._editable(encoding))
 
-    def _render(self, field: str, messages: Sequence[ChatMessage]) -> str:
-        conversation = [{"role": message.role, "content": message.content} for message in messages]
-        try:
-            return str(self._fast.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True))
-        except TemplateError as error:
-            raise InputError(field, f"the model's chat template refuses this conversation: {error}") from error
-
-    def _contents(self, field: str, text: str, messages: Sequence[ChatMessage]) -> tuple[Span, ...]:
-        """Where each message's content stands in the rendered `text`.
-
-        Looking for a short content ("user") would find the template's own words first. So the template is rendered once
-        more around marks that occur nowhere else, which tells what stands before each content.
-        """
-        marks = [f"\uf8ff{index}\uf8fe" for index in range(len(messages))]
-        marked = [ChatMessage(message.role, mark) for message, mark in zip(messages, marks, strict=True)]
-        try:
-            frame = self._render(field, marked)
-        except InputError:  # it looks into the contents, so only their order is known
-            frame = "".join(marks)
-        spans: list[Span] = []
-        position = 0
-        for mark, message in zip(marks, messages, strict=True):
-            before, found, rest = frame.partition(mark)
-            if not found:
-                continue  # the template leaves this message out
-            frame = rest
-            start = position + len(before) if text.startswith(before, position) else position
-            content = message.content if text.startswith(message.content, start) else message.content.strip()
-            start = text.find(content, start)
-            if start >= 0:
-                position = start + len(content)
-                spans.append((start, position))
-        return tuple(spans)
+    def _editable(self, encoding: Encoding) -> tuple[Span, ...]:
+        """What is editable without starts and ends of text, which are no words of a prompt that spells them out."""
+        around = self.end_ids | {self._fast.bos_token_id}
+        if self._fast.pad_token_id != self._fast.unk_token_id:
+            around |= {self._fast.pad_token_id}
+        marks = [
+            span for token_id, span in zip(encoding.ids, encoding.spans, strict=True) if span and token_id in around
+        ]
+        return tuple(part for region in encoding.editable for part in _outside(marks, region))
 
 
-def _between(spans: Sequence[Span], length: int) -> Iterator[Span]:
-    """What ascending `spans` leave of a text of `length` characters."""
-    start = 0
-    for span in (*spans, (length, length)):
-        if start < span[0]:
-            yield start, span[0]
-        start = span[1]
+def _outside(marks: Sequence[Span], region: Span) -> Iterator[Span]:
+    """What ascending `marks` leave of a region."""
+    start, end = region
+    for mark in marks:
+        if start < min(mark[0], end):
+            yield start, min(mark[0], end)
+        start = max(start, mark[1])
+    if start < end:
+        yield start, end
 
 
 def _with_whole_offsets(processor: PostProcessor) -> PostProcessor:

@@ -9,7 +9,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
 from typing import Any, TypeVar
 
@@ -30,6 +29,7 @@ from server.engine import Engine
 from server.gate import Gate
 from server.generation import GenerationLimits
 from server.health import EXPLANATION, INFERENCE, Health, watch_explanations
+from server.helpers import Helpers
 from server.interceptors import OWN_SERVICES, Interceptors, Surround
 from server.keys import key_file
 from server.listener import Listener
@@ -205,11 +205,7 @@ class Server:
             registry,
             limits,
             self.metrics,
-            GenerationLimits(
-                texts=self.settings.max_generations,
-                bytes=self.settings.max_generation_bytes,
-                waiting=self.settings.max_waiting_generations,
-            ),
+            GenerationLimits(texts=settings.max_generations, bytes=settings.max_generation_bytes),
             prefix_bytes=settings.prefix_cache_bytes,
             waiting_seconds=settings.max_waiting_seconds,
         )
@@ -236,8 +232,8 @@ class Server:
             max_reply_bytes=settings.max_message_bytes,
         )
         self._closing.push_async_callback(store.close)
-        helpers = ThreadPoolExecutor(2, thread_name_prefix="helper")
-        self._closing.callback(helpers.shutdown, wait=False, cancel_futures=True)
+        helpers = Helpers(registry.values())
+        self._closing.push_async_callback(helpers.close)
 
         inference = InferenceService(registry, self.engine, helpers, settings)
         explanation = ExplanationService(

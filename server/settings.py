@@ -91,14 +91,16 @@ class Settings(BaseSettings):
     """Prompts of one batch."""
 
     max_waiting_prompts: int = Field(default=2048, ge=1)
-    """Prompts waiting for the model; a call that would exceed it is refused at once. At least max_prompts."""
+    """Prompts waiting for the model, of whatever is asked; a call that would exceed it is refused at once, unless its
+    caller has less than an equal share of them waiting. At least max_prompts."""
 
     max_waiting_tokens: int = Field(default=256 * 1024, ge=1)
     """Tokens waiting for the model, as above: it bounds how long the last in the queue can have to wait."""
 
     max_waiting_seconds: float = Field(default=5.0, gt=0)
-    """How long the model may need for what waits for it, at its throughput of late; a call that would wait longer is
-    refused at once. It bounds the latency of what is accepted under overload: set it to what your callers can bear."""
+    """How long the model may need for what waits for it, and a text may wait for its turn to be generated, at the
+    throughput of late; a call that would wait longer is refused at once. It bounds the latency of what is accepted
+    under overload: set it to what your callers can bear."""
 
     prefix_cache_bytes: int = Field(default=256 * 1024 * 1024, ge=0)
     """Memory of each model for keys and values of cached prefixes, in bytes: a prefix that comes again is not computed
@@ -113,9 +115,6 @@ class Settings(BaseSettings):
 
     max_generation_bytes: int = Field(default=1024**3, ge=1)
     """Memory for the keys and values of one model's texts, in bytes; it may lower max_generations, to 1 at least."""
-
-    max_waiting_generations: int = Field(default=128, ge=1)
-    """Texts waiting to be generated; one more is refused at once."""
 
     max_queued: int = Field(default=1000, ge=1)
     """Explanations of one model waiting for a worker; one more is refused at once."""

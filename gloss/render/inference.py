@@ -115,11 +115,12 @@ def score(reply: v1.ScoreResponse) -> Iterator[RenderableType]:
         yield Text.assemble(
             "together ", (f"log p {words.number(found.log_probability)}", "bold"), (f" · {share}", "dim"), end="\n"
         )
-        if found.tokenized_apart:
-            yield Text(
-                "The prompt ends inside a token of the whole text, which the model would read in other tokens;"
-                " let it end between two words.",
-                "yellow",
+        if found.overlap:
+            yield Text.assemble(
+                "The first token begins with the prompt's end, ",
+                quoted(found.overlap),
+                ", as it ends inside it.",
+                style="yellow",
             )
 
 
@@ -157,7 +158,10 @@ def tokens(reply: v1.TokenizeResponse) -> Group:
     """The tokens in a row of boxes, and a table of their ids and places."""
     boxes = Text(" ").join(Text.assemble(quoted(shown(token)), (f" {token.id}", "dim")) for token in reply.tokens)
     length = f"{len(reply.tokens)} tokens of the {reply.context_length:,} that {words.model(reply.model)} reads"
-    return Group(boxes, Text(length, "dim"))
+    lines = [Text(length, "dim")]
+    if reply.has_start_token and reply.tokens[0].HasField("span"):
+        lines.append(Text("The text spells out the start token, which would have been added: it is there once.", "dim"))
+    return Group(boxes, *lines)
 
 
 def models(found: Iterable[v1.ModelInfo], *, verbose: bool = False) -> Iterator[RenderableType]:

@@ -150,7 +150,7 @@ class Interval(_message.Message):
     def __init__(self, lower: _Optional[float] = ..., upper: _Optional[float] = ..., level: _Optional[float] = ...) -> None: ...
 
 class ResolvedTarget(_message.Message):
-    __slots__ = ("description", "tokens", "rejected_tokens", "shared_tokens", "scale", "tokenized_apart", "prefix_contrast", "skipped_token", "text")
+    __slots__ = ("description", "tokens", "rejected_tokens", "shared_tokens", "scale", "tokenized_apart", "prefix_contrast", "skipped_token", "overlap", "text")
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     REJECTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -159,6 +159,7 @@ class ResolvedTarget(_message.Message):
     TOKENIZED_APART_FIELD_NUMBER: _ClassVar[int]
     PREFIX_CONTRAST_FIELD_NUMBER: _ClassVar[int]
     SKIPPED_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    OVERLAP_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     description: str
     tokens: _containers.RepeatedCompositeFieldContainer[_common_pb2.Token]
@@ -168,8 +169,9 @@ class ResolvedTarget(_message.Message):
     tokenized_apart: bool
     prefix_contrast: bool
     skipped_token: _common_pb2.Token
+    overlap: str
     text: str
-    def __init__(self, description: _Optional[str] = ..., tokens: _Optional[_Iterable[_Union[_common_pb2.Token, _Mapping]]] = ..., rejected_tokens: _Optional[_Iterable[_Union[_common_pb2.Token, _Mapping]]] = ..., shared_tokens: _Optional[_Iterable[_Union[_common_pb2.Token, _Mapping]]] = ..., scale: _Optional[_Union[_explanation_spec_pb2.TargetScale, str]] = ..., tokenized_apart: _Optional[bool] = ..., prefix_contrast: _Optional[bool] = ..., skipped_token: _Optional[_Union[_common_pb2.Token, _Mapping]] = ..., text: _Optional[str] = ...) -> None: ...
+    def __init__(self, description: _Optional[str] = ..., tokens: _Optional[_Iterable[_Union[_common_pb2.Token, _Mapping]]] = ..., rejected_tokens: _Optional[_Iterable[_Union[_common_pb2.Token, _Mapping]]] = ..., shared_tokens: _Optional[_Iterable[_Union[_common_pb2.Token, _Mapping]]] = ..., scale: _Optional[_Union[_explanation_spec_pb2.TargetScale, str]] = ..., tokenized_apart: _Optional[bool] = ..., prefix_contrast: _Optional[bool] = ..., skipped_token: _Optional[_Union[_common_pb2.Token, _Mapping]] = ..., overlap: _Optional[str] = ..., text: _Optional[str] = ...) -> None: ...
 
 class ResolvedRemoval(_message.Message):
     __slots__ = ("kind", "replacement")

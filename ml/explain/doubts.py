@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
+from ml.encoding import Encoding
 from ml.explain.target import TargetTokens
 from ml.explain.trust import Reason
 from ml.result import Verdict
 from ml.spec import AttentionRollout, InputTimesGradient, Method, ValueZeroing
-from ml.tokens import Encoding, Tokenizer
+from ml.tokens import Tokenizer
 
 _BY_CHANCE = {
     AttentionRollout: "attention rollout",

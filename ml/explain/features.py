@@ -16,10 +16,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ml import spec
+from ml.encoding import Encoding
 from ml.errors import InputError
 from ml.explain.units import sentences, words
 from ml.spec import Span, Unit
-from ml.tokens import Encoding
 
 MAX_FEATURES = 4096
 """The most features of one explanation: what a surrogate with a coefficient each can be solved for in seconds."""
@@ -73,8 +73,10 @@ def _caller_features(encoding: Encoding, spans: Sequence[Span], field: str, of: 
     held = {feature.span for feature in cut}
     for index, (start, end) in enumerate(spans):
         if (start, end) not in held:
-            shown = encoding.text[start:end]
-            raise InputError(f"{field}.spans[{index}]", f"no token of the {of} begins in [{start}, {end}) ({shown!r})")
+            why = f"no token of the {of} begins in [{start}, {end}) ({encoding.text[start:end]!r})"
+            if of == "prompt" and start >= max((span[1] for span in encoding.spans if span), default=0):
+                why += ": there the target's first token begins; let the prompt end between two words"
+            raise InputError(f"{field}.spans[{index}]", why)
     return cut
 
 

@@ -10,6 +10,7 @@ import hashlib
 import math
 from dataclasses import dataclass
 
+from ml.encoding import Encoding
 from ml.errors import InputError
 from ml.explain import faithfulness, methods, rows, target
 from ml.explain.estimator import Explainer
@@ -21,7 +22,7 @@ from ml.explain.target import TargetPlan, TargetTokens
 from ml.models.protocol import ModelInfo
 from ml.result import Token
 from ml.spec import ExplanationSpec
-from ml.tokens import Encoding, Tokenizer
+from ml.tokens import Tokenizer
 
 _NUMBER_BYTES = 8
 _ROW_BYTES = 128
@@ -101,8 +102,8 @@ def prepare(tokenizer: Tokenizer, info: ModelInfo, spec: ExplanationSpec) -> Pro
         PromptTooLongError: prompt, target or replacements exceed the context.
         CapabilityError: the model has not got what the method is about.
     """
-    encoding = tokenizer.encode(spec.prompt)
-    planned_target = target.plan(tokenizer, info, encoding, spec.target)
+    planned_target = target.plan(tokenizer, info, tokenizer.encode(spec.prompt), spec.target)
+    encoding = planned_target.prompt
     max_rows = 0
     if spec.rows is not None:
         rows.check(spec.target)

@@ -9,13 +9,14 @@ from functools import cached_property
 import numpy as np
 
 from ml import spec
+from ml.encoding import Encoding
 from ml.errors import InputError
 from ml.explain.estimator import BoolArray, IntArray, empty_and_full
 from ml.explain.features import Feature
 from ml.models.protocol import MEAN
 from ml.result import ResolvedRemoval
 from ml.spec import RemovalKind
-from ml.tokens import Encoding, Tokenizer
+from ml.tokens import Tokenizer
 
 Ids = IntArray
 """Token ids (`MEAN` among them or not), or other numbers of tokens: int64 [tokens]."""
@@ -157,6 +158,7 @@ def perturbation(
             replaced = [tuple((mask_id,) * len(feature.positions) for feature in features)]
         case RemovalKind.TEXT | RemovalKind.TEXT_AND_DELETE:
             replacement = removal.text or spec.NEUTRAL
+            tokenizer.check_length("removal.text", replacement)
             written = tuple(_written(tokenizer, encoding, feature, replacement) for feature in features)
             replaced = [written] if kind is RemovalKind.TEXT else [written, deleted]
         case RemovalKind.DELETE:

@@ -10,11 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ml import spec
+from ml.encoding import Encoding
 from ml.errors import InputError
 from ml.explain.features import MAX_FEATURES, segment
-from ml.explain.target import TargetPlan, TargetTokens
+from ml.explain.target import TargetPlan, TargetTokens, written
 from ml.spec import Features, Span, Unit
-from ml.tokens import Encoding, Tokenizer
+from ml.tokens import Tokenizer
 
 MAX_ROWS = MAX_FEATURES
 
@@ -57,7 +58,7 @@ def cut(tokenizer: Tokenizer, prompt: Encoding, target: TargetTokens, asked: spe
     Raises:
         InputError: a span leaves the target's text, or no token begins in it; too many rows.
     """
-    text, spans = tokenizer.written(target.tokens, prompt.ids)
+    text, spans = written(tokenizer, target, prompt.ids)
     unit = asked.unit or Unit.TOKEN
     if not asked.spans and unit is Unit.TOKEN:
         _checked(len(spans))

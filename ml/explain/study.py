@@ -15,6 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
+from ml.encoding import Encoding
 from ml.errors import InputError, PromptTooLongError
 from ml.explain import trust
 from ml.explain.bias import BiasProbeExplainer
@@ -29,7 +30,7 @@ from ml.explain.work import Work
 from ml.models.protocol import ExplainableModel, ModelInfo
 from ml.result import BiasProbeResult, GlobalSurrogateResult, Stage, StopReason, StudyResult, Update
 from ml.spec import BiasProbe, GlobalSurrogate, Prompt, StudySpec
-from ml.tokens import Encoding, Tokenizer
+from ml.tokens import Tokenizer
 
 _AT_ONCE = 256
 """Texts that are asked for together, before what is known so far can be told."""
@@ -102,14 +103,13 @@ def prepare_study(tokenizer: Tokenizer, info: ModelInfo, spec: StudySpec) -> Stu
     """
     paths, prompts = zip(*_texts(spec.method), strict=True)
     encodings = [_encoded(tokenizer, place, prompt) for place, prompt in zip(paths, prompts, strict=True)]
-    planned = plan(tokenizer, info, encodings[0], spec.target)
-    for place, encoding in zip(paths, encodings, strict=True):
-        if (read := len(encoding.ids) + planned.longest) > info.context_length:
-            message = (
-                f"the prompt has {len(encoding.ids)} tokens and the target adds {planned.longest}, more than the"
-                f" {info.context_length} that this model reads; shorten one of them"
-            )
-            raise PromptTooLongError(place, read, info.context_length, message)
+    planned, *others = (
+        _planned(tokenizer, info, spec, place, each) for place, each in zip(paths, encodings, strict=True)
+    )
+    for place, other in zip(paths[1:], others, strict=True):
+        if other.tokens != planned.tokens:
+            message = "the target has other tokens after this text than after the first; let both end between two words"
+            raise InputError(place, message)
     limit = spec.budget.max_evaluations
     if limit is not None and len(encodings) > limit:
         message = f"this study has {len(encodings)} texts, more than {limit}; raise the limit, or send fewer of them"
@@ -117,8 +117,8 @@ def prepare_study(tokenizer: Tokenizer, info: ModelInfo, spec: StudySpec) -> Stu
     return StudyProblem(
         spec=spec,
         info=info,
-        first=encodings[0],
-        prompts=Texts(tuple(encoding.ids for encoding in encodings)),
+        first=planned.prompt,
+        prompts=Texts(tuple(each.prompt.ids for each in (planned, *others))),
         target=planned,
         explainer=_explainer(spec, encodings),
     )
@@ -145,6 +145,19 @@ def _encoded(tokenizer: Tokenizer, place: str, prompt: Prompt) -> Encoding:
         # A template's text is the template itself.
         error.field = place if place.startswith("bias_probe") else place + subfield
         raise
+
+
+def _planned(tokenizer: Tokenizer, info: ModelInfo, spec: StudySpec, place: str, encoding: Encoding) -> TargetPlan:
+    """The target after one of the texts."""
+    try:
+        return plan(tokenizer, info, encoding, spec.target)
+    except PromptTooLongError as error:
+        prompt, target = len(encoding.ids), error.tokens - len(encoding.ids)
+        message = (
+            f"the prompt has {prompt} tokens and the target adds {target}, more than the {error.limit} that this model"
+            " reads; shorten one of them"
+        )
+        raise PromptTooLongError(place, error.tokens, error.limit, message) from error
 
 
 def _explainer(spec: StudySpec, encodings: Sequence[Encoding]) -> StudyExplainer:

@@ -10,6 +10,7 @@ import json
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
 
+from ml.encoding import Encoding
 from ml.errors import InputError, PromptTooLongError
 from ml.junction import Junction
 from ml.models.objective import Objective, Transform, common_prefix
@@ -21,10 +22,11 @@ from ml.spec import (
     GenerationTarget,
     NextTokenTarget,
     Scale,
+    Span,
     Target,
     check_ids,
 )
-from ml.tokens import Encoding, Tokenizer
+from ml.tokens import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class TargetTokens:
         rejected: what is compared with it; empty without a contrast.
         prefix_contrast: whether one side of a contrast continues the other.
         rows: parts of `tokens` that have a value of their own, as positions there; see `ml.explain.rows`.
-        apart: whether the tokens are others than those of the whole text; see `ml.junction.Junction`.
+        apart, overlap: whether the prompt ends inside a token, and the part of it; see `ml.junction.Junction`.
         skipped: the mask or unknown token that was more likely than what the model was let choose, if any.
         spaced: the token with a space that is likelier than the target without; see `TargetPlan`.
     """
@@ -55,6 +57,7 @@ class TargetTokens:
     rows: tuple[tuple[int, ...], ...] = ()
     # The value does not depend on these.
     apart: bool = field(default=False, repr=False, compare=False)
+    overlap: str = field(default="", repr=False, compare=False)
     skipped: tuple[int, ...] = field(default=(), repr=False, compare=False)
     spaced: tuple[int, ...] = field(default=(), repr=False, compare=False)
 
@@ -89,14 +92,17 @@ class TargetTokens:
 
 @dataclass(frozen=True)
 class TargetPlan:
-    """A target that the tokenizer has accepted; `tokens` is None while the model has a say in it.
+    """A target that the tokenizer has accepted.
 
-    `generate` is how many tokens the model may then generate: 1 is its most likely next token.
-
-    `spaced` is the first token that the target's text would have behind a space, where it has none, neither has the
-    prompt, and it would be another token: often the one that was meant.
+    Attributes:
+        prompt: what it follows. Where the prompt that was sent ends inside a token, that token is the target's.
+        tokens: None while the model has a say in it.
+        generate: how many tokens the model may then generate: 1 is its most likely next token.
+        spaced: the first token that the target's text would have behind a space, where it has none, neither has the
+            prompt, and it would be another token: often the one that was meant.
     """
 
+    prompt: Encoding
     scale: Scale
     tokens: TargetTokens | None
     generate: int = 0
@@ -116,20 +122,21 @@ def plan(tokenizer: Tokenizer, info: ModelInfo, encoding: Encoding, target: Targ
         PromptTooLongError: the target does not fit the context after the prompt.
     """
     planned, field = _plan(tokenizer, info, encoding, target)
-    read = len(encoding.ids) + planned.longest
+    prompt = len(planned.prompt.ids)
+    read = prompt + planned.longest
     if read > info.context_length:
-        available = info.context_length - len(encoding.ids) + 1  # the last token is only predicted
+        available = info.context_length - prompt + 1  # the last token is only predicted
         message = (
             f"the target has {planned.longest + 1} tokens and this model can answer for {available} after the prompt's"
-            f" {len(encoding.ids)}; shorten it"
+            f" {prompt}; shorten it"
         )
         raise PromptTooLongError(field, read, info.context_length, message)
     return planned
 
 
 def _plan(tokenizer: Tokenizer, info: ModelInfo, encoding: Encoding, target: Target) -> tuple[TargetPlan, str]:
+    prompt, generate = encoding, 0
     tokens: TargetTokens | None = None
-    generate = 0
     text: str | None = None
     match target.kind:
         case NextTokenTarget(text=None, id=None):
@@ -142,34 +149,40 @@ def _plan(tokenizer: Tokenizer, info: ModelInfo, encoding: Encoding, target: Tar
         case NextTokenTarget(text=text):
             field = "target.next_token"
             found = _follow(tokenizer, info, encoding, Continuation(text=text), field)
-            tokens = TargetTokens(found.ids[:1], target.scale, apart=found.apart)
+            prompt, tokens = found.prompt, _target(found, target.scale, count=1)
         case Continuation() as continuation:
             field, text = "target.continuation", continuation.text
             found = _follow(tokenizer, info, encoding, continuation, field)
-            tokens = TargetTokens(found.ids, target.scale, apart=found.apart)
+            prompt, tokens = found.prompt, _target(found, target.scale)
         case GenerationTarget(max_tokens):
             field, generate = "target.generation.max_tokens", max_tokens
         case ContrastTarget(chosen, rejected):
             field, text = "target.contrast", chosen.text
-            tokens = _contrast(
+            prompt, tokens = _contrast(
                 _follow(tokenizer, info, encoding, chosen, f"{field}.chosen"),
                 _follow(tokenizer, info, encoding, rejected, f"{field}.rejected"),
             )
-    spaced = () if text is None or tokens is None else _spaced(tokenizer, info, encoding, text)
-    return TargetPlan(target.scale, tokens, generate, spaced), field
+    spaced = () if text is None or tokens is None else _spaced(tokenizer, encoding, text)
+    return TargetPlan(prompt, target.scale, tokens, generate, spaced), field
 
 
-def _spaced(tokenizer: Tokenizer, info: ModelInfo, encoding: Encoding, text: str) -> tuple[int, ...]:
+def _target(found: Junction, scale: Scale, count: int | None = None) -> TargetTokens:
+    """The first `count` tokens of what follows a prompt, or all."""
+    return TargetTokens(found.ids[:count], scale, apart=found.apart, overlap=found.overlap)
+
+
+def _spaced(tokenizer: Tokenizer, encoding: Encoding, text: str) -> tuple[int, ...]:
     """See `TargetPlan.spaced`."""
     if text[:1].isspace() or encoding.text[-1:].isspace():
         return ()
     try:
-        with_space, without = (
-            tokenizer.continuation(encoding, Continuation(text=each)).ids[:1] for each in (f" {text}", text)
-        )
+        with_space, without = (tokenizer.continuation(encoding, Continuation(text=each)) for each in (f" {text}", text))
     except InputError:  # this vocabulary has no tokens for it there
         return ()
-    return with_space if with_space != without else ()
+    if with_space.apart or without.apart:  # they follow other prompts
+        return ()
+    first = with_space.ids[:1]
+    return first if first != without.ids[:1] else ()
 
 
 def _follow(
@@ -188,16 +201,28 @@ def _follow(
     return found
 
 
-def _contrast(one: Junction, other: Junction) -> TargetTokens:
-    chosen, rejected = one.ids, other.ids
-    if chosen == rejected:
+def _contrast(one: Junction, other: Junction) -> tuple[Encoding, TargetTokens]:
+    """The prompt that two sides have in common, and what they say after it."""
+    sides = [side.prompt.ids + side.ids for side in (one, other)]
+    if sides[0] == sides[1]:
         raise InputError("target.contrast.rejected", "chosen and rejected are the same tokens; they must differ")
-    shared = common_prefix(chosen, rejected)
-    given, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
-    apart = one.apart or other.apart
-    if not (chosen and rejected):
-        return TargetTokens(chosen, given=given, rejected=rejected, prefix_contrast=True, apart=apart)
-    return TargetTokens(chosen[:1], given=given, rejected=rejected[:1], apart=apart)
+    shared = common_prefix(*sides)
+    # A token in which the prompt ends goes with what follows, on both sides.
+    shorter = min(one, other, key=lambda side: len(side.prompt.ids))
+    prompt = shorter.prompt.first(min(shared, len(shorter.prompt.ids)))
+    if not prompt.ids:
+        raise InputError("target.contrast", "no token comes before the two; let the prompt end between two words")
+    given = sides[0][len(prompt.ids) : shared]
+    chosen, rejected = (side[shared:] for side in sides)
+    is_prefix = not (chosen and rejected)
+    return prompt, TargetTokens(
+        chosen if is_prefix else chosen[:1],
+        given=given,
+        rejected=rejected if is_prefix else rejected[:1],
+        prefix_contrast=is_prefix,
+        apart=one.apart or other.apart,
+        overlap=max(one.overlap, other.overlap, key=len),
+    )
 
 
 def resolve(model: ExplainableModel, encoding: Encoding, planned: TargetPlan) -> Generator[None, None, TargetTokens]:
@@ -257,8 +282,36 @@ def describe(tokenizer: Tokenizer, target: TargetTokens, before: Sequence[int] =
         prefix_contrast=target.prefix_contrast,
         skipped_token=next(iter(_tokens(tokenizer, target.skipped)), None),
         tokenized_apart=target.apart,
-        text=tokenizer.written(target.tokens, (*before, *target.given))[0],
+        overlap=target.overlap,
+        text=written(tokenizer, target, before)[0],
     )
+
+
+def written(tokenizer: Tokenizer, target: TargetTokens, before: Sequence[int]) -> tuple[str, tuple[Span | None, ...]]:
+    """The text of `target.tokens` behind the prompt that was sent, and each token's place in it.
+
+    Where the prompt ends inside the first token, its part of that token is left out, unless the token writes it
+    otherwise, as the unknown token does. The place is None for a token that writes nothing there.
+
+    Args:
+        before: the tokens that the target stands behind.
+    """
+    text, spans = tokenizer.written(target.tokens, (*before, *target.given))
+    overlap = 0 if target.given else _length_of(target.overlap, text)
+    if not overlap:
+        return text, spans
+    moved = (span and (max(span[0] - overlap, 0), span[1] - overlap) for span in spans)
+    return text[overlap:], tuple(span if span and span[0] < span[1] else None for span in moved)
+
+
+def _length_of(overlap: str, text: str) -> int:
+    """How many characters of `text` are the overlap that it begins with. A tokenizer may change space and case."""
+    if text.startswith(overlap):
+        return len(overlap)
+    visible, shown = overlap.lstrip(), text.lstrip()
+    if shown[: len(visible)].casefold() != visible.casefold():
+        return 0
+    return len(text) - len(shown) + len(visible)
 
 
 def _description(tokenizer: Tokenizer, target: TargetTokens) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -124,11 +125,12 @@ def _completeness(result: ExplanationResult) -> Iterator[Reason]:
 
 
 def _target(target: ResolvedTarget) -> Iterator[Reason]:
-    if target.tokenized_apart:
+    if target.overlap.strip():
+        end = json.dumps(target.overlap, ensure_ascii=False)
         yield (
             Verdict.CAUTION,
-            "The prompt ends inside a token of prompt and target together, so the target is measured in tokens that the"
-            " model would not read there; let the prompt end between two words.",
+            f"The prompt ends inside a token of prompt and target together, so {end} is measured with the target and is"
+            " no feature; let the prompt end between two words.",
         )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from concurrent.futures import Executor
 from typing import Any
 
 from gloss import v1 as pb
@@ -12,16 +11,16 @@ from gloss.v1.explanation_service_pb2_grpc import ExplanationServiceServicer
 from jobs import question
 from jobs.record import Question
 from ml.errors import InputError
-from ml.explain import Problem, StudyProblem, forecast, prepare
-from ml.models.base import LanguageModel
-from schema.convert import from_progress, to_question
+from schema.convert import from_progress
 from server.drain import Drain
 from server.errors import DrainingError, NoWorkerError, StreamAgeError
+from server.gate import caller_of
+from server.helpers import Helpers, Where
 from server.interceptors import Context
 from server.metrics import Metrics
 from server.registry import Registry
+from server.services import conversions, sizes
 from server.services.fields import blamed_at, check_request_id, explanation_id
-from server.services.sizes import check_rows
 from server.services.wire import version
 from server.store import Store
 
@@ -36,14 +35,14 @@ class ExplanationService(ExplanationServiceServicer):
         self,
         registry: Registry,
         store: Store,
-        helpers: Executor,
+        helpers: Helpers,
         *,
         metrics: Metrics,
         drain: Drain,
         watch_seconds: float,
         max_message_bytes: int,
     ) -> None:
-        """Serve explanations of the models of `registry`; `helpers` are threads for checks that take a while.
+        """Serve explanations of the models of `registry`; `helpers` check what is asked.
 
         No result may be larger than `max_message_bytes`.
         """
@@ -60,12 +59,21 @@ class ExplanationService(ExplanationServiceServicer):
         check_request_id(request.request_id)
         kind, asked = _asked(request)
         model = self._registry.resolve(asked.model)
-        loop, limit = asyncio.get_running_loop(), self._max_bytes
-        problem = await loop.run_in_executor(self._helpers, _checked, model, kind, asked, limit)
+        planned = await self._helpers.run(
+            sizes.texts_of(asked),
+            conversions.forecast,
+            model,
+            kind,
+            asked,
+            caller=caller_of(context),
+            at_least=Where.THREAD,
+        )
+        with blamed_at(kind):
+            sizes.check_rows(planned, self._max_bytes)
         if not request.validate_only and not await self._store.worker_alive(model.info.name, model.info.digest):
             raise NoWorkerError(model.info.name)
         method = question.method(asked)
-        cost = from_progress(forecast(problem, await self._store.throughput(model.info.digest, method)))
+        cost = from_progress(planned.progress(await self._store.throughput(model.info.digest, method)))
         if request.validate_only:
             checked = pb.Explanation(
                 model=version(model.info), method=method, prompt_preview=question.preview(asked), progress=cost
@@ -157,18 +165,6 @@ def _asked(request: pb.CreateExplanationRequest) -> tuple[str, Question]:
     if kind is None:
         raise InputError("question", "set exactly one of spec and study")
     return kind, request.spec if kind == "spec" else request.study
-
-
-def _checked(model: LanguageModel, kind: str, asked: Question, max_bytes: int) -> Problem | StudyProblem:
-    """The problem that a worker would solve; raises whatever a worker would raise before its first evaluation.
-
-    Raises:
-        ReplyTooLargeError: its result would not fit `max_bytes`.
-    """
-    with blamed_at(kind):
-        problem = prepare(model.tokenizer, model.info, to_question(asked))
-        check_rows(problem, max_bytes)
-    return problem
 
 
 def _view(

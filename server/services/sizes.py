@@ -1,11 +1,12 @@
-"""The size of a reply before the model runs, so that a reply that cannot be sent costs nothing."""
+"""How much there is to do: a reply's size before the model runs, so that one that cannot be sent costs nothing."""
 
 from __future__ import annotations
 
 from functools import lru_cache
 
+from gloss import v1 as pb
 from ml.errors import ReplyTooLargeError
-from ml.explain import Problem, StudyProblem
+from ml.explain import Forecast
 from ml.models.base import LanguageModel
 from ml.tokens import Tokenizer
 
@@ -56,11 +57,19 @@ def check_attention(reply: int, tensors: int, limit: int) -> None:
         raise ReplyTooLargeError("layers", size, limit)
 
 
-def check_rows(problem: Problem | StudyProblem, limit: int) -> None:
+def check_rows(planned: Forecast, limit: int) -> None:
     """Raise `ReplyTooLargeError` where the rows of an explanation's result exceed `limit` bytes."""
-    if isinstance(problem, Problem) and (size := problem.row_bytes) > limit:
-        advice = f"ask for fewer rows than {problem.max_rows:,} (of larger units), or for larger or fewer features"
-        raise ReplyTooLargeError("rows", size, limit, advice)
+    if planned.row_bytes > limit:
+        advice = f"ask for fewer rows than {planned.rows:,} (of larger units), or for larger or fewer features"
+        raise ReplyTooLargeError("rows", planned.row_bytes, limit, advice)
+
+
+def texts_of(question: pb.ExplanationSpec | pb.StudySpec) -> int:
+    """Bytes of the texts that a question is about. Few words may make many of them."""
+    if isinstance(question, pb.StudySpec) and question.HasField("bias_probe"):
+        probe = question.bias_probe
+        return sum(map(len, probe.templates)) * sum(len(group.words) for group in probe.groups)
+    return question.ByteSize()
 
 
 def _list_bytes(model: LanguageModel, tokens: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Iterable
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy.typing as npt
 from google.protobuf.duration_pb2 import Duration
@@ -15,8 +15,11 @@ from ml.attention import AttentionMap, AttentionSpec, Reduction
 from ml.errors import InputError
 from ml.generation import FinishReason, GenerationSpec, Step
 from ml.junction import Junction
-from ml.models.base import LanguageModel, ModelInfo
-from ml.predict import Prediction, Score
+from ml.models.protocol import ModelInfo
+from ml.prediction import Prediction, Score
+
+if TYPE_CHECKING:
+    from ml.models.base import LanguageModel
 
 _REDUCTIONS = {
     pb.ATTENTION_REDUCTION_UNSPECIFIED: Reduction.RAW,
@@ -117,6 +120,7 @@ def write_score(
     """Write how likely a continuation and each of its tokens is."""
     message.log_probability = math.fsum(found.log_probabilities)
     message.tokenized_apart = continuation.apart
+    message.overlap = continuation.overlap
     message.usage.CopyFrom(usage)
     for token_id, nats, rank in zip(continuation.ids, found.log_probabilities, found.ranks, strict=True):
         message.tokens.add(**_shown(model, token_id), log_probability=nats, rank=rank)

@@ -127,15 +127,30 @@ def test_score_lists_what_next_token_would_at_each_position(served, model):
         assert (token.log_probability, token.rank) == (pytest.approx(other.log_probability, abs=1e-4), other.rank)
 
 
-def test_a_continuation_of_the_prompts_last_word_is_told_apart(served):
+def test_a_continuation_of_the_prompts_last_word_is_scored_from_its_token_on(served):
     borders = [("The capital of", " France"), ("The capital o", "f France"), ("The capital of ", "France")]
     items = [
         pb.ScoreItem(prompt=text(prompt), continuation=pb.Continuation(text=continuation))
         for prompt, continuation in borders
     ]
     scores = served.inference.Score(pb.ScoreRequest(items=items)).scores
-    assert ["".join(token.text for token in score.tokens) for score in scores] == [each for _, each in borders]
-    assert [score.tokenized_apart for score in scores] == [False, True, True]
+    assert ["".join(token.text for token in score.tokens) for score in scores] == [" France", " of France", " France"]
+    assert [(score.tokenized_apart, score.overlap) for score in scores] == [(False, ""), (True, " o"), (True, " ")]
+    assert scores[2].log_probability == pytest.approx(scores[0].log_probability, abs=1e-5)
+    assert scores[1].usage.prompt_tokens == scores[0].usage.prompt_tokens - 1
+
+
+def test_a_start_token_that_a_text_spells_out_is_read_once(served):
+    def tokenized(value):
+        return served.inference.Tokenize(pb.TokenizeRequest(prompt=text(value)))
+
+    plain = tokenized("The capital of")
+    assert plain.has_start_token
+    start = plain.tokens[0]
+    spelled = tokenized(f"{start.text}The capital of")
+    assert [token.id for token in spelled.tokens] == [token.id for token in plain.tokens]
+    assert spelled.has_start_token
+    assert (start.HasField("span"), spelled.tokens[0].span) == (False, pb.CharacterSpan(start=0, end=len(start.text)))
 
 
 def test_attention_rows_are_distributions(served):

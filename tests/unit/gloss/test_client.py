@@ -344,3 +344,44 @@ def test_create_takes_a_whole_spec_and_nothing_beside_it(client: Client, script:
     for contradiction in ({"method": "occlusion"}, {"seed": 1}, {"target": " x"}):
         with pytest.raises(ValueError, match=f"leave out {next(iter(contradiction))}"):
             client.create(spec, **contradiction)
+
+
+HALF = "a\ud83d b"
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda client: client.tokenize(HALF),
+        lambda client: client.next_token(["a", HALF]),
+        lambda client: client.next_token([("user", HALF)]),
+        lambda client: client.score("a", HALF),
+        lambda client: client.score_many([("a", "b"), (HALF, "b")]),
+        lambda client: client.generate("a", stop=["b", HALF]),
+        lambda client: client.attention(HALF),
+        lambda client: client.explain("a", target=HALF),
+        lambda client: client.explain("a", "lime", target="b", against=HALF),
+        lambda client: client.explain("a", replacement=HALF),
+        lambda client: client.create(HALF, "lime"),
+        lambda client: client.estimate(HALF),
+        lambda client: client.study(gloss.build.bias_probe([HALF], {"a": ["b"], "c": ["d"]})),
+        lambda client: client.study(gloss.build.global_surrogate(["a", HALF])),
+        lambda client: client.get(HALF),
+        lambda client: client.watch(HALF),
+        lambda client: client.tokenize("a", model=HALF),
+    ],
+)
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_half_a_surrogate_pair_is_told_with_its_place(client: Client, kind: type[Any], ask: Any) -> None:
+    asked = client if kind is Client else AsyncClient(client.address)
+    with pytest.raises(GlossError, match=r"U\+D83D, half of a surrogate pair, at position \d+, after '.*a'") as caught:
+        ask(asked)
+    assert caught.value.code is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_what_a_callback_raises_is_its_own(client: Client) -> None:
+    def on_progress(explanation: v1.Explanation) -> None:
+        "\ud83d".encode()
+
+    with pytest.raises(UnicodeEncodeError):
+        client.explain("The capital of France is", on_progress=on_progress)

@@ -322,12 +322,21 @@ def test_the_page_says_all_that_the_terminal_says() -> None:
     assert "prefers-color-scheme: dark" in page
 
 
-def test_a_score_says_where_the_prompt_ends_inside_a_token() -> None:
-    one = v1.ContinuationScore(tokens=[v1.TokenScore(id=9, text="ld", log_probability=-0.5, rank=1)])
-    for apart in (False, True):
-        one.tokenized_apart = apart
+def test_a_score_says_which_end_of_the_prompt_it_holds() -> None:
+    one = v1.ContinuationScore(tokens=[v1.TokenScore(id=9, text=" world", log_probability=-0.5, rank=1)])
+    for overlap in ("", " wor"):
+        one.overlap = overlap
         drawn = draw(Group(*inference.score(v1.ScoreResponse(scores=[one]))))
-        assert ("The prompt ends inside a token" in drawn) == apart
+        assert ("begins with the prompt's end" in drawn and "wor, as" in drawn.replace('"', "")) == bool(overlap)
+
+
+def test_a_start_token_that_the_text_spells_out_is_told() -> None:
+    reply = v1.TokenizeResponse(tokens=[v1.Token(id=1, text="<s>"), v1.Token(id=2, text="a")], has_start_token=True)
+    assert "start token" not in draw(inference.tokens(reply))
+    reply.tokens[0].span.end = 3
+    assert "it is there once" in draw(inference.tokens(reply))
+    reply.has_start_token = False
+    assert "start token" not in draw(inference.tokens(reply))
 
 
 def test_part_of_a_character_is_shown_as_bytes() -> None:

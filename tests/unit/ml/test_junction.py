@@ -1,4 +1,4 @@
-"""A text in the place where it stands: its tokens are those of the whole, or at least spell it."""
+"""A text in the place where it stands: its tokens are those of the whole text."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ml.encoding import Encoding
 from ml.errors import InputError
 from ml.explain.features import segment
 from ml.explain.removal import perturbation
+from ml.junction import Junction
 from ml.spec import Continuation, Features, Prompt, Removal, RemovalKind
 from tests.fixtures.models import SENTENCES
-from tests.fixtures.tokenizers import BYTES, KINDS, tokenizer
+from tests.fixtures.tokenizers import BYTES, tokenizer
 
 ODD = st.sampled_from(
     ["⭢", "🦊", " ", "  ", "\n", "\n\n", "12", "345", "'", "m", "Paris", " Paris", "wor", "ld", ".", "e\u0301"]
@@ -22,75 +24,117 @@ DUMMY_SPACE = ("first", "always", "legacy", "unigram")
 SPELLING = (*BYTES, "unigram", "wordpiece")
 
 
-def follow(kind: str, prompt: str, text: str) -> tuple[tuple[int, ...], tuple[int, ...], bool]:
-    """The prompt's own tokens, those that follow, and whether the whole text has others."""
-    encoding = tokenizer(kind).encode(Prompt(text=prompt))
-    found = tokenizer(kind).continuation(encoding, Continuation(text=text))
-    return encoding.ids, found.ids, found.apart
+def follow(kind: str, prompt: Prompt, text: str) -> tuple[Encoding, Junction]:
+    """The prompt as it is alone, and with what follows."""
+    encoding = tokenizer(kind).encode(prompt)
+    return encoding, tokenizer(kind).continuation(encoding, Continuation(text=text))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_prompt_and_continuation_spell_the_whole_text(kind: str) -> None:
-    @settings(deadline=None, max_examples=40)
+def cut(whole: str, border: int) -> tuple[str, str]:
+    """A text in two, none of which is empty."""
+    border = 1 + (border - 1) % (len(whole) - 1)
+    return whole[:border], whole[border:]
+
+
+@pytest.mark.parametrize("kind", SPELLING)
+def test_the_tokens_are_those_of_the_whole_text(kind: str) -> None:
+    @settings(deadline=None, max_examples=60)
     @given(TEXTS, st.integers(1, 80))
-    def check(whole: str, border: int) -> None:
-        border = 1 + (border - 1) % (len(whole) - 1)
-        prompt, text = whole[:border], whole[border:]
-        tokens = tokenizer(kind)
+    def check(text: str, border: int) -> None:
+        prompt, rest = cut(text, border)
         if not prompt.strip():
             return
-        together = tokens.encode(Prompt(text=whole)).ids
+        whole = tokenizer(kind).encode(Prompt(text=text))
         try:
-            own, ids, apart = follow(kind, prompt, text)
+            alone, found = follow(kind, Prompt(text=prompt), rest)
         except InputError:
-            assert kind not in BYTES, "bytes spell whatever there is"
-            assert kind != "words" or not text.strip(), "a word is a word wherever it stands"
+            assert whole.spans[0] is not None or not rest.strip(), "a start token comes before every other"
             return
-        assert apart == (own + ids != together) or kind == "words"
-        if kind in BYTES:
-            assert tokens.decode(own + ids) == tokens.decode(own) + text
-        elif kind in SPELLING:
-            assert tokens.decode(own + ids) in {tokens.decode(own) + text, tokens.decode(together)}
+        assert found.prompt.ids + found.ids == whole.ids
+        assert found.apart == (found.prompt.ids != alone.ids)
+        assert found.prompt.text == prompt
+        first = whole.spans[len(found.prompt.ids)]
+        assert first is not None
+        assert found.overlap == prompt[min(first[0], len(prompt)) :]
+        assert all(span is None or span[1] <= len(prompt) for span in found.prompt.spans)
 
     check()
 
 
 @pytest.mark.parametrize("kind", SPELLING)
-def test_a_continuation_of_the_last_word_is_no_word_of_its_own(kind: str) -> None:
+def test_tokens_that_the_caller_gave_are_kept_up_to_a_common_border(kind: str) -> None:
     tokens = tokenizer(kind)
-    for prompt, text in (("The ca", "pital of"), ("The capi", "tal"), ("In 19", "69 two"), ("The capital o", "f")):
-        own, ids, _ = follow(kind, prompt, text)
-        assert tokens.decode(own + ids).endswith(prompt + text)
+
+    @settings(deadline=None, max_examples=60)
+    @given(st.lists(TEXTS, min_size=1, max_size=3), TEXTS)
+    def check(parts: list[str], rest: str) -> None:
+        ids = tuple(token_id for part in parts for token_id in tokens.ids(part))  # cut otherwise than the whole is
+        if not ids:
+            return
+        try:
+            given_, found = follow(kind, Prompt(token_ids=ids), rest)
+        except InputError:
+            assert not rest.strip() or kind in {"unigram", "wordpiece"} or len(parts) == 1
+            return
+        kept = len(found.prompt.ids)
+        assert found.prompt.ids == ids[:kept]
+        assert found.apart == (kept < len(ids))
+        if kind in BYTES:
+            spelled = tokens.decode(found.prompt.ids + found.ids)
+            assert spelled == given_.text + rest
+            assert given_.text.endswith(found.overlap)
+
+    check()
+
+
+@pytest.mark.parametrize("kind", SPELLING)
+@pytest.mark.parametrize(
+    "border", ["The ca|pital of", "The capi|tal", "In 19|69 two", "The capital o|f", "The |capital"]
+)
+def test_a_token_in_which_the_prompt_ends_goes_with_what_follows(kind: str, border: str) -> None:
+    prompt, rest = border.split("|")
+    alone, found = follow(kind, Prompt(text=prompt), rest)
+    whole = tokenizer(kind).encode(Prompt(text=prompt + rest))
+    if found.overlap:
+        assert found.apart
+        assert len(found.prompt.ids) < len(alone.ids)
+        first = whole.spans[len(found.prompt.ids)]
+        assert first is not None
+        assert first[0] < len(prompt) < first[1]
+    else:
+        assert not found.apart
+        assert (len(prompt), len(prompt)) not in [span for span in whole.spans if span]
 
 
 @pytest.mark.parametrize("kind", DUMMY_SPACE)
 def test_no_space_is_written_where_none_is(kind: str) -> None:
-    _, ids, apart = follow(kind, "The ", "capital")
-    assert not tokenizer(kind).token_text(ids[0]).startswith(" ")
-    assert apart
-    _, ids, apart = follow(kind, "The", " capital")
-    assert tokenizer(kind).token_text(ids[0]).startswith(" c")
-    assert not apart
+    tokens = tokenizer(kind)
+    _, found = follow(kind, Prompt(text="The cap"), "ital")
+    assert tokens.decode(found.prompt.ids[1:] + found.ids).strip().endswith("cap" + "ital")
+    assert [tokens.token_text(token_id) for token_id in found.ids][1:2] != [" ital"]
+    _, found = follow(kind, Prompt(text="The"), " capital")
+    assert tokens.token_text(found.ids[0]).startswith(" c")
+    assert not found.apart
 
 
-def test_what_cannot_be_written_there_is_refused() -> None:
+def test_a_token_with_nothing_before_it_is_refused() -> None:
     with pytest.raises(InputError, match="let the prompt end between two words") as caught:
-        follow("wordpiece", "The cat", "🦊")
+        follow("wordpiece", Prompt(text="Th"), "e")
     assert caught.value.field == "continuation.text"
 
 
 @pytest.mark.parametrize("kind", ["wordpiece", "unigram"])
-def test_an_unknown_token_that_covers_both_is_no_continuation(kind: str) -> None:
-    with pytest.raises(InputError, match="ends inside a token"):
-        follow(kind, "The ŋ", "ŋ")
+def test_an_unknown_token_that_covers_both_is_scored_from_there(kind: str) -> None:
+    _, found = follow(kind, Prompt(text="The ŋ"), "ŋ")
+    assert [tokenizer(kind).token_text(token_id) for token_id in found.ids] == ["<unk>"]
+    assert (found.overlap, found.apart) == ("ŋ", True)
 
 
 def test_whole_words_are_words_of_their_own() -> None:
-    for text in ("capital", " capital"):
-        _, ids, apart = follow("words", "The", text)
-        assert (tokenizer("words").decode(ids), apart) == ("capital", False)
-    assert follow("words", "unheard", "of")[1:] == (tokenizer("words").ids("of"), False)
-    assert follow("words", "unheard", "un")[1:] == (tokenizer("words").ids("un"), False)
+    words = tokenizer("words")
+    for prompt, text in (("The", "capital"), ("The", " capital"), ("unheard", "of"), ("unheard", "un")):
+        alone, found = follow("words", Prompt(text=prompt), text)
+        assert found == Junction(alone, words.ids(text))
 
 
 @pytest.mark.parametrize("kind", SPELLING)

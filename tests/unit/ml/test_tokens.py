@@ -11,8 +11,9 @@ from transformers import PreTrainedTokenizerFast
 
 from ml.detokenizer import REPLACEMENT
 from ml.errors import InputError, NoChatTemplateError, PromptTooLongError
+from ml.explain.features import segment
 from ml.models.words import wikitext_tokenizer
-from ml.spec import ChatMessage, Continuation, Prompt
+from ml.spec import ChatMessage, Continuation, Features, Prompt, Unit
 from ml.tokens import Tokenizer
 from tests.fixtures.models import CHAT_TEMPLATE, SENTENCES, START, byte_level
 from tests.fixtures.tokenizers import BYTES, KINDS, byte_id, tokenizer
@@ -164,7 +165,7 @@ def test_chat_is_refused_with_the_templates_own_words(tokens: Tokenizer, words: 
     ("prompt", "continuation", "expected"),
     [
         (Prompt(text="The capital of France is"), " Paris", (" Paris",)),
-        (Prompt(text="The capital of France is "), "Paris", ("Paris",)),  # the joint text has " Paris", not " "
+        (Prompt(text="The capital "), "of", (" of",)),  # the space is part of the token
         (Prompt(token_ids=(84, 85)), " Paris", (" Paris",)),
         (Prompt(chat=(ChatMessage("user", "Where?"),)), " Paris", (" Paris",)),
     ],
@@ -200,9 +201,9 @@ def test_continuation_ids_are_taken_as_they_are(tokens: Tokenizer) -> None:
 def test_a_prompt_and_what_continues_it_are_as_one_after_the_other(
     tokens: Tokenizer, prompt: Prompt, continuation: Continuation
 ) -> None:
-    encoding = tokens.encode(prompt)
-    expected = (encoding.ids, tokens.continuation(encoding, continuation))
-    assert tokens.prompt_and_continuation(prompt, continuation) == expected
+    found = tokens.prompt_and_continuation(prompt, continuation)
+    expected = tokens.continuation(tokens.encode(prompt), continuation)
+    assert (found.prompt.ids, found.ids, found.apart) == (expected.prompt.ids, expected.ids, expected.apart)
 
 
 @pytest.mark.parametrize(
@@ -245,6 +246,48 @@ def test_a_start_given_as_an_id_is_no_word_of_the_prompt(tokens: Tokenizer) -> N
     encoding = tokens.encode(Prompt(token_ids=spelled_out))
     assert encoding.text == f"{START}The man"
     assert [encoding.text[start:end] for start, end in encoding.editable] == ["The man"]
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama3", "first", "always", "never", "legacy", "gemma", "words"])
+def test_a_start_token_that_a_text_spells_out_is_there_once_and_no_feature(kind: str) -> None:
+    known = tokenizer(kind)
+    added = known.encode(Prompt(text="The man was here"))
+    start = known.token_text(added.ids[0])
+    assert added.spans[0] is None
+    for space in ("", " "):
+        text = f"{start}{space}The man was here"
+        spelled = known.encode(Prompt(text=text))
+        assert spelled.ids == known.encode(Prompt(text=f"{space}The man was here")).ids
+        assert spelled.spans[0] == (0, len(start))
+        assert [text[slice(*span)] for span in spelled.editable] == [f"{space}The man was here"]
+        assert all(span is None or span[0] >= len(start) for span in spelled.spans[1:])
+        for unit in Unit:
+            features = segment(spelled, Features(unit))
+            assert 0 not in {position for feature in features for position in feature.positions}
+    assert known.has_start(added)
+    assert known.has_start(spelled)
+    assert known.has_start(known.encode(Prompt(token_ids=added.ids)))
+    assert not known.has_start(known.encode(Prompt(token_ids=added.ids[1:])))
+
+
+def test_starts_and_ends_within_a_text_are_no_features() -> None:
+    known = tokenizer("llama3")
+    text = "<s>The man</s> was <s>here"
+    encoding = known.encode(Prompt(text=text))
+    assert encoding.ids.count(known.encode(Prompt(text="a")).ids[0]) == 2
+    assert [text[slice(*span)] for span in encoding.editable] == ["The man", " was ", "here"]
+
+
+def test_a_start_token_in_a_message_is_no_feature(tokens: Tokenizer) -> None:
+    encoding = tokens.encode(Prompt(chat=(ChatMessage("user", f"The {START}man"),)))
+    assert [encoding.text[slice(*span)] for span in encoding.editable] == ["The ", "man"]
+
+
+def test_what_no_tokenizer_adds_is_no_start_token() -> None:
+    known = tokenizer("wordpiece")
+    encoding = known.encode(Prompt(text="<s>The man"))
+    assert not known.has_start(encoding)
+    assert [encoding.text[slice(*span)] for span in encoding.editable] == ["The man"]
 
 
 # The bytes of tokens

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ml.encoding import Encoding
 from ml.errors import InputError
 from ml.explain.features import segment
 from ml.spec import Features, Prompt, Unit
-from ml.tokens import Encoding
 from tests.unit.ml.explain.toys import byte_tokenizer, word_tokenizer
 
 BPE = byte_tokenizer(unk=True, context=4096)

@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
 
+from ml.encoding import Encoding
 from ml.errors import InputError
 from ml.explain.features import segment
 from ml.explain.removal import perturbation
 from ml.models.base import MEAN
 from ml.result import ResolvedRemoval
 from ml.spec import Features, Prompt, Removal, RemovalKind
-from ml.tokens import Encoding
 from tests.unit.ml.explain.toys import byte_tokenizer, word_tokenizer
 
 TEXT = "the film was good"

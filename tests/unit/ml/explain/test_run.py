@@ -103,7 +103,7 @@ def test_progress_moves_forward_to_its_end():
 @pytest.mark.parametrize("faithfulness", [True, False])
 def test_a_forecast_is_the_run_before_its_first_step(method, faithfulness):
     asked = spec(method, budget=Budget(max_evaluations=200), quality=Quality(faithfulness))
-    planned = forecast(prepare(toy().tokenizer, toy().info, asked), None)
+    planned = forecast(prepare(toy().tokenizer, toy().info, asked)).progress(None)
     run = list(Run(toy(), asked))
     first, end = run[0].progress, run[-1].progress
     assert (planned.evaluations_planned, planned.tokens_planned) == (first.evaluations_planned, first.tokens_planned)
@@ -114,10 +114,10 @@ def test_a_forecast_is_the_run_before_its_first_step(method, faithfulness):
 def test_a_forecast_tells_a_time_from_a_throughput_and_the_budget():
     def seconds(tokens_per_second, max_duration=None):
         asked = spec(budget=Budget(max_duration=max_duration))
-        return forecast(prepare(toy().tokenizer, toy().info, asked), tokens_per_second).remaining_duration
+        return forecast(prepare(toy().tokenizer, toy().info, asked)).progress(tokens_per_second).remaining_duration
 
     assert seconds(None) is seconds(None, 5) is None
-    tokens = forecast(prepare(toy().tokenizer, toy().info, spec()), None).tokens_planned
+    tokens = forecast(prepare(toy().tokenizer, toy().info, spec())).tokens
     assert seconds(100) == pytest.approx(tokens / 100)
     assert seconds(100, 1e9) == seconds(100)
     assert seconds(1e-6, 5) == 5

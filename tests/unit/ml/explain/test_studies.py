@@ -18,6 +18,7 @@ from ml.result import AttributionUnit, StopReason, Verdict
 from ml.spec import (
     BiasProbe,
     Budget,
+    Continuation,
     GenerationTarget,
     GlobalSurrogate,
     Prompt,
@@ -26,6 +27,7 @@ from ml.spec import (
     SwapSet,
     Target,
 )
+from tests.fixtures.tokenizers import tokenizer
 from tests.unit.ml.explain.toys import WORDS, YES_RATHER_THAN_NO, ToyModel, word_tokenizer
 
 EFFECTS = {"good": 2.0, "bad": -1.5, "film": 0.25}
@@ -197,6 +199,21 @@ class TestGlobalSurrogate:
         with pytest.raises(PromptTooLongError, match=r"the prompt has \d tokens and the target adds 2") as error:
             prepare(model.tokenizer, model.info, spec)
         assert error.value.field.startswith("global_surrogate.prompts[")
+
+    def test_a_target_has_the_same_tokens_after_every_prompt(self):
+        model = ToyModel({}, tokenizer=tokenizer("first"))
+        texts = [f"The capital {number} of" for number in range(20)]
+        mixed = [f"{text} " for text in texts[1:]] + texts[:1]
+
+        def prepared(texts, target):
+            asked = surrogate(tuple(map(Prompt, texts)), target=Target(Continuation(text=target)))
+            return prepare(model.tokenizer, model.info, asked)
+
+        spaced, plain = prepared([f"{text} " for text in texts], "capital"), prepared(texts, " capital")
+        assert (spaced.prompts, spaced.target.tokens) == (plain.prompts, plain.target.tokens)
+        with pytest.raises(InputError, match="other tokens after this text") as error:
+            prepared(mixed, "capital")
+        assert error.value.field.startswith("global_surrogate.prompts[19]")
 
     def test_a_prompt_that_the_model_cannot_read_is_named(self):
         model = ToyModel(EFFECTS)

@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 
 from ml.errors import InputError, PromptTooLongError
-from ml.explain import Run, doubts, target
+from ml.explain import Run, doubts, prepare, target
 from ml.spec import (
     Continuation,
     ContrastTarget,
     ExplanationSpec,
+    Features,
     GenerationTarget,
     NextTokenTarget,
     Occlusion,
@@ -280,15 +281,46 @@ def test_prompt_and_target_must_fit_the_context():
     assert error.value.field == "target.continuation"
 
 
-def test_a_target_that_goes_on_with_the_last_word_is_spelled_and_told_apart():
-    tokenizer = tokenizers.tokenizer("always")
-    model = ToyModel({}, tokenizer=tokenizer)
-    kind = Continuation(text="ital of")
-    found = tokens(kind, text="The cap", model=model)
-    assert tokenizer.decode(tokenizer.encode(Prompt(text="The cap")).ids + found.tokens).endswith("The capital of")
-    assert target.describe(tokenizer, found).tokenized_apart
-    whole = tokens(Continuation(text=" capital of"), text="The", model=model)
-    resolved = target.describe(tokenizer, whole)
-    assert (resolved.description, resolved.tokenized_apart) == ('log p(" capital of")', False)
-    contrast = tokens(ContrastTarget(Continuation(text="ital"), Continuation(text=" of")), text="The cap", model=model)
-    assert contrast.apart
+CONTINUED_WORD = [
+    (NextTokenTarget(text="ital of"), 'log p(" capital")'),
+    (Continuation(text="ital of"), 'log p(" capital of")'),
+    (ContrastTarget(Continuation(text="ital of"), Continuation(text=" of")), 'log p(" capital") − log p(" cap")'),
+    (ContrastTarget(Continuation(text=" of"), Continuation(text="ital of")), 'log p(" cap") − log p(" capital")'),
+]
+
+
+@pytest.mark.parametrize("scheme", ["gpt2", "llama3", "first", "always", "never", "legacy", "gemma"])
+@pytest.mark.parametrize(("kind", "description"), CONTINUED_WORD)
+def test_a_target_that_goes_on_with_the_last_word_begins_with_its_token(scheme, kind, description):
+    model = ToyModel({}, tokenizer=tokenizers.tokenizer(scheme))
+    asked = ExplanationSpec(Prompt(text="The old cap"), Occlusion(), Target(kind))
+    problem = prepare(model.tokenizer, model.info, asked)
+    assert [feature.text for feature in problem.features] == ["The", "old"]
+    assert problem.encoding.ids == model.tokenizer.encode(Prompt(text="The old")).ids
+    *_, update = Run(model, asked)
+    found = update.result
+    first = description.split('"')[1]
+    shown = [found.target.tokens[0].text, *(token.text for token in found.target.rejected_tokens)]
+    assert first in shown or first.startswith(shown[0])
+    assert (found.target.tokenized_apart, found.target.overlap) == (True, " cap")
+    assert any('" cap" is measured with the target' in reason for reason in found.trust.reasons)
+
+
+@pytest.mark.parametrize("scheme", ["gpt2", "first", "gemma"])
+def test_a_space_at_the_prompts_end_is_the_targets_and_no_reason_for_doubt(scheme):
+    model = ToyModel({}, tokenizer=tokenizers.tokenizer(scheme))
+    for prompt, text in (("The man was ", "the"), ("The man was", " the")):
+        *_, update = Run(model, ExplanationSpec(Prompt(text=prompt), Occlusion(), Target(Continuation(text=text))))
+        assert update.result.target.description == 'log p(" the")'
+        assert update.result.target.overlap == prompt[len("The man was") :]
+        assert not any("inside a token" in reason or "space" in reason for reason in update.result.trust.reasons)
+
+
+def test_a_span_in_the_targets_token_is_refused_with_the_reason():
+    model = ToyModel({}, tokenizer=tokenizers.tokenizer("first"))
+    asked = ExplanationSpec(
+        Prompt(text="The old cap"), Occlusion(), Target(Continuation(text="ital")), Features(spans=((4, 7), (8, 11)))
+    )
+    with pytest.raises(InputError, match="there the target's first token begins") as error:
+        prepare(model.tokenizer, model.info, asked)
+    assert error.value.field == "features.spans[1]"

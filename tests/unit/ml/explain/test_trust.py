@@ -115,7 +115,7 @@ def test_nothing_speaks_against_it():
         (replace(GOOD, surrogate=SurrogateFit(SurrogateKind.RIDGE, 0.41)), Verdict.CAUTION, "R² is 0.41"),
         (replace(GOOD, surrogate=SurrogateFit(SurrogateKind.LASSO, 0.1)), Verdict.NOT_TRUSTED, "lasso"),
         (replace(GOOD, completeness_error=0.5), Verdict.CAUTION, "should sum to, 4, by 0.5"),
-        (replace(GOOD, target=replace(GOOD.target, tokenized_apart=True)), Verdict.CAUTION, "ends inside a token"),
+        (replace(GOOD, target=replace(GOOD.target, overlap=" wor")), Verdict.CAUTION, "ends inside a token"),
         (replace(GOOD, interactions=(Interaction(0, 1, 1.0, 0.6),)), Verdict.CAUTION, "few for pairs"),
         (with_errors(2.0), Verdict.CAUTION, "standard error is 2"),
         (with_errors(4.0), Verdict.NOT_TRUSTED, "largest attribution 3"),

@@ -76,8 +76,8 @@ def test_fixed_steps_give_what_other_steps_give(folder: Path) -> None:
     runner.step([Chunk(ids, 1, number) for ids, number in zip(texts, numbers, strict=True)])
     sequences: Sequences = runner._sequences
     step = FixedStep(model.module, sequences, spans_of(model.module), rows=4, longest=64)
-    for turn in range(3):
-        ids, positions = np.array([7 + turn, 8, 9]), np.array([len(text) for text in texts])
+    for added in range(3):
+        ids, positions = np.array([7 + added, 8, 9]), np.array([len(text) for text in texts])
         table_rows = np.arange(3)
         step.set(table_rows, ids, positions)
         found = step.pass_through()[:3]

@@ -1,0 +1,124 @@
+"""The blocks of a text: prose, and what is a unit as it stands, such as list items, headings and code.
+
+Markdown's rules, as far as they fit plain text: a line of dashes makes no heading of the text above it, and a tag does
+not hide what it surrounds. Bullets and numbers that Markdown does not know count as well, and so does code that nothing
+marks.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+
+from markdown_it import MarkdownIt
+
+from ml.spec import Span
+
+_LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n|\Z)")
+_YEAR = re.compile(r"^([ \t]*)\d{4,9}(?=[.)][ \t])", re.MULTILINE)
+_FOREIGN_MARKER = re.compile(
+    r"^([ \t]*)(?:[•◦▪▫‣⁃●○■□–—]|\((?:\d{1,3}|[a-z])\)|[a-z]\))(?=[ \t]+\S)",  # noqa: RUF001
+    re.MULTILINE,
+)
+_CODE = re.compile(
+    r"""[{};\\]\s*$ | [\w\])]\s*[-+*/|&]?=\s*\S | [=-]> | \w\([^()]*\)
+      | ^\s*(?://|@\w)
+      | ^\s*(?:import|from|def|class|return|func|fn|function|const|let|var|public|private|else|try|SELECT)\b
+      | ^\s*(?:if|for|while|with|elif|except)\b.*:\s*$""",
+    re.VERBOSE,
+)
+
+_MARKDOWN = MarkdownIt("commonmark").enable("table")
+_MARKDOWN.core.ruler.enableOnly(["normalize", "block"])
+_MARKDOWN.block.ruler.enableOnly(["table", "code", "fence", "blockquote", "hr", "list", "heading", "paragraph"])
+_MARKDOWN.parse("-")  # compiles the rules, which two threads must not do at once
+_UNITS = frozenset({"list_item_open", "heading_open", "fence", "code_block", "hr", "tr_open"})
+
+_FULL_LINE = 50
+"""Columns from which a line counts as full, so that its text goes on in the next."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A part of a text, with the white space behind it.
+
+    Attributes:
+        is_unit: whether it is one as it stands; what is none is prose.
+    """
+
+    span: Span
+    is_unit: bool
+
+
+def blocks(text: str) -> list[Block]:
+    """Cut a text into blocks, which partition it."""
+    lines = [match.group() for match in _LINE.finditer(text)]
+    kinds = _kinds(text)
+    for first, last in _paragraphs(lines):
+        held = [kinds[line] for line in range(first, last) if line in kinds]
+        if not {*held} - {"paragraph_open", "heading_open"} and first in kinds and _is_code(lines[first:last]):
+            for line in range(first, last):
+                kinds.pop(line, None)
+            kinds[first] = "code_block"
+    for line, kind in list(kinds.items()):
+        if kind == "list_item_open" and (end := _end_of_item(lines, line, kinds)) is not None:
+            kinds[end] = "paragraph_open"
+    kinds.setdefault(0, "paragraph_open")  # blank lines before the first one
+    starts = [0, *accumulate(map(len, lines))]
+    return [
+        Block((starts[line], starts[following]), kinds[line] in _UNITS)
+        for line, following in pairwise([*sorted(kinds), len(lines)])
+    ]
+
+
+def line_goes_on(line: str, following: str) -> bool:
+    """Whether the line break between two lines of text stands for a space."""
+    first = next((character for character in following if character.isalnum()), "")
+    return first.islower() or sum(map(_columns, line.strip())) >= _FULL_LINE
+
+
+def _kinds(text: str) -> dict[int, str]:
+    """The lines in which blocks begin, and Markdown's names of these."""
+    kinds: dict[int, str] = {}
+    # A paragraph that begins with a year is no item, and the other marks are; nothing but the lines is read off.
+    marked = _FOREIGN_MARKER.sub(r"\1-", _YEAR.sub(r"\1x", text))
+    for token in _MARKDOWN.parse(marked):
+        # What an item begins with is the item's, and a list in a list begins with an item of its own.
+        if token.map is not None and (token.type in _UNITS or token.type == "paragraph_open"):
+            kinds.setdefault(token.map[0], token.type)
+    return kinds
+
+
+def _paragraphs(lines: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """Stretches of lines that are not blank."""
+    first = None
+    for index, line in enumerate([*lines, ""]):
+        if line.strip():
+            first = index if first is None else first
+        elif first is not None:
+            yield first, index
+            first = None
+
+
+def _is_code(lines: Sequence[str]) -> bool:
+    """Whether most lines look like code. Comments and headings may look the same, so they do not count."""
+    counted = [line for line in lines if not line.lstrip().startswith("#")]
+    return len(lines) > 1 and 2 * sum(bool(_CODE.search(line)) for line in counted) > len(counted)
+
+
+def _end_of_item(lines: Sequence[str], first: int, kinds: dict[int, str]) -> int | None:
+    """The line after an item, where Markdown takes it for the item's although no indentation says so."""
+    for index in range(first + 1, len(lines)):
+        line = lines[index]
+        if index in kinds or not line.strip():
+            return None
+        if not line[:1].isspace() and not line_goes_on(lines[index - 1], line):
+            return index
+    return None
+
+
+def _columns(character: str) -> int:
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
