@@ -32,7 +32,8 @@ _MAX_CHECKPOINT_BYTES = 256 << 20
 class Attempt:
     """One attempt at an explanation. `number` counts from 1, and only the newest attempt's writes are taken.
 
-    `fresh` is whether it must compute its values anew, whatever the worker knows from other explanations.
+    `id` is the explanation's key. `fresh` is whether it must compute its values anew, whatever the worker knows from
+    other explanations.
     """
 
     id: str
@@ -42,6 +43,11 @@ class Attempt:
     checkpoint: bytes | None
     waited_seconds: float
     fresh: bool = False
+
+    @property
+    def owner(self) -> str:
+        """Whose explanation it is; "" where it has no owner."""
+        return (names.parse_key(self.id) or ("", ""))[1]
 
 
 class AttemptStore:
@@ -66,45 +72,45 @@ class AttemptStore:
         )
         self._limits = (max_attempts, lost.SerializeToString(), _corrupt("record"), self._retention_ms)
 
-    def begin(self, explanation_id: str) -> Attempt | None:
+    def begin(self, key: str) -> Attempt | None:
         """Begin the next attempt; None where the explanation has ended, is deleted, or has lost too many attempts.
 
         Raises:
             DataCorruptError: what is stored of the explanation cannot be used; it has failed.
         """
-        number = self._scripts("begin", explanation_id, uuid.uuid4().hex, *self._limits)
+        number = self._scripts("begin", key, uuid.uuid4().hex, *self._limits)
         if number is None:
             return None
         if isinstance(number, bytes):
-            raise DataCorruptError(names.resource(explanation_id), number.decode())
+            raise DataCorruptError(names.resource(key), number.decode())
         wanted = ("spec", "model", "created", "started", "fresh")
-        row = cast("list[bytes | None]", self._redis.hmget(names.record(explanation_id), wanted))
+        row = cast("list[bytes | None]", self._redis.hmget(names.record(key), wanted))
         if row == [None] * len(wanted):  # deleted between the two steps
             return None
         fields = {field: value for field, value in zip(wanted, row, strict=True) if value is not None}
-        record = Record(explanation_id, fields)
+        record = Record(key, fields)
         try:
             return Attempt(
-                id=explanation_id,
+                id=key,
                 number=int(number),
                 question=record.question(),
                 model=record.message("model", pb.ModelVersion),
-                checkpoint=self._checkpoint(explanation_id),
+                checkpoint=self._checkpoint(key),
                 waited_seconds=(record.milliseconds("started") - record.milliseconds("created")) / 1000,
                 fresh="fresh" in fields,
             )
         except DataCorruptError as error:
             error_fields = ("error", _corrupt(error.part))
-            self._scripts("finish", explanation_id, int(number), "FAILED", self._retention_ms, *error_fields)
+            self._scripts("finish", key, int(number), "FAILED", self._retention_ms, *error_fields)
             raise
 
-    def _checkpoint(self, explanation_id: str) -> bytes | None:
+    def _checkpoint(self, key: str) -> bytes | None:
         """Return the checkpoint of the attempt before; None where there is none, or it cannot be read."""
-        key = names.checkpoint(explanation_id)
+        stored = names.checkpoint(key)
         try:
-            if self._redis.strlen(key) > _MAX_CHECKPOINT_BYTES:
+            if self._redis.strlen(stored) > _MAX_CHECKPOINT_BYTES:
                 return None
-            return cast("bytes | None", self._redis.get(key))
+            return cast("bytes | None", self._redis.get(stored))
         except ResponseError as error:
             if is_of_another_type(error):
                 return None
@@ -140,26 +146,26 @@ class AttemptStore:
         """
         self._write("finish", attempt, "FAILED", self._retention_ms, "error", error.SerializeToString())
 
-    def cancel_requested(self, explanation_id: str) -> bool:
+    def cancel_requested(self, key: str) -> bool:
         """Whether the explanation was cancelled or deleted."""
         try:
-            return self._redis.hget(names.record(explanation_id), "state") in {b"CANCELLED", None}
+            return self._redis.hget(names.record(key), "state") in {b"CANCELLED", None}
         except ResponseError as error:
             if is_of_another_type(error):  # whatever is there, the explanation is not
                 return True
             raise
 
-    def release(self, queue: str, explanation_id: str, execution: str, *, lost: bool) -> None:
+    def release(self, queue: str, key: str, execution: str, *, lost: bool) -> None:
         """Release a job: drop it where its explanation has ended, else put it first in the queue.
 
         Args:
             queue: RQ's name of the queue.
-            explanation_id: which explanation.
+            key: which explanation.
             execution: RQ's composite key of the execution. Where it is no longer registered, another worker has
                 released the job already and nothing is changed.
             lost: whether an explanation that has not ended lost its worker, which counts towards `max_attempts`.
         """
-        self._scripts("release", queue, explanation_id, execution, int(lost), *self._limits)
+        self._scripts("release", queue, key, execution, int(lost), *self._limits)
 
     def refuse(self, queue: str, job_id: str) -> None:
         """Drop a job that cannot be run; its explanation fails with DATA_CORRUPT, if it has not ended."""

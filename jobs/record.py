@@ -65,8 +65,8 @@ def _state(value: bytes) -> str:
 class Record:
     """The fields of an explanation's record, read with care: others may have written to the same Redis."""
 
-    def __init__(self, explanation_id: str, fields: Mapping[str, bytes]) -> None:
-        self.name = names.resource(explanation_id)
+    def __init__(self, key: str, fields: Mapping[str, bytes]) -> None:
+        self.name = names.resource(key)
         self._fields = fields
 
     def message(self, field: str, kind: type[M]) -> M:

@@ -32,6 +32,7 @@ class WorkerContext:
         notify: sends a message to the parent.
         max_job_seconds: time limit of one attempt.
         outage: what the child has seen of Redis failing.
+        caches_by_tenant: whether no tenant's explanation uses the values that another's has found.
         cache: values of perturbed prompts that earlier jobs computed, for as long as the process lives.
     """
 
@@ -42,6 +43,7 @@ class WorkerContext:
     notify: Callable[[Message], None]
     max_job_seconds: float
     outage: Outage
+    caches_by_tenant: bool = True
     cache: ValueCache = field(default_factory=ValueCache)
 
 
@@ -74,6 +76,7 @@ def load_context(settings: Settings, notify: Callable[[Message], None]) -> Model
             notify=notify,
             max_job_seconds=settings.max_job_seconds,
             outage=Outage(logging.getLogger(__name__)),
+            caches_by_tenant=settings.caches_by_tenant,
         )
     )
     return model.info

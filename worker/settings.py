@@ -59,6 +59,10 @@ class Settings(BaseSettings):
     max_job_seconds: float = Field(default=3600.0, gt=0)
     """Longest time of one attempt at an explanation, in seconds; after it, the explanation fails with TIME_LIMIT."""
 
+    caches_by_tenant: bool = True
+    """Whether values of perturbed prompts that one tenant's explanation has found are kept from other tenants', so that
+    neither an explanation's time nor its cache hits tell what others asked. For server and worker alike."""
+
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """How much is logged to stderr. Prompts are never logged."""
 

@@ -72,8 +72,13 @@ def explain(context: WorkerContext, attempt: Attempt, work: Work) -> None:
     """Run the explainer, from the checkpoint of the attempt before."""
     if attempt.model.digest != context.model.info.digest:
         raise ModelChangedError(expected=attempt.model.digest, actual=context.model.info.digest)
-    cache = context.cache.write_only() if attempt.fresh else context.cache
-    run = start(context.model, convert.to_question(attempt.question), attempt.checkpoint, cache=cache)
+    run = start(
+        context.model,
+        convert.to_question(attempt.question),
+        attempt.checkpoint,
+        cache=context.cache.write_only() if attempt.fresh else context.cache,
+        namespace=attempt.owner if context.caches_by_tenant else "",
+    )
     for update in reported(run, context.reports, attempt, run.checkpoint, context.outage):
         work.follow(update)
     if work.result is not None:

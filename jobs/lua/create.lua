@@ -6,22 +6,22 @@ local id, queue, hash, request_id, fresh = ARGV[1], ARGV[2], ARGV[3], ARGV[4], A
 local max_queued, remembered, fields = tonumber(ARGV[6]), ARGV[7], tonumber(ARGV[8])
 
 local function store_request(other)
-  if request_id ~= '' then redis.call('SET', request_key(request_id), hash .. ' ' .. other, 'PX', remembered) end
+  if request_id ~= '' then redis.call('SET', request_key(id, request_id), hash .. ' ' .. other, 'PX', remembered) end
 end
 
 purge()
 if get(id, 'state') then return { 'created', id } end -- a retry whose first answer was lost
 
-local before = request_id ~= '' and text(request_key(request_id))
+local before = request_id ~= '' and text(request_key(id, request_id))
 if before then
-  local old_hash, old_id = string.match(before, '^(%x+) (%x+)$')
+  local old_hash, old_id = string.match(before, '^(%x+) (%x+%-?%x*)$')
   if old_id and redis.call('EXISTS', record(old_id)) == 1 then
     return { old_hash == hash and 'shared' or 'reused', old_id }
   end
 end
 
 if not fresh then
-  local same = text(spec_key(hash))
+  local same = text(spec_key(id, hash))
   local state = same and get(same, 'state')
   if state == 'SUCCEEDED' or OPEN[state] then
     store_request(same)
@@ -33,9 +33,9 @@ if redis.call('LLEN', rq_queue(queue)) >= max_queued then return { 'full', '' } 
 
 redis.call('HSET', record(id), 'queue', queue, 'spec_hash', hash, 'created', whole(now()), 'attempt', 0, 'lost', 0,
   unpack(ARGV, 9, 8 + 2 * fields))
-redis.call('SET', spec_key(hash), id)
+redis.call('SET', spec_key(id, hash), id)
 store_request(id)
-redis.call('ZADD', index('ALL'), 0, id)
+list(id, 'ALL')
 move(id, 'QUEUED')
 redis.call('SADD', 'rq:queues', rq_queue(queue))
 redis.call('HSET', rq_job(id), unpack(ARGV, 9 + 2 * fields))

@@ -7,12 +7,17 @@
 local FINAL = { SUCCEEDED = true, FAILED = true, CANCELLED = true }
 local OPEN = { QUEUED = true, RUNNING = true }
 
+-- An explanation's key, `id` below, is ID-OWNER, or ID alone where it has no owner. What it is shared, listed and asked
+-- for by is its owner's.
+local function owner(id) return string.match(id, '^%x+%-(%x+)$') or '' end
+local function scoped(prefix, scope, name) return prefix .. (scope == '' and '' or scope .. ':') .. name end
+
 local function record(id) return 'gloss:explanation:' .. id end
 local function checkpoint(id) return 'gloss:checkpoint:' .. id end
 local function events(id) return 'gloss:events:' .. id end
-local function index(state) return 'gloss:index:' .. state end
-local function spec_key(hash) return 'gloss:spec:' .. hash end
-local function request_key(request_id) return 'gloss:request:' .. request_id end
+local function index(scope, state) return scoped('gloss:index:', scope, state) end
+local function spec_key(id, hash) return scoped('gloss:spec:', owner(id), hash) end
+local function request_key(id, request_id) return scoped('gloss:request:', owner(id), request_id) end
 local EXPIRY = 'gloss:expiry'
 
 local function rq_job(id) return 'rq:job:' .. id end
@@ -38,6 +43,24 @@ local function text(key) return is('string', key) and redis.call('GET', key) end
 -- The explanation's id in RQ's name of an execution.
 local function executed(composite) return string.match(composite, '^[^:]+') or '' end
 
+-- Whose lists an explanation is in: its owner's, and that of all which have one.
+local function scopes(id)
+  local own = owner(id)
+  return own == '' and { '' } or { own, 'owned' }
+end
+
+local function unlist(id, state)
+  for _, scope in ipairs(scopes(id)) do redis.call('ZREM', index(scope, state), id) end
+end
+
+local function unlist_all(id)
+  for _, state in ipairs({ 'ALL', 'QUEUED', 'RUNNING', 'SUCCEEDED', 'FAILED', 'CANCELLED' }) do unlist(id, state) end
+end
+
+local function list(id, state)
+  for _, scope in ipairs(scopes(id)) do redis.call('ZADD', index(scope, state), 0, id) end
+end
+
 local function publish(id, state)
   local entry = { 'XADD', events(id), 'MAXLEN', '~', 100, '*', 'state', state }
   local added = redis.pcall(unpack(entry))
@@ -49,8 +72,8 @@ end
 
 local function move(id, state)
   local old = get(id, 'state')
-  redis.call('ZADD', index(state), 0, id)
-  if old ~= state and (FINAL[old] or OPEN[old]) then redis.call('ZREM', index(old), id) end
+  list(id, state)
+  if old ~= state and (FINAL[old] or OPEN[old]) then unlist(id, old) end
   redis.call('HSET', record(id), 'state', state)
   publish(id, state)
 end
@@ -65,7 +88,7 @@ local function finish(id, state, retention)
   redis.call('PEXPIREAT', record(id), expires)
   redis.call('PEXPIREAT', events(id), expires)
   redis.call('ZADD', EXPIRY, expires, id)
-  local shared = spec_key(get(id, 'spec_hash') or '')
+  local shared = spec_key(id, get(id, 'spec_hash') or '')
   if text(shared) == id then redis.call('PEXPIREAT', shared, expires) end
 end
 
@@ -149,8 +172,6 @@ end
 local function purge()
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', EXPIRY, '-inf', whole(now()), 'LIMIT', 0, 500)) do
     redis.call('ZREM', EXPIRY, id)
-    for _, state in ipairs({ 'ALL', 'QUEUED', 'RUNNING', 'SUCCEEDED', 'FAILED', 'CANCELLED' }) do
-      redis.call('ZREM', index(state), id)
-    end
+    unlist_all(id)
   end
 end
