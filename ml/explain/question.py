@@ -63,6 +63,7 @@ def start(
     *,
     cache: ValueCache | None = None,
     namespace: str = "",
+    spent: float = 0.0,
 ) -> Run | StudyRun:
     """What answers a question when it is iterated over. The arguments are those of `ml.explain.work.Work`.
 
@@ -70,5 +71,5 @@ def start(
         InputError, PromptTooLongError, CapabilityError: as `prepare`.
     """
     if isinstance(question, StudySpec):
-        return StudyRun(model, question, checkpoint, cache=cache, namespace=namespace)
-    return Run(model, question, checkpoint, cache=cache, namespace=namespace)
+        return StudyRun(model, question, checkpoint, cache=cache, namespace=namespace, spent=spent)
+    return Run(model, question, checkpoint, cache=cache, namespace=namespace, spent=spent)
