@@ -30,18 +30,25 @@ _MAX_CHECKPOINT_BYTES = 256 << 20
 
 @dataclass(frozen=True)
 class Attempt:
-    """One attempt at an explanation. `number` counts from 1, and only the newest attempt's writes are taken.
+    """One attempt at an explanation, or a part of one that has yielded to others in between.
 
-    `id` is the explanation's key. `fresh` is whether it must compute its values anew, whatever the worker knows from
-    other explanations.
+    Attributes:
+        id: the explanation's key.
+        number: counts attempts from 1.
+        token: of this part; only what the newest one writes is taken.
+        waited_seconds: since the explanation was last put into the queue.
+        ran_seconds: how long earlier parts of this attempt have run.
+        fresh: whether it must compute its values anew, whatever the worker knows from other explanations.
     """
 
     id: str
     number: int
+    token: str
     question: Question
     model: pb.ModelVersion
     checkpoint: bytes | None
     waited_seconds: float
+    ran_seconds: float = 0.0
     fresh: bool = False
 
     @property
@@ -73,17 +80,21 @@ class AttemptStore:
         self._limits = (max_attempts, lost.SerializeToString(), _corrupt("record"), self._retention_ms)
 
     def begin(self, key: str) -> Attempt | None:
-        """Begin the next attempt; None where the explanation has ended, is deleted, or has lost too many attempts.
+        """Begin the next attempt, or go on with one that has yielded.
+
+        None where the explanation has ended, is deleted, or has lost too many attempts.
 
         Raises:
             DataCorruptError: what is stored of the explanation cannot be used; it has failed.
         """
-        number = self._scripts("begin", key, uuid.uuid4().hex, *self._limits)
-        if number is None:
+        token = uuid.uuid4().hex
+        begun = self._scripts("begin", key, token, *self._limits)
+        if begun is None:
             return None
-        if isinstance(number, bytes):
-            raise DataCorruptError(names.resource(key), number.decode())
-        wanted = ("spec", "model", "created", "started", "fresh")
+        if isinstance(begun, bytes):
+            raise DataCorruptError(names.resource(key), begun.decode())
+        number, waited_ms, ran_ms = begun
+        wanted = ("spec", "model", "fresh")
         row = cast("list[bytes | None]", self._redis.hmget(names.record(key), wanted))
         if row == [None] * len(wanted):  # deleted between the two steps
             return None
@@ -92,16 +103,18 @@ class AttemptStore:
         try:
             return Attempt(
                 id=key,
-                number=int(number),
+                number=number,
+                token=token,
                 question=record.question(),
                 model=record.message("model", pb.ModelVersion),
                 checkpoint=self._checkpoint(key),
-                waited_seconds=(record.milliseconds("started") - record.milliseconds("created")) / 1000,
+                waited_seconds=waited_ms / 1000,
+                ran_seconds=ran_ms / 1000,
                 fresh="fresh" in fields,
             )
         except DataCorruptError as error:
             error_fields = ("error", _corrupt(error.part))
-            self._scripts("finish", key, int(number), "FAILED", self._retention_ms, *error_fields)
+            self._scripts("finish", key, token, "FAILED", self._retention_ms, *error_fields)
             raise
 
     def _checkpoint(self, key: str) -> bytes | None:
@@ -130,6 +143,26 @@ class AttemptStore:
         """
         self._write("report", attempt, checkpoint or b"", *_pairs(progress, partial=partial))
 
+    def give_way(
+        self,
+        attempt: Attempt,
+        checkpoint: bytes,
+        progress: pb.Progress | None = None,
+        partial: Result | None = None,
+    ) -> None:
+        """Interrupt the attempt, which goes on from this checkpoint once others had their turn.
+
+        Its job waits again from when it is released; that counts as no loss.
+
+        Raises:
+            AttemptEndedError: it was cancelled, deleted or overtaken; nothing was written.
+        """
+        self._write("yield", attempt, checkpoint, *_pairs(progress, partial=partial))
+
+    def others_wait(self, queue: str) -> bool:
+        """Whether a job waits in a queue."""
+        return bool(self._scripts("depth", queue))
+
     def succeed(self, attempt: Attempt, result: Result, progress: pb.Progress | None = None) -> None:
         """End the explanation with its result.
 
@@ -156,7 +189,9 @@ class AttemptStore:
             raise
 
     def release(self, queue: str, key: str, execution: str, *, lost: bool) -> None:
-        """Release a job: drop it where its explanation has ended, else put it first in the queue.
+        """Release a job: drop it where its explanation has ended, else put it back into the queue.
+
+        It comes first there, unless it has given way: then it comes last of its tenant's.
 
         Args:
             queue: RQ's name of the queue.
@@ -191,7 +226,7 @@ class AttemptStore:
         self._redis.zrem(names.workers(queue), f"{digest} {worker}")
 
     def _write(self, script: str, attempt: Attempt, *arguments: str | bytes | float) -> None:
-        state = self._scripts(script, attempt.id, attempt.number, *arguments)
+        state = self._scripts(script, attempt.id, attempt.token, *arguments)
         if state is not None:
             raise AttemptEndedError(attempt.id, state.decode(errors="replace"))
 

@@ -25,7 +25,7 @@ _FIELDS = {
 }
 """Where an `Explanation` has what is stored in a field, which holds one with that alone."""
 
-_SHOWS_PARTIAL = frozenset({"RUNNING", "FAILED", "CANCELLED"})
+_SHOWS_PARTIAL = frozenset({"QUEUED", "RUNNING", "FAILED", "CANCELLED"})
 _MAX_ATTEMPTS = 2**31 - 1
 _LATEST_MS = 253_402_300_799_999
 """The end of the year 9999, after which no timestamp can be."""

@@ -27,8 +27,8 @@ VARIABLES = frozenset(
             "CACHES_BY_TENANT",
         ),
         *("MAX_GENERATIONS", "MAX_GENERATION_BYTES", "MAX_QUEUED"),
-        *("MAX_ATTEMPTS", "MAX_JOB_SECONDS", "GRACE_SECONDS", "RETENTION_SECONDS", "WATCH_SECONDS", "STORE_SECONDS"),
-        *("HEALTH_SECONDS", "UNREAD_SECONDS"),
+        *("MAX_ATTEMPTS", "MAX_JOB_SECONDS", "JOB_SLICE_SECONDS", "GRACE_SECONDS", "RETENTION_SECONDS"),
+        *("WATCH_SECONDS", "STORE_SECONDS", "HEALTH_SECONDS", "UNREAD_SECONDS"),
         # Of a client, and of the probe.
         *("ADDRESS", "KEY", "CA", "CERTIFICATE", "CERTIFICATE_KEY", "TLS_NAME"),
         # Of the compose file, and of the tests.

@@ -53,7 +53,7 @@ class ExplanationStore:
     Args:
         redis: a client that answers bytes (``decode_responses`` off).
         retention_seconds: how long an explanation is kept after it has ended. One that waits is kept until it ends.
-        max_queued: how many explanations may wait for the workers of one model.
+        max_queued: how many explanations of one tenant may wait for the workers of one model.
         max_summary_bytes: an explanation with a longer summary is left out of lists, where no reply could hold it.
     """
 
@@ -252,7 +252,7 @@ class ExplanationStore:
 
     def queue_depth(self, model: str) -> int:
         """How many explanations wait for the workers of a model."""
-        return int(self._redis.llen(open_queue(names.queue(model), self._redis).key))
+        return int(self._scripts("depth", names.queue(model)))
 
     def throughput(self, digest: str, method: str) -> float | None:
         """Tokens a second that workers with a model of late went through by a method; None where none has told."""

@@ -122,7 +122,7 @@ class Settings(BaseSettings):
     """Memory for the keys and values of one model's texts, in bytes; it may lower max_generations, to 1 at least."""
 
     max_queued: int = Field(default=1000, ge=1)
-    """Explanations of one model waiting for a worker; one more is refused at once."""
+    """Explanations of one model and one tenant waiting for a worker; one more is refused at once."""
 
     # How long things take.
 

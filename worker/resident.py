@@ -177,7 +177,7 @@ class ResidentWorker(Worker):
             try:
                 if outcome != "overtaken":  # else it is in another worker's hands
                     # Whatever the child says, one that has not ended counts as lost, or it would run for ever.
-                    lost = outcome != "interrupted"
+                    lost = outcome not in {"interrupted", "yielded"}
                     self._store.release(queue.name, job.id, execution.composite_key, lost=lost)
                 with self.connection.pipeline() as pipeline:
                     self.cleanup_execution(job, pipeline, execution)
