@@ -251,7 +251,10 @@ class ResidentWorker(Worker):
                         self._refuse(job_id, error)
                     continue
                 self._outage.passed("work")
-                if taken is not None or timeout is None:
+                if taken is None and self._store.others_wait(self.queues[0].name):
+                    # RQ has dropped the next job, of which there was no record, and nobody has chosen another since.
+                    self.run_maintenance_tasks()
+                elif taken is not None or timeout is None:
                     return taken
 
     def run_maintenance_tasks(self) -> None:
