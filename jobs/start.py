@@ -14,7 +14,8 @@ VARIABLES = frozenset(
     f"GLOSS_{name}"
     for name in (
         # Settings of the server, of the worker, and of the stack on one machine.
-        *("HOST", "PORT", "METRICS_HOST", "METRICS_PORT", "WORKER_METRICS_PORT", "ALLOW_INSECURE", "API_KEYS_FILE"),
+        *("HOST", "PORT", "METRICS_HOST", "METRICS_PORT", "WORKER_METRICS_PORT", "ALLOW_INSECURE"),
+        *("API_KEYS_FILE", "AUDIT_FILE"),
         *("TLS_CERTIFICATE", "TLS_KEY", "TLS_CLIENT_CA", "REDIS_URL", "LOG_LEVEL"),
         *("MODEL", "DEVICE", "DTYPE", "TENSOR_PARALLEL", "MAX_MODEL_BYTES", "THREADS", "WORKER_THREADS", "WORKER_NICE"),
         *("MAX_MESSAGE_BYTES", "MAX_PROMPTS", "MAX_CALLS", "MAX_BATCH_TOKENS", "MAX_BATCH_PROMPTS"),
@@ -23,11 +24,11 @@ VARIABLES = frozenset(
             "MAX_WAITING_TOKENS",
             "MAX_WAITING_SECONDS",
             "PREFIX_CACHE_BYTES",
-            "PREFIX_CACHE_BY_KEY",
+            "CACHES_BY_TENANT",
         ),
         *("MAX_GENERATIONS", "MAX_GENERATION_BYTES", "MAX_QUEUED"),
-        *("MAX_ATTEMPTS", "MAX_JOB_SECONDS", "GRACE_SECONDS", "RETENTION_SECONDS", "WATCH_SECONDS", "STORE_SECONDS"),
-        *("HEALTH_SECONDS", "UNREAD_SECONDS"),
+        *("MAX_ATTEMPTS", "MAX_JOB_SECONDS", "JOB_SLICE_SECONDS", "GRACE_SECONDS", "RETENTION_SECONDS"),
+        *("WATCH_SECONDS", "STORE_SECONDS", "HEALTH_SECONDS", "UNREAD_SECONDS"),
         # Of a client, and of the probe.
         *("ADDRESS", "KEY", "CA", "CERTIFICATE", "CERTIFICATE_KEY", "TLS_NAME"),
         # Of the compose file, and of the tests.

@@ -22,15 +22,17 @@ from gloss.v1 import explanation_service_pb2_grpc, inference_service_pb2_grpc
 from ml.errors import ModelLoadError
 from ml.memory import expect_to_stay, keep_freed_memory
 from ml.models.base import Closeable, LanguageModel
+from server.audit import Audit, AuditLog
 from server.batching import Limits
 from server.call_metrics import count_calls, count_unknown
+from server.callers import by_certificate
 from server.drain import Drain
 from server.engine import Engine
 from server.gate import Gate
 from server.generation import GenerationLimits
 from server.health import EXPLANATION, INFERENCE, Health, watch_explanations
 from server.helpers import Helpers
-from server.interceptors import OWN_SERVICES, Interceptors, Surround
+from server.interceptors import OWN_SERVICES, Interceptor, Interceptors, Surround
 from server.keys import key_file
 from server.listener import Listener
 from server.metrics import Metrics, MetricsPage
@@ -77,6 +79,7 @@ class Server:
             Writer(settings.unread_seconds),
             Surround(count_calls(self.metrics)),
             Statuses(settings.max_message_bytes),
+            *_audits(settings, self.metrics),
             *_gates(settings),
             Surround(lambda _: self.drain.accept, OWN_SERVICES),
             Parser(),
@@ -314,9 +317,18 @@ async def _cancel(task: asyncio.Future[Any]) -> None:
         await asyncio.wait({task}, timeout=_CANCEL_SECONDS)
 
 
-def _gates(settings: Settings) -> list[Gate]:
+def _audits(settings: Settings, metrics: Metrics) -> list[Audit]:
+    named = settings.api_keys_file is not None or settings.tls_client_ca is not None
+    if not named and settings.audit_file is None:
+        return []
+    return [Audit(AuditLog(settings.audit_file, metrics))]
+
+
+def _gates(settings: Settings) -> list[Interceptor]:
+    """What finds out who calls. A key comes last: where both are asked for, it says more than the certificate."""
     keys = key_file(settings.api_keys_file)
-    return [] if keys is None else [Gate(keys)]
+    certificates = [] if settings.tls_client_ca is None else [Surround(lambda _: by_certificate, OWN_SERVICES)]
+    return [*certificates, *([] if keys is None else [Gate(keys)])]
 
 
 def _options(settings: Settings) -> list[tuple[str, int]]:

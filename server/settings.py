@@ -43,6 +43,10 @@ class Settings(BaseSettings):
     """File of API keys, as ``python -m server.keys new NAME`` writes it. With it, every call but the health service's
     needs a key. It is read again when it changes; certificates are not."""
 
+    audit_file: Path | None = None
+    """File to which each call that changes something appends who made it, what it changed, when, and how that ended.
+    Unset: stderr, where callers have keys or certificates. It may be moved away at any time."""
+
     allow_insecure: bool = False
     """Listen beyond loopback without encryption and keys. For a private network or behind a proxy that adds them."""
 
@@ -106,9 +110,10 @@ class Settings(BaseSettings):
     """Memory of each model for keys and values of cached prefixes, in bytes: a prefix that comes again is not computed
     again, as long as it was used lately. It is taken at the start. 0 caches nothing."""
 
-    prefix_cache_by_key: bool = False
-    """Whether each API key has cached prefixes of its own, so that the time of an answer tells no caller what another
-    one asked. Their memory is shared all the same. Without keys all callers are one."""
+    caches_by_tenant: bool = True
+    """Whether each tenant has cached prefixes of its own, so that the time of an answer tells no caller what another
+    tenant asked. Their memory is shared all the same. Without keys and client certificates all callers are one tenant.
+    For server and worker alike: workers keep the values of explanations apart by it."""
 
     max_generations: int = Field(default=16, ge=1)
     """Texts that each model generates at once; more wait. More is better for throughput, and slower for each."""
@@ -117,7 +122,7 @@ class Settings(BaseSettings):
     """Memory for the keys and values of one model's texts, in bytes; it may lower max_generations, to 1 at least."""
 
     max_queued: int = Field(default=1000, ge=1)
-    """Explanations of one model waiting for a worker; one more is refused at once."""
+    """Explanations of one model and one tenant waiting for a worker; one more is refused at once."""
 
     # How long things take.
 

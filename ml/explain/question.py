@@ -64,7 +64,13 @@ def forecast(problem: Problem | StudyProblem) -> Forecast:
 
 
 def start(
-    model: ExplainableModel, question: Question, checkpoint: bytes | None = None, *, cache: ValueCache | None = None
+    model: ExplainableModel,
+    question: Question,
+    checkpoint: bytes | None = None,
+    *,
+    cache: ValueCache | None = None,
+    namespace: str = "",
+    spent: float = 0.0,
 ) -> Run | StudyRun:
     """What answers a question when it is iterated over. The arguments are those of `ml.explain.work.Work`.
 
@@ -72,5 +78,5 @@ def start(
         InputError, PromptTooLongError, CapabilityError: as `prepare`.
     """
     if isinstance(question, StudySpec):
-        return StudyRun(model, question, checkpoint, cache=cache)
-    return Run(model, question, checkpoint, cache=cache)
+        return StudyRun(model, question, checkpoint, cache=cache, namespace=namespace, spent=spent)
+    return Run(model, question, checkpoint, cache=cache, namespace=namespace, spent=spent)

@@ -12,9 +12,9 @@ from jobs import question
 from jobs.record import Question
 from ml.errors import InputError
 from schema.convert import from_progress
+from server.callers import caller, queued_as
 from server.drain import Drain
 from server.errors import DrainingError, NoWorkerError, StreamAgeError
-from server.gate import caller_of
 from server.helpers import Helpers, Where
 from server.interceptors import Context
 from server.metrics import Metrics
@@ -65,7 +65,7 @@ class ExplanationService(ExplanationServiceServicer):
             model,
             kind,
             asked,
-            caller=caller_of(context),
+            caller=queued_as(context),
             at_least=Where.THREAD,
         )
         with blamed_at(kind):
@@ -81,7 +81,7 @@ class ExplanationService(ExplanationServiceServicer):
             getattr(checked, kind).CopyFrom(question.named(asked, model.info.name))
             return checked
         explanation = await self._store.create(
-            asked, version(model.info), cost=cost, request_id=request.request_id, fresh=request.fresh
+            caller().access, asked, version(model.info), cost=cost, request_id=request.request_id, fresh=request.fresh
         )
         self._metrics.explanations_created.labels(method).inc()
         return explanation
@@ -89,7 +89,7 @@ class ExplanationService(ExplanationServiceServicer):
     async def GetExplanation(self, request: pb.GetExplanationRequest, context: Context) -> pb.Explanation:  # noqa: N802
         """Read one."""
         explanation_id(request.name)
-        return await self._store.get(request.name, _view(request, pb.EXPLANATION_VIEW_FULL))
+        return await self._store.get(caller().access, request.name, _view(request, pb.EXPLANATION_VIEW_FULL))
 
     async def ListExplanations(  # noqa: N802
         self, request: pb.ListExplanationsRequest, context: Context
@@ -101,7 +101,7 @@ class ExplanationService(ExplanationServiceServicer):
             raise InputError("state", f"{request.state} is not a state of explanations")
         view = _view(request, pb.EXPLANATION_VIEW_BASIC)
         size = request.page_size or _DEFAULT_PAGE
-        page, following = await self._store.list(size, request.page_token, request.state, view)
+        page, following = await self._store.list(caller().access, size, request.page_token, request.state, view)
         return pb.ListExplanationsResponse(explanations=page, next_page_token=following)
 
     async def WatchExplanation(  # noqa: N802
@@ -109,26 +109,28 @@ class ExplanationService(ExplanationServiceServicer):
     ) -> AsyncIterator[pb.WatchExplanationResponse]:
         """Send the explanation now and whenever it changes, until it ends or the stream is too old."""
         view = _view(request, pb.EXPLANATION_VIEW_BASIC)
-        changes = self._store.changes(explanation_id(request.name))
+        explanation_id(request.name)
+        access = caller().access
+        changes = self._store.changes(access, request.name)
         draining = asyncio.ensure_future(self._drain.wait_begun())
         oldest = asyncio.get_running_loop().time() + self._watch_seconds
         try:
             while await self._changed(changes, draining, oldest):
-                yield pb.WatchExplanationResponse(explanation=await self._store.get(request.name, view))
+                yield pb.WatchExplanationResponse(explanation=await self._store.get(access, request.name, view))
         finally:
             draining.cancel()
 
     async def CancelExplanation(self, request: pb.CancelExplanationRequest, context: Context) -> pb.Explanation:  # noqa: N802
         """Ask for a stop."""
         explanation_id(request.name)
-        return await self._store.cancel(request.name)
+        return await self._store.cancel(caller().access, request.name)
 
     async def DeleteExplanation(  # noqa: N802
         self, request: pb.DeleteExplanationRequest, context: Context
     ) -> pb.DeleteExplanationResponse:
         """Forget one."""
         explanation_id(request.name)
-        await self._store.delete(request.name)
+        await self._store.delete(caller().access, request.name)
         return pb.DeleteExplanationResponse()
 
     async def _changed(self, changes: AsyncIterator[object], draining: asyncio.Future[Any], oldest: float) -> bool:

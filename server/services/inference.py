@@ -12,9 +12,9 @@ from ml import attention, prediction
 from ml.generation import Generation
 from ml.models.base import LanguageModel
 from schema.convert import from_tokens
+from server.callers import caller, queued_as
 from server.calls import Answer
 from server.engine import Engine
-from server.gate import caller_of, key_name
 from server.helpers import Helpers
 from server.interceptors import Context
 from server.registry import Registry
@@ -39,12 +39,12 @@ class InferenceService(InferenceServiceServicer):
         self._helpers = helpers
         self._max_prompts = settings.max_prompts
         self._max_bytes = settings.max_message_bytes
-        self._prefixes_by_key = settings.prefix_cache_by_key
+        self._caches_by_tenant = settings.caches_by_tenant
 
     async def NextToken(self, request: pb.NextTokenRequest, context: Context) -> pb.NextTokenResponse:  # noqa: N802
         """Predict what follows each prompt."""
         clock = _Clock()
-        self._engine.check_capacity(caller_of(context))
+        self._engine.check_capacity(queued_as(context))
         model = self._registry.resolve(request.model)
         check_count("prompts", len(request.prompts), self._max_prompts)
         top_k = request.top_k if request.HasField("top_k") else DEFAULT_TOP_K
@@ -68,7 +68,7 @@ class InferenceService(InferenceServiceServicer):
     async def Score(self, request: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:  # noqa: N802
         """Measure how likely each continuation is."""
         clock = _Clock()
-        self._engine.check_capacity(caller_of(context))
+        self._engine.check_capacity(queued_as(context))
         model = self._registry.resolve(request.model)
         check_count("items", len(request.items), self._max_prompts)
         prediction.check_top_k(request.top_k, model.info.vocabulary_size, least=0)
@@ -88,7 +88,7 @@ class InferenceService(InferenceServiceServicer):
     async def Attention(self, request: pb.AttentionRequest, context: Context) -> pb.AttentionResponse:  # noqa: N802
         """Show what the prompt's tokens attend to."""
         clock = _Clock()
-        self._engine.check_capacity(caller_of(context))
+        self._engine.check_capacity(queued_as(context))
         model = self._registry.resolve(request.model)
         encoding = await self._helped(request.ByteSize(), context, conversions.encoding, model, request.prompt)
         plan = attention.resolve(wire.attention_spec(request), model.info, len(encoding.ids))
@@ -111,7 +111,7 @@ class InferenceService(InferenceServiceServicer):
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> AsyncIterator[pb.GenerateResponse]:  # noqa: N802
         """Continue a prompt, a token at a time."""
         clock = _Clock()
-        self._engine.check_capacity(caller_of(context))
+        self._engine.check_capacity(queued_as(context))
         model = self._registry.resolve(request.model)
         spec = wire.generation_spec(request)
         prediction.check_top_k(spec.top_k, model.info.vocabulary_size, least=0)
@@ -120,7 +120,7 @@ class InferenceService(InferenceServiceServicer):
         clock.tokenized()
         generation = Generation(spec, model.tokenizer, prompt.ids, limit)
         stream = self._engine.generate(
-            model.info.name, prompt.ids, generation, caller=caller_of(context), namespace=self._namespace()
+            model.info.name, prompt.ids, generation, caller=queued_as(context), namespace=self._namespace()
         )
         try:
             usage = pb.Usage(prompt_tokens=len(prompt.ids))
@@ -153,20 +153,20 @@ class InferenceService(InferenceServiceServicer):
         return await self._engine.submit(
             model.info.name,
             tasks,
-            caller=caller_of(context),
+            caller=queued_as(context),
             namespace=self._namespace(),
             seconds=context.time_remaining(),
         )
 
     def _namespace(self) -> str:
         """Whose cached prefixes the call under way may use."""
-        return key_name.get() if self._prefixes_by_key else ""
+        return caller().access.tenant if self._caches_by_tenant else ""
 
     async def _helped(
         self, size: int, context: Context, function: Callable[..., T], model: LanguageModel, *arguments: Any
     ) -> T:
         """The result of `function` on messages of `size` bytes, where it holds up nobody else."""
-        return await self._helpers.run(size, function, model, *arguments, caller=caller_of(context))
+        return await self._helpers.run(size, function, model, *arguments, caller=queued_as(context))
 
 
 class _Clock:

@@ -7,11 +7,15 @@ from ml.errors import InputError, PromptTooLongError
 from ml.explain import Run, forecast, prepare
 from ml.result import AttributionUnit, Stage, StopReason, Verdict
 from ml.spec import (
+    AttentionRollout,
     Budget,
     ContextAttribution,
+    Continuation,
     ExplanationSpec,
     Features,
     GenerationTarget,
+    InputTimesGradient,
+    IntegratedGradients,
     Interactions,
     KernelShap,
     Lime,
@@ -20,11 +24,13 @@ from ml.spec import (
     Quality,
     Removal,
     RemovalKind,
+    Rows,
     Scale,
     ShapleyPermutation,
     SurrogateKind,
     Target,
     Unit,
+    ValueZeroing,
 )
 from tests.unit.ml.explain.toys import YES_RATHER_THAN_NO, ToyModel, byte_tokenizer, word_tokenizer
 
@@ -164,6 +170,66 @@ def test_resumed_equals_undisturbed(request, load_model, folder, method):
     )
     assert resumed.cost.evaluations == undisturbed.cost.evaluations
     assert resumed.cost.cache_hits == undisturbed.cost.cache_hits
+
+
+ANSWER = Continuation(text=" and dull")
+ROWS = {"target": Target(ANSWER), "rows": Rows(Unit.WORD)}
+LOOKING_INTO_THE_MODEL = [
+    InputTimesGradient(),
+    IntegratedGradients(),
+    IntegratedGradients(steps=9),
+    AttentionRollout(),
+    ValueZeroing(),
+]
+
+
+@pytest.mark.parametrize(
+    ("method", "parts_of_the_target"),
+    [
+        *((method, {}) for method in [*LOOKING_INTO_THE_MODEL, Occlusion(2, 1), KernelShap()]),
+        *((method, ROWS) for method in [*LOOKING_INTO_THE_MODEL[:3], Occlusion(2, 1), KernelShap()]),
+        (IntegratedGradients(), ROWS | {"target": Target(ANSWER, Scale.PROBABILITY)}),
+    ],
+)
+def test_put_off_whenever_it_can_be_equals_undisturbed(load_model, tiny_llama, method, parts_of_the_target):
+    model = load_model(tiny_llama)
+    task = ExplanationSpec(
+        Prompt(text="The film was long, slow and dull"),
+        method,
+        budget=Budget(max_evaluations=150, seed=4),
+        **parts_of_the_target,
+    )
+    undisturbed = last(Run(model, task))
+    checkpoint, parts = None, 0
+    while True:
+        parts += 1
+        ticks = count()
+        run = Run(model, task, checkpoint, clock=lambda ticks=ticks: float(next(ticks)))
+        update = next(update for update in run if run.resumable or update.progress.stage is Stage.DONE)
+        if update.progress.stage is Stage.DONE:
+            break
+        assert run.checkpoint() != checkpoint, "it gets on"
+        checkpoint = run.checkpoint()
+    assert parts > 2
+    for ours, theirs in zip(update.result.rows, undisturbed.rows, strict=True):
+        assert ours.attributions == pytest.approx(theirs.attributions, abs=1e-5)
+        assert ours.standard_errors == pytest.approx(theirs.standard_errors, abs=1e-5)
+    for ours, theirs in zip(update.result.attributions, undisturbed.attributions, strict=True):
+        assert ours.attribution == pytest.approx(theirs.attribution, abs=1e-5)
+        assert ours.standard_error == pytest.approx(theirs.standard_error, abs=1e-5)
+    ours, theirs = update.result.cost, undisturbed.cost
+    assert (ours.evaluations, ours.cache_hits) == (theirs.evaluations, theirs.cache_hits)
+
+
+def test_of_the_budgets_time_what_is_spent_is_gone():
+    def run(spent):
+        ticks = count()
+        budget = Budget(max_duration=80)
+        return last(Run(toy(), spec(Lime(), budget=budget), spent=spent, clock=lambda: float(next(ticks))))
+
+    whole, rest, none = (run(spent).cost for spent in (0, 40, 300))
+    assert whole.evaluations > rest.evaluations > none.evaluations > 0
+    assert {whole.stop_reason, rest.stop_reason, none.stop_reason} == {StopReason.DURATION}
 
 
 def test_a_finished_runs_checkpoint_needs_no_model():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ml.errors import GlossError
-from ml.explain.checkpoint import Memory
+from ml.explain.checkpoint import Memory, evaluations_of, vector_key
 from ml.explain.evaluation import Evaluator, chunk_tokens
 from ml.explain.problem import prepare
 from ml.explain.target import TargetTokens
@@ -118,10 +118,30 @@ def test_memory_survives_packing():
     assert second.evaluate(every_coalition(4)).tolist() == values.tolist()
     assert not model.read
     assert (second.cached, second.computed) == (16, 0)
-    assert len(packed) < 16 * 9 + 100
+    assert len(packed) < 16 * 9 + 128
 
 
-@pytest.mark.parametrize("data", [b"", b"junk", b"GLOSSVF2" * 40])
+@pytest.mark.parametrize("rows", [0, 2])
+def test_what_was_seen_inside_the_model_survives_packing(rows):
+    vectors = {
+        vector_key(b"r", 0.25): np.arange(4.0),
+        vector_key(b"r", 0.25, 2): np.ones(4),
+        vector_key(b"v", 7): -np.ones(4),
+    }
+    values = {b"\xf0": np.arange(1.0 + rows), b"\x00": -np.arange(1.0 + rows)}
+    memory = Memory(4, rows, values, vectors, evaluations=9)
+    assert memory.findings == 5
+    packed = memory.pack(b"f" * 32)
+    found = Memory.unpack(packed, b"f" * 32, 4, rows)
+    assert (found.rows, found.evaluations, found.findings) == (rows, 9, 5)
+    for one, other in ((found.values, values), (found.vectors, vectors)):
+        assert {key: list(each) for key, each in one.items()} == {key: list(each) for key, each in other.items()}
+    assert [evaluations_of(key) for key in found.vectors if key.startswith(b"v")] == [7]
+    assert found.pack(b"f" * 32) == packed
+    assert Memory.unpack(packed, b"f" * 32, 4, rows + 1) is None
+
+
+@pytest.mark.parametrize("data", [b"", b"junk", b"GLOSSVF3" * 40])
 def test_damaged_memory_is_forgotten(data):
     assert Memory.unpack(data, b"f" * 32, 4) is None
 
