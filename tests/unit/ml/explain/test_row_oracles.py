@@ -160,8 +160,8 @@ class TestGradients:
             quality=Quality(False),
         )
         result, alone = last(run := Run(model, asked)), last(Run(model, replace(asked, rows=None)))
-        planned = forecast(prepare(model.tokenizer, model.info, asked), None)
-        assert planned.evaluations_planned == run.problem.max_evaluations >= result.cost.evaluations
+        planned = forecast(prepare(model.tokenizer, model.info, asked))
+        assert planned.evaluations == run.problem.max_evaluations >= result.cost.evaluations
         assert each_row(result).sum(axis=0) == pytest.approx(whole(result), abs=1e-9)
         assert whole(result) == pytest.approx(whole(alone), abs=1e-4)
         assert result.converged == alone.converged
