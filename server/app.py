@@ -240,7 +240,13 @@ class Server:
 
         inference = InferenceService(registry, self.engine, helpers, settings)
         explanation = ExplanationService(
-            registry, store, helpers, metrics=self.metrics, drain=self.drain, watch_seconds=settings.watch_seconds
+            registry,
+            store,
+            helpers,
+            metrics=self.metrics,
+            drain=self.drain,
+            watch_seconds=settings.watch_seconds,
+            max_message_bytes=settings.max_message_bytes,
         )
 
         def register(server: grpc.aio.Server) -> None:

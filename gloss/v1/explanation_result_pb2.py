@@ -27,45 +27,47 @@ from gloss.v1 import explanation_spec_pb2 as gloss_dot_v1_dot_explanation__spec_
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!gloss/v1/explanation_result.proto\x12\x08gloss.v1\x1a\x15gloss/v1/common.proto\x1a\x1fgloss/v1/explanation_spec.proto\x1a\x1egoogle/protobuf/duration.proto\"\xb4\x05\n\x11\x45xplanationResult\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x1f\n\x06tokens\x18\x02 \x03(\x0b\x32\x0f.gloss.v1.Token\x12(\n\x06target\x18\x03 \x01(\x0b\x32\x18.gloss.v1.ResolvedTarget\x12*\n\x07removal\x18\x04 \x01(\x0b\x32\x19.gloss.v1.ResolvedRemoval\x12\x32\n\x0c\x61ttributions\x18\x05 \x03(\x0b\x32\x1c.gloss.v1.FeatureAttribution\x12\x12\n\nbase_value\x18\x06 \x01(\x01\x12\x12\n\nfull_value\x18\x07 \x01(\x01\x12)\n\tsurrogate\x18\x08 \x01(\x0b\x32\x16.gloss.v1.SurrogateFit\x12+\n\x0cinteractions\x18\t \x03(\x0b\x32\x15.gloss.v1.Interaction\x12\x1f\n\x12\x63ompleteness_error\x18\n \x01(\x01H\x00\x88\x01\x01\x12\x16\n\tstability\x18\x0b \x01(\x01H\x01\x88\x01\x01\x12,\n\x0c\x66\x61ithfulness\x18\x0c \x01(\x0b\x32\x16.gloss.v1.Faithfulness\x12\x11\n\tconverged\x18\r \x01(\x08\x12\x1e\n\x05trust\x18\x0e \x01(\x0b\x32\x0f.gloss.v1.Trust\x12\x1c\n\x04\x63ost\x18\x0f \x01(\x0b\x32\x0e.gloss.v1.Cost\x12&\n\tprecision\x18\x10 \x01(\x0b\x32\x13.gloss.v1.Precision\x12\x33\n\x10\x61ttribution_unit\x18\x11 \x01(\x0e\x32\x19.gloss.v1.AttributionUnit\x12\x1a\n\routside_share\x18\x12 \x01(\x01H\x02\x88\x01\x01\x42\x15\n\x13_completeness_errorB\x0c\n\n_stabilityB\x10\n\x0e_outside_share\"\xc7\x01\n\x12\x46\x65\x61tureAttribution\x12\x0c\n\x04text\x18\x01 \x01(\t\x12%\n\x04span\x18\x02 \x01(\x0b\x32\x17.gloss.v1.CharacterSpan\x12\x11\n\tpositions\x18\x03 \x03(\x05\x12\x13\n\x0b\x61ttribution\x18\x04 \x01(\x01\x12\x1b\n\x0estandard_error\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12$\n\x08interval\x18\x06 \x01(\x0b\x32\x12.gloss.v1.IntervalB\x11\n\x0f_standard_error\"7\n\x08Interval\x12\r\n\x05lower\x18\x01 \x01(\x01\x12\r\n\x05upper\x18\x02 \x01(\x01\x12\r\n\x05level\x18\x03 \x01(\x01\"\xa9\x02\n\x0eResolvedTarget\x12\x13\n\x0b\x64\x65scription\x18\x01 \x01(\t\x12\x1f\n\x06tokens\x18\x02 \x03(\x0b\x32\x0f.gloss.v1.Token\x12(\n\x0frejected_tokens\x18\x03 \x03(\x0b\x32\x0f.gloss.v1.Token\x12&\n\rshared_tokens\x18\x04 \x03(\x0b\x32\x0f.gloss.v1.Token\x12$\n\x05scale\x18\x05 \x01(\x0e\x32\x15.gloss.v1.TargetScale\x12\x17\n\x0ftokenized_apart\x18\x06 \x01(\x08\x12\x17\n\x0fprefix_contrast\x18\x07 \x01(\x08\x12&\n\rskipped_token\x18\x08 \x01(\x0b\x32\x0f.gloss.v1.Token\x12\x0f\n\x07overlap\x18\t \x01(\t\"K\n\x0fResolvedRemoval\x12#\n\x04kind\x18\x01 \x01(\x0e\x32\x15.gloss.v1.RemovalKind\x12\x13\n\x0breplacement\x18\x02 \x01(\t\"\x8d\x01\n\x0cSurrogateFit\x12!\n\x04kind\x18\x01 \x01(\x0e\x32\x13.gloss.v1.Surrogate\x12\x11\n\tr_squared\x18\x02 \x01(\x01\x12\x16\n\tintercept\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12!\n\x05nodes\x18\x04 \x03(\x0b\x32\x12.gloss.v1.TreeNodeB\x0c\n\n_intercept\"\x8e\x01\n\x08TreeNode\x12\r\n\x05value\x18\x01 \x01(\x01\x12\x0f\n\x07samples\x18\x02 \x01(\x05\x12\x14\n\x07\x66\x65\x61ture\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12\x13\n\x06\x61\x62sent\x18\x04 \x01(\x05H\x01\x88\x01\x01\x12\x14\n\x07present\x18\x05 \x01(\x05H\x02\x88\x01\x01\x42\n\n\x08_featureB\t\n\x07_absentB\n\n\x08_present\"k\n\x0bInteraction\x12\r\n\x05\x66irst\x18\x01 \x01(\x05\x12\x0e\n\x06second\x18\x02 \x01(\x05\x12\r\n\x05value\x18\x03 \x01(\x01\x12\x1b\n\x0estandard_error\x18\x04 \x01(\x01H\x00\x88\x01\x01\x42\x11\n\x0f_standard_error\"\x85\x02\n\x0c\x46\x61ithfulness\x12\x11\n\tfractions\x18\x01 \x03(\x01\x12\x34\n\x11\x63omprehensiveness\x18\x02 \x01(\x0b\x32\x19.gloss.v1.ControlledCurve\x12.\n\x0bsufficiency\x18\x03 \x01(\x0b\x32\x19.gloss.v1.ControlledCurve\x12\x30\n\x0c\x64\x65letion_auc\x18\x04 \x01(\x0b\x32\x1a.gloss.v1.ControlledMetric\x12\x31\n\rinsertion_auc\x18\x05 \x01(\x0b\x32\x1a.gloss.v1.ControlledMetric\x12\x17\n\x0frandom_rankings\x18\x06 \x01(\x05\"b\n\x0f\x43ontrolledCurve\x12\x0e\n\x06values\x18\x01 \x03(\x01\x12\x15\n\rrandom_values\x18\x02 \x03(\x01\x12(\n\x04\x61opc\x18\x03 \x01(\x0b\x32\x1a.gloss.v1.ControlledMetric\"K\n\x10\x43ontrolledMetric\x12\r\n\x05value\x18\x01 \x01(\x01\x12\x0e\n\x06random\x18\x02 \x01(\x01\x12\x18\n\x10random_deviation\x18\x03 \x01(\x01\"A\n\x05Trust\x12\'\n\x07verdict\x18\x01 \x01(\x0e\x32\x16.gloss.v1.TrustVerdict\x12\x0f\n\x07reasons\x18\x02 \x03(\t\"\xb6\x01\n\x04\x43ost\x12\x13\n\x0b\x65valuations\x18\x01 \x01(\x03\x12\x17\n\x0ftokens_computed\x18\x02 \x01(\x03\x12\x14\n\x0ctokens_saved\x18\x03 \x01(\x03\x12\x12\n\ncache_hits\x18\x04 \x01(\x03\x12+\n\x08\x64uration\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x0bstop_reason\x18\x06 \x01(\x0e\x32\x14.gloss.v1.StopReason\"J\n\tPrecision\x12\r\n\x05\x64type\x18\x01 \x01(\t\x12\x1b\n\x0emeasured_error\x18\x02 \x01(\x01H\x00\x88\x01\x01\x42\x11\n\x0f_measured_error*\xcf\x01\n\x0f\x41ttributionUnit\x12 \n\x1c\x41TTRIBUTION_UNIT_UNSPECIFIED\x10\x00\x12\x18\n\x14\x41TTRIBUTION_UNIT_NAT\x10\x01\x12 \n\x1c\x41TTRIBUTION_UNIT_PROBABILITY\x10\x02\x12\x1d\n\x19\x41TTRIBUTION_UNIT_LOG_ODDS\x10\x03\x12\x1a\n\x16\x41TTRIBUTION_UNIT_SHARE\x10\x04\x12#\n\x1f\x41TTRIBUTION_UNIT_IMPURITY_SHARE\x10\x05*\x82\x01\n\x0cTrustVerdict\x12\x1d\n\x19TRUST_VERDICT_UNSPECIFIED\x10\x00\x12\x19\n\x15TRUST_VERDICT_TRUSTED\x10\x01\x12\x19\n\x15TRUST_VERDICT_CAUTION\x10\x02\x12\x1d\n\x19TRUST_VERDICT_NOT_TRUSTED\x10\x03*\xb5\x01\n\nStopReason\x12\x1b\n\x17STOP_REASON_UNSPECIFIED\x10\x00\x12\x18\n\x14STOP_REASON_COMPLETE\x10\x01\x12\x1b\n\x17STOP_REASON_EVALUATIONS\x10\x02\x12\x18\n\x14STOP_REASON_DURATION\x10\x03\x12\x1e\n\x1aSTOP_REASON_STANDARD_ERROR\x10\x04\x12\x19\n\x15STOP_REASON_CANCELLED\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!gloss/v1/explanation_result.proto\x12\x08gloss.v1\x1a\x15gloss/v1/common.proto\x1a\x1fgloss/v1/explanation_spec.proto\x1a\x1egoogle/protobuf/duration.proto\"\xdc\x05\n\x11\x45xplanationResult\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x1f\n\x06tokens\x18\x02 \x03(\x0b\x32\x0f.gloss.v1.Token\x12(\n\x06target\x18\x03 \x01(\x0b\x32\x18.gloss.v1.ResolvedTarget\x12*\n\x07removal\x18\x04 \x01(\x0b\x32\x19.gloss.v1.ResolvedRemoval\x12\x32\n\x0c\x61ttributions\x18\x05 \x03(\x0b\x32\x1c.gloss.v1.FeatureAttribution\x12\x12\n\nbase_value\x18\x06 \x01(\x01\x12\x12\n\nfull_value\x18\x07 \x01(\x01\x12)\n\tsurrogate\x18\x08 \x01(\x0b\x32\x16.gloss.v1.SurrogateFit\x12+\n\x0cinteractions\x18\t \x03(\x0b\x32\x15.gloss.v1.Interaction\x12\x1f\n\x12\x63ompleteness_error\x18\n \x01(\x01H\x00\x88\x01\x01\x12\x16\n\tstability\x18\x0b \x01(\x01H\x01\x88\x01\x01\x12,\n\x0c\x66\x61ithfulness\x18\x0c \x01(\x0b\x32\x16.gloss.v1.Faithfulness\x12\x11\n\tconverged\x18\r \x01(\x08\x12\x1e\n\x05trust\x18\x0e \x01(\x0b\x32\x0f.gloss.v1.Trust\x12\x1c\n\x04\x63ost\x18\x0f \x01(\x0b\x32\x0e.gloss.v1.Cost\x12&\n\tprecision\x18\x10 \x01(\x0b\x32\x13.gloss.v1.Precision\x12\x33\n\x10\x61ttribution_unit\x18\x11 \x01(\x0e\x32\x19.gloss.v1.AttributionUnit\x12\x1a\n\routside_share\x18\x12 \x01(\x01H\x02\x88\x01\x01\x12&\n\x04rows\x18\x13 \x03(\x0b\x32\x18.gloss.v1.AttributionRowB\x15\n\x13_completeness_errorB\x0c\n\n_stabilityB\x10\n\x0e_outside_share\"\xc7\x01\n\x12\x46\x65\x61tureAttribution\x12\x0c\n\x04text\x18\x01 \x01(\t\x12%\n\x04span\x18\x02 \x01(\x0b\x32\x17.gloss.v1.CharacterSpan\x12\x11\n\tpositions\x18\x03 \x03(\x05\x12\x13\n\x0b\x61ttribution\x18\x04 \x01(\x01\x12\x1b\n\x0estandard_error\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12$\n\x08interval\x18\x06 \x01(\x0b\x32\x12.gloss.v1.IntervalB\x11\n\x0f_standard_error\"\xc0\x02\n\x0e\x41ttributionRow\x12\x0c\n\x04text\x18\x01 \x01(\t\x12%\n\x04span\x18\x02 \x01(\x0b\x32\x17.gloss.v1.CharacterSpan\x12\x11\n\tpositions\x18\x03 \x03(\x05\x12\x12\n\nbase_value\x18\x04 \x01(\x01\x12\x12\n\nfull_value\x18\x05 \x01(\x01\x12\x14\n\x0c\x61ttributions\x18\x06 \x03(\x01\x12\x17\n\x0fstandard_errors\x18\x07 \x03(\x01\x12\x16\n\x0einterval_reach\x18\x08 \x01(\x01\x12\x16\n\x0einterval_level\x18\t \x01(\x01\x12\x14\n\x0cinteractions\x18\n \x03(\x01\x12#\n\x1binteraction_standard_errors\x18\x0b \x03(\x01\x12\x16\n\tr_squared\x18\x0c \x01(\x01H\x00\x88\x01\x01\x42\x0c\n\n_r_squared\"7\n\x08Interval\x12\r\n\x05lower\x18\x01 \x01(\x01\x12\r\n\x05upper\x18\x02 \x01(\x01\x12\r\n\x05level\x18\x03 \x01(\x01\"\xb7\x02\n\x0eResolvedTarget\x12\x13\n\x0b\x64\x65scription\x18\x01 \x01(\t\x12\x1f\n\x06tokens\x18\x02 \x03(\x0b\x32\x0f.gloss.v1.Token\x12(\n\x0frejected_tokens\x18\x03 \x03(\x0b\x32\x0f.gloss.v1.Token\x12&\n\rshared_tokens\x18\x04 \x03(\x0b\x32\x0f.gloss.v1.Token\x12$\n\x05scale\x18\x05 \x01(\x0e\x32\x15.gloss.v1.TargetScale\x12\x17\n\x0ftokenized_apart\x18\x06 \x01(\x08\x12\x17\n\x0fprefix_contrast\x18\x07 \x01(\x08\x12&\n\rskipped_token\x18\x08 \x01(\x0b\x32\x0f.gloss.v1.Token\x12\x0f\n\x07overlap\x18\t \x01(\t\x12\x0c\n\x04text\x18\n \x01(\t\"K\n\x0fResolvedRemoval\x12#\n\x04kind\x18\x01 \x01(\x0e\x32\x15.gloss.v1.RemovalKind\x12\x13\n\x0breplacement\x18\x02 \x01(\t\"\x8d\x01\n\x0cSurrogateFit\x12!\n\x04kind\x18\x01 \x01(\x0e\x32\x13.gloss.v1.Surrogate\x12\x11\n\tr_squared\x18\x02 \x01(\x01\x12\x16\n\tintercept\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12!\n\x05nodes\x18\x04 \x03(\x0b\x32\x12.gloss.v1.TreeNodeB\x0c\n\n_intercept\"\x8e\x01\n\x08TreeNode\x12\r\n\x05value\x18\x01 \x01(\x01\x12\x0f\n\x07samples\x18\x02 \x01(\x05\x12\x14\n\x07\x66\x65\x61ture\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12\x13\n\x06\x61\x62sent\x18\x04 \x01(\x05H\x01\x88\x01\x01\x12\x14\n\x07present\x18\x05 \x01(\x05H\x02\x88\x01\x01\x42\n\n\x08_featureB\t\n\x07_absentB\n\n\x08_present\"k\n\x0bInteraction\x12\r\n\x05\x66irst\x18\x01 \x01(\x05\x12\x0e\n\x06second\x18\x02 \x01(\x05\x12\r\n\x05value\x18\x03 \x01(\x01\x12\x1b\n\x0estandard_error\x18\x04 \x01(\x01H\x00\x88\x01\x01\x42\x11\n\x0f_standard_error\"\x85\x02\n\x0c\x46\x61ithfulness\x12\x11\n\tfractions\x18\x01 \x03(\x01\x12\x34\n\x11\x63omprehensiveness\x18\x02 \x01(\x0b\x32\x19.gloss.v1.ControlledCurve\x12.\n\x0bsufficiency\x18\x03 \x01(\x0b\x32\x19.gloss.v1.ControlledCurve\x12\x30\n\x0c\x64\x65letion_auc\x18\x04 \x01(\x0b\x32\x1a.gloss.v1.ControlledMetric\x12\x31\n\rinsertion_auc\x18\x05 \x01(\x0b\x32\x1a.gloss.v1.ControlledMetric\x12\x17\n\x0frandom_rankings\x18\x06 \x01(\x05\"b\n\x0f\x43ontrolledCurve\x12\x0e\n\x06values\x18\x01 \x03(\x01\x12\x15\n\rrandom_values\x18\x02 \x03(\x01\x12(\n\x04\x61opc\x18\x03 \x01(\x0b\x32\x1a.gloss.v1.ControlledMetric\"K\n\x10\x43ontrolledMetric\x12\r\n\x05value\x18\x01 \x01(\x01\x12\x0e\n\x06random\x18\x02 \x01(\x01\x12\x18\n\x10random_deviation\x18\x03 \x01(\x01\"A\n\x05Trust\x12\'\n\x07verdict\x18\x01 \x01(\x0e\x32\x16.gloss.v1.TrustVerdict\x12\x0f\n\x07reasons\x18\x02 \x03(\t\"\xb6\x01\n\x04\x43ost\x12\x13\n\x0b\x65valuations\x18\x01 \x01(\x03\x12\x17\n\x0ftokens_computed\x18\x02 \x01(\x03\x12\x14\n\x0ctokens_saved\x18\x03 \x01(\x03\x12\x12\n\ncache_hits\x18\x04 \x01(\x03\x12+\n\x08\x64uration\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x0bstop_reason\x18\x06 \x01(\x0e\x32\x14.gloss.v1.StopReason\"J\n\tPrecision\x12\r\n\x05\x64type\x18\x01 \x01(\t\x12\x1b\n\x0emeasured_error\x18\x02 \x01(\x01H\x00\x88\x01\x01\x42\x11\n\x0f_measured_error*\xcf\x01\n\x0f\x41ttributionUnit\x12 \n\x1c\x41TTRIBUTION_UNIT_UNSPECIFIED\x10\x00\x12\x18\n\x14\x41TTRIBUTION_UNIT_NAT\x10\x01\x12 \n\x1c\x41TTRIBUTION_UNIT_PROBABILITY\x10\x02\x12\x1d\n\x19\x41TTRIBUTION_UNIT_LOG_ODDS\x10\x03\x12\x1a\n\x16\x41TTRIBUTION_UNIT_SHARE\x10\x04\x12#\n\x1f\x41TTRIBUTION_UNIT_IMPURITY_SHARE\x10\x05*\x82\x01\n\x0cTrustVerdict\x12\x1d\n\x19TRUST_VERDICT_UNSPECIFIED\x10\x00\x12\x19\n\x15TRUST_VERDICT_TRUSTED\x10\x01\x12\x19\n\x15TRUST_VERDICT_CAUTION\x10\x02\x12\x1d\n\x19TRUST_VERDICT_NOT_TRUSTED\x10\x03*\xb5\x01\n\nStopReason\x12\x1b\n\x17STOP_REASON_UNSPECIFIED\x10\x00\x12\x18\n\x14STOP_REASON_COMPLETE\x10\x01\x12\x1b\n\x17STOP_REASON_EVALUATIONS\x10\x02\x12\x18\n\x14STOP_REASON_DURATION\x10\x03\x12\x1e\n\x1aSTOP_REASON_STANDARD_ERROR\x10\x04\x12\x19\n\x15STOP_REASON_CANCELLED\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'gloss.v1.explanation_result_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ATTRIBUTIONUNIT']._serialized_start=2634
-  _globals['_ATTRIBUTIONUNIT']._serialized_end=2841
-  _globals['_TRUSTVERDICT']._serialized_start=2844
-  _globals['_TRUSTVERDICT']._serialized_end=2974
-  _globals['_STOPREASON']._serialized_start=2977
-  _globals['_STOPREASON']._serialized_end=3158
+  _globals['_ATTRIBUTIONUNIT']._serialized_start=3011
+  _globals['_ATTRIBUTIONUNIT']._serialized_end=3218
+  _globals['_TRUSTVERDICT']._serialized_start=3221
+  _globals['_TRUSTVERDICT']._serialized_end=3351
+  _globals['_STOPREASON']._serialized_start=3354
+  _globals['_STOPREASON']._serialized_end=3535
   _globals['_EXPLANATIONRESULT']._serialized_start=136
-  _globals['_EXPLANATIONRESULT']._serialized_end=828
-  _globals['_FEATUREATTRIBUTION']._serialized_start=831
-  _globals['_FEATUREATTRIBUTION']._serialized_end=1030
-  _globals['_INTERVAL']._serialized_start=1032
-  _globals['_INTERVAL']._serialized_end=1087
-  _globals['_RESOLVEDTARGET']._serialized_start=1090
-  _globals['_RESOLVEDTARGET']._serialized_end=1387
-  _globals['_RESOLVEDREMOVAL']._serialized_start=1389
-  _globals['_RESOLVEDREMOVAL']._serialized_end=1464
-  _globals['_SURROGATEFIT']._serialized_start=1467
-  _globals['_SURROGATEFIT']._serialized_end=1608
-  _globals['_TREENODE']._serialized_start=1611
-  _globals['_TREENODE']._serialized_end=1753
-  _globals['_INTERACTION']._serialized_start=1755
-  _globals['_INTERACTION']._serialized_end=1862
-  _globals['_FAITHFULNESS']._serialized_start=1865
-  _globals['_FAITHFULNESS']._serialized_end=2126
-  _globals['_CONTROLLEDCURVE']._serialized_start=2128
-  _globals['_CONTROLLEDCURVE']._serialized_end=2226
-  _globals['_CONTROLLEDMETRIC']._serialized_start=2228
-  _globals['_CONTROLLEDMETRIC']._serialized_end=2303
-  _globals['_TRUST']._serialized_start=2305
-  _globals['_TRUST']._serialized_end=2370
-  _globals['_COST']._serialized_start=2373
-  _globals['_COST']._serialized_end=2555
-  _globals['_PRECISION']._serialized_start=2557
-  _globals['_PRECISION']._serialized_end=2631
+  _globals['_EXPLANATIONRESULT']._serialized_end=868
+  _globals['_FEATUREATTRIBUTION']._serialized_start=871
+  _globals['_FEATUREATTRIBUTION']._serialized_end=1070
+  _globals['_ATTRIBUTIONROW']._serialized_start=1073
+  _globals['_ATTRIBUTIONROW']._serialized_end=1393
+  _globals['_INTERVAL']._serialized_start=1395
+  _globals['_INTERVAL']._serialized_end=1450
+  _globals['_RESOLVEDTARGET']._serialized_start=1453
+  _globals['_RESOLVEDTARGET']._serialized_end=1764
+  _globals['_RESOLVEDREMOVAL']._serialized_start=1766
+  _globals['_RESOLVEDREMOVAL']._serialized_end=1841
+  _globals['_SURROGATEFIT']._serialized_start=1844
+  _globals['_SURROGATEFIT']._serialized_end=1985
+  _globals['_TREENODE']._serialized_start=1988
+  _globals['_TREENODE']._serialized_end=2130
+  _globals['_INTERACTION']._serialized_start=2132
+  _globals['_INTERACTION']._serialized_end=2239
+  _globals['_FAITHFULNESS']._serialized_start=2242
+  _globals['_FAITHFULNESS']._serialized_end=2503
+  _globals['_CONTROLLEDCURVE']._serialized_start=2505
+  _globals['_CONTROLLEDCURVE']._serialized_end=2603
+  _globals['_CONTROLLEDMETRIC']._serialized_start=2605
+  _globals['_CONTROLLEDMETRIC']._serialized_end=2680
+  _globals['_TRUST']._serialized_start=2682
+  _globals['_TRUST']._serialized_end=2747
+  _globals['_COST']._serialized_start=2750
+  _globals['_COST']._serialized_end=2932
+  _globals['_PRECISION']._serialized_start=2934
+  _globals['_PRECISION']._serialized_end=3008
 # @@protoc_insertion_point(module_scope)
