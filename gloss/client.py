@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import cached_property
@@ -17,6 +18,9 @@ from gloss.patience import Patience, is_final
 from gloss.plans import Call, Explain, Pages, Reply, Stream, Unary, Watch
 
 P = ParamSpec("P")
+
+_CLOSING_SECONDS = 2.0
+"""A connection that is not closed by then is left behind."""
 
 
 def _unary(build: Callable[P, Unary[Reply]]) -> Callable[Concatenate[Client, P], Reply]:
@@ -106,7 +110,10 @@ class Client(Connection):
     def close(self) -> None:
         """Close the connection; calls under way are cancelled."""
         self._closed.set()
-        self._channel.close()
+        # A call that Ctrl-C struck while it was being sent may leave gRPC waiting for its end for ever.
+        closing = threading.Thread(target=self._channel.close, daemon=True)
+        closing.start()
+        closing.join(_CLOSING_SECONDS)
 
     def _ask(self, call: Call[Reply]) -> Reply:
         with self._failing():
