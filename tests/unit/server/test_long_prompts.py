@@ -3,36 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ml.models.base import LanguageModel
-from ml.models.loading import load
 from server.calls import Answer
 from server.errors import ModelFailedError, OverloadedError
 from server.prefill import CHUNK_TOKENS
 from server.tasks import NextTokenTask, ScoreTask, Task
-from tests.fixtures.zoo import save
 from tests.unit.server.test_generation import Bench, all_of, check_alive, engine_of, ids_of, on_a_loop
 from tests.unit.server.test_poison import poisoned
 from tests.unit.server.watched import CHUNK, LONG, begin_as, prompt, watched
 
 POISON = 77
-
-
-@pytest.fixture(scope="module", params=["lstm", "llama", "phi3, longrope", "openai-gpt", "mamba"])
-def model(request: pytest.FixtureRequest, tiny_lstm: Path, tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
-    """One of each way to compute: a recurrence, ragged, ragged up to a length, padded, with its own cache."""
-    if request.param == "lstm":
-        return load(str(tiny_lstm), device="cpu")
-    return load(str(save(request.param, tmp_path_factory.mktemp("models") / "model")), device="cpu")
-
-
-@pytest.fixture(scope="module")
-def llama(tiny_llama: Path) -> LanguageModel:
-    return load(str(tiny_llama), device="cpu")
 
 
 @pytest.fixture(autouse=True)
