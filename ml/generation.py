@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ml.errors import InputError, PromptTooLongError
-from ml.predict import MAX_TOP_K
+from ml.prediction import MAX_TOP_K
 from ml.tokens import Tokenizer
 
 DEFAULT_TOKENS = 64

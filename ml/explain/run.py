@@ -164,6 +164,8 @@ class Run(Work):
     def _filled(self, value: ValueFunction, blank: ExplanationResult, estimate: Estimate) -> ExplanationResult:
         """The result as far as `estimate` knows it, with what it has cost by now."""
         reach = two_sided_95(estimate.freedom)
+        # An attribution is a difference of values, each with the engine's noise in it.
+        errors = np.hypot(estimate.standard_errors, math.sqrt(2) * self._evaluator.noise)
         attributions = tuple(
             Attribution(
                 text=feature.text,
@@ -174,7 +176,7 @@ class Run(Work):
                 interval=None if math.isinf(error) else Interval(each - reach * error, each + reach * error),
             )
             for feature, each, error in zip(
-                self.problem.features, estimate.attributions.tolist(), estimate.standard_errors.tolist(), strict=True
+                self.problem.features, estimate.attributions.tolist(), errors.tolist(), strict=True
             )
         )
         return replace(

@@ -155,6 +155,7 @@ class Work:
             cache_hits=max(0, value.answered - memory.evaluations),
             duration=self._seconds_before + self._elapsed,
             stop_reason=stop,
+            price=None if (price := self._model.info.token_price) is None else memory.tokens_computed * price,
         )
 
     @property
@@ -185,7 +186,10 @@ class Work:
     def _remaining(self) -> float | None:
         each, limit = self._seconds_each, self._budget.max_duration
         if self._value is None or (each is None and not self._value.answered):
-            remaining = rough_seconds(self._model.info, self._task.tokens(self._planned))
+            rough = rough_seconds(self._model.info, self._task.tokens(self._planned))
+            if rough is None:
+                return None
+            remaining = rough
         elif each is None:
             return None  # an earlier attempt's values came for nothing: there is no throughput to tell from yet
         else:

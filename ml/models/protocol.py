@@ -29,6 +29,11 @@ class ModelInfo:
         heads: 0 for a model without attention.
         capabilities: fast ways to compute that it was seen to allow, each with the longest prompt; None is any length.
         unused: what it was not seen to allow, in words.
+        engine: the software that computes the model elsewhere, with its version; "" where this process does. Of such a
+            model nothing but log-probabilities can be had: parameters, layers, heads and hidden size are 0.
+        max_top_k: how many most likely tokens it lists at most; None for all of them.
+        noise: standard deviation of one token's log-probability with what else is computed in the same batch, in nats.
+        token_price: what its engine takes for a token of a prompt; None where nobody counts.
     """
 
     name: str
@@ -44,6 +49,10 @@ class ModelInfo:
     dtype: str
     capabilities: tuple[tuple[str, int | None], ...] = ()
     unused: str = ""
+    engine: str = ""
+    max_top_k: int | None = None
+    noise: float = 0.0
+    token_price: float | None = None
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,13 @@ from typing import TypeVar
 
 from gloss import v1 as pb
 from gloss.v1.inference_service_pb2_grpc import InferenceServiceServicer
-from ml import attention, predict
+from ml import attention
 from ml.encoding import Encoding
 from ml.errors import PromptTooLongError
 from ml.generation import Generation
 from ml.junction import Junction
 from ml.models.base import LanguageModel
+from ml.prediction import check_temperature, check_top_k
 from schema.convert import from_tokens, to_continuation, to_prompt
 from server.engine import Answer, Engine
 from server.gate import caller_of, key_name
@@ -55,8 +56,8 @@ class InferenceService(InferenceServiceServicer):
         check_count("prompts", len(request.prompts), self._max_prompts)
         top_k = request.top_k if request.HasField("top_k") else DEFAULT_TOP_K
         temperature = request.temperature if request.HasField("temperature") else DEFAULT_TEMPERATURE
-        predict.check_top_k(top_k, model.info.vocabulary_size)
-        predict.check_temperature(temperature)
+        check_top_k(top_k, model.info)
+        check_temperature(temperature, model.info)
         size = sizes.check_next_token(model, len(request.prompts), top_k, self._max_bytes)
 
         def read() -> list[NextTokenTask]:
@@ -86,7 +87,7 @@ class InferenceService(InferenceServiceServicer):
         self._engine.check_capacity()
         model = self._registry.resolve(request.model)
         check_count("items", len(request.items), self._max_prompts)
-        predict.check_top_k(request.top_k, model.info.vocabulary_size, least=0)
+        check_top_k(request.top_k, model.info, least=0)
 
         def read() -> list[tuple[ScoreTask, Junction]]:
             return read_each("items", request.items, lambda item: _score_task(model, item, request.top_k))
@@ -139,7 +140,7 @@ class InferenceService(InferenceServiceServicer):
         clock = _Clock()
         model = self._registry.resolve(request.model)
         spec = wire.generation_spec(request)
-        predict.check_top_k(spec.top_k, model.info.vocabulary_size, least=0)
+        check_top_k(spec.top_k, model.info, least=0)
         prompt = await self._helped(request.ByteSize(), lambda: _encode(model, request.prompt))
         limit = spec.tokens(len(prompt.ids), model.info.context_length)
         clock.tokenized()
