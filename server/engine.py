@@ -18,6 +18,7 @@ from typing import Any
 from ml.generation import Generation
 from ml.models.base import LanguageModel
 from ml.runtime.device import in_front
+from server.answers import Answer
 from server.batching import Item, Limits, Queue, QueueOverflowError
 from server.errors import OverloadedError, of_model
 from server.generation import GenerationLimits, Generations, insert_prefixes
@@ -29,23 +30,6 @@ _logger = logging.getLogger(__name__)
 
 _SHORTEST_RETRY, _LONGEST_RETRY = 0.05, 30.0
 """Seconds after which a refused caller is told to try again, at least and at most."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What became of a call's tasks."""
-
-    values: tuple[Any, ...]
-    """One value a task, in the call's order."""
-
-    queue_seconds: float
-    """Time that the call waited for the model, altogether."""
-
-    model_seconds: float
-    """Time of the batches that its tasks ran in."""
-
-    cached_tokens: tuple[int, ...]
-    """How many first tokens of each task came from the prefix cache, in the call's order."""
 
 
 class _Call:

@@ -14,7 +14,7 @@ from ml.explain.evaluation import Evaluator, rough_seconds
 from ml.explain.target import TargetTokens
 from ml.explain.texts import Prompts
 from ml.explain.value_function import ValueFunction
-from ml.models.protocol import ExplainableModel
+from ml.models.protocol import ExplainableModel, Namespaced
 from ml.result import Cost, ExplanationResult, Precision, Progress, Stage, StopReason, StudyResult, Update
 from ml.spec import Budget, PrecisionPolicy
 
@@ -78,9 +78,9 @@ class Work:
                 ignored.
             cache: values of earlier work by any model, to be used and added to. Left alone where the precision may
                 change on the way, as its trial must not depend on what was asked before.
-            namespace: of `cache`: only values of the same one are used.
+            namespace: of `cache`, and of what the model caches: only values of the same one are used.
         """
-        self._model = model
+        self._model = model.for_namespace(namespace) if isinstance(model, Namespaced) else model
         self._task = task
         self._budget = budget
         self._tries_bfloat16 = precision is PrecisionPolicy.AUTO

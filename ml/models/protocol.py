@@ -134,6 +134,24 @@ class ExplainableModel(Protocol):
 
 
 @runtime_checkable
+class Closeable(Protocol):
+    """A model that holds more than memory, such as other processes."""
+
+    def close(self) -> None:
+        """Let go of it. The model does not compute any more."""
+        ...
+
+
+@runtime_checkable
+class Namespaced(Protocol):
+    """A model that keeps what it caches apart by namespaces, wherever it caches it."""
+
+    def for_namespace(self, namespace: str) -> ExplainableModel:
+        """The same model, which finds what was cached for `namespace` alone; "" is one of its own."""
+        ...
+
+
+@runtime_checkable
 class ModelInternals(Protocol):
     """What explainers ask of a model beside, where its layers and gradients are at hand."""
 

@@ -13,7 +13,7 @@ from jobs import question
 from jobs.record import Question
 from ml.errors import InputError
 from ml.explain import Problem, StudyProblem, forecast, prepare
-from ml.models.base import LanguageModel
+from ml.models.protocol import ExplainableModel
 from schema.convert import from_progress, to_question
 from server.drain import Drain
 from server.errors import DrainingError, NoWorkerError, StreamAgeError
@@ -152,7 +152,7 @@ def _asked(request: pb.CreateExplanationRequest) -> tuple[str, Question]:
     return kind, request.spec if kind == "spec" else request.study
 
 
-def _checked(model: LanguageModel, kind: str, asked: Question) -> Problem | StudyProblem:
+def _checked(model: ExplainableModel, kind: str, asked: Question) -> Problem | StudyProblem:
     """The problem that a worker would solve; raises whatever a worker would raise before its first evaluation."""
     with blamed_at(kind):
         return prepare(model.tokenizer, model.info, to_question(asked))

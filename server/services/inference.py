@@ -15,18 +15,18 @@ from ml.encoding import Encoding
 from ml.errors import PromptTooLongError
 from ml.generation import Generation
 from ml.junction import Junction
-from ml.models.base import LanguageModel
+from ml.models.protocol import ExplainableModel
 from ml.prediction import check_temperature, check_top_k
 from schema.convert import from_tokens, to_continuation, to_prompt
-from server.engine import Answer, Engine
+from server.answers import Answer
+from server.engines import Engines, Text
 from server.gate import caller_of, key_name
 from server.interceptors import Context
+from server.questions import AttentionTask, NextTokenTask, ScoreTask, Task
 from server.registry import Registry
 from server.services import sizes, wire
 from server.services.fields import check_count, read_each
 from server.settings import Settings
-from server.tasks import AttentionTask, NextTokenTask, ScoreTask, Task
-from server.text_stream import Stream
 
 T = TypeVar("T")
 
@@ -39,7 +39,7 @@ _SMALL = 8192
 class InferenceService(InferenceServiceServicer):
     """The methods of the contract, which documents them."""
 
-    def __init__(self, registry: Registry, engine: Engine, helpers: Executor, settings: Settings) -> None:
+    def __init__(self, registry: Registry, engine: Engines, helpers: Executor, settings: Settings) -> None:
         """Serve the models of `registry` through `engine`; `helpers` are threads for large requests and replies."""
         self._registry = registry
         self._engine = engine
@@ -51,8 +51,8 @@ class InferenceService(InferenceServiceServicer):
     async def NextToken(self, request: pb.NextTokenRequest, context: Context) -> pb.NextTokenResponse:  # noqa: N802
         """Predict what follows each prompt."""
         clock = _Clock()
-        self._engine.check_capacity()
         model = self._registry.resolve(request.model)
+        self._engine.check_capacity(model.info.name)
         check_count("prompts", len(request.prompts), self._max_prompts)
         top_k = request.top_k if request.HasField("top_k") else DEFAULT_TOP_K
         temperature = request.temperature if request.HasField("temperature") else DEFAULT_TEMPERATURE
@@ -84,8 +84,8 @@ class InferenceService(InferenceServiceServicer):
     async def Score(self, request: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:  # noqa: N802
         """Measure how likely each continuation is."""
         clock = _Clock()
-        self._engine.check_capacity()
         model = self._registry.resolve(request.model)
+        self._engine.check_capacity(model.info.name)
         check_count("items", len(request.items), self._max_prompts)
         check_top_k(request.top_k, model.info, least=0)
 
@@ -115,8 +115,8 @@ class InferenceService(InferenceServiceServicer):
     async def Attention(self, request: pb.AttentionRequest, context: Context) -> pb.AttentionResponse:  # noqa: N802
         """Show what the prompt's tokens attend to."""
         clock = _Clock()
-        self._engine.check_capacity()
         model = self._registry.resolve(request.model)
+        self._engine.check_capacity(model.info.name)
         encoding = await self._helped(request.ByteSize(), lambda: _encode(model, request.prompt))
         plan = attention.resolve(wire.attention_spec(request), model.info, len(encoding.ids))
         reply = pb.AttentionResponse(
@@ -186,7 +186,7 @@ class InferenceService(InferenceServiceServicer):
             models=[wire.model_info(model, is_default=model is default) for model in self._registry.values()]
         )
 
-    async def _run(self, model: LanguageModel, tasks: Sequence[Task], context: Context) -> Answer:
+    async def _run(self, model: ExplainableModel, tasks: Sequence[Task], context: Context) -> Answer:
         return await self._engine.submit(
             model.info.name,
             tasks,
@@ -217,7 +217,7 @@ class _Clock:
         """Note that the prompts are tokenized, and the engine comes next."""
         self._tokenize = self._lap()
 
-    def answered(self, answer: Answer | Stream) -> None:
+    def answered(self, answer: Answer | Text) -> None:
         """Note that the engine has answered, and the reply comes next."""
         self._lap()
         self._queue, self._model = answer.queue_seconds, answer.model_seconds
@@ -236,15 +236,15 @@ class _Clock:
         return lap
 
 
-def _encode(model: LanguageModel, message: pb.Prompt) -> Encoding:
+def _encode(model: ExplainableModel, message: pb.Prompt) -> Encoding:
     return model.tokenizer.encode(to_prompt(message))
 
 
-def _ids(model: LanguageModel, message: pb.Prompt) -> tuple[int, ...]:
+def _ids(model: ExplainableModel, message: pb.Prompt) -> tuple[int, ...]:
     return model.tokenizer.prompt_ids(to_prompt(message))
 
 
-def _score_task(model: LanguageModel, item: pb.ScoreItem, top_k: int) -> tuple[ScoreTask, Junction]:
+def _score_task(model: ExplainableModel, item: pb.ScoreItem, top_k: int) -> tuple[ScoreTask, Junction]:
     found = model.tokenizer.prompt_and_continuation(to_prompt(item.prompt), to_continuation(item.continuation))
     before, limit = len(found.prompt.ids), model.info.context_length
     length = before + len(found.ids)

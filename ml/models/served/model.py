@@ -54,11 +54,11 @@ class ServedModel:
         self._salt = ""
         self._loop = _Loop(found, observe)
 
-    def for_tenant(self, tenant: str) -> ServedModel:
-        """The same model, by the same connections, whose prefixes the engine caches for this tenant alone."""
+    def for_namespace(self, namespace: str) -> ServedModel:
+        """See `ml.models.protocol.Namespaced`. The connections are shared."""
         model = object.__new__(ServedModel)
         model.__dict__.update(self.__dict__)
-        model._salt = self._loop.salt(tenant) if tenant else ""
+        model._salt = self._loop.salt(namespace) if namespace else ""
         return model
 
     def close(self) -> None:
@@ -142,9 +142,9 @@ class _Loop:
         self._lock = threading.Lock()
         self._running: tuple[asyncio.AbstractEventLoop, threading.Thread, Engine] | None = None
 
-    def salt(self, tenant: str) -> str:
-        """A word that only this process can make of a tenant's name."""
-        return hashlib.blake2b(tenant.encode(), key=self._secret, digest_size=32).hexdigest()
+    def salt(self, namespace: str) -> str:
+        """A word that only this process can make of a namespace."""
+        return hashlib.blake2b(namespace.encode(), key=self._secret, digest_size=32).hexdigest()
 
     def run(self, work: Callable[[Engine], Coroutine[Any, Any, T]]) -> T:
         """The result of `work`, for which the calling thread waits. An exception that reaches it meanwhile ends it."""
