@@ -33,7 +33,7 @@ VARIABLES = frozenset(
         # Of a client, and of the probe.
         *("ADDRESS", "KEY", "CA", "CERTIFICATE", "CERTIFICATE_KEY", "TLS_NAME"),
         # Of the compose file, and of the tests.
-        *("PROMETHEUS_PORT", "GRAFANA_PORT", "WIKITEXT"),
+        *("PROMETHEUS_PORT", "GRAFANA_PORT", "EXTRA", "IMAGE", "VLLM_MODEL", "WIKITEXT"),
     )
 )
 """All that any part of Gloss reads: server and worker are often started with the same environment."""
