@@ -11,6 +11,7 @@ import grpc
 import numpy as np
 import pytest
 
+from benchmarks import vllm
 from gloss import v1 as pb
 from ml import spec
 from ml.errors import OutOfReachError
@@ -20,7 +21,6 @@ from ml.models.served.model import ServedModel, open_model
 from ml.models.served.options import EngineOptions
 from ml.result import ExplanationResult, StudyResult
 from ml.spec import Budget, Continuation, ContrastTarget, ExplanationSpec, GenerationTarget, Prompt, Target
-from tests.fixtures import vllm
 from tests.fixtures.engine import TestEngine, saved
 from tests.fixtures.models import byte_level
 from tests.fixtures.served import LONGEST, LocalModel, SmallModel
