@@ -2,10 +2,10 @@
 
     python -m benchmarks.engine [--model transformer | FOLDER] [--rounds 5] [--json FILE]
 
-vLLM is installed where it is missing (`benchmarks/vllm.py`), and serves the model in float32 on this machine's processor. A
-plain client is what a good engineer would write: it sends ids, 64 prompts a request, and asks for the target's
-log-probability by `logprob_token_ids` (or by `echo`), of the very prompts that Gloss asks about. It fits nothing. Each
-round's prefixes are salted, so that everybody begins with an empty prefix cache, and the ways take turns.
+vLLM is installed where it is missing (`benchmarks/vllm.py`), and serves the model in float32 on this machine's
+processor. A plain client is what a good engineer would write: it sends ids, 64 prompts a request, and asks for the
+target's log-probability by `logprob_token_ids` (or by `echo`), of the very prompts that Gloss asks about. It fits
+nothing. Each round's prefixes are salted, so that everybody begins with an empty prefix cache, and the ways take turns.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Recorded(ServedModel):
     def __init__(self, found: Any) -> None:
         self.spans: list[tuple[float, float]] = []
         self.prompts: list[tuple[int, ...]] = []
-        self.continuation: tuple[int, ...] = ()
+        self.tokens: list[int] = []
         super().__init__(found, self._note)
 
     def _note(self, exchange: Exchange) -> None:
@@ -80,7 +80,7 @@ class Recorded(ServedModel):
     def stream_log_probabilities(self, prompts: Any, continuations: Any, **options: Any) -> Iterator[LogProbabilities]:
         """As `ServedModel` does, noting what is asked."""
         self.prompts += [tuple(prompt) for prompt in prompts]
-        self.continuation = tuple(continuations[0])
+        self.tokens.append(continuations[0][0])
         yield from super().stream_log_probabilities(prompts, continuations, **options)
 
     def busy(self, since: float) -> float:
@@ -106,8 +106,7 @@ def lime(words: int, evaluations: int, *, controlled: bool, seed: int = 0) -> Ex
 def attributions(model: ExplainableModel, asked: ExplanationSpec) -> np.ndarray[Any, np.dtype[np.float64]]:
     """What an explanation finds, [features]."""
     *_, last = start(model, asked)
-    assert last.result is not None
-    return np.array([each.attribution for each in last.result.attributions])  # type: ignore[union-attr]
+    return np.array([each.attribution for each in last.result.attributions])
 
 
 def gloss(model: Recorded, asked: ExplanationSpec) -> Round:
@@ -155,26 +154,23 @@ def plain(
     parts = [prompts[place : place + PROMPTS] for place in range(0, len(prompts), PROMPTS)]
     began = time.perf_counter()
     with ThreadPoolExecutor(at_once) as pool:
-        found = [value for values in pool.map(lambda part: way(part, token, salt), parts) for value in values]
-    assert len(found) == len(prompts)
+        list(pool.map(lambda part: way(part, token, salt), parts))
     return time.perf_counter() - began
 
 
 def agreement(served: ExplainableModel, local: ExplainableModel) -> dict[str, float]:
     """The largest difference of any attribution, by method and target."""
+    continuation = Target(Continuation(text=" of the city"))
+    contrast = Target(ContrastTarget(Continuation(text=" city"), Continuation(text=" river")))
     prompt, short = Prompt(" ".join(TEXT.split()[:24])), Prompt("The bridge was built in 1932")
     large = Budget(max_evaluations=400, seed=1)
     asked = {
         "occlusion": ExplanationSpec(prompt, spec.Occlusion()),
         "exact Shapley values": ExplanationSpec(short, spec.KernelShap()),
         "interactions": ExplanationSpec(short, spec.Interactions()),
-        "occlusion, a continuation": ExplanationSpec(
-            prompt, spec.Occlusion(), Target(Continuation(text=" of the city"))
-        ),
+        "occlusion, a continuation": ExplanationSpec(prompt, spec.Occlusion(), continuation),
         "occlusion, a generation": ExplanationSpec(prompt, spec.Occlusion(), Target(GenerationTarget(4))),
-        "occlusion, a contrast": ExplanationSpec(
-            prompt, spec.Occlusion(), Target(ContrastTarget(Continuation(text=" city"), Continuation(text=" river")))
-        ),
+        "occlusion, a contrast": ExplanationSpec(prompt, spec.Occlusion(), contrast),
         "LIME": ExplanationSpec(prompt, spec.Lime(), budget=large),
         "KernelSHAP": ExplanationSpec(prompt, spec.KernelShap(), budget=large),
         "Shapley permutation": ExplanationSpec(prompt, spec.ShapleyPermutation(), budget=large),
@@ -216,7 +212,7 @@ def measure(folder: Path, words: int, rounds: int, log: Path) -> dict[str, Any]:
 
         model.prompts.clear()
         gloss(model, lime(words, EVALUATIONS, controlled=False))
-        prompts, [token] = [*dict.fromkeys(model.prompts)], model.continuation
+        prompts, token = [*dict.fromkeys(model.prompts)], model.tokens[-1]
         ways: dict[str, Callable[[], float]] = {
             "plain client, by ids": lambda: plain(client.by_ids, prompts, token, 1),
             "plain client, by ids, 4 requests at once": lambda: plain(client.by_ids, prompts, token, 4),
@@ -226,7 +222,7 @@ def measure(folder: Path, words: int, rounds: int, log: Path) -> dict[str, Any]:
         runs: list[Round] = []
         shares: dict[str, list[float]] = {name: [] for name in seconds}
         for _ in range(rounds):
-            for name in seconds:
+            for name, times in seconds.items():
                 before = _cached(url)
                 if name in ways:
                     taken = ways[name]()
@@ -236,7 +232,7 @@ def measure(folder: Path, words: int, rounds: int, log: Path) -> dict[str, Any]:
                     taken = run.seconds
                     if not controlled:
                         runs.append(run)
-                seconds[name].append(taken)
+                times.append(taken)
                 shares[name].append(_share(before, _cached(url)))
                 _tell(f"  {name}: {taken:.2f} s\n")
         model.close()

@@ -56,7 +56,7 @@ class ServedModel:
 
     def for_namespace(self, namespace: str) -> ServedModel:
         """See `ml.models.protocol.Namespaced`. The connections are shared."""
-        model = object.__new__(ServedModel)
+        model = object.__new__(type(self))
         model.__dict__.update(self.__dict__)
         model._salt = self._loop.salt(namespace) if namespace else ""
         return model
