@@ -36,7 +36,7 @@ from ml.explain import start
 from ml.models.loading import load
 from ml.models.protocol import ExplainableModel, LogProbabilities
 from ml.models.served.address import parse
-from ml.models.served.client import Exchange
+from ml.models.served.exchange import Exchange
 from ml.models.served.model import ServedModel
 from ml.models.served.opening import look
 from ml.models.served.options import EngineOptions

@@ -11,7 +11,7 @@ import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from ml.models.protocol import ModelInfo
-from ml.models.served.client import Exchange
+from ml.models.served.exchange import Exchange
 from ml.models.served.metrics import EngineMetrics
 
 if TYPE_CHECKING:  # a server of models that are served elsewhere has no torch

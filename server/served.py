@@ -18,8 +18,9 @@ from typing import Any
 
 from ml.errors import EngineError
 from ml.generation import Generation, Step
-from ml.models.served.client import EngineClient, Exchange, UnusableError
+from ml.models.served.client import EngineClient
 from ml.models.served.completions import PATH, Answer, Query, answers, body
+from ml.models.served.exchange import Exchange, UnusableError
 from ml.models.served.opening import Found
 from ml.models.served.stream import Engine
 from ml.models.served.texts import body as text_body

@@ -89,7 +89,7 @@ def _loaded(settings: Settings) -> ExplainableModel:
 
 
 def _served(settings: Settings, notify: Callable[[Message], None]) -> ExplainableModel:
-    from ml.models.served.client import Exchange  # noqa: PLC0415
+    from ml.models.served.exchange import Exchange  # noqa: PLC0415
     from ml.models.served.model import open_model  # noqa: PLC0415
 
     def observe(each: Exchange) -> None:

@@ -69,7 +69,7 @@ class Ended:
 class Asked:
     """A request to the engine that serves the model elsewhere has ended; `in_flight` are prompts that others hold.
 
-    `outcome` and the tokens are those of `ml.models.served.client.Exchange`.
+    `outcome` and the tokens are those of `ml.models.served.exchange.Exchange`.
     """
 
     outcome: str

@@ -14,7 +14,7 @@ from ml.explain.evaluation import Evaluator, rough_seconds
 from ml.explain.target import TargetTokens
 from ml.explain.texts import Prompts
 from ml.explain.value_function import ValueFunction
-from ml.models.protocol import ExplainableModel, Namespaced
+from ml.models.protocol import ExplainableModel, Marking, Namespaced
 from ml.result import Cost, ExplanationResult, Precision, Progress, Stage, StopReason, StudyResult, Update
 from ml.spec import Budget, PrecisionPolicy
 
@@ -86,6 +86,8 @@ class Work:
         self._tries_bfloat16 = precision is PrecisionPolicy.AUTO
         self._clock = clock
         self._cache, self._namespace = cache, namespace
+        if checkpoint and isinstance(self._model, Marking):
+            checkpoint = self._model.unmarked(checkpoint)
         self._given = checkpoint or b""
         self._fingerprint = b""
         self._value: ValueFunction | None = None
@@ -96,10 +98,13 @@ class Work:
 
     def checkpoint(self) -> bytes:
         """What another attempt needs to go on from here; the given checkpoint while there is nothing to add."""
-        if self._value is None:
-            return self._given
-        self._value.memory.seconds = self._seconds_before + self._elapsed
-        return self._value.memory.pack(self._fingerprint)
+        if self._value is not None:
+            self._value.memory.seconds = self._seconds_before + self._elapsed
+            return self._marked(self._value.memory.pack(self._fingerprint))
+        return self._given and self._marked(self._given)
+
+    def _marked(self, packed: bytes) -> bytes:
+        return self._model.marked(packed) if isinstance(self._model, Marking) else packed
 
     def _open(self, target: TargetTokens) -> ValueFunction:
         """The value function, with what an earlier attempt found out."""

@@ -152,6 +152,19 @@ class Namespaced(Protocol):
 
 
 @runtime_checkable
+class Marking(Protocol):
+    """A model whose digest does not tell its weights, so that it marks the checkpoints of what it computed."""
+
+    def marked(self, checkpoint: bytes) -> bytes:
+        """`checkpoint`, with what tells the weights that its values are of."""
+        ...
+
+    def unmarked(self, data: bytes) -> bytes | None:
+        """What `marked` was given; None where it is of other weights than this model's."""
+        ...
+
+
+@runtime_checkable
 class ModelInternals(Protocol):
     """What explainers ask of a model beside, where its layers and gradients are at hand."""
 

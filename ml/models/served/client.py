@@ -7,82 +7,31 @@ import json
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
-from time import time
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import httpx2
 
 from ml.errors import EngineError, EngineUnavailableError
 from ml.models.served.address import Address
+from ml.models.served.exchange import Exchange, Reply, TransientError, UnusableError, broken, check, usage
 from ml.models.served.options import EngineOptions
 from ml.models.served.window import Window
 
+T = TypeVar("T")
+
 Body = Mapping[str, Any]
 
-T = TypeVar("T")
+Tokens = dict[str, int]
+"""Where an attempt notes what it was about, as `Exchange` names it."""
 
 _CONNECT_SECONDS = 5.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0
-_TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
-"""Statuses after which the same request may be answered."""
+_RETRY_SECONDS = 1.0
+"""After which a text that broke off may be asked for again."""
 
-_OVERLOADED = frozenset({429, 503})
-_KEY_WANTED = frozenset({401, 403})
 _UNUSABLE_ANSWERS = 3
-"""So many in a row, and it is no accident."""
-
-_LONGEST_REASON = 300
-"""Characters of an engine's own message that are repeated."""
-
-
-@dataclass(frozen=True)
-class Exchange:
-    """One request that has ended, for whoever counts.
-
-    Attributes:
-        outcome: "ok", "overloaded", "failed", "unusable", "refused", "away", or "cancelled".
-        in_flight: prompts that are asked for at this moment, its own among them.
-        prompt_tokens: as the engine counts them; of them `cached_tokens` were in its prefix cache, as far as it tells.
-    """
-
-    outcome: str
-    seconds: float
-    in_flight: int
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    completion_tokens: int = 0
-
-
-@dataclass(frozen=True)
-class Reply(Generic[T]):
-    """What was made of an answer, and the replica that gave it."""
-
-    value: T
-    replica: str
-
-
-class UnusableError(Exception):
-    """An answer lacks what was asked for, or holds what is no number. The message says what."""
-
-
-class RefusedError(EngineError):
-    """The engine says that the request itself is wrong; `status` is its own."""
-
-    def __init__(self, model: str, status: int, message: str) -> None:
-        super().__init__(model, message)
-        self.status = status
-
-
-class _TransientError(Exception):
-    """A request failed that may be tried again."""
-
-    def __init__(self, outcome: str, message: str, retry_after: float | None = None) -> None:
-        super().__init__(message)
-        self.outcome = outcome
-        self.retry_after = retry_after
+"""So many to one request, and it is no accident."""
 
 
 class EngineClient:
@@ -111,7 +60,8 @@ class EngineClient:
         self._http = httpx2.AsyncClient(
             headers=headers,
             timeout=httpx2.Timeout(options.timeout, connect=_CONNECT_SECONDS, pool=None),
-            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=64),
+            # Shorter than servers keep an idle connection: one that they close as it is used costs a retry.
+            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=2.0),
             transport=transport,
         )
         self._busy = dict.fromkeys(address.replicas, 0)
@@ -175,25 +125,28 @@ class EngineClient:
                 await response.aclose()
 
     async def _opened(self, path: str, body: Body) -> httpx2.Response:
-        async def attempt(replica: str) -> httpx2.Response:
+        async def attempt(replica: str, tokens: Tokens) -> httpx2.Response:
             request = self._http.build_request("POST", replica + path, json=dict(body))
             response = await self._http.send(request, stream=True)
             if response.status_code != httpx2.codes.OK:
                 await response.aread()
                 await response.aclose()
-                self._check(response)
+                check(response, self.address.name)
+            tokens["prompt_tokens"] = len(body["prompt"])
             return response
 
-        return await self._retried(attempt, None, None, lambda response: (1, {}))
+        return await self._retried(attempt, prompts=1)
 
     async def _events(self, response: httpx2.Response) -> AsyncIterator[Any]:
         try:
             async for event in httpx2.EventSource(response):
                 if event.data == "[DONE]":
                     return
-                yield self._parsed(event.data)
+                yield json.loads(event.data)
         except httpx2.TransportError as error:
-            raise self._unavailable(_TransientError("away", f"its text broke off ({_reason(error)})")) from error
+            raise self._unavailable(broken(error), _RETRY_SECONDS) from error
+        except ValueError as error:
+            raise EngineError(self.address.name, "the engine sent an event that is no JSON") from error
 
     async def _exchanged(
         self,
@@ -206,26 +159,28 @@ class EngineClient:
         replica: str | None,
         patience: float | None,
     ) -> Reply[T]:
-        usage: dict[str, int] = {}
-
-        async def attempt(chosen: str) -> Reply[T]:
+        async def attempt(chosen: str, tokens: Tokens) -> Reply[T]:
             response = await self._http.request(method, chosen + path, json=None if body is None else dict(body))
-            self._check(response)
+            check(response, self.address.name)
             try:
                 data = response.json()
-                usage.update(_usage(data))
+                tokens.update(usage(data))
                 return Reply(read(data), chosen)
-            except (ValueError, UnusableError) as error:
-                raise _TransientError("unusable", str(error) or "its answer is no JSON") from error
+            except UnusableError as error:
+                raise TransientError("unusable", str(error)) from error
+            except (ValueError, LookupError, TypeError, AttributeError) as error:
+                what = f"it lacks something that was asked for ({type(error).__name__}: {error})"
+                raise TransientError("unusable", what) from error
 
-        return await self._retried(attempt, replica, patience, lambda reply: (prompts, usage))
+        return await self._retried(attempt, prompts=prompts, only=replica, patience=patience)
 
     async def _retried(
         self,
-        attempt: Callable[[str], Awaitable[T]],
-        only: str | None,
-        patience: float | None,
-        measured: Callable[[T], tuple[int, Mapping[str, int]]],
+        attempt: Callable[[str, Tokens], Awaitable[T]],
+        *,
+        prompts: int,
+        only: str | None = None,
+        patience: float | None = None,
     ) -> T:
         """The result of `attempt` on a replica, tried again with growing pauses for as long as patience lasts.
 
@@ -233,7 +188,7 @@ class EngineClient:
         """
         deadline = self._clock() + (self.options.patience if patience is None else patience)
         pause = _FIRST_PAUSE
-        failure = _TransientError("overloaded", "it asked for a pause")
+        failure = TransientError("overloaded", "it asked for a pause")
         unusable = 0
         while True:
             replica = only or self._choose()
@@ -242,8 +197,8 @@ class EngineClient:
                 raise self._unavailable(failure, rest)
             await asyncio.sleep(rest)
             try:
-                return await self._observed(attempt, replica, measured)
-            except _TransientError as error:
+                return await self._observed(attempt, replica, prompts)
+            except TransientError as error:
                 failure = error
             if failure.outcome == "overloaded":
                 self.window.overloaded()
@@ -256,105 +211,35 @@ class EngineClient:
             self._rests_until[replica] = max(self._rests_until[replica], self._clock() + rest)
             pause = min(2 * pause, _LONGEST_PAUSE)
 
-    async def _observed(
-        self,
-        attempt: Callable[[str], Awaitable[T]],
-        replica: str,
-        measured: Callable[[T], tuple[int, Mapping[str, int]]],
-    ) -> T:
+    async def _observed(self, attempt: Callable[[str, Tokens], Awaitable[T]], replica: str, prompts: int) -> T:
         """The result of one attempt, of which `observe` is told."""
         began = self._clock()
         self._busy[replica] += 1
-        outcome, prompts, usage = "cancelled", 0, dict[str, int]()
+        outcome, tokens = "cancelled", Tokens()
         try:
-            found = await attempt(replica)
+            found = await attempt(replica, tokens)
             outcome = "ok"
-            prompts, usage = measured(found)
             self.window.answered(prompts)
             return found
-        except RefusedError:
-            outcome = "refused"
-            raise
-        except _TransientError as error:
+        except TransientError as error:
             outcome = error.outcome
             raise
         except httpx2.TransportError as error:
             outcome = "away"
-            raise _TransientError(outcome, _reason(error)) from error
+            raise broken(error) from error
+        except EngineError:
+            outcome = "refused"
+            raise
         finally:
             self._busy[replica] -= 1
-            self._observe(Exchange(outcome, self._clock() - began, self.window.in_flight, **usage))
+            self._observe(Exchange(outcome, self._clock() - began, self.window.in_flight, **tokens))
 
     def _choose(self) -> str:
         """The replica with the fewest requests, of those that do not rest if there are such."""
         now = self._clock()
         return min(self._busy, key=lambda replica: (max(0.0, self._rests_until[replica] - now), self._busy[replica]))
 
-    def _check(self, response: httpx2.Response) -> None:
-        status = response.status_code
-        if status == httpx2.codes.OK:
-            return
-        message = _message(response)
-        if status in _TRANSIENT:
-            outcome = "overloaded" if status in _OVERLOADED else "failed"
-            raise _TransientError(outcome, f"it answered {status}: {message}", _retry_after(response))
-        if status in _KEY_WANTED:
-            raise RefusedError(self.address.name, status, f"the engine refuses the key in GLOSS_ENGINE_KEY ({status})")
-        raise RefusedError(self.address.name, status, f"the engine refuses the request ({status}): {message}")
-
-    def _parsed(self, data: str) -> Any:
-        try:
-            return json.loads(data)
-        except ValueError as error:
-            raise EngineError(self.address.name, "the engine sent an event that is no JSON") from error
-
-    def _unavailable(self, failure: _TransientError, retry_seconds: float = 1.0) -> EngineUnavailableError:
+    def _unavailable(self, failure: TransientError, retry_seconds: float) -> EngineUnavailableError:
         name = self.address.name
         message = f"the engine that serves {name!r} does not answer for now: {failure}"
         return EngineUnavailableError(name, message, retry_seconds)
-
-
-def _reason(error: Exception) -> str:
-    """An error of the connection in words. Its address is left out: callers are told this."""
-    match error:
-        case httpx2.ConnectTimeout() | httpx2.ConnectError():
-            return "nothing accepts connections there"
-        case httpx2.TimeoutException():
-            return "it took too long"
-        case _:
-            return f"the connection broke ({type(error).__name__})"
-
-
-def _message(response: httpx2.Response) -> str:
-    """What an engine says is wrong, by OpenAI's form of errors or any other."""
-    try:
-        data = response.json()
-        found = data["error"]["message"] if isinstance(data.get("error"), dict) else data.get("message", data)
-    except (ValueError, KeyError, AttributeError):
-        found = response.text
-    return str(found).strip().partition("\n")[0][:_LONGEST_REASON]
-
-
-def _retry_after(response: httpx2.Response) -> float | None:
-    """Seconds that the engine asks to wait, by a number or a date."""
-    value = response.headers.get("Retry-After", "").strip()
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time())
-    except ValueError:
-        return None
-
-
-def _usage(data: Any) -> dict[str, int]:
-    usage = data.get("usage") if isinstance(data, dict) else None
-    if not isinstance(usage, dict):
-        return {}
-    details = usage.get("prompt_tokens_details") or {}
-    return {
-        "prompt_tokens": int(usage.get("prompt_tokens") or 0),
-        "cached_tokens": int(details.get("cached_tokens") or 0),
-        "completion_tokens": int(usage.get("completion_tokens") or 0),
-    }

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ml.models.served.abilities import Abilities, Inside
-from ml.models.served.client import UnusableError
+from ml.models.served.exchange import UnusableError
 
 PATH = "/v1/completions"
 
@@ -105,16 +105,14 @@ def answers(data: Any, model: str, query: Query, abilities: Abilities) -> list[A
 
     Raises:
         UnusableError: it lacks a sequence or a number, or is another model's.
+        LookupError, TypeError, ValueError, AttributeError: it lacks something else.
     """
-    try:
-        if data["model"] != model:
-            raise UnusableError(f"it is from a model {data['model']!r}, and {model!r} was asked")
-        choices = {choice["index"]: choice for choice in data["choices"]}
-        if len(choices) != len(data["choices"]) or choices.keys() != set(range(len(query.sequences))):
-            raise UnusableError(f"it has {len(data['choices'])} answers to {len(query.sequences)} prompts")
-        return [_answer(choices[index], sequence, query, abilities) for index, sequence in enumerate(query.sequences)]
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
-        raise UnusableError(f"it lacks something that was asked for ({type(error).__name__}: {error})") from error
+    if data["model"] != model:
+        raise UnusableError(f"it is from a model {data['model']!r}, and {model!r} was asked")
+    choices = {choice["index"]: choice for choice in data["choices"]}
+    if len(choices) != len(data["choices"]) or choices.keys() != set(range(len(query.sequences))):
+        raise UnusableError(f"it has {len(data['choices'])} answers to {len(query.sequences)} prompts")
+    return [_answer(choices[index], sequence, query, abilities) for index, sequence in enumerate(query.sequences)]
 
 
 def _answer(choice: Any, sequence: Sequence[int], query: Query, abilities: Abilities) -> Answer:

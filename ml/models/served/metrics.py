@@ -41,7 +41,7 @@ class EngineMetrics:
             self._tokens.labels(kind)
 
     def note(self, outcome: str, seconds: float, in_flight: int, prompt_tokens: int, cached_tokens: int) -> None:
-        """Count a request that has ended; see `ml.models.served.client.Exchange`."""
+        """Count a request that has ended; see `ml.models.served.exchange.Exchange`."""
         self._requests.labels(outcome).inc()
         if outcome == "ok":
             self._seconds.observe(seconds)

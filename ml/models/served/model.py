@@ -13,9 +13,11 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ml.models.protocol import LogProbabilities, Prefix
+from ml.models.served import checkpoints
 from ml.models.served.address import parse
-from ml.models.served.client import EngineClient, Exchange, UnusableError
+from ml.models.served.client import EngineClient
 from ml.models.served.completions import BEHIND, PATH
+from ml.models.served.exchange import Exchange
 from ml.models.served.opening import Found, look
 from ml.models.served.options import EngineOptions
 from ml.models.served.reading import Part, parts, ways
@@ -60,6 +62,14 @@ class ServedModel:
         model.__dict__.update(self.__dict__)
         model._salt = self._loop.salt(namespace) if namespace else ""
         return model
+
+    def marked(self, checkpoint: bytes) -> bytes:
+        """See `ml.models.protocol.Marking`."""
+        return checkpoints.marked(checkpoint, self.found.fingerprint)
+
+    def unmarked(self, data: bytes) -> bytes | None:
+        """See `ml.models.protocol.Marking`."""
+        return checkpoints.unmarked(data, self.found.fingerprint)
 
     def close(self) -> None:
         """End the thread and its connections."""
@@ -207,11 +217,8 @@ class _Loop:
 
 
 def _generated_ids(data: Any) -> list[int]:
-    try:
-        [choice] = data["choices"]
-        return [int(token) for token in choice["token_ids"]]
-    except (KeyError, TypeError, ValueError) as error:
-        raise UnusableError("it does not name the tokens that it generated") from error
+    [choice] = data["choices"]
+    return [int(token) for token in choice["token_ids"]]
 
 
 def _tokens(part: Part) -> int:

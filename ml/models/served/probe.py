@@ -13,6 +13,9 @@ from ml.models.served.client import EngineClient
 from ml.models.served.completions import PATH, Answer, Query, answers, body
 
 _LARGEST_TOP = 1000
+_PATIENCE_SECONDS = 2.0
+"""For a question that an engine fails at: what it does not know is an internal error to some."""
+
 _GIVEN = (128, 2, 1)
 """How many given ids are tried; vLLM takes 128."""
 
@@ -32,7 +35,14 @@ class Card:
     longest: int | None
 
 
-async def ask(client: EngineClient, query: Query, abilities: Abilities, *, replica: str | None = None) -> list[Answer]:
+async def ask(
+    client: EngineClient,
+    query: Query,
+    abilities: Abilities,
+    *,
+    replica: str | None = None,
+    patience: float | None = None,
+) -> list[Answer]:
     """What the engine answers to `query`, one answer a sequence.
 
     Raises:
@@ -45,6 +55,7 @@ async def ask(client: EngineClient, query: Query, abilities: Abilities, *, repli
         lambda data: answers(data, model, query, abilities),
         prompts=len(query.sequences),
         replica=replica,
+        patience=patience,
     )
     return reply.value
 
@@ -154,10 +165,15 @@ async def _answers(client: EngineClient, query: Query, abilities: Abilities) -> 
 
 
 async def _tried(client: EngineClient, query: Query, abilities: Abilities) -> list[Answer] | None:
-    """The engine's answers, or None where it refuses `query` or its answers are of no use."""
+    """The engine's answers, or None where it refuses `query`, fails at it alone, or its answers are of no use.
+
+    Raises:
+        EngineError: it does not answer what it can, either.
+    """
     try:
-        return await ask(client, query, abilities)
+        return await ask(client, query, abilities, patience=_PATIENCE_SECONDS)
     except EngineUnavailableError:
-        raise
+        await ask(client, Query((query.sequences[0][:1],)), Abilities())
+        return None
     except EngineError:
         return None

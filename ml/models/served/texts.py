@@ -8,8 +8,8 @@ from typing import Any
 
 from ml.generation import GenerationSpec
 from ml.models.served.abilities import Abilities
-from ml.models.served.client import UnusableError
 from ml.models.served.completions import Likely, likely, number, token_id
+from ml.models.served.exchange import UnusableError
 
 _SEED_BITS = 63
 """An engine's seeds are signed."""

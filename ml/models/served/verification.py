@@ -69,6 +69,10 @@ class Fingerprint:
     noise: float
     tolerance: float
 
+    def matches(self, values: FloatArray) -> bool:
+        """Whether `values` are this model's, as far as noise lets that be told."""
+        return bool(np.abs(values - self.values).max() <= self.tolerance)
+
     async def check(self, client: EngineClient, abilities: Abilities, replica: str) -> None:
         """Make sure that `replica` computes the same model as at the start.
 

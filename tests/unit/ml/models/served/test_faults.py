@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 
 from ml.errors import EngineError, EngineModelChangedError, EngineUnavailableError
-from ml.models.served.client import Exchange
+from ml.explain import start
+from ml.models.served.exchange import Exchange
 from ml.models.served.model import ServedModel, open_model
 from ml.models.served.options import EngineOptions
+from ml.spec import Budget, ExplanationSpec, Lime, Prompt
 from tests.fixtures.engine import Fault, TestEngine
 from tests.fixtures.models import byte_level
 from tests.fixtures.served import LONGEST, LocalModel, SmallModel
@@ -222,3 +224,38 @@ def test_a_slow_answer_is_given_up(engine: TestEngine) -> None:
         values(model)
     engine.hold.set()
     model.close()
+
+
+def test_a_checkpoint_is_of_the_weights_that_made_it(served_model: ServedModel, engine: TestEngine) -> None:
+    assert served_model.unmarked(served_model.marked(b"values")) == b"values"
+    again = open_model(engine.address, EngineOptions())
+    assert again.unmarked(served_model.marked(b"values")) == b"values"
+    engine.logits = SmallModel(served_model.info.vocabulary_size, seed=1)
+    other = open_model(engine.address, EngineOptions())
+    assert other.info.digest == served_model.info.digest
+    assert other.unmarked(served_model.marked(b"values")) is None
+    for damaged in (b"", b"values", served_model.marked(b"")[:30]):
+        assert served_model.unmarked(damaged) is None
+    again.close()
+    other.close()
+
+
+def test_an_attempt_goes_on_from_the_checkpoint_and_never_from_that_of_other_weights(
+    served_model: ServedModel, engine: TestEngine
+) -> None:
+    asked = ExplanationSpec(Prompt("The king of the old town was ill"), Lime(), budget=Budget(max_evaluations=60))
+    first = start(served_model, asked)
+    *_, done = first
+    again = start(served_model, asked, first.checkpoint())
+    *_, resumed = again
+    assert resumed.result.cost.evaluations == done.result.cost.evaluations  # none was computed anew
+    assert resumed.result.attributions == done.result.attributions
+
+    engine.logits = SmallModel(served_model.info.vocabulary_size, seed=1)
+    other = open_model(engine.address, EngineOptions())
+    *_, anew = start(other, asked, first.checkpoint())
+    *_, expected = start(other, asked)
+    assert anew.result.cost.evaluations == done.result.cost.evaluations
+    for one, two in zip(anew.result.attributions, expected.result.attributions, strict=True):
+        assert one.attribution == pytest.approx(two.attribution, abs=1e-4)
+    other.close()
