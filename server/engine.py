@@ -23,7 +23,8 @@ from server.batching import Item, Limits, Queue, QueueOverflowError
 from server.errors import OverloadedError, of_model
 from server.generation import GenerationLimits, Generations, insert_prefixes
 from server.metrics import Metrics
-from server.tasks import Outcome, Task, batch_key, output_bytes, run
+from server.questions import Task
+from server.tasks import Outcome, batch_key, output_bytes, run
 from server.text_stream import Stream
 
 _logger = logging.getLogger(__name__)

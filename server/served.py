@@ -19,7 +19,7 @@ from typing import Any
 from ml.errors import EngineError
 from ml.generation import Generation, Step
 from ml.models.served.client import EngineClient
-from ml.models.served.completions import PATH, Answer, Query, answers, body
+from ml.models.served.completions import PATH, Answer, Likely, Query, answers, body
 from ml.models.served.exchange import Exchange, UnusableError
 from ml.models.served.opening import Found
 from ml.models.served.stream import Engine
@@ -313,11 +313,13 @@ def _sequence(task: Task) -> tuple[int, ...]:
 def _value(task: Task, answer: Answer) -> Prediction | Score:
     """What a task's caller is told of an engine's answer."""
     if isinstance(task, NextTokenTask):
-        ids, numbers = zip(*answer.top, strict=True)
-        return Prediction(ids, numbers, None)
-    listed = [Prediction(*zip(*each.top, strict=True), None) for each in answer.tail] if task.top_k else []
+        return _prediction(answer.top)
     return Score(
         log_probabilities=tuple(each.log_probability for each in answer.tail),
         ranks=tuple(each.rank for each in answer.tail),
-        predictions=tuple(listed),
+        predictions=tuple(_prediction(each.top) for each in answer.tail if each.top),
     )
+
+
+def _prediction(top: Likely) -> Prediction:
+    return Prediction(tuple(token for token, _ in top), tuple(value for _, value in top), None)

@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 from ml.errors import ModelLoadError
 
 _FORM = re.compile(
-    r"(?P<engine>vllm|openai)\+(?P<scheme>https?)://(?P<hosts>[^/]+)/(?P<model>[^@]+)(@(?P<revision>.+))?"
+    r"(?P<engine>vllm|openai)\+(?P<scheme>https?)://"
+    r"(?P<hosts>[^/;]+(?:;\s*(?:https?://)?[^/;]+)*)/(?P<model>[^@]+)(?:@(?P<revision>.+))?"
 )
 _EXAMPLE = "vllm+http://host:8000/NAME"
 

@@ -200,12 +200,14 @@ class EngineClient:
                 return await self._observed(attempt, replica, prompts)
             except TransientError as error:
                 failure = error
-            if failure.outcome == "overloaded":
+            if failure.outcome == "unusable":
+                unusable += 1
+                if unusable == _UNUSABLE_ANSWERS:
+                    name = self.address.name
+                    raise EngineError(name, f"the engine that serves {name!r} gives answers of no use: {failure}")
+                continue
+            if failure.outcome == "overloaded" and len(self._busy) == 1:  # others may have time
                 self.window.overloaded()
-            unusable += failure.outcome == "unusable"
-            if unusable == _UNUSABLE_ANSWERS:
-                name = self.address.name
-                raise EngineError(name, f"the engine that serves {name!r} gives answers of no use: {failure}")
             # A random share of the pause: a replica that comes back is not asked by everybody at once.
             rest = max(failure.retry_after or 0.0, pause * random.uniform(0.5, 1.0))  # noqa: S311 -- no secret
             self._rests_until[replica] = max(self._rests_until[replica], self._clock() + rest)

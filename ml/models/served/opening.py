@@ -14,7 +14,7 @@ from ml.models.served.address import Address
 from ml.models.served.client import EngineClient
 from ml.models.served.options import EngineOptions
 from ml.models.served.probe import find_abilities, introduce
-from ml.models.served.verification import TEXTS, Fingerprint, check_tokenizer, check_ways, fingerprint
+from ml.models.served.verification import TEXTS, Fingerprint, check_reading, check_tokens, check_ways, fingerprint
 from ml.spec import Prompt
 from ml.tokens import Tokenizer
 
@@ -59,9 +59,10 @@ async def _look(client: EngineClient) -> Found:
     lengths = [each.longest - 1 for each in cards if each.longest]
     context_length = min([*lengths, *([] if lengths else [files.context_length or _UNBOUNDED_CONTEXT])])
     tokenizer = tokenizers.load(files, address.name, context_length, files.vocabulary_size)
+    await check_tokens(client, tokenizer)
     abilities = await find_abilities(client, tokenizer.encode(Prompt(TEXTS[0])).ids, tokenizer.vocabulary_size)
     _log.info("model=%s engine=%s %s", address.name, card.engine, abilities)
-    await check_tokenizer(client, tokenizer, abilities)
+    await check_reading(client, tokenizer, abilities)
     await check_ways(client, tokenizer, abilities)
     found = await fingerprint(client, tokenizer, abilities)
     _log.info("model=%s noise=%.2g tolerance=%.2g nats", address.name, found.noise, found.tolerance)

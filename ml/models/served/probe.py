@@ -103,12 +103,16 @@ async def find_abilities(client: EngineClient, sequence: Sequence[int], vocabula
         EngineError: it does not answer.
     """
     address = client.address
-    if not await _answers(client, Query((tuple(sequence),)), Abilities()):
-        raise ModelLoadError(
-            f"the engine takes no token ids as a prompt ({address.model!r} was asked): Gloss could not be sure of what"
-            " it reads. vLLM does"
-        )
     plain = Query((tuple(sequence),))
+    try:
+        await ask(client, plain, Abilities())
+    except EngineUnavailableError:
+        raise
+    except EngineError as error:
+        raise ModelLoadError(
+            f"the engine does not take token ids as a prompt ({error}), so Gloss could not be sure of what it reads; if it"
+            " should, as vLLM does, set GLOSS_TOKENIZER to that of the model that is served"
+        ) from error
     found = await _inside(client, replace(plain, tail=len(sequence) - 1))
     for count in _GIVEN:
         if await _answers(client, replace(plain, given=tuple(range(min(count, vocabulary_size)))), found):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from ml.models.served.abilities import Abilities
 from ml.models.served.client import EngineClient
@@ -79,9 +80,9 @@ class Engine:
                     check = asyncio.create_task(self._check({each.replica for each in checking}))
                 if not under_way and check is None:
                     return
-                tasks = under_way if check is None else under_way | {check}
-                done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-                if check in done:
+                waiting: set[asyncio.Task[Any]] = {*under_way} if check is None else {*under_way, check}
+                done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                if check is not None and check in done:
                     await check
                     check, checked = None, self._clock()
                     yield checking
@@ -89,10 +90,10 @@ class Engine:
                     held.append(await task)
                 under_way -= done
         finally:
-            tasks = under_way if check is None else under_way | {check}
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            left: list[asyncio.Task[Any]] = [*under_way, *([] if check is None else [check])]
+            for each in left:
+                each.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
 
     async def _check(self, replicas: set[str]) -> None:
         await asyncio.gather(*(self.fingerprint.check(self.client, self.abilities, each) for each in replicas))

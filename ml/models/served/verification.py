@@ -11,10 +11,11 @@ import asyncio
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
-from ml.errors import EngineError, EngineModelChangedError, ModelLoadError
+from ml.errors import EngineError, EngineModelChangedError, EngineUnavailableError, ModelLoadError
 from ml.models.objective import FloatArray
 from ml.models.served.abilities import Abilities
 from ml.models.served.client import EngineClient
@@ -130,25 +131,35 @@ async def _values(client: EngineClient, query: Query, abilities: Abilities, repl
     )
 
 
-async def check_tokenizer(client: EngineClient, tokenizer: Tokenizer, abilities: Abilities) -> None:
-    """Make sure that the engine cuts texts as `tokenizer` does, and reads ids as it reads the text.
+async def check_tokens(client: EngineClient, tokenizer: Tokenizer) -> None:
+    """Make sure that the engine cuts texts as `tokenizer` does, as far as it tells.
+
+    Raises:
+        ModelLoadError: it does not.
+        EngineUnavailableError: it does not answer.
+    """
+    read = await asyncio.gather(*(_ids_of(client, text) for text in TEXTS))
+    for text, theirs in zip(TEXTS, read, strict=True):
+        ours = tokenizer.encode(Prompt(text)).ids
+        if theirs is not None and tuple(theirs) != ours:
+            raise ModelLoadError(
+                f"the engine cuts {text[:24]!r} into the tokens {_short(theirs)}, and the tokenizer of Gloss into"
+                f" {_short(ours)}; set GLOSS_TOKENIZER to that of the model that is served"
+            )
+
+
+async def check_reading(client: EngineClient, tokenizer: Tokenizer, abilities: Abilities) -> None:
+    """Make sure that the engine reads ids as it reads their text.
 
     Raises:
         ModelLoadError: it does not.
         EngineError: it does not answer.
     """
-    encodings = [tokenizer.encode(Prompt(text)).ids for text in TEXTS]
-    read = await asyncio.gather(*(_ids_of(client, text) for text in TEXTS))
-    for text, ours, theirs in zip(TEXTS, encodings, read, strict=True):
-        if theirs is not None and tuple(theirs) != tuple(ours):
-            raise ModelLoadError(
-                f"the engine cuts {text[:24]!r} into the tokens {_short(theirs)}, and the tokenizer of Gloss into"
-                f" {_short(ours)}; set GLOSS_TOKENIZER to that of the model that is served"
-            )
+    ids = tokenizer.encode(Prompt(TEXTS[0])).ids
     by_ids, by_text = await asyncio.gather(
-        _summed(client, encodings[0], abilities), _summed(client, encodings[0], abilities, text=TEXTS[0])
+        _summed(client, ids, abilities), _summed(client, ids, abilities, text=TEXTS[0])
     )
-    if not abs(by_ids - by_text) <= _AGREEMENT * len(encodings[0]):
+    if not abs(by_ids - by_text) <= _AGREEMENT * len(ids):
         raise ModelLoadError(
             f"the engine finds {TEXTS[0][:24]!r} more likely by {by_text - by_ids:.3g} nats where it is asked by its"
             " text than by its tokens; set GLOSS_TOKENIZER to that of the model that is served"
@@ -180,13 +191,15 @@ async def _ids_of(client: EngineClient, text: str) -> Sequence[int] | None:
     """The tokens into which the engine cuts `text`; None where it does not tell."""
     asked = {"model": client.address.model, "prompt": text, "max_tokens": 1, "temperature": 0, "return_token_ids": True}
 
-    def read(data: dict[str, object]) -> Sequence[int] | None:
-        [choice] = data["choices"]  # type: ignore[misc] -- JSON
+    def read(data: Any) -> Sequence[int] | None:
+        [choice] = data["choices"]
         found = choice.get("prompt_token_ids")
         return found if isinstance(found, list) else None
 
     try:
         return (await client.post(PATH, asked, read, prompts=1)).value
+    except EngineUnavailableError:
+        raise
     except EngineError:
         return None
 

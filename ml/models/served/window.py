@@ -2,7 +2,7 @@
 
 An engine that batches gets faster with every prompt it has at once, up to a point that only its throughput shows. So
 the window doubles for as long as that pays, and goes back by one step where it does not. An engine that says it is
-overloaded halves it.
+overloaded halves it, and it takes a while until the window tries to grow again.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ _FIRST = 64
 _GAIN = 1.1
 """By which throughput must have grown for a doubled window to stay."""
 
-_ROUNDS = 2
-"""Windows full of prompts that make a measurement."""
+_ROUNDS, _ROUNDS_OVERLOADED = 2, 20
+"""Windows full of prompts that make a measurement, and as many after an engine was overloaded."""
 
 _REQUESTS = 4
 """Requests that fill a window: while one is answered and the next one written, the engine has others."""
@@ -39,6 +39,8 @@ class Window:
         self._since: float | None = None
         self._throughput = 0.0
         self._growing = True
+        self._rounds = _ROUNDS
+        self._ignored = 0  # prompts that were asked for before the window changed
 
     @property
     def request(self) -> int:
@@ -61,28 +63,37 @@ class Window:
         if not self._waiting:  # whoever asks is slower than the engine: nothing to learn from
             self._restart(None)
             return
+        if self._ignored > 0:
+            self._ignored -= prompts
+            return
         if self._since is None:
             self._restart(now)
             return
         self._answered += prompts
-        if self._answered < _ROUNDS * self.limit or now <= self._since:
+        if self._answered < self._rounds * self.limit or now <= self._since:
             return
-        throughput = self._answered / (now - self._since)
         if self._growing:
-            self._growing = throughput > _GAIN * self._throughput and self.limit < self._largest
-            if throughput > _GAIN * self._throughput:
-                self._throughput = throughput
-                self.limit = min(self._largest, 2 * self.limit)
-            else:
-                self.limit = max(1, self.limit // 2)
-        self._restart(now)
+            self._grow(self._answered / (now - self._since))
+        self._restart(None if self._ignored else now)
         self._admit()
 
     def overloaded(self) -> None:
         """Note that the engine refused for now."""
         self.limit = max(1, self.limit // 2)
-        self._growing = False
+        self._growing, self._throughput, self._rounds = True, 0.0, _ROUNDS_OVERLOADED
         self._restart(None)
+
+    def _grow(self, throughput: float) -> None:
+        """Double the window if its last doubling paid, and undo that one if not."""
+        self._rounds = _ROUNDS
+        if self.limit == self._largest or throughput <= _GAIN * self._throughput:
+            self._growing = False
+            if throughput <= _GAIN * self._throughput:
+                self.limit = max(1, self.limit // 2)
+            return
+        self._throughput = throughput
+        self._ignored = self.limit
+        self.limit = min(self._largest, 2 * self.limit)
 
     async def _enter(self, prompts: int) -> None:
         if not self._waiting and self._fits(prompts):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 
 import numpy as np
@@ -85,13 +86,25 @@ def test_the_longest_prompt_is_read_and_predicted_behind(served_model: ServedMod
     )
 
 
-def test_whoever_stops_reading_ends_what_is_under_way(served_model: ServedModel, engine: TestEngine) -> None:
+def test_an_interruption_ends_what_is_under_way(served_model: ServedModel, engine: TestEngine) -> None:
+    class InterruptedError(BaseException):
+        """As a worker's signal raises it."""
+
+    def interrupt(*_: object) -> None:
+        raise InterruptedError
+
     prompts = [(1, 2, index % 300, index // 300) for index in range(1000)]
-    batches = served_model.stream_log_probabilities(prompts, [[7]], max_tokens=256)
-    next(batches)
-    batches.close()
-    next(iter(served_model.stream_log_probabilities([(1, 2, 3)], [[8]], max_tokens=256)))
-    assert sum(len(body["prompt"]) for body in engine.asked if body.get("logprob_token_ids") == [7]) < 1000
+    engine.hold.clear()
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        with pytest.raises(InterruptedError):
+            list(served_model.stream_log_probabilities(prompts, [[7]], max_tokens=256))
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    engine.hold.set()
+    list(served_model.stream_log_probabilities([(1, 2, 3)], [[8]], max_tokens=256))
+    assert sum(len(body["prompt"]) for body in engine.asked if body.get("logprob_token_ids") == [7]) < 200
 
 
 def test_namespaces_have_salts_of_their_own(served_model: ServedModel, engine: TestEngine) -> None:
