@@ -42,8 +42,9 @@ async def ask(
     *,
     replica: str | None = None,
     patience: float | None = None,
+    in_turn: bool = True,
 ) -> list[Answer]:
-    """What the engine answers to `query`, one answer a sequence.
+    """What the engine answers to `query`, one answer a sequence. The other arguments are those of `EngineClient.post`.
 
     Raises:
         EngineError: nothing that could be used.
@@ -56,6 +57,7 @@ async def ask(
         prompts=len(query.sequences),
         replica=replica,
         patience=patience,
+        in_turn=in_turn,
     )
     return reply.value
 
@@ -110,8 +112,8 @@ async def find_abilities(client: EngineClient, sequence: Sequence[int], vocabula
         raise
     except EngineError as error:
         raise ModelLoadError(
-            f"the engine does not take token ids as a prompt ({error}), so Gloss could not be sure of what it reads; if it"
-            " should, as vLLM does, set GLOSS_TOKENIZER to that of the model that is served"
+            f"the engine does not take token ids as a prompt ({error}), so Gloss could not be sure of what it reads; if"
+            " it should, as vLLM does, set GLOSS_TOKENIZER to that of the model that is served"
         ) from error
     found = await _inside(client, replace(plain, tail=len(sequence) - 1))
     for count in _GIVEN:

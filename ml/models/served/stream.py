@@ -21,7 +21,7 @@ from ml.models.served.verification import Fingerprint
 _CHECK_SECONDS = 0.5
 """Between two looks at the fingerprint, while requests are under way."""
 
-_MAX_WRITTEN = 32
+_MAX_WRITTEN = 8
 """Requests that are written and wait to be sent, so that an engine has the next one at once."""
 
 

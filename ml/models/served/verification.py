@@ -83,7 +83,7 @@ class Fingerprint:
         """
         difference = np.inf
         for _ in range(_TRIALS):
-            values = await _values(client, self.query, abilities, replica)
+            values = await _values(client, self.query, abilities, replica, in_turn=False)
             difference = min(difference, float(np.abs(values - self.values).max()))
             if difference <= self.tolerance:
                 return
@@ -123,8 +123,10 @@ async def fingerprint(client: EngineClient, tokenizer: Tokenizer, abilities: Abi
     )
 
 
-async def _values(client: EngineClient, query: Query, abilities: Abilities, replica: str) -> FloatArray:
-    found = await ask(client, query, abilities, replica=replica)
+async def _values(
+    client: EngineClient, query: Query, abilities: Abilities, replica: str, *, in_turn: bool = True
+) -> FloatArray:
+    found = await ask(client, query, abilities, replica=replica, in_turn=in_turn)
     return np.array(
         [answer.given or tuple(position.log_probability for position in answer.tail) for answer in found],
         dtype=np.float64,
