@@ -29,7 +29,7 @@ from tests.integration.serving import Served, serve
 
 SHIPPED = Path(__file__).parents[2] / "ml/pretrained/transformer"
 
-TEXT = "The river runs through the old town, and the castle on the hill was built by the king."
+TEXT = "The river runs through the old town, and the castle was built"
 
 
 @dataclass
@@ -89,7 +89,7 @@ def result(model: ExplainableModel, asked: Any) -> Any:
     return last.result
 
 
-LARGE = Budget(max_evaluations=300, seed=1)
+LARGE = Budget(max_evaluations=100, seed=1)
 """Draws are a function of the seed, so that both models are asked about the same coalitions."""
 
 EXACT = {
@@ -137,7 +137,7 @@ def check(subject: Subject, asked: ExplanationSpec, tolerance: float) -> Explana
 
 @pytest.mark.parametrize("name", EXACT)
 def test_methods_that_compute_exactly_agree(subject: Subject, name: str) -> None:
-    prompt = Prompt("The old king was ill")
+    prompt = Prompt("The king was ill")
     check(subject, ExplanationSpec(prompt, EXACT[name]), 1e-4)
 
 
