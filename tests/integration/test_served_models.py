@@ -198,11 +198,12 @@ def test_the_result_tells_of_noise_and_price(subject: Subject) -> None:
     assert found.precision.dtype == "unknown"
     model.close()
     noisy = subject.served.found
-    noisy = replace(noisy, info=replace(noisy.info, noise=0.25))
+    noise = max(abs(each.attribution) for each in found.attributions) / 4
+    noisy = replace(noisy, info=replace(noisy.info, noise=noise))
     model = ServedModel(noisy)
     found = result(model, ExplanationSpec(Prompt(TEXT), spec.Occlusion()))
-    assert found.precision.noise == 0.25
-    assert min(each.standard_error for each in found.attributions) >= 0.25 * 2**0.5 - 1e-9
+    assert found.precision.noise == noise
+    assert min(each.standard_error for each in found.attributions) == pytest.approx(noise * 2**0.5)
     assert any("engine" in reason for reason in found.trust.reasons)
     model.close()
 
@@ -289,6 +290,7 @@ def test_a_stop_text_ends_the_engines_request(subject: Subject, server: Served) 
 
 
 def test_a_cancelled_text_ends_the_engines_request(subject: Subject, server: Served) -> None:
+    server.next_token("The", top_k=1)  # the engine's fingerprint has just been looked at
     if subject.engine is not None:
         subject.engine.hold.clear()
     request = pb.GenerateRequest(prompt=pb.Prompt(text="The"), max_tokens=170, temperature=1.0)
