@@ -105,12 +105,12 @@ class ServedEngine:
         with self._counted(len(tasks)):
             patience = _PATIENCE_SECONDS if seconds is None else min(seconds, _PATIENCE_SECONDS)
             asking = [
-                self._ask(model, query, patience, values, places)
-                for query, places in self._queries(model, tasks, self._salt(namespace))
+                self._ask(model, query, patience, values, indices)
+                for query, indices in self._queries(model, tasks, self._salt(namespace))
             ]
             await _together(self._checks[model].passed(), *asking)
-        for place, task in enumerate(tasks):
-            values[place] = _value(task, values[place])
+        for index, task in enumerate(tasks):
+            values[index] = _value(task, values[index])
         return replies.Answer(tuple(values), 0.0, time.monotonic() - began, (0,) * len(tasks))
 
     def generate(
@@ -142,7 +142,7 @@ class ServedEngine:
         )
         return ServedText(engine, self._checks[model], asked, generation, self._counted)
 
-    async def _ask(self, model: str, query: Query, patience: float, values: list[Any], places: Sequence[int]) -> None:
+    async def _ask(self, model: str, query: Query, patience: float, values: list[Any], indices: Sequence[int]) -> None:
         """Put the answers to `query` where they belong."""
         engine, name = self._engines[model], self._models[model].address.model
         reply = await engine.client.post(
@@ -152,21 +152,21 @@ class ServedEngine:
             prompts=len(query.sequences),
             patience=patience,
         )
-        for place, answer in zip(places, reply.value, strict=True):
-            values[place] = answer
+        for index, answer in zip(indices, reply.value, strict=True):
+            values[index] = answer
 
     def _queries(self, model: str, tasks: Sequence[Task], salt: str) -> Iterator[tuple[Query, Sequence[int]]]:
-        """Tasks that are asked alike share requests, each of which comes with the places of its tasks."""
+        """Tasks that are asked alike share requests, each of which comes with the indices of its tasks."""
         groups: dict[tuple[int, int], list[int]] = defaultdict(list)
-        for place, task in enumerate(tasks):
+        for index, task in enumerate(tasks):
             if isinstance(task, AttentionTask):
                 raise TypeError("an engine elsewhere gives no attention; `ml.attention.resolve` refuses it")
-            groups[len(task.continuation) if isinstance(task, ScoreTask) else 0, task.top_k].append(place)
+            groups[len(task.continuation) if isinstance(task, ScoreTask) else 0, task.top_k].append(index)
         size = self._engines[model].client.window.request
-        for (tail, top), places in groups.items():
-            for start in range(0, len(places), size):
-                some = places[start : start + size]
-                sequences = tuple(_sequence(tasks[place]) for place in some)
+        for (tail, top), indices in groups.items():
+            for start in range(0, len(indices), size):
+                some = indices[start : start + size]
+                sequences = tuple(_sequence(tasks[index]) for index in some)
                 yield Query(sequences, tail=tail, top=top, salt=salt), some
 
     def _salt(self, namespace: str) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 
-class Inside(Enum):
+class OwnTokens(Enum):
     """By which words of the API an engine gives the log-probabilities of a sequence's own tokens."""
 
     NONE = "not at all"
@@ -20,7 +20,7 @@ class Abilities:
 
     Attributes:
         given_ids: of how many given tokens it gives the log-probability at the next position; 0 is of none.
-        inside: how it gives those of a sequence's own tokens.
+        own_tokens: how it gives those of a sequence's own tokens.
         echoed_tokens: the fewest tokens that it generates behind an echo.
         top: how many of the most likely tokens it names by their ids; 0 is none.
         priority: whether a request may stand back behind others.
@@ -28,7 +28,7 @@ class Abilities:
     """
 
     given_ids: int = 0
-    inside: Inside = Inside.NONE
+    own_tokens: OwnTokens = OwnTokens.NONE
     echoed_tokens: int = 0
     top: int = 0
     priority: bool = False
@@ -37,4 +37,4 @@ class Abilities:
     @property
     def explains(self) -> bool:
         """Whether it gives log-probabilities of continuations at all."""
-        return self.inside is not Inside.NONE
+        return self.own_tokens is not OwnTokens.NONE

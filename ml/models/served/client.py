@@ -98,20 +98,20 @@ class EngineClient:
         prompts: int,
         replica: str | None = None,
         patience: float | None = None,
-        in_turn: bool = True,
+        queued: bool = True,
     ) -> Reply[T]:
         """What `read` makes of the answer to `body`, which holds so many prompts.
 
         Where it raises `UnusableError`, the engine is asked again, a few times.
 
         Args:
-            in_turn: whether to wait until so many more prompts may be in flight.
+            queued: whether to wait until so many more prompts may be in flight.
 
         Raises:
             EngineUnavailableError, RefusedError: as `get`.
             EngineError: no answer was of use.
         """
-        async with self.window.held(prompts) if in_turn else nullcontext():
+        async with self.window.held(prompts) if queued else nullcontext():
             return await self._exchanged("POST", path, body, prompts, read, replica=replica, patience=patience)
 
     @asynccontextmanager

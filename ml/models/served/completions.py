@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ml.models.served.abilities import Abilities, Inside
+from ml.models.served.abilities import Abilities, OwnTokens
 from ml.models.served.exchange import UnusableError
 
 PATH = "/v1/completions"
@@ -93,7 +93,7 @@ def body(model: str, query: Query, abilities: Abilities) -> dict[str, Any]:
         asked |= {"logprobs": len(query.given), "logprob_token_ids": list(query.given)}
     elif query.top and not query.tail:
         asked["logprobs"] = query.top
-    if query.tail and abilities.inside is Inside.PROMPT_LOGPROBS:
+    if query.tail and abilities.own_tokens is OwnTokens.PROMPT_LOGPROBS:
         asked["prompt_logprobs"] = query.top
     elif query.tail:
         asked |= {"echo": True, "logprobs": max(1, query.top), "max_tokens": abilities.echoed_tokens}
@@ -125,7 +125,7 @@ def _answer(choice: Any, sequence: Sequence[int], query: Query, abilities: Abili
         top = likely(choice["logprobs"]["top_logprobs"][0], query.top)
     if not query.tail:
         return Answer(given, top)
-    if abilities.inside is Inside.PROMPT_LOGPROBS:
+    if abilities.own_tokens is OwnTokens.PROMPT_LOGPROBS:
         return Answer(given, top, tuple(_prompt_positions(choice["prompt_logprobs"], sequence, query)))
     return Answer(given, top, tuple(_echoed_positions(choice["logprobs"], sequence, query, abilities)))
 

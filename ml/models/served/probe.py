@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ml.errors import EngineError, EngineUnavailableError, ModelLoadError
-from ml.models.served.abilities import Abilities, Inside
+from ml.models.served.abilities import Abilities, OwnTokens
 from ml.models.served.client import EngineClient
 from ml.models.served.completions import PATH, Answer, Query, answers, body
 
@@ -42,7 +42,7 @@ async def ask(
     *,
     replica: str | None = None,
     patience: float | None = None,
-    in_turn: bool = True,
+    queued: bool = True,
 ) -> list[Answer]:
     """What the engine answers to `query`, one answer a sequence. The other arguments are those of `EngineClient.post`.
 
@@ -57,7 +57,7 @@ async def ask(
         prompts=len(query.sequences),
         replica=replica,
         patience=patience,
-        in_turn=in_turn,
+        queued=queued,
     )
     return reply.value
 
@@ -115,7 +115,7 @@ async def find_abilities(client: EngineClient, sequence: Sequence[int], vocabula
             f"the engine does not take token ids as a prompt ({error}), so Gloss could not be sure of what it reads; if"
             " it should, as vLLM does, set GLOSS_TOKENIZER to that of the model that is served"
         ) from error
-    found = await _inside(client, replace(plain, tail=len(sequence) - 1))
+    found = await _own_tokens(client, replace(plain, tail=len(sequence) - 1))
     for count in _GIVEN:
         if await _answers(client, replace(plain, given=tuple(range(min(count, vocabulary_size)))), found):
             found = replace(found, given_ids=count)
@@ -135,11 +135,11 @@ async def find_abilities(client: EngineClient, sequence: Sequence[int], vocabula
     return replace(found, top=top, priority=priority and known, salt=salt and known)
 
 
-async def _inside(client: EngineClient, query: Query) -> Abilities:
+async def _own_tokens(client: EngineClient, query: Query) -> Abilities:
     ways = (
-        Abilities(inside=Inside.PROMPT_LOGPROBS),
-        Abilities(inside=Inside.ECHO),
-        Abilities(inside=Inside.ECHO, echoed_tokens=1),
+        Abilities(own_tokens=OwnTokens.PROMPT_LOGPROBS),
+        Abilities(own_tokens=OwnTokens.ECHO),
+        Abilities(own_tokens=OwnTokens.ECHO, echoed_tokens=1),
     )
     for way in ways:
         if await _answers(client, query, way):
@@ -151,14 +151,14 @@ async def _largest_top(client: EngineClient, plain: Query, abilities: Abilities,
     """By bisection, as engines refuse what is more than their limit, or list fewer."""
     if not await _lists(client, plain, 1, abilities):
         return 0
-    least, most, middle = 1, largest, largest
-    while least < most:
+    lower, upper, middle = 1, largest, largest
+    while lower < upper:
         if await _lists(client, plain, middle, abilities):
-            least = middle
+            lower = middle
         else:
-            most = middle - 1
-        middle = (least + most + 1) // 2
-    return least
+            upper = middle - 1
+        middle = (lower + upper + 1) // 2
+    return lower
 
 
 async def _lists(client: EngineClient, plain: Query, top: int, abilities: Abilities) -> bool:

@@ -26,17 +26,17 @@ class Way:
     Attributes:
         appended: what is read behind a prompt.
         given: the tokens asked for by their ids, each with its columns.
-        inside: for places in `appended`, the columns of the token there.
+        own: for places in `appended`, the columns of the token there.
     """
 
     appended: tuple[int, ...]
     given: dict[int, list[int]] = field(default_factory=dict)
-    inside: dict[int, list[int]] = field(default_factory=dict)
+    own: dict[int, list[int]] = field(default_factory=dict)
 
     @property
     def tail(self) -> int:
         """How many last tokens of the sequence have to be looked at."""
-        return len(self.appended) - min(self.inside, default=len(self.appended))
+        return len(self.appended) - min(self.own, default=len(self.appended))
 
 
 def ways(continuations: Sequence[Sequence[int]], given_ids: int) -> list[Way]:
@@ -60,9 +60,9 @@ def ways(continuations: Sequence[Sequence[int]], given_ids: int) -> list[Way]:
                 way.given.setdefault(continuation[-1], []).append(column)
             else:
                 other, where = seen.setdefault(before, (way, place))
-                other.inside.setdefault(where, []).append(column)
+                other.own.setdefault(where, []).append(column)
             column += 1
-    return [way for way in found.values() if way.given or way.inside]
+    return [way for way in found.values() if way.given or way.own]
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Part:
             for (_, columns), value in zip(self.way.given.items(), answer.given, strict=True):
                 values[np.ix_(rows, columns)] = value
             before = len(self.way.appended) - self.way.tail
-            for place, columns in self.way.inside.items():
+            for place, columns in self.way.own.items():
                 values[np.ix_(rows, columns)] = answer.tail[place - before].log_probability
 
 

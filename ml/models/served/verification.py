@@ -42,10 +42,10 @@ _TAIL = 4
 _MARGIN = 5.0
 """So many times the largest difference that was seen at the start may still be noise: few trials see no worst case."""
 
-_LEAST_TOLERANCE = 1e-3
+_MIN_TOLERANCE = 1e-3
 """Nats. Two models differ by far more, and rounding on another processor by less."""
 
-_MOST_TOLERANCE = 0.5
+_MAX_TOLERANCE = 0.5
 """Nats. An engine whose noise is as large as this cannot be told from another model."""
 
 _TRIALS = 3
@@ -83,7 +83,7 @@ class Fingerprint:
         """
         difference = np.inf
         for _ in range(_TRIALS):
-            values = await _values(client, self.query, abilities, replica, in_turn=False)
+            values = await _values(client, self.query, abilities, replica, queued=False)
             difference = min(difference, float(np.abs(values - self.values).max()))
             if difference <= self.tolerance:
                 return
@@ -110,7 +110,7 @@ async def fingerprint(client: EngineClient, tokenizer: Tokenizer, abilities: Abi
     values = np.mean(found, axis=0)
     differences = np.array(found) - values
     largest = float(np.abs(differences).max())
-    if not largest < _MOST_TOLERANCE / _MARGIN:
+    if not largest < _MAX_TOLERANCE / _MARGIN:
         raise ModelLoadError(
             f"the engine's log-probabilities of one prompt differ by up to {largest:.2g} nats with what it computes"
             " beside, or from one replica to the other; nothing could be explained by them"
@@ -119,14 +119,14 @@ async def fingerprint(client: EngineClient, tokenizer: Tokenizer, abilities: Abi
         query=query,
         values=values,
         noise=float(np.sqrt(np.mean(differences**2))),
-        tolerance=max(_LEAST_TOLERANCE, _MARGIN * largest),
+        tolerance=max(_MIN_TOLERANCE, _MARGIN * largest),
     )
 
 
 async def _values(
-    client: EngineClient, query: Query, abilities: Abilities, replica: str, *, in_turn: bool = True
+    client: EngineClient, query: Query, abilities: Abilities, replica: str, *, queued: bool = True
 ) -> FloatArray:
-    found = await ask(client, query, abilities, replica=replica, in_turn=in_turn)
+    found = await ask(client, query, abilities, replica=replica, queued=queued)
     return np.array(
         [answer.given or tuple(position.log_probability for position in answer.tail) for answer in found],
         dtype=np.float64,
@@ -178,10 +178,10 @@ async def check_ways(client: EngineClient, tokenizer: Tokenizer, abilities: Abil
     if not abilities.given_ids:
         return
     ids = tokenizer.encode(Prompt(TEXTS[1])).ids
-    inside, behind = await asyncio.gather(
+    within, behind = await asyncio.gather(
         ask(client, Query((ids,), tail=1), abilities), ask(client, Query((ids[:-1],), given=ids[-1:]), abilities)
     )
-    one, other = inside[0].tail[0].log_probability, behind[0].given[0]
+    one, other = within[0].tail[0].log_probability, behind[0].given[0]
     if not abs(one - other) <= _AGREEMENT:
         raise ModelLoadError(
             f"the engine gives a token the log-probability {one:.4g} inside a prompt and {other:.4g} behind it; if it"

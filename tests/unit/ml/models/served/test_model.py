@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ml.errors import ModelLoadError
-from ml.models.served.abilities import Inside
+from ml.models.served.abilities import OwnTokens
 from ml.models.served.model import ServedModel, open_model
 from ml.models.served.options import EngineOptions
 from ml.spec import Prompt
@@ -49,7 +49,7 @@ def test_log_probabilities_of_an_engine_that_only_echoes(
 ) -> None:
     engine.ignores = {"logprob_token_ids", "prompt_logprobs", "cache_salt", "priority", "return_token_ids"}
     model = open_model(engine.address.replace("vllm+", "openai+"), EngineOptions())
-    assert model.found.abilities.inside is Inside.ECHO
+    assert model.found.abilities.own_tokens is OwnTokens.ECHO
     assert model.found.abilities.given_ids == 0
     prompts = prompts_of(model)
     np.testing.assert_allclose(

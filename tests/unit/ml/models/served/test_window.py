@@ -30,7 +30,7 @@ class Load:
             held = asyncio.create_task(self._hold(1))
             await asyncio.sleep(0)
             limit = self.window.limit
-            rate = next(rate for most, rate in self.throughput if limit <= most)
+            rate = next(rate for largest, rate in self.throughput if limit <= largest)
             for _ in range(max(1, limit // size)):
                 self.clock.now += size / rate
                 self.window.answered(size)
@@ -51,18 +51,18 @@ def test_prompts_in_flight_are_bounded_and_in_order() -> None:
     async def work() -> None:
         window = Window(4, Clock())
         order: list[int] = []
-        most = 0
+        largest = 0
 
         async def ask(number: int, prompts: int) -> None:
-            nonlocal most
+            nonlocal largest
             async with window.held(prompts):
                 order.append(number)
-                most = max(most, window.in_flight)
+                largest = max(largest, window.in_flight)
                 await asyncio.sleep(0)
 
         await asyncio.gather(*(ask(number, 3 if number == 2 else 1) for number in range(8)))
         assert order == list(range(8))
-        assert most == 4
+        assert largest == 4
         assert window.in_flight == 0
 
     run(work())
