@@ -30,18 +30,31 @@ _MAX_CHECKPOINT_BYTES = 256 << 20
 
 @dataclass(frozen=True)
 class Attempt:
-    """One attempt at an explanation. `number` counts from 1, and only the newest attempt's writes are taken.
+    """One attempt at an explanation, or a part of one that has yielded to others in between.
 
-    `fresh` is whether it must compute its values anew, whatever the worker knows from other explanations.
+    Attributes:
+        id: the explanation's key.
+        number: counts attempts from 1.
+        token: of this part; only what the newest one writes is taken.
+        waited_seconds: since the explanation was last put into the queue.
+        ran_seconds: how long earlier parts of this attempt have run.
+        fresh: whether it must compute its values anew, whatever the worker knows from other explanations.
     """
 
     id: str
     number: int
+    token: str
     question: Question
     model: pb.ModelVersion
     checkpoint: bytes | None
     waited_seconds: float
+    ran_seconds: float = 0.0
     fresh: bool = False
+
+    @property
+    def owner(self) -> str:
+        """Whose explanation it is; "" where it has no owner."""
+        return (names.parse_key(self.id) or ("", ""))[1]
 
 
 class AttemptStore:
@@ -66,45 +79,51 @@ class AttemptStore:
         )
         self._limits = (max_attempts, lost.SerializeToString(), _corrupt("record"), self._retention_ms)
 
-    def begin(self, explanation_id: str) -> Attempt | None:
-        """Begin the next attempt; None where the explanation has ended, is deleted, or has lost too many attempts.
+    def begin(self, key: str) -> Attempt | None:
+        """Begin the next attempt, or go on with one that has yielded.
+
+        None where the explanation has ended, is deleted, or has lost too many attempts.
 
         Raises:
             DataCorruptError: what is stored of the explanation cannot be used; it has failed.
         """
-        number = self._scripts("begin", explanation_id, uuid.uuid4().hex, *self._limits)
-        if number is None:
+        token = uuid.uuid4().hex
+        begun = self._scripts("begin", key, token, *self._limits)
+        if begun is None:
             return None
-        if isinstance(number, bytes):
-            raise DataCorruptError(names.resource(explanation_id), number.decode())
-        wanted = ("spec", "model", "created", "started", "fresh")
-        row = cast("list[bytes | None]", self._redis.hmget(names.record(explanation_id), wanted))
+        if isinstance(begun, bytes):
+            raise DataCorruptError(names.resource(key), begun.decode())
+        number, waited_ms, ran_ms = begun
+        wanted = ("spec", "model", "fresh")
+        row = cast("list[bytes | None]", self._redis.hmget(names.record(key), wanted))
         if row == [None] * len(wanted):  # deleted between the two steps
             return None
         fields = {field: value for field, value in zip(wanted, row, strict=True) if value is not None}
-        record = Record(explanation_id, fields)
+        record = Record(key, fields)
         try:
             return Attempt(
-                id=explanation_id,
-                number=int(number),
+                id=key,
+                number=number,
+                token=token,
                 question=record.question(),
                 model=record.message("model", pb.ModelVersion),
-                checkpoint=self._checkpoint(explanation_id),
-                waited_seconds=(record.milliseconds("started") - record.milliseconds("created")) / 1000,
+                checkpoint=self._checkpoint(key),
+                waited_seconds=waited_ms / 1000,
+                ran_seconds=ran_ms / 1000,
                 fresh="fresh" in fields,
             )
         except DataCorruptError as error:
             error_fields = ("error", _corrupt(error.part))
-            self._scripts("finish", explanation_id, int(number), "FAILED", self._retention_ms, *error_fields)
+            self._scripts("finish", key, token, "FAILED", self._retention_ms, *error_fields)
             raise
 
-    def _checkpoint(self, explanation_id: str) -> bytes | None:
+    def _checkpoint(self, key: str) -> bytes | None:
         """Return the checkpoint of the attempt before; None where there is none, or it cannot be read."""
-        key = names.checkpoint(explanation_id)
+        stored = names.checkpoint(key)
         try:
-            if self._redis.strlen(key) > _MAX_CHECKPOINT_BYTES:
+            if self._redis.strlen(stored) > _MAX_CHECKPOINT_BYTES:
                 return None
-            return cast("bytes | None", self._redis.get(key))
+            return cast("bytes | None", self._redis.get(stored))
         except ResponseError as error:
             if is_of_another_type(error):
                 return None
@@ -124,6 +143,26 @@ class AttemptStore:
         """
         self._write("report", attempt, checkpoint or b"", *_pairs(progress, partial=partial))
 
+    def give_way(
+        self,
+        attempt: Attempt,
+        checkpoint: bytes,
+        progress: pb.Progress | None = None,
+        partial: Result | None = None,
+    ) -> None:
+        """Interrupt the attempt, which goes on from this checkpoint once others had their turn.
+
+        Its job waits again from when it is released; that counts as no loss.
+
+        Raises:
+            AttemptEndedError: it was cancelled, deleted or overtaken; nothing was written.
+        """
+        self._write("yield", attempt, checkpoint, *_pairs(progress, partial=partial))
+
+    def others_wait(self, queue: str) -> bool:
+        """Whether a job waits in a queue."""
+        return bool(self._scripts("depth", queue))
+
     def succeed(self, attempt: Attempt, result: Result, progress: pb.Progress | None = None) -> None:
         """End the explanation with its result.
 
@@ -140,26 +179,28 @@ class AttemptStore:
         """
         self._write("finish", attempt, "FAILED", self._retention_ms, "error", error.SerializeToString())
 
-    def cancel_requested(self, explanation_id: str) -> bool:
+    def cancel_requested(self, key: str) -> bool:
         """Whether the explanation was cancelled or deleted."""
         try:
-            return self._redis.hget(names.record(explanation_id), "state") in {b"CANCELLED", None}
+            return self._redis.hget(names.record(key), "state") in {b"CANCELLED", None}
         except ResponseError as error:
             if is_of_another_type(error):  # whatever is there, the explanation is not
                 return True
             raise
 
-    def release(self, queue: str, explanation_id: str, execution: str, *, lost: bool) -> None:
-        """Release a job: drop it where its explanation has ended, else put it first in the queue.
+    def release(self, queue: str, key: str, execution: str, *, lost: bool) -> None:
+        """Release a job: drop it where its explanation has ended, else put it back into the queue.
+
+        It comes first there, unless it has given way: then it comes last of its tenant's.
 
         Args:
             queue: RQ's name of the queue.
-            explanation_id: which explanation.
+            key: which explanation.
             execution: RQ's composite key of the execution. Where it is no longer registered, another worker has
                 released the job already and nothing is changed.
             lost: whether an explanation that has not ended lost its worker, which counts towards `max_attempts`.
         """
-        self._scripts("release", queue, explanation_id, execution, int(lost), *self._limits)
+        self._scripts("release", queue, key, execution, int(lost), *self._limits)
 
     def refuse(self, queue: str, job_id: str) -> None:
         """Drop a job that cannot be run; its explanation fails with DATA_CORRUPT, if it has not ended."""
@@ -185,7 +226,7 @@ class AttemptStore:
         self._redis.zrem(names.workers(queue), f"{digest} {worker}")
 
     def _write(self, script: str, attempt: Attempt, *arguments: str | bytes | float) -> None:
-        state = self._scripts(script, attempt.id, attempt.number, *arguments)
+        state = self._scripts(script, attempt.id, attempt.token, *arguments)
         if state is not None:
             raise AttemptEndedError(attempt.id, state.decode(errors="replace"))
 

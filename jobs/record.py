@@ -25,7 +25,7 @@ _FIELDS = {
 }
 """Where an `Explanation` has what is stored in a field, which holds one with that alone."""
 
-_SHOWS_PARTIAL = frozenset({"RUNNING", "FAILED", "CANCELLED"})
+_SHOWS_PARTIAL = frozenset({"QUEUED", "RUNNING", "FAILED", "CANCELLED"})
 _MAX_ATTEMPTS = 2**31 - 1
 _LATEST_MS = 253_402_300_799_999
 """The end of the year 9999, after which no timestamp can be."""
@@ -65,8 +65,8 @@ def _state(value: bytes) -> str:
 class Record:
     """The fields of an explanation's record, read with care: others may have written to the same Redis."""
 
-    def __init__(self, explanation_id: str, fields: Mapping[str, bytes]) -> None:
-        self.name = names.resource(explanation_id)
+    def __init__(self, key: str, fields: Mapping[str, bytes]) -> None:
+        self.name = names.resource(key)
         self._fields = fields
 
     def message(self, field: str, kind: type[M]) -> M:

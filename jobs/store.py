@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
+import functools
+import heapq
+import itertools
 import logging
 import math
 from collections.abc import Sequence
@@ -14,11 +15,11 @@ from redis.exceptions import ResponseError
 from rq.command import send_command
 
 from gloss import v1 as pb
-from jobs import names, question, record
+from jobs import names, page_token, question, record
+from jobs.access import UNNAMED, Access
 from jobs.errors import (
     DataCorruptError,
     ExplanationNotFoundError,
-    PageTokenError,
     QueueFullError,
     RequestIdReusedError,
     WrongStateError,
@@ -46,10 +47,13 @@ class ExplanationStore:
     Every change is one atomic step. Safe for use from several threads. While Redis cannot be reached or refuses, every
     method raises `redis.exceptions.RedisError`.
 
+    Callers are kept apart by the keys of what is stored: `access` says whose are looked for, and what belongs to others
+    is not there. Equal questions and request ids are those of one tenant.
+
     Args:
         redis: a client that answers bytes (``decode_responses`` off).
         retention_seconds: how long an explanation is kept after it has ended. One that waits is kept until it ends.
-        max_queued: how many explanations may wait for the workers of one model.
+        max_queued: how many explanations of one tenant may wait for the workers of one model.
         max_summary_bytes: an explanation with a longer summary is left out of lists, where no reply could hold it.
     """
 
@@ -76,6 +80,7 @@ class ExplanationStore:
         cost: pb.Progress | None = None,
         request_id: str = "",
         fresh: bool = False,
+        access: Access = UNNAMED,
     ) -> pb.Explanation:
         """Queue an explanation or a study, or answer the one that exists.
 
@@ -88,18 +93,29 @@ class ExplanationStore:
             QueueFullError: too many wait.
             RequestIdReusedError: `request_id` came before with another question or model.
         """
+        create = functools.partial(
+            self._create, asked, model, cost=cost, request_id=request_id, fresh=fresh, owner=access.owner
+        )
+        key = create()
         try:
-            return self.get(self._create(asked, model, cost, request_id, fresh))
+            return self._get(key)
         except DataCorruptError as error:
             _log.error("forgotten, as it is asked for again: %s", error)
-            self.delete(error.name)
-            return self.get(self._create(asked, model, cost, request_id, fresh))
+            self._delete(key)
+            return self._get(create())
 
     def _create(
-        self, asked: Question, model: pb.ModelVersion, cost: pb.Progress | None, request_id: str, fresh: bool
+        self,
+        asked: Question,
+        model: pb.ModelVersion,
+        *,
+        cost: pb.Progress | None,
+        request_id: str,
+        fresh: bool,
+        owner: str,
     ) -> str:
         queue = open_queue(names.queue(model.name), self._redis)
-        explanation_id = names.new_id()
+        key = names.key(names.new_id(), owner)
         fields: dict[str, str | bytes] = {
             "spec": pack("spec", question.named(asked, model.name)),
             "model": model.SerializeToString(),
@@ -110,44 +126,51 @@ class ExplanationStore:
             fields["fresh"] = "1"
         if cost is not None:
             fields["progress"] = cost.SerializeToString()
-        job = new_job(queue, explanation_id).to_dict(include_meta=False)
+        job = new_job(queue, key).to_dict(include_meta=False)
         verdict, found = self._scripts(
             "create",
-            *(explanation_id, queue.name, question.spec_hash(asked, model), request_id),
+            *(key, queue.name, question.spec_hash(asked, model), request_id),
             *(int(fresh), self._max_queued, self._retention_ms, len(fields)),
             *(item for pair in (*fields.items(), *job.items()) for item in pair),
         )
+        found = str(found, "utf-8", errors="replace")
         if verdict == b"full":
             raise QueueFullError(self._max_queued)
         if verdict == b"reused":
-            raise RequestIdReusedError(request_id, names.resource(str(found, "utf-8", errors="replace")))
-        return names.resource(str(found, "utf-8", errors="replace"))
+            raise RequestIdReusedError(request_id, names.resource(found))
+        return found
 
-    def get(self, name: str, view: pb.ExplanationView = pb.EXPLANATION_VIEW_FULL) -> pb.Explanation:
+    def get(
+        self, name: str, view: pb.ExplanationView = pb.EXPLANATION_VIEW_FULL, *, access: Access = UNNAMED
+    ) -> pb.Explanation:
         """One explanation in a view, with its results.
 
         Raises:
             ExplanationNotFoundError: there is none of that name.
             DataCorruptError: it cannot be read.
         """
-        explanation_id = _parse(name)
+        return self._get(self.key(name, access), view)
+
+    def _get(self, key: str, view: pb.ExplanationView = pb.EXPLANATION_VIEW_FULL) -> pb.Explanation:
         fields = record.fields(view, results=True)
-        [answer] = self._scripts("look", _LARGEST_BYTES, 0, len(fields), *fields, explanation_id)
+        [answer] = self._scripts("look", _LARGEST_BYTES, 0, len(fields), *fields, key)
         if not answer:
-            raise ExplanationNotFoundError(name)
-        explanation = _read(explanation_id, view, fields, answer)
+            raise ExplanationNotFoundError(names.resource(key))
+        explanation = _read(key, view, fields, answer)
         if explanation.state == pb.EXPLANATION_STATE_SUCCEEDED and not (
             explanation.HasField("result") or explanation.HasField("study_result")
         ):
-            raise DataCorruptError(name, "result")
+            raise DataCorruptError(names.resource(key), "result")
         return explanation
 
     def list(
         self,
         page_size: int = 50,
-        page_token: str = "",
+        token: str = "",
         state: pb.ExplanationState = pb.EXPLANATION_STATE_UNSPECIFIED,
         view: pb.ExplanationView = pb.EXPLANATION_VIEW_BASIC,
+        *,
+        access: Access = UNNAMED,
     ) -> tuple[list[pb.Explanation], str]:
         """Explanations without their results, newest first, and the token of the next page ("" after the last).
 
@@ -158,27 +181,29 @@ class ExplanationStore:
             PageTokenError: the token is not one of this list's, or was given out for another `state`.
         """
         self._scripts("purge")
-        wanted = "ALL" if state == pb.EXPLANATION_STATE_UNSPECIFIED else state_name(state)
-        position = _parse_token(page_token, wanted).encode() if page_token else b""
+        word = "ALL" if state == pb.EXPLANATION_STATE_UNSPECIFIED else state_name(state)
+        indexes = [names.index(word, owner) for owner in access.lists]
+        position = last = page_token.parse(token, indexes[-1]) if token else b""
         found: list[pb.Explanation] = []
         size = 0
         while len(found) < page_size:
             missing = page_size - len(found)
-            ids = self._ids_after(position, wanted, missing + 1)
-            summaries = self._summaries(ids[:missing], view)
-            for explanation in summaries:
+            keys = self._keys_after(position, indexes, missing + 1)
+            summaries = self._summaries(keys[:missing], view)
+            for key, explanation in zip(keys, summaries, strict=False):
                 if explanation is None:
                     continue
                 size += explanation.ByteSize()
                 if found and size > _PAGE_BYTES:
-                    return found, _make_token(wanted, found[-1])
+                    return found, page_token.make(indexes[-1], last)
                 found.append(explanation)
-            if len(summaries) == len(ids):
+                last = key
+            if len(summaries) == len(keys):
                 return found, ""
-            position = ids[len(summaries) - 1]
-        return found, _make_token(wanted, found[-1])
+            position = keys[len(summaries) - 1]
+        return found, page_token.make(indexes[-1], last)
 
-    def cancel(self, name: str) -> pb.Explanation:
+    def cancel(self, name: str, *, access: Access = UNNAMED) -> pb.Explanation:
         """End an explanation that has not ended; it keeps its partial result. Cancelling again changes nothing.
 
         Raises:
@@ -186,19 +211,39 @@ class ExplanationStore:
             WrongStateError: it has succeeded or failed already.
             DataCorruptError: it cannot be read; where that allows it, it is cancelled all the same.
         """
-        before = self._cancel(name)
+        key = self.key(name, access)
+        before = self._cancel(key)
         if before in {"SUCCEEDED", "FAILED"}:
             raise WrongStateError(name, before)
-        return self.get(name)
+        return self._get(key)
 
-    def delete(self, name: str) -> None:
+    def delete(self, name: str, *, access: Access = UNNAMED) -> None:
         """Cancel an explanation where needed, and forget it.
 
         Raises:
             ExplanationNotFoundError: there is none of that name.
         """
-        self._cancel(name)
-        self._scripts("delete", _parse(name))
+        self._delete(self.key(name, access))
+
+    def _delete(self, key: str) -> None:
+        self._cancel(key)
+        self._scripts("delete", key)
+
+    def key(self, name: str, access: Access = UNNAMED) -> str:
+        """The key of the explanation of that name, as far as the caller may see it; whether it exists is not looked at.
+
+        Raises:
+            ExplanationNotFoundError: the name is none that was ever given out.
+        """
+        explanation_id = names.parse_resource(name)
+        if explanation_id is None:
+            raise ExplanationNotFoundError(name)
+        if not access.admin:
+            return names.key(explanation_id, access.owner)
+        # The keys of an id lie between it and it with the character after the dash.
+        lowest, highest = f"[{explanation_id}-", f"({explanation_id}."
+        found = cast("list[bytes]", self._redis.zrangebylex(names.index(owner=names.OWNED), lowest, highest))
+        return found[0].decode(errors="replace") if found else explanation_id
 
     def worker_alive(self, model: str, digest: str) -> bool:
         """Whether a worker holds that very model, loaded and ready or at work."""
@@ -207,7 +252,7 @@ class ExplanationStore:
 
     def queue_depth(self, model: str) -> int:
         """How many explanations wait for the workers of a model."""
-        return int(self._redis.llen(open_queue(names.queue(model), self._redis).key))
+        return int(self._scripts("depth", names.queue(model)))
 
     def throughput(self, digest: str, method: str) -> float | None:
         """Tokens a second that workers with a model of late went through by a method; None where none has told."""
@@ -227,70 +272,49 @@ class ExplanationStore:
         """Raise what creating an explanation would raise where Redis takes no writes."""
         self._scripts("probe")
 
-    def _cancel(self, name: str) -> str:
-        explanation_id = _parse(name)
-        answer = self._scripts("cancel", explanation_id, self._retention_ms)
+    def _cancel(self, key: str) -> str:
+        answer = self._scripts("cancel", key, self._retention_ms)
         if answer is None:
-            raise ExplanationNotFoundError(name)
+            raise ExplanationNotFoundError(names.resource(key))
         before, worker = (str(part, "utf-8", errors="replace") for part in answer)
         if worker:
             # Only the quicker way: it may get lost, and the worker also learns of it at its next report.
-            send_command(self._redis, worker, "stop-job", job_id=explanation_id)
+            send_command(self._redis, worker, "stop-job", job_id=key)
         return before
 
-    def _ids_after(self, position: bytes, state: str, count: int) -> Sequence[bytes]:
+    def _keys_after(self, position: bytes, indexes: Sequence[str], count: int) -> Sequence[bytes]:
         newest = b"(" + position if position else b"+"
-        return cast("Sequence[bytes]", self._redis.zrevrangebylex(names.index(state), newest, b"-", start=0, num=count))
+        found = (self._redis.zrevrangebylex(index, newest, b"-", start=0, num=count) for index in indexes)
+        merged = heapq.merge(*(cast("Sequence[bytes]", keys) for keys in found), reverse=True)
+        return list(itertools.islice(merged, count))
 
-    def _summaries(self, ids: Sequence[bytes], view: pb.ExplanationView) -> Sequence[pb.Explanation | None]:
-        """The first of `ids`, as many as make a page; None for what has expired meanwhile or cannot be read."""
-        if not ids:
+    def _summaries(self, keys: Sequence[bytes], view: pb.ExplanationView) -> Sequence[pb.Explanation | None]:
+        """The first of `keys`, as many as make a page; None for what has expired meanwhile or cannot be read."""
+        if not keys:
             return []
         fields = record.fields(view, results=False)
-        answers = self._scripts("look", self._max_summary_bytes, _PAGE_BYTES, len(fields), *fields, *ids)
-        return [self._summary(found, view, fields, answer) for found, answer in zip(ids, answers, strict=False)]
+        answers = self._scripts("look", self._max_summary_bytes, _PAGE_BYTES, len(fields), *fields, *keys)
+        return [self._summary(found, view, fields, answer) for found, answer in zip(keys, answers, strict=False)]
 
     def _summary(
         self, found: bytes, view: pb.ExplanationView, fields: Sequence[str], answer: bytes | Sequence[bytes | None]
     ) -> pb.Explanation | None:
-        name = names.resource(found.decode(errors="replace"))
-        explanation_id = names.parse_resource(name)
-        if not answer or explanation_id is None:
+        key = found.decode(errors="replace")
+        if not answer or names.parse_key(key) is None:
             return None
         try:
-            return _read(explanation_id, view, fields, answer)
+            return _read(key, view, fields, answer)
         except DataCorruptError as error:
-            if name not in self._logged and len(self._logged) < _MAX_LOGGED:
-                self._logged.add(name)
+            if key not in self._logged and len(self._logged) < _MAX_LOGGED:
+                self._logged.add(key)
                 _log.error("left out of lists: %s", error)
             return None
 
 
 def _read(
-    explanation_id: str, view: pb.ExplanationView, wanted: Sequence[str], answer: bytes | Sequence[bytes | None]
+    key: str, view: pb.ExplanationView, wanted: Sequence[str], answer: bytes | Sequence[bytes | None]
 ) -> pb.Explanation:
     if isinstance(answer, bytes):
-        raise DataCorruptError(names.resource(explanation_id), answer.decode())
+        raise DataCorruptError(names.resource(key), answer.decode())
     fields = {field: value for field, value in zip(wanted, answer, strict=True) if value is not None}
-    return Record(explanation_id, fields).explanation(view)
-
-
-def _parse(name: str) -> str:
-    explanation_id = names.parse_resource(name)
-    if explanation_id is None:
-        raise ExplanationNotFoundError(name)
-    return explanation_id
-
-
-def _make_token(state: str, last: pb.Explanation) -> str:
-    return base64.urlsafe_b64encode(f"{state} {_parse(last.name)}".encode()).decode()
-
-
-def _parse_token(token: str, state: str) -> str:
-    try:
-        for_state, position = base64.b64decode(token, altchars=b"-_", validate=True).decode().split(" ")
-    except (ValueError, binascii.Error):
-        raise PageTokenError from None
-    if for_state != state or names.parse_resource(names.resource(position)) is None:
-        raise PageTokenError
-    return position
+    return Record(key, fields).explanation(view)

@@ -20,10 +20,15 @@ GlossError
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 
 class GlossError(Exception):
     """Root of the tree. Its message is written for the person who caused the error and says what to do."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let it be pickled, whatever arguments its class takes."""
+        return _restored, (type(self), self.args, self.__dict__)
 
 
 class InputError(GlossError):
@@ -173,3 +178,9 @@ class ModelTooLargeError(ModelLoadError):
 
 def _size(count: int) -> str:
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
+
+
+def _restored(kind: type[GlossError], arguments: tuple[Any, ...], state: dict[str, Any]) -> GlossError:
+    error: GlossError = kind.__new__(kind, *arguments)
+    error.__dict__.update(state)
+    return error

@@ -19,6 +19,7 @@ from ml.detokenizer import REPLACEMENT, Detokenizer, IncrementalDecoder
 from ml.encoding import Encoding
 from ml.errors import InputError, NoChatTemplateError, PromptTooLongError
 from ml.junction import Junction, spell, split
+from ml.long_text import least_tokens
 from ml.result import Token
 from ml.spec import ChatMessage, Continuation, Prompt, Span, check_ids
 
@@ -136,7 +137,7 @@ class Tokenizer:
             return Junction(prompt, continuation.token_ids)
         field, text = "continuation.text", continuation.text or ""
         if self._has_words:
-            _check_unicode(field, text)
+            self.check_length(field, text)
             found = Junction(prompt, self.ids(text))
         else:
             whole = self._encode_text(field, prompt.text + text, special=prompt.has_special)
@@ -163,6 +164,20 @@ class Tokenizer:
             return self.continuation(self.encode(prompt), continuation)
         ids = self.prompt_ids(prompt)
         return self.continuation(Encoding("", ids, (None,) * len(ids), ()), continuation)
+
+    def check_length(self, field: str, text: str) -> None:
+        """Refuse a text that cannot fit the context, in time that does not grow with it.
+
+        Raises:
+            InputError: it is no text.
+            PromptTooLongError: it has more tokens than the context; the error tells how many it has at least.
+        """
+        _check_unicode(field, text)
+        tokens = least_tokens(lambda some: len(self.ids(some)), text, self.context_length)
+        if tokens is not None:
+            limit = self.context_length
+            message = f"the text has more than {tokens} tokens and this model reads at most {limit}; shorten it"
+            raise PromptTooLongError(field, tokens, limit, message)
 
     def replacement(self, encoding: Encoding, position: int, text: str) -> tuple[int, ...] | None:
         """The tokens of `text` in the place of the token at `position`, after the white space that it begins with.
@@ -242,7 +257,7 @@ class Tokenizer:
         return self._backend.encode(text, add_special_tokens=special)
 
     def _encode_text(self, field: str, text: str, *, special: bool) -> Encoding:
-        _check_unicode(field, text)
+        self.check_length(field, text)
         spelled = self._spelled_start(text) if special else 0
         raw = self._raw(text[spelled:], special=special)
         if not raw.ids:

@@ -9,7 +9,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,13 +23,16 @@ from ml.memory import expect_to_stay, keep_freed_memory
 from ml.models.protocol import Closeable, ExplainableModel
 from ml.models.served.address import is_served_elsewhere
 from ml.models.served.model import ServedModel, open_model
+from server.audit import Audit, AuditLog
 from server.batching import Limits
 from server.call_metrics import count_calls, count_unknown
+from server.callers import by_certificate
 from server.drain import Drain
 from server.engines import Engines
 from server.gate import Gate
 from server.health import EXPLANATION, INFERENCE, Health, watch_explanations
-from server.interceptors import OWN_SERVICES, Interceptors, Surround
+from server.helpers import Helpers
+from server.interceptors import OWN_SERVICES, Interceptor, Interceptors, Surround
 from server.keys import key_file
 from server.listener import Listener
 from server.metrics import Metrics, MetricsPage
@@ -81,6 +83,7 @@ class Server:
             Writer(settings.unread_seconds),
             Surround(count_calls(self.metrics)),
             Statuses(settings.max_message_bytes),
+            *_audits(settings, self.metrics),
             *_gates(settings),
             Surround(lambda _: self.drain.accept, OWN_SERVICES),
             Parser(),
@@ -226,11 +229,7 @@ class Server:
             loaded,
             limits,
             self.metrics,
-            GenerationLimits(
-                texts=self.settings.max_generations,
-                bytes=self.settings.max_generation_bytes,
-                waiting=self.settings.max_waiting_generations,
-            ),
+            GenerationLimits(texts=settings.max_generations, bytes=settings.max_generation_bytes),
             prefix_bytes=settings.prefix_cache_bytes,
             waiting_seconds=settings.max_waiting_seconds,
         )
@@ -258,8 +257,8 @@ class Server:
             max_reply_bytes=settings.max_message_bytes,
         )
         self._closing.push_async_callback(store.close)
-        helpers = ThreadPoolExecutor(2, thread_name_prefix="helper")
-        self._closing.callback(helpers.shutdown, wait=False, cancel_futures=True)
+        helpers = Helpers(registry.values())
+        self._closing.push_async_callback(helpers.close)
 
         inference = InferenceService(registry, engines, helpers, settings)
         explanation = ExplanationService(
@@ -348,9 +347,18 @@ async def _cancel(task: asyncio.Future[Any]) -> None:
         await asyncio.wait({task}, timeout=_CANCEL_SECONDS)
 
 
-def _gates(settings: Settings) -> list[Gate]:
+def _audits(settings: Settings, metrics: Metrics) -> list[Audit]:
+    named = settings.api_keys_file is not None or settings.tls_client_ca is not None
+    if not named and settings.audit_file is None:
+        return []
+    return [Audit(AuditLog(settings.audit_file, metrics))]
+
+
+def _gates(settings: Settings) -> list[Interceptor]:
+    """What finds out who calls. A key comes last: where both are asked for, it says more than the certificate."""
     keys = key_file(settings.api_keys_file)
-    return [] if keys is None else [Gate(keys)]
+    certificates = [] if settings.tls_client_ca is None else [Surround(lambda _: by_certificate, OWN_SERVICES)]
+    return [*certificates, *([] if keys is None else [Gate(keys)])]
 
 
 def _options(settings: Settings) -> list[tuple[str, int]]:

@@ -1,22 +1,29 @@
 """Which waiting work runs next: pure policy, free of torch, gRPC, threads and clocks.
 
-The policy in five rules:
+The policy in six rules:
 
-1. Nothing waits while the model is idle: `Queue.take` gives a batch whenever anything waits.
-2. Callers take turns. A batch begins with an item of the caller who has waited longest for a turn, and is filled with
-   one item of every caller, then a second, and so on; the calls of one caller take turns the same way.
+1. Nothing waits while the model is idle: `Queue.take` gives a batch whenever anything waits that can run.
+2. Callers take turns, whatever they ask. A batch begins with an item of the caller who has waited longest for a turn,
+   and is filled with one item of every caller, then a second, and so on; the calls of one caller take turns the same
+   way.
 3. A batch is bounded by its tokens, padding included, by its items and by the memory of what is read out.
-4. Where a model pads, similar lengths go together: padding may take a small share of a batch only.
-5. What nobody waits for any more is dropped before it costs anything, and a full queue refuses at once.
+4. A long prompt is read in chunks. Each is an item, the next one waits for its turn behind all others, and a batch has
+   few tokens of them. What becomes a running sequence waits until there is a place for one more.
+5. Where a model pads, similar lengths go together: padding may take a small share of a batch only.
+6. What nobody waits for any more is dropped before it costs anything, and a full queue refuses at once: items, tokens
+   and sequences that wait are bounded. A caller with less than an equal share of them is let in all the same.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Generic, TypeVar
 
+from server.admission import Admission, Load
 from server.round_robin import interleave
 
 T = TypeVar("T")
@@ -54,7 +61,7 @@ class Item(Generic[T]):
 
     payload: T
     tokens: int
-    """Length of the sequence."""
+    """Tokens to be read now: all of the sequence, or a chunk."""
 
     batch_key: Hashable
     """Items of equal batch key may share a batch, others never."""
@@ -74,6 +81,20 @@ class Item(Generic[T]):
     deadline: float = float("inf")
     """Nobody waits for the item at this moment or later, in seconds of the clock that `Queue.take` is given."""
 
+    later_tokens: int = 0
+    """Tokens of the same sequence that are to be read after these."""
+
+    chunk_tokens: int | None = None
+    """Of a chunk: tokens of all chunks of a batch, unless one alone has more."""
+
+    pool: Hashable = None
+    """Of which pool it takes a running sequence; None where it needs none, or has one."""
+
+    @property
+    def all_tokens(self) -> int:
+        """Of the sequence that are to be read, now and later."""
+        return self.tokens + self.later_tokens
+
 
 @dataclass(frozen=True)
 class Schedule(Generic[T]):
@@ -81,14 +102,6 @@ class Schedule(Generic[T]):
 
     batch: tuple[Item[T], ...]
     expired: tuple[Item[T], ...]
-
-
-class QueueOverflowError(Exception):
-    """The call does not fit into the queue; nothing of it was queued. `tokens` are waiting already."""
-
-    def __init__(self, tokens: int) -> None:
-        super().__init__(f"{tokens} tokens are waiting already")
-        self.tokens = tokens
 
 
 class Queue(Generic[T]):
@@ -102,36 +115,48 @@ class Queue(Generic[T]):
         self._limits = limits
         # Callers, and each caller's calls, in the order of their turns; a dict serves as an ordered set of items.
         self._callers: dict[Hashable, dict[Hashable, dict[Item[T], None]]] = {}
-        self._items = 0
-        self._tokens = 0
+        self._admission = Admission(limits.waiting_items, limits.waiting_tokens)
 
     def __len__(self) -> int:
-        return self._items
+        return self._admission.total.items
 
     @property
     def tokens(self) -> int:
-        """Tokens that wait."""
-        return self._tokens
+        """Tokens that wait, those of later chunks included."""
+        return self._admission.total.tokens
 
-    def offer(self, items: Sequence[Item[T]], max_tokens: float = float("inf")) -> None:
-        """Add all of `items`, or none of them.
+    def sequences(self, pool: Hashable) -> int:
+        """How many items wait for a running sequence of `pool`."""
+        return self._admission.total.sequences[pool]
 
-        Args:
-            max_tokens: tokens that may wait for now, where that is less than the limit. As with the limit, an empty
-                queue takes any call.
+    def check(self, caller: Hashable, max_tokens: float) -> None:
+        """Find out whether anything more of `caller` may wait; see `Admission.check`.
+
+        Raises:
+            QueueOverflowError: nothing may.
+        """
+        self._admission.check(caller, Load(tokens=1), max_tokens, float("inf"))
+
+    def offer(
+        self, items: Sequence[Item[T]], max_tokens: float = float("inf"), max_sequences: float = float("inf")
+    ) -> None:
+        """Add all `items` of a call, or none of them; see `Admission.check`.
 
         Raises:
             QueueOverflowError: they do not fit.
         """
-        tokens = sum(item.tokens for item in items)
-        too_many = self._items + len(items) > self._limits.waiting_items
-        too_long = self._tokens > 0 and self._tokens + tokens > min(max_tokens, self._limits.waiting_tokens)
-        if too_many or too_long:
-            raise QueueOverflowError(self._tokens)
+        if items:
+            load = Load()
+            for item in items:
+                load.add(1, item.all_tokens, item.pool)
+            self._admission.check(items[0].caller, load, max_tokens, max_sequences)
         for item in items:
-            self._callers.setdefault(item.caller, {}).setdefault(item.call, {})[item] = None
-        self._items += len(items)
-        self._tokens += tokens
+            self.put(item)
+
+    def put(self, item: Item[T]) -> None:
+        """Add what was let in before: the next chunk of a prompt, or a text that is read anew."""
+        self._callers.setdefault(item.caller, {}).setdefault(item.call, {})[item] = None
+        self._admission.enter(item.caller, item.all_tokens, item.pool)
 
     def withdraw(self, items: Iterable[Item[T]]) -> None:
         """Take out those of `items` that still wait."""
@@ -141,29 +166,32 @@ class Queue(Generic[T]):
             if item not in waiting:
                 continue
             del waiting[item]
-            self._items -= 1
-            self._tokens -= item.tokens
+            self._admission.leave(item.caller, item.all_tokens, item.pool)
             if not waiting:
                 del calls[item.call]
             if not calls:
                 del self._callers[item.caller]
 
-    def take(self, now: float) -> Schedule[T]:
-        """Take out the next batch, which is empty only if nothing waits, and whatever expired by `now`."""
+    def take(self, now: float, free: Mapping[Hashable, int] = MappingProxyType({})) -> Schedule[T]:
+        """Take out the next batch and whatever expired by `now`. The batch is empty only if nothing waits that can run.
+
+        Args:
+            free: how many more running sequences there may be, by pool.
+        """
         expired = tuple(item for _, item in self._turns() if item.deadline <= now)
         self.withdraw(expired)
-        batch = tuple(self._next_batch())
+        batch = tuple(self._next_batch(free))
         self.withdraw(batch)
         for item in batch:
             self._rotate(item)
         return Schedule(batch, expired)
 
-    def _next_batch(self) -> list[Item[T]]:
+    def _next_batch(self, free: Mapping[Hashable, int]) -> list[Item[T]]:
         turns = self._turns()
-        _, first = next(turns, (0, None))
+        first = next((item for _, item in turns if item.pool is None or free.get(item.pool, 0) > 0), None)
         if first is None:
             return []
-        batch = _Batch(first, self._limits)
+        batch = _Batch(first, self._limits, free)
         window: Iterator[tuple[int, Item[T]]] = itertools.islice(
             ((rank, item) for rank, item in turns if item.batch_key == first.batch_key),
             self._WINDOW * self._limits.batch_items,
@@ -191,14 +219,13 @@ class Queue(Generic[T]):
 class _Batch(Generic[T]):
     """A batch that is being filled."""
 
-    def __init__(self, first: Item[T], limits: Limits) -> None:
-        self.items = [first]
+    def __init__(self, first: Item[T], limits: Limits, free: Mapping[Hashable, int]) -> None:
+        self.items: list[Item[T]] = []
         self._limits = limits
+        self._free = Counter(free)
         self._padded = first.padded
-        self._tokens = first.tokens
-        self._longest = first.tokens
-        self._useful = max(first.tokens, limits.shortest)
-        self._bytes = first.output_bytes
+        self._tokens = self._longest = self._useful = self._bytes = self._chunk_tokens = 0
+        self._add(first)
 
     def add_if_it_fits(self, item: Item[T]) -> None:
         limits = self._limits
@@ -207,12 +234,30 @@ class _Batch(Generic[T]):
         tokens = self._tokens + item.tokens
         useful = self._useful + max(item.tokens, limits.shortest)
         total = count * max(longest, limits.shortest) if self._padded else useful
-        output_bytes = self._bytes + item.output_bytes
         if (
             count <= limits.batch_items
             and (count * longest if self._padded else tokens) <= limits.batch_tokens
             and total - useful <= limits.padding * total
-            and output_bytes <= limits.batch_bytes
+            and self._bytes + item.output_bytes <= limits.batch_bytes
+            and self._has_sequence_for(item)
         ):
-            self.items.append(item)
-            self._tokens, self._longest, self._useful, self._bytes = tokens, longest, useful, output_bytes
+            self._add(item)
+
+    def _has_sequence_for(self, item: Item[T]) -> bool:
+        """Whether there may be one more running sequence, and one more chunk."""
+        if item.pool is not None and self._free[item.pool] < 1:
+            return False
+        if item.chunk_tokens is None or not self._chunk_tokens:
+            return True
+        return self._chunk_tokens + item.tokens <= item.chunk_tokens
+
+    def _add(self, item: Item[T]) -> None:
+        self.items.append(item)
+        self._tokens += item.tokens
+        self._longest = max(self._longest, item.tokens)
+        self._useful += max(item.tokens, self._limits.shortest)
+        self._bytes += item.output_bytes
+        if item.pool is not None:
+            self._free[item.pool] -= 1
+        if item.chunk_tokens is not None:
+            self._chunk_tokens += item.tokens

@@ -48,12 +48,12 @@ def count_calls(metrics: Metrics) -> Callable[[Method], Around]:
             code = grpc.StatusCode.UNKNOWN
             try:
                 yield sent.inc
-                code = _code(context)
+                code = code_of(context)
             except grpc.aio.AbortError:
-                code = _code(context)
+                code = code_of(context)
                 raise
             except (asyncio.CancelledError, GeneratorExit):
-                code = _left(context)
+                code = left_with(context)
                 raise
             finally:
                 handled(code).inc()
@@ -64,15 +64,15 @@ def count_calls(metrics: Metrics) -> Callable[[Method], Around]:
     return of_method
 
 
-def _code(context: Context) -> grpc.StatusCode:
+def code_of(context: Context) -> grpc.StatusCode:
     """The code with which a call ends. gRPC has it as a code after an abort, else as a number, 0 or None for OK."""
     code: Any = context.code()
     return code if isinstance(code, grpc.StatusCode) else _CODES.get(code or 0, grpc.StatusCode.UNKNOWN)
 
 
-def _left(context: Context) -> grpc.StatusCode:
+def left_with(context: Context) -> grpc.StatusCode:
     """Why a call ended early: it was aborted, its time ran out, or its caller left."""
-    if (code := _code(context)) is not grpc.StatusCode.OK:
+    if (code := code_of(context)) is not grpc.StatusCode.OK:
         return code
     remaining = context.time_remaining()
     expired = remaining is not None and remaining <= 0

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Hashable, Sequence
 from typing import Protocol
 
 from ml.generation import Generation, Step
-from server.answers import Answer
+from server.calls import Answer
 from server.questions import Task
 
 
@@ -27,7 +27,7 @@ class Text(Protocol):
 class Engine(Protocol):
     """What answers questions about some models; see `server.engine.Engine`."""
 
-    def check_capacity(self) -> None:
+    def check_capacity(self, caller: Hashable = None) -> None:
         """Raise `OverloadedError` where a call would be refused."""
         ...
 
@@ -66,13 +66,13 @@ class Engines:
         """Let `engine` answer questions about `models`."""
         self._engines |= dict.fromkeys(models, engine)
 
-    def check_capacity(self, model: str) -> None:
+    def check_capacity(self, model: str, caller: Hashable = None) -> None:
         """Spare whoever calls the work of preparing tasks that would be refused.
 
         Raises:
             OverloadedError: too much is waiting already.
         """
-        self._engines[model].check_capacity()
+        self._engines[model].check_capacity(caller)
 
     async def submit(
         self,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing, contextmanager
-from contextvars import ContextVar
 from typing import Any
 
 from google.protobuf.message import Message
 
+from server.callers import Caller, admit
 from server.errors import KeyLimitError, UnauthenticatedError, to_status
 from server.interceptors import OWN_SERVICES, Context, Handler, Interceptor, function_of, rebuilt
 from server.keys import Key, KeyFile
@@ -20,9 +20,6 @@ _BUSY_RETRY_SECONDS = 1.0
 """When a key with too many calls in progress may try again: one of them may have ended."""
 
 Metadata = Any
-
-key_name: ContextVar[str] = ContextVar("key_name", default="")
-"""The name of the key that the call under way was let through with; empty where no key is asked for."""
 
 
 class Gate(Interceptor):
@@ -84,9 +81,9 @@ class Gate(Interceptor):
         key = self._find(context.invocation_metadata())
         if key is None:
             raise UnauthenticatedError
+        admit(Caller.of_key(key))
         usage = self._usage.setdefault(key.name, _Usage())
         usage.enter(key, prompts(request), self._clock())
-        key_name.set(key.name)
         try:
             yield
         finally:
@@ -124,11 +121,6 @@ class _Usage:
                 raise KeyLimitError("prompts_per_minute", key.prompts_per_minute, over / rate)
             self._spent += count
         self.calls += 1
-
-
-def caller_of(context: Context) -> str:
-    """Who takes turns with others: a key over all its connections; a connection, where no key is asked for."""
-    return key_name.get() or context.peer()
 
 
 def prompts(request: Message) -> int:

@@ -1,10 +1,11 @@
 """API keys: a file of names, hashes and limits, and the command that makes them.
 
-    python -m server.keys new NAME [--file FILE] [--calls N] [--prompts-per-minute N]
+    python -m server.keys new NAME [--file FILE] [--tenant T] [--admin] [--calls N] [--prompts-per-minute N]
     python -m server.keys list | revoke NAME [--file FILE]
 
 A key is 256 random bits, so its plain SHA-256 is enough to keep: nobody can try out that many. The key itself is
-shown once, when it is made. A line of the file is ``NAME sha256:HASH [calls=N] [prompts_per_minute=N]``.
+shown once, when it is made. A line of the file is
+``NAME sha256:HASH [tenant=T] [admin] [calls=N] [prompts_per_minute=N]``.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import secrets
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from server.ports import StartError
 
@@ -26,6 +28,8 @@ _logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _HASH = re.compile(r"sha256:([0-9a-f]{64})")
+_FORM = "NAME sha256:HASH [tenant=T] [admin] [calls=N] [prompts_per_minute=N]"
+_COUNT = re.compile("[1-9][0-9]{0,8}")
 _LIMITS = ("calls", "prompts_per_minute")
 
 
@@ -35,18 +39,30 @@ class KeyFileError(Exception):
 
 @dataclass(frozen=True)
 class Key:
-    """Who a key belongs to, and how much it is allowed; None is no limit of its own."""
+    """Who a key belongs to, and how much it is allowed; None is no limit of its own.
+
+    Keys of one `tenant` share their explanations; without it a key is a tenant of its own. An `admin` key sees all.
+    """
 
     name: str
     hash: str
     calls: int | None = None
     prompts_per_minute: int | None = None
+    tenant: str | None = None
+    admin: bool = False
 
     @property
     def line(self) -> str:
         """As the file has it."""
+        return " ".join((self.name, f"sha256:{self.hash}", *self.rights))
+
+    @property
+    def rights(self) -> list[str]:
+        """All but name and hash, as the file has it."""
+        tenant = [f"tenant={self.tenant}"] if self.tenant else []
+        admin = ["admin"] if self.admin else []
         limits = [f"{limit}={value}" for limit in _LIMITS if (value := getattr(self, limit)) is not None]
-        return " ".join((self.name, f"sha256:{self.hash}", *limits))
+        return [*tenant, *admin, *limits]
 
 
 class KeyFile:
@@ -122,7 +138,7 @@ def parse(path: Path) -> list[Key]:
             continue
         key = _parse_line(line)
         if key is None:
-            raise KeyFileError(f"line {number} of {path} is not NAME sha256:HASH [calls=N] [prompts_per_minute=N]")
+            raise KeyFileError(f"line {number} of {path} is not {_FORM}")
         if key.name in keys:
             raise KeyFileError(f"line {number} of {path} names {key.name} a second time")
         keys[key.name] = key
@@ -132,15 +148,22 @@ def parse(path: Path) -> list[Key]:
 def _parse_line(line: str) -> Key | None:
     name, hashed, *rest = [*line.split(), ""][:2] + line.split()[2:]
     found = _HASH.fullmatch(hashed)
-    limits: dict[str, int] = {}
-    for part in rest:
-        limit, _, value = part.partition("=")
-        if limit not in _LIMITS or limit in limits or not re.fullmatch("[1-9][0-9]{0,8}", value):
-            return None
-        limits[limit] = int(value)
-    if not found or not _NAME.fullmatch(name):
+    rights = [_parse_right(part) for part in rest]
+    known = dict(right for right in rights if right is not None)
+    if not found or not _NAME.fullmatch(name) or len(known) != len(rest):
         return None
-    return Key(name, found[1], **limits)
+    return Key(name, found[1], **known)
+
+
+def _parse_right(part: str) -> tuple[str, Any] | None:
+    right, _, value = part.partition("=")
+    if part == "admin":
+        return right, True
+    if right == "tenant" and _NAME.fullmatch(value):
+        return right, value
+    if right in _LIMITS and _COUNT.fullmatch(value):
+        return right, int(value)
+    return None
 
 
 def _version(path: Path) -> tuple[int, int, int] | None:
@@ -162,12 +185,14 @@ def _write(path: Path, lines: list[str]) -> None:
 
 def _new(path: Path, options: argparse.Namespace) -> None:
     keys = parse(path) if path.exists() else []
-    if not _NAME.fullmatch(options.name):
-        raise KeyFileError("a name is up to 64 letters, digits, dots, dashes and underscores")
+    for name in (options.name, options.tenant):
+        if name is not None and not _NAME.fullmatch(name):
+            raise KeyFileError("a name is up to 64 letters, digits, dots, dashes and underscores")
     if any(key.name == options.name for key in keys):
         raise KeyFileError(f"{path} has a key named {options.name}; revoke it first, or choose another name")
     secret = f"gloss_{secrets.token_urlsafe(32)}"
-    key = Key(options.name, digest(secret), options.calls, options.prompts_per_minute)
+    limits = (options.calls, options.prompts_per_minute)
+    key = Key(options.name, digest(secret), *limits, options.tenant, options.admin)
     _write(path, [*(path.read_text(encoding="utf-8").splitlines() if path.exists() else []), key.line])
     print(secret)
     print(f"This key is shown once. {path} keeps its hash, as {options.name}.", file=sys.stderr)
@@ -182,12 +207,11 @@ def _revoke(path: Path, options: argparse.Namespace) -> None:
 
 def _list(path: Path, _: argparse.Namespace) -> None:
     for key in parse(path):
-        limits = (f"{limit}={value}" for limit in _LIMITS if (value := getattr(key, limit)) is not None)
-        print(key.name, *limits)
+        print(key.name, *key.rights)
 
 
 def _count(text: str) -> int:
-    if not re.fullmatch("[1-9][0-9]{0,8}", text):
+    if not _COUNT.fullmatch(text):
         raise argparse.ArgumentTypeError("must be a whole number above 0")
     return int(text)
 
@@ -198,7 +222,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True)
     for name, act, help_ in (
         ("new", _new, "make a key and show it, once"),
-        ("list", _list, "the names and limits of all keys"),
+        ("list", _list, "the names, tenants and limits of all keys"),
         ("revoke", _revoke, "forget a key; a running server notices with the next call"),
     ):
         command = commands.add_parser(name, help=help_)
@@ -206,6 +230,8 @@ def main(arguments: list[str] | None = None) -> int:
         if act is not _list:
             command.add_argument("name", help="whose key it is")
         if act is _new:
+            command.add_argument("--tenant", help="keys of one tenant share their explanations; default: its own")
+            command.add_argument("--admin", action="store_true", help="sees the explanations of all tenants")
             command.add_argument("--calls", type=_count, help="calls in progress at once, streams among them")
             command.add_argument("--prompts-per-minute", type=_count, help="prompts, continuations and explanations")
         command.add_argument("--file", type=Path, help="default: GLOSS_API_KEYS_FILE")

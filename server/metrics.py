@@ -128,6 +128,10 @@ class Metrics:
             registry=registry,
         )
 
+        self.audit_failures = Counter(
+            "gloss_audit_failures_total", "Entries of the audit log that could not be written.", registry=registry
+        )
+
         self._of_model: dict[str, ModelMetrics] = {}
 
     def register_model(self, info: ModelInfo, load_seconds: float) -> None:

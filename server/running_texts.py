@@ -1,120 +1,76 @@
 """The texts of one model that have a place, and what its next step reads of each.
 
-A step reads one token of every text that is being decoded, and a bounded number of tokens of others' prompts: a long
-prompt is read in chunks, so that nobody waits for more than one of them. Callers take turns with them, and so do
-the texts of one caller.
+A step reads one token of every text that is being decoded, and chunks of the prompts whose turn it is. Long prompts
+that nothing follows have places as texts do, until they are read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
 from ml.models.base import Chunk, Runner, StepResult
-from server.round_robin import RoundRobin
-from server.text_stream import Stream
+from server.prefill import Prefill
 
-PREFILL_TOKENS = 128
-"""Tokens of prompts that one step reads: enough rows to make up for reading the weights, and no more than a batch of
-two short prompts, which is what anybody else's next token then waits for. A multiple of the prefix cache's block."""
-
-
-@dataclass(slots=True)
-class _Sequence:
-    """A text's sequence in the runner, and how far its prompt, or the text so far, has been read."""
-
-    number: int
-    prompt_tokens: int
-    read: int = 0
-    cached_tokens: int = 0
+Step = dict[Prefill, Chunk]
+"""What is read of each text in one step."""
 
 
 class RunningTexts:
     """One model's texts that have a place. Iterates over them in the order in which they got it."""
 
-    def __init__(self, runner: Runner, capacity: int) -> None:
-        """Have places for `capacity` texts in `runner`."""
+    def __init__(self, model: str, runner: Runner, capacity: int, chunk_tokens: int) -> None:
+        """Have places for `capacity` texts in the `runner` of `model`. Prompts are read `chunk_tokens` at a time."""
+        self.model = model
         self.runner = runner
-        self._capacity = capacity
-        self._sequences: dict[Stream, _Sequence] = {}
-        self._prefilling: RoundRobin[Stream] = RoundRobin()
+        self.capacity = capacity
+        self._chunk_tokens = chunk_tokens
+        self._texts: dict[Prefill, None] = {}
 
-    def __iter__(self) -> Iterator[Stream]:
-        return iter(self._sequences)
+    def __iter__(self) -> Iterator[Prefill]:
+        return iter(self._texts)
 
     def __len__(self) -> int:
-        return len(self._sequences)
+        return len(self._texts)
 
-    def __contains__(self, stream: Stream) -> bool:
-        return stream in self._sequences
+    def __contains__(self, text: Prefill) -> bool:
+        return text in self._texts
 
     @property
     def full(self) -> bool:
         """Whether all places are taken."""
-        return len(self._sequences) >= self._capacity
+        return len(self._texts) >= self.capacity
 
-    def begin(self, stream: Stream) -> None:
+    def begin(self, text: Prefill) -> None:
         """Give a text a place."""
-        self._sequences[stream] = _Sequence(self.runner.begin(), len(stream.ids))
-        self._prefilling.add(stream, stream.caller)
+        text.begin(self.runner.begin())
+        self._texts[text] = None
 
-    def leave(self, stream: Stream) -> None:
-        """Free a text's sequence."""
-        self._prefilling.remove(stream)
-        self.runner.drop(self._sequences.pop(stream).number)
+    def leave(self, text: Prefill) -> float:
+        """Free a text's place. Returns the seconds that it had it."""
+        del self._texts[text]
+        number, seconds = text.number, text.end()
+        if number is not None:
+            self.runner.drop(number)
+        return seconds
 
-    def is_prefilling(self, stream: Stream) -> bool:
-        """Whether more of its prompt is to be read."""
-        return stream in self._prefilling
+    def schedule(self, prompts: Sequence[Prefill]) -> list[Step]:
+        """What to read next, in one step or two: the next chunks of `prompts`, and a token of all that are decoded.
 
-    def cached_tokens(self, stream: Stream) -> int:
-        """How many of its tokens came from the prefix cache."""
-        return self._sequences[stream].cached_tokens
-
-    def schedule(self) -> list[dict[Stream, Chunk]]:
-        """What to read next, in one step or two; of texts that pause, nothing.
-
-        A text that is read anew, alone, has a step of its own, and others' prompts wait meanwhile.
+        Of texts that pause nothing is read. One that is read anew, alone, has a step of its own.
         """
-        growing = {stream for stream in self._sequences if not stream.waits_for_reader()}
-        prompts = [stream for stream in self._prefilling if stream in growing]
-        alone = [stream for stream in prompts if stream.alone][:1]
+        alone = [text for text in prompts if text.alone]
         step = {
-            stream: Chunk(stream.ids[-1:], 1, sequence.number)
-            for stream, sequence in self._sequences.items()
-            if stream in growing and not self.is_prefilling(stream)
+            text: Chunk(text.ids[-1:], 1, text.number)
+            for text in self._texts
+            if text.is_read and not text.waits_for_reader()
         }
-        step |= self._chunks([] if alone else prompts)
-        return [each for each in (step, self._chunks(alone)) if each]
+        step |= {text: text.chunk(self._chunk_tokens) for text in prompts if text not in alone}
+        return [each for each in (step, *({text: text.chunk(self._chunk_tokens)} for text in alone)) if each]
 
-    def run(self, step: dict[Stream, Chunk]) -> StepResult:
+    def run(self, step: Step) -> StepResult:
         """Read what was scheduled."""
         result = self.runner.step(list(step.values()))
-        for (stream, chunk), cached in zip(step.items(), result.cached_tokens, strict=True):
-            if not self.is_prefilling(stream):
-                continue
-            sequence = self._sequences[stream]
-            sequence.read += len(chunk.ids)
-            sequence.cached_tokens += cached
-            self._prefilling.rotate(stream)
-            if chunk.logits:
-                self._prefilling.remove(stream)
-                stream.alone = False
+        for (text, chunk), cached in zip(step.items(), result.cached_tokens, strict=True):
+            if not text.is_read:
+                text.note_read(chunk, cached)
         return result
-
-    def _chunks(self, prompts: Iterable[Stream]) -> dict[Stream, Chunk]:
-        """Chunks of prompts, of at most `PREFILL_TOKENS` altogether; whoever is first has one.
-
-        A chunk is as long as one may be or the last of its prompt: so where prompts are cut does not depend on others.
-        """
-        chunks: dict[Stream, Chunk] = {}
-        left = PREFILL_TOKENS
-        for stream in prompts:
-            sequence = self._sequences[stream]
-            stop = min(sequence.read + PREFILL_TOKENS, sequence.prompt_tokens)
-            if stop - sequence.read > left:
-                continue
-            left -= stop - sequence.read
-            ids = stream.ids[sequence.read : stop]
-            chunks[stream] = Chunk(ids, int(stop == sequence.prompt_tokens), sequence.number, stream.namespace)
-        return chunks

@@ -1,18 +1,20 @@
 """Questions about models that engines elsewhere compute: asked over HTTP on the event loop, without a thread or torch.
 
 It offers to the services what `server.engine.Engine` does. Batching is the engine's; what is bounded here is how many
-prompts wait for it.
+prompts wait for it, and how many of each caller's.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 import secrets
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -26,7 +28,8 @@ from ml.models.served.stream import Engine
 from ml.models.served.texts import body as text_body
 from ml.models.served.texts import tokens
 from ml.prediction import Prediction, Score
-from server import answers as replies
+from server import calls
+from server.admission import Admission, Load, QueueOverflowError
 from server.errors import OverloadedError
 from server.questions import AttentionTask, NextTokenTask, ScoreTask, Task
 
@@ -51,7 +54,8 @@ class ServedEngine:
 
         Args:
             observe: is told of every request that has ended.
-            max_waiting: prompts that may wait for their answers; more are refused at once.
+            max_waiting: prompts that may wait for their answers; more are refused at once, but for callers who have
+                less than an equal share of them.
         """
         self._models = models
         self._engines = {
@@ -63,8 +67,7 @@ class ServedEngine:
             for name, found in models.items()
         }
         self._checks = {name: _Check(engine) for name, engine in self._engines.items()}
-        self._max_waiting = max_waiting
-        self._waiting = 0
+        self._admission = Admission(max_waiting, sys.maxsize)
         self._secret = secrets.token_bytes(32)
 
     async def stop(self) -> None:
@@ -72,14 +75,16 @@ class ServedEngine:
         for engine in self._engines.values():
             await engine.client.aclose()
 
-    def check_capacity(self) -> None:
-        """Spare whoever calls the work of preparing tasks that would be refused.
+    def check_capacity(self, caller: Hashable = None, prompts: int = 1) -> None:
+        """Spare a caller the work of preparing tasks that would be refused.
 
         Raises:
             OverloadedError: too many prompts are waiting already.
         """
-        if self._waiting >= self._max_waiting:
-            raise OverloadedError(_RETRY_SECONDS)
+        try:
+            self._admission.check(caller, Load(items=prompts), math.inf, math.inf)
+        except QueueOverflowError:
+            raise OverloadedError(_RETRY_SECONDS) from None
 
     async def submit(
         self,
@@ -89,10 +94,11 @@ class ServedEngine:
         caller: Hashable = None,
         namespace: str = "",
         seconds: float | None = None,
-    ) -> replies.Answer:
+    ) -> calls.Answer:
         """Answer `tasks`, some in one request. Whoever stops waiting ends the requests.
 
         Args:
+            caller: who asks; the prompts of each are counted.
             namespace: whose prefixes the engine may use.
             seconds: nobody waits for the answer any longer than this.
 
@@ -102,7 +108,7 @@ class ServedEngine:
         """
         began = time.monotonic()
         values: list[Any] = [None] * len(tasks)
-        with self._counted(len(tasks)):
+        with self._counted(caller, len(tasks)):
             patience = _PATIENCE_SECONDS if seconds is None else min(seconds, _PATIENCE_SECONDS)
             asking = [
                 self._ask(model, query, patience, values, indices)
@@ -111,7 +117,7 @@ class ServedEngine:
             await _together(self._checks[model].passed(), *asking)
         for index, task in enumerate(tasks):
             values[index] = _value(task, values[index])
-        return replies.Answer(tuple(values), 0.0, time.monotonic() - began, (0,) * len(tasks))
+        return calls.Answer(tuple(values), 0.0, time.monotonic() - began, (0,) * len(tasks))
 
     def generate(
         self,
@@ -125,12 +131,13 @@ class ServedEngine:
         """Begin to continue `ids`.
 
         Args:
+            caller: who asks; the prompts of each are counted.
             namespace: whose prefixes the engine may use.
 
         Raises:
             OverloadedError: too many prompts are waiting already.
         """
-        self.check_capacity()
+        self.check_capacity(caller)
         found, engine = self._models[model], self._engines[model]
         asked = text_body(
             found.address.model,
@@ -140,7 +147,7 @@ class ServedEngine:
             max_tokens=generation.max_tokens,
             salt=self._salt(namespace),
         )
-        return ServedText(engine, self._checks[model], asked, generation, self._counted)
+        return ServedText(engine, self._checks[model], asked, generation, lambda: self._counted(caller))
 
     async def _ask(self, model: str, query: Query, patience: float, values: list[Any], indices: Sequence[int]) -> None:
         """Put the answers to `query` where they belong."""
@@ -175,13 +182,16 @@ class ServedEngine:
         return hashlib.blake2b(namespace.encode(), key=self._secret, digest_size=32).hexdigest()
 
     @contextmanager
-    def _counted(self, prompts: int) -> Iterator[None]:
-        self.check_capacity()
-        self._waiting += prompts
+    def _counted(self, caller: Hashable, prompts: int = 1) -> Iterator[None]:
+        """Count prompts as waiting, or refuse them."""
+        self.check_capacity(caller, prompts)
+        for _ in range(prompts):
+            self._admission.enter(caller, 0, None)
         try:
             yield
         finally:
-            self._waiting -= prompts
+            for _ in range(prompts):
+                self._admission.leave(caller, 0, None)
 
 
 class ServedText:
@@ -196,7 +206,7 @@ class ServedText:
         check: _Check,
         asked: Mapping[str, Any],
         generation: Generation,
-        counted: Callable[[int], Any],
+        counted: Callable[[], AbstractContextManager[None]],
     ) -> None:
         self._engine = engine
         self._check = check
@@ -236,7 +246,7 @@ class ServedText:
 
     async def _read(self) -> None:
         try:
-            with self._counted(1):
+            with self._counted():
                 await self._steps()
         except Exception as error:  # noqa: BLE001 -- whatever it is, it is raised where the text is read
             await self._arrived.put(error)

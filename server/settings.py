@@ -45,6 +45,10 @@ class Settings(BaseSettings):
     """File of API keys, as ``python -m server.keys new NAME`` writes it. With it, every call but the health service's
     needs a key. It is read again when it changes; certificates are not."""
 
+    audit_file: Path | None = None
+    """File to which each call that changes something appends who made it, what it changed, when, and how that ended.
+    Unset: stderr, where callers have keys or certificates. It may be moved away at any time."""
+
     allow_insecure: bool = False
     """Listen beyond loopback without encryption and keys. For a private network or behind a proxy that adds them."""
 
@@ -114,22 +118,25 @@ class Settings(BaseSettings):
     """Prompts of one batch."""
 
     max_waiting_prompts: int = Field(default=2048, ge=1)
-    """Prompts waiting for the model; a call that would exceed it is refused at once. At least max_prompts."""
+    """Prompts waiting for the model, of whatever is asked; a call that would exceed it is refused at once, unless its
+    caller has less than an equal share of them waiting. At least max_prompts."""
 
     max_waiting_tokens: int = Field(default=256 * 1024, ge=1)
     """Tokens waiting for the model, as above: it bounds how long the last in the queue can have to wait."""
 
     max_waiting_seconds: float = Field(default=5.0, gt=0)
-    """How long the model may need for what waits for it, at its throughput of late; a call that would wait longer is
-    refused at once. It bounds the latency of what is accepted under overload: set it to what your callers can bear."""
+    """How long the model may need for what waits for it, and a text may wait for its turn to be generated, at the
+    throughput of late; a call that would wait longer is refused at once. It bounds the latency of what is accepted
+    under overload: set it to what your callers can bear."""
 
     prefix_cache_bytes: int = Field(default=256 * 1024 * 1024, ge=0)
     """Memory of each model for keys and values of cached prefixes, in bytes: a prefix that comes again is not computed
     again, as long as it was used lately. It is taken at the start. 0 caches nothing."""
 
-    prefix_cache_by_key: bool = False
-    """Whether each API key has cached prefixes of its own, so that the time of an answer tells no caller what another
-    one asked. Their memory is shared all the same. Without keys all callers are one."""
+    caches_by_tenant: bool = True
+    """Whether each tenant has cached prefixes of its own, so that the time of an answer tells no caller what another
+    tenant asked. Their memory is shared all the same. Without keys and client certificates all callers are one tenant.
+    For server and worker alike: workers keep the values of explanations apart by it."""
 
     max_generations: int = Field(default=16, ge=1)
     """Texts that each model generates at once; more wait. More is better for throughput, and slower for each."""
@@ -137,11 +144,8 @@ class Settings(BaseSettings):
     max_generation_bytes: int = Field(default=1024**3, ge=1)
     """Memory for the keys and values of one model's texts, in bytes; it may lower max_generations, to 1 at least."""
 
-    max_waiting_generations: int = Field(default=128, ge=1)
-    """Texts waiting to be generated; one more is refused at once."""
-
     max_queued: int = Field(default=1000, ge=1)
-    """Explanations of one model waiting for a worker; one more is refused at once."""
+    """Explanations of one model and one tenant waiting for a worker; one more is refused at once."""
 
     # How long things take.
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from typing import ParamSpec, TypeVar
 
 import redis
@@ -16,6 +17,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from gloss import v1 as pb
+from jobs.access import Access
 from jobs.outage import Outage
 from jobs.record import Question
 from jobs.store import ExplanationStore
@@ -42,6 +44,8 @@ class Store:
 
     Unlike a worker, which outwaits an absent Redis, the server tells its caller at once: one fresh connection is tried
     where an old one turned out to be dead, and no more.
+
+    Whoever asks for explanations says by which access: there is no default by which callers could see those of others.
     """
 
     def __init__(
@@ -64,28 +68,44 @@ class Store:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="store")
 
     async def create(
-        self, question: Question, model: pb.ModelVersion, *, cost: pb.Progress, request_id: str, fresh: bool
+        self,
+        access: Access,
+        question: Question,
+        model: pb.ModelVersion,
+        *,
+        cost: pb.Progress,
+        request_id: str,
+        fresh: bool,
     ) -> pb.Explanation:
         """Queue an explanation, or find the one that exists."""
-        return await self._call(self._store.create, question, model, cost=cost, request_id=request_id, fresh=fresh)
+        return await self._call(
+            self._store.create, question, model, cost=cost, request_id=request_id, fresh=fresh, access=access
+        )
 
-    async def get(self, name: str, view: pb.ExplanationView) -> pb.Explanation:
+    async def get(self, access: Access, name: str, view: pb.ExplanationView) -> pb.Explanation:
         """One explanation."""
-        return await self._call(self._store.get, name, view)
+        return await self._call(self._store.get, name, view, access=access)
 
     async def list(
-        self, page_size: int, page_token: str, state: pb.ExplanationState, view: pb.ExplanationView
+        self, access: Access, page_size: int, page_token: str, state: pb.ExplanationState, view: pb.ExplanationView
     ) -> tuple[list[pb.Explanation], str]:
         """A page of explanations and the token of the next."""
-        return await self._call(self._store.list, page_size, page_token, state, view)
+        return await self._call(self._store.list, page_size, page_token, state, view, access=access)
 
-    async def cancel(self, name: str) -> pb.Explanation:
+    async def cancel(self, access: Access, name: str) -> pb.Explanation:
         """Ask for a stop."""
-        return await self._call(self._store.cancel, name)
+        return await self._call(self._store.cancel, name, access=access)
 
-    async def delete(self, name: str) -> None:
+    async def delete(self, access: Access, name: str) -> None:
         """Forget an explanation."""
-        await self._call(self._store.delete, name)
+        await self._call(self._store.delete, name, access=access)
+
+    async def changes(self, access: Access, name: str) -> AsyncIterator[None]:
+        """Yields now and whenever the explanation changed; ends with its final state."""
+        key = await self._call(self._store.key, name, access)
+        async with aclosing(changes(self._async_redis, key)) as found:
+            async for change in found:
+                yield change
 
     async def worker_alive(self, model: str, digest: str) -> bool:
         """Whether some worker holds these weights."""
@@ -105,10 +125,6 @@ class Store:
     async def probe(self) -> None:
         """Raise a redis error where nothing can be written."""
         await self._call(self._store.probe)
-
-    def changes(self, explanation_id: str) -> AsyncIterator[None]:
-        """Yields now and whenever the explanation changed; ends with its final state."""
-        return changes(self._async_redis, explanation_id)
 
     async def close(self) -> None:
         """Close the connections. Threads that still wait for Redis end by their time limit."""

@@ -72,7 +72,19 @@ def warm_up(model: LanguageModel) -> Iterator[Task]:
 def _run_logits(runner: Runner, tasks: Sequence[LogitsTask], namespaces: Sequence[str]) -> Outcome:
     pairs = zip(tasks, namespaces, strict=True)
     result = runner.step([Chunk(task.ids, task.rows, namespace=namespace) for task, namespace in pairs])
-    logits = result.logits
+    values = values_of(tasks, result.logits)
+    return Outcome(values, result.cached_tokens, result.tokens_computed, result.tokens_padding)
+
+
+def values_of(tasks: Sequence[LogitsTask], logits: Sequence[torch.Tensor]) -> list[Any]:
+    """The value of each task.
+
+    Args:
+        logits: of each task, float32 [rows, vocabulary].
+
+    Raises:
+        GlossError: a row is not a distribution.
+    """
     values: list[Any] = [
         predict.score(rows, task.continuation, task.top_k) if isinstance(task, ScoreTask) else None
         for task, rows in zip(tasks, logits, strict=True)
@@ -87,4 +99,4 @@ def _run_logits(runner: Runner, tasks: Sequence[LogitsTask], namespaces: Sequenc
         )
         for (place, _), prediction in zip(predicted, predictions, strict=True):
             values[place] = prediction
-    return Outcome(values, result.cached_tokens, result.tokens_computed, result.tokens_padding)
+    return values

@@ -3,82 +3,64 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from array import array
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+import numpy.typing as npt
+
+from ml.errors import GlossError
 from ml.generation import Generation, Step
+from server.prefill import Prefill
 
 _MAX_UNREAD = 32
 """Steps of one text that wait for its caller to read them, up to 12 KB each; then the text pauses."""
 
 
-class Stream:
-    """One text on its way to its caller. Iterate over its steps on the event loop; whoever stops says `leave`."""
+class Stream(Prefill):
+    """One text on its way to its caller. Iterate over its steps on the event loop; whoever stops says `leave`.
+
+    Its `ids` are the prompt and what was generated.
+    """
 
     def __init__(
         self,
         model: str,
         ids: Sequence[int],
         generation: Generation,
-        wake: Callable[[], None],
+        wake: Callable[[Prefill], None],
         *,
         caller: Hashable = None,
         namespace: str = "",
     ) -> None:
-        self.model = model
-        self.caller = caller
-        """Who asks; callers take turns."""
-        self.namespace = namespace
-        """Whose cached prefixes it may use."""
-        self.ids = list(ids)
-        """The prompt and what was generated."""
+        """Continue `ids` by `generation`; see `Prefill`."""
+        super().__init__(model, ids, wake, caller=caller, namespace=namespace)
         self.generation = generation
-        self.left = False
-        """Whether nobody waits for the rest."""
-        self.began = time.monotonic()
-        self.queue_seconds = 0.0
-        """Time until it had a place."""
-        self.model_seconds = 0.0
-        """Time of the steps that it was part of."""
-        self.cached_tokens: int | None = None
-        """How many of the prompt's first tokens came from the prefix cache; None until the prompt was read."""
-        self.paused = False
-        """Whether it waits for its caller to read; for the model's thread."""
-        self.ended = False
-        """Whether its last step, or what ended it, is on its way to its caller; for the model's thread."""
-        self.alone = False
-        """Whether it is read anew after a step with others failed, in steps of its own; for the model's thread."""
-        self._read_anew = -1
         self._steps: asyncio.Queue[PackedStep | Exception] = asyncio.Queue()
         # The model's thread counts what it computed, the event loop what was taken: neither writes the other's number.
         self._computed = self._taken = 0
-        self._wake = wake
 
     def leave(self) -> None:
         """Give the place up after the step under way, and what was not read at once."""
         while not self._steps.empty():
             self._steps.get_nowait()
-        if not self.left:
-            self.left = True
-            self._wake()
+        super().leave()
 
-    def receive(self, item: PackedStep | Exception) -> None:
-        """Take what comes next, for the caller to read. For the event loop."""
-        if not self.left:
-            self._steps.put_nowait(item)
-
-    def note(self, step: Step) -> None:
-        """Count `step` as computed. For the model's thread."""
+    def answer(self, numbers: npt.NDArray[np.float64]) -> PackedStep:
+        """The next step, by the log-probabilities `numbers` [vocabulary]; see `Prefill.answer`."""
+        if numbers[0] != numbers[0]:
+            raise GlossError(f"model {self.model!r} gives no probabilities (not a number); its weights may be damaged")
+        step = self.generation.advance(numbers)
         self.ids.append(step.token_id)
         self._computed += 1
+        self.ended = step.finish is not None
+        return PackedStep.of(step)
 
-    def read_anew_alone(self) -> bool:
-        """Whether to try once more after a step with others failed: once at each length. For the model's thread."""
-        before, self._read_anew = self._read_anew, len(self.ids)
-        self.alone = before != len(self.ids)
-        return self.alone
+    def receive(self, answer: PackedStep | Exception) -> None:
+        """Take what comes next, for the caller to read. For the event loop."""
+        if not self.left:
+            self._steps.put_nowait(answer)
 
     def waits_for_reader(self) -> bool:
         """Whether it pauses: from too much that is unread until all of it has been read. For the model's thread."""
@@ -110,7 +92,7 @@ class Stream:
         self.left = step.finish is not None
         self._taken += 1
         if self._computed == self._taken:  # If it paused, it goes on.
-            self._wake()
+            self._wake(self)
         return step
 
 

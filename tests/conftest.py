@@ -14,6 +14,7 @@ pytest_plugins = [
     "tests.fixtures.processes",
     "tests.fixtures.stack",
     "tests.fixtures.certificates",
+    "tests.fixtures.keys",
     "tests.fixtures.threads",
 ]
 

@@ -29,8 +29,10 @@ class WorkerContext:
         reports: fails fast, for what may be left out.
         interruption: signals of the parent, as exceptions.
         notify: sends a message to the parent.
-        max_job_seconds: time limit of one attempt.
+        max_job_seconds: time limit of one attempt, in which it runs.
         outage: what the child has seen of Redis failing.
+        job_slice_seconds: how long an explanation runs before it gives way to others that wait.
+        caches_by_tenant: whether no tenant's explanation uses the values that another's has found.
         cache: values of perturbed prompts that earlier jobs computed, for as long as the process lives.
     """
 
@@ -41,6 +43,8 @@ class WorkerContext:
     notify: Callable[[Message], None]
     max_job_seconds: float
     outage: Outage
+    job_slice_seconds: float = 10.0
+    caches_by_tenant: bool = True
     cache: ValueCache = field(default_factory=ValueCache)
 
 
@@ -66,6 +70,8 @@ def load_context(settings: Settings, notify: Callable[[Message], None]) -> Model
             notify=notify,
             max_job_seconds=settings.max_job_seconds,
             outage=Outage(logging.getLogger(__name__)),
+            job_slice_seconds=settings.job_slice_seconds,
+            caches_by_tenant=settings.caches_by_tenant,
         )
     )
     return model.info

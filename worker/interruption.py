@@ -14,6 +14,8 @@ from types import FrameType
 
 from worker.model_process import INTERRUPT
 
+_SHORTEST_SECONDS = 0.001
+
 
 class Interrupted(BaseException):
     """The parent wants the job stopped: it was cancelled, or the worker is stopping."""
@@ -37,12 +39,12 @@ class Interruption:
         signal.signal(signal.SIGALRM, self._on_alarm)
 
     @contextlib.contextmanager
-    def allowed(self, seconds: float) -> Iterator[None]:
-        """Raise `Interrupted` inside at the parent's signal, and `TimeLimitReached` after `seconds`."""
+    def allowed(self, seconds: float, spent: float = 0.0) -> Iterator[None]:
+        """Raise `Interrupted` inside at the parent's signal, and `TimeLimitReached` after `seconds`, less `spent`."""
         self._limit = seconds
         self._allowed = True
         try:
-            signal.setitimer(signal.ITIMER_REAL, seconds)
+            signal.setitimer(signal.ITIMER_REAL, max(_SHORTEST_SECONDS, seconds - spent))  # 0 would be no limit
             yield
         finally:
             self._allowed = False

@@ -33,12 +33,15 @@ class Metrics:
         )
         self._waiting = Histogram(
             "gloss_job_waiting_seconds",
-            "Time from an explanation's creation to the start of an attempt.",
+            "Time that an explanation waits for a worker, each time that it does.",
             buckets=_SECONDS,
             registry=registry,
         )
         self._running_seconds = Histogram(
             "gloss_job_running_seconds", "Time of an attempt.", ("method",), buckets=_SECONDS, registry=registry
+        )
+        self._yields = Counter(
+            "gloss_job_yields_total", "Times that an explanation gave way to others.", ("method",), registry=registry
         )
         self._evaluations = Counter(
             "gloss_model_evaluations_total", "Prompts whose value was computed.", ("method",), registry=registry
@@ -95,6 +98,9 @@ class Metrics:
         self._running.set(0)
         method, self._method = self._method, UNKNOWN_METHOD
         if message.outcome == "skipped":
+            return
+        if message.outcome == "yielded":  # no attempt has ended
+            self._yields.labels(method).inc()
             return
         self._jobs.labels(method, message.outcome).inc()
         self._running_seconds.labels(method).observe(message.seconds)

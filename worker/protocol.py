@@ -43,7 +43,7 @@ class Refused:
 
 @dataclass(frozen=True)
 class Began:
-    """An attempt has begun, after so many seconds since the explanation was created."""
+    """An attempt has begun, or goes on, after the explanation has waited for so many seconds."""
 
     method: str
     waited_seconds: float
@@ -53,9 +53,9 @@ class Began:
 class Ended:
     """The child is free again.
 
-    `outcome` is succeeded, failed, cancelled, interrupted (it may be resumed), overtaken (by a newer attempt), lost (it
-    could not be written) or skipped (there was nothing to do). The costs are those of the whole explanation, 0 where it
-    has not ended.
+    `outcome` is succeeded, failed, cancelled, interrupted (it may be resumed), yielded (to others that wait), overtaken
+    (by a newer attempt), lost (it could not be written) or skipped (there was nothing to do). The costs are those of
+    the whole explanation, 0 where it has not ended.
     """
 
     outcome: str

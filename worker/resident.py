@@ -179,7 +179,7 @@ class ResidentWorker(Worker):
             try:
                 if outcome != "overtaken":  # else it is in another worker's hands
                     # Whatever the child says, one that has not ended counts as lost, or it would run for ever.
-                    lost = outcome != "interrupted"
+                    lost = outcome not in {"interrupted", "yielded"}
                     self._store.release(queue.name, job.id, execution.composite_key, lost=lost)
                 with self.connection.pipeline() as pipeline:
                     self.cleanup_execution(job, pipeline, execution)
@@ -253,7 +253,10 @@ class ResidentWorker(Worker):
                         self._refuse(job_id, error)
                     continue
                 self._outage.passed("work")
-                if taken is not None or timeout is None:
+                if taken is None and self._store.others_wait(self.queues[0].name):
+                    # RQ has dropped the next job, of which there was no record, and nobody has chosen another since.
+                    self.run_maintenance_tasks()
+                elif taken is not None or timeout is None:
                     return taken
 
     def run_maintenance_tasks(self) -> None:

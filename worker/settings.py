@@ -80,7 +80,15 @@ class Settings(BaseSettings):
     """An explanation that loses its worker this often fails with WORKER_LOST instead of taking the next one down."""
 
     max_job_seconds: float = Field(default=3600.0, gt=0)
-    """Longest time of one attempt at an explanation, in seconds; after it, the explanation fails with TIME_LIMIT."""
+    """Longest time of one attempt at an explanation, in seconds; after it, the explanation fails with TIME_LIMIT. Only
+    the time in which it runs counts, not that in which others have the worker."""
+
+    job_slice_seconds: float = Field(default=10.0, gt=0)
+    """Seconds after which a running explanation gives way to others that wait. It goes on later from where it was."""
+
+    caches_by_tenant: bool = True
+    """Whether values of perturbed prompts that one tenant's explanation has found are kept from other tenants', so that
+    neither an explanation's time nor its cache hits tell what others asked. For server and worker alike."""
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """How much is logged to stderr. Prompts are never logged."""

@@ -10,18 +10,19 @@ from typing import TypeVar
 
 from redis.exceptions import RedisError
 
-from jobs import question
+from jobs import names, question
 from jobs.attempts import Attempt
 from jobs.errors import AttemptEndedError, DataCorruptError
 from jobs.outage import pause
 from ml.explain import Problem, StudyProblem, start
-from ml.result import Cost, ExplanationResult, StudyResult, Update
+from ml.result import Cost, ExplanationResult, Stage, StudyResult, Update
 from schema import convert
 from worker.context import WorkerContext, current
 from worker.failures import ModelChangedError, to_error
 from worker.interruption import Interrupted, TimeLimitReached
 from worker.protocol import Began, Ended
 from worker.reporting import reported
+from worker.slices import Slice, YieldedError
 
 T = TypeVar("T")
 
@@ -63,21 +64,43 @@ def run_explanation(explanation_id: str) -> Ended:
         return Ended("skipped")
     context.notify(Began(attempt.question.WhichOneof("method") or "none", attempt.waited_seconds))
     work = Work()
-    with recorded(context, attempt, work), context.interruption.allowed(context.max_job_seconds):
+    limited = context.interruption.allowed(context.max_job_seconds, spent=attempt.ran_seconds)
+    with recorded(context, attempt, work), limited:
         explain(context, attempt, work)
     return work.ended()
 
 
 def explain(context: WorkerContext, attempt: Attempt, work: Work) -> None:
-    """Run the explainer, from the checkpoint of the attempt before."""
+    """Run the explainer, from where it was interrupted before.
+
+    Raises:
+        YieldedError: it has given way to others.
+    """
     if attempt.model.digest != context.model.info.digest:
         raise ModelChangedError(expected=attempt.model.digest, actual=context.model.info.digest)
-    cache = context.cache.write_only() if attempt.fresh else context.cache
-    run = start(context.model, convert.to_question(attempt.question), attempt.checkpoint, cache=cache)
+    run = start(
+        context.model,
+        convert.to_question(attempt.question),
+        attempt.checkpoint,
+        cache=context.cache.write_only() if attempt.fresh else context.cache,
+        namespace=attempt.owner if context.caches_by_tenant else "",
+        spent=attempt.ran_seconds,
+    )
+    queue = names.queue(attempt.model.name)
+    time_slice = Slice(context.job_slice_seconds, lambda: context.reports.others_wait(queue), context.outage)
     for update in reported(run, context.reports, attempt, run.checkpoint, context.outage):
         work.follow(update)
+        if update.progress.stage is not Stage.DONE and run.resumable and time_slice.over():
+            _give_way(context, attempt, work, run.checkpoint())
     if work.result is not None:
         _measure(context, attempt, run.problem, work.result.cost)
+
+
+def _give_way(context: WorkerContext, attempt: Attempt, work: Work, checkpoint: bytes) -> None:
+    progress = None if work.update is None else convert.from_progress(work.update.progress)
+    partial = None if work.result is None else convert.from_result(work.result)
+    persistently(context, lambda: context.store.give_way(attempt, checkpoint, progress, partial))
+    raise YieldedError
 
 
 def _measure(context: WorkerContext, attempt: Attempt, problem: Problem | StudyProblem, cost: Cost) -> None:
@@ -100,7 +123,7 @@ def recorded(context: WorkerContext, attempt: Attempt, work: Work) -> Iterator[N
     try:
         try:
             yield
-        except (AttemptEndedError, Interrupted):
+        except (AttemptEndedError, Interrupted, YieldedError):
             raise
         except (Exception, TimeLimitReached) as error:  # noqa: BLE001 - every failure has its place in the record
             failure = to_error(error)
@@ -110,7 +133,10 @@ def recorded(context: WorkerContext, attempt: Attempt, work: Work) -> Iterator[N
             _succeed(context, attempt, work)
             work.outcome = "succeeded"
     except AttemptEndedError as ended:
-        work.outcome = "overtaken" if ended.state in {"QUEUED", "RUNNING"} else "cancelled"
+        # QUEUED: it has given way, or another has put it back; whichever it is, to release it now does no harm.
+        work.outcome = {"RUNNING": "overtaken", "QUEUED": "interrupted"}.get(ended.state, "cancelled")
+    except YieldedError:
+        work.outcome = "yielded"
     except Interrupted:
         cancelled = persistently(context, lambda: store.cancel_requested(attempt.id))
         work.outcome = "cancelled" if cancelled else "interrupted"

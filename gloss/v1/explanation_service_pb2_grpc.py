@@ -29,6 +29,9 @@ class ExplanationServiceStub:
     """Explanations are resources: created, watched while a worker computes them, kept for a while, deleted. Most explain one
     prompt; a study asks about many, and is an explanation like the others but for its spec and result.
 
+    An explanation belongs to the tenant of whoever created it: of an API key, or of a client certificate. To other tenants
+    it is NOT_FOUND, is on no list, and is not the answer to an equal spec or request_id. An admin's key sees all.
+
     Every call answers UNAVAILABLE with RetryInfo while the store of explanations cannot be used, but for validate_only.
     """
 
@@ -73,6 +76,9 @@ class ExplanationServiceStub:
 class ExplanationServiceServicer:
     """Explanations are resources: created, watched while a worker computes them, kept for a while, deleted. Most explain one
     prompt; a study asks about many, and is an explanation like the others but for its spec and result.
+
+    An explanation belongs to the tenant of whoever created it: of an API key, or of a client certificate. To other tenants
+    it is NOT_FOUND, is on no list, and is not the answer to an equal spec or request_id. An admin's key sees all.
 
     Every call answers UNAVAILABLE with RetryInfo while the store of explanations cannot be used, but for validate_only.
     """
@@ -174,6 +180,9 @@ def add_ExplanationServiceServicer_to_server(servicer, server):
 class ExplanationService:
     """Explanations are resources: created, watched while a worker computes them, kept for a while, deleted. Most explain one
     prompt; a study asks about many, and is an explanation like the others but for its spec and result.
+
+    An explanation belongs to the tenant of whoever created it: of an API key, or of a client certificate. To other tenants
+    it is NOT_FOUND, is on no list, and is not the answer to an equal spec or request_id. An admin's key sees all.
 
     Every call answers UNAVAILABLE with RetryInfo while the store of explanations cannot be used, but for validate_only.
     """

@@ -30,6 +30,9 @@ class ExplanationServiceStub:
     """Explanations are resources: created, watched while a worker computes them, kept for a while, deleted. Most explain one
     prompt; a study asks about many, and is an explanation like the others but for its spec and result.
 
+    An explanation belongs to the tenant of whoever created it: of an API key, or of a client certificate. To other tenants
+    it is NOT_FOUND, is on no list, and is not the answer to an equal spec or request_id. An admin's key sees all.
+
     Every call answers UNAVAILABLE with RetryInfo while the store of explanations cannot be used, but for validate_only.
     """
 
@@ -71,6 +74,9 @@ class ExplanationServiceAsyncStub(ExplanationServiceStub):
     """Explanations are resources: created, watched while a worker computes them, kept for a while, deleted. Most explain one
     prompt; a study asks about many, and is an explanation like the others but for its spec and result.
 
+    An explanation belongs to the tenant of whoever created it: of an API key, or of a client certificate. To other tenants
+    it is NOT_FOUND, is on no list, and is not the answer to an equal spec or request_id. An admin's key sees all.
+
     Every call answers UNAVAILABLE with RetryInfo while the store of explanations cannot be used, but for validate_only.
     """
 
@@ -107,6 +113,9 @@ class ExplanationServiceAsyncStub(ExplanationServiceStub):
 class ExplanationServiceServicer(metaclass=_abc_1.ABCMeta):
     """Explanations are resources: created, watched while a worker computes them, kept for a while, deleted. Most explain one
     prompt; a study asks about many, and is an explanation like the others but for its spec and result.
+
+    An explanation belongs to the tenant of whoever created it: of an API key, or of a client certificate. To other tenants
+    it is NOT_FOUND, is on no list, and is not the answer to an equal spec or request_id. An admin's key sees all.
 
     Every call answers UNAVAILABLE with RetryInfo while the store of explanations cannot be used, but for validate_only.
     """

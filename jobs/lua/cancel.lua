@@ -6,7 +6,6 @@ if redis.call('EXISTS', record(id)) == 0 then return nil end
 if not is('hash', record(id)) then return { '', '' } end
 local state = get(id, 'state') or ''
 if FINAL[state] then return { state, '' } end
-local queue = rq_queue(get(id, 'queue') or '')
-if is('list', queue) and redis.call('LREM', queue, 0, id) > 0 then redis.call('DEL', rq_job(id)) end
+if withdraw(get(id, 'queue') or '', id) then redis.call('DEL', rq_job(id)) end
 finish(id, 'CANCELLED', retention)
 return { state, is('hash', rq_job(id)) and redis.call('HGET', rq_job(id), 'worker_name') or '' }

@@ -1,10 +1,8 @@
 -- Forget an explanation. ARGV: id.
 local id = ARGV[1]
-local shared = spec_key(get(id, 'spec_hash') or '')
+local shared = spec_key(id, get(id, 'spec_hash') or '')
 if text(shared) == id then redis.call('DEL', shared) end
-for _, state in ipairs({ 'ALL', 'QUEUED', 'RUNNING', 'SUCCEEDED', 'FAILED', 'CANCELLED' }) do
-  redis.call('ZREM', index(state), id)
-end
+unlist_all(id)
 redis.call('ZREM', EXPIRY, id)
 redis.call('DEL', record(id), checkpoint(id))
 -- The stream outlives the record for a moment, so that those who watch learn of its end.

@@ -2,4 +2,4 @@
 local queue, key, member, holds = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 redis.call('ZADD', key, whole(now() + holds), member)
 redis.call('ZREMRANGEBYSCORE', key, '-inf', whole(now()))
-return redis.call('LLEN', rq_queue(queue))
+return depth(queue)

@@ -32,5 +32,6 @@ end
 redis.call('DEL', stranded)
 for id, since in pairs(seen) do redis.call('HSET', stranded, id, since) end
 
+feed(queue)
 purge()
 return recovered

@@ -15,9 +15,20 @@ prepare, forecast, start    the same for either, by what is asked
 """
 
 from ml.explain.problem import Problem
-from ml.explain.question import Question, forecast, prepare, start
+from ml.explain.question import Forecast, Question, forecast, prepare, start
 from ml.explain.run import Run
 from ml.explain.study import StudyProblem, StudyRun
 from ml.explain.value_function import ValueFunction
 
-__all__ = ["Problem", "Question", "Run", "StudyProblem", "StudyRun", "ValueFunction", "forecast", "prepare", "start"]
+__all__ = [
+    "Forecast",
+    "Problem",
+    "Question",
+    "Run",
+    "StudyProblem",
+    "StudyRun",
+    "ValueFunction",
+    "forecast",
+    "prepare",
+    "start",
+]

@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from ml.explain.checkpoint import evaluations_of, vector_key
 from ml.explain.estimator import Estimating, FloatArray
 from ml.explain.evaluation import MIN_PREFIX, chunk_tokens
 from ml.explain.removal import Perturbation
@@ -87,6 +88,17 @@ class PromptInternals:
             points: where to take gradients, 0 at the path's start to 1 at the prompt.
             from_removed: whether the path starts where every feature is removed, and not at embeddings of zeros.
         """
+        kind = b"r" if from_removed else b"z"
+        keys = [vector_key(kind, point) for point in points.tolist()]
+        vectors = self.game.memory.vectors
+        missing = [index for index, key in enumerate(keys) if key not in vectors]
+        self.game.answered += len(points) - len(missing)
+        if missing:
+            found = self._gradients(points[missing], from_removed=from_removed)
+            self.game.keep({keys[index]: each for index, each in zip(missing, found, strict=True)})
+        return np.array([vectors[key] for key in keys])
+
+    def _gradients(self, points: FloatArray, *, from_removed: bool) -> list[FloatArray]:
         ids = self._read(removed=False)
         found = self._internals.path_gradients(
             ids,
@@ -96,20 +108,25 @@ class PromptInternals:
             prefix=self._prefix,
         )
         self.game.charge(len(points), len(points) * len(ids), saved=len(points) * self._cached)
-        return np.array([self._by_feature(each) for each in found])
+        return [self._by_feature(each) for each in found]
 
     def attention_rollout(self) -> FloatArray:
         """Attention rollout from the positions that predict the target, their mean, by feature, float64 [features].
 
         What they lack of 1 is on tokens that belong to no feature.
         """
+        if (known := self._known(b"a")) is not None:
+            return known
         shares = self._internals.attention_rollout(self._sequence, self._queries)
         self.game.charge(1, self._tokens)
-        return self._by_feature(shares.mean(axis=0, dtype=np.float64))
+        return self._kept(b"a", 1, shares.mean(axis=0, dtype=np.float64))
 
     def value_zeroing_rollout(self) -> Iterator[FloatArray | None]:
         """Value zeroing rolled out over the layers, as `attention_rollout`; None after each batch before."""
-        layers, done = self._model.info.layers, 0
+        if (known := self._known(b"v")) is not None:
+            yield known
+            return
+        layers, done, total = self._model.info.layers, 0, 0
         work = self._internals.value_zeroing_rollout(
             self._sequence, self._queries, max_tokens=chunk_tokens(self._model.info)
         )
@@ -117,13 +134,28 @@ class PromptInternals:
             try:
                 positions = next(work)
             except StopIteration as finished:
-                yield self._by_feature(finished.value.mean(axis=0, dtype=np.float64))
+                yield self._kept(b"v", total, finished.value.mean(axis=0, dtype=np.float64))
                 return
             before, done = done, done + positions
             # A batch of positions goes through one layer, and a sequence counts once it went through all of them.
             sequences, tokens = (done // (layers * n) - before // (layers * n) for n in (self._tokens, 1))
             self.game.charge(sequences, tokens)
+            total += sequences
             yield None
+
+    def _known(self, kind: bytes) -> FloatArray | None:
+        """What an earlier attempt, or an earlier part of this one, has found; it counts as evaluated."""
+        for key, found in self.game.memory.vectors.items():
+            if key.startswith(kind):
+                self.game.answered += evaluations_of(key)
+                return found
+        return None
+
+    def _kept(self, kind: bytes, evaluations: int, tokens: FloatArray) -> FloatArray:
+        """Numbers of all tokens by feature; from here on they are known."""
+        found = self._by_feature(tokens)
+        self.game.keep({vector_key(kind, evaluations): found})
+        return found
 
     def _by_feature(self, tokens: FloatArray) -> FloatArray:
         """Sums over the tokens of each feature, float64 [features], of numbers of all tokens, or of the last ones."""

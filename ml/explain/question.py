@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from ml.explain import problem
 from ml.explain.cache import ValueCache
 from ml.explain.problem import Problem
@@ -26,23 +28,42 @@ def prepare(tokenizer: Tokenizer, info: ModelInfo, question: Question) -> Proble
     return problem.prepare(tokenizer, info, question)
 
 
-def forecast(problem: Problem | StudyProblem, tokens_per_second: float | None) -> Progress:
-    """What all of the work will cost, before any of it is done.
+@dataclass(frozen=True)
+class Forecast:
+    """What all of the work will cost, told before any of it is done.
 
-    Args:
-        problem: what there is to solve.
-        tokens_per_second: how fast such work was of late, prompts' shared tokens counted as often as they come; None
-            where that is not known, and then no time is told.
+    Attributes:
+        evaluations: the most evaluations.
+        tokens: the most tokens that the model reads, those that prompts share counted as often as they come.
+        max_duration: the most seconds that it may take; None where that is not bounded.
     """
-    tokens, limit = problem.tokens(problem.max_evaluations), problem.spec.budget.max_duration
-    duration = None if tokens_per_second is None else tokens / tokens_per_second
-    if duration is not None and limit is not None:
-        duration = min(duration, limit)
-    return Progress(0, problem.max_evaluations, remaining_duration=duration, tokens_planned=tokens)
+
+    evaluations: int
+    tokens: int
+    max_duration: float | None
+
+    def progress(self, tokens_per_second: float | None) -> Progress:
+        """How far the work is. No time is told where it is not known how fast such work was of late."""
+        duration = None if tokens_per_second is None else self.tokens / tokens_per_second
+        if duration is not None and self.max_duration is not None:
+            duration = min(duration, self.max_duration)
+        return Progress(0, self.evaluations, remaining_duration=duration, tokens_planned=self.tokens)
+
+
+def forecast(problem: Problem | StudyProblem) -> Forecast:
+    """What a problem will cost."""
+    evaluations = problem.max_evaluations
+    return Forecast(evaluations, problem.tokens(evaluations), problem.spec.budget.max_duration)
 
 
 def start(
-    model: ExplainableModel, question: Question, checkpoint: bytes | None = None, *, cache: ValueCache | None = None
+    model: ExplainableModel,
+    question: Question,
+    checkpoint: bytes | None = None,
+    *,
+    cache: ValueCache | None = None,
+    namespace: str = "",
+    spent: float = 0.0,
 ) -> Run | StudyRun:
     """What answers a question when it is iterated over. The arguments are those of `ml.explain.work.Work`.
 
@@ -50,5 +71,5 @@ def start(
         InputError, PromptTooLongError, CapabilityError: as `prepare`.
     """
     if isinstance(question, StudySpec):
-        return StudyRun(model, question, checkpoint, cache=cache)
-    return Run(model, question, checkpoint, cache=cache)
+        return StudyRun(model, question, checkpoint, cache=cache, namespace=namespace, spent=spent)
+    return Run(model, question, checkpoint, cache=cache, namespace=namespace, spent=spent)

@@ -158,6 +158,7 @@ def perturbation(
             replaced = [tuple((mask_id,) * len(feature.positions) for feature in features)]
         case RemovalKind.TEXT | RemovalKind.TEXT_AND_DELETE:
             replacement = removal.text or spec.NEUTRAL
+            tokenizer.check_length("removal.text", replacement)
             written = tuple(_written(tokenizer, encoding, feature, replacement) for feature in features)
             replaced = [written] if kind is RemovalKind.TEXT else [written, deleted]
         case RemovalKind.DELETE:

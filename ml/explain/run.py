@@ -53,6 +53,7 @@ class Run(Work):
         *,
         cache: ValueCache | None = None,
         namespace: str = "",
+        spent: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Explain what `spec` asks about `model`. The other arguments are those of `Work`."""
@@ -62,7 +63,15 @@ class Run(Work):
             PrecisionPolicy.FLOAT32 if isinstance(self.problem.explainer, InternalsExplainer) else spec.precision
         )
         super().__init__(
-            model, self.problem, spec.budget, precision, checkpoint, cache=cache, namespace=namespace, clock=clock
+            model,
+            self.problem,
+            spec.budget,
+            precision,
+            checkpoint,
+            cache=cache,
+            namespace=namespace,
+            spent=spent,
+            clock=clock,
         )
         self._spec = spec
 
@@ -77,7 +86,8 @@ class Run(Work):
         empty_and_full = self.problem.perturbation.empty_and_full
         value.beside(empty_and_full)
         estimate = yield from self._estimated(value, target)
-        while (blank := self._blank(value, target)) is None:  # time ended before their turn
+        # Time may have ended before their turn; or nobody has asked for anything, and an earlier attempt knew them.
+        while (blank := self._blank(value, target)) is None or value.asked_beside:
             value.deadline = math.inf
             yield from self._reported(value(empty_and_full), Stage.EXPLAINING)
         result = self._filled(value, blank, estimate)

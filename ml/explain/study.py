@@ -184,12 +184,21 @@ class StudyRun(Work):
         *,
         cache: ValueCache | None = None,
         namespace: str = "",
+        spent: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Study what `spec` asks about `model`. The other arguments are those of `Work`."""
         self.problem = prepare_study(model.tokenizer, model.info, spec)
         super().__init__(
-            model, self.problem, spec.budget, spec.precision, checkpoint, cache=cache, namespace=namespace, clock=clock
+            model,
+            self.problem,
+            spec.budget,
+            spec.precision,
+            checkpoint,
+            cache=cache,
+            namespace=namespace,
+            spent=spent,
+            clock=clock,
         )
 
     def __iter__(self) -> Iterator[Update]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 
@@ -34,6 +34,7 @@ class ValueFunction:
         answered: prompts whose values went into those given so far, whether they were computed or known.
         computed: prompts computed by this object.
         cached: values given before anything had to be computed, which an earlier attempt knew.
+        unkept: evaluations that were charged for and whose findings are not kept yet, so that no checkpoint holds them.
         out_of_time: whether a value was ever withheld because the deadline had passed.
     """
 
@@ -54,6 +55,7 @@ class ValueFunction:
         self.computed = 0
         self.cached = 0
         self.out_of_time = False
+        self.unkept = 0
         self._prompts = prompts
         self._evaluator = evaluator
         self._clock = clock
@@ -71,13 +73,24 @@ class ValueFunction:
         """Compute `coalitions` together with what is asked for next: without rounding, and for less than apart."""
         self._beside = coalitions
 
+    @property
+    def asked_beside(self) -> bool:
+        """Whether there are coalitions to be computed together with what is asked for next."""
+        return len(self._beside) > 0
+
     def charge(self, evaluations: int, tokens: int, saved: int = 0) -> None:
         """Count work that an explainer did beside the values: gradients, or passes that look inside the model."""
         self.answered += evaluations
         self.computed += evaluations
+        self.unkept += evaluations
         self.memory.evaluations += evaluations
         self.memory.tokens_computed += tokens
         self.memory.tokens_saved += saved
+
+    def keep(self, vectors: Mapping[bytes, FloatArray]) -> None:
+        """Remember what the work that was charged for has found, so that a checkpoint holds it."""
+        self.memory.vectors.update(vectors)
+        self.unkept = 0
 
     @property
     def late(self) -> bool:

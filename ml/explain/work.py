@@ -56,7 +56,8 @@ class Work:
     checkpoint repeats the draws over the values found before; what is found is then what an undisturbed run finds
     within 1e-5, as values computed in other company may differ in their last bits.
 
-    The budget's duration counts the work of this attempt alone; the cost's counts that of all attempts.
+    The budget's duration counts the work of this attempt alone; the cost's counts that of all attempts. An attempt may
+    be put off and go on as another `Work`, which is told how much of its time is `spent`.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Work:
         *,
         cache: ValueCache | None = None,
         namespace: str = "",
+        spent: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Solve `task` with `model`.
@@ -79,6 +81,7 @@ class Work:
             cache: values of earlier work by any model, to be used and added to. Left alone where the precision may
                 change on the way, as its trial must not depend on what was asked before.
             namespace: of `cache`, and of what the model caches: only values of the same one are used.
+            spent: seconds of the budget's duration that are gone already.
         """
         self._model = model.for_namespace(namespace) if isinstance(model, Namespaced) else model
         self._task = task
@@ -92,7 +95,9 @@ class Work:
         self._fingerprint = b""
         self._value: ValueFunction | None = None
         self._started = clock()
+        self._spent = spent
         self._seconds_before = 0.0
+        self._findings_before = 0
         self._planned = task.max_evaluations
         self._last_progress = self._last_partial = -math.inf
 
@@ -106,12 +111,18 @@ class Work:
     def _marked(self, packed: bytes) -> bytes:
         return self._model.marked(packed) if isinstance(self._model, Marking) else packed
 
+    @property
+    def resumable(self) -> bool:
+        """Whether a checkpoint that is made now holds all that was found, and more than the given one."""
+        value = self._value
+        return value is not None and not value.unkept and value.memory.findings > self._findings_before
+
     def _open(self, target: TargetTokens) -> ValueFunction:
         """The value function, with what an earlier attempt found out."""
         self._fingerprint = self._task.fingerprint(target)
         prompts = self._task.prompts
         memory = Memory.unpack(self._given, self._fingerprint, prompts.features) or Memory(prompts.features)
-        self._seconds_before = memory.seconds
+        self._seconds_before, self._findings_before = memory.seconds, memory.findings
         fast = self._model.in_bfloat16() if self._tries_bfloat16 else None
         self._evaluator = Evaluator(
             self._model,
@@ -199,11 +210,11 @@ class Work:
             return None  # an earlier attempt's values came for nothing: there is no throughput to tell from yet
         else:
             remaining = max(0, self._planned - self._value.answered) * each
-        return remaining if limit is None else max(0.0, min(remaining, limit - self._elapsed))
+        return remaining if limit is None else max(0.0, min(remaining, limit - self._spent - self._elapsed))
 
     def _deadline(self, reserved: int = 0) -> float:
         """When the method has to stop, on the clock. Of the time at most half is kept for `reserved` answers."""
         limit = self._budget.max_duration
         if limit is None:
             return math.inf
-        return self._started + limit - min(limit / 2, reserved * (self._seconds_each or 0.0))
+        return self._started + limit - self._spent - min(limit / 2, reserved * (self._seconds_each or 0.0))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from concurrent.futures import Executor
 from typing import Any
 
 from gloss import v1 as pb
@@ -12,15 +11,16 @@ from gloss.v1.explanation_service_pb2_grpc import ExplanationServiceServicer
 from jobs import question
 from jobs.record import Question
 from ml.errors import InputError
-from ml.explain import Problem, StudyProblem, forecast, prepare
-from ml.models.protocol import ExplainableModel
-from schema.convert import from_progress, to_question
+from schema.convert import from_progress
+from server.callers import caller, queued_as
 from server.drain import Drain
 from server.errors import DrainingError, NoWorkerError, StreamAgeError
+from server.helpers import Helpers, Where
 from server.interceptors import Context
 from server.metrics import Metrics
 from server.registry import Registry
-from server.services.fields import blamed_at, check_request_id, explanation_id
+from server.services import conversions, sizes
+from server.services.fields import check_request_id, explanation_id
 from server.services.wire import version
 from server.store import Store
 
@@ -35,13 +35,13 @@ class ExplanationService(ExplanationServiceServicer):
         self,
         registry: Registry,
         store: Store,
-        helpers: Executor,
+        helpers: Helpers,
         *,
         metrics: Metrics,
         drain: Drain,
         watch_seconds: float,
     ) -> None:
-        """Serve explanations of the models of `registry`; `helpers` are threads for checks that take a while."""
+        """Serve explanations of the models of `registry`; `helpers` check what is asked."""
         self._registry = registry
         self._store = store
         self._helpers = helpers
@@ -54,11 +54,19 @@ class ExplanationService(ExplanationServiceServicer):
         check_request_id(request.request_id)
         kind, asked = _asked(request)
         model = self._registry.resolve(asked.model)
-        problem = await asyncio.get_running_loop().run_in_executor(self._helpers, _checked, model, kind, asked)
+        planned = await self._helpers.run(
+            sizes.texts_of(asked),
+            conversions.forecast,
+            model,
+            kind,
+            asked,
+            caller=queued_as(context),
+            at_least=Where.THREAD,
+        )
         if not request.validate_only and not await self._store.worker_alive(model.info.name, model.info.digest):
             raise NoWorkerError(model.info.name)
         method = question.method(asked)
-        cost = from_progress(forecast(problem, await self._store.throughput(model.info.digest, method)))
+        cost = from_progress(planned.progress(await self._store.throughput(model.info.digest, method)))
         if request.validate_only:
             checked = pb.Explanation(
                 model=version(model.info), method=method, prompt_preview=question.preview(asked), progress=cost
@@ -66,7 +74,7 @@ class ExplanationService(ExplanationServiceServicer):
             getattr(checked, kind).CopyFrom(question.named(asked, model.info.name))
             return checked
         explanation = await self._store.create(
-            asked, version(model.info), cost=cost, request_id=request.request_id, fresh=request.fresh
+            caller().access, asked, version(model.info), cost=cost, request_id=request.request_id, fresh=request.fresh
         )
         self._metrics.explanations_created.labels(method).inc()
         return explanation
@@ -74,7 +82,7 @@ class ExplanationService(ExplanationServiceServicer):
     async def GetExplanation(self, request: pb.GetExplanationRequest, context: Context) -> pb.Explanation:  # noqa: N802
         """Read one."""
         explanation_id(request.name)
-        return await self._store.get(request.name, _view(request, pb.EXPLANATION_VIEW_FULL))
+        return await self._store.get(caller().access, request.name, _view(request, pb.EXPLANATION_VIEW_FULL))
 
     async def ListExplanations(  # noqa: N802
         self, request: pb.ListExplanationsRequest, context: Context
@@ -86,7 +94,7 @@ class ExplanationService(ExplanationServiceServicer):
             raise InputError("state", f"{request.state} is not a state of explanations")
         view = _view(request, pb.EXPLANATION_VIEW_BASIC)
         size = request.page_size or _DEFAULT_PAGE
-        page, following = await self._store.list(size, request.page_token, request.state, view)
+        page, following = await self._store.list(caller().access, size, request.page_token, request.state, view)
         return pb.ListExplanationsResponse(explanations=page, next_page_token=following)
 
     async def WatchExplanation(  # noqa: N802
@@ -94,26 +102,28 @@ class ExplanationService(ExplanationServiceServicer):
     ) -> AsyncIterator[pb.WatchExplanationResponse]:
         """Send the explanation now and whenever it changes, until it ends or the stream is too old."""
         view = _view(request, pb.EXPLANATION_VIEW_BASIC)
-        changes = self._store.changes(explanation_id(request.name))
+        explanation_id(request.name)
+        access = caller().access
+        changes = self._store.changes(access, request.name)
         draining = asyncio.ensure_future(self._drain.wait_begun())
         oldest = asyncio.get_running_loop().time() + self._watch_seconds
         try:
             while await self._changed(changes, draining, oldest):
-                yield pb.WatchExplanationResponse(explanation=await self._store.get(request.name, view))
+                yield pb.WatchExplanationResponse(explanation=await self._store.get(access, request.name, view))
         finally:
             draining.cancel()
 
     async def CancelExplanation(self, request: pb.CancelExplanationRequest, context: Context) -> pb.Explanation:  # noqa: N802
         """Ask for a stop."""
         explanation_id(request.name)
-        return await self._store.cancel(request.name)
+        return await self._store.cancel(caller().access, request.name)
 
     async def DeleteExplanation(  # noqa: N802
         self, request: pb.DeleteExplanationRequest, context: Context
     ) -> pb.DeleteExplanationResponse:
         """Forget one."""
         explanation_id(request.name)
-        await self._store.delete(request.name)
+        await self._store.delete(caller().access, request.name)
         return pb.DeleteExplanationResponse()
 
     async def _changed(self, changes: AsyncIterator[object], draining: asyncio.Future[Any], oldest: float) -> bool:
@@ -150,12 +160,6 @@ def _asked(request: pb.CreateExplanationRequest) -> tuple[str, Question]:
     if kind is None:
         raise InputError("question", "set exactly one of spec and study")
     return kind, request.spec if kind == "spec" else request.study
-
-
-def _checked(model: ExplainableModel, kind: str, asked: Question) -> Problem | StudyProblem:
-    """The problem that a worker would solve; raises whatever a worker would raise before its first evaluation."""
-    with blamed_at(kind):
-        return prepare(model.tokenizer, model.info, to_question(asked))
 
 
 def _view(

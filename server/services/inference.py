@@ -2,57 +2,50 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import Executor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from gloss import v1 as pb
 from gloss.v1.inference_service_pb2_grpc import InferenceServiceServicer
 from ml import attention
-from ml.encoding import Encoding
-from ml.errors import PromptTooLongError
 from ml.generation import Generation
-from ml.junction import Junction
 from ml.models.protocol import ExplainableModel
 from ml.prediction import check_temperature, check_top_k
-from schema.convert import from_tokens, to_continuation, to_prompt
-from server.answers import Answer
+from schema.convert import from_tokens
+from server.callers import caller, queued_as
+from server.calls import Answer
 from server.engines import Engines, Text
-from server.gate import caller_of, key_name
+from server.helpers import Helpers
 from server.interceptors import Context
 from server.questions import AttentionTask, NextTokenTask, ScoreTask, Task
 from server.registry import Registry
-from server.services import sizes, wire
-from server.services.fields import check_count, read_each
+from server.services import conversions, sizes, wire
+from server.services.fields import check_count
 from server.settings import Settings
 
 T = TypeVar("T")
 
 DEFAULT_TOP_K, DEFAULT_TEMPERATURE = 10, 1.0
 
-_SMALL = 8192
-"""Bytes of a request or reply that are tokenized or written down faster than another thread would take over."""
-
 
 class InferenceService(InferenceServiceServicer):
     """The methods of the contract, which documents them."""
 
-    def __init__(self, registry: Registry, engine: Engines, helpers: Executor, settings: Settings) -> None:
-        """Serve the models of `registry` through `engine`; `helpers` are threads for large requests and replies."""
+    def __init__(self, registry: Registry, engine: Engines, helpers: Helpers, settings: Settings) -> None:
+        """Serve the models of `registry` through `engine`; `helpers` read requests and write replies."""
         self._registry = registry
         self._engine = engine
         self._helpers = helpers
         self._max_prompts = settings.max_prompts
         self._max_bytes = settings.max_message_bytes
-        self._prefixes_by_key = settings.prefix_cache_by_key
+        self._caches_by_tenant = settings.caches_by_tenant
 
     async def NextToken(self, request: pb.NextTokenRequest, context: Context) -> pb.NextTokenResponse:  # noqa: N802
         """Predict what follows each prompt."""
         clock = _Clock()
         model = self._registry.resolve(request.model)
-        self._engine.check_capacity(model.info.name)
+        self._engine.check_capacity(model.info.name, queued_as(context))
         check_count("prompts", len(request.prompts), self._max_prompts)
         top_k = request.top_k if request.HasField("top_k") else DEFAULT_TOP_K
         temperature = request.temperature if request.HasField("temperature") else DEFAULT_TEMPERATURE
@@ -60,24 +53,15 @@ class InferenceService(InferenceServiceServicer):
         check_temperature(temperature, model.info)
         size = sizes.check_next_token(model, len(request.prompts), top_k, self._max_bytes)
 
-        def read() -> list[NextTokenTask]:
-            ids = read_each("prompts", request.prompts, lambda prompt: _ids(model, prompt), called="prompt")
-            return [NextTokenTask(each, top_k, temperature) for each in ids]
-
-        tasks = await self._helped(request.ByteSize(), read)
+        prompts = await self._helped(request.ByteSize(), context, conversions.prompt_ids, model, request)
         clock.tokenized()
+        tasks = [NextTokenTask(ids, top_k, temperature) for ids in prompts]
         answer = await self._run(model, tasks, context)
         clock.answered(answer)
-
-        def write() -> pb.NextTokenResponse:
-            reply = pb.NextTokenResponse(model=wire.version(model.info))
-            for task, found, cached in zip(tasks, answer.values, answer.cached_tokens, strict=True):
-                usage = pb.Usage(prompt_tokens=len(task.ids), cached_tokens=cached)
-                wire.write_prediction(reply.predictions.add(), model, found, usage)
-            reply.usage.CopyFrom(wire.total(prediction.usage for prediction in reply.predictions))
-            return reply
-
-        reply = await self._helped(size, write)
+        lengths = [len(ids) for ids in prompts]
+        reply = await self._helped(
+            size, context, conversions.next_token_reply, model, lengths, answer.values, answer.cached_tokens
+        )
         clock.write_timings(reply.timings)
         return reply
 
@@ -85,30 +69,19 @@ class InferenceService(InferenceServiceServicer):
         """Measure how likely each continuation is."""
         clock = _Clock()
         model = self._registry.resolve(request.model)
-        self._engine.check_capacity(model.info.name)
+        self._engine.check_capacity(model.info.name, queued_as(context))
         check_count("items", len(request.items), self._max_prompts)
         check_top_k(request.top_k, model.info, least=0)
 
-        def read() -> list[tuple[ScoreTask, Junction]]:
-            return read_each("items", request.items, lambda item: _score_task(model, item, request.top_k))
-
-        asked = await self._helped(request.ByteSize(), read)
-        positions = sum(len(task.continuation) for task, _ in asked)
-        size = sizes.check_score(model, positions, request.top_k, self._max_bytes)
+        asked = await self._helped(request.ByteSize(), context, conversions.scored, model, request)
+        size = sizes.check_score(model, sum(len(each.ids) for each in asked), request.top_k, self._max_bytes)
         clock.tokenized()
-        answer = await self._run(model, [task for task, _ in asked], context)
+        tasks = [ScoreTask(each.prompt.ids, each.ids, request.top_k) for each in asked]
+        answer = await self._run(model, tasks, context)
         clock.answered(answer)
-
-        def write() -> pb.ScoreResponse:
-            reply = pb.ScoreResponse(model=wire.version(model.info))
-            for (task, continuation), found, cached in zip(asked, answer.values, answer.cached_tokens, strict=True):
-                prompt, completion = len(task.prompt), len(task.continuation)
-                usage = pb.Usage(prompt_tokens=prompt, cached_tokens=cached, completion_tokens=completion)
-                wire.write_score(reply.scores.add(), model, continuation, found, usage)
-            reply.usage.CopyFrom(wire.total(score.usage for score in reply.scores))
-            return reply
-
-        reply = await self._helped(size, write)
+        reply = await self._helped(
+            size, context, conversions.score_reply, model, asked, answer.values, answer.cached_tokens
+        )
         clock.write_timings(reply.timings)
         return reply
 
@@ -116,8 +89,8 @@ class InferenceService(InferenceServiceServicer):
         """Show what the prompt's tokens attend to."""
         clock = _Clock()
         model = self._registry.resolve(request.model)
-        self._engine.check_capacity(model.info.name)
-        encoding = await self._helped(request.ByteSize(), lambda: _encode(model, request.prompt))
+        self._engine.check_capacity(model.info.name, queued_as(context))
+        encoding = await self._helped(request.ByteSize(), context, conversions.encoding, model, request.prompt)
         plan = attention.resolve(wire.attention_spec(request), model.info, len(encoding.ids))
         reply = pb.AttentionResponse(
             tokens=from_tokens(model.tokenizer.tokens(encoding)),
@@ -139,14 +112,15 @@ class InferenceService(InferenceServiceServicer):
         """Continue a prompt, a token at a time."""
         clock = _Clock()
         model = self._registry.resolve(request.model)
+        self._engine.check_capacity(model.info.name, queued_as(context))
         spec = wire.generation_spec(request)
         check_top_k(spec.top_k, model.info, least=0)
-        prompt = await self._helped(request.ByteSize(), lambda: _encode(model, request.prompt))
+        prompt = await self._helped(request.ByteSize(), context, conversions.encoding, model, request.prompt)
         limit = spec.tokens(len(prompt.ids), model.info.context_length)
         clock.tokenized()
         generation = Generation(spec, model.tokenizer, prompt.ids, limit)
         stream = self._engine.generate(
-            model.info.name, prompt.ids, generation, caller=caller_of(context), namespace=self._namespace()
+            model.info.name, prompt.ids, generation, caller=queued_as(context), namespace=self._namespace()
         )
         try:
             usage = pb.Usage(prompt_tokens=len(prompt.ids))
@@ -166,18 +140,7 @@ class InferenceService(InferenceServiceServicer):
     async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:  # noqa: N802
         """Show how a prompt is cut into tokens."""
         model = self._registry.resolve(request.model)
-
-        def tokenize() -> pb.TokenizeResponse:
-            encoding = _encode(model, request.prompt)
-            return pb.TokenizeResponse(
-                tokens=from_tokens(model.tokenizer.tokens(encoding)),
-                text=encoding.text,
-                has_start_token=model.tokenizer.has_start(encoding),
-                context_length=model.info.context_length,
-                model=wire.version(model.info),
-            )
-
-        return await self._helped(request.ByteSize(), tokenize)
+        return await self._helped(request.ByteSize(), context, conversions.tokenized, model, request)
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:  # noqa: N802
         """Name the models."""
@@ -190,20 +153,20 @@ class InferenceService(InferenceServiceServicer):
         return await self._engine.submit(
             model.info.name,
             tasks,
-            caller=caller_of(context),
+            caller=queued_as(context),
             namespace=self._namespace(),
             seconds=context.time_remaining(),
         )
 
     def _namespace(self) -> str:
         """Whose cached prefixes the call under way may use."""
-        return key_name.get() if self._prefixes_by_key else ""
+        return caller().access.tenant if self._caches_by_tenant else ""
 
-    async def _helped(self, size: int, work: Callable[[], T]) -> T:
-        """The result of `work` on `size` bytes, in another thread where it would hold up the event loop."""
-        if size <= _SMALL:
-            return work()
-        return await asyncio.get_running_loop().run_in_executor(self._helpers, work)
+    async def _helped(
+        self, size: int, context: Context, function: Callable[..., T], model: ExplainableModel, *arguments: Any
+    ) -> T:
+        """The result of `function` on messages of `size` bytes, where it holds up nobody else."""
+        return await self._helpers.run(size, function, model, *arguments, caller=queued_as(context))
 
 
 class _Clock:
@@ -234,24 +197,3 @@ class _Clock:
         now = time.perf_counter()
         lap, self._mark = now - self._mark, now
         return lap
-
-
-def _encode(model: ExplainableModel, message: pb.Prompt) -> Encoding:
-    return model.tokenizer.encode(to_prompt(message))
-
-
-def _ids(model: ExplainableModel, message: pb.Prompt) -> tuple[int, ...]:
-    return model.tokenizer.prompt_ids(to_prompt(message))
-
-
-def _score_task(model: ExplainableModel, item: pb.ScoreItem, top_k: int) -> tuple[ScoreTask, Junction]:
-    found = model.tokenizer.prompt_and_continuation(to_prompt(item.prompt), to_continuation(item.continuation))
-    before, limit = len(found.prompt.ids), model.info.context_length
-    length = before + len(found.ids)
-    if length > limit:
-        message = (
-            f"the continuation has {len(found.ids)} tokens, and after the prompt's {before} this model"
-            f" reads at most {limit - before}; shorten it"
-        )
-        raise PromptTooLongError("continuation", length, limit, message)
-    return ScoreTask(found.prompt.ids, found.ids, top_k), found

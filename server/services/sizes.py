@@ -1,9 +1,10 @@
-"""The size of a reply before the model runs, so that a reply that cannot be sent costs nothing."""
+"""How much there is to do: a reply's size before the model runs, so that one that cannot be sent costs nothing."""
 
 from __future__ import annotations
 
 from functools import lru_cache
 
+from gloss import v1 as pb
 from ml.errors import ReplyTooLargeError
 from ml.models.protocol import ExplainableModel
 from ml.tokens import Tokenizer
@@ -53,6 +54,14 @@ def check_attention(reply: int, tensors: int, limit: int) -> None:
     size = reply + tensors + _TENSOR_BYTES
     if size > limit:
         raise ReplyTooLargeError("layers", size, limit)
+
+
+def texts_of(question: pb.ExplanationSpec | pb.StudySpec) -> int:
+    """Bytes of the texts that a question is about. Few words may make many of them."""
+    if isinstance(question, pb.StudySpec) and question.HasField("bias_probe"):
+        probe = question.bias_probe
+        return sum(map(len, probe.templates)) * sum(len(group.words) for group in probe.groups)
+    return question.ByteSize()
 
 
 def _list_bytes(model: ExplainableModel, tokens: int) -> int:

@@ -9,9 +9,11 @@ import pytest
 from redis import Redis
 
 import ml.models.loading
+from jobs import names
 from jobs.attempts import AttemptStore
 from jobs.connection import connect
 from jobs.store import ExplanationStore
+from ml.models.base import LanguageModel
 from tests.integration.serving import Gate, Served, serve
 
 
@@ -46,6 +48,14 @@ def client(redis_url: str) -> Iterator[Redis]:
     """A client of an empty Redis."""
     with connect(redis_url, patient=False) as client:
         yield client
+
+
+@pytest.fixture
+def gpt2_worker(redis_url: str, client: Redis, load_model: Callable[[Path], LanguageModel], tiny_gpt2: Path) -> str:
+    """The address of an empty Redis to which a worker of tiny-gpt2 seems to be connected."""
+    digest = load_model(tiny_gpt2).info.digest
+    AttemptStore(client).heartbeat(names.queue("tiny-gpt2"), digest, "test-worker", 600)
+    return redis_url
 
 
 @pytest.fixture

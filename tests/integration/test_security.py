@@ -22,19 +22,6 @@ from tests.integration.serving import Code, refused, serve
 TEXT = "The capital of France is"
 
 
-@pytest.fixture
-def keys(tmp_path, capsys):
-    """A file of keys, and a way to make one."""
-    path = tmp_path / "keys"
-
-    def make(name, *options):
-        assert keys_command(["new", name, "--file", str(path), *options]) == 0
-        return capsys.readouterr().out.strip()
-
-    make.path = path
-    return make
-
-
 @pytest.fixture(autouse=True)
 def _no_environment(monkeypatch):
     for name in ("GLOSS_KEY", "GLOSS_CA", "GLOSS_CERTIFICATE", "GLOSS_CERTIFICATE_KEY"):
@@ -78,22 +65,25 @@ def test_a_key_opens_what_it_should_and_none_stays_outside(tiny_gpt2, keys, capl
     assert key not in caplog.text
 
 
-@pytest.mark.parametrize("apart", [True, False])
-def test_keys_have_cached_prefixes_of_their_own_where_a_setting_says_so(tiny_gpt2, keys, apart):
-    named = {name: keys(name) for name in ("alice", "bob")}
-    with serve([tiny_gpt2], api_keys_file=keys.path, prefix_cache_by_key=apart) as served:
+@pytest.mark.parametrize("apart", [None, True, False])
+def test_tenants_have_cached_prefixes_of_their_own_unless_a_setting_says_otherwise(tiny_gpt2, keys, apart):
+    named = {
+        name: keys(name, *tenant) for name, *tenant in (["alice"], ["bob", "--tenant", "b"], ["b", "--tenant", "b"])
+    }
+    setting = {} if apart is None else {"caches_by_tenant": apart}
+    with serve([tiny_gpt2], api_keys_file=keys.path, **setting) as served:
 
-        def cached_after(name, prompt):
+        def newly_cached(name, prompt="x" * 70):
+            before = served.metric("gloss_prefix_cache_tokens_total", model="tiny-gpt2")
             with Client(f"127.0.0.1:{served.server.port}", key=named[name]) as client:
                 client.next_token(prompt)
                 assert len(list(client.generate(f"{prompt} and", max_tokens=2))) == 2
-            return served.metric("gloss_prefix_cache_tokens_total", model="tiny-gpt2")
+            return served.metric("gloss_prefix_cache_tokens_total", model="tiny-gpt2") - before
 
-        prompt = "x" * 70
-        once, foreign = cached_after("alice", prompt), cached_after("bob", prompt)
+        once, foreign, shared = newly_cached("alice"), newly_cached("bob"), newly_cached("b")
         assert once > 0
-        assert foreign == (2 * once if apart else foreign)
-        assert (foreign > 2 * once) is not apart
+        assert (foreign == once) is (apart is not False)
+        assert shared > once, "keys of one tenant share"
 
 
 def test_a_key_is_one_caller_over_all_its_connections(tiny_gpt2, keys, monkeypatch):

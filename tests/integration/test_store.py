@@ -465,7 +465,7 @@ class TestAttempts:
         name = store.create(lime(), MODEL).name
         attempt = attempts.begin(name.split("/")[1])
         token = client.hget(names.record(attempt.id), "token")
-        assert attempts._scripts("begin", attempt.id, token, *attempts._limits) == 1
+        assert attempts._scripts("begin", attempt.id, token, *attempts._limits)[0] == 1
         attempts.succeed(attempt, RESULT)
         attempts.succeed(attempt, RESULT)
         assert store.get(name).result == RESULT
@@ -529,7 +529,7 @@ class TestHands:
             attempts.release(QUEUE, attempt.id, execution, lost=False)
             explanation = store.get(name)
             assert explanation.state == pb.EXPLANATION_STATE_QUEUED
-            assert not explanation.HasField("partial_result")
+            assert explanation.partial_result == PARTIAL
             assert store.queue_depth("tiny") == 2
             execution = take(client)
             attempt = attempts.begin(execution.split(":")[0])

@@ -17,11 +17,12 @@ from deploy.redis import RedisServer
 from gloss import v1 as pb
 from gloss.durations import seconds
 from jobs import names
+from jobs.access import Access
 from jobs.connection import connect
 from jobs.rq import open_queue
 from jobs.store import ExplanationStore
 from tests.fixtures.processes import environment
-from tests.integration.explanations import ended, lime, model_of, under_way, wait_for
+from tests.integration.explanations import FINAL, ended, lime, model_of, under_way, wait_for
 
 STUDY = pb.StudySpec(
     bias_probe=pb.BiasProbe(
@@ -135,6 +136,20 @@ def test_a_fresh_one_leaves_its_values_to_others(model, store):
     longer.budget.max_duration.FromSeconds(100)
     assert ended(store, store.create(longer, model).name).result.cost.evaluations == 0
     assert fresh.result.cost.evaluations > 0
+
+
+def test_tenants_have_values_of_their_own(model, store):
+    def computed(tenant: str, seed: int) -> int:
+        access = Access(tenant)
+        spec = lime(30, text="ten eleven twelve thirteen fourteen")
+        spec.budget.seed = seed
+        name = store.create(spec, model, access=access).name
+        done = wait_for(lambda: e if (e := store.get(name, access=access)).state in FINAL else None)
+        return done.result.cost.evaluations
+
+    first = computed("key:alice", 1)
+    assert computed("key:bob", 1) == computed("", 1) == first > 0
+    assert computed("key:alice", 2) < first
 
 
 def test_says_that_it_is_alive(model, store, worker):

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.batching import Item, Limits, Queue, QueueOverflowError, Schedule
+from server.admission import QueueOverflowError
+from server.batching import Item, Limits, Queue, Schedule
 
 LIMITS = Limits(
     batch_tokens=64, batch_items=4, batch_bytes=100, padding=0.25, shortest=4, waiting_items=200, waiting_tokens=10_000
@@ -203,3 +204,62 @@ def test_tokens_bound_the_queue_but_an_empty_one_takes_any_call():
     with pytest.raises(QueueOverflowError) as caught:
         queue.offer([simple(1, tokens=1)])
     assert caught.value.tokens == 1000
+
+
+def chunk(payload: int, tokens: int = 8, caller: str = "a", pool: str | None = None, later: int = 0) -> Item[int]:
+    """A chunk of a long prompt; a batch has 16 tokens of them."""
+    return Item(
+        payload,
+        tokens=tokens,
+        batch_key="m",
+        caller=caller,
+        call=payload,
+        padded=False,
+        later_tokens=later,
+        chunk_tokens=16,
+        pool=pool,
+    )
+
+
+def test_a_batch_has_few_tokens_of_chunks_and_others_fill_it():
+    queue: Queue[int] = Queue(Limits())
+    queue.offer([chunk(n, caller="long") for n in range(4)])
+    queue.offer([simple(n, caller="short") for n in (10, 11, 12)])
+    assert {item.payload for item in queue.take(NOW).batch} == {0, 1, 10, 11, 12}
+    assert [item.payload for item in queue.take(NOW).batch] == [2, 3]
+
+
+def test_a_chunk_that_is_longer_than_a_batch_has_of_them_is_the_only_one():
+    queue: Queue[int] = Queue(Limits())
+    queue.offer([chunk(0, tokens=40), chunk(1)])
+    assert [[item.payload for item in schedule.batch] for schedule in drain(queue)] == [[0], [1]]
+
+
+def test_what_has_no_place_waits_and_holds_up_nobody():
+    queue: Queue[int] = Queue(Limits())
+    queue.offer([chunk(n, tokens=1, pool="m") for n in range(4)])
+    queue.offer([chunk(9), simple(10)])
+    assert [item.payload for item in queue.take(NOW).batch] == [9, 10]
+    assert queue.take(NOW, {"m": 0}) == Schedule((), ())
+    assert [item.payload for item in queue.take(NOW, {"m": 3}).batch] == [0, 1, 2]
+    assert queue.sequences("m") == 1
+    assert [item.payload for item in queue.take(NOW, {"m": 3}).batch] == [3]
+
+
+def test_a_place_goes_to_whoever_has_waited_longest_for_a_turn():
+    queue: Queue[int] = Queue(Limits())
+    queue.offer([chunk(n, caller="greedy", pool="m") for n in range(3)])
+    queue.offer([chunk(10, caller="modest", pool="m")])
+    found = [queue.take(NOW, {"m": 1}).batch[0].payload for _ in range(4)]
+    assert found == [0, 10, 1, 2]
+
+
+def test_what_follows_a_chunk_counts_as_waiting():
+    queue: Queue[int] = Queue(Limits(waiting_tokens=100))
+    queue.offer([chunk(0, later=90)])
+    assert queue.tokens == 98
+    with pytest.raises(QueueOverflowError):
+        queue.offer([simple(1, tokens=3)])
+    [first] = queue.take(NOW).batch
+    queue.put(chunk(first.payload, later=first.later_tokens - 8))
+    assert queue.tokens == 90

@@ -241,7 +241,7 @@ def test_what_fails_beside_the_model_fails_its_call_alone(monkeypatch, broken: s
     async def scenario():
         async with Bench() as bench:
             with monkeypatch.context() as patched:
-                patched.setattr(bench.engine, broken, lambda *_: 1 / 0)
+                patched.setattr(bench.engine._batches, broken, lambda *_: 1 / 0)
                 with pytest.raises(ModelFailedError, match="model 'fake' failed: ZeroDivisionError"):
                     await bench.ask(1)
             assert predicted(await bench.ask(8)) == [9]

@@ -42,11 +42,14 @@ def on_a_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., N
 class Bench:
     """An engine over one model."""
 
-    def __init__(self, model: LanguageModel, *, prefix_bytes: int = 0, **limits: int) -> None:
+    def __init__(
+        self, model: LanguageModel, *, prefix_bytes: int = 0, queue: Limits | None = None, **limits: int
+    ) -> None:
         self.model = model
         self.metrics = Metrics()
         models = {model.info.name: model}
-        self.engine = Engine(models, Limits(), self.metrics, GenerationLimits(**limits), prefix_bytes=prefix_bytes)
+        texts = GenerationLimits(**limits)
+        self.engine = Engine(models, queue or Limits(), self.metrics, texts, prefix_bytes=prefix_bytes)
 
     def begin(self, ids: Sequence[int], *, caller: str | None = None, **settings: Any) -> Stream:
         spec = GenerationSpec(**settings)
@@ -58,7 +61,7 @@ class Bench:
 
 
 @asynccontextmanager
-async def engine_of(model: LanguageModel, **limits: int):
+async def engine_of(model: LanguageModel, **limits: Any):
     bench = Bench(model, **limits)
     bench.engine.start()
     try:
@@ -129,7 +132,7 @@ async def test_who_is_cancelled_frees_the_place(llama: LanguageModel):
 
 @on_a_loop
 async def test_too_many_waiting_texts_are_refused(llama: LanguageModel):
-    bench = Bench(llama, texts=1, waiting=2)  # not started: all of them wait
+    bench = Bench(llama, texts=1, queue=Limits(waiting_items=2))  # not started: all of them wait
     for _ in range(2):
         bench.begin([5])
     with pytest.raises(OverloadedError):
@@ -139,7 +142,7 @@ async def test_too_many_waiting_texts_are_refused(llama: LanguageModel):
 @on_a_loop
 async def test_texts_may_arrive_at_any_moment(llama: LanguageModel):
     """They are offered on the event loop while the model's thread gives places to those before them."""
-    async with engine_of(llama, texts=2, waiting=1000) as bench:
+    async with engine_of(llama, texts=2) as bench:
         tasks = []
         for i in range(300):
             tasks.append(asyncio.create_task(all_of(bench.begin([5 + i % 40], caller=str(i % 7), max_tokens=1))))

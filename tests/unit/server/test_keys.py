@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import stat
@@ -9,6 +10,7 @@ import stat
 import pytest
 
 from gloss import v1 as pb
+from server.callers import Caller
 from server.errors import KeyLimitError
 from server.gate import _Usage, prompts
 from server.keys import Key, KeyFile, KeyFileError, digest, main, parse
@@ -42,6 +44,47 @@ def test_a_key_is_shown_once_and_kept_as_its_hash(new, path):
     assert keys.find(key[:-1]) is None
     assert keys.find("") is None
     assert key not in repr(keys.find(key))
+
+
+def test_a_key_has_a_tenant_and_may_be_an_admins(new, path, capsys):
+    key = new("alice", "--tenant", "team", "--admin", "--calls", "2")
+    assert path.read_text() == f"alice sha256:{digest(key)} tenant=team admin calls=2\n"
+    assert KeyFile(path).find(key) == Key("alice", digest(key), calls=2, tenant="team", admin=True)
+    assert KeyFile(path).find(new("bob")) == parse(path)[1]
+    assert (parse(path)[1].tenant, parse(path)[1].admin) == (None, False)
+    assert main(["list", "--file", str(path)]) == 0
+    assert capsys.readouterr().out == "alice tenant=team admin calls=2\nbob\n"
+    for wrong in ("", "a b", "a/b", "x" * 65):
+        assert main(["new", "carol", "--tenant", wrong, "--file", str(path)]) == 1
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (Key("alice", ""), Key("bob", "")),
+        (Key("alice", ""), Key("bob", "", tenant="alice")),
+        (Key("alice", "", tenant="a"), Key("alice", "", tenant="b")),
+    ],
+)
+def test_keys_are_apart_unless_they_name_the_same_tenant(one, other):
+    assert Caller.of_key(one).access.owner != Caller.of_key(other).access.owner
+    shared = [dataclasses.replace(key, tenant="shared") for key in (one, other)]
+    assert len({Caller.of_key(key).access.owner for key in shared}) == 1
+
+
+@pytest.mark.parametrize(
+    ("certificate", "name"),
+    [
+        ({"x509_common_name": [b"a"], "x509_subject_alternative_name": [b"b", b"c"]}, "b"),
+        ({"x509_common_name": [b"a"], "x509_subject_alternative_name": []}, "a"),
+        ({"x509_common_name": [b"a\xff"]}, "a\\xff"),
+        ({"x509_common_name": [b""], "x509_pem_cert": [b"pem"]}, digest("pem")),
+    ],
+)
+def test_a_certificate_is_a_tenant_by_its_names(certificate, name):
+    caller = Caller.of_certificate(certificate)
+    assert (caller.name, caller.access.tenant, caller.access.admin) == (name, f"certificate:{name}", False)
+    assert caller.access.owner not in {"", Caller.of_key(Key(name, "")).access.owner}
 
 
 def test_keys_come_and_go_while_the_file_is_in_use(new, path, capsys):
@@ -82,6 +125,11 @@ def test_a_file_that_is_being_broken_leaves_the_keys_as_they_were(new, path, cap
         f"alice sha256:{'0' * 64} calls=many",
         f"alice sha256:{'0' * 64} speed=1",
         f"alice sha256:{'0' * 64} calls=1 calls=2",
+        f"alice sha256:{'0' * 64} tenant=",
+        f"alice sha256:{'0' * 64} tenant=a/b",
+        f"alice sha256:{'0' * 64} tenant=a tenant=b",
+        f"alice sha256:{'0' * 64} admin admin",
+        f"alice sha256:{'0' * 64} admin=1",
         f"alice sha256:{'0' * 64}\nalice sha256:{'1' * 64}",
     ],
 )

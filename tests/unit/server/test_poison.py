@@ -18,8 +18,8 @@ from ml.explain.run import Run
 from ml.models.base import Chunk, LanguageModel, StepResult
 from ml.models.loading import load
 from ml.runtime.model_runner import ModelRunner
-from server import running_texts
 from server.errors import ModelFailedError
+from server.prefill import CHUNK_TOKENS
 from server.tasks import AttentionTask, NextTokenTask, ScoreTask, Task
 from tests.fixtures.zoo import save
 from tests.unit.server.test_generation import Bench, all_of, engine_of, ids_of
@@ -209,7 +209,7 @@ def test_numbers_that_are_none_are_nobody_elses(
     model: LanguageModel, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Short prompts of a step share matmuls, prefixes outlast it, and a prompt's first chunk has no logits."""
-    monkeypatch.setattr(running_texts, "PREFILL_TOKENS", chunk)
+    monkeypatch.setitem(CHUNK_TOKENS, "cpu", chunk)
     prompts = [*GOOD, [4] * 40, [8] * 70]
     bad = [POISON] * 40
     name = model.info.name

@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from ml.models.base import Chunk, LanguageModel, Runner, StepResult
+from ml.models.base import Chunk, LanguageModel, StepResult
 from ml.models.loading import load
 from ml.runtime.prefix_cache import BLOCK
-from server import running_texts
 from server.errors import ModelFailedError
+from server.prefill import CHUNK_TOKENS
 from server.tasks import NextTokenTask
 from tests.fixtures.zoo import save
-from tests.unit.server.test_generation import Bench, all_of, check_alive, engine_of, ids_of, on_a_loop
+from tests.unit.server.test_generation import all_of, check_alive, engine_of, ids_of, on_a_loop
 from tests.unit.server.test_poison import poisoned
+from tests.unit.server.watched import CHUNK, LONG, begin_as, prompt, watched
 
-CHUNK = 8
-LONG = [5 + i % 40 for i in range(45)]
-"""Six chunks, the last of five tokens."""
 POISON = 77
-TOKENS = running_texts.PREFILL_TOKENS
+TOKENS = dict(CHUNK_TOKENS)
 
 
 @pytest.fixture(scope="module", params=["lstm", "llama", "phi3, longrope", "openai-gpt", "mamba"])
@@ -42,79 +38,7 @@ def llama(tiny_llama: Path) -> LanguageModel:
 
 @pytest.fixture(autouse=True)
 def short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(running_texts, "PREFILL_TOKENS", CHUNK)
-
-
-class Watched:
-    """A runner that notes its steps, and can be held up in one."""
-
-    def __init__(self, runner: Runner) -> None:
-        self._runner = runner
-        self.pads = runner.pads
-        self.steps: list[list[Chunk]] = []
-        self.sequences: set[int] = set()
-        self.entered = threading.Semaphore(0)
-        self.gate = threading.Event()
-        self.gate.set()
-
-    @property
-    def bytes(self) -> int:
-        return self._runner.bytes
-
-    def begin(self) -> int:
-        number = self._runner.begin()
-        self.sequences.add(number)
-        return number
-
-    def step(self, chunks: Sequence[Chunk]) -> StepResult:
-        self.steps.append(list(chunks))
-        self.entered.release()
-        assert self.gate.wait(20)
-        return self._runner.step(chunks)
-
-    def drop(self, sequence: int) -> None:
-        self.sequences.discard(sequence)
-        self._runner.drop(sequence)
-
-    def insert_prefixes(self) -> None:
-        self._runner.insert_prefixes()
-
-    async def hold(self) -> None:
-        """Wait until it is held up in the step under way."""
-        assert await asyncio.to_thread(self.entered.acquire, timeout=20)
-
-    def read_of(self, ids: Sequence[int]) -> list[int]:
-        """In which steps the chunks of a prompt, which begins as no other one, were read."""
-        first = next(i for i, step in enumerate(self.steps) for chunk in step if chunk.ids[0] == ids[0])
-        [number] = {chunk.sequence for chunk in self.steps[first] if chunk.ids[0] == ids[0]}
-        found, left = [], len(ids)
-        for i, step in enumerate(self.steps[first:], first):
-            for chunk in step:
-                if chunk.sequence == number and left:
-                    found.append(i)
-                    left -= len(chunk.ids)
-        return found
-
-
-@asynccontextmanager
-async def watched(
-    model: LanguageModel, monkeypatch: pytest.MonkeyPatch, *, held: bool = False, **limits: int
-) -> AsyncIterator[tuple[Bench, Watched]]:
-    """An engine over `model`, and its runner. `held`: in its first step."""
-    runner = Watched(model.runner())
-    monkeypatch.setattr(model, "runner", lambda *_: runner)
-    if held:
-        runner.gate.clear()
-    async with engine_of(model, **limits) as bench:
-        try:
-            yield bench, runner
-        finally:
-            runner.gate.set()
-
-
-def prompt(first: int, tokens: int = len(LONG)) -> list[int]:
-    """A prompt that begins as no other one."""
-    return [first, *LONG[1:tokens]]
+    monkeypatch.setitem(CHUNK_TOKENS, "cpu", CHUNK)
 
 
 @pytest.mark.parametrize("prefix_bytes", [0, 1 << 22])
@@ -125,7 +49,7 @@ async def test_texts_are_those_of_prompts_read_in_one_pass(
     prompts = [LONG[:length] for length in (1, CHUNK - 1, CHUNK, CHUNK + 1, 4 * CHUNK, 45)]
     settings = {"max_tokens": 12, "temperature": 0.7, "top_p": 0.9}
     with monkeypatch.context() as patched:
-        patched.setattr(running_texts, "PREFILL_TOKENS", 1000)
+        patched.setitem(CHUNK_TOKENS, "cpu", 1000)
         async with engine_of(model) as bench:
             whole = [ids_of(await all_of(bench.begin(ids, seed=i, **settings))) for i, ids in enumerate(prompts)]
     async with engine_of(model, prefix_bytes=prefix_bytes) as bench:
@@ -135,12 +59,12 @@ async def test_texts_are_those_of_prompts_read_in_one_pass(
 
 
 def test_chunks_end_where_blocks_of_the_prefix_cache_do():
-    assert TOKENS % BLOCK == 0
+    assert all(tokens % BLOCK == 0 for tokens in TOKENS.values())
 
 
 @on_a_loop
 async def test_a_chunk_is_cached_like_a_prompt(llama: LanguageModel, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(running_texts, "PREFILL_TOKENS", 32)
+    monkeypatch.setitem(CHUNK_TOKENS, "cpu", 32)
     ids = [5 + i % 50 for i in range(100)]
     async with engine_of(llama, prefix_bytes=1 << 22) as bench:
         streams = [bench.begin(ids, max_tokens=2) for _ in range(2)]
@@ -249,10 +173,6 @@ async def test_a_prompt_is_not_blamed_for_what_others_meet_while_it_is_read(
         streams = [bench.begin(ids, max_tokens=9) for ids in ([50], [51], LONG)]
         assert [ids_of(steps) for steps in await asyncio.gather(*map(all_of, streams))] == expected
         assert not runner.sequences
-
-
-def begin_as(bench: Bench, caller: str, ids: Sequence[int]) -> asyncio.Task[list[object]]:
-    return asyncio.create_task(all_of(bench.begin(ids, caller=caller, max_tokens=2)))
 
 
 @on_a_loop

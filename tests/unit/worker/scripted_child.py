@@ -45,6 +45,11 @@ def explain(behaviour: str, store: AttemptStore, explanation_id: str) -> Ended:
     say(Began("lime", attempt.waited_seconds))
     if behaviour == "die":
         os.kill(os.getpid(), signal.SIGKILL)
+    if behaviour in {"give way", "die giving way"} and attempt.checkpoint is None:
+        store.give_way(attempt, b"half")
+        if behaviour == "die giving way":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return Ended("yielded", 0.5)
     if behaviour == "unresponsive" or (behaviour == "unresponsive once" and attempt.number == 1):
         signal.signal(INTERRUPT, signal.SIG_IGN)
         time.sleep(60)

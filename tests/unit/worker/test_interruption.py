@@ -48,3 +48,10 @@ def test_time_is_limited(interruption):
         time.sleep(10)
     assert caught.value.seconds == 0.02
     assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+
+
+@pytest.mark.parametrize("spent", [59.98, 60, 100])
+def test_time_that_is_spent_already_counts(interruption, spent):
+    with pytest.raises(TimeLimitReached) as caught, interruption.allowed(60, spent=spent):
+        time.sleep(10)
+    assert caught.value.seconds == 60, "the whole limit is told"

@@ -115,6 +115,26 @@ def test_performs_job_after_job(worker, store, client):
     assert sample(resident, "gloss_job_waiting_seconds_count") == 5
 
 
+@pytest.mark.parametrize("behaviour", ["give way", "die giving way"])
+def test_one_that_gives_way_goes_on_after_the_others(worker, store, client, behaviour):
+    created = [store.create(SPEC, MODEL, fresh=True).name for _ in range(3)]
+    resident = worker(behaviour)
+    resident.work(burst=True)
+    explanations = [store.get(name) for name in created]
+    for explanation in explanations:
+        assert explanation.state == pb.EXPLANATION_STATE_SUCCEEDED
+        assert explanation.attempt == 1
+        assert client.hget(names.record(explanation.name.removeprefix("explanations/")), "lost") == b"0"
+    ends = [explanation.end_time.ToMilliseconds() for explanation in explanations]
+    assert ends == sorted(ends)
+    assert not client.keys("rq:job:*")
+    assert not client.keys("rq:exec*")
+    assert sample(resident, "gloss_job_yields_total", method="lime") == (3 if behaviour == "give way" else 0)
+    assert sample(resident, "gloss_jobs_total", method="lime", outcome="succeeded") == 3
+    assert sample(resident, "gloss_jobs_total", method="lime", outcome="yielded") == 0
+    assert sample(resident, "gloss_jobs_running") == 0
+
+
 def test_a_job_that_kills_its_child_fails_after_three(worker, store, client):
     name = store.create(SPEC, MODEL).name
     resident = worker("die")

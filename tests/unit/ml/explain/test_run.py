@@ -7,11 +7,14 @@ from ml.errors import InputError, PromptTooLongError
 from ml.explain import Run, forecast, prepare
 from ml.result import AttributionUnit, Stage, StopReason, Verdict
 from ml.spec import (
+    AttentionRollout,
     Budget,
     ContextAttribution,
     ExplanationSpec,
     Features,
     GenerationTarget,
+    InputTimesGradient,
+    IntegratedGradients,
     Interactions,
     KernelShap,
     Lime,
@@ -25,6 +28,7 @@ from ml.spec import (
     SurrogateKind,
     Target,
     Unit,
+    ValueZeroing,
 )
 from tests.unit.ml.explain.toys import YES_RATHER_THAN_NO, ToyModel, byte_tokenizer, word_tokenizer
 
@@ -103,7 +107,7 @@ def test_progress_moves_forward_to_its_end():
 @pytest.mark.parametrize("faithfulness", [True, False])
 def test_a_forecast_is_the_run_before_its_first_step(method, faithfulness):
     asked = spec(method, budget=Budget(max_evaluations=200), quality=Quality(faithfulness))
-    planned = forecast(prepare(toy().tokenizer, toy().info, asked), None)
+    planned = forecast(prepare(toy().tokenizer, toy().info, asked)).progress(None)
     run = list(Run(toy(), asked))
     first, end = run[0].progress, run[-1].progress
     assert (planned.evaluations_planned, planned.tokens_planned) == (first.evaluations_planned, first.tokens_planned)
@@ -114,10 +118,10 @@ def test_a_forecast_is_the_run_before_its_first_step(method, faithfulness):
 def test_a_forecast_tells_a_time_from_a_throughput_and_the_budget():
     def seconds(tokens_per_second, max_duration=None):
         asked = spec(budget=Budget(max_duration=max_duration))
-        return forecast(prepare(toy().tokenizer, toy().info, asked), tokens_per_second).remaining_duration
+        return forecast(prepare(toy().tokenizer, toy().info, asked)).progress(tokens_per_second).remaining_duration
 
     assert seconds(None) is seconds(None, 5) is None
-    tokens = forecast(prepare(toy().tokenizer, toy().info, spec()), None).tokens_planned
+    tokens = forecast(prepare(toy().tokenizer, toy().info, spec())).tokens
     assert seconds(100) == pytest.approx(tokens / 100)
     assert seconds(100, 1e9) == seconds(100)
     assert seconds(1e-6, 5) == 5
@@ -164,6 +168,53 @@ def test_resumed_equals_undisturbed(request, load_model, folder, method):
     )
     assert resumed.cost.evaluations == undisturbed.cost.evaluations
     assert resumed.cost.cache_hits == undisturbed.cost.cache_hits
+
+
+LOOKING_INTO_THE_MODEL = [
+    InputTimesGradient(),
+    IntegratedGradients(),
+    IntegratedGradients(steps=9),
+    AttentionRollout(),
+    ValueZeroing(),
+]
+
+
+@pytest.mark.parametrize(
+    "method", [*LOOKING_INTO_THE_MODEL, Occlusion(2, 1), KernelShap()], ids=lambda method: type(method).__name__
+)
+def test_put_off_whenever_it_can_be_equals_undisturbed(load_model, tiny_llama, method):
+    model = load_model(tiny_llama)
+    task = ExplanationSpec(
+        Prompt(text="The film was long, slow and dull"), method, budget=Budget(max_evaluations=150, seed=4)
+    )
+    undisturbed = last(Run(model, task))
+    checkpoint, parts = None, 0
+    while True:
+        parts += 1
+        ticks = count()
+        run = Run(model, task, checkpoint, clock=lambda ticks=ticks: float(next(ticks)))
+        update = next(update for update in run if run.resumable or update.progress.stage is Stage.DONE)
+        if update.progress.stage is Stage.DONE:
+            break
+        assert run.checkpoint() != checkpoint, "it gets on"
+        checkpoint = run.checkpoint()
+    assert parts > 2
+    for ours, theirs in zip(update.result.attributions, undisturbed.attributions, strict=True):
+        assert ours.attribution == pytest.approx(theirs.attribution, abs=1e-5)
+        assert ours.standard_error == pytest.approx(theirs.standard_error, abs=1e-5)
+    ours, theirs = update.result.cost, undisturbed.cost
+    assert (ours.evaluations, ours.cache_hits) == (theirs.evaluations, theirs.cache_hits)
+
+
+def test_of_the_budgets_time_what_is_spent_is_gone():
+    def run(spent):
+        ticks = count()
+        budget = Budget(max_duration=80)
+        return last(Run(toy(), spec(Lime(), budget=budget), spent=spent, clock=lambda: float(next(ticks))))
+
+    whole, rest, none = (run(spent).cost for spent in (0, 40, 300))
+    assert whole.evaluations > rest.evaluations > none.evaluations > 0
+    assert {whole.stop_reason, rest.stop_reason, none.stop_reason} == {StopReason.DURATION}
 
 
 def test_a_finished_runs_checkpoint_needs_no_model():

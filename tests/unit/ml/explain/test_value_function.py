@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ml.errors import GlossError
-from ml.explain.checkpoint import Memory
+from ml.explain.checkpoint import Memory, evaluations_of, vector_key
 from ml.explain.evaluation import Evaluator, chunk_tokens
 from ml.explain.problem import prepare
 from ml.explain.target import TargetTokens
@@ -121,7 +121,21 @@ def test_memory_survives_packing():
     assert len(packed) < 16 * 9 + 100
 
 
-@pytest.mark.parametrize("data", [b"", b"junk", b"GLOSSVF1" * 40])
+def test_what_was_seen_inside_the_model_survives_packing():
+    vectors = {vector_key(b"r", 0.25): np.arange(4.0), vector_key(b"v", 7): -np.ones(4)}
+    memory = Memory(4, {b"\xf0": 1.0, b"\x00": 2.0}, vectors, evaluations=9)
+    assert memory.findings == 4
+    packed = memory.pack(b"f" * 32)
+    found = Memory.unpack(packed, b"f" * 32, 4)
+    assert (found.values, found.evaluations, found.findings) == (memory.values, 9, 4)
+    assert {key: list(vector) for key, vector in found.vectors.items()} == {
+        key: list(vector) for key, vector in vectors.items()
+    }
+    assert [evaluations_of(key) for key in found.vectors if key.startswith(b"v")] == [7]
+    assert found.pack(b"f" * 32) == packed
+
+
+@pytest.mark.parametrize("data", [b"", b"junk", b"GLOSSVF2" * 40])
 def test_damaged_memory_is_forgotten(data):
     assert Memory.unpack(data, b"f" * 32, 4) is None
 

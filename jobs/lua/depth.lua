@@ -1,0 +1,2 @@
+-- How many jobs wait. ARGV: queue.
+return depth(ARGV[1])

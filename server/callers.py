@@ -1,0 +1,70 @@
+"""Who makes a call: by its key, else by its certificate, else nobody in particular."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+from jobs.access import UNNAMED, Access
+from server.interceptors import Context, Sent
+from server.keys import Key
+
+
+@dataclass(frozen=True)
+class Caller:
+    """A caller's name, "" where nobody asks for it, and which explanations it may see.
+
+    Tenants of keys, of certificates, and those that `--tenant` names are told apart even where they are called alike.
+    """
+
+    name: str = ""
+    access: Access = UNNAMED
+
+    @classmethod
+    def of_key(cls, key: Key) -> Caller:
+        """The caller with an API key: of the key's tenant, else a tenant of its own."""
+        tenant = f"tenant:{key.tenant}" if key.tenant else f"key:{key.name}"
+        return cls(key.name, Access(tenant, key.admin))
+
+    @classmethod
+    def of_certificate(cls, certificate: Mapping[str, Iterable[bytes]]) -> Caller:
+        """The caller with a client certificate, given as gRPC's `auth_context`: by its first SAN, else its CN.
+
+        One with neither is a tenant by the certificate's digest, never the tenant without a name.
+        """
+        names = (
+            *certificate.get("x509_subject_alternative_name", ()),
+            *certificate.get("x509_common_name", ()),
+            *(hashlib.sha256(pem).hexdigest().encode() for pem in certificate.get("x509_pem_cert", ())),
+        )
+        name = next(name for name in names if name).decode(errors="backslashreplace")
+        return cls(name, Access(f"certificate:{name}"))
+
+
+_current: ContextVar[Caller] = ContextVar("caller")
+_NOBODY = Caller()
+
+
+def caller() -> Caller:
+    """Who makes the call under way."""
+    return _current.get(_NOBODY)
+
+
+def admit(admitted: Caller) -> None:
+    """Note who makes the call under way."""
+    _current.set(admitted)
+
+
+@contextmanager
+def by_certificate(context: Context) -> Iterator[Sent]:
+    """Note the caller by its certificate; for a port where every client needs one."""
+    admit(Caller.of_certificate(context.auth_context()))
+    yield lambda: None
+
+
+def queued_as(context: Context) -> str:
+    """Who takes turns with others: a caller over all its connections; a connection, where nobody asks who calls."""
+    return caller().name or context.peer()

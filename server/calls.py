@@ -1,0 +1,90 @@
+"""Calls on their way: what became of each of their tasks. A call is the event loop's; others only read it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from server.batching import Item
+from server.questions import Task
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of a call's tasks."""
+
+    values: tuple[Any, ...]
+    """One value a task, in the call's order."""
+
+    queue_seconds: float
+    """Time that the call waited for the model, altogether."""
+
+    model_seconds: float
+    """Time of the batches that its tasks ran in."""
+
+    cached_tokens: tuple[int, ...]
+    """How many first tokens of each task came from the prefix cache, in the call's order."""
+
+
+class Call:
+    """A call's tasks on their way."""
+
+    def __init__(self, model: str, tasks: int, answer: asyncio.Future[Answer], namespace: str) -> None:
+        self.model = model
+        self.namespace = namespace
+        self.began = time.monotonic()
+        self.model_seconds = 0.0
+        self.answer = answer
+        self.items: list[Item[Any]] = []
+        """What was offered to the queue."""
+        self._values: list[Any] = [None] * tasks
+        self._cached_tokens = [0] * tasks
+        self._left = tasks
+
+    def receive(self, index: int, value: Any, cached_tokens: int) -> None:
+        """Take the value of the task at `index`, or the error that ends the call."""
+        if self.answer.done():
+            return
+        if isinstance(value, Exception):
+            self.answer.set_exception(value)
+            return
+        self._values[index], self._cached_tokens[index] = value, cached_tokens
+        self._left -= 1
+        if self._left == 0:
+            waited = max(0.0, time.monotonic() - self.began - self.model_seconds)
+            found = Answer(tuple(self._values), waited, self.model_seconds, tuple(self._cached_tokens))
+            self.answer.set_result(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """The task at `index` of its call."""
+
+    call: Call
+    index: int
+    task: Task
+
+    @property
+    def model(self) -> str:
+        """The name of the model that is asked."""
+        return self.call.model
+
+
+@dataclass(frozen=True)
+class Done:
+    """A batch that has run: for each task a value or an error, and its tokens from the prefix cache."""
+
+    work: Sequence[Work]
+    values: Sequence[Any]
+    cached_tokens: Sequence[int | None]
+    seconds: float
+
+    def deliver(self) -> None:
+        """Hand the values to their calls."""
+        for call in {work.call: None for work in self.work}:
+            call.model_seconds += self.seconds
+        for work, value, cached in zip(self.work, self.values, self.cached_tokens, strict=True):
+            work.call.receive(work.index, value, cached or 0)

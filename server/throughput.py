@@ -1,0 +1,45 @@
+"""How fast the model is of late: what is told from it is how long a call would wait."""
+
+from __future__ import annotations
+
+import math
+
+
+class Throughput:
+    """How fast waiting prompts are worked off of late, whatever the model's thread does between them."""
+
+    _MEMORY_SECONDS = 2.0
+    _EVIDENCE_SECONDS = 0.5
+
+    def __init__(self) -> None:
+        self._tokens = self._seconds = 0.0
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Infinite while too little is known: nobody is refused for one slow batch."""
+        return self._tokens / self._seconds if self._seconds >= self._EVIDENCE_SECONDS else float("inf")
+
+    def note(self, tokens: int, seconds: float) -> None:
+        """`tokens` took `seconds`."""
+        share = math.exp(-seconds / self._MEMORY_SECONDS)
+        self._tokens = share * self._tokens + tokens
+        self._seconds = share * self._seconds + seconds
+
+
+class Turnover:
+    """How often running sequences end of late, and another may begin."""
+
+    _MEMORY_SEQUENCES = 16
+
+    def __init__(self) -> None:
+        self._noted = 0
+        self._mean_seconds = 0.0
+
+    def note(self, seconds: float) -> None:
+        """A sequence has ended that ran for `seconds`."""
+        self._noted = min(self._noted + 1, self._MEMORY_SEQUENCES)
+        self._mean_seconds += (seconds - self._mean_seconds) / self._noted
+
+    def per_second(self, capacity: int) -> float:
+        """How many of `capacity` sequences end in a second. Infinite while nothing is known."""
+        return capacity / self._mean_seconds if self._mean_seconds else float("inf")
