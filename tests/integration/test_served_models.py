@@ -21,6 +21,7 @@ from ml.models.served.model import ServedModel, open_model
 from ml.models.served.options import EngineOptions
 from ml.result import ExplanationResult, StudyResult
 from ml.spec import Budget, Continuation, ContrastTarget, ExplanationSpec, GenerationTarget, Prompt, Target
+from server.helpers import Where
 from tests.fixtures.engine import TestEngine, saved
 from tests.fixtures.models import byte_level
 from tests.fixtures.served import LONGEST, LocalModel, SmallModel
@@ -151,9 +152,16 @@ def test_targets_agree(subject: Subject, name: str) -> None:
     check(subject, ExplanationSpec(Prompt(TEXT), spec.Occlusion(), TARGETS[name]), 1e-4)
 
 
-@pytest.mark.parametrize("kind", [spec.RemovalKind.MASK_TOKEN, spec.RemovalKind.TEXT, spec.RemovalKind.DELETE])
-def test_removals_agree(subject: Subject, kind: spec.RemovalKind) -> None:
-    check(subject, ExplanationSpec(Prompt(TEXT), spec.Occlusion(), removal=spec.Removal(kind)), 1e-4)
+REMOVALS = (
+    spec.Removal(spec.RemovalKind.MASK_TOKEN),
+    spec.Removal(spec.RemovalKind.TEXT, "thing"),
+    spec.Removal(spec.RemovalKind.DELETE),
+)
+
+
+@pytest.mark.parametrize("removal", REMOVALS, ids=lambda removal: removal.kind.name)
+def test_removals_agree(subject: Subject, removal: spec.Removal) -> None:
+    check(subject, ExplanationSpec(Prompt(TEXT), spec.Occlusion(), removal=removal), 1e-4)
 
 
 def test_studies_agree(subject: Subject) -> None:
@@ -229,6 +237,17 @@ def test_next_tokens(subject: Subject, server: Served) -> None:
 def test_many_prompts_at_once(server: Served) -> None:
     reply = server.next_token(*(f"The number {index}" for index in range(200)), top_k=1)
     assert len(reply.predictions) == 200
+
+
+def test_requests_of_any_size(server: Served) -> None:
+    small = server.next_token(TEXT, top_k=3)
+    request = pb.NextTokenRequest(prompts=[pb.Prompt(text=TEXT)] * 250, top_k=3)
+    request.prompts.extend([pb.Prompt(text="a" * 170)] * 300)
+    assert Where.by_size(request.ByteSize()) is Where.PROCESS
+    large = server.inference.NextToken(request, timeout=60)
+    assert len(large.predictions) == 550
+    for prediction in large.predictions[:250]:
+        assert [each.id for each in prediction.top] == [each.id for each in small.predictions[0].top]
 
 
 def test_scores(subject: Subject, server: Served) -> None:

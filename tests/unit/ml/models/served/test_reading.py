@@ -53,9 +53,11 @@ def test_every_column_of_every_prompt_is_found(
 
 
 @given(prompts=PROMPTS, continuations=CONTINUATIONS, given_ids=st.integers(0, 3))
-def test_nothing_is_asked_twice(prompts: list[list[int]], continuations: list[list[int]], given_ids: int) -> None:
+def test_equal_prompts_are_asked_about_once(
+    prompts: list[list[int]], continuations: list[list[int]], given_ids: int
+) -> None:
     asked = [
-        (sequence, part.query.given)
+        (sequence, part.way.appended)
         for part in parts(prompts, ways(continuations, given_ids), 4)
         for sequence in part.query.sequences
     ]
