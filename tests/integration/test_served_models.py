@@ -240,14 +240,14 @@ def test_many_prompts_at_once(server: Served) -> None:
 
 
 def test_requests_of_any_size(server: Served) -> None:
-    small = server.next_token(TEXT, top_k=3)
-    request = pb.NextTokenRequest(prompts=[pb.Prompt(text=TEXT)] * 250, top_k=3)
-    request.prompts.extend([pb.Prompt(text="a" * 170)] * 300)
-    assert Where.by_size(request.ByteSize()) is Where.PROCESS
-    large = server.inference.NextToken(request, timeout=60)
-    assert len(large.predictions) == 550
-    for prediction in large.predictions[:250]:
-        assert [each.id for each in prediction.top] == [each.id for each in small.predictions[0].top]
+    prompts = [pb.Prompt(token_ids=pb.TokenIds(ids=[200 + index % 50] * 185)) for index in range(250)]
+    small, large = (pb.NextTokenRequest(prompts=some, top_k=3) for some in (prompts[:2], prompts))
+    assert Where.by_size(small.ByteSize()) is Where.EVENT_LOOP
+    assert Where.by_size(large.ByteSize()) is Where.PROCESS
+    expected, found = (server.inference.NextToken(each, timeout=60).predictions for each in (small, large))
+    assert len(found) == len(prompts)
+    for index, prediction in enumerate(found[::50]):
+        assert [each.id for each in prediction.top] == [each.id for each in expected[0].top], index
 
 
 def test_scores(subject: Subject, server: Served) -> None:
