@@ -3,7 +3,8 @@
     python -m benchmarks.calibration [--quick] [--processes 2] [--json FILE] [--folder FOLDER]
 
 Games with known answers, and prompts of the shipped models, are explained again and again with other seeds, by every
-method that samples, at 1 to 40 features and 64 to 4,000 evaluations. Coverage is how often a 95 % interval holds the
+method that samples, at 1 to 40 features and 64 to 4,000 evaluations; and as one row of a target that is the sum of all
+of these games, by the fit to the sum. Coverage is how often a 95 % interval holds the
 true answer; where the answer itself depends on the number of samples, the mean over seeds. The ratio is the mean
 reported error beside the answers' standard deviation over seeds. A cell counts as off where the ratio lies outside
 0.8 to 1.25, or the coverage below 88 % less three binomial deviations. Cells are written down as they come, and those
@@ -27,7 +28,7 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks.calibrating import games, models, truths
-from benchmarks.calibrating.cells import WAYS, Cell, Task, measure
+from benchmarks.calibrating.cells import WAYS, Cell, Task, Values, measure
 from ml.explain.estimator import FloatArray
 
 FEATURES = (1, 2, 3, 5, 8, 12, 20, 40)
@@ -51,7 +52,7 @@ def tasks(*, quick: bool) -> Iterator[Task]:
 
 def _ways(subject: str, features: int, evaluations: int, seeds: int) -> Iterator[Task]:
     for way in WAYS:
-        if way.matters(features, evaluations):
+        if way.matters(features, evaluations) and not (way.beside and subject in models.NAMES):
             yield Task(subject, way.name, features, evaluations, seeds)
 
 
@@ -59,7 +60,14 @@ def solve(task: Task, folder: Path) -> Cell:
     """Measure one cell."""
     way = next(way for way in WAYS if way.name == task.way)
     truth = None if way.truth is None else _truth(task.subject, task.features, way.truth, folder)
-    return measure(way, _game(task.subject, task.features, folder), truth, task)
+    beside = _beside(task.subject, task.features) if way.beside else None
+    return measure(way, _game(task.subject, task.features, folder), truth, task, beside)
+
+
+def _beside(subject: str, features: int) -> Values:
+    """The sum of all other games."""
+    others = [games.toy(name, features) for name in games.NAMES if name != subject]
+    return lambda coalitions: np.sum([other(coalitions) for other in others], axis=0)
 
 
 @cache

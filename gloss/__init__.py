@@ -9,8 +9,8 @@
             print(part.text, part.attribution, part.standard_error)
 
 `gloss.v1` holds the contract's messages, `gloss.build` makes them from plain values, `gloss.tensors` reads packed
-tensors, `gloss.durations` times, `gloss.values` standard errors, and `gloss.render` draws explanations for the terminal
-and as HTML.
+tensors, `gloss.durations` times, `gloss.values` standard errors and rows, and `gloss.render` draws explanations for the
+terminal and as HTML.
 """
 
 from importlib import import_module

@@ -32,6 +32,9 @@ UnitName = Literal["token", "word", "sentence"]
 FeaturesLike = v1.Features | UnitName | Sequence[tuple[int, int]]
 """A unit of the prompt, or the caller's own character spans."""
 
+RowsLike = v1.Rows | UnitName | Sequence[tuple[int, int]]
+"""A unit of the target's text, or the caller's own character spans of it."""
+
 RemovalName = Literal["mask", "delete", "text-and-delete", "mean-embedding"]
 ScaleName = Literal["log-probability", "probability"]
 PrecisionName = Literal["float32", "auto"]
@@ -159,6 +162,25 @@ def features(value: FeaturesLike | None = None, *, within: tuple[int, int] | Non
     return built
 
 
+def rows(value: RowsLike | None = None, *, pairs: bool | None = None) -> v1.Rows | None:
+    """The parts of the target that get attributions of their own; None leaves it at those of the whole.
+
+    Args:
+        value: a unit's name, or half-open character spans of the target's text.
+        pairs: whether interactions have rows of pairs too.
+    """
+    if value is None and pairs is None:
+        return None
+    built = v1.Rows()
+    if isinstance(value, v1.Rows):
+        built.CopyFrom(value)
+    elif isinstance(value, str):
+        fill(built, {"unit": value})
+    elif value is not None:
+        built.spans.extend(_span("rows", span) for span in value)
+    return fill(built, {"pairs": pairs})
+
+
 def _span(field: str, value: Sequence[int]) -> v1.CharacterSpan:
     try:
         start, end = value
@@ -238,6 +260,7 @@ def spec(
     budget: v1.Budget | None = None,
     faithfulness: bool | None = None,
     precision: PrecisionName | None = None,
+    rows: v1.Rows | None = None,
 ) -> v1.ExplanationSpec:
     """A whole spec of an explanation. A part that is None is left to the contract's default."""
     built = v1.ExplanationSpec(
@@ -248,6 +271,7 @@ def spec(
         removal=removal,
         budget=budget,
         quality=None if faithfulness is None else fill(v1.Quality(), {"faithfulness": faithfulness}),
+        rows=rows,
     )
     fill(built, {"precision": precision})
     _choose(built, method)

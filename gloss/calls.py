@@ -19,6 +19,7 @@ from gloss.build import (
     PrecisionName,
     PromptLike,
     RemovalName,
+    RowsLike,
     ScaleName,
     StudyLike,
     TargetLike,
@@ -244,6 +245,8 @@ def explain(
     within: tuple[int, int] | None = None,
     removal: v1.Removal | RemovalName | None = None,
     replacement: str | None = None,
+    rows: RowsLike | None = None,
+    pairs: bool | None = None,
     max_evaluations: int | None = None,
     max_duration: DurationLike | None = None,
     standard_error: float | None = None,
@@ -273,6 +276,9 @@ def explain(
         removal: "mask", "delete", "text-and-delete" or "mean-embedding". Default: mask where the model has such a
             token, else delete.
         replacement: a text that takes a removed feature's place, instead of `removal`.
+        rows: attributions of the parts of a continuation or a generation too, from the same evaluations: "token",
+            "word" or "sentence", or half-open character spans of its text. `gloss.values.row_attributions` reads them.
+        pairs: for interactions, whether each row has pairs too. Default: no.
         max_evaluations: the most model evaluations. Default: what the method needs.
         max_duration: the most time, as seconds or a timedelta. Default: the worker's limit.
         standard_error: a sampling method stops once every standard error is below this.
@@ -303,6 +309,7 @@ def explain(
         ),
         faithfulness=faithfulness,
         precision=precision,
+        rows=build.rows(rows, pairs=pairs),
     )
     return Explain(create(spec, fresh=fresh, request_id=request_id), wait, on_progress, timeout)
 

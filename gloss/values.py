@@ -1,6 +1,6 @@
 """Plain Python values for fields of the contract, by the fields' own descriptors: ``"ridge"``, ``2.5``, ``timedelta``.
 
-So a field that is added to a message can be given without a line here.
+So a field that is added to a message can be given without a line here. And the errors and rows of results, read.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 
+from gloss import v1
 from gloss.durations import duration
 
 M = TypeVar("M", bound=Message)
@@ -21,6 +22,29 @@ def standard_error(part: Any) -> float:
     """The standard error of an attribution, a pair, a coefficient or a difference; infinite where it is unknown."""
     error: float = part.standard_error if part.HasField("standard_error") else math.inf
     return error
+
+
+def row_attributions(result: v1.ExplanationResult, row: v1.AttributionRow) -> list[v1.FeatureAttribution]:
+    """A row's attributions, as messages like those of the whole: each feature with its error and its interval."""
+    errors = row.standard_errors or [0.0] * len(row.attributions)
+    return [
+        _of_row(feature, attribution, error, row)
+        for feature, attribution, error in zip(result.attributions, row.attributions, errors, strict=True)
+    ]
+
+
+def _of_row(
+    feature: v1.FeatureAttribution, attribution: float, error: float, row: v1.AttributionRow
+) -> v1.FeatureAttribution:
+    part = v1.FeatureAttribution(
+        text=feature.text, span=feature.span, positions=feature.positions, attribution=attribution
+    )
+    if math.isfinite(error):
+        reach = row.interval_reach * error
+        part.standard_error = error
+        ends = v1.Interval(lower=attribution - reach, upper=attribution + reach, level=row.interval_level)
+        part.interval.CopyFrom(ends)
+    return part
 
 
 def enum_names(described: Any) -> dict[str, int]:

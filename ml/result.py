@@ -54,6 +54,33 @@ class Attribution:
 
 
 @dataclass(frozen=True)
+class AttributionRow:
+    """What the features did to one part of the target; numbers of features stand in the order of the attributions.
+
+    Attributes:
+        span: in the target's text; None for a token that writes nothing.
+        positions: its tokens' places in the target.
+        standard_errors: empty where all are 0; infinite where too little is known yet.
+        interval_reach: standard errors that a confidence interval reaches to either side.
+        interactions: in the order of the result's, where rows of pairs were asked for.
+        r_squared: of a surrogate that was fitted to this row.
+    """
+
+    text: str
+    span: Span | None
+    positions: tuple[int, ...]
+    base_value: float
+    full_value: float
+    attributions: tuple[float, ...]
+    standard_errors: tuple[float, ...] = ()
+    interval_reach: float = 0.0
+    interval_level: float = 0.95
+    interactions: tuple[float, ...] = ()
+    interaction_standard_errors: tuple[float, ...] = ()
+    r_squared: float | None = None
+
+
+@dataclass(frozen=True)
 class Interaction:
     """What two features, by their indices among the attributions, do together beyond what each does alone."""
 
@@ -74,6 +101,7 @@ class ResolvedTarget:
         skipped_token: the mask or unknown token that was more likely than what the model was let choose, if any.
         tokenized_apart: whether the prompt has other tokens before the target than alone; see `ml.junction.Junction`.
         overlap: the end of the prompt's text with which the target's first token begins.
+        text: of `tokens` as it follows the prompt, so without `overlap`; the spans of rows count in it.
     """
 
     description: str
@@ -85,6 +113,7 @@ class ResolvedTarget:
     skipped_token: Token | None = None
     tokenized_apart: bool = False
     overlap: str = ""
+    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -298,6 +327,7 @@ class ExplanationResult:
     trust: Trust | None = None
     cost: Cost = field(default_factory=Cost)
     precision: Precision = field(default_factory=Precision)
+    rows: tuple[AttributionRow, ...] = ()
 
 
 @dataclass(frozen=True)

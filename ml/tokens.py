@@ -231,6 +231,27 @@ class Tokenizer:
         """Whether a prompt begins with the start token that the tokenizer puts before every text."""
         return self._start is not None and encoding.ids[:1] == self._start[:1]
 
+    def written(self, ids: Sequence[int], before: Sequence[int] = ()) -> tuple[str, tuple[Span | None, ...]]:
+        """The text that `ids` write behind the tokens `before`, and each token's place in it.
+
+        A token's span covers every character that it has a part in; None for one that writes nothing.
+        """
+        text = ""
+        spans: list[Span | None] = []
+        decoder = self.decoder(before)
+        for token_id in ids:
+            mid_character = decoder.ends_mid_character
+            added = decoder.push(token_id)
+            end = len(text) + len(added) + decoder.ends_mid_character
+            # Word-level decoders put a space between tokens that is no part of either.
+            space = len(added) > 1 and added[0] == " " != self.token_text(token_id)[:1]
+            # A character that was begun may turn out to be none, and then this token begins another.
+            broken = mid_character and added[:1] == REPLACEMENT and len(text) + 1 < end
+            span = (len(text) + (space or broken), end)
+            spans.append(span if span[0] < span[1] else None)
+            text += added
+        return text + decoder.rest(), tuple(spans)
+
     def tokens(self, encoding: Encoding) -> tuple[Token, ...]:
         """The tokens of a prompt, as results and replies carry them."""
         return tuple(map(self.token, encoding.ids, encoding.spans))
@@ -281,7 +302,7 @@ class Tokenizer:
         check_ids(field, ids, self.vocabulary_size)
         if len(ids) > self.context_length:  # before the decoding, which costs more than the check
             raise PromptTooLongError(field, len(ids), self.context_length)
-        text, spans = self._decode_with_spans(ids)
+        text, spans = self.written(ids)
         encoding = Encoding(text, ids, spans, ((0, len(text)),))
         return replace(encoding, editable=self._editable(encoding))
 
@@ -294,24 +315,6 @@ class Tokenizer:
             span for token_id, span in zip(encoding.ids, encoding.spans, strict=True) if span and token_id in around
         ]
         return tuple(part for region in encoding.editable for part in _outside(marks, region))
-
-    def _decode_with_spans(self, ids: Sequence[int]) -> tuple[str, tuple[Span | None, ...]]:
-        """Decode token by token. A token's span covers every character that it has a part in."""
-        text = ""
-        spans: list[Span | None] = []
-        decoder = self.decoder()
-        for token_id in ids:
-            mid_character = decoder.ends_mid_character
-            added = decoder.push(token_id)
-            end = len(text) + len(added) + decoder.ends_mid_character
-            # Word-level decoders put a space between tokens that is no part of either.
-            space = len(added) > 1 and added[0] == " " != self.token_text(token_id)[:1]
-            # A character that was begun may turn out to be none, and then this token begins another.
-            broken = mid_character and added[:1] == REPLACEMENT and len(text) + 1 < end
-            span = (len(text) + (space or broken), end)
-            spans.append(span if span[0] < span[1] else None)
-            text += added
-        return text + decoder.rest(), tuple(spans)
 
 
 def _outside(marks: Sequence[Span], region: Span) -> Iterator[Span]:

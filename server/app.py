@@ -262,7 +262,13 @@ class Server:
 
         inference = InferenceService(registry, engines, helpers, settings)
         explanation = ExplanationService(
-            registry, store, helpers, metrics=self.metrics, drain=self.drain, watch_seconds=settings.watch_seconds
+            registry,
+            store,
+            helpers,
+            metrics=self.metrics,
+            drain=self.drain,
+            watch_seconds=settings.watch_seconds,
+            max_message_bytes=settings.max_message_bytes,
         )
 
         def register(server: grpc.aio.Server) -> None:

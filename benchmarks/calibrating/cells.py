@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -40,13 +41,16 @@ class Way:
     make: Callable[[int, Budget], Explainer]
     truth: str | None = None
     pairs: bool = False
+    beside: bool = False
+    """Whether the subject is one of the rows of a target, and the explained game its sum with the other subjects."""
 
     otherwise_same: bool = False
     """Whether it is the way before it, except that it does not enumerate."""
 
     def matters(self, features: int, evaluations: int) -> bool:
         """Whether this cell is not another way's."""
-        return not self.otherwise_same or is_enumerable(features, Budget(max_evaluations=evaluations))
+        enumerable = is_enumerable(features, Budget(max_evaluations=evaluations))
+        return enumerable if self.otherwise_same else not (self.beside and enumerable)
 
 
 @dataclass(frozen=True)
@@ -115,10 +119,11 @@ class _Whole:
         return values
 
 
-def measure(way: Way, values: Values, truth: FloatArray | None, task: Task) -> Cell:
+def measure(way: Way, values: Values, truth: FloatArray | None, task: Task, beside: Values | None = None) -> Cell:
     """Explain a game with so many seeds.
 
     Args:
+        beside: the game that is one with it in what is explained, of which it is then a row.
         truth: the true answer, float64 [features] or [pairs]; None for the mean over seeds.
     """
     features, evaluations, seeds = task.features, task.evaluations, task.seeds
@@ -127,9 +132,11 @@ def measure(way: Way, values: Values, truth: FloatArray | None, task: Task) -> C
         explainer = way.make(features, Budget(max_evaluations=evaluations, seed=seed))
         if explainer.min_evaluations > evaluations:
             return Cell(**asdict(task), refused=True)
-        game = _Whole(features, values)
+        game = _Whole(features, values if beside is None else _sum(values, beside))
         begun = time.process_time()
         *_, last = (step for step in explainer(game) if step is not None)
+        if last.rows is not None and beside is not None:
+            [last] = last.rows(lambda coalitions: values(coalitions)[None])
         seconds += time.process_time() - begun - game.seconds
         found.append((*_read(last, pairs=way.pairs), last.freedom))
         if len(found) >= _MIN_SEEDS and all((errors == 0).all() for _, errors, _ in found):
@@ -147,6 +154,10 @@ def measure(way: Way, values: Values, truth: FloatArray | None, task: Task) -> C
         error=_rms(missed),
         seconds=seconds / len(found),
     )
+
+
+def _sum(one: Values, other: Values) -> Values:
+    return lambda coalitions: one(coalitions) + other(coalitions)
 
 
 def _read(found: Estimate, *, pairs: bool) -> tuple[FloatArray, FloatArray]:
@@ -184,7 +195,7 @@ def _context(features: int, budget: Budget) -> Explainer:
     return ContextExplainer(features, spec.ContextAttribution(), budget, link=np.asarray)
 
 
-WAYS = (
+_ALONE = (
     Way("LIME, ridge", _lime(SurrogateKind.RIDGE, control=True), "lime"),
     Way("LIME, ridge, textbook", _lime(SurrogateKind.RIDGE, control=False)),
     Way("LIME, lasso", _lime(SurrogateKind.LASSO, control=True)),
@@ -196,5 +207,15 @@ WAYS = (
     Way("permutations", _permutations, "shapley"),
     Way("context attribution", _context),
     Way("interactions: features", InteractionsExplainer, "shapley"),
-    Way("interactions: pairs", InteractionsExplainer, "interactions", pairs=True),
+    Way("interactions: pairs", partial(InteractionsExplainer, pair_rows=True), "interactions", pairs=True),
+)
+_REFITTED = ("LIME, lasso", "LIME, tree", "context attribution")
+"""A row of these is fitted by itself, as the whole is."""
+WAYS = (
+    *_ALONE,
+    *(
+        replace(way, name=f"row of {way.name}", beside=True)
+        for way in _ALONE
+        if not (way.otherwise_same or way.name in _REFITTED)
+    ),
 )

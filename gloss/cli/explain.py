@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
@@ -41,6 +41,36 @@ class Removal(click.ParamType[v1.Removal]):
         return built
 
 
+class RowsOption(click.ParamType[UnitName | tuple[int, int]]):
+    """The name of a unit, or a span."""
+
+    name = "|".join(get_args(UnitName)) + "|START:END"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> UnitName | tuple[int, int]:
+        """The unit's name as the client has it, or the span's ends."""
+        units: dict[str, UnitName] = {name: name for name in get_args(UnitName)}
+        if value in units:
+            return units[value]
+        if ":" not in str(value):
+            self.fail(f"{value!r} is none of {', '.join(units)}, nor a range of characters such as 4:9", param, ctx)
+        return SPAN.convert(value, param, ctx)
+
+
+def _rows(given: tuple[UnitName | tuple[int, int], ...]) -> UnitName | list[tuple[int, int]] | None:
+    """One unit, or spans; None where nothing is given.
+
+    Raises:
+        click.UsageError: both, or several units.
+    """
+    spans = [each for each in given if not isinstance(each, str)]
+    units = [each for each in given if isinstance(each, str)]
+    if len(units) > 1 or (units and spans):
+        raise click.UsageError("--rows is one unit, or one or several ranges of characters")
+    return units[0] if units else spans or None
+
+
 @click.command(short_help="Which words support the prediction, and which oppose it.")
 @click.argument("text", type=TEXT)
 @click.option(
@@ -61,6 +91,15 @@ class Removal(click.ParamType[v1.Removal]):
     help="mask, delete, mean-embedding, text=REPLACEMENT or text-and-delete[=REPLACEMENT]."
     " [default: mask where the model can, else delete]",
 )
+@click.option(
+    "--rows",
+    type=RowsOption(),
+    multiple=True,
+    metavar=RowsOption.name,
+    help="Attributions of each token, word or sentence of a continuation or a generation too; or of the characters"
+    " START:END of it, repeated for several.",
+)
+@with_fields(v1.Rows, leaving={"unit", "spans"})
 @with_fields(*METHODS.values())
 @with_fields(v1.Budget, v1.Quality)
 @with_question
@@ -82,6 +121,8 @@ def explain(
     spans: tuple[tuple[int, int], ...],
     within: tuple[int, int] | None,
     removal: v1.Removal | None,
+    rows: tuple[UnitName | tuple[int, int], ...],
+    pairs: bool | None,
     max_evaluations: int | None,
     max_duration: float | None,
     standard_error: float | None,
@@ -100,6 +141,7 @@ def explain(
     \b
     gloss explain "The capital of France is" --method lime --target " Paris"
     gloss explain "The capital of France is" --target " Paris" --against " London"
+    gloss explain "The capital of France is" --generation 12 --rows word
     """
     if unit and spans:
         raise click.UsageError("--unit and --span exclude each other: spans are the units")
@@ -122,5 +164,6 @@ def explain(
         ),
         faithfulness=faithfulness,
         precision=precision,
+        rows=build.rows(_rows(rows), pairs=pairs),
     )
     return ask(session, spec, fresh=fresh, no_wait=no_wait, dry_run=dry_run, page=page)

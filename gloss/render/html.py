@@ -16,6 +16,7 @@ from google.protobuf.text_format import MessageToString
 from gloss import v1
 from gloss.render import surrogates, words
 from gloss.render.findings import Finding, findings
+from gloss.render.rows import RowTable, rows
 from gloss.render.surrogates import Fitted
 
 _VERDICTS = {
@@ -28,6 +29,8 @@ _SHARES = '<span class="for">where the prediction comes from</span>'
 _NUMBER = ' class="number"'
 _FAINT = 0.06
 """Words with less than this part of the largest attribution have their value in the table alone."""
+_ROWS, _COLUMNS = 200, 12
+"""Rows of a target that are drawn, and features beside each of them."""
 _LONG = 30
 _NARROW = 3.0
 """A whisker shorter than this part of 200 has no caps."""
@@ -70,6 +73,7 @@ def _explanation(result: v1.ExplanationResult, spec: v1.ExplanationSpec) -> Iter
     yield from _verdict(result)
     yield f"<h2>Attributions</h2>{_unit(words.unit_line(result, spec))}"
     yield from _table(result, unit)
+    yield from _rows(result, spec)
     yield from _details(result, surrogates.around(result))
     yield from _faithfulness(result, words.unit(spec, 2))
 
@@ -218,6 +222,37 @@ def _bar(part: v1.FeatureAttribution, low: float, high: float) -> str:
         '<svg viewBox="0 0 200 18" preserveAspectRatio="none" aria-hidden="true">'
         f'<rect class="{tone}" x="{start}" y="2" width="{round(end - start, 2)}" height="14"/>'
         f'<path class="axis" d="M{x(0)} 0V18"/>{whisker}</svg>'
+    )
+
+
+def _rows(result: v1.ExplanationResult, spec: v1.ExplanationSpec) -> Iterator[str]:
+    drawn = rows(result, spec, top=_ROWS, columns=_COLUMNS)
+    if drawn is None:
+        return
+    features = [result.attributions[index].text for index in drawn.columns]
+    left_out = len(result.attributions) - len(features)
+    yield f'<h2>{_safe(drawn.title)}</h2><p class="soft">Its value for the whole prompt, what the prompt adds to it,'
+    yield f" and the {_safe(words.unit(spec, 2))} that matter most to any of them"
+    yield f"; {left_out} smaller are left out.</p>" if left_out else ".</p>"
+    yield f'<div class="wide"><table class="rows">{_head((*drawn.header, *features))}<tbody>'
+    for line in drawn.lines:
+        yield f'<tr role="row">{_name(line.text)}{_more(drawn.header[1], line.value)}{_more("effect", line.effect)}'
+        yield from (_cell(line.parts[index], drawn) for index in drawn.columns)
+        yield "</tr>"
+    yield "</tbody></table></div>"
+    if drawn.more:
+        yield f'<p class="soft">and {drawn.more} more</p>'
+
+
+def _cell(part: v1.FeatureAttribution, drawn: RowTable) -> str:
+    """What one feature did to one row, in the colour of its share of the largest."""
+    tone = "for" if part.attribution >= 0 else "against"
+    exact = part.HasField("standard_error") and not part.standard_error
+    error = "" if exact else f" <small>{_safe(words.uncertainty(part, drawn.digits_shown))}</small>"
+    return (
+        f'<td class="number more" role="cell" data-label="{_safe(part.text)}" '
+        f'style="background: rgb(var(--{tone}) / calc(var(--most) * {drawn.share(part):.3f}))">'
+        f"{words.signed(part.attribution, drawn.digits_shown)}{error}</td>"
     )
 
 

@@ -15,9 +15,14 @@ from rich.tree import Tree
 from gloss import v1
 from gloss.render import surrogates, words
 from gloss.render.findings import Finding, findings
-from gloss.render.paint import AGAINST, FOR, Shaded, hexadecimal, plain
+from gloss.render.paint import AGAINST, FOR, Shaded, hexadecimal, plain, shade
+from gloss.render.rows import RowTable, rows
 from gloss.render.surrogates import Fitted
 
+_ROWS, _LEADING = 40, 3
+"""Rows of a target that are drawn, and the most features that each of them names."""
+_LONG = 24
+"""Characters of either that are shown."""
 _MARKS = {True: ("✔", "green"), None: ("≈", "yellow"), False: ("✘", "red")}
 _TRUST_MARKS = {
     v1.TRUST_VERDICT_TRUSTED: ("✔", "bold green"),
@@ -146,6 +151,7 @@ def explanation(found: v1.Explanation) -> Group:
         legend(shares=words.tells_shares(result)),
         *([Text(line, "dim")] if (line := words.unit_line(result, found.spec)) else []),
         Padding(attributions(result), (1, 2)),
+        *([Padding(row_table(drawn), (0, 2, 1, 2))] if (drawn := rows(result, found.spec, top=_ROWS)) else []),
         *_details(result, fitted),
         *verdict(result, fitted),
         *faithfulness(result, words.unit(found.spec, 2)),
@@ -188,6 +194,33 @@ def table(finding: Finding) -> Table:
     if finding.more:
         drawn.add_row(Text(f"and {finding.more} smaller", "dim"))
     return drawn
+
+
+def row_table(drawn: RowTable) -> Group:
+    """What each part of the target rests on: the features that matter most to it."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", title=drawn.title, title_justify="left")
+    text, *numbers = drawn.header
+    table.add_column(text, no_wrap=True, overflow="ellipsis", max_width=_LONG)
+    for name in numbers:
+        table.add_column(name, no_wrap=True, justify="right")
+    table.add_column("most by", overflow="fold")
+    top = _LEADING - 1 if any(map(_error_of, drawn.lines[0].parts)) else _LEADING
+    for line in drawn.lines:
+        leading = [_leading(part, drawn) for part in line.leading(top)]
+        table.add_row(plain(line.text), line.value, line.effect, Text(" · ").join(leading))
+    return Group(table, *([Text(f"and {drawn.more} more", "dim")] if drawn.more else []))
+
+
+def _leading(part: v1.FeatureAttribution, drawn: RowTable) -> Text:
+    """A feature of a row with what it did: its text in the colour of its share of the largest."""
+    text = Text(words.visible(part.text), shade(FOR if part.attribution >= 0 else AGAINST, drawn.share(part)))
+    text.truncate(_LONG, overflow="ellipsis")
+    error = words.uncertainty(part, drawn.digits_shown) if _error_of(part) else ""
+    return Text.assemble(text, " ", words.signed(part.attribution, drawn.digits_shown), (f" {error}".rstrip(), "dim"))
+
+
+def _error_of(part: v1.FeatureAttribution) -> bool:
+    return not part.HasField("standard_error") or part.standard_error > 0
 
 
 def legend(*, shares: bool = False) -> Shaded:

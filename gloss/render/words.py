@@ -19,6 +19,7 @@ _METHODS = {
     "input_times_gradient": "Input × gradient",
 }
 """Methods that are written otherwise than their fields."""
+_ROW_UNITS = {v1.FEATURE_UNIT_WORD: "word", v1.FEATURE_UNIT_SENTENCE: "sentence"}
 _UNITS = {v1.FEATURE_UNIT_TOKEN: "token", v1.FEATURE_UNIT_SENTENCE: "sentence"}
 _ATTRIBUTION_UNITS = {
     v1.ATTRIBUTION_UNIT_NAT: "Attributions are in nats, differences of the log-probability.",
@@ -145,6 +146,11 @@ def unit(spec: v1.ExplanationSpec, count: int = 1) -> str:
     """What a feature is called: "word", "tokens"."""
     name = "span" if spec.features.spans else _UNITS.get(spec.features.unit, "word")
     return name if count == 1 else f"{name}s"
+
+
+def row_unit(spec: v1.ExplanationSpec) -> str:
+    """What a row is about: "token", "sentence"."""
+    return "span" if spec.rows.spans else _ROW_UNITS.get(spec.rows.unit, "token")
 
 
 def model(version: v1.ModelVersion) -> str:

@@ -54,7 +54,7 @@ STOP_REASON_STANDARD_ERROR: StopReason
 STOP_REASON_CANCELLED: StopReason
 
 class ExplanationResult(_message.Message):
-    __slots__ = ("text", "tokens", "target", "removal", "attributions", "base_value", "full_value", "surrogate", "interactions", "completeness_error", "stability", "faithfulness", "converged", "trust", "cost", "precision", "attribution_unit", "outside_share")
+    __slots__ = ("text", "tokens", "target", "removal", "attributions", "base_value", "full_value", "surrogate", "interactions", "completeness_error", "stability", "faithfulness", "converged", "trust", "cost", "precision", "attribution_unit", "outside_share", "rows")
     TEXT_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
@@ -73,6 +73,7 @@ class ExplanationResult(_message.Message):
     PRECISION_FIELD_NUMBER: _ClassVar[int]
     ATTRIBUTION_UNIT_FIELD_NUMBER: _ClassVar[int]
     OUTSIDE_SHARE_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
     text: str
     tokens: _containers.RepeatedCompositeFieldContainer[_common_pb2.Token]
     target: ResolvedTarget
@@ -91,7 +92,8 @@ class ExplanationResult(_message.Message):
     precision: Precision
     attribution_unit: AttributionUnit
     outside_share: float
-    def __init__(self, text: _Optional[str] = ..., tokens: _Optional[_Iterable[_Union[_common_pb2.Token, _Mapping]]] = ..., target: _Optional[_Union[ResolvedTarget, _Mapping]] = ..., removal: _Optional[_Union[ResolvedRemoval, _Mapping]] = ..., attributions: _Optional[_Iterable[_Union[FeatureAttribution, _Mapping]]] = ..., base_value: _Optional[float] = ..., full_value: _Optional[float] = ..., surrogate: _Optional[_Union[SurrogateFit, _Mapping]] = ..., interactions: _Optional[_Iterable[_Union[Interaction, _Mapping]]] = ..., completeness_error: _Optional[float] = ..., stability: _Optional[float] = ..., faithfulness: _Optional[_Union[Faithfulness, _Mapping]] = ..., converged: _Optional[bool] = ..., trust: _Optional[_Union[Trust, _Mapping]] = ..., cost: _Optional[_Union[Cost, _Mapping]] = ..., precision: _Optional[_Union[Precision, _Mapping]] = ..., attribution_unit: _Optional[_Union[AttributionUnit, str]] = ..., outside_share: _Optional[float] = ...) -> None: ...
+    rows: _containers.RepeatedCompositeFieldContainer[AttributionRow]
+    def __init__(self, text: _Optional[str] = ..., tokens: _Optional[_Iterable[_Union[_common_pb2.Token, _Mapping]]] = ..., target: _Optional[_Union[ResolvedTarget, _Mapping]] = ..., removal: _Optional[_Union[ResolvedRemoval, _Mapping]] = ..., attributions: _Optional[_Iterable[_Union[FeatureAttribution, _Mapping]]] = ..., base_value: _Optional[float] = ..., full_value: _Optional[float] = ..., surrogate: _Optional[_Union[SurrogateFit, _Mapping]] = ..., interactions: _Optional[_Iterable[_Union[Interaction, _Mapping]]] = ..., completeness_error: _Optional[float] = ..., stability: _Optional[float] = ..., faithfulness: _Optional[_Union[Faithfulness, _Mapping]] = ..., converged: _Optional[bool] = ..., trust: _Optional[_Union[Trust, _Mapping]] = ..., cost: _Optional[_Union[Cost, _Mapping]] = ..., precision: _Optional[_Union[Precision, _Mapping]] = ..., attribution_unit: _Optional[_Union[AttributionUnit, str]] = ..., outside_share: _Optional[float] = ..., rows: _Optional[_Iterable[_Union[AttributionRow, _Mapping]]] = ...) -> None: ...
 
 class FeatureAttribution(_message.Message):
     __slots__ = ("text", "span", "positions", "attribution", "standard_error", "interval")
@@ -109,6 +111,34 @@ class FeatureAttribution(_message.Message):
     interval: Interval
     def __init__(self, text: _Optional[str] = ..., span: _Optional[_Union[_common_pb2.CharacterSpan, _Mapping]] = ..., positions: _Optional[_Iterable[int]] = ..., attribution: _Optional[float] = ..., standard_error: _Optional[float] = ..., interval: _Optional[_Union[Interval, _Mapping]] = ...) -> None: ...
 
+class AttributionRow(_message.Message):
+    __slots__ = ("text", "span", "positions", "base_value", "full_value", "attributions", "standard_errors", "interval_reach", "interval_level", "interactions", "interaction_standard_errors", "r_squared")
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    SPAN_FIELD_NUMBER: _ClassVar[int]
+    POSITIONS_FIELD_NUMBER: _ClassVar[int]
+    BASE_VALUE_FIELD_NUMBER: _ClassVar[int]
+    FULL_VALUE_FIELD_NUMBER: _ClassVar[int]
+    ATTRIBUTIONS_FIELD_NUMBER: _ClassVar[int]
+    STANDARD_ERRORS_FIELD_NUMBER: _ClassVar[int]
+    INTERVAL_REACH_FIELD_NUMBER: _ClassVar[int]
+    INTERVAL_LEVEL_FIELD_NUMBER: _ClassVar[int]
+    INTERACTIONS_FIELD_NUMBER: _ClassVar[int]
+    INTERACTION_STANDARD_ERRORS_FIELD_NUMBER: _ClassVar[int]
+    R_SQUARED_FIELD_NUMBER: _ClassVar[int]
+    text: str
+    span: _common_pb2.CharacterSpan
+    positions: _containers.RepeatedScalarFieldContainer[int]
+    base_value: float
+    full_value: float
+    attributions: _containers.RepeatedScalarFieldContainer[float]
+    standard_errors: _containers.RepeatedScalarFieldContainer[float]
+    interval_reach: float
+    interval_level: float
+    interactions: _containers.RepeatedScalarFieldContainer[float]
+    interaction_standard_errors: _containers.RepeatedScalarFieldContainer[float]
+    r_squared: float
+    def __init__(self, text: _Optional[str] = ..., span: _Optional[_Union[_common_pb2.CharacterSpan, _Mapping]] = ..., positions: _Optional[_Iterable[int]] = ..., base_value: _Optional[float] = ..., full_value: _Optional[float] = ..., attributions: _Optional[_Iterable[float]] = ..., standard_errors: _Optional[_Iterable[float]] = ..., interval_reach: _Optional[float] = ..., interval_level: _Optional[float] = ..., interactions: _Optional[_Iterable[float]] = ..., interaction_standard_errors: _Optional[_Iterable[float]] = ..., r_squared: _Optional[float] = ...) -> None: ...
+
 class Interval(_message.Message):
     __slots__ = ("lower", "upper", "level")
     LOWER_FIELD_NUMBER: _ClassVar[int]
@@ -120,7 +150,7 @@ class Interval(_message.Message):
     def __init__(self, lower: _Optional[float] = ..., upper: _Optional[float] = ..., level: _Optional[float] = ...) -> None: ...
 
 class ResolvedTarget(_message.Message):
-    __slots__ = ("description", "tokens", "rejected_tokens", "shared_tokens", "scale", "tokenized_apart", "prefix_contrast", "skipped_token", "overlap")
+    __slots__ = ("description", "tokens", "rejected_tokens", "shared_tokens", "scale", "tokenized_apart", "prefix_contrast", "skipped_token", "overlap", "text")
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     REJECTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -130,6 +160,7 @@ class ResolvedTarget(_message.Message):
     PREFIX_CONTRAST_FIELD_NUMBER: _ClassVar[int]
     SKIPPED_TOKEN_FIELD_NUMBER: _ClassVar[int]
     OVERLAP_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
     description: str
     tokens: _containers.RepeatedCompositeFieldContainer[_common_pb2.Token]
     rejected_tokens: _containers.RepeatedCompositeFieldContainer[_common_pb2.Token]
@@ -139,7 +170,8 @@ class ResolvedTarget(_message.Message):
     prefix_contrast: bool
     skipped_token: _common_pb2.Token
     overlap: str
-    def __init__(self, description: _Optional[str] = ..., tokens: _Optional[_Iterable[_Union[_common_pb2.Token, _Mapping]]] = ..., rejected_tokens: _Optional[_Iterable[_Union[_common_pb2.Token, _Mapping]]] = ..., shared_tokens: _Optional[_Iterable[_Union[_common_pb2.Token, _Mapping]]] = ..., scale: _Optional[_Union[_explanation_spec_pb2.TargetScale, str]] = ..., tokenized_apart: _Optional[bool] = ..., prefix_contrast: _Optional[bool] = ..., skipped_token: _Optional[_Union[_common_pb2.Token, _Mapping]] = ..., overlap: _Optional[str] = ...) -> None: ...
+    text: str
+    def __init__(self, description: _Optional[str] = ..., tokens: _Optional[_Iterable[_Union[_common_pb2.Token, _Mapping]]] = ..., rejected_tokens: _Optional[_Iterable[_Union[_common_pb2.Token, _Mapping]]] = ..., shared_tokens: _Optional[_Iterable[_Union[_common_pb2.Token, _Mapping]]] = ..., scale: _Optional[_Union[_explanation_spec_pb2.TargetScale, str]] = ..., tokenized_apart: _Optional[bool] = ..., prefix_contrast: _Optional[bool] = ..., skipped_token: _Optional[_Union[_common_pb2.Token, _Mapping]] = ..., overlap: _Optional[str] = ..., text: _Optional[str] = ...) -> None: ...
 
 class ResolvedRemoval(_message.Message):
     __slots__ = ("kind", "replacement")

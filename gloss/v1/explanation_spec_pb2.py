@@ -26,61 +26,63 @@ from gloss.v1 import common_pb2 as gloss_dot_v1_dot_common__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fgloss/v1/explanation_spec.proto\x12\x08gloss.v1\x1a\x15gloss/v1/common.proto\x1a\x1egoogle/protobuf/duration.proto\"\xb4\x06\n\x0f\x45xplanationSpec\x12\r\n\x05model\x18\x01 \x01(\t\x12 \n\x06prompt\x18\x02 \x01(\x0b\x32\x10.gloss.v1.Prompt\x12 \n\x06target\x18\x03 \x01(\x0b\x32\x10.gloss.v1.Target\x12$\n\x08\x66\x65\x61tures\x18\x04 \x01(\x0b\x32\x12.gloss.v1.Features\x12\"\n\x07removal\x18\x05 \x01(\x0b\x32\x11.gloss.v1.Removal\x12 \n\x06\x62udget\x18\x06 \x01(\x0b\x32\x10.gloss.v1.Budget\x12\"\n\x07quality\x18\x07 \x01(\x0b\x32\x11.gloss.v1.Quality\x12,\n\tprecision\x18\x08 \x01(\x0e\x32\x19.gloss.v1.PrecisionPolicy\x12(\n\tocclusion\x18\n \x01(\x0b\x32\x13.gloss.v1.OcclusionH\x00\x12\x1e\n\x04lime\x18\x0b \x01(\x0b\x32\x0e.gloss.v1.LimeH\x00\x12+\n\x0bkernel_shap\x18\x0c \x01(\x0b\x32\x14.gloss.v1.KernelShapH\x00\x12;\n\x13shapley_permutation\x18\r \x01(\x0b\x32\x1c.gloss.v1.ShapleyPermutationH\x00\x12<\n\x14input_times_gradient\x18\x0e \x01(\x0b\x32\x1c.gloss.v1.InputTimesGradientH\x00\x12=\n\x14integrated_gradients\x18\x0f \x01(\x0b\x32\x1d.gloss.v1.IntegratedGradientsH\x00\x12\x37\n\x11\x61ttention_rollout\x18\x10 \x01(\x0b\x32\x1a.gloss.v1.AttentionRolloutH\x00\x12/\n\rvalue_zeroing\x18\x11 \x01(\x0b\x32\x16.gloss.v1.ValueZeroingH\x00\x12;\n\x13\x63ontext_attribution\x18\x12 \x01(\x0b\x32\x1c.gloss.v1.ContextAttributionH\x00\x12.\n\x0cinteractions\x18\x13 \x01(\x0b\x32\x16.gloss.v1.InteractionsH\x00\x42\x08\n\x06method\"\xf7\x01\n\x06Target\x12/\n\nnext_token\x18\x01 \x01(\x0b\x32\x19.gloss.v1.NextTokenTargetH\x00\x12.\n\x0c\x63ontinuation\x18\x02 \x01(\x0b\x32\x16.gloss.v1.ContinuationH\x00\x12\x30\n\ngeneration\x18\x03 \x01(\x0b\x32\x1a.gloss.v1.GenerationTargetH\x00\x12,\n\x08\x63ontrast\x18\x04 \x01(\x0b\x32\x18.gloss.v1.ContrastTargetH\x00\x12$\n\x05scale\x18\x05 \x01(\x0e\x32\x15.gloss.v1.TargetScaleB\x06\n\x04kind\"8\n\x0fNextTokenTarget\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x0c\n\x02id\x18\x02 \x01(\x05H\x00\x42\x07\n\x05token\":\n\x10GenerationTarget\x12\x17\n\nmax_tokens\x18\x01 \x01(\x05H\x00\x88\x01\x01\x42\r\n\x0b_max_tokens\"b\n\x0e\x43ontrastTarget\x12&\n\x06\x63hosen\x18\x01 \x01(\x0b\x32\x16.gloss.v1.Continuation\x12(\n\x08rejected\x18\x02 \x01(\x0b\x32\x16.gloss.v1.Continuation\"\x80\x01\n\x08\x46\x65\x61tures\x12#\n\x04unit\x18\x01 \x01(\x0e\x32\x15.gloss.v1.FeatureUnit\x12&\n\x05spans\x18\x02 \x03(\x0b\x32\x17.gloss.v1.CharacterSpan\x12\'\n\x06within\x18\x03 \x01(\x0b\x32\x17.gloss.v1.CharacterSpan\"<\n\x07Removal\x12#\n\x04kind\x18\x01 \x01(\x0e\x32\x15.gloss.v1.RemovalKind\x12\x0c\n\x04text\x18\x02 \x01(\t\"K\n\tOcclusion\x12\x13\n\x06window\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x13\n\x06stride\x18\x02 \x01(\x05H\x01\x88\x01\x01\x42\t\n\x07_windowB\t\n\x07_stride\"\xc6\x01\n\x04Lime\x12&\n\tsurrogate\x18\x01 \x01(\x0e\x32\x13.gloss.v1.Surrogate\x12\x12\n\x05\x61lpha\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x19\n\x0ckernel_width\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x16\n\tmax_depth\x18\x04 \x01(\x05H\x02\x88\x01\x01\x12&\n\testimator\x18\x05 \x01(\x0e\x32\x13.gloss.v1.EstimatorB\x08\n\x06_alphaB\x0f\n\r_kernel_widthB\x0c\n\n_max_depth\"4\n\nKernelShap\x12&\n\testimator\x18\x01 \x01(\x0e\x32\x13.gloss.v1.Estimator\"\x14\n\x12ShapleyPermutation\"\x14\n\x12InputTimesGradient\"3\n\x13IntegratedGradients\x12\x12\n\x05steps\x18\x01 \x01(\x05H\x00\x88\x01\x01\x42\x08\n\x06_steps\"\x12\n\x10\x41ttentionRollout\"\x0e\n\x0cValueZeroing\"2\n\x12\x43ontextAttribution\x12\x12\n\x05\x61lpha\x18\x01 \x01(\x01H\x00\x88\x01\x01\x42\x08\n\x06_alpha\"\x0e\n\x0cInteractions\"\xa9\x01\n\x06\x42udget\x12\x1c\n\x0fmax_evaluations\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12/\n\x0cmax_duration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1b\n\x0estandard_error\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x0c\n\x04seed\x18\x04 \x01(\x04\x42\x12\n\x10_max_evaluationsB\x11\n\x0f_standard_error\"5\n\x07Quality\x12\x19\n\x0c\x66\x61ithfulness\x18\x01 \x01(\x08H\x00\x88\x01\x01\x42\x0f\n\r_faithfulness*k\n\x0bTargetScale\x12\x1c\n\x18TARGET_SCALE_UNSPECIFIED\x10\x00\x12 \n\x1cTARGET_SCALE_LOG_PROBABILITY\x10\x01\x12\x1c\n\x18TARGET_SCALE_PROBABILITY\x10\x02*u\n\x0b\x46\x65\x61tureUnit\x12\x1c\n\x18\x46\x45\x41TURE_UNIT_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46\x45\x41TURE_UNIT_TOKEN\x10\x01\x12\x15\n\x11\x46\x45\x41TURE_UNIT_WORD\x10\x02\x12\x19\n\x15\x46\x45\x41TURE_UNIT_SENTENCE\x10\x03*\xbb\x01\n\x0bRemovalKind\x12\x1c\n\x18REMOVAL_KIND_UNSPECIFIED\x10\x00\x12\x1b\n\x17REMOVAL_KIND_MASK_TOKEN\x10\x01\x12\x15\n\x11REMOVAL_KIND_TEXT\x10\x02\x12\x17\n\x13REMOVAL_KIND_DELETE\x10\x03\x12\x1f\n\x1bREMOVAL_KIND_MEAN_EMBEDDING\x10\x04\x12 \n\x1cREMOVAL_KIND_TEXT_AND_DELETE\x10\x05*^\n\tEstimator\x12\x19\n\x15\x45STIMATOR_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x45STIMATOR_CONTROL_VARIATES\x10\x01\x12\x16\n\x12\x45STIMATOR_TEXTBOOK\x10\x02*m\n\tSurrogate\x12\x19\n\x15SURROGATE_UNSPECIFIED\x10\x00\x12\x13\n\x0fSURROGATE_RIDGE\x10\x01\x12\x13\n\x0fSURROGATE_LASSO\x10\x02\x12\x1b\n\x17SURROGATE_DECISION_TREE\x10\x03*l\n\x0fPrecisionPolicy\x12 \n\x1cPRECISION_POLICY_UNSPECIFIED\x10\x00\x12\x1c\n\x18PRECISION_POLICY_FLOAT32\x10\x01\x12\x19\n\x15PRECISION_POLICY_AUTO\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fgloss/v1/explanation_spec.proto\x12\x08gloss.v1\x1a\x15gloss/v1/common.proto\x1a\x1egoogle/protobuf/duration.proto\"\xd2\x06\n\x0f\x45xplanationSpec\x12\r\n\x05model\x18\x01 \x01(\t\x12 \n\x06prompt\x18\x02 \x01(\x0b\x32\x10.gloss.v1.Prompt\x12 \n\x06target\x18\x03 \x01(\x0b\x32\x10.gloss.v1.Target\x12$\n\x08\x66\x65\x61tures\x18\x04 \x01(\x0b\x32\x12.gloss.v1.Features\x12\"\n\x07removal\x18\x05 \x01(\x0b\x32\x11.gloss.v1.Removal\x12 \n\x06\x62udget\x18\x06 \x01(\x0b\x32\x10.gloss.v1.Budget\x12\"\n\x07quality\x18\x07 \x01(\x0b\x32\x11.gloss.v1.Quality\x12,\n\tprecision\x18\x08 \x01(\x0e\x32\x19.gloss.v1.PrecisionPolicy\x12\x1c\n\x04rows\x18\t \x01(\x0b\x32\x0e.gloss.v1.Rows\x12(\n\tocclusion\x18\n \x01(\x0b\x32\x13.gloss.v1.OcclusionH\x00\x12\x1e\n\x04lime\x18\x0b \x01(\x0b\x32\x0e.gloss.v1.LimeH\x00\x12+\n\x0bkernel_shap\x18\x0c \x01(\x0b\x32\x14.gloss.v1.KernelShapH\x00\x12;\n\x13shapley_permutation\x18\r \x01(\x0b\x32\x1c.gloss.v1.ShapleyPermutationH\x00\x12<\n\x14input_times_gradient\x18\x0e \x01(\x0b\x32\x1c.gloss.v1.InputTimesGradientH\x00\x12=\n\x14integrated_gradients\x18\x0f \x01(\x0b\x32\x1d.gloss.v1.IntegratedGradientsH\x00\x12\x37\n\x11\x61ttention_rollout\x18\x10 \x01(\x0b\x32\x1a.gloss.v1.AttentionRolloutH\x00\x12/\n\rvalue_zeroing\x18\x11 \x01(\x0b\x32\x16.gloss.v1.ValueZeroingH\x00\x12;\n\x13\x63ontext_attribution\x18\x12 \x01(\x0b\x32\x1c.gloss.v1.ContextAttributionH\x00\x12.\n\x0cinteractions\x18\x13 \x01(\x0b\x32\x16.gloss.v1.InteractionsH\x00\x42\x08\n\x06method\"\xf7\x01\n\x06Target\x12/\n\nnext_token\x18\x01 \x01(\x0b\x32\x19.gloss.v1.NextTokenTargetH\x00\x12.\n\x0c\x63ontinuation\x18\x02 \x01(\x0b\x32\x16.gloss.v1.ContinuationH\x00\x12\x30\n\ngeneration\x18\x03 \x01(\x0b\x32\x1a.gloss.v1.GenerationTargetH\x00\x12,\n\x08\x63ontrast\x18\x04 \x01(\x0b\x32\x18.gloss.v1.ContrastTargetH\x00\x12$\n\x05scale\x18\x05 \x01(\x0e\x32\x15.gloss.v1.TargetScaleB\x06\n\x04kind\"8\n\x0fNextTokenTarget\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x0c\n\x02id\x18\x02 \x01(\x05H\x00\x42\x07\n\x05token\":\n\x10GenerationTarget\x12\x17\n\nmax_tokens\x18\x01 \x01(\x05H\x00\x88\x01\x01\x42\r\n\x0b_max_tokens\"b\n\x0e\x43ontrastTarget\x12&\n\x06\x63hosen\x18\x01 \x01(\x0b\x32\x16.gloss.v1.Continuation\x12(\n\x08rejected\x18\x02 \x01(\x0b\x32\x16.gloss.v1.Continuation\"\x80\x01\n\x08\x46\x65\x61tures\x12#\n\x04unit\x18\x01 \x01(\x0e\x32\x15.gloss.v1.FeatureUnit\x12&\n\x05spans\x18\x02 \x03(\x0b\x32\x17.gloss.v1.CharacterSpan\x12\'\n\x06within\x18\x03 \x01(\x0b\x32\x17.gloss.v1.CharacterSpan\"q\n\x04Rows\x12#\n\x04unit\x18\x01 \x01(\x0e\x32\x15.gloss.v1.FeatureUnit\x12&\n\x05spans\x18\x02 \x03(\x0b\x32\x17.gloss.v1.CharacterSpan\x12\x12\n\x05pairs\x18\x03 \x01(\x08H\x00\x88\x01\x01\x42\x08\n\x06_pairs\"<\n\x07Removal\x12#\n\x04kind\x18\x01 \x01(\x0e\x32\x15.gloss.v1.RemovalKind\x12\x0c\n\x04text\x18\x02 \x01(\t\"K\n\tOcclusion\x12\x13\n\x06window\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x13\n\x06stride\x18\x02 \x01(\x05H\x01\x88\x01\x01\x42\t\n\x07_windowB\t\n\x07_stride\"\xc6\x01\n\x04Lime\x12&\n\tsurrogate\x18\x01 \x01(\x0e\x32\x13.gloss.v1.Surrogate\x12\x12\n\x05\x61lpha\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x19\n\x0ckernel_width\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x16\n\tmax_depth\x18\x04 \x01(\x05H\x02\x88\x01\x01\x12&\n\testimator\x18\x05 \x01(\x0e\x32\x13.gloss.v1.EstimatorB\x08\n\x06_alphaB\x0f\n\r_kernel_widthB\x0c\n\n_max_depth\"4\n\nKernelShap\x12&\n\testimator\x18\x01 \x01(\x0e\x32\x13.gloss.v1.Estimator\"\x14\n\x12ShapleyPermutation\"\x14\n\x12InputTimesGradient\"3\n\x13IntegratedGradients\x12\x12\n\x05steps\x18\x01 \x01(\x05H\x00\x88\x01\x01\x42\x08\n\x06_steps\"\x12\n\x10\x41ttentionRollout\"\x0e\n\x0cValueZeroing\"2\n\x12\x43ontextAttribution\x12\x12\n\x05\x61lpha\x18\x01 \x01(\x01H\x00\x88\x01\x01\x42\x08\n\x06_alpha\"\x0e\n\x0cInteractions\"\xa9\x01\n\x06\x42udget\x12\x1c\n\x0fmax_evaluations\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12/\n\x0cmax_duration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1b\n\x0estandard_error\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x0c\n\x04seed\x18\x04 \x01(\x04\x42\x12\n\x10_max_evaluationsB\x11\n\x0f_standard_error\"5\n\x07Quality\x12\x19\n\x0c\x66\x61ithfulness\x18\x01 \x01(\x08H\x00\x88\x01\x01\x42\x0f\n\r_faithfulness*k\n\x0bTargetScale\x12\x1c\n\x18TARGET_SCALE_UNSPECIFIED\x10\x00\x12 \n\x1cTARGET_SCALE_LOG_PROBABILITY\x10\x01\x12\x1c\n\x18TARGET_SCALE_PROBABILITY\x10\x02*u\n\x0b\x46\x65\x61tureUnit\x12\x1c\n\x18\x46\x45\x41TURE_UNIT_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46\x45\x41TURE_UNIT_TOKEN\x10\x01\x12\x15\n\x11\x46\x45\x41TURE_UNIT_WORD\x10\x02\x12\x19\n\x15\x46\x45\x41TURE_UNIT_SENTENCE\x10\x03*\xbb\x01\n\x0bRemovalKind\x12\x1c\n\x18REMOVAL_KIND_UNSPECIFIED\x10\x00\x12\x1b\n\x17REMOVAL_KIND_MASK_TOKEN\x10\x01\x12\x15\n\x11REMOVAL_KIND_TEXT\x10\x02\x12\x17\n\x13REMOVAL_KIND_DELETE\x10\x03\x12\x1f\n\x1bREMOVAL_KIND_MEAN_EMBEDDING\x10\x04\x12 \n\x1cREMOVAL_KIND_TEXT_AND_DELETE\x10\x05*^\n\tEstimator\x12\x19\n\x15\x45STIMATOR_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x45STIMATOR_CONTROL_VARIATES\x10\x01\x12\x16\n\x12\x45STIMATOR_TEXTBOOK\x10\x02*m\n\tSurrogate\x12\x19\n\x15SURROGATE_UNSPECIFIED\x10\x00\x12\x13\n\x0fSURROGATE_RIDGE\x10\x01\x12\x13\n\x0fSURROGATE_LASSO\x10\x02\x12\x1b\n\x17SURROGATE_DECISION_TREE\x10\x03*l\n\x0fPrecisionPolicy\x12 \n\x1cPRECISION_POLICY_UNSPECIFIED\x10\x00\x12\x1c\n\x18PRECISION_POLICY_FLOAT32\x10\x01\x12\x19\n\x15PRECISION_POLICY_AUTO\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'gloss.v1.explanation_spec_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TARGETSCALE']._serialized_start=2344
-  _globals['_TARGETSCALE']._serialized_end=2451
-  _globals['_FEATUREUNIT']._serialized_start=2453
-  _globals['_FEATUREUNIT']._serialized_end=2570
-  _globals['_REMOVALKIND']._serialized_start=2573
-  _globals['_REMOVALKIND']._serialized_end=2760
-  _globals['_ESTIMATOR']._serialized_start=2762
-  _globals['_ESTIMATOR']._serialized_end=2856
-  _globals['_SURROGATE']._serialized_start=2858
-  _globals['_SURROGATE']._serialized_end=2967
-  _globals['_PRECISIONPOLICY']._serialized_start=2969
-  _globals['_PRECISIONPOLICY']._serialized_end=3077
+  _globals['_TARGETSCALE']._serialized_start=2489
+  _globals['_TARGETSCALE']._serialized_end=2596
+  _globals['_FEATUREUNIT']._serialized_start=2598
+  _globals['_FEATUREUNIT']._serialized_end=2715
+  _globals['_REMOVALKIND']._serialized_start=2718
+  _globals['_REMOVALKIND']._serialized_end=2905
+  _globals['_ESTIMATOR']._serialized_start=2907
+  _globals['_ESTIMATOR']._serialized_end=3001
+  _globals['_SURROGATE']._serialized_start=3003
+  _globals['_SURROGATE']._serialized_end=3112
+  _globals['_PRECISIONPOLICY']._serialized_start=3114
+  _globals['_PRECISIONPOLICY']._serialized_end=3222
   _globals['_EXPLANATIONSPEC']._serialized_start=101
-  _globals['_EXPLANATIONSPEC']._serialized_end=921
-  _globals['_TARGET']._serialized_start=924
-  _globals['_TARGET']._serialized_end=1171
-  _globals['_NEXTTOKENTARGET']._serialized_start=1173
-  _globals['_NEXTTOKENTARGET']._serialized_end=1229
-  _globals['_GENERATIONTARGET']._serialized_start=1231
-  _globals['_GENERATIONTARGET']._serialized_end=1289
-  _globals['_CONTRASTTARGET']._serialized_start=1291
-  _globals['_CONTRASTTARGET']._serialized_end=1389
-  _globals['_FEATURES']._serialized_start=1392
-  _globals['_FEATURES']._serialized_end=1520
-  _globals['_REMOVAL']._serialized_start=1522
-  _globals['_REMOVAL']._serialized_end=1582
-  _globals['_OCCLUSION']._serialized_start=1584
-  _globals['_OCCLUSION']._serialized_end=1659
-  _globals['_LIME']._serialized_start=1662
-  _globals['_LIME']._serialized_end=1860
-  _globals['_KERNELSHAP']._serialized_start=1862
-  _globals['_KERNELSHAP']._serialized_end=1914
-  _globals['_SHAPLEYPERMUTATION']._serialized_start=1916
-  _globals['_SHAPLEYPERMUTATION']._serialized_end=1936
-  _globals['_INPUTTIMESGRADIENT']._serialized_start=1938
-  _globals['_INPUTTIMESGRADIENT']._serialized_end=1958
-  _globals['_INTEGRATEDGRADIENTS']._serialized_start=1960
-  _globals['_INTEGRATEDGRADIENTS']._serialized_end=2011
-  _globals['_ATTENTIONROLLOUT']._serialized_start=2013
-  _globals['_ATTENTIONROLLOUT']._serialized_end=2031
-  _globals['_VALUEZEROING']._serialized_start=2033
-  _globals['_VALUEZEROING']._serialized_end=2047
-  _globals['_CONTEXTATTRIBUTION']._serialized_start=2049
-  _globals['_CONTEXTATTRIBUTION']._serialized_end=2099
-  _globals['_INTERACTIONS']._serialized_start=2101
-  _globals['_INTERACTIONS']._serialized_end=2115
-  _globals['_BUDGET']._serialized_start=2118
-  _globals['_BUDGET']._serialized_end=2287
-  _globals['_QUALITY']._serialized_start=2289
-  _globals['_QUALITY']._serialized_end=2342
+  _globals['_EXPLANATIONSPEC']._serialized_end=951
+  _globals['_TARGET']._serialized_start=954
+  _globals['_TARGET']._serialized_end=1201
+  _globals['_NEXTTOKENTARGET']._serialized_start=1203
+  _globals['_NEXTTOKENTARGET']._serialized_end=1259
+  _globals['_GENERATIONTARGET']._serialized_start=1261
+  _globals['_GENERATIONTARGET']._serialized_end=1319
+  _globals['_CONTRASTTARGET']._serialized_start=1321
+  _globals['_CONTRASTTARGET']._serialized_end=1419
+  _globals['_FEATURES']._serialized_start=1422
+  _globals['_FEATURES']._serialized_end=1550
+  _globals['_ROWS']._serialized_start=1552
+  _globals['_ROWS']._serialized_end=1665
+  _globals['_REMOVAL']._serialized_start=1667
+  _globals['_REMOVAL']._serialized_end=1727
+  _globals['_OCCLUSION']._serialized_start=1729
+  _globals['_OCCLUSION']._serialized_end=1804
+  _globals['_LIME']._serialized_start=1807
+  _globals['_LIME']._serialized_end=2005
+  _globals['_KERNELSHAP']._serialized_start=2007
+  _globals['_KERNELSHAP']._serialized_end=2059
+  _globals['_SHAPLEYPERMUTATION']._serialized_start=2061
+  _globals['_SHAPLEYPERMUTATION']._serialized_end=2081
+  _globals['_INPUTTIMESGRADIENT']._serialized_start=2083
+  _globals['_INPUTTIMESGRADIENT']._serialized_end=2103
+  _globals['_INTEGRATEDGRADIENTS']._serialized_start=2105
+  _globals['_INTEGRATEDGRADIENTS']._serialized_end=2156
+  _globals['_ATTENTIONROLLOUT']._serialized_start=2158
+  _globals['_ATTENTIONROLLOUT']._serialized_end=2176
+  _globals['_VALUEZEROING']._serialized_start=2178
+  _globals['_VALUEZEROING']._serialized_end=2192
+  _globals['_CONTEXTATTRIBUTION']._serialized_start=2194
+  _globals['_CONTEXTATTRIBUTION']._serialized_end=2244
+  _globals['_INTERACTIONS']._serialized_start=2246
+  _globals['_INTERACTIONS']._serialized_end=2260
+  _globals['_BUDGET']._serialized_start=2263
+  _globals['_BUDGET']._serialized_end=2432
+  _globals['_QUALITY']._serialized_start=2434
+  _globals['_QUALITY']._serialized_end=2487
 # @@protoc_insertion_point(module_scope)

@@ -76,7 +76,7 @@ PRECISION_POLICY_FLOAT32: PrecisionPolicy
 PRECISION_POLICY_AUTO: PrecisionPolicy
 
 class ExplanationSpec(_message.Message):
-    __slots__ = ("model", "prompt", "target", "features", "removal", "budget", "quality", "precision", "occlusion", "lime", "kernel_shap", "shapley_permutation", "input_times_gradient", "integrated_gradients", "attention_rollout", "value_zeroing", "context_attribution", "interactions")
+    __slots__ = ("model", "prompt", "target", "features", "removal", "budget", "quality", "precision", "rows", "occlusion", "lime", "kernel_shap", "shapley_permutation", "input_times_gradient", "integrated_gradients", "attention_rollout", "value_zeroing", "context_attribution", "interactions")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
@@ -85,6 +85,7 @@ class ExplanationSpec(_message.Message):
     BUDGET_FIELD_NUMBER: _ClassVar[int]
     QUALITY_FIELD_NUMBER: _ClassVar[int]
     PRECISION_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
     OCCLUSION_FIELD_NUMBER: _ClassVar[int]
     LIME_FIELD_NUMBER: _ClassVar[int]
     KERNEL_SHAP_FIELD_NUMBER: _ClassVar[int]
@@ -103,6 +104,7 @@ class ExplanationSpec(_message.Message):
     budget: Budget
     quality: Quality
     precision: PrecisionPolicy
+    rows: Rows
     occlusion: Occlusion
     lime: Lime
     kernel_shap: KernelShap
@@ -113,7 +115,7 @@ class ExplanationSpec(_message.Message):
     value_zeroing: ValueZeroing
     context_attribution: ContextAttribution
     interactions: Interactions
-    def __init__(self, model: _Optional[str] = ..., prompt: _Optional[_Union[_common_pb2.Prompt, _Mapping]] = ..., target: _Optional[_Union[Target, _Mapping]] = ..., features: _Optional[_Union[Features, _Mapping]] = ..., removal: _Optional[_Union[Removal, _Mapping]] = ..., budget: _Optional[_Union[Budget, _Mapping]] = ..., quality: _Optional[_Union[Quality, _Mapping]] = ..., precision: _Optional[_Union[PrecisionPolicy, str]] = ..., occlusion: _Optional[_Union[Occlusion, _Mapping]] = ..., lime: _Optional[_Union[Lime, _Mapping]] = ..., kernel_shap: _Optional[_Union[KernelShap, _Mapping]] = ..., shapley_permutation: _Optional[_Union[ShapleyPermutation, _Mapping]] = ..., input_times_gradient: _Optional[_Union[InputTimesGradient, _Mapping]] = ..., integrated_gradients: _Optional[_Union[IntegratedGradients, _Mapping]] = ..., attention_rollout: _Optional[_Union[AttentionRollout, _Mapping]] = ..., value_zeroing: _Optional[_Union[ValueZeroing, _Mapping]] = ..., context_attribution: _Optional[_Union[ContextAttribution, _Mapping]] = ..., interactions: _Optional[_Union[Interactions, _Mapping]] = ...) -> None: ...
+    def __init__(self, model: _Optional[str] = ..., prompt: _Optional[_Union[_common_pb2.Prompt, _Mapping]] = ..., target: _Optional[_Union[Target, _Mapping]] = ..., features: _Optional[_Union[Features, _Mapping]] = ..., removal: _Optional[_Union[Removal, _Mapping]] = ..., budget: _Optional[_Union[Budget, _Mapping]] = ..., quality: _Optional[_Union[Quality, _Mapping]] = ..., precision: _Optional[_Union[PrecisionPolicy, str]] = ..., rows: _Optional[_Union[Rows, _Mapping]] = ..., occlusion: _Optional[_Union[Occlusion, _Mapping]] = ..., lime: _Optional[_Union[Lime, _Mapping]] = ..., kernel_shap: _Optional[_Union[KernelShap, _Mapping]] = ..., shapley_permutation: _Optional[_Union[ShapleyPermutation, _Mapping]] = ..., input_times_gradient: _Optional[_Union[InputTimesGradient, _Mapping]] = ..., integrated_gradients: _Optional[_Union[IntegratedGradients, _Mapping]] = ..., attention_rollout: _Optional[_Union[AttentionRollout, _Mapping]] = ..., value_zeroing: _Optional[_Union[ValueZeroing, _Mapping]] = ..., context_attribution: _Optional[_Union[ContextAttribution, _Mapping]] = ..., interactions: _Optional[_Union[Interactions, _Mapping]] = ...) -> None: ...
 
 class Target(_message.Message):
     __slots__ = ("next_token", "continuation", "generation", "contrast", "scale")
@@ -160,6 +162,16 @@ class Features(_message.Message):
     spans: _containers.RepeatedCompositeFieldContainer[_common_pb2.CharacterSpan]
     within: _common_pb2.CharacterSpan
     def __init__(self, unit: _Optional[_Union[FeatureUnit, str]] = ..., spans: _Optional[_Iterable[_Union[_common_pb2.CharacterSpan, _Mapping]]] = ..., within: _Optional[_Union[_common_pb2.CharacterSpan, _Mapping]] = ...) -> None: ...
+
+class Rows(_message.Message):
+    __slots__ = ("unit", "spans", "pairs")
+    UNIT_FIELD_NUMBER: _ClassVar[int]
+    SPANS_FIELD_NUMBER: _ClassVar[int]
+    PAIRS_FIELD_NUMBER: _ClassVar[int]
+    unit: FeatureUnit
+    spans: _containers.RepeatedCompositeFieldContainer[_common_pb2.CharacterSpan]
+    pairs: bool
+    def __init__(self, unit: _Optional[_Union[FeatureUnit, str]] = ..., spans: _Optional[_Iterable[_Union[_common_pb2.CharacterSpan, _Mapping]]] = ..., pairs: _Optional[bool] = ...) -> None: ...
 
 class Removal(_message.Message):
     __slots__ = ("kind", "text")

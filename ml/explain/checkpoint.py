@@ -14,9 +14,9 @@ import numpy as np
 
 from ml.explain.estimator import FloatArray
 
-_MAGIC = b"GLOSSVF2"  # the last character is the layout's version
-_HEADER = struct.Struct("<8s32sIQQQQQd")
-_VECTOR_KEY = struct.Struct("<cd")
+_MAGIC = b"GLOSSVF3"  # the last character is the layout's version
+_HEADER = struct.Struct("<8s32sIIQQQQQd")
+_VECTOR_KEY = struct.Struct("<cdI")
 
 
 @dataclass
@@ -25,7 +25,9 @@ class Memory:
 
     Attributes:
         features: the number of features.
-        values: value by coalition; a coalition is its `numpy.packbits` as bytes.
+        rows: the number of the target's rows.
+        values: by coalition the target's value and those of its rows, float64 [1 + rows]; a coalition is its
+            `numpy.packbits` as bytes.
         vectors: what a look inside the model told of each feature, float64 [features], by `vector_key`.
         evaluations: prompts computed.
         tokens_computed: tokens that went through the model.
@@ -34,7 +36,8 @@ class Memory:
     """
 
     features: int
-    values: dict[bytes, float] = field(default_factory=dict)
+    rows: int = 0
+    values: dict[bytes, FloatArray] = field(default_factory=dict)
     vectors: dict[bytes, FloatArray] = field(default_factory=dict)
     evaluations: int = 0
     tokens_computed: int = 0
@@ -47,53 +50,64 @@ class Memory:
         return len(self.values) + len(self.vectors)
 
     def pack(self, fingerprint: bytes) -> bytes:
-        """This memory as bytes: little-endian, about features / 8 + 8 bytes a value, features × 8 a vector.
+        """This memory as bytes: little-endian.
+
+        They are about features / 8 + 8 (1 + rows) bytes a coalition, and features × 8 a vector.
 
         Args:
             fingerprint: 32 bytes that name the value function; only under the same ones can it be unpacked.
         """
         header = _HEADER.pack(
-            *(_MAGIC, fingerprint, self.features, len(self.values), len(self.vectors)),
+            *(_MAGIC, fingerprint, self.features, self.rows, len(self.values), len(self.vectors)),
             *(self.evaluations, self.tokens_computed, self.tokens_saved, self.seconds),
         )
-        values = np.fromiter(self.values.values(), dtype="<f8", count=len(self.values))
-        vectors = np.array(list(self.vectors.values()), dtype="<f8")
-        body = header + b"".join([*self.values, *self.vectors]) + values.tobytes() + vectors.tobytes()
+        numbers = [each.astype("<f8", copy=False).tobytes() for each in [*self.values.values(), *self.vectors.values()]]
+        body = header + b"".join([*self.values, *self.vectors, *numbers])
         return body + zlib.crc32(body).to_bytes(4, "little")
 
     @classmethod
-    def unpack(cls, data: bytes, fingerprint: bytes, features: int) -> Memory | None:
+    def unpack(cls, data: bytes, fingerprint: bytes, features: int, rows: int = 0) -> Memory | None:
         """What `pack` wrote, or None if `data` is damaged, of another version or of another value function."""
         body, checksum = data[:-4], data[-4:]
         if len(body) < _HEADER.size or zlib.crc32(body).to_bytes(4, "little") != checksum:
             return None
-        magic, owner, players, count, vector_count, *costs = _HEADER.unpack_from(body)
-        width = (features + 7) // 8
+        *owner, count, vector_count, evaluations, computed, saved, seconds = _HEADER.unpack_from(body)
+        width, values_size = (features + 7) // 8, count * (1 + rows)
         vectors_begin = _HEADER.size + count * width
         keys_end = vectors_begin + vector_count * _VECTOR_KEY.size
-        numbers = count + vector_count * features
-        if (magic, owner, players) != (_MAGIC, fingerprint, features) or len(body) != keys_end + numbers * 8:
+        size = keys_end + 8 * (values_size + vector_count * features)
+        if owner != [_MAGIC, fingerprint, features, rows] or len(body) != size:
             return None
-        keys = [body[start : start + width] for start in range(_HEADER.size, vectors_begin, width)]
-        vector_keys = [
-            body[start : start + _VECTOR_KEY.size] for start in range(vectors_begin, keys_end, _VECTOR_KEY.size)
-        ]
+        keys = _parts(body[_HEADER.size : vectors_begin], width)
+        vector_keys = _parts(body[vectors_begin:keys_end], _VECTOR_KEY.size)
         found = np.frombuffer(body, dtype="<f8", offset=keys_end).astype(np.float64)
-        vectors = found[count:].reshape(vector_count, features)
+        values = found[:values_size].reshape(count, 1 + rows)
+        vectors = found[values_size:].reshape(vector_count, features)
         return cls(
             features,
-            dict(zip(keys, found[:count].tolist(), strict=True)),
+            rows,
+            dict(zip(keys, values, strict=True)),
             dict(zip(vector_keys, vectors, strict=True)),
-            *costs,
+            *(evaluations, computed, saved, seconds),
         )
 
 
-def vector_key(kind: bytes, number: float = 0.0) -> bytes:
-    """The key of a vector: what was looked at, a byte, and where or how much."""
-    return _VECTOR_KEY.pack(kind, number)
+def vector_key(kind: bytes, amount: float = 0.0, number: int = 0) -> bytes:
+    """The key of a vector.
+
+    Args:
+        kind: what was looked at, a byte.
+        amount: where, or how much it took.
+        number: what it is about: 0 for the target's value, else that of a row, from 1.
+    """
+    return _VECTOR_KEY.pack(kind, amount, number)
 
 
 def evaluations_of(key: bytes) -> int:
-    """The number in a vector's key, where that is how much it took."""
-    _, number = _VECTOR_KEY.unpack(key)
-    return int(number)
+    """The amount in a vector's key, where that is how much it took."""
+    _, amount, _ = _VECTOR_KEY.unpack(key)
+    return int(amount)
+
+
+def _parts(data: bytes, size: int) -> list[bytes]:
+    return [data[start : start + size] for start in range(0, len(data), size)]

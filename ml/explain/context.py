@@ -10,15 +10,15 @@ the budget they are enumerated: the fit to them is what ever more draws come to.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from ml import spec
 from ml.explain.estimator import BoolArray, Estimate, Estimating, FloatArray, Game
-from ml.explain.sampling import DEFAULT_SAMPLES, anytime, fitted, in_order
+from ml.explain.sampling import DEFAULT_SAMPLES, anytime, exactly_fitted, fitted, in_order
 from ml.explain.shapley import is_enumerable
-from ml.explain.surrogates import Fit, lasso
+from ml.explain.surrogates import Fit, Fitting, lasso
 from ml.models.objective import log_odds
 from ml.result import StopReason
 from ml.spec import ContrastTarget, Scale
@@ -84,7 +84,7 @@ class ContextExplainer:
         return anytime(
             game,
             (coalition[None] for coalition in draws),
-            lambda coalitions, values: self._estimate(coalitions[:, 0], self.link(values[:, 0])),
+            lambda coalitions, values: self._estimate(coalitions[:, 0], values[:, 0]),
             rows=1,
             blocks=self.max_evaluations,
             limit=self.budget.standard_error,
@@ -97,16 +97,24 @@ class ContextExplainer:
         return is_enumerable(self.features, self.budget)
 
     def _estimate(self, coalitions: BoolArray, values: FloatArray) -> Estimate:
+        if len(values) < self.min_evaluations:
+            return Estimate.nothing(self.features)
         if self._every and len(values) == self.max_evaluations:
             coalitions, values = in_order(coalitions, values)
-            fit = self._fit(coalitions, values, errors=False)
-            return Estimate(fit.attributions, np.zeros(self.features), surrogate=fit.surrogate, converged=True)
-        found = fitted(self._fit, coalitions, values, self.budget.standard_error)
-        known = len(values) / self.max_evaluations if self._every else 0.0  # the correction for finite populations
-        return replace(found, standard_errors=np.sqrt(1 - known) * found.standard_errors)
+            return exactly_fitted(self._fitting(coalitions), coalitions, values)
+        fitting = self._fitting(coalitions, known=len(values) / self.max_evaluations if self._every else 0.0)
+        return fitted(fitting, self._fitting, coalitions, values, self.budget.standard_error)
 
-    def _fit(self, coalitions: BoolArray, values: FloatArray, *, errors: bool) -> Fit:
+    def _fitting(self, coalitions: BoolArray, *, known: float = 0.0) -> Fitting:
+        """The lasso of `coalitions`, which are `known` of all that there are where each comes once."""
         deviations = coalitions.std(axis=0)
         deviations[deviations == 0] = 1  # a feature that never changed has no coefficient
-        fit = lasso(self.method.alpha, coalitions / deviations, values, np.ones(len(values)), errors=errors)
-        return Fit(fit.attributions / deviations, fit.standard_errors / deviations, fit.surrogate)
+        samples, weights = coalitions / deviations, np.ones(len(coalitions))
+        left_out = np.sqrt(1 - known)  # the correction for finite populations
+
+        def fit(values: FloatArray, *, errors: bool = True) -> Fit:
+            found = lasso(self.method.alpha, samples, self.link(values), weights, errors=errors)
+            standard_errors = left_out * found.standard_errors / deviations
+            return Fit(found.attributions / deviations, standard_errors, found.surrogate)
+
+        return fit

@@ -18,22 +18,22 @@ coalitions says `ml.explain.covariance`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 
-from ml.explain.covariance import Covariance, inverse_of
-from ml.explain.estimator import BoolArray, FloatArray, IntArray
+from ml.explain.covariance import Covariance
+from ml.explain.estimator import BoolArray, FloatArray
+from ml.explain.process import Draws, Process, Sampled
 from ml.explain.sampling import freedom_of, moderated
 
 MAX_SAMPLES = 1024
 """Samples that a process is fitted to: its cost grows with their third power."""
 _FASTEST = 2.0
 """Of the rates at which a squared error may fall, the most that is believed: a mean's is 1, and no start lasts."""
-_AT_ONCE = 1024  # coalitions that are compared with those of the fit
 
 
 class Linear(Protocol):
@@ -60,46 +60,6 @@ class Linear(Protocol):
 
 
 @dataclass(frozen=True)
-class Draws:
-    """How the coalitions of a sample were drawn: some of them always, the others in blocks, without replacement.
-
-    Attributes:
-        fixed: how many of the first coalitions are in every sample.
-        rows: coalitions in a block.
-        strata: which stratum each block is from, int64 [blocks].
-        counts: how many blocks there are in each, float64 [strata].
-    """
-
-    fixed: int
-    rows: int
-    strata: IntArray
-    counts: FloatArray
-
-    def first(self, blocks: int) -> Draws:
-        """Of the first blocks only."""
-        return Draws(self.fixed, self.rows, self.strata[:blocks], self.counts)
-
-    @property
-    def known(self) -> FloatArray:
-        """The share of each stratum that was drawn, float64 [strata]."""
-        return np.bincount(self.strata, minlength=len(self.counts)) / self.counts
-
-    def coalitions(self, blocks: IntArray) -> IntArray:
-        """Where in the sample the fixed coalitions are, and those of `blocks`."""
-        own = self.fixed + self.rows * blocks[:, None] + np.arange(self.rows)
-        return np.concatenate([np.arange(self.fixed), own.ravel()])
-
-    def halves(self) -> list[IntArray]:
-        """Blocks of two halves, each a smaller sample of the same kind: strata that are known whole belong to both."""
-        whole = self.known[self.strata] >= 1
-        alternating = np.zeros(len(self.strata), dtype=np.int64)  # alternating within each stratum
-        for stratum in np.unique(self.strata):
-            own = np.flatnonzero(self.strata == stratum)
-            alternating[own] = (np.arange(len(own)) + stratum) % 2
-        return [np.flatnonzero(whole | (alternating == half)) for half in (0, 1)]
-
-
-@dataclass(frozen=True)
 class Answer:
     """Answers and their standard errors, float64 [answers] each, with the degrees of freedom of these."""
 
@@ -114,72 +74,148 @@ class Control:
     def __init__(
         self, first: FloatArray, coalitions: BoolArray, values: FloatArray, draws: Draws, max_samples: int = MAX_SAMPLES
     ) -> None:
-        """Fit to `values` [n] of `coalitions` [n, features], to about the first `most` of them.
+        """Fit to `values` [n] of `coalitions` [n, features], to about the first `max_samples` of them.
 
         `first` attributions [features] tell what matters.
         """
-        blocks = min(len(draws.strata), (max_samples - draws.fixed) // draws.rows)
-        fitted = draws.fixed + blocks * draws.rows
-        self._draws, self._every = draws.first(blocks), draws
-        self._known, self._beyond = coalitions[:fitted], coalitions[fitted:]
-        mean = float(values[:fitted].mean())
-        centred = values[:fitted] - mean
-        largest = float(np.abs(centred).max()) or 1.0  # squares of the smallest probabilities would be 0
-        self._scale = largest * (float((centred / largest).std()) or 1.0)
-        self._values = centred / self._scale
-        self._covariance = Covariance.of(first).fitted(self._known, self._values)
-        self._matrix = self._covariance(self._known, self._known)
-        self._matrix.flat[:: fitted + 1] += self._covariance.noise
-        self._rest = (values[fitted:] - mean) / self._scale
+        self._process = Process(first, coalitions, values, draws, max_samples)
 
     def estimate(self, linear: Linear) -> Answer:
         """The answers about the game that was sampled."""
-        found = _Found.joined([self._chunk(part) for part in linear.chunks(len(self._known))])
-        values = found.values
-        open_ = self._draws.known < 1
+        [answer] = self.answers(linear)(self._process.values[None])
+        return answer
+
+    def answers(self, linear: Linear) -> Answers:
+        """The answers about any games that were sampled at the same coalitions."""
+        return Answers(self._process, linear)
+
+
+class Answers:
+    """Linear answers about any games that were sampled at a process's coalitions."""
+
+    def __init__(self, process: Process, linear: Linear) -> None:
+        self._process = process
+        self._chunks = list(linear.chunks(len(process.known)))
+
+    def __call__(self, games: FloatArray) -> list[Answer]:
+        """An answer for each of `games`, float64 [games, n]: their values of all of the process's coalitions."""
+        sampled = self._process.sampled(games)
+        return [self._answer(game, found) for game, found in zip(sampled, self._found(sampled), strict=True)]
+
+    def _found(self, sampled: Sequence[Sampled]) -> list[_Found]:
+        parts = [[part.found(game) for game in sampled] for part in self._parts()]
+        return [_Found.joined(each) for each in zip(*parts, strict=True)]
+
+    def _parts(self) -> Iterator[_Part]:
+        """The parts of the answers. Several would take too much memory at once, and are made anew each time."""
+        if len(self._chunks) == 1:
+            yield self._only_part
+        else:
+            yield from (_Part(self._process, chunk) for chunk in self._chunks)
+
+    @cached_property
+    def _only_part(self) -> _Part:
+        return _Part(self._process, self._chunks[0])
+
+    @cached_property
+    def _share(self) -> float:
+        """What samples that the fit has not seen count for: found on the process's own game, and used for all.
+
+        Two answers whose errors are independent, weighed by how sure they are: the fit's, and that which adds the
+        residuals of those samples.
+        """
+        if not len(self._process.beyond):
+            return 0.0
+        _, found = self._own
+        variances, _ = self._variances(found)
+        return float(variances.mean()) / (float((variances + found.noise).mean()) or 1.0)
+
+    @cached_property
+    def _own(self) -> tuple[Sampled, _Found]:
+        """The game that the kernel was fitted to."""
+        sampled = self._process.sampled(self._process.values[None])
+        return sampled[0], self._found(sampled)[0]
+
+    def _bias(self, game: Sampled, found: _Found) -> float:
+        """The mean squared error of answers about what of a game is unlike the one that the kernel was fitted to.
+
+        A kernel of another game smooths too much, in all blocks alike, which leaving one out does not show. It smooths
+        the less, the more samples there are: so what a fit to all of them adds to fits to half of them tells how much.
+        None of it counts for a multiple of that game.
+        """
+        own, found_of_own = self._own
+        alike = float(game.values @ own.values) / (float(own.values @ own.values) or 1.0)
+        return float(np.mean((found.shift - alike * found_of_own.shift) ** 2))
+
+    def _answer(self, game: Sampled, found: _Found) -> Answer:
+        share, scale, (variances, freedom) = self._share, game.scale, self._variances(found)
+        variances = variances + self._bias(game, found)
+        variances = (1 - share) ** 2 * variances + share**2 * found.noise
+        return Answer(scale * (found.values + share * found.rest), scale * np.sqrt(variances), freedom)
+
+    def _variances(self, found: _Found) -> tuple[FloatArray, float]:
+        """Squared errors of the fit's own answers, [answers], and their degrees of freedom."""
+        draws = self._process.draws
+        open_ = draws.known < 1
         squares = found.squares[open_]
-        rate = self._rate(squares, found.half)
-        left = (1 - self._draws.known[open_, None] ** rate) / rate
-        blocks = int((self._draws.known[self._draws.strata] < 1).sum())
+        rate = _rate(squares, found.half)
+        left = (1 - draws.known[open_, None] ** rate) / rate
+        blocks = int((draws.known[draws.strata] < 1).sum())
         variances = blocks / max(1, blocks - 1) * (left * squares).sum(axis=0)
         variances, freedom = moderated(variances, freedom_of(squares.sum(axis=0), found.fourths, max(1, blocks)))
-        variances = np.maximum(variances, found.posterior)
-        if len(self._rest):
-            # Two answers whose errors are independent, weighed by how sure they are: the fit's, and that which adds
-            # the residuals of samples that the fit has not seen.
-            share = float(variances.mean()) / (float((variances + found.noise).mean()) or 1.0)
-            values = values + share * found.rest
-            variances = (1 - share) ** 2 * variances + share**2 * found.noise
-        return Answer(self._scale * values, self._scale * np.sqrt(variances), freedom)
+        return np.maximum(variances, found.posterior), freedom
 
-    def _chunk(self, linear: Linear) -> _Found:
-        cross = linear.cross(self._covariance, self._known)
-        cross += self._covariance.noise * linear.weights(self._known).T
-        fit = self._whole
-        pulls = fit.pulls(cross)  # [blocks, answers]
-        strata = len(self._draws.counts)
-        squares = np.zeros((strata, len(cross)))
-        np.add.at(squares, self._draws.strata, pulls**2)
-        open_ = self._draws.known[self._draws.strata] < 1
-        half = np.zeros(len(cross))
-        for part in self._halves:
-            half += (part.pulls(cross)[open_[part.blocks]] ** 2).sum(axis=0) / 2
-        fourths = (pulls[open_] ** 4).sum(axis=0)
-        rest, noise = self._unseen(linear) if len(self._rest) else np.zeros((2, len(cross)))
-        prior = linear.prior(self._covariance)
-        posterior = np.zeros(len(cross))
+
+def _rate(squares: FloatArray, half: FloatArray) -> float:
+    """The power of the number of samples with which the squared error falls, from 1 to `_FASTEST`."""
+    whole, halves = float(squares.sum()), float(half.sum())
+    return float(np.clip(np.log2(halves / whole), 1, _FASTEST)) if whole > 0 and halves > 0 else 1.0
+
+
+class _Part:
+    """A part of some answers: what each sampled value counts for in them, whatever it is."""
+
+    def __init__(self, process: Process, linear: Linear) -> None:
+        self._process, self._linear = process, linear
+        cross = linear.cross(process.covariance, process.known)
+        cross += process.covariance.noise * linear.weights(process.known).T
+        self._projector = process.whole.projector(cross)
+        self._halves = [half.projector(cross) for half in process.halves]
+        prior = linear.prior(process.covariance)
+        self._posterior = np.zeros(len(cross))
         if prior is not None:
-            posterior = self._variance * np.maximum(prior - np.einsum("an,an->a", cross @ fit.inverse, cross), 0)
-        return _Found(squares, fourths, half, cross @ fit.weights, posterior, rest, noise)
+            self._posterior = np.maximum(prior - np.einsum("an,an->a", self._projector, cross), 0)
 
-    def _unseen(self, linear: Linear) -> tuple[FloatArray, FloatArray]:
+    def found(self, game: Sampled) -> _Found:
+        """What these answers are of one game."""
+        draws, answers = self._process.draws, len(self._projector)
+        pulls = self._process.whole.pulls(self._projector, game.left)
+        drawn_from = draws.strata == np.arange(len(draws.counts))[:, None]  # [strata, blocks]
+        open_ = draws.known[draws.strata] < 1
+        half, of_halves = np.zeros(answers), np.zeros(answers)
+        for fit, projector, left in zip(self._process.halves, self._halves, game.halves, strict=True):
+            half += (fit.pulls(projector, left)[open_[fit.blocks]] ** 2).sum(axis=0) / 2
+            of_halves += projector @ game.values[fit.own] / 2
+        rest, noise = self._unseen(game.residuals) if len(game.residuals) else np.zeros((2, answers))
+        values = self._projector @ game.values
+        return _Found(
+            squares=drawn_from @ pulls**2,
+            fourths=(pulls[open_] ** 4).sum(axis=0),
+            half=half,
+            values=values,
+            shift=values - of_halves,
+            posterior=game.variance * self._posterior,
+            rest=rest,
+            noise=noise,
+        )
+
+    def _unseen(self, residuals: FloatArray) -> tuple[FloatArray, FloatArray]:
         """The plain estimate of what the fit leaves, from the samples that it has not seen, and its variance."""
-        parts = np.array_split(self._beyond, 1 + len(self._beyond) // _AT_ONCE)
-        expected = np.concatenate([self._covariance(part, self._known) @ self._whole.weights for part in parts])
-        pulls = linear.weights(self._beyond) * (self._rest - expected)[:, None]
-        pulls = pulls.reshape(-1, self._draws.rows, pulls.shape[1]).sum(axis=1)
-        strata = self._every.strata[len(self._draws.strata) :]
-        left = self._draws.counts * (1 - self._draws.known)
+        draws, every = self._process.draws, self._process.every
+        pulls = self._weights * residuals[:, None]
+        pulls = pulls.reshape(-1, draws.rows, pulls.shape[1]).sum(axis=1)
+        strata = every.strata[len(draws.strata) :]
+        left = draws.counts * (1 - draws.known)
         total, variances = np.zeros((2, pulls.shape[1]))
         for stratum in np.unique(strata):
             own, count = pulls[strata == stratum], left[stratum]
@@ -190,39 +226,10 @@ class Control:
             variances += count * (count - many) / many * spread
         return total, variances
 
-    def _rate(self, squares: FloatArray, half: FloatArray) -> float:
-        """The power of the number of samples with which the squared error falls, from 1 to `_FASTEST`."""
-        whole, halves = float(squares.sum()), float(half.sum())
-        return float(np.clip(np.log2(halves / whole), 1, _FASTEST)) if whole > 0 and halves > 0 else 1.0
-
-    @property
-    def _variance(self) -> float:
-        """Of the process, as each sample alone shows it: their mean is the most likely value (ibid. 5.4.1).
-
-        A parameter that was fitted takes a sample, as in a regression.
-        """
-        weights, many = self._whole.weights, len(self._values)
-        shown = weights**2 / np.diag(self._whole.inverse)
-        return float(shown.sum()) / max(1, many - self._covariance.parameters)
-
     @cached_property
-    def _whole(self) -> _Fit:
-        return self._fit(np.arange(len(self._draws.strata)))
-
-    @cached_property
-    def _halves(self) -> list[_Fit]:
-        return [self._fit(blocks) for blocks in self._draws.halves()]
-
-    def _fit(self, blocks: IntArray) -> _Fit:
-        own = self._draws.coalitions(blocks)
-        inverse, _ = inverse_of(self._matrix[np.ix_(own, own)])
-        weights = inverse @ self._values[own]
-        drawn = slice(self._draws.fixed, None)
-        many, rows = len(blocks), self._draws.rows
-        each = np.arange(many)
-        alone = inverse[drawn, drawn].reshape(many, rows, many, rows)[each, :, each, :]
-        left = np.asarray(np.linalg.solve(alone, weights[drawn].reshape(many, rows, 1))[..., 0], dtype=np.float64)
-        return _Fit(blocks, own, inverse, weights, left, self._draws.fixed)
+    def _weights(self) -> FloatArray:
+        """What the coalitions that the fit has not seen count for, [m, answers]."""
+        return self._linear.weights(self._process.beyond)
 
 
 @dataclass(frozen=True)
@@ -234,6 +241,7 @@ class _Found:
         fourths: the sums of their squares, of strata that are not known whole.
         half: as the sum of `squares` over such strata, of a fit to half of the samples.
         values: what the fit says.
+        shift: what it says beyond the mean of two fits to halves.
         posterior: variances that the process leaves open, 0 where it is not asked.
         rest: what samples add that the fit has not seen, and `noise`, the variance of that.
     """
@@ -242,38 +250,13 @@ class _Found:
     fourths: FloatArray
     half: FloatArray
     values: FloatArray
+    shift: FloatArray
     posterior: FloatArray
     rest: FloatArray
     noise: FloatArray
 
     @classmethod
-    def joined(cls, parts: list[_Found]) -> _Found:
+    def joined(cls, parts: Sequence[_Found]) -> _Found:
         """Of all answers of `parts`."""
         names = [field.name for field in fields(cls)]
         return cls(*(np.concatenate([getattr(part, name) for part in parts], axis=-1) for name in names))
-
-
-@dataclass(frozen=True)
-class _Fit:
-    """The process given some blocks of the sample.
-
-    Attributes:
-        blocks: which, int64 [blocks]; their coalitions and the fixed ones are `own` [n] in the sample.
-        inverse: of their covariances, float64 [n, n].
-        weights: what the fit's expectation weighs the covariances with each of them by, float64 [n].
-        left: of each block's values, what a fit without it leaves, float64 [blocks, rows].
-        fixed: how many of the first of them are no block's.
-    """
-
-    blocks: IntArray
-    own: IntArray
-    inverse: FloatArray
-    weights: FloatArray
-    left: FloatArray
-    fixed: int
-
-    def pulls(self, cross: FloatArray) -> FloatArray:
-        """By how much each block changes the answers, float64 [blocks, answers]."""
-        counts = (cross[:, self.own] @ self.inverse[:, self.fixed :]).reshape(len(cross), *self.left.shape)
-        pulls: FloatArray = np.einsum("abr,br->ba", counts, self.left)
-        return pulls

@@ -7,8 +7,8 @@ work can be shown, stopped and resumed between chunks, and no explainer knows of
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -19,6 +19,9 @@ from ml.result import StopReason, SurrogateFit
 BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
+
+RowValues = Callable[[BoolArray], FloatArray]
+"""From coalitions [n, features] that were answered to their values in each row of the target, float64 [rows, n]."""
 
 Asking = Generator[None, None, FloatArray]
 """Values on their way: yields after each chunk of work, returns one value a coalition, NaN where time ran out."""
@@ -45,6 +48,12 @@ def batch_size(game: Game) -> int:
 def empty_and_full(features: int) -> BoolArray:
     """The empty and the full coalition, bool [2, features]."""
     return np.array([[False], [True]]).repeat(features, axis=1)
+
+
+def with_ends(coalitions: BoolArray) -> BoolArray:
+    """The empty and the full coalition, and `coalitions` [..., features] behind them: bool [2 + n, features]."""
+    features = coalitions.shape[-1]
+    return np.concatenate([empty_and_full(features), coalitions.reshape(-1, features)])
 
 
 @dataclass(frozen=True)
@@ -75,6 +84,9 @@ class Estimate:
         freedom: degrees of freedom of the standard errors, infinite where there are plenty.
         completeness_error: |Σ attributions − (v(all) − v(nothing))|, for methods that promise 0.
         outside_share: the share of tokens that belong to no feature, for methods whose attributions are shares.
+        rows: what is known of every feature in each row of the target, in their order, by the same fit where the method
+            is linear; see `with_rows`. It is worked out when asked for, as it may take a while. None for what has no
+            rows, and where nothing is known.
     """
 
     attributions: FloatArray
@@ -87,11 +99,21 @@ class Estimate:
     freedom: float = np.inf
     completeness_error: float | None = None
     outside_share: float | None = None
+    rows: Callable[[RowValues], Iterable[Estimate]] | None = None
 
     @classmethod
     def nothing(cls, features: int, stop: StopReason | None = None) -> Estimate:
         """What is known before anything was measured."""
         return cls(np.zeros(features), np.full(features, np.inf), stop)
+
+
+def with_rows(estimate: Callable[[FloatArray], Estimate], coalitions: BoolArray, values: FloatArray) -> Estimate:
+    """`estimate(values)` of the target's values [n] of `coalitions`, and, when asked for, of the values of each row.
+
+    What `estimate` knows beside the values (the draw, a kernel, a factorization) is the same for all: where it is
+    linear in them, rows that sum to the target have estimates that sum to the target's.
+    """
+    return replace(estimate(values), rows=lambda row_values: map(estimate, row_values(coalitions)))
 
 
 Estimating = Generator[Estimate | None, None, None]

@@ -112,6 +112,10 @@ class Evaluator:
         pairs = zip(self.objective.weights, self.objective.sizes, strict=True)
         return self._model.info.noise * math.sqrt(sum(weight**2 * size for weight, size in pairs))
 
+    def row_noise(self, tokens: int) -> float:
+        """As `noise`, of the value of a row of so many tokens."""
+        return self._model.info.noise * math.sqrt(tokens)
+
     def batch_size(self, tokens: int) -> int:
         """How many prompts of `tokens` tokens to ask for at least: a chunk's where few would leave a GPU idle."""
         return 1 if self._model.info.device.startswith("cpu") else max(1, self._budget // max(1, tokens))

@@ -34,44 +34,49 @@ class Feature:
     positions: tuple[int, ...]
 
 
-def segment(encoding: Encoding, features: spec.Features) -> tuple[Feature, ...]:
+def segment(
+    encoding: Encoding, features: spec.Features, *, field: str = "features", of: str = "prompt"
+) -> tuple[Feature, ...]:
     """Cut a prompt into features, in the text's order.
+
+    Args:
+        field: where `features` stand in the request, and `of` what they are features of: both for errors.
 
     Raises:
         InputError: a span leaves the text or owns no token; nothing is left to be a feature; too many features.
     """
     text, unit = encoding.text, features.unit or Unit.WORD
     if features.spans:
-        cut = _caller_features(encoding, features.spans)
+        cut = _caller_features(encoding, features.spans, field, of)
     else:
         if features.within is not None and features.within[1] > len(text):
-            raise InputError("features.within", _outside(features.within, text))
+            raise InputError(f"{field}.within", _outside(features.within, text))
         spans = _token_spans(encoding) if unit is Unit.TOKEN else _units(text, unit, encoding.editable)
         if features.within is not None:
             start, end = features.within
             spans = [span for span in spans if start <= _first_visible(text, span) < end]
         cut = _by_token(encoding, spans) if unit is Unit.TOKEN else _own(encoding, spans, merge=True)
         if not cut:
-            field = "features" if features.within is None else "features.within"
-            raise InputError(field, f"no {unit.value} of the prompt begins there; there is nothing to explain")
+            where = field if features.within is None else f"{field}.within"
+            raise InputError(where, f"no {unit.value} of the {of} begins there; there is nothing to explain")
     if len(cut) > MAX_FEATURES:
-        advice = "choose larger units, or restrict them with features.within"
-        raise InputError("features", f"the prompt has {len(cut)} features and at most {MAX_FEATURES} fit; {advice}")
+        advice = "choose larger units" + (", or restrict them with features.within" if of == "prompt" else "")
+        raise InputError(field, f"the {of} has {len(cut)} {field} and at most {MAX_FEATURES} fit; {advice}")
     return tuple(cut)
 
 
-def _caller_features(encoding: Encoding, spans: Sequence[Span]) -> list[Feature]:
+def _caller_features(encoding: Encoding, spans: Sequence[Span], field: str, of: str) -> list[Feature]:
     for index, span in enumerate(spans):
         if span[1] > len(encoding.text):
-            raise InputError(f"features.spans[{index}]", _outside(span, encoding.text))
+            raise InputError(f"{field}.spans[{index}]", _outside(span, encoding.text))
     cut = _own(encoding, spans, merge=False)
     held = {feature.span for feature in cut}
     for index, (start, end) in enumerate(spans):
         if (start, end) not in held:
-            why = f"no token of the prompt begins in [{start}, {end}) ({encoding.text[start:end]!r})"
-            if start >= max((span[1] for span in encoding.spans if span), default=0):
+            why = f"no token of the {of} begins in [{start}, {end}) ({encoding.text[start:end]!r})"
+            if of == "prompt" and start >= max((span[1] for span in encoding.spans if span), default=0):
                 why += ": there the target's first token begins; let the prompt end between two words"
-            raise InputError(f"features.spans[{index}]", why)
+            raise InputError(f"{field}.spans[{index}]", why)
     return cut
 
 

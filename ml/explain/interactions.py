@@ -8,17 +8,30 @@ far too noisy. So a Gaussian process is fitted to the values, whose indices can 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from ml import spec
-from ml.explain.control import Answer, Control, Draws
-from ml.explain.estimator import BoolArray, Estimate, Estimating, FloatArray, Game, Pairwise, empty_and_full
+from ml.explain.control import Answer, Control
+from ml.explain.estimator import (
+    BoolArray,
+    Estimate,
+    Estimating,
+    FloatArray,
+    Game,
+    Pairwise,
+    empty_and_full,
+    with_ends,
+    with_rows,
+)
 from ml.explain.indices import Index
 from ml.explain.kernel_shap import Layers, draw
+from ml.explain.process import Draws
 from ml.explain.sampling import CONTROLLED_GROWTH, DEFAULT_SAMPLES, anytime, has_converged, stability
-from ml.explain.shapley import Pairs, completeness_error, is_enumerable
+from ml.explain.shapley import Pairs, completeness_error, is_enumerable, of_one_feature
 from ml.result import StopReason
 
 _TILT = 1  # sizes are drawn nearly evenly, as they count for an index, middle ones a little more often
@@ -37,6 +50,8 @@ class InteractionsExplainer:
 
     features: int
     budget: spec.Budget
+    pair_rows: bool = False
+    """Whether the target's rows have interactions too."""
 
     @property
     def max_evaluations(self) -> int:
@@ -50,19 +65,18 @@ class InteractionsExplainer:
 
     def __call__(self, game: Game) -> Estimating:
         """Ask for the empty and the full coalition, then for pairs of coalitions."""
-        empty, whole = yield from game(empty_and_full(self.features))
-        if not np.isfinite(whole - empty):
+        ends = yield from game(empty_and_full(self.features))
+        if not np.isfinite(ends).all():
             yield self._nothing(StopReason.DURATION)
             return
         if self.features == 1:
-            none = Pairwise(np.zeros(0), np.zeros(0))
-            found = Estimate(np.array([whole - empty]), np.zeros(1), interactions=none, completeness_error=0.0)
-            yield replace(found, stop=StopReason.COMPLETE, converged=True)
+            found = with_rows(of_one_feature, empty_and_full(1), ends)
+            yield replace(found, stop=StopReason.COMPLETE, interactions=Pairwise(np.zeros(0), np.zeros(0)))
             return
         steps = anytime(
             game,
             draw(self.features, self.budget.seed, tilt=_TILT),
-            lambda coalitions, values: self._estimate(coalitions, values, float(empty), float(whole)),
+            lambda coalitions, values: self._estimate(coalitions, np.concatenate([ends, values.ravel()])),
             rows=2,
             blocks=self._pairs,
             limit=None,
@@ -92,47 +106,74 @@ class InteractionsExplainer:
         nothing = Pairwise(np.zeros(pairs), np.full(pairs, np.inf))
         return replace(Estimate.nothing(self.features, stop), interactions=nothing)
 
-    def _estimate(self, coalitions: BoolArray, values: FloatArray, empty: float, whole: float) -> Estimate:
-        many, gain = len(values), whole - empty
+    def _estimate(self, coalitions: BoolArray, values: FloatArray) -> Estimate:
+        """From `coalitions` [pairs, 2, features], and the values of both ends and theirs, [2 + 2 · pairs]."""
+        many = len(coalitions)
         complete = many == 2 ** (self.features - 1) - 1
         if not complete and many < _MIN_PAIRS * self.features:
             return self._nothing()
-        pairs = Pairs.of(coalitions, values, gain)
-        known = np.concatenate([empty_and_full(self.features), coalitions.reshape(-1, self.features)])
-        every = np.array([empty, whole, *values.flat])
-        indices = Index.of_features(self.features), Index.of_pairs(self.features)
+        pairs, every = Pairs.of(coalitions), with_ends(coalitions)
+        gain = float(values[1] - values[0])
+        differences = pairs.differences(values[2:].reshape(-1, 2), gain)
+        answers: list[_Answers]
         if complete:
-            answers = [_exact(index, known, every) for index in indices]
+            answers = [partial(_exact, index, every) for index in self._indices]
         else:
             draws = Draws(2, 2, pairs.sizes - 1, Layers.of(self.features).counts)
-            fitted = Control(gain / self.features + _regress(pairs), known, every, draws, max_samples=_FITTED)
-            answers = [fitted.estimate(index) for index in indices]
-        attributions, errors = answers[0].values, answers[0].standard_errors
-        attributions = attributions + (gain - attributions.sum()) / self.features  # known, but for rounding
-        interactions, pair_errors = answers[1].values, answers[1].standard_errors
-        # Where there are hardly any interactions, it is enough to know that.
-        enough = max(float(np.abs(interactions).max()) / 10, float(np.abs(attributions).max()) / 100)
-        halves = [pairs[np.arange(many) // 2 % 2 == half] for half in (0, 1)]  # by twos, as every other pair is single
+            first = gain / self.features + _regress(pairs, differences)
+            fitted = Control(first, every, values, draws, max_samples=_FITTED)
+            answers = [fitted.answers(index) for index in self._indices]
+        [found] = self._estimates(answers, values[None])
+        halves = [np.arange(many) // 2 % 2 == half for half in (0, 1)]  # by twos, as every other pair is single
+        of_rows = answers if self.pair_rows else answers[:1]
+        return replace(
+            found,
+            converged=self._has_converged(found),
+            stability=stability(*(_regress(pairs[half], differences[half]) for half in halves)) if many >= 4 else None,
+            rows=lambda row_values: self._estimates(of_rows, row_values(every)),
+        )
+
+    def _estimates(self, answers: Sequence[_Answers], games: FloatArray) -> list[Estimate]:
+        """An estimate for each of `games`, [games, n], from what answers of features and, where wanted, of pairs."""
+        found = zip(*(of_index(games) for of_index in answers), strict=True)
+        return [self._of_answers(*each, gain=float(game[1] - game[0])) for each, game in zip(found, games, strict=True)]
+
+    def _of_answers(self, features: Answer, pairs: Answer | None = None, *, gain: float) -> Estimate:
+        attributions = features.values + (gain - features.values.sum()) / self.features  # known, but for rounding
         return Estimate(
             attributions=attributions,
-            standard_errors=errors,
-            converged=has_converged(attributions, errors, self.budget.standard_error)
-            and has_converged(interactions, pair_errors, self.budget.standard_error or enough),
-            interactions=Pairwise(interactions, pair_errors),
-            stability=stability(*map(_regress, halves)) if many >= 4 else None,
-            freedom=answers[0].freedom,
+            standard_errors=features.standard_errors,
+            interactions=None if pairs is None else Pairwise(pairs.values, pairs.standard_errors),
+            freedom=features.freedom,
             completeness_error=completeness_error(attributions, gain),
         )
 
+    def _has_converged(self, found: Estimate) -> bool:
+        pairs, limit = found.interactions, self.budget.standard_error
+        if pairs is None or not has_converged(found.attributions, found.standard_errors, limit):
+            return False
+        # Where there are hardly any interactions, it is enough to know that.
+        enough = max(float(np.abs(pairs.values).max()) / 10, float(np.abs(found.attributions).max()) / 100)
+        return has_converged(pairs.values, pairs.standard_errors, limit or enough)
 
-def _regress(pairs: Pairs) -> FloatArray:
+    @property
+    def _indices(self) -> tuple[Index, Index]:
+        return Index.of_features(self.features), Index.of_pairs(self.features)
+
+
+_Answers = Callable[[FloatArray], list[Answer]]
+"""From games' values of all coalitions, [games, n], to an answer for each."""
+
+
+def _regress(pairs: Pairs, differences: FloatArray) -> FloatArray:
     """First attributions, but for their mean. A layer has its weight, however many of its pairs are here."""
     layer_weights = Layers.of(pairs.design.shape[1]).layer_weights
     sizes = pairs.sizes - 1
-    return pairs.regress((layer_weights / np.maximum(np.bincount(sizes, minlength=len(layer_weights)), 1))[sizes])[0]
+    weights = (layer_weights / np.maximum(np.bincount(sizes, minlength=len(layer_weights)), 1))[sizes]
+    return pairs.regression(weights)(differences)[0]
 
 
-def _exact(index: Index, every: BoolArray, values: FloatArray) -> Answer:
-    """The index from the values of all coalitions, with standard errors of 0."""
-    found = np.concatenate([part.weights(every).T @ values for part in index.chunks(len(every))])
-    return Answer(found, np.zeros(len(found)), np.inf)
+def _exact(index: Index, every: BoolArray, games: FloatArray) -> list[Answer]:
+    """The index of `games` from the values of all coalitions, with standard errors of 0."""
+    found = np.hstack([games @ part.weights(every) for part in index.chunks(len(every))])
+    return [Answer(each, np.zeros(len(each)), np.inf) for each in found]

@@ -50,6 +50,9 @@ class PromptInternals:
     Attributes:
         game: the prompt's value function, which keeps the clock and the costs.
         features: how many there are.
+        rows: how many the target has.
+        numbers: those whose gradients tell of all of them: 0 for the target's value, unless it is the sum of its rows',
+            and each row's, from 1.
     """
 
     def __init__(
@@ -63,6 +66,8 @@ class PromptInternals:
         """Look into `internals`, which are `model`'s."""
         self.game = game
         self.features = perturbation.features
+        self.rows = len(target.rows)
+        self.numbers = range(1 if target.is_sum_of_rows else 0, 1 + self.rows)
         self._model = model
         self._internals = internals
         self._perturbation = perturbation
@@ -79,31 +84,34 @@ class PromptInternals:
         """How many gradients to ask for at once."""
         return max(1, chunk_tokens(self._model.info) // (_GRADIENT_COST * (self._tokens - self._cached)))
 
-    def path_gradients(self, points: FloatArray, *, from_removed: bool) -> FloatArray:
+    def path_gradients(self, points: FloatArray, numbers: Sequence[int], *, from_removed: bool) -> FloatArray:
         """Gradient × way at some points of a path to the prompt's embeddings, float64 [points, features].
 
         See `ml.models.protocol.ModelInternals.path_gradients`.
 
         Args:
             points: where to take gradients, 0 at the path's start to 1 at the prompt.
+            numbers: of what, for each point: 0 for the target's value, else for that of a row, from 1.
             from_removed: whether the path starts where every feature is removed, and not at embeddings of zeros.
         """
         kind = b"r" if from_removed else b"z"
-        keys = [vector_key(kind, point) for point in points.tolist()]
+        keys = [vector_key(kind, *each) for each in zip(points.tolist(), numbers, strict=True)]
         vectors = self.game.memory.vectors
         missing = [index for index, key in enumerate(keys) if key not in vectors]
         self.game.answered += len(points) - len(missing)
         if missing:
-            found = self._gradients(points[missing], from_removed=from_removed)
+            missing_numbers = [numbers[index] for index in missing]
+            found = self._gradients(points[missing], missing_numbers, from_removed=from_removed)
             self.game.keep({keys[index]: each for index, each in zip(missing, found, strict=True)})
         return np.array([vectors[key] for key in keys])
 
-    def _gradients(self, points: FloatArray, *, from_removed: bool) -> list[FloatArray]:
+    def _gradients(self, points: FloatArray, numbers: Sequence[int], *, from_removed: bool) -> list[FloatArray]:
         ids = self._read(removed=False)
         found = self._internals.path_gradients(
             ids,
             self._target.objective,
             points=points,
+            numbers=numbers,
             baseline=self._read(removed=True) if from_removed else None,
             prefix=self._prefix,
         )

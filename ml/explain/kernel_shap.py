@@ -7,15 +7,25 @@ run, and no pair is drawn twice, so that small sizes soon are known whole and le
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ml import spec
-from ml.explain.control import Control, Draws
-from ml.explain.estimator import BoolArray, Estimate, Estimating, FloatArray, Game, empty_and_full
+from ml.explain.control import Control
+from ml.explain.estimator import (
+    BoolArray,
+    Estimate,
+    Estimating,
+    FloatArray,
+    Game,
+    empty_and_full,
+    with_ends,
+    with_rows,
+)
 from ml.explain.indices import Index
+from ml.explain.process import Draws
 from ml.explain.sampling import (
     CONTROLLED_GROWTH,
     DEFAULT_SAMPLES,
@@ -27,7 +37,7 @@ from ml.explain.sampling import (
     stratified,
     subset_counts,
 )
-from ml.explain.shapley import Pairs, completeness_error, kernel
+from ml.explain.shapley import Pairs, Regression, completeness_error, kernel
 from ml.result import StopReason
 
 _MIN_PAIRS = 32
@@ -112,15 +122,14 @@ class KernelShapExplainer:
 
     def __call__(self, game: Game) -> Estimating:
         """Ask for the empty and the full coalition, then for pairs."""
-        empty, whole = yield from game(empty_and_full(self.features))
-        gain = float(whole - empty)
-        if not np.isfinite(gain):
+        ends = yield from game(empty_and_full(self.features))
+        if not np.isfinite(ends).all():
             yield Estimate.nothing(self.features, StopReason.DURATION)
             return
         yield from anytime(
             game,
             draw(self.features, self.budget.seed, tilt=_TILT if self.control else 0),
-            lambda coalitions, values: self._estimate(coalitions, values, empty, whole),
+            lambda coalitions, values: self._estimate(coalitions, np.concatenate([ends, values.ravel()])),
             rows=2,
             blocks=self._pairs,
             limit=self.budget.standard_error,
@@ -132,44 +141,63 @@ class KernelShapExplainer:
     def _pairs(self) -> int:
         return (self.budget.max_evaluations or DEFAULT_SAMPLES) // 2 - 1
 
-    def _estimate(self, coalitions: BoolArray, values: FloatArray, empty: float, whole: float) -> Estimate:
-        pairs = Pairs.of(coalitions, values, gain := whole - empty)
+    def _estimate(self, coalitions: BoolArray, values: FloatArray) -> Estimate:
+        """From `coalitions` [pairs, 2, features], and the values of both ends and theirs, [2 + 2 · pairs]."""
+        pairs, every = Pairs.of(coalitions), with_ends(coalitions)
         if len(pairs) < 2:
             return Estimate.nothing(self.features)
-        gamma, pulls = self._regress(pairs)
-        attributions = gain / self.features + gamma
-        freedom: float = len(pairs) - (self.features - 1 if self._fits(pairs) else 1)
-        strata, counts = pairs.sizes - 1, Layers.of(self.features).counts
+        estimate = self._regressed(pairs)
         if self.control and len(pairs) >= _MIN_FOR_CONTROL * self.features:
-            known = np.concatenate([empty_and_full(self.features), coalitions.reshape(-1, self.features)])
-            game = Control(attributions, known, np.array([empty, whole, *values.flat]), Draws(2, 2, strata, counts))
-            found = game.estimate(Index.of_features(self.features))
-            # What they sum to is known, but for rounding: the fit passes through both ends.
-            attributions = found.values + (gain - found.values.sum()) / self.features
-            standard_errors, freedom = found.standard_errors, found.freedom
-        else:
-            standard_errors = stratified(pulls, strata, counts)
-        return Estimate(
-            attributions=attributions,
-            standard_errors=standard_errors,
-            converged=has_converged(attributions, standard_errors, self.budget.standard_error),
-            stability=self._stability(pairs),
-            freedom=freedom,
-            completeness_error=completeness_error(attributions, gain),
+            estimate = self._controlled(pairs, every, values, estimate(values).attributions)
+        found = with_rows(estimate, every, values)
+        return replace(
+            found,
+            converged=has_converged(found.attributions, found.standard_errors, self.budget.standard_error),
+            stability=self._stability(pairs, values),
         )
 
-    def _stability(self, pairs: Pairs) -> float | None:
+    def _regressed(self, pairs: Pairs) -> Callable[[FloatArray], Estimate]:
+        """The estimate by regression, as a function of the values."""
+        regress, counts = self._regression(pairs), Layers.of(self.features).counts
+        freedom = len(pairs) - (self.features - 1 if self._fits(pairs) else 1)
+
+        def estimate(values: FloatArray) -> Estimate:
+            gain = float(values[1] - values[0])
+            gamma, pulls = regress(pairs.differences(values[2:].reshape(-1, 2), gain))
+            standard_errors = stratified(pulls, pairs.sizes - 1, counts)
+            return _complete(gain / self.features + gamma, standard_errors, freedom, gain)
+
+        return estimate
+
+    def _controlled(
+        self, pairs: Pairs, every: BoolArray, values: FloatArray, first: FloatArray
+    ) -> Callable[[FloatArray], Estimate]:
+        """The estimate with a game fitted to `values` as control variate; `first` attributions tell what matters."""
+        draws = Draws(2, 2, pairs.sizes - 1, Layers.of(self.features).counts)
+        answers = Control(first, every, values, draws).answers(Index.of_features(self.features))
+
+        def estimate(values: FloatArray) -> Estimate:
+            [found] = answers(values[None])
+            gain = float(values[1] - values[0])
+            # What they sum to is known, but for rounding: the fit passes through both ends.
+            attributions = found.values + (gain - found.values.sum()) / self.features
+            return _complete(attributions, found.standard_errors, found.freedom, gain)
+
+        return estimate
+
+    def _stability(self, pairs: Pairs, values: FloatArray) -> float | None:
         if len(pairs) < 4:
             return None  # a half would be a single pair, or none
+        differences = pairs.differences(values[2:].reshape(-1, 2), float(values[1] - values[0]))
         halves = np.arange(len(pairs)) // 2 % 2  # by twos, as every other pair may be a single feature and the others
-        return stability(*(self._regress(pairs[halves == half])[0] for half in (0, 1)))
+        return stability(*(self._regression(pairs[halves == half])(differences[halves == half])[0] for half in (0, 1)))
 
     def _fits(self, pairs: Pairs) -> bool:
         """Whether a regression would not follow the accidents of so few pairs."""
         return len(pairs) >= 1.5 * self.features
 
-    def _regress(self, pairs: Pairs) -> tuple[FloatArray, FloatArray]:
-        """γ and each pair's pull, as `Pairs.regress`.
+    def _regression(self, pairs: Pairs) -> Regression:
+        """γ and each pair's pull, from the pairs' differences.
 
         A layer's pairs share its weight. With fewer than three pairs for two features the regression would follow their
         accidents, and its matrix is the one that it has in expectation: Σ kernel zz' = (I − 11'/d) / 2H, where H is the
@@ -180,7 +208,17 @@ class KernelShapExplainer:
         drawn = np.bincount(pairs.sizes - 1, minlength=len(layers.layer_weights))
         weights = (layers.layer_weights / np.maximum(drawn, 1))[pairs.sizes - 1]
         if self._fits(pairs):
-            return pairs.regress(weights)
+            return pairs.regression(weights)
         weights *= 2 * (1 / np.arange(1, self.features)).sum() / layers.layer_weights[drawn > 0].sum()
-        pulls: FloatArray = pairs.design * (weights * pairs.differences)[:, None]
-        return pulls.sum(axis=0), pulls
+
+        def regress(differences: FloatArray) -> tuple[FloatArray, FloatArray]:
+            pulls: FloatArray = pairs.design * (weights * differences)[:, None]
+            return pulls.sum(axis=0), pulls
+
+        return regress
+
+
+def _complete(attributions: FloatArray, standard_errors: FloatArray, freedom: float, gain: float) -> Estimate:
+    """An estimate whose attributions should sum to `gain`."""
+    missed = completeness_error(attributions, gain)
+    return Estimate(attributions, standard_errors, freedom=freedom, completeness_error=missed)

@@ -18,13 +18,23 @@ from functools import cached_property, partial
 import numpy as np
 
 from ml import spec
-from ml.explain.control import Control, Draws
+from ml.explain.control import Control
 from ml.explain.estimator import BoolArray, Estimate, Estimating, FloatArray, Game
 from ml.explain.lime_draws import Coefficients, Sizes, draw, kernel
-from ml.explain.sampling import CONTROLLED_GROWTH, DEFAULT_SAMPLES, PLAIN_GROWTH, anytime, fitted, in_order, stratified
+from ml.explain.process import Draws
+from ml.explain.sampling import (
+    CONTROLLED_GROWTH,
+    DEFAULT_SAMPLES,
+    PLAIN_GROWTH,
+    anytime,
+    exactly_fitted,
+    fitted,
+    in_order,
+    stratified,
+)
 from ml.explain.shapley import is_enumerable
-from ml.explain.surrogates import Fit, Surrogate, decision_tree, lasso, r_squared, ridge
-from ml.result import StopReason
+from ml.explain.surrogates import Fit, Fitting, Ridge, Surrogate, decision_tree, lasso, r_squared, ridge
+from ml.result import StopReason, SurrogateFit
 from ml.spec import SurrogateKind
 
 _MIN_FOR_CONTROL = 4  # samples a feature
@@ -83,52 +93,65 @@ class LimeExplainer:
         )
 
     def _estimate(self, coalitions: BoolArray, values: FloatArray) -> Estimate:
+        if len(values) < self.min_evaluations:
+            return Estimate.nothing(self.features)
         if self._every and len(values) == self.max_evaluations:
             coalitions, values = in_order(coalitions, values)
-            fit = self._fit(coalitions, values, errors=False)
-            return Estimate(fit.attributions, np.zeros(self.features), surrogate=fit.surrogate, converged=True)
-        found = fitted(self._fit, coalitions, values, self.budget.standard_error, fixed=1)
-        return replace(found, freedom=min(found.freedom, max(1, len(values) - self.features - 1)))
+            return exactly_fitted(self._plain(coalitions), coalitions, values)
+        if self._controls and len(values) >= _MIN_FOR_CONTROL * self.features:
+            fitting = self._controlled(coalitions, values)
+        else:
+            fitting = self._plain(coalitions)
+        freedom = max(1, len(values) - self.features - 1)
 
-    def _fit(self, coalitions: BoolArray, values: FloatArray, *, errors: bool) -> Fit:
+        def fit(values: FloatArray, *, errors: bool = True) -> Fit:
+            found = fitting(values, errors=errors)
+            return replace(found, freedom=min(found.freedom, freedom))
+
+        return fitted(fit, self._plain, coalitions, values, self.budget.standard_error, fixed=1)
+
+    def _plain(self, coalitions: BoolArray) -> Fitting:
+        """The surrogate of `coalitions`, without control variates."""
         samples = coalitions.astype(np.float64)
-        if not self._chooses:
-            weights = kernel(coalitions, self.method.kernel_width)
-            return surrogate(self.method)(samples, values, weights, errors=errors, fixed=1)
-        weights = self._sizes.weights(coalitions)
-        if self._every and self.method.surrogate is not SurrogateKind.RIDGE:
-            fit = surrogate(self.method)(samples, values, weights, errors=errors, fixed=1)
-            return self._left_out(fit, len(values)) if errors else fit
-        controlled = errors and not self._every and len(values) >= _MIN_FOR_CONTROL * self.features
-        plain = self._ridge(coalitions, values, errors=errors and not controlled)
-        return self._controlled(plain, coalitions, values, weights) if controlled else plain
+        if self._chooses and self.method.surrogate is SurrogateKind.RIDGE:
+            removed = (~coalitions).sum(axis=1)
+            weights = self._sizes.weights(coalitions)
+            return Ridge(
+                self._alpha, samples, weights, spread=lambda pulls: stratified(pulls, removed, self._sizes.counts)
+            )
+        weights = self._sizes.weights(coalitions) if self._chooses else kernel(coalitions, self.method.kernel_width)
+        if self.method.surrogate is SurrogateKind.RIDGE:
+            return Ridge(self._alpha, samples, weights, fixed=1)
+        # The sampling theory's correction for finite populations (Cochran 1977).
+        left_out = np.sqrt(1 - len(coalitions) / self.max_evaluations) if self._every else 1.0
+        found = surrogate(self.method)
 
-    def _left_out(self, fit: Fit, known: int) -> Fit:
-        """The sampling theory's correction for finite populations (Cochran 1977)."""
-        return replace(fit, standard_errors=np.sqrt(1 - known / self.max_evaluations) * fit.standard_errors)
+        def fit(values: FloatArray, *, errors: bool = True) -> Fit:
+            fit = found(samples, values, weights, errors=errors, fixed=1)
+            return replace(fit, standard_errors=left_out * fit.standard_errors) if errors else fit
 
-    def _ridge(self, coalitions: BoolArray, values: FloatArray, *, errors: bool = True) -> Fit:
-        """The ridge of coalitions that were drawn by size, each once."""
-        removed = (~coalitions).sum(axis=1)
-        return ridge(
-            self._alpha,
-            coalitions.astype(np.float64),
-            values,
-            self._sizes.weights(coalitions),
-            errors=errors,
-            spread=lambda pulls: stratified(pulls, removed, self._sizes.counts),
-        )
+        return fit
 
-    def _controlled(self, plain: Fit, coalitions: BoolArray, values: FloatArray, weights: FloatArray) -> Fit:
-        """The ridge of all coalitions, as a fitted game knows them."""
+    def _controlled(self, coalitions: BoolArray, values: FloatArray) -> Fitting:
+        """The ridge of all coalitions, as a game knows them that is fitted to `values` of `coalitions`."""
         removed = (~coalitions).sum(axis=1)
         draws = Draws(fixed=1, rows=1, strata=removed[1:], counts=self._sizes.counts)
-        found = Control(plain.attributions, coalitions, values, draws).estimate(Coefficients(self._sizes, self._alpha))
-        samples = coalitions.astype(np.float64)
-        intercept = float(np.average(values - samples @ found.values, weights=weights))
-        explained = r_squared(values, intercept + samples @ found.values, weights)
-        surrogate = replace(plain.surrogate, r_squared=explained, intercept=intercept)
-        return Fit(found.values, found.standard_errors, surrogate, found.freedom)
+        first = self._plain(coalitions)(values, errors=False).attributions
+        answers = Control(first, coalitions, values, draws).answers(Coefficients(self._sizes, self._alpha))
+        samples, weights = coalitions.astype(np.float64), self._sizes.weights(coalitions)
+
+        def fit(values: FloatArray, *, errors: bool = True) -> Fit:
+            [found] = answers(values[None])
+            intercept = float(np.average(values - samples @ found.values, weights=weights))
+            explained = r_squared(values, intercept + samples @ found.values, weights)
+            return Fit(
+                found.values,
+                found.standard_errors,
+                SurrogateFit(SurrogateKind.RIDGE, explained, intercept),
+                found.freedom,
+            )
+
+        return fit
 
     @property
     def _every(self) -> bool:

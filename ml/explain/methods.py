@@ -22,7 +22,7 @@ from ml.explain.shapley import EnumerationExplainer, is_enumerable
 from ml.explain.target import unit as value_unit
 from ml.models.protocol import ModelInfo
 from ml.result import AttributionUnit
-from ml.spec import Estimator, ExplanationSpec, RemovalKind, SurrogateKind
+from ml.spec import Estimator, ExplanationSpec, RemovalKind, Scale, SurrogateKind
 from ml.tokens import Tokenizer
 
 _INTERNALS = (spec.InputTimesGradient, spec.IntegratedGradients, spec.AttentionRollout, spec.ValueZeroing)
@@ -55,14 +55,16 @@ def explainer(
     perturbed: Perturbation,
     *,
     appended: int,
+    rows: int = 0,
 ) -> Explainer | InternalsExplainer:
     """The explainer of a spec's method.
 
     Args:
         perturbed: the prompt; `appended` is the most tokens that the model reads behind it.
+        rows: the most that the target has.
 
     Raises:
-        InputError: the budget is too small, or the removal or so long a prompt does not suit the method.
+        InputError: the budget is too small, or the removal, rows or so long a prompt do not suit the method.
         NoAttentionError: the method is about attention, and the model has none.
         OutOfReachError: method or removal look inside a model that an engine elsewhere computes.
     """
@@ -71,13 +73,16 @@ def explainer(
     if limit is not None and removals > 1:  # the budget counts prompts, and explainers count coalitions
         asked = replace(asked, budget=replace(asked.budget, max_evaluations=max(1, limit // removals)))
     features = perturbed.features
-    chosen = _of_internals(asked, info, perturbed, len(perturbed.ids) + appended) or _of_a_game(asked, features)
+    _check_rows(asked)
+    internals = _of_internals(asked, info, perturbed, len(perturbed.ids) + appended, rows)
+    chosen = internals or _of_a_game(asked, features)
     needed = chosen.min_evaluations * (1 if isinstance(chosen, InternalsExplainer) else removals)
     if limit is not None and needed > limit:
         raise InputError(
             "budget.max_evaluations",
-            f"this method takes at least {needed} evaluations of these {features} features, more than {limit}; raise"
-            f" the limit, {_advice(asked.method)}",
+            f"this method takes at least {needed} evaluations of these {features} features"
+            f"{f' for {rows} rows' if rows and internals else ''}, more than {limit}; raise the limit,"
+            f" {_advice(asked.method)}",
         )
     return chosen
 
@@ -97,15 +102,15 @@ def _check_reach(asked: ExplanationSpec, info: ModelInfo, perturbed: Perturbatio
 
 
 def _of_internals(
-    asked: ExplanationSpec, info: ModelInfo, perturbed: Perturbation, tokens: int
+    asked: ExplanationSpec, info: ModelInfo, perturbed: Perturbation, tokens: int, rows: int
 ) -> InternalsExplainer | None:
     """What looks inside the model, for methods that do; `tokens`: the most that the model reads at once."""
     match asked.method:
         case spec.InputTimesGradient():
-            return InputTimesGradientExplainer()
+            return InputTimesGradientExplainer(_gradients(asked, rows))
         case spec.IntegratedGradients():
             _check_path(perturbed)
-            return IntegratedGradientsExplainer(asked.method, asked.budget)
+            return IntegratedGradientsExplainer(asked.method, asked.budget, _gradients(asked, rows))
         case spec.AttentionRollout():
             _check_rollout(info, tokens)
             return AttentionRolloutExplainer()
@@ -115,6 +120,12 @@ def _of_internals(
             return ValueZeroingExplainer(tokens)
         case _:
             return None
+
+
+def _gradients(asked: ExplanationSpec, rows: int) -> int:
+    """The most gradients at a point: one of each row, and one of the target where these do not sum to its own."""
+    share_all = asked.rows is not None and not asked.rows.spans
+    return rows if share_all and asked.target.scale is Scale.LOG_PROBABILITY else 1 + rows
 
 
 def _of_a_game(asked: ExplanationSpec, features: int) -> Explainer:
@@ -132,7 +143,7 @@ def _of_a_game(asked: ExplanationSpec, features: int) -> Explainer:
             return _enumerated(features, asked.budget) or PermutationExplainer(features, asked.budget)
         case spec.Interactions():
             _check_pairs(features)
-            return InteractionsExplainer(features, asked.budget)
+            return InteractionsExplainer(features, asked.budget, asked.rows is not None and asked.rows.pairs)
         case _:
             raise AssertionError(f"{asked.method} is no game's")
 
@@ -144,6 +155,17 @@ def _kernel_shap(features: int, budget: spec.Budget, *, control: bool) -> Explai
 def _enumerated(features: int, budget: spec.Budget) -> Explainer | None:
     """Exact Shapley values, where all coalitions are within the budget."""
     return EnumerationExplainer(features, budget) if is_enumerable(features, budget) else None
+
+
+def _check_rows(asked: ExplanationSpec) -> None:
+    """Raise `InputError` where a method has no rows of the kind that is asked for."""
+    if asked.rows is None:
+        return
+    if isinstance(asked.method, spec.AttentionRollout | spec.ValueZeroing):
+        message = "this method says where the model looks, whatever it then answers; choose another one for rows"
+        raise InputError("rows", message)
+    if asked.rows.pairs and not isinstance(asked.method, spec.Interactions):
+        raise InputError("rows.pairs", "rows of pairs are of interactions; leave it unset, or choose that method")
 
 
 def _check_pairs(features: int) -> None:

@@ -9,6 +9,9 @@ from dataclasses import fields, is_dataclass
 from ml.errors import GlossError
 from ml.result import ExplanationResult, StudyResult
 
+_MAY_BE_INFINITE = "standard_errors"
+"""Of rows, where one that is not known yet has no other way to say so."""
+
 
 def known(error: float) -> float | None:
     """A standard error as results carry it: None for an infinite one, of which nothing is known yet."""
@@ -30,7 +33,10 @@ def _wrong(part: object, place: str) -> Iterator[str]:
             yield place
     elif isinstance(part, tuple):
         for index, each in enumerate(part):
-            yield from _wrong(each, f"{place}[{index}]")
+            if not isinstance(each, float):
+                yield from _wrong(each, f"{place}[{index}]")
+            elif not (math.isfinite(each) or (each == math.inf and place.endswith(_MAY_BE_INFINITE))):
+                yield f"{place}[{index}]"
     elif is_dataclass(part):
         for field in fields(part):
             yield from _wrong(getattr(part, field.name), f"{place}.{field.name}" if place else field.name)

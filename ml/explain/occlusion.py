@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ml import spec
-from ml.explain.estimator import BoolArray, Estimate, Estimating, Game
+from ml.explain.estimator import BoolArray, Estimate, Estimating, FloatArray, Game, with_rows
 from ml.result import StopReason
 
 
@@ -42,16 +42,19 @@ class OcclusionExplainer:
     def __call__(self, game: Game) -> Estimating:
         """Ask for all windows at once. A feature of which time left a window out has an infinite standard error."""
         windows = self.windows()
-        everything = np.ones((1, self.features), dtype=np.bool_)
-        full, *values = yield from game(np.concatenate([everything, ~windows]))
-        falls = full - np.array(values)
-        known = np.isfinite(falls)
+        coalitions = np.concatenate([np.ones((1, self.features), dtype=np.bool_), ~windows])
+        values = yield from game(coalitions)
+        known = np.isfinite(values[0] - values[1:])
         held_by = windows[known].sum(axis=0)  # [features]: the windows that tell of it
-        attributions = falls[known] @ windows[known] / np.maximum(held_by, 1)
         complete = bool(known.all())
-        yield Estimate(
-            attributions=attributions,
-            standard_errors=np.where(held_by == windows.sum(axis=0), 0.0, np.inf),
-            stop=StopReason.COMPLETE if complete else StopReason.DURATION,
-            converged=complete,
-        )
+
+        def estimate(values: FloatArray) -> Estimate:
+            falls = values[0] - values[1:]
+            return Estimate(
+                attributions=falls[known] @ windows[known] / np.maximum(held_by, 1),
+                standard_errors=np.where(held_by == windows.sum(axis=0), 0.0, np.inf),
+                stop=StopReason.COMPLETE if complete else StopReason.DURATION,
+                converged=complete,
+            )
+
+        yield with_rows(estimate, coalitions, values)

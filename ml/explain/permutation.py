@@ -12,7 +12,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from ml import spec
-from ml.explain.estimator import BoolArray, Estimate, Estimating, FloatArray, Game, empty_and_full
+from ml.explain.estimator import (
+    BoolArray,
+    Estimate,
+    Estimating,
+    FloatArray,
+    Game,
+    empty_and_full,
+    with_ends,
+    with_rows,
+)
 from ml.explain.sampling import DEFAULT_SAMPLES, anytime, has_converged, moderated, stability
 from ml.explain.shapley import completeness_error
 from ml.result import StopReason
@@ -47,14 +56,14 @@ class PermutationExplainer:
         The standard-error limit is looked at once there are 16 pairs: features that rarely matter may not have
         mattered yet, and look more certain than they are.
         """
-        empty, whole = yield from game(empty_and_full(game.features))
-        if not np.isfinite(whole - empty):
+        ends = yield from game(empty_and_full(game.features))
+        if not np.isfinite(ends).all():
             yield Estimate.nothing(self.features, StopReason.DURATION)
             return
         yield from anytime(
             game,
             self._draws(),
-            lambda coalitions, values: self._estimate(coalitions, values, float(empty), float(whole)),
+            lambda coalitions, values: self._estimate(coalitions, np.concatenate([ends, values.ravel()])),
             rows=self._rows,
             blocks=self._pairs,
             limit=self.budget.standard_error,
@@ -78,23 +87,29 @@ class PermutationExplainer:
             ranks = random.permutation(self.features)
             yield np.concatenate([ranks < joined, ranks >= self.features - joined])
 
-    def _estimate(self, coalitions: BoolArray, values: FloatArray, empty: float, whole: float) -> Estimate:
-        pairs = len(values)
+    def _estimate(self, coalitions: BoolArray, values: FloatArray) -> Estimate:
+        """From `coalitions` [pairs, rows, features], and the values of both ends and theirs, [2 + pairs · rows]."""
+        pairs, rows, _ = coalitions.shape
         if pairs < 2:
             return Estimate.nothing(self.features)
-        contributions = _contributions(coalitions, values, empty, whole)
-        attributions = contributions.mean(axis=0)
-        own = contributions.var(axis=0, ddof=1) / pairs
-        variances, freedom = moderated(own, np.full(self.features, pairs - 1.0))
-        standard_errors = np.sqrt(variances)
-        return Estimate(
-            attributions=attributions,
-            standard_errors=standard_errors,
-            converged=has_converged(attributions, standard_errors, self.budget.standard_error),
-            stability=stability(contributions[0::2].mean(axis=0), contributions[1::2].mean(axis=0)),
-            freedom=freedom,
-            completeness_error=completeness_error(attributions, whole - empty),
-        )
+
+        def estimate(values: FloatArray) -> Estimate:
+            empty, whole = values[:2].tolist()
+            contributions = _contributions(coalitions, values[2:].reshape(pairs, rows), empty, whole)
+            attributions = contributions.mean(axis=0)
+            own = contributions.var(axis=0, ddof=1) / pairs
+            variances, freedom = moderated(own, np.full(self.features, pairs - 1.0))
+            standard_errors = np.sqrt(variances)
+            return Estimate(
+                attributions=attributions,
+                standard_errors=standard_errors,
+                converged=has_converged(attributions, standard_errors, self.budget.standard_error),
+                stability=stability(contributions[0::2].mean(axis=0), contributions[1::2].mean(axis=0)),
+                freedom=freedom,
+                completeness_error=completeness_error(attributions, whole - empty),
+            )
+
+        return with_rows(estimate, with_ends(coalitions), values)
 
 
 def _contributions(coalitions: BoolArray, values: FloatArray, empty: float, whole: float) -> FloatArray:

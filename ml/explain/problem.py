@@ -7,20 +7,26 @@ it.
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 
 from ml.encoding import Encoding
 from ml.errors import InputError
-from ml.explain import faithfulness, methods, target
+from ml.explain import faithfulness, methods, rows, target
 from ml.explain.estimator import Explainer
 from ml.explain.features import Feature, segment
 from ml.explain.internals import InternalsExplainer
+from ml.explain.occlusion import OcclusionExplainer
 from ml.explain.removal import Perturbation, perturbation
 from ml.explain.target import TargetPlan, TargetTokens
 from ml.models.protocol import ModelInfo
 from ml.result import Token
 from ml.spec import ExplanationSpec
 from ml.tokens import Tokenizer
+
+_NUMBER_BYTES = 8
+_ROW_BYTES = 128
+"""Of a row in a result beside these numbers: its text, its place, its tokens and its values."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,7 @@ class Problem:
     Attributes:
         prompt_tokens: the prompt's tokens, for the result.
         quality: what is measured of the result; None when not asked for, or when there is nothing to compare.
+        max_rows: how many rows the result will have, or at most, where the model has a say in the target.
         max_evaluations: prompts, gradients and the like that will be asked for, with those of the base value, the full
             value and the quality block. A coalition has as many prompts as there are removals.
     """
@@ -43,6 +50,7 @@ class Problem:
     target: TargetPlan
     explainer: Explainer | InternalsExplainer
     quality: faithfulness.Plan | None
+    max_rows: int = 0
 
     @property
     def prompts(self) -> Perturbation:
@@ -60,6 +68,19 @@ class Problem:
         if isinstance(self.explainer, InternalsExplainer):
             return explainer + removals * beside
         return removals * (explainer + beside)
+
+    @property
+    def row_bytes(self) -> int:
+        """The most bytes of the rows in a result: a number for each feature, and for each pair of them if asked for.
+
+        Methods that sample have a standard error for each as well.
+        """
+        if (asked := self.spec.rows) is None:
+            return 0
+        features = len(self.features)
+        pairs = math.comb(features, 2) if asked.pairs else 0
+        exact = isinstance(self.explainer, InternalsExplainer | OcclusionExplainer)
+        return self.max_rows * (_ROW_BYTES + (features + pairs) * _NUMBER_BYTES * (1 if exact else 2))
 
     def tokens(self, evaluations: int) -> int:
         """The most tokens that the model reads for so many evaluations: what prompts share is not left out."""
@@ -83,6 +104,10 @@ def prepare(tokenizer: Tokenizer, info: ModelInfo, spec: ExplanationSpec) -> Pro
     """
     planned_target = target.plan(tokenizer, info, tokenizer.encode(spec.prompt), spec.target)
     encoding = planned_target.prompt
+    max_rows = 0
+    if spec.rows is not None:
+        rows.check(spec.target)
+        max_rows = rows.max_rows(tokenizer, encoding, planned_target, spec.rows)
     features = segment(encoding, spec.features)
     perturbed = perturbation(tokenizer, encoding, features, methods.removal(tokenizer, spec))
     longest = perturbed.longest + planned_target.longest
@@ -102,6 +127,7 @@ def prepare(tokenizer: Tokenizer, info: ModelInfo, spec: ExplanationSpec) -> Pro
         features=features,
         perturbation=perturbed,
         target=planned_target,
-        explainer=methods.explainer(spec, info, perturbed, appended=planned_target.longest),
+        explainer=methods.explainer(spec, info, perturbed, appended=planned_target.longest, rows=max_rows),
         quality=faithfulness.Plan.of(len(features), len(encoding.ids)) if measured else None,
+        max_rows=max_rows,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ml.explain import problem
 from ml.explain.cache import ValueCache
@@ -36,11 +36,15 @@ class Forecast:
         evaluations: the most evaluations.
         tokens: the most tokens that the model reads, those that prompts share counted as often as they come.
         max_duration: the most seconds that it may take; None where that is not bounded.
+        rows: the most rows of the result.
+        row_bytes: the most bytes that they take there.
     """
 
     evaluations: int
     tokens: int
     max_duration: float | None
+    rows: int = 0
+    row_bytes: int = 0
 
     def progress(self, tokens_per_second: float | None) -> Progress:
         """How far the work is. No time is told where it is not known how fast such work was of late."""
@@ -53,7 +57,10 @@ class Forecast:
 def forecast(problem: Problem | StudyProblem) -> Forecast:
     """What a problem will cost."""
     evaluations = problem.max_evaluations
-    return Forecast(evaluations, problem.tokens(evaluations), problem.spec.budget.max_duration)
+    planned = Forecast(evaluations, problem.tokens(evaluations), problem.spec.budget.max_duration)
+    if isinstance(problem, Problem):
+        return replace(planned, rows=problem.max_rows, row_bytes=problem.row_bytes)
+    return planned
 
 
 def start(

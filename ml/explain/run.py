@@ -6,23 +6,26 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
+from itertools import repeat
 
 import numpy as np
 
 from ml.errors import CapabilityError
-from ml.explain import doubts, faithfulness, methods, trust
+from ml.explain import doubts, faithfulness, methods, rows, trust
 from ml.explain.cache import ValueCache
-from ml.explain.estimator import Estimate, Estimating
+from ml.explain.estimator import Estimate, Estimating, FloatArray
 from ml.explain.internals import InternalsExplainer, PromptInternals
 from ml.explain.interval import two_sided_95
 from ml.explain.numbers import known
 from ml.explain.problem import prepare
+from ml.explain.rows import Row
 from ml.explain.target import TargetTokens, describe, resolve
 from ml.explain.value_function import ValueFunction
 from ml.explain.work import Work
 from ml.models.protocol import ExplainableModel, ModelInternals
 from ml.result import (
     Attribution,
+    AttributionRow,
     ExplanationResult,
     Faithfulness,
     Interaction,
@@ -74,6 +77,7 @@ class Run(Work):
             clock=clock,
         )
         self._spec = spec
+        self._rows: tuple[Row, ...] = ()
 
     def __iter__(self) -> Iterator[Update]:
         """Work, and tell."""
@@ -81,6 +85,9 @@ class Run(Work):
         yield self._update(Stage.PREPARING)
         resolving = resolve(self._model, self.problem.encoding, self.problem.target)
         target = yield from self._reported(resolving, Stage.CHOOSING_TARGET)
+        if self._spec.rows is not None:
+            self._rows = rows.cut(self._model.tokenizer, self.problem.encoding, target, self._spec.rows)
+            target = replace(target, rows=tuple(row.positions for row in self._rows))
         value = self._open(target)
 
         empty_and_full = self.problem.perturbation.empty_and_full
@@ -90,6 +97,7 @@ class Run(Work):
         while (blank := self._blank(value, target)) is None or value.asked_beside:
             value.deadline = math.inf
             yield from self._reported(value(empty_and_full), Stage.EXPLAINING)
+        blank = yield from self._with_rows(value, blank, estimate)
         result = self._filled(value, blank, estimate)
 
         measured = None
@@ -113,8 +121,11 @@ class Run(Work):
             if step is not None:
                 estimate, news = step, True
             if news and self._due_partial and (blank := self._blank(value, target)) is not None:
-                news = False
+                news, began = False, self._clock() if self._rows else 0.0
+                blank = yield from self._with_rows(value, blank, estimate)
                 yield self._update(Stage.EXPLAINING, self._filled(value, blank, estimate))
+                if self._rows:  # many of them take their time, here and on their way
+                    self._delay_partial(self._clock() - began)
             elif self._due:
                 yield self._update(Stage.EXPLAINING)
         return estimate
@@ -129,6 +140,26 @@ class Run(Work):
             message = f"{name!r} is not computed by this process alone, and its internals are out of reach"
             raise CapabilityError(name, f"{message}; choose a method of perturbations")
         return explainer.explain(PromptInternals(self._model, self._model, self.problem.perturbation, target, value))
+
+    def _with_rows(
+        self, value: ValueFunction, blank: ExplanationResult, estimate: Estimate
+    ) -> Generator[Update, None, ExplanationResult]:
+        """`blank` with the target's rows, as far as `estimate` knows them."""
+        if not self._rows:
+            return blank
+        nothing = Estimate.nothing(value.features)
+        ends = value.row_values(self.problem.perturbation.empty_and_full)
+
+        def work() -> Generator[None, None, tuple[AttributionRow, ...]]:
+            estimates = repeat(nothing, len(ends)) if estimate.rows is None else estimate.rows(value.row_values)
+            found = []
+            for row, each, (base, full) in zip(self._rows, estimates, ends.tolist(), strict=True):
+                noise = self._evaluator.row_noise(len(row.positions))
+                found.append(_row(row, each, base, full, noise))
+                yield
+            return tuple(found)
+
+        return replace(blank, rows=(yield from self._reported(work(), Stage.EXPLAINING)))
 
     def _measured(
         self, value: ValueFunction, plan: faithfulness.Plan, estimate: Estimate
@@ -163,7 +194,7 @@ class Run(Work):
         return ExplanationResult(
             text=self.problem.encoding.text,
             tokens=self.problem.prompt_tokens,
-            target=describe(self._model.tokenizer, target),
+            target=describe(self._model.tokenizer, target, self.problem.encoding.ids),
             removal=self.problem.perturbation.resolved,
             attributions=(),
             base_value=base,
@@ -174,8 +205,7 @@ class Run(Work):
     def _filled(self, value: ValueFunction, blank: ExplanationResult, estimate: Estimate) -> ExplanationResult:
         """The result as far as `estimate` knows it, with what it has cost by now."""
         reach = two_sided_95(estimate.freedom)
-        # An attribution is a difference of values, each with the engine's noise in it.
-        errors = np.hypot(estimate.standard_errors, math.sqrt(2) * self._evaluator.noise)
+        errors = _with_noise(estimate.standard_errors, self._evaluator.noise)
         attributions = tuple(
             Attribution(
                 text=feature.text,
@@ -201,6 +231,34 @@ class Run(Work):
             converged=estimate.converged,
             cost=self._cost(value, estimate.stop),
         )
+
+
+def _with_noise(standard_errors: FloatArray, noise: float) -> FloatArray:
+    """Standard errors of attributions, each a difference of two values with the engine's noise in it."""
+    errors: FloatArray = np.hypot(standard_errors, math.sqrt(2) * noise)
+    return errors
+
+
+def _row(row: Row, estimate: Estimate, base: float, full: float, noise: float) -> AttributionRow:
+    pairs = estimate.interactions
+    return AttributionRow(
+        text=row.text,
+        span=row.span,
+        positions=row.positions,
+        base_value=base,
+        full_value=full,
+        attributions=tuple(estimate.attributions.tolist()),
+        standard_errors=_errors(_with_noise(estimate.standard_errors, noise)),
+        interval_reach=two_sided_95(estimate.freedom),
+        interactions=() if pairs is None else tuple(pairs.values.tolist()),
+        interaction_standard_errors=() if pairs is None else _errors(pairs.standard_errors),
+        r_squared=None if estimate.surrogate is None else estimate.surrogate.r_squared,
+    )
+
+
+def _errors(standard_errors: FloatArray) -> tuple[float, ...]:
+    """As rows carry them: none where all are 0."""
+    return tuple(standard_errors.tolist()) if standard_errors.any() else ()
 
 
 def _interactions(estimate: Estimate) -> tuple[Interaction, ...]:

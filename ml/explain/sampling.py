@@ -9,8 +9,8 @@ from typing import Protocol
 
 import numpy as np
 
-from ml.explain.estimator import BoolArray, Estimate, Estimating, FloatArray, Game, IntArray, batch_size
-from ml.explain.surrogates import Fit
+from ml.explain.estimator import BoolArray, Estimate, Estimating, FloatArray, Game, IntArray, batch_size, with_rows
+from ml.explain.surrogates import Fit, Fitting
 from ml.result import StopReason
 
 DEFAULT_SAMPLES = 1000
@@ -157,23 +157,40 @@ def freedom_of(squares: FloatArray, fourths: FloatArray, many: int) -> FloatArra
 
 
 def fitted(
-    fit: Callable[..., Fit], coalitions: BoolArray, values: FloatArray, limit: float | None, *, fixed: int = 0
+    fit: Fitting,
+    halve: Callable[[BoolArray], Fitting],
+    coalitions: BoolArray,
+    values: FloatArray,
+    limit: float | None,
+    *,
+    fixed: int = 0,
 ) -> Estimate:
-    """The estimate that is a surrogate's `fit(coalitions, values, errors=...)` to `coalitions` [n, features].
+    """The estimate that is a surrogate's `fit` to `values` [n] of `coalitions` [n, features].
 
-    The first `fixed` of them are no draws, and are part of both halves.
+    Args:
+        halve: from some of the coalitions to the surrogate that is fitted to them: to two halves, for the stability.
+        fixed: how many of the first coalitions are no draws, and part of both halves.
     """
-    if len(values) < 2:
-        return Estimate.nothing(coalitions.shape[1])
-    whole = fit(coalitions, values, errors=True)
     rows = np.arange(len(values))
     parts = [np.concatenate([rows[:fixed], rows[fixed + half :: 2]]) for half in (0, 1)]
-    halves = [fit(coalitions[part], values[part], errors=False).attributions for part in parts]
-    return Estimate(
-        attributions=whole.attributions,
-        standard_errors=whole.standard_errors,
-        converged=has_converged(whole.attributions, whole.standard_errors, limit),
-        surrogate=whole.surrogate,
-        freedom=whole.freedom,
+    halves = [halve(coalitions[part])(values[part], errors=False).attributions for part in parts]
+    found = with_rows(lambda values: of_fit(fit(values)), coalitions, values)
+    return replace(
+        found,
+        converged=has_converged(found.attributions, found.standard_errors, limit),
         stability=stability(*halves) if len(values) >= 4 + fixed else None,
     )
+
+
+def exactly_fitted(fit: Fitting, coalitions: BoolArray, values: FloatArray) -> Estimate:
+    """The estimate that is a surrogate's `fit` to `values` [n] of all coalitions."""
+
+    def estimate(values: FloatArray) -> Estimate:
+        return replace(of_fit(fit(values, errors=False)), standard_errors=np.zeros(coalitions.shape[1]))
+
+    return replace(with_rows(estimate, coalitions, values), converged=True)
+
+
+def of_fit(fit: Fit) -> Estimate:
+    """A surrogate's fit as an estimate."""
+    return Estimate(fit.attributions, fit.standard_errors, surrogate=fit.surrogate, freedom=fit.freedom)

@@ -11,18 +11,35 @@ their two equations amount to one on half of their difference, free of the const
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ml import spec
-from ml.explain.estimator import BoolArray, Estimate, Estimating, FloatArray, Game, IntArray, empty_and_full
+from ml.explain.estimator import (
+    BoolArray,
+    Estimate,
+    Estimating,
+    FloatArray,
+    Game,
+    IntArray,
+    empty_and_full,
+    with_ends,
+    with_rows,
+)
 from ml.explain.sampling import DEFAULT_SAMPLES, anytime, has_converged
 from ml.result import StopReason
 
 SINGULAR = 1e-10  # eigenvalues below this part of the largest are rounding
 _FREE = 1e-6  # the least part of a row's residual that is taken for its own
+
+
+Regression = Callable[[FloatArray], tuple[FloatArray, FloatArray]]
+"""From pairs' differences, float64 [pairs], to gamma [features] and what each pair pulls it by, [pairs, features].
+
+The squares of the pulls sum to gamma's variance.
+"""
 
 
 @dataclass(frozen=True)
@@ -31,45 +48,53 @@ class Pairs:
 
     Attributes:
         sizes: int64 [pairs], of the first of each pair.
+        share: of all features, how many are in it, float64 [pairs].
         design: z above, float64 [pairs, features].
-        differences: the left side of the equation above, float64 [pairs].
     """
 
     sizes: IntArray
+    share: FloatArray
     design: FloatArray
-    differences: FloatArray
 
     @classmethod
-    def of(cls, coalitions: BoolArray, values: FloatArray, gain: float) -> Pairs:
-        """From `coalitions` [pairs, 2, features] with `values` [pairs, 2]; `gain` is v(N) − v(∅)."""
+    def of(cls, coalitions: BoolArray) -> Pairs:
+        """From `coalitions` [pairs, 2, features]."""
         kept = coalitions[:, 0]
         share = kept.mean(axis=1)
-        differences = (values[:, 0] - values[:, 1]) / 2 - (share - 0.5) * gain
-        return cls(kept.sum(axis=1), kept - share[:, None], differences)
+        return cls(kept.sum(axis=1), share, kept - share[:, None])
 
     def __len__(self) -> int:
         return len(self.sizes)
 
     def __getitem__(self, chosen: BoolArray) -> Pairs:
         """The pairs where `chosen`, bool [pairs], is True."""
-        return Pairs(self.sizes[chosen], self.design[chosen], self.differences[chosen])
+        return Pairs(self.sizes[chosen], self.share[chosen], self.design[chosen])
 
-    def regress(self, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Weighted least squares.
+    def differences(self, values: FloatArray, gain: float) -> FloatArray:
+        """The left side of the equation above, float64 [pairs], from `values` [pairs, 2]; `gain` is v(N) − v(∅)."""
+        differences: FloatArray = (values[:, 0] - values[:, 1]) / 2 - (self.share - 0.5) * gain
+        return differences
 
-        Returns γ, float64 [features], and what each pair pulls it by, [pairs, features]: the terms whose squares sum
-        to the variance of γ (White 1980; residuals as in HC2, MacKinnon & White 1985: HC3's are those of fits without
-        their own pair, and where pairs are few these miss by more than the fit does).
+    def regression(self, weights: FloatArray) -> Regression:
+        """Weighted least squares, which hold for whatever is observed of these pairs; `weights` are float64 [pairs].
+
+        The pulls are those of White (1980), with residuals as in HC2 (MacKinnon & White 1985): HC3's are those of fits
+        without their own pair, and where pairs are few these miss by more than the fit does.
         """
         weighted = self.design * weights[:, None]
         # Σ zᵢ = 0 in every row, so that the matrix is singular by one at least; so is the solution's sum 0.
         inverse = np.linalg.pinv(self.design.T @ weighted, rcond=SINGULAR, hermitian=True)
         projector = weighted @ inverse  # [pairs, features]
-        gamma: FloatArray = self.differences @ projector
         leverage = np.einsum("pf,pf->p", projector, self.design)
-        residuals = (self.differences - self.design @ gamma) / np.sqrt(np.maximum(1 - leverage, _FREE))
-        pulls: FloatArray = projector * residuals[:, None]
-        return gamma, pulls
+        free = np.sqrt(np.maximum(1 - leverage, _FREE))
+
+        def regress(differences: FloatArray) -> tuple[FloatArray, FloatArray]:
+            gamma: FloatArray = differences @ projector
+            residuals = (differences - self.design @ gamma) / free
+            pulls: FloatArray = projector * residuals[:, None]
+            return gamma, pulls
+
+        return regress
 
 
 def kernel(features: int) -> FloatArray:
@@ -83,6 +108,11 @@ def kernel(features: int) -> FloatArray:
 def completeness_error(attributions: FloatArray, gain: float) -> float:
     """How far attributions are from what they promise to sum to, v(N) − v(∅)."""
     return abs(float(attributions.sum()) - gain)
+
+
+def of_one_feature(ends: FloatArray) -> Estimate:
+    """The exact answer of a game with a single feature, from the values of the empty and the full coalition, [2]."""
+    return Estimate(np.diff(ends), np.zeros(1), converged=True, completeness_error=0.0)
 
 
 def is_enumerable(features: int, budget: spec.Budget) -> bool:
@@ -113,17 +143,16 @@ class EnumerationExplainer:
 
     def __call__(self, game: Game) -> Estimating:
         """Ask for the empty and the full coalition, then for the pairs between them."""
-        empty, whole = yield from game(empty_and_full(self.features))
-        gain = float(whole - empty)
-        if not np.isfinite(gain):
+        ends = yield from game(empty_and_full(self.features))
+        if not np.isfinite(ends).all():
             yield Estimate.nothing(self.features, StopReason.DURATION)
         elif self.features == 1:
-            yield Estimate(np.array([gain]), np.zeros(1), StopReason.COMPLETE, converged=True, completeness_error=0.0)
+            yield replace(with_rows(of_one_feature, empty_and_full(1), ends), stop=StopReason.COMPLETE)
         else:
             yield from anytime(
                 game,
                 self._draws(),
-                lambda coalitions, values: self._estimate(Pairs.of(coalitions, values, gain), gain),
+                lambda coalitions, values: self._estimate(coalitions, np.concatenate([ends, values.ravel()])),
                 rows=2,
                 blocks=self._pairs,
                 limit=self.budget.standard_error,
@@ -142,18 +171,26 @@ class EnumerationExplainer:
             coalition = (number & members) > 0
             yield np.stack([coalition, ~coalition])
 
-    def _estimate(self, pairs: Pairs, gain: float) -> Estimate:
+    def _estimate(self, coalitions: BoolArray, values: FloatArray) -> Estimate:
+        """From `coalitions` [pairs, 2, features], and the values of both ends and theirs, [2 + 2 · pairs]."""
+        pairs = Pairs.of(coalitions)
         left_out = 1 - len(pairs) / self._pairs
         if left_out and len(pairs) < 2 * self.features:
             return Estimate.nothing(self.features)
         each = kernel(self.features) / [math.comb(self.features, size) for size in range(1, self.features)]
-        gamma, pulls = pairs.regress(each[pairs.sizes - 1])
-        attributions = gain / self.features + gamma
-        # The share that is left out is the sampling theory's correction for finite populations (Cochran 1977).
-        standard_errors = np.sqrt(left_out * (pulls**2).sum(axis=0))
-        return Estimate(
-            attributions=attributions,
-            standard_errors=standard_errors,
-            converged=has_converged(attributions, standard_errors, self.budget.standard_error),
-            completeness_error=completeness_error(attributions, gain),
-        )
+        regress = pairs.regression(each[pairs.sizes - 1])
+
+        def estimate(values: FloatArray) -> Estimate:
+            gain = float(values[1] - values[0])
+            gamma, pulls = regress(pairs.differences(values[2:].reshape(-1, 2), gain))
+            attributions = gain / self.features + gamma
+            # The share that is left out is the sampling theory's correction for finite populations (Cochran 1977).
+            standard_errors = np.sqrt(left_out * (pulls**2).sum(axis=0))
+            return Estimate(
+                attributions=attributions,
+                standard_errors=standard_errors,
+                converged=has_converged(attributions, standard_errors, self.budget.standard_error),
+                completeness_error=completeness_error(attributions, gain),
+            )
+
+        return with_rows(estimate, with_ends(coalitions), values)

@@ -208,7 +208,7 @@ class StudyRun(Work):
         resolving = resolve(self._model, self.problem.first, self.problem.target)
         target = yield from self._reported(resolving, Stage.CHOOSING_TARGET)
         value = self._open(target)
-        blank = StudyResult(describe(self._model.tokenizer, target))
+        blank = StudyResult(describe(self._model.tokenizer, target, self.problem.first.ids))
 
         values = np.full(self.problem.max_evaluations, np.nan)
         for _ in self._reading(value, values):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -44,6 +45,14 @@ class Fit:
     freedom: float = np.inf
 
 
+class Fitting(Protocol):
+    """A surrogate that is ready to be fitted: its samples and their weights are settled."""
+
+    def __call__(self, values: FloatArray, *, errors: bool = True) -> Fit:
+        """Fit it to `values` [n]. Without `errors` the standard errors, which may cost more, are left infinite."""
+        ...
+
+
 class Surrogate(Protocol):
     """An interpretable model with its parameters."""
 
@@ -68,16 +77,7 @@ def r_squared(values: FloatArray, predicted: FloatArray, weights: FloatArray) ->
     return 1 - residual / total
 
 
-def ridge(
-    alpha: float,
-    samples: FloatArray,
-    values: FloatArray,
-    weights: FloatArray,
-    *,
-    errors: bool = True,
-    fixed: int = 0,
-    spread: Spread | None = None,
-) -> Fit:
+class Ridge:
     """Weighted ridge regression with an unpenalized intercept, and standard errors that trust no error model.
 
     With Z the samples and y the values, centred and scaled by √w, the coefficients are β = G y, G = (Z'Z + αI)⁻¹ Z'.
@@ -86,29 +86,67 @@ def ridge(
     linear; the game itself has no noise, so all of the error is in the draw of the masks. Of the terms their mean is
     taken off: the penalty and the fixed samples hold against it, and it is no part of what varies.
 
-    Args:
-        spread: the standard errors of the sum of such terms, where samples are not drawn independently.
+    G is found once, and serves the values of any game of these samples.
     """
-    scale = np.sqrt(weights)
-    centre = np.average(samples, axis=0, weights=weights)
-    mean = float(np.average(values, weights=weights))
-    z = (samples - centre) * scale[:, None]  # [n, features]
-    y = (values - mean) * scale
-    projector = _projector(z, alpha)  # [features, n]
-    coefficients = projector @ y
-    intercept = mean - float(centre @ coefficients)
-    fit = SurrogateFit(
-        kind=SurrogateKind.RIDGE,
-        r_squared=r_squared(values, intercept + samples @ coefficients, weights),
-        intercept=intercept,
-    )
-    if not errors:
-        return Fit(coefficients, _unknown(coefficients), fit)
-    residuals = y - z @ coefficients
-    leverage = np.einsum("nf,fn->n", z, projector) + weights / weights.sum()
-    # A sample that the fit must pass through says nothing about its own error; keep its term finite.
-    pulls = (projector * (residuals / np.sqrt(np.maximum(1 - leverage, 1e-6)))).T
-    return Fit(coefficients, spread(pulls) if spread else _independent(pulls[fixed:]), fit)
+
+    def __init__(
+        self,
+        alpha: float,
+        samples: FloatArray,
+        weights: FloatArray,
+        *,
+        fixed: int = 0,
+        spread: Spread | None = None,
+    ) -> None:
+        """Prepare to fit `samples` [n, features] of 0 and 1 with `weights` [n] above 0.
+
+        Args:
+            fixed: how many of the first samples are the same in every draw.
+            spread: the standard errors of the sum of such terms, where samples are not drawn independently.
+        """
+        self._samples, self._weights, self._fixed, self._spread = samples, weights, fixed, spread
+        self._scale = np.sqrt(weights)
+        self._centre = np.average(samples, axis=0, weights=weights)
+        self._z = (samples - self._centre) * self._scale[:, None]  # [n, features]
+        self._projector = _projector(self._z, alpha)  # [features, n]
+
+    def __call__(self, values: FloatArray, *, errors: bool = True) -> Fit:
+        """The fit to `values` [n]; without `errors`, those are left infinite."""
+        mean = float(np.average(values, weights=self._weights))
+        y = (values - mean) * self._scale
+        coefficients = self._projector @ y
+        intercept = mean - float(self._centre @ coefficients)
+        fit = SurrogateFit(
+            kind=SurrogateKind.RIDGE,
+            r_squared=r_squared(values, intercept + self._samples @ coefficients, self._weights),
+            intercept=intercept,
+        )
+        if not errors:
+            return Fit(coefficients, _unknown(coefficients), fit)
+        pulls = (self._projector * ((y - self._z @ coefficients) / self._free)).T
+        standard_errors = self._spread(pulls) if self._spread else _independent(pulls[self._fixed :])
+        return Fit(coefficients, standard_errors, fit)
+
+    @cached_property
+    def _free(self) -> FloatArray:
+        """What a residual is divided by, √(1 − h), [n]."""
+        leverage = np.einsum("nf,fn->n", self._z, self._projector) + self._weights / self._weights.sum()
+        # A sample that the fit must pass through says nothing about its own error; keep its term finite.
+        free: FloatArray = np.sqrt(np.maximum(1 - leverage, 1e-6))
+        return free
+
+
+def ridge(
+    alpha: float,
+    samples: FloatArray,
+    values: FloatArray,
+    weights: FloatArray,
+    *,
+    errors: bool = True,
+    fixed: int = 0,
+) -> Fit:
+    """The fit of a `Ridge` to one game's values."""
+    return Ridge(alpha, samples, weights, fixed=fixed)(values, errors=errors)
 
 
 def _independent(pulls: FloatArray) -> FloatArray:

@@ -22,6 +22,7 @@ from ml.spec import (
     GenerationTarget,
     NextTokenTarget,
     Scale,
+    Span,
     Target,
     check_ids,
 )
@@ -42,6 +43,7 @@ class TargetTokens:
         given: tokens that follow every prompt and are not measured.
         rejected: what is compared with it; empty without a contrast.
         prefix_contrast: whether one side of a contrast continues the other.
+        rows: parts of `tokens` that have a value of their own, as positions there; see `ml.explain.rows`.
         apart, overlap: whether the prompt ends inside a token, and the part of it; see `ml.junction.Junction`.
         skipped: the mask or unknown token that was more likely than what the model was let choose, if any.
         spaced: the token with a space that is likelier than the target without; see `TargetPlan`.
@@ -52,6 +54,7 @@ class TargetTokens:
     given: tuple[int, ...] = ()
     rejected: tuple[int, ...] = ()
     prefix_contrast: bool = False
+    rows: tuple[tuple[int, ...], ...] = ()
     # The value does not depend on these.
     apart: bool = field(default=False, repr=False, compare=False)
     overlap: str = field(default="", repr=False, compare=False)
@@ -67,7 +70,14 @@ class TargetTokens:
             continuations=tuple(tokens for tokens, _ in sides),
             weights=tuple(weight for _, weight in sides),
             transform=Transform.LOG_ODDS if self.prefix_contrast else transform,
+            rows=self.rows,
         )
+
+    @property
+    def is_sum_of_rows(self) -> bool:
+        """Whether its value is the sum of its rows': it is a log-probability, and they share its tokens among them."""
+        shared = sorted(position for row in self.rows for position in row)
+        return self.scale is Scale.LOG_PROBABILITY and bool(self.rows) and shared == [*range(len(self.tokens))]
 
     @property
     def appended(self) -> tuple[int, ...]:
@@ -258,8 +268,11 @@ def unit(scale: Scale) -> AttributionUnit:
     return AttributionUnit.PROBABILITY if scale is Scale.PROBABILITY else AttributionUnit.NAT
 
 
-def describe(tokenizer: Tokenizer, target: TargetTokens) -> ResolvedTarget:
-    """The target for the result: 'log p(" Paris")', 'p(" a" | … " b")', 'log p(" he") − log p(" she")'."""
+def describe(tokenizer: Tokenizer, target: TargetTokens, before: Sequence[int] = ()) -> ResolvedTarget:
+    """The target for the result: 'log p(" Paris")', 'p(" a" | … " b")', 'log p(" he") − log p(" she")'.
+
+    `before` are the tokens of the prompt, behind which it stands.
+    """
     return ResolvedTarget(
         description=_description(tokenizer, target),
         tokens=_tokens(tokenizer, target.tokens),
@@ -270,7 +283,35 @@ def describe(tokenizer: Tokenizer, target: TargetTokens) -> ResolvedTarget:
         skipped_token=next(iter(_tokens(tokenizer, target.skipped)), None),
         tokenized_apart=target.apart,
         overlap=target.overlap,
+        text=written(tokenizer, target, before)[0],
     )
+
+
+def written(tokenizer: Tokenizer, target: TargetTokens, before: Sequence[int]) -> tuple[str, tuple[Span | None, ...]]:
+    """The text of `target.tokens` behind the prompt that was sent, and each token's place in it.
+
+    Where the prompt ends inside the first token, its part of that token is left out, unless the token writes it
+    otherwise, as the unknown token does. The place is None for a token that writes nothing there.
+
+    Args:
+        before: the tokens that the target stands behind.
+    """
+    text, spans = tokenizer.written(target.tokens, (*before, *target.given))
+    overlap = 0 if target.given else _length_of(target.overlap, text)
+    if not overlap:
+        return text, spans
+    moved = (span and (max(span[0] - overlap, 0), span[1] - overlap) for span in spans)
+    return text[overlap:], tuple(span if span and span[0] < span[1] else None for span in moved)
+
+
+def _length_of(overlap: str, text: str) -> int:
+    """How many characters of `text` are the overlap that it begins with. A tokenizer may change space and case."""
+    if text.startswith(overlap):
+        return len(overlap)
+    visible, shown = overlap.lstrip(), text.lstrip()
+    if shown[: len(visible)].casefold() != visible.casefold():
+        return 0
+    return len(text) - len(shown) + len(visible)
 
 
 def _description(tokenizer: Tokenizer, target: TargetTokens) -> str:

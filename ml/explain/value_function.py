@@ -24,8 +24,8 @@ class ValueFunction:
     coalitions lead to it. Where there are several removals, a coalition's value is the mean of theirs.
 
     Args:
-        cache: values that other explanations found, to be used and added to.
-        scope: up to 64 bytes that keep apart the prompts of `cache` whose values differ, as `ml.explain.cache.scope`.
+        cache: what the model said in other explanations, to be used and added to.
+        scope: up to 64 bytes that keep apart the prompts of `cache` of which it differs, as `ml.explain.cache.scope`.
 
     Attributes:
         features: the number of features.
@@ -49,7 +49,7 @@ class ValueFunction:
         scope: bytes = b"",
     ) -> None:
         self.features = prompts.features
-        self.memory = memory if memory is not None else Memory(prompts.features)
+        self.memory = memory if memory is not None else Memory(prompts.features, len(evaluator.objective.rows))
         self.deadline = math.inf
         self.answered = 0
         self.computed = 0
@@ -59,7 +59,7 @@ class ValueFunction:
         self._prompts = prompts
         self._evaluator = evaluator
         self._clock = clock
-        self._by_prompt: dict[bytes, float] = {}
+        self._by_prompt: dict[bytes, FloatArray] = {}  # the target's value and its rows', [1 + rows]
         self._beside: BoolArray = np.empty((0, self.features), dtype=np.bool_)
         self._cache = cache
         self._scope = scope
@@ -102,7 +102,14 @@ class ValueFunction:
 
     def known(self, coalitions: BoolArray) -> FloatArray:
         """The values of `coalitions` as far as they are known, NaN for the others."""
-        return np.array([self.memory.values.get(key, np.nan) for key in _keys(coalitions)])
+        values = self.memory.values
+        return np.array([values[key][0] if key in values else np.nan for key in _keys(coalitions)])
+
+    def row_values(self, coalitions: BoolArray) -> FloatArray:
+        """The values of `coalitions` in each of the target's rows, float64 [rows, n]; NaN for those not known."""
+        values, nothing = self.memory.values, np.full(1 + self.memory.rows, np.nan)
+        found = [values.get(key, nothing) for key in _keys(coalitions)]
+        return np.reshape(found, (-1, 1 + self.memory.rows))[:, 1:].T
 
     def __call__(self, coalitions: BoolArray) -> Asking:
         """The values of `coalitions`, bool [n, features], True where a feature is present. Returns float64 [n].
@@ -119,8 +126,8 @@ class ValueFunction:
         waiting: dict[bytes, list[int]] = {}  # the rows of `values` that wait for it
         variants: dict[int, list[bytes]] = {}  # of each such row, whose mean is its value
         for row, (key, coalition) in enumerate(zip(keys, coalitions, strict=True)):
-            known = self.memory.values.get(key)
-            if known is None:
+            numbers = self.memory.values.get(key)
+            if numbers is None:
                 read = {self._digest(prompt): prompt for prompt in self._prompts.variants(coalition)}
                 missing = [digest for digest in read if self._known(digest) is None]
                 if missing:
@@ -130,8 +137,8 @@ class ValueFunction:
                     variants[row] = list(read)
                     exact = len(prompts) if row < beside else exact
                     continue
-                known = self.memory.values[key] = self._mean(read)
-            values[row] = known
+                numbers = self.memory.values[key] = self._mean(read)
+            values[row] = numbers[0]
             self.answered += self._prompts.removals
 
         if self.computed == 0:
@@ -142,14 +149,15 @@ class ValueFunction:
             if self.late:
                 break
             chunk = next(chunks)
-            found = self._evaluator.objective.values(chunk.rows)
-            for index, value in zip(chunk.indices, found.tolist(), strict=True):
-                self._by_prompt[digests[index]] = value
+            found = self._evaluator.objective.numbers(chunk.rows)
+            for index, log_probabilities, numbers in zip(chunk.indices, chunk.rows, found, strict=True):
+                self._by_prompt[digests[index]] = numbers
                 if self._cache is not None:
-                    self._cache.put(digests[index], value)
+                    self._cache.put(digests[index], log_probabilities)
                 for row in waiting[digests[index]]:
                     if all(digest in self._by_prompt for digest in variants[row]):
-                        values[row] = self.memory.values[keys[row]] = self._mean(variants[row])
+                        known = self.memory.values[keys[row]] = self._mean(variants[row])
+                        values[row] = known[0]
                         self.answered += self._prompts.removals
             left -= len(chunk.indices)
             self.computed += len(chunk.indices)
@@ -163,17 +171,19 @@ class ValueFunction:
         """What a prompt's value is remembered by."""
         return hashlib.blake2b(prompt.tobytes(), digest_size=16, key=self._scope).digest()
 
-    def _mean(self, digests: Collection[bytes]) -> float:
-        """The mean value of prompts that are all known."""
-        return sum(self._by_prompt[digest] for digest in digests) / len(digests)
+    def _mean(self, digests: Collection[bytes]) -> FloatArray:
+        """The mean numbers of prompts that are all known, [1 + rows]."""
+        total: FloatArray = sum((self._by_prompt[digest] for digest in digests), np.zeros(1 + self.memory.rows))
+        return total / len(digests)
 
-    def _known(self, digest: bytes) -> float | None:
-        """The value of a prompt that this explanation or one before it computed."""
+    def _known(self, digest: bytes) -> FloatArray | None:
+        """The numbers of a prompt that this explanation or one before it computed."""
         known = self._by_prompt.get(digest)
         if known is None and self._cache is not None:
-            known = self._cache.get(digest)
-            if known is not None:
-                self._by_prompt[digest] = known  # the cache may forget it before this explanation ends
+            said = self._cache.get(digest)
+            if said is not None:  # which the cache may forget before this explanation ends
+                [known] = self._evaluator.objective.numbers(said[None])
+                self._by_prompt[digest] = known
         return known
 
     def evaluate(self, coalitions: BoolArray) -> FloatArray:

@@ -19,6 +19,8 @@ from ml.result import Cost, ExplanationResult, Precision, Progress, Stage, StopR
 from ml.spec import Budget, PrecisionPolicy
 
 _PARTIAL_SECONDS = 0.25
+_PARTIAL_SHARE = 0.05
+"""The largest share of the time that making partial results may take."""
 _PROGRESS_SECONDS = 0.05
 
 T = TypeVar("T")
@@ -99,7 +101,7 @@ class Work:
         self._seconds_before = 0.0
         self._findings_before = 0
         self._planned = task.max_evaluations
-        self._last_progress = self._last_partial = -math.inf
+        self._last_progress = self._next_partial = -math.inf
 
     def checkpoint(self) -> bytes:
         """What another attempt needs to go on from here; the given checkpoint while there is nothing to add."""
@@ -121,7 +123,8 @@ class Work:
         """The value function, with what an earlier attempt found out."""
         self._fingerprint = self._task.fingerprint(target)
         prompts = self._task.prompts
-        memory = Memory.unpack(self._given, self._fingerprint, prompts.features) or Memory(prompts.features)
+        features, rows = prompts.features, len(target.rows)
+        memory = Memory.unpack(self._given, self._fingerprint, features, rows) or Memory(features, rows)
         self._seconds_before, self._findings_before = memory.seconds, memory.findings
         fast = self._model.in_bfloat16() if self._tries_bfloat16 else None
         self._evaluator = Evaluator(
@@ -156,10 +159,14 @@ class Work:
         now = self._last_progress = self._clock()
         if result is not None:
             numbers.check(result)
-            self._last_partial = now
+            self._next_partial = now + _PARTIAL_SECONDS
         answered = self._value.answered if self._value else 0
         planned = max(self._planned, answered)
         return Update(Progress(answered, planned, stage, self._remaining, self._task.tokens(planned)), result)
+
+    def _delay_partial(self, seconds: float) -> None:
+        """Let what is known so far be told the later, the longer the last time took, in `seconds`."""
+        self._next_partial = max(self._next_partial, self._clock() + seconds / _PARTIAL_SHARE)
 
     def _cost(self, value: ValueFunction, stop: StopReason | None) -> Cost:
         """What it has cost by now, all attempts together."""
@@ -186,7 +193,7 @@ class Work:
     @property
     def _due_partial(self) -> bool:
         """Whether it is time to tell what is known so far."""
-        return self._clock() - self._last_partial >= _PARTIAL_SECONDS
+        return self._clock() >= self._next_partial
 
     @property
     def _elapsed(self) -> float:

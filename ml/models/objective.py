@@ -31,11 +31,14 @@ class Objective:
     Attributes:
         continuations: token ids, each at least one.
         weights: one for each continuation.
+        rows: parts of the only continuation, as positions in it, each with a value of its own: the transform of what
+            its tokens' log-probabilities, each after all before it, sum to.
     """
 
     continuations: tuple[tuple[int, ...], ...]
     weights: tuple[float, ...]
     transform: Transform = Transform.NONE
+    rows: tuple[tuple[int, ...], ...] = ()
 
     @property
     def sizes(self) -> list[int]:
@@ -54,6 +57,13 @@ class Objective:
         for weight, size, end in zip(self.weights, self.sizes, ends, strict=True):
             total += weight * _transformed(self.transform, log_probabilities[:, end - size : end].sum(axis=1))
         return total
+
+    def numbers(self, log_probabilities: FloatArray) -> FloatArray:
+        """The number for each of some prompts and that of each row, float64 [prompts, 1 + rows]; see `values`."""
+        numbers = [self.values(log_probabilities)]
+        for positions in self.rows:
+            numbers.append(_transformed(self.transform, log_probabilities[:, positions].sum(axis=1)))
+        return np.stack(numbers, axis=1)
 
 
 def log_odds(log_probabilities: FloatArray) -> FloatArray:

@@ -174,6 +174,7 @@ class ModelInternals(Protocol):
         objective: Objective,
         *,
         points: FloatArray,
+        numbers: Sequence[int] = (),
         baseline: Sequence[int] | None = None,
         prefix: Prefix | None = None,
     ) -> FloatArray:
@@ -186,6 +187,8 @@ class ModelInternals(Protocol):
             ids: T tokens, `MEAN` among them or not: a prompt, and what is read of the objective's continuations.
             objective: v. Its continuations are one and what begins it, so that they are read together.
             points: float64 [n], 0 at the baseline to 1 at `ids`; they run as one batch.
+            numbers: for each point which of v's numbers is differentiated: 0 for v itself, else a row's, from 1.
+                Default: v itself at every point.
             baseline: as `ids`, T tokens. Default: embeddings of zeros.
             prefix: of this model, what stands before `ids` and the baseline.
         """

@@ -9,7 +9,7 @@ from ml.spec import method
 from ml.spec.budget import Budget, PrecisionPolicy, Quality
 from ml.spec.checks import check_ids
 from ml.spec.explanation import ExplanationSpec
-from ml.spec.features import NEUTRAL, Features, Removal, RemovalKind, Span, Unit
+from ml.spec.features import NEUTRAL, Features, Removal, RemovalKind, Rows, Span, Unit
 from ml.spec.method import *  # noqa: F403 - the methods are listed where they are declared
 from ml.spec.prompt import ChatMessage, Continuation, Prompt
 from ml.spec.study import (
@@ -44,6 +44,7 @@ __all__ = [
     "Quality",
     "Removal",
     "RemovalKind",
+    "Rows",
     "Scale",
     "Span",
     "StudyMethod",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ml.spec.budget import Budget, PrecisionPolicy, Quality
-from ml.spec.features import Features, Removal
+from ml.spec.features import Features, Removal, Rows
 from ml.spec.method import Method
 from ml.spec.prompt import Prompt
 from ml.spec.target import Target
@@ -23,4 +23,5 @@ class ExplanationSpec:
     budget: Budget = field(default_factory=Budget)
     quality: Quality = field(default_factory=Quality)
     precision: PrecisionPolicy = PrecisionPolicy.FLOAT32
+    rows: Rows | None = None
     model: str = ""

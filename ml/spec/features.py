@@ -1,7 +1,8 @@
-"""What attributions are given to, and what takes a feature's place when it is left out."""
+"""What attributions are given to, for which parts of the target, and what takes a removed feature's place."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -35,17 +36,39 @@ class Features:
     def __post_init__(self) -> None:
         if self.spans and self.unit is not None:
             raise InputError("unit", "leave the unit unset when spans are given: they are the features")
-        end_before = 0
-        for index, (start, end) in enumerate(self.spans):
-            if not 0 <= start < end:
-                raise InputError(f"spans[{index}]", f"[{start}, {end}) is empty or negative")
-            if start < end_before:
-                raise InputError(f"spans[{index}]", f"[{start}, {end}) overlaps or precedes the span before it")
-            end_before = end
+        _check_spans(self.spans)
         if self.within is not None and not 0 <= self.within[0] < self.within[1]:
             raise InputError("within", f"[{self.within[0]}, {self.within[1]}) is empty or negative")
         if self.within is not None and self.spans:
             raise InputError("within", "within restricts units; with spans, leave out the spans instead")
+
+
+def _check_spans(spans: Sequence[Span]) -> None:
+    """Raise `InputError` at the first span that is empty, or that begins before the end of the one before it."""
+    end_before = 0
+    for index, (start, end) in enumerate(spans):
+        if not 0 <= start < end:
+            raise InputError(f"spans[{index}]", f"[{start}, {end}) is empty or negative")
+        if start < end_before:
+            raise InputError(f"spans[{index}]", f"[{start}, {end}) overlaps or precedes the span before it")
+        end_before = end
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The parts of the target's text that get a row of attributions each: units of it, or the caller's own `spans`.
+
+    `unit` None is the token, and has to be None where there are spans. With `pairs` interactions have rows too.
+    """
+
+    unit: Unit | None = None
+    spans: tuple[Span, ...] = ()
+    pairs: bool = False
+
+    def __post_init__(self) -> None:
+        if self.spans and self.unit is not None:
+            raise InputError("unit", "leave the unit unset when spans are given: they are the rows")
+        _check_spans(self.spans)
 
 
 class RemovalKind(Enum):

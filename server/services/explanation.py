@@ -20,7 +20,7 @@ from server.interceptors import Context
 from server.metrics import Metrics
 from server.registry import Registry
 from server.services import conversions, sizes
-from server.services.fields import check_request_id, explanation_id
+from server.services.fields import blamed_at, check_request_id, explanation_id
 from server.services.wire import version
 from server.store import Store
 
@@ -40,14 +40,19 @@ class ExplanationService(ExplanationServiceServicer):
         metrics: Metrics,
         drain: Drain,
         watch_seconds: float,
+        max_message_bytes: int,
     ) -> None:
-        """Serve explanations of the models of `registry`; `helpers` check what is asked."""
+        """Serve explanations of the models of `registry`; `helpers` check what is asked.
+
+        No result may be larger than `max_message_bytes`.
+        """
         self._registry = registry
         self._store = store
         self._helpers = helpers
         self._metrics = metrics
         self._drain = drain
         self._watch_seconds = watch_seconds
+        self._max_bytes = max_message_bytes
 
     async def CreateExplanation(self, request: pb.CreateExplanationRequest, context: Context) -> pb.Explanation:  # noqa: N802
         """Queue an explanation whose input has been checked in full, so that no bad input ever waits for a worker."""
@@ -63,6 +68,8 @@ class ExplanationService(ExplanationServiceServicer):
             caller=queued_as(context),
             at_least=Where.THREAD,
         )
+        with blamed_at(kind):
+            sizes.check_rows(planned, self._max_bytes)
         if not request.validate_only and not await self._store.worker_alive(model.info.name, model.info.digest):
             raise NoWorkerError(model.info.name)
         method = question.method(asked)

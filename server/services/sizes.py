@@ -6,6 +6,7 @@ from functools import lru_cache
 
 from gloss import v1 as pb
 from ml.errors import ReplyTooLargeError
+from ml.explain import Forecast
 from ml.models.protocol import ExplainableModel
 from ml.tokens import Tokenizer
 
@@ -54,6 +55,13 @@ def check_attention(reply: int, tensors: int, limit: int) -> None:
     size = reply + tensors + _TENSOR_BYTES
     if size > limit:
         raise ReplyTooLargeError("layers", size, limit)
+
+
+def check_rows(planned: Forecast, limit: int) -> None:
+    """Raise `ReplyTooLargeError` where the rows of an explanation's result exceed `limit` bytes."""
+    if planned.row_bytes > limit:
+        advice = f"ask for fewer rows than {planned.rows:,} (of larger units), or for larger or fewer features"
+        raise ReplyTooLargeError("rows", planned.row_bytes, limit, advice)
 
 
 def texts_of(question: pb.ExplanationSpec | pb.StudySpec) -> int:

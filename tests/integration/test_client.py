@@ -72,6 +72,20 @@ def test_explain_to_the_end(client: Client, method: str) -> None:
     assert client.get(why.name) == why
 
 
+@pytest.mark.parametrize("method", ["kernel-shap", "integrated-gradients"])
+def test_rows_of_an_answer(client: Client, method: str) -> None:
+    asked = {"generation": 4, "rows": "token", "faithfulness": False}
+    ahead = client.estimate(PROMPT, method, **asked).progress.evaluations_planned
+    why = client.explain(PROMPT, method, **asked, fresh=True, timeout=60)
+    assert [row.text for row in why.result.rows] == [token.text for token in why.result.target.tokens]
+    assert sum(row.full_value for row in why.result.rows) == pytest.approx(why.result.full_value, abs=1e-9)
+    for index, part in enumerate(why.result.attributions):
+        assert sum(row.attributions[index] for row in why.result.rows) == pytest.approx(part.attribution, abs=1e-6)
+    assert why.result.cost.evaluations + why.result.cost.cache_hits <= ahead
+    alone = client.explain(PROMPT, method, generation=4, faithfulness=False, fresh=True, timeout=60)
+    assert (alone.result.cost.evaluations == why.result.cost.evaluations) == (method == "kernel-shap")
+
+
 def test_the_same_question_again_is_answered_from_the_store(client: Client) -> None:
     first = client.explain(PROMPT, target=" Paris", against=" Rome", features="token", timeout=60)
     again = client.explain(PROMPT, target=" Paris", against=" Rome", features="token", timeout=60)

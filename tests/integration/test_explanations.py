@@ -285,6 +285,22 @@ def test_one_too_long_for_a_reply_is_left_out_of_lists(redis_server, worker, tin
         assert list(server.explanations.ListExplanations(pb.ListExplanationsRequest()).explanations) == [basic(short)]
 
 
+def test_rows_that_no_reply_could_hold_are_refused_before_anything_is_computed(redis_server, worker, tiny_gpt2):
+    with serve([tiny_gpt2], redis_url=redis_server.url, max_message_bytes=16 * 1024) as server:
+        asked = lime(text=" ".join(["the"] * 40))
+        asked.target.generation.max_tokens = 4
+        asked.rows.unit = pb.FEATURE_UNIT_TOKEN
+        assert create(server, asked).name
+        asked.target.generation.max_tokens = 30
+        for validate_only in (False, True):
+            request = pb.CreateExplanationRequest(spec=asked, validate_only=validate_only)
+            refusal = refused(server.explanations.CreateExplanation, request)
+            assert (refusal.code, refusal.reason) == (Code.INVALID_ARGUMENT, "REPLY_TOO_LARGE")
+            assert refusal.metadata["limit"] == str(16 * 1024)
+            assert int(refusal.metadata["bytes"]) > 16 * 1024
+            assert refusal.field == "spec.rows"
+
+
 def test_without_a_worker_nothing_is_queued(served, worker):
     worker.retire()
     refusal = refused(served.explanations.CreateExplanation, pb.CreateExplanationRequest(spec=lime()))

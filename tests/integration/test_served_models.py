@@ -152,6 +152,16 @@ def test_targets_agree(subject: Subject, name: str) -> None:
     check(subject, ExplanationSpec(Prompt(TEXT), spec.Occlusion(), TARGETS[name]), 1e-4)
 
 
+@pytest.mark.parametrize("method", [spec.Occlusion(), spec.Lime(), spec.KernelShap(), spec.Interactions()])
+def test_rows_agree(subject: Subject, method: Any) -> None:
+    target = Target(Continuation(text=" of the town"))
+    asked = ExplanationSpec(Prompt("The king was ill"), method, target, budget=LARGE, rows=spec.Rows())
+    served, local = (result(model, asked).rows for model in (subject.served, subject.local))
+    assert len(served) == len(local) > 1
+    for one, other in zip(served, local, strict=True):
+        assert one.attributions == pytest.approx(other.attributions, abs=1e-3)
+
+
 REMOVALS = (
     spec.Removal(spec.RemovalKind.MASK_TOKEN),
     spec.Removal(spec.RemovalKind.TEXT, "thing"),
@@ -213,6 +223,10 @@ def test_the_result_tells_of_noise_and_price(subject: Subject) -> None:
     assert found.precision.noise == noise
     assert min(each.standard_error for each in found.attributions) == pytest.approx(noise * 2**0.5)
     assert any("engine" in reason for reason in found.trust.reasons)
+    target = Target(Continuation(text=" of the town"))
+    found = result(model, ExplanationSpec(Prompt(TEXT), spec.Occlusion(), target, rows=spec.Rows()))
+    for row in found.rows:
+        assert min(row.standard_errors) == pytest.approx(noise * (2 * len(row.positions)) ** 0.5)
     model.close()
 
 

@@ -79,6 +79,7 @@ class OpenModel(LogitsModel):
         objective: Objective,
         *,
         points: FloatArray,
+        numbers: Sequence[int] = (),
         baseline: Sequence[int] | None = None,
         prefix: Prefix | None = None,
     ) -> FloatArray:
@@ -86,7 +87,7 @@ class OpenModel(LogitsModel):
         end = self.embed_prompt(ids)
         begin = torch.zeros_like(end) if baseline is None else self.embed(baseline)
         at = torch.tensor(points, dtype=torch.float32, device=end.device)[:, None, None]
-        value, positions = of_logits(objective)
+        value, positions = of_logits(objective, numbers)
         _, gradients = self.gradients(torch.lerp(begin, end, at), positions, value, prefix)
         found: FloatArray = ((end - begin) * gradients).sum(-1, dtype=torch.float64).cpu().numpy()
         return found

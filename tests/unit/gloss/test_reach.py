@@ -65,6 +65,8 @@ EXPLAIN = [
     ["hello", *BUDGET, "--standard-error", "0.1", "--no-faithfulness", "--precision", "auto", "--continuation", " x"],
     ["hello", "--span", "1:3", "--removal", "text=x", "--target", " x", "--against", " y"],
     ["hello", "--chat", "--generation", "3"],
+    ["hello", "--generation", "3", "--rows", "sentence"],
+    ["hello", "--continuation", " x y", "--rows", "1:2", "--rows", "3:4", "--method", "interactions", "--pairs"],
     ["1,2", "--ids", "--target", "3", "--against", "4"],
     ["1,2", "--ids", "--target", "3"],
     ["1,2", "--ids", "--continuation", "3,4"],
@@ -118,6 +120,8 @@ ASKED: list[dict[str, Any]] = [
     {"continuation": " x"},
     {"continuation": [3]},
     {"generation": 3},
+    {"generation": 3, "rows": "sentence"},
+    {"continuation": " x y", "rows": [(1, 2), (3, 4)], "pairs": True},
 ]
 
 
@@ -142,7 +146,16 @@ def test_every_field_of_an_explanation_from_python() -> None:
 
 
 def test_every_field_of_a_study_from_python() -> None:
-    of_explanations = {"features", "within", "removal", "replacement", "standard_error", "faithfulness"}
+    of_explanations = {
+        "features",
+        "within",
+        "removal",
+        "replacement",
+        "standard_error",
+        "faithfulness",
+        "rows",
+        "pairs",
+    }
     targets = [{name: value for name, value in more.items() if name not in of_explanations} for more in ASKED]
     surrogate = build.global_surrogate(PROMPTS, **{field.name: sample(field) for field in SURROGATE})
     plans = [*(study(surrogate, **more) for more in targets), study(build.bias_probe(["{} said"], GROUPS))]

@@ -269,6 +269,7 @@ def hostile() -> v1.Explanation:
     result.target.description = result.removal.replacement = HOSTILE
     result.trust.verdict = v1.TRUST_VERDICT_NOT_TRUSTED
     result.trust.reasons.append(HOSTILE)
+    result.rows.append(v1.AttributionRow(text=HOSTILE, attributions=[part.attribution for part in result.attributions]))
     found = explained()
     found.result.CopyFrom(result)
     found.spec.prompt.text = HOSTILE

@@ -1,10 +1,11 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from ml.explain import Run
 from ml.explain.cache import ValueCache
-from ml.spec import Budget, Continuation, ExplanationSpec, Lime, Occlusion, Prompt, Target
+from ml.spec import Budget, Continuation, ExplanationSpec, Lime, Occlusion, Prompt, Rows, Scale, Target, Unit
 from tests.unit.ml.explain.toys import YES_RATHER_THAN_NO, ToyModel
 
 TEXT = "the film was not good and the film was bad"
@@ -25,11 +26,24 @@ def last(run):
 
 def test_it_forgets_what_was_not_used_for_longest():
     cache = ValueCache(max_bytes=2 * 256)
-    cache.put(b"a", 1.0)
-    cache.put(b"b", 2.0)
-    assert cache.get(b"a") == 1.0
-    cache.put(b"c", 3.0)
-    assert (cache.get(b"a"), cache.get(b"b"), cache.get(b"c"), len(cache)) == (1.0, None, 3.0, 2)
+    cache.put(b"a", np.array([1.0]))
+    cache.put(b"b", np.array([2.0]))
+    assert cache.get(b"a") == [1.0]
+    cache.put(b"c", np.array([3.0]))
+    assert (cache.get(b"a"), cache.get(b"b"), cache.get(b"c"), len(cache)) == ([1.0], None, [3.0], 2)
+
+
+def test_tokens_of_a_target_take_their_share_of_its_bytes():
+    cache = ValueCache(max_bytes=10 * 256)
+    for key in range(100):
+        cache.put(bytes([key]), np.arange(100.0) + key)
+    assert len(cache) == 2
+    assert cache.get(bytes([99])).tolist() == [each + 99.0 for each in range(100)]
+    for _ in range(5):
+        cache.put(bytes([99]), np.zeros(1))
+    assert len(cache) == 2
+    cache.put(b"another", np.zeros(1))
+    assert len(cache) == 3
 
 
 def test_a_second_explanation_of_a_prompt_computes_nothing():
@@ -59,6 +73,20 @@ def test_methods_share_values():
     alone, together = last(Run(toy(), task)), last(Run(toy(), task, cache=cache))
     assert together.cost.evaluations < alone.cost.evaluations
     assert replace(together, cost=alone.cost) == alone
+
+
+def test_all_that_is_made_of_the_same_tokens_shares_values():
+    """Another scale, and the target's rows, whatever they are."""
+    cache, target = ValueCache(), Target(Continuation(text="yes the good . no"))
+    last(Run(toy(), spec(target=target), cache=cache))
+    for parts in (
+        {"target": replace(target, scale=Scale.PROBABILITY)},
+        {"target": target, "rows": Rows(Unit.WORD)},
+        {"target": target, "rows": Rows(spans=((5, 13),))},
+    ):
+        alone, together = last(Run(toy(), spec(**parts))), last(Run(toy(), spec(**parts), cache=cache))
+        assert together.cost.evaluations == 0
+        assert replace(together, cost=alone.cost) == alone
 
 
 def test_another_target_or_model_has_values_of_its_own():

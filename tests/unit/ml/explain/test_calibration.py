@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from tests.unit.ml.explain.games import (
     saturating,
     shapley_values,
 )
-from tests.unit.ml.explain.toys import estimates
+from tests.unit.ml.explain.toys import ToyGame, estimates
 
 FEW = (1, 2, 3, 4, 5)
 
@@ -175,3 +176,30 @@ def test_over_many_games(explain, features, evaluations, control):
     assert (0.86 if features == 8 else 0.90) <= covered.mean() <= 0.99, found
     assert means.mean() >= 0.8, found
     assert usual.mean() <= 1.35, found
+
+
+ROWS = (saturating, crooked, bumpy)
+
+
+def row_estimates(explain, features, seed, **how):
+    """Of each of `ROWS`, by what is fitted to their sum."""
+    games = [make(features) for make in ROWS]
+
+    def values(coalitions):
+        return np.array([game._value(coalitions) * 1.0 for game in games])
+
+    whole = ToyGame(features, lambda coalitions: values(coalitions).sum(axis=0))
+    return list(explain(whole, seed, **how).rows(values))
+
+
+@pytest.mark.parametrize(("explain", "truth"), [(kernel_shap, shapley_values), (lime, lime_coefficients)])
+@pytest.mark.parametrize("control", [False, True])
+def test_rows_are_honest(explain, truth, control):
+    """Of games as unlike their sum as a token of an answer hardly is, errors are rather too large than too small."""
+    truth = partial(lime_coefficients, samples=1000 if control else 166) if explain is lime else truth
+    found = [row_estimates(explain, 12, seed, evaluations=166, control=control) for seed in range(16)]
+    for row, make in enumerate(ROWS):
+        covered, mean, usual = calibration(lambda seed, row=row: found[seed][row], truth(make(12)), len(found))
+        assert covered >= 0.8
+        assert mean > 0.75
+        assert usual < 3

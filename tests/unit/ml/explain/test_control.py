@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
-from ml.explain.control import MAX_SAMPLES, Control, Draws
+from ml.explain.control import MAX_SAMPLES, Control
 from ml.explain.covariance import Covariance
 from ml.explain.indices import Index
 from ml.explain.kernel_shap import KernelShapExplainer
 from ml.explain.lime import LimeExplainer
 from ml.explain.lime_draws import Coefficients, Sizes
+from ml.explain.process import Draws, Process
 from ml.explain.surrogates import ridge
 from ml.spec import Budget, Lime
 from tests.unit.ml.explain.games import bumpy, every_coalition, lime_coefficients, saturating, shapley_values
@@ -64,13 +65,14 @@ def test_pulls_are_what_leaving_out_a_block_changes(rows):
     coalitions = every_coalition(6)[random.permutation(64)[:31]]
     values = np.sin(coalitions @ np.arange(6.0))
     draws = Draws(fixed=1, rows=rows, strata=np.zeros(30 // rows, dtype=int), counts=np.array([1000.0]))
-    control = Control(np.arange(6.0), coalitions, values, draws)
+    process = Process(np.arange(6.0), coalitions, values, draws, max_samples=31)
     index = Index.of_features(6)
-    covariance = control._covariance
+    covariance = process.covariance
     cross = index.cross(covariance, coalitions) + covariance.noise * index.weights(coalitions).T
-    pulls = control._whole.pulls(cross)
+    [sampled] = process.sampled(values[None])
+    pulls = process.whole.pulls(process.whole.projector(cross), sampled.left)
     matrix = covariance(coalitions, coalitions) + covariance.noise * np.eye(31)
-    centred = control._values
+    centred = sampled.values
     answer = cross @ np.linalg.solve(matrix, centred)
     for block in (0, 7):
         own = np.arange(1 + block * rows, 1 + (block + 1) * rows)
@@ -100,10 +102,27 @@ def test_samples_beyond_the_fit_are_predicted_in_parts(monkeypatch):
     coalitions = every_coalition(10)[np.random.default_rng(0).permutation(1024)[:300]]
     draws = Draws(0, 1, coalitions.sum(axis=1), Sizes.of(10, 25.0).counts)
     whole = Control(np.arange(10.0), coalitions, game._value(coalitions), draws, max_samples=100).estimate(index)
-    monkeypatch.setattr("ml.explain.control._AT_ONCE", 7)
+    monkeypatch.setattr("ml.explain.process._AT_ONCE", 7)
     parts = Control(np.arange(10.0), coalitions, game._value(coalitions), draws, max_samples=100).estimate(index)
     assert parts.values == pytest.approx(whole.values)
     assert parts.standard_errors == pytest.approx(whole.standard_errors)
+
+
+@pytest.mark.parametrize("index", [Index.of_features(10), Index.of_pairs(10), Coefficients(Sizes.of(10, 25.0), 1.0)])
+@pytest.mark.parametrize("max_samples", [100, 1024])
+def test_answers_about_games_that_sum_to_another_sum_to_its_own(index, max_samples, monkeypatch):
+    """However many samples are beyond the fit, and in however many parts the answers come."""
+    coalitions = every_coalition(10)[1 + np.random.default_rng(0).permutation(1023)[:300]]
+    draws = Draws(0, 1, coalitions.sum(axis=1), Sizes.of(10, 25.0).counts)
+    games = np.array([make(10)._value(coalitions) * 1e3**scale for scale, make in enumerate((bumpy, saturating))])
+    control = Control(np.arange(10.0), coalitions, games.sum(axis=0), draws, max_samples)
+    found = control.answers(index)(games)
+    whole = control.estimate(index)
+    assert sum(each.values for each in found) == pytest.approx(whole.values, rel=1e-9, abs=1e-7)
+    monkeypatch.setattr("ml.explain.indices._AT_ONCE", 2000)
+    for each, other in zip(found, control.answers(index)(games), strict=True):
+        assert other.values == pytest.approx(each.values)
+        assert other.standard_errors == pytest.approx(each.standard_errors)
 
 
 def test_no_coalition_is_drawn_twice():

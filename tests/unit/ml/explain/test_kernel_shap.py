@@ -77,7 +77,7 @@ def test_the_regressions_matrix_in_expectation():
     """What the estimator for few pairs takes it to be."""
     features = 9
     pairs = np.concatenate([drawn(features, 10, seed) for seed in range(1500)])
-    design = Pairs.of(pairs, np.zeros(pairs.shape[:2]), 0.0).design
+    design = Pairs.of(pairs).design
     expected = (np.eye(features) - 1 / features) / (2 * (1 / np.arange(1, features)).sum())
     assert design.T @ design / len(design) == pytest.approx(expected, abs=0.005)
 

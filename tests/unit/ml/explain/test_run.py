@@ -10,6 +10,7 @@ from ml.spec import (
     AttentionRollout,
     Budget,
     ContextAttribution,
+    Continuation,
     ExplanationSpec,
     Features,
     GenerationTarget,
@@ -23,6 +24,7 @@ from ml.spec import (
     Quality,
     Removal,
     RemovalKind,
+    Rows,
     Scale,
     ShapleyPermutation,
     SurrogateKind,
@@ -170,6 +172,8 @@ def test_resumed_equals_undisturbed(request, load_model, folder, method):
     assert resumed.cost.cache_hits == undisturbed.cost.cache_hits
 
 
+ANSWER = Continuation(text=" and dull")
+ROWS = {"target": Target(ANSWER), "rows": Rows(Unit.WORD)}
 LOOKING_INTO_THE_MODEL = [
     InputTimesGradient(),
     IntegratedGradients(),
@@ -180,12 +184,20 @@ LOOKING_INTO_THE_MODEL = [
 
 
 @pytest.mark.parametrize(
-    "method", [*LOOKING_INTO_THE_MODEL, Occlusion(2, 1), KernelShap()], ids=lambda method: type(method).__name__
+    ("method", "parts_of_the_target"),
+    [
+        *((method, {}) for method in [*LOOKING_INTO_THE_MODEL, Occlusion(2, 1), KernelShap()]),
+        *((method, ROWS) for method in [*LOOKING_INTO_THE_MODEL[:3], Occlusion(2, 1), KernelShap()]),
+        (IntegratedGradients(), ROWS | {"target": Target(ANSWER, Scale.PROBABILITY)}),
+    ],
 )
-def test_put_off_whenever_it_can_be_equals_undisturbed(load_model, tiny_llama, method):
+def test_put_off_whenever_it_can_be_equals_undisturbed(load_model, tiny_llama, method, parts_of_the_target):
     model = load_model(tiny_llama)
     task = ExplanationSpec(
-        Prompt(text="The film was long, slow and dull"), method, budget=Budget(max_evaluations=150, seed=4)
+        Prompt(text="The film was long, slow and dull"),
+        method,
+        budget=Budget(max_evaluations=150, seed=4),
+        **parts_of_the_target,
     )
     undisturbed = last(Run(model, task))
     checkpoint, parts = None, 0
@@ -199,6 +211,9 @@ def test_put_off_whenever_it_can_be_equals_undisturbed(load_model, tiny_llama, m
         assert run.checkpoint() != checkpoint, "it gets on"
         checkpoint = run.checkpoint()
     assert parts > 2
+    for ours, theirs in zip(update.result.rows, undisturbed.rows, strict=True):
+        assert ours.attributions == pytest.approx(theirs.attributions, abs=1e-5)
+        assert ours.standard_errors == pytest.approx(theirs.standard_errors, abs=1e-5)
     for ours, theirs in zip(update.result.attributions, undisturbed.attributions, strict=True):
         assert ours.attribution == pytest.approx(theirs.attribution, abs=1e-5)
         assert ours.standard_error == pytest.approx(theirs.standard_error, abs=1e-5)

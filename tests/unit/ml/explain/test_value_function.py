@@ -118,30 +118,36 @@ def test_memory_survives_packing():
     assert second.evaluate(every_coalition(4)).tolist() == values.tolist()
     assert not model.read
     assert (second.cached, second.computed) == (16, 0)
-    assert len(packed) < 16 * 9 + 100
+    assert len(packed) < 16 * 9 + 128
 
 
-def test_what_was_seen_inside_the_model_survives_packing():
-    vectors = {vector_key(b"r", 0.25): np.arange(4.0), vector_key(b"v", 7): -np.ones(4)}
-    memory = Memory(4, {b"\xf0": 1.0, b"\x00": 2.0}, vectors, evaluations=9)
-    assert memory.findings == 4
-    packed = memory.pack(b"f" * 32)
-    found = Memory.unpack(packed, b"f" * 32, 4)
-    assert (found.values, found.evaluations, found.findings) == (memory.values, 9, 4)
-    assert {key: list(vector) for key, vector in found.vectors.items()} == {
-        key: list(vector) for key, vector in vectors.items()
+@pytest.mark.parametrize("rows", [0, 2])
+def test_what_was_seen_inside_the_model_survives_packing(rows):
+    vectors = {
+        vector_key(b"r", 0.25): np.arange(4.0),
+        vector_key(b"r", 0.25, 2): np.ones(4),
+        vector_key(b"v", 7): -np.ones(4),
     }
+    values = {b"\xf0": np.arange(1.0 + rows), b"\x00": -np.arange(1.0 + rows)}
+    memory = Memory(4, rows, values, vectors, evaluations=9)
+    assert memory.findings == 5
+    packed = memory.pack(b"f" * 32)
+    found = Memory.unpack(packed, b"f" * 32, 4, rows)
+    assert (found.rows, found.evaluations, found.findings) == (rows, 9, 5)
+    for one, other in ((found.values, values), (found.vectors, vectors)):
+        assert {key: list(each) for key, each in one.items()} == {key: list(each) for key, each in other.items()}
     assert [evaluations_of(key) for key in found.vectors if key.startswith(b"v")] == [7]
     assert found.pack(b"f" * 32) == packed
+    assert Memory.unpack(packed, b"f" * 32, 4, rows + 1) is None
 
 
-@pytest.mark.parametrize("data", [b"", b"junk", b"GLOSSVF2" * 40])
+@pytest.mark.parametrize("data", [b"", b"junk", b"GLOSSVF3" * 40])
 def test_damaged_memory_is_forgotten(data):
     assert Memory.unpack(data, b"f" * 32, 4) is None
 
 
 def test_memory_of_another_problem_is_forgotten():
-    memory = Memory(4, {b"\xf0": 1.0})
+    memory = Memory(4, values={b"\xf0": np.ones(1)})
     packed = memory.pack(b"f" * 32)
     assert Memory.unpack(packed, b"g" * 32, 4) is None
     assert Memory.unpack(packed, b"f" * 32, 5) is None

@@ -1,0 +1,196 @@
+"""A Gaussian process given samples of a game (Rasmussen & Williams 2006, chapter 2), and what it makes of their values.
+
+Its kernel is found once. It then serves any games that were sampled at the same coalitions, such as the rows of a
+target: all of it is linear in the values, so what it makes of games that sum to another one sums to what it makes of
+that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from ml.explain.covariance import Covariance, inverse_of
+from ml.explain.estimator import BoolArray, FloatArray, IntArray
+
+_AT_ONCE = 1024  # coalitions that are compared with those of the fit
+
+
+@dataclass(frozen=True)
+class Draws:
+    """How the coalitions of a sample were drawn: some of them always, the others in blocks, without replacement.
+
+    Attributes:
+        fixed: how many of the first coalitions are in every sample.
+        rows: coalitions in a block.
+        strata: which stratum each block is from, int64 [blocks].
+        counts: how many blocks there are in each, float64 [strata].
+    """
+
+    fixed: int
+    rows: int
+    strata: IntArray
+    counts: FloatArray
+
+    def first(self, blocks: int) -> Draws:
+        """Of the first blocks only."""
+        return Draws(self.fixed, self.rows, self.strata[:blocks], self.counts)
+
+    @property
+    def known(self) -> FloatArray:
+        """The share of each stratum that was drawn, float64 [strata]."""
+        return np.bincount(self.strata, minlength=len(self.counts)) / self.counts
+
+    def coalitions(self, blocks: IntArray) -> IntArray:
+        """Where in the sample the fixed coalitions are, and those of `blocks`."""
+        own = self.fixed + self.rows * blocks[:, None] + np.arange(self.rows)
+        return np.concatenate([np.arange(self.fixed), own.ravel()])
+
+    def halves(self) -> list[IntArray]:
+        """Blocks of two halves, each a smaller sample of the same kind: strata that are known whole belong to both."""
+        whole = self.known[self.strata] >= 1
+        alternating = np.zeros(len(self.strata), dtype=np.int64)  # alternating within each stratum
+        for stratum in np.unique(self.strata):
+            own = np.flatnonzero(self.strata == stratum)
+            alternating[own] = (np.arange(len(own)) + stratum) % 2
+        return [np.flatnonzero(whole | (alternating == half)) for half in (0, 1)]
+
+
+class Process:
+    """The process given samples of one game.
+
+    Attributes:
+        draws: of the samples that it is given, and `every` of all of them.
+        known: the coalitions that it is given, bool [n, features], and `beyond` those that are sampled beside, [m,
+            features].
+        values: of all of them, float64 [n + m].
+        covariance: the kernel.
+    """
+
+    def __init__(
+        self, first: FloatArray, coalitions: BoolArray, values: FloatArray, draws: Draws, max_samples: int
+    ) -> None:
+        """Find the kernel of `values` [n + m] of `coalitions` [n + m, features], from about the first `max_samples`.
+
+        `first` attributions [features] tell what matters.
+        """
+        blocks = min(len(draws.strata), (max_samples - draws.fixed) // draws.rows)
+        fitted = draws.fixed + blocks * draws.rows
+        self.draws, self.every = draws.first(blocks), draws
+        self.known, self.beyond = coalitions[:fitted], coalitions[fitted:]
+        self.values = values
+        centred = values[:fitted] - values[:fitted].mean()
+        self.covariance = Covariance.of(first).fitted(self.known, centred / _scale(centred))
+        self._matrix = self.covariance(self.known, self.known)
+        self._matrix.flat[:: fitted + 1] += self.covariance.noise
+
+    def sampled(self, games: FloatArray) -> list[Sampled]:
+        """What the process makes of `games`, float64 [games, n + m], values of all coalitions."""
+        fitted = len(self.known)
+        mean = games[:, :fitted].mean(axis=1, keepdims=True)
+        scale = np.array([_scale(game) for game in games[:, :fitted] - mean])[:, None]
+        values = (games - mean) / scale
+        weights = np.array([self.whole.weights(each) for each in values[:, :fitted]])
+        residuals = values[:, fitted:] - self._expected(weights)
+        shown = weights**2 / np.diag(self.whole.inverse)
+        freedom = max(1, fitted - self.covariance.parameters)
+        return [
+            Sampled(
+                scale=float(scale[game, 0]),
+                values=values[game, :fitted],
+                left=self.whole.left(weights[game]),
+                halves=[half.left(half.weights(values[game])) for half in self.halves],
+                variance=float(shown[game].sum()) / freedom,
+                residuals=residuals[game],
+            )
+            for game in range(len(games))
+        ]
+
+    def _expected(self, weights: FloatArray) -> FloatArray:
+        """What is expected of the coalitions beyond, [games, m], by each game's `weights` [games, n]."""
+        parts = np.array_split(self.beyond, 1 + len(self.beyond) // _AT_ONCE)
+        return np.hstack([weights @ self.covariance(self.known, part) for part in parts])
+
+    @cached_property
+    def whole(self) -> Fit:
+        """Given all blocks."""
+        return self._fit(np.arange(len(self.draws.strata)))
+
+    @cached_property
+    def halves(self) -> list[Fit]:
+        """Given either half of the blocks."""
+        return [self._fit(blocks) for blocks in self.draws.halves()]
+
+    def _fit(self, blocks: IntArray) -> Fit:
+        own, rows = self.draws.coalitions(blocks), self.draws.rows
+        inverse, _ = inverse_of(self._matrix[np.ix_(own, own)])
+        drawn, each = slice(self.draws.fixed, None), np.arange(len(blocks))
+        alone = inverse[drawn, drawn].reshape(len(blocks), rows, len(blocks), rows)[each, :, each, :]
+        return Fit(blocks, own, inverse, alone, self.draws.fixed)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The process given some blocks of the sample.
+
+    Attributes:
+        blocks: which, int64 [blocks]; their coalitions and the fixed ones are `own` [n] in the sample.
+        inverse: of their covariances, float64 [n, n].
+        alone: the parts of it that are of a block's own coalitions, [blocks, rows, rows].
+        fixed: how many of the first of them are no block's.
+    """
+
+    blocks: IntArray
+    own: IntArray
+    inverse: FloatArray
+    alone: FloatArray
+    fixed: int
+
+    def weights(self, values: FloatArray) -> FloatArray:
+        """What the expectation weighs the covariances with each of these coalitions by, [n], from all `values`."""
+        weights: FloatArray = self.inverse @ values[self.own]
+        return weights
+
+    def left(self, weights: FloatArray) -> FloatArray:
+        """Of each block's values, what a fit without it leaves, [blocks, rows]."""
+        drawn = weights[self.fixed :].reshape(*self.alone.shape[:2], 1)
+        return np.asarray(np.linalg.solve(self.alone, drawn)[..., 0], dtype=np.float64)
+
+    def projector(self, cross: FloatArray) -> FloatArray:
+        """What each value counts for in some answers, [answers, n], from their `cross` [answers, all coalitions]."""
+        projector: FloatArray = cross[:, self.own] @ self.inverse
+        return projector
+
+    def pulls(self, projector: FloatArray, left: FloatArray) -> FloatArray:
+        """By how much each block changes the answers, [blocks, answers]; `left` is what a fit without it leaves."""
+        counts = projector[:, self.fixed :].reshape(len(projector), *left.shape)
+        pulls: FloatArray = np.einsum("abr,br->ba", counts, left)
+        return pulls
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """What a process makes of one game's values, which are divided by `scale` and have no mean.
+
+    Attributes:
+        values: of the coalitions that the process is given, [n].
+        left: see `Fit.left`; `halves` are that of fits to either half.
+        variance: of the process, as each sample alone shows it: their mean is the most likely value (ibid. 5.4.1). A
+            parameter that was fitted takes a sample, as in a regression.
+        residuals: what is left of the values beyond, which the process is not given, [m].
+    """
+
+    scale: float
+    values: FloatArray
+    left: FloatArray
+    halves: list[FloatArray]
+    variance: float
+    residuals: FloatArray
+
+
+def _scale(centred: FloatArray) -> float:
+    """What makes the variance of some values about 1: squares of the smallest probabilities would be 0."""
+    largest = float(np.abs(centred).max()) or 1.0
+    return largest * (float((centred / largest).std()) or 1.0)
