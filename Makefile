@@ -9,13 +9,14 @@ ONCE   ?=
 UPGRADE ?=
 PYTEST_ARGS ?=
 COMPOSE ?=
+VLLM    ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
 LINTED := $(wildcard benchmarks deploy gloss jobs ml proto schema server setup.py tests worker)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test test-slow test-wheel test-zoo test-containers train-deps lint format proto contract-baseline \
+.PHONY: help demo up test test-slow test-wheel test-zoo test-engine test-containers train-deps lint format proto contract-baseline \
         lock clean
 
 help: ## This list
@@ -39,6 +40,9 @@ test-wheel: $(VENV)/.dev ## Build the wheel, and try it in an environment that h
 test-zoo: $(VENV)/.dev ## Run every verb and method on every architecture that transformers has, and write docs/models.md
 	$(BIN)/python -m pytest -m zoo tests/zoo $(PYTEST_ARGS)
 	$(BIN)/python -m tests.zoo.table
+
+test-engine: $(VENV)/.dev ## Install a vLLM for this processor, and run the tests of served models against it (VLLM=FOLDER)
+	VLLM="$(VLLM)" $(BIN)/python -m pytest -m engine $(PYTEST_ARGS)
 
 test-containers: $(VENV)/.dev ## Build the image, run docker-compose.yml, and give a tour of it (COMPOSE="podman-compose")
 	COMPOSE="$(COMPOSE)" $(BIN)/python -m pytest -m containers -s $(PYTEST_ARGS)

@@ -29,10 +29,12 @@ VARIABLES = frozenset(
         *("MAX_GENERATIONS", "MAX_GENERATION_BYTES", "MAX_QUEUED"),
         *("MAX_ATTEMPTS", "MAX_JOB_SECONDS", "JOB_SLICE_SECONDS", "GRACE_SECONDS", "RETENTION_SECONDS"),
         *("WATCH_SECONDS", "STORE_SECONDS", "HEALTH_SECONDS", "UNREAD_SECONDS"),
+        *("ENGINE_KEY", "ENGINE_CONCURRENCY", "ENGINE_TIMEOUT_SECONDS", "ENGINE_PATIENCE_SECONDS", "ENGINE_PRICE"),
+        "TOKENIZER",
         # Of a client, and of the probe.
         *("ADDRESS", "KEY", "CA", "CERTIFICATE", "CERTIFICATE_KEY", "TLS_NAME"),
         # Of the compose file, and of the tests.
-        *("PROMETHEUS_PORT", "GRAFANA_PORT", "WIKITEXT"),
+        *("PROMETHEUS_PORT", "GRAFANA_PORT", "EXTRA", "IMAGE", "VLLM_MODEL", "WIKITEXT"),
     )
 )
 """All that any part of Gloss reads: server and worker are often started with the same environment."""

@@ -13,7 +13,7 @@ from enum import Enum
 import numpy as np
 import numpy.typing as npt
 
-from ml.errors import InputError, NoAttentionError
+from ml.errors import InputError, NoAttentionError, OutOfReachError
 from ml.models.protocol import ModelInfo
 
 MAX_LAYER_BYTES = 1 << 31
@@ -88,9 +88,13 @@ def resolve(spec: AttentionSpec, info: ModelInfo, tokens: int) -> AttentionPlan:
 
     Raises:
         NoAttentionError: the model has no attention.
+        OutOfReachError: an engine elsewhere computes it.
         InputError: a layer, head or query out of range or repeated, a reduction that contradicts the rest, or more
             weights in one layer than memory is given to.
     """
+    if info.engine:
+        instead = "ask which words matter by an explanation, such as occlusion, or load the model in Gloss"
+        raise OutOfReachError(info.name, info.engine, "gives no attention weights", instead)
     if not info.heads:
         raise NoAttentionError(info.name)
     layers = _chosen("layers", spec.layers, info.layers)

@@ -8,7 +8,11 @@ GlossError
 ├── CapabilityError            this model cannot do that
 │   ├── NoAttentionError
 │   ├── MixedLayersError       some of its layers have no attention, and all are needed
+│   ├── OutOfReachError        an engine elsewhere computes it, and does not give what was asked for
 │   └── NoChatTemplateError
+├── EngineError                an engine elsewhere gave no answer that could be used
+│   ├── EngineUnavailableError it is away, overloaded or too slow; trying later may help
+│   └── EngineModelChangedError it computes another model than when it was first asked
 └── ModelLoadError             the model's folder is missing, incomplete, corrupt or not allowed
     └── ModelTooLargeError     its weights exceed the memory that there is
 """
@@ -104,11 +108,54 @@ class MixedLayersError(CapabilityError):
         )
 
 
+class OutOfReachError(CapabilityError):
+    """An engine elsewhere computes the model, and does not give what was asked for.
+
+    `what` goes on after "which", and `instead` says what would work.
+    """
+
+    def __init__(self, model: str, engine: str, what: str, instead: str) -> None:
+        super().__init__(model, f"model {model!r} is served by {engine}, which {what}; {instead}")
+        self.engine = engine
+
+
 class NoChatTemplateError(CapabilityError):
     """The model has no chat template."""
 
     def __init__(self, model: str) -> None:
         super().__init__(model, f"model {model!r} has no chat template; send the prompt as text")
+
+
+class EngineError(GlossError):
+    """The engine that computes `model` gave no answer that could be used."""
+
+    def __init__(self, model: str, message: str) -> None:
+        super().__init__(message)
+        self.model = model
+
+
+class EngineUnavailableError(EngineError):
+    """The engine is away, overloaded or too slow; trying again after `retry_seconds` may help."""
+
+    def __init__(self, model: str, message: str, retry_seconds: float) -> None:
+        super().__init__(model, message)
+        self.retry_seconds = retry_seconds
+
+
+class EngineModelChangedError(EngineError):
+    """The engine computes another model under the name of `model` than when it was first asked.
+
+    `difference` is how far its log-probabilities are from those of then, and `tolerance` how far they may be.
+    """
+
+    def __init__(self, model: str, difference: float, tolerance: float) -> None:
+        super().__init__(
+            model,
+            f"what is served as {model!r} has changed: its log-probabilities of fixed prompts are {difference:.2g} nats"
+            f" from those at the start, and {tolerance:.2g} would be its own noise; start Gloss anew for the new model",
+        )
+        self.difference = difference
+        self.tolerance = tolerance
 
 
 class ModelLoadError(GlossError):

@@ -106,7 +106,8 @@ class Generation:
 
     def __init__(self, spec: GenerationSpec, tokenizer: Tokenizer, prompt: Sequence[int], max_tokens: int) -> None:
         """Continue `prompt` by at most `max_tokens` tokens."""
-        self._spec = spec
+        self.spec = spec
+        self.max_tokens = max_tokens
         self._ends = tokenizer.end_ids
         self._left = max_tokens
         self._draws = np.random.default_rng(spec.seed)
@@ -115,14 +116,26 @@ class Generation:
 
     def advance(self, log_probabilities: npt.NDArray[np.float64]) -> Step:
         """Choose the next token by the model's `log_probabilities`, [vocabulary]."""
-        if self._spec.temperature not in {0.0, 1.0}:
-            log_probabilities = log_probabilities / self._spec.temperature
+        if self.spec.temperature not in {0.0, 1.0}:
+            log_probabilities = log_probabilities / self.spec.temperature
             # The largest becomes 0, so no exponential overflows. (`np.logaddexp.reduce` takes thirty times as long.)
             log_probabilities -= log_probabilities.max()
             log_probabilities -= np.log(np.exp(log_probabilities).sum())
         token_id = self._choose(log_probabilities)
+        top = _top_tokens(log_probabilities, self.spec.top_k)
+        return self.append(token_id, float(log_probabilities[token_id]), top)
+
+    def append(
+        self, token_id: int, log_probability: float, top: tuple[tuple[int, float], ...], *, ended: bool = False
+    ) -> Step:
+        """Take a token that was chosen, and say what it brings.
+
+        Args:
+            top: the most likely tokens at its position.
+            ended: whether the text ends with it, whatever it is.
+        """
         self._left -= 1
-        ended = token_id in self._ends
+        ended |= token_id in self._ends
         text, stopped = self._stops.push("" if ended else self._decoder.push(token_id))
         finish = None
         if not stopped and (ended or self._left == 0):
@@ -131,14 +144,13 @@ class Generation:
             text += last + self._stops.flush()
         if stopped:
             finish = FinishReason.STOP
-        top = _top_tokens(log_probabilities, self._spec.top_k)
-        return Step(token_id, float(log_probabilities[token_id]), top, text, finish)
+        return Step(token_id, log_probability, top, text, finish)
 
     def _choose(self, log_probabilities: npt.NDArray[np.float64]) -> int:
-        if self._spec.temperature == 0:
+        if self.spec.temperature == 0:
             return int(log_probabilities.argmax())
         probabilities = np.exp(log_probabilities)
-        nucleus = _nucleus(probabilities, self._spec.top_p) if self._spec.top_p < 1 else None
+        nucleus = _nucleus(probabilities, self.spec.top_p) if self.spec.top_p < 1 else None
         cumulative = np.cumsum(probabilities if nucleus is None else probabilities[nucleus])
         drawn = int(np.searchsorted(cumulative, self._draws.random() * cumulative[-1], side="right"))
         drawn = min(drawn, len(cumulative) - 1)

@@ -1,4 +1,4 @@
-"""From logits to what callers ask of them: the most likely tokens, entropies, the scores of given tokens."""
+"""From logits to what is said of tokens to come: the most likely ones, entropies, the scores of given tokens."""
 
 from __future__ import annotations
 

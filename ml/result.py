@@ -255,7 +255,7 @@ class AttributionUnit(Enum):
 class Cost:
     """What it took. `evaluations` are prompts computed; `cache_hits` those whose value was known already.
 
-    `duration` is in seconds.
+    `duration` is in seconds; `price` is that of an engine elsewhere, None where it has none.
     """
 
     evaluations: int = 0
@@ -264,14 +264,19 @@ class Cost:
     cache_hits: int = 0
     duration: float = 0.0
     stop_reason: StopReason | None = None
+    price: float | None = None
 
 
 @dataclass(frozen=True)
 class Precision:
-    """What the numbers were computed in, and the largest error against float32 seen, where a trial was made."""
+    """What the numbers were computed in, and the largest error against float32 seen, where a trial was made.
+
+    `noise` is the standard deviation of one token's log-probability with what an engine elsewhere computes beside.
+    """
 
     dtype: str = "float32"
     measured_error: float | None = None
+    noise: float | None = None
 
 
 class Stage(Enum):

@@ -10,26 +10,26 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1.health import SERVICE_NAME as HEALTH
 from grpc_reflection.v1alpha import reflection
 
-import ml.models.loading
 from gloss.v1 import explanation_service_pb2_grpc, inference_service_pb2_grpc
 from ml.errors import ModelLoadError
 from ml.memory import expect_to_stay, keep_freed_memory
-from ml.models.base import Closeable, LanguageModel
+from ml.models.protocol import Closeable, ExplainableModel
+from ml.models.served.address import is_served_elsewhere
+from ml.models.served.model import ServedModel, open_model
 from server.audit import Audit, AuditLog
 from server.batching import Limits
 from server.call_metrics import count_calls, count_unknown
 from server.callers import by_certificate
 from server.drain import Drain
-from server.engine import Engine
+from server.engines import Engines
 from server.gate import Gate
-from server.generation import GenerationLimits
 from server.health import EXPLANATION, INFERENCE, Health, watch_explanations
 from server.helpers import Helpers
 from server.interceptors import OWN_SERVICES, Interceptor, Interceptors, Surround
@@ -39,14 +39,17 @@ from server.metrics import Metrics, MetricsPage
 from server.ports import StartError, address, take
 from server.registry import Registry
 from server.requests import Parser
+from server.served import ServedEngine
 from server.services.explanation import ExplanationService
 from server.services.inference import InferenceService
 from server.settings import Settings
 from server.statuses import Statuses
 from server.store import Store
 from server.streams import Writer
-from server.tasks import warm_up
 from server.tls import credentials
+
+if TYPE_CHECKING:
+    from server.engine import Engine
 
 T = TypeVar("T")
 
@@ -74,7 +77,8 @@ class Server:
         """The gRPC port, once started."""
         self.metrics_port = 0
         """The metrics page's port, once started."""
-        self.engine: Engine
+        self.engine: Engine | None = None
+        """What computes the models that are loaded here, once started and if there are any."""
         chain = [
             Writer(settings.unread_seconds),
             Surround(count_calls(self.metrics)),
@@ -103,8 +107,10 @@ class Server:
             # The ports come first: a taken one should be told before minutes of loading.
             self._listen()
             registry = await _apart(self._load)
-            await self._warm_up(registry)
-            await self._serve(registry)
+            engines = Engines()
+            self._reach(registry, engines)
+            await self._warm_up(registry, engines)
+            await self._serve(registry, engines)
         except BaseException:
             await self._closing.aclose()
             raise
@@ -120,13 +126,14 @@ class Server:
             asyncio.get_running_loop().add_signal_handler(number, signalled.set)
         stop: asyncio.Future[Any] = asyncio.ensure_future(signalled.wait())
         ended: asyncio.Future[Any] = asyncio.ensure_future(self._grpc.keep())
-        await asyncio.wait({stop, self.engine.crashed, ended}, return_when=asyncio.FIRST_COMPLETED)
+        crashed = asyncio.get_running_loop().create_future() if self.engine is None else self.engine.crashed
+        await asyncio.wait({stop, crashed, ended}, return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()
         if ended.done():
             await ended
         await _cancel(ended)
-        if self.engine.crashed.done():
-            await self.engine.crashed
+        if crashed.done():
+            await crashed
 
     async def stop(self) -> None:
         """Refuse new calls, let the accepted ones finish within the grace, and end."""
@@ -167,17 +174,14 @@ class Server:
         except ValueError as error:
             raise StartError(f"GLOSS_MODEL: {error}", 2) from None
 
-    def _load_one(self, source: str) -> LanguageModel:
+    def _load_one(self, source: str) -> ExplainableModel:
         _logger.info("loading model=%s", source)
         began = time.perf_counter()
         try:
-            model = ml.models.loading.load(
-                source,
-                device=self.settings.device,
-                dtype=self.settings.dtype,
-                threads=self.settings.threads,
-                max_bytes=self.settings.max_model_bytes,
-                tensor_parallel=self.settings.tensor_parallel,
+            model = (
+                open_model(source, self.settings.engine)
+                if is_served_elsewhere(source)
+                else _loaded(source, self.settings)
             )
         except ModelLoadError as error:
             raise StartError(f"cannot load model {source!r}: {error}", 1) from error
@@ -196,7 +200,24 @@ class Server:
         )
         return model
 
-    async def _warm_up(self, registry: Registry) -> None:
+    def _reach(self, registry: Registry, engines: Engines) -> None:
+        """Connect to the engines that serve models elsewhere."""
+        found = {name: model.found for name, model in registry.items() if isinstance(model, ServedModel)}
+        if found:
+            served = ServedEngine(found, self.metrics.note_exchange, max_waiting=self.settings.max_waiting_prompts)
+            self._closing.push_async_callback(served.stop)
+            engines.add(list(found), served)
+
+    async def _warm_up(self, registry: Registry, engines: Engines) -> None:
+        """Start the engine of the models that are loaded here, and let it answer once, each kind of question."""
+        loaded: dict[str, Any] = {name: model for name, model in registry.items() if not model.info.engine}
+        if not loaded:
+            return
+        # A server of models that are served elsewhere has no torch.
+        from server.engine import Engine  # noqa: PLC0415
+        from server.generation import GenerationLimits  # noqa: PLC0415
+        from server.tasks import warm_up  # noqa: PLC0415
+
         settings = self.settings
         limits = Limits(
             batch_tokens=settings.max_batch_tokens,
@@ -204,28 +225,29 @@ class Server:
             waiting_items=settings.max_waiting_prompts,
             waiting_tokens=settings.max_waiting_tokens,
         )
-        self.engine = Engine(
-            registry,
+        self.engine = engine = Engine(
+            loaded,
             limits,
             self.metrics,
             GenerationLimits(texts=settings.max_generations, bytes=settings.max_generation_bytes),
             prefix_bytes=settings.prefix_cache_bytes,
             waiting_seconds=settings.max_waiting_seconds,
         )
-        self.engine.start()
-        self._closing.push_async_callback(self.engine.stop, 1.0)
-        for name, model in registry.items():
+        engine.start()
+        self._closing.push_async_callback(engine.stop, 1.0)
+        engines.add(list(loaded), engine)
+        for name, model in loaded.items():
             began = time.perf_counter()
             for task in warm_up(model):
                 try:
-                    await self.engine.submit(name, [task])
+                    await engine.submit(name, [task])
                 except Exception as error:  # noqa: BLE001 -- what one kind of question meets, its callers are told
                     _logger.warning("model=%s cannot answer %s: %s", name, type(task).__name__, error)
             _logger.info("warm model=%s seconds=%.2f", name, time.perf_counter() - began)
-        self.engine.forget_throughput()
+        engine.forget_throughput()
         expect_to_stay()
 
-    async def _serve(self, registry: Registry) -> None:
+    async def _serve(self, registry: Registry, engines: Engines) -> None:
         settings = self.settings
         store = Store(
             settings.redis_url,
@@ -238,7 +260,7 @@ class Server:
         helpers = Helpers(registry.values())
         self._closing.push_async_callback(helpers.close)
 
-        inference = InferenceService(registry, self.engine, helpers, settings)
+        inference = InferenceService(registry, engines, helpers, settings)
         explanation = ExplanationService(
             registry,
             store,
@@ -276,6 +298,20 @@ async def run(settings: Settings) -> None:
         await server.serve_until_signalled()
     finally:
         await server.stop()
+
+
+def _loaded(source: str, settings: Settings) -> ExplainableModel:
+    """A model that this process computes."""
+    import ml.models.loading  # noqa: PLC0415 -- a server of models that are served elsewhere has no torch
+
+    return ml.models.loading.load(
+        source,
+        device=settings.device,
+        dtype=settings.dtype,
+        threads=settings.threads,
+        max_bytes=settings.max_model_bytes,
+        tensor_parallel=settings.tensor_parallel,
+    )
 
 
 async def _apart(work: Callable[[], T]) -> T:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from server.batching import Item
-from server.tasks import Task
+from server.questions import Task
 
 
 @dataclass(frozen=True)

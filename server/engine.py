@@ -24,7 +24,8 @@ from server.errors import OverloadedError
 from server.generation import GenerationLimits, Generations, insert_prefixes
 from server.metrics import Metrics
 from server.prefill import LongPrompt, Prefill, is_long
-from server.tasks import AttentionTask, Task, batch_key, output_bytes
+from server.questions import AttentionTask, Task
+from server.tasks import batch_key, output_bytes
 from server.text_stream import Stream
 from server.throughput import Throughput
 

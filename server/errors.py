@@ -26,6 +26,9 @@ _logger = logging.getLogger(__name__)
 
 DOMAIN = "gloss.v1"
 
+_ENGINE_RETRY_SECONDS = 5.0
+"""After which an engine elsewhere that gave an answer of no use may be asked again."""
+
 _LONGEST_TEXT = 400
 """Bytes of a message or of a piece of metadata: statuses travel in trailers, which peers accept up to 8 KiB."""
 
@@ -184,6 +187,14 @@ def describe(error: Exception) -> Failure | None:  # noqa: PLR0911, PLR0912 -- a
             return Failure(code.UNAVAILABLE, "STREAM_UNREAD", message, waited, retry_seconds=0)
         case MalformedRequestError():
             return Failure(code.INVALID_ARGUMENT, "MALFORMED_REQUEST", message, {"type": error.name})
+        case ml_errors.EngineModelChangedError():
+            differs = {"difference": f"{error.difference:.3g}", "tolerance": f"{error.tolerance:.3g}"}
+            return Failure(code.FAILED_PRECONDITION, "MODEL_CHANGED", message, {"model": error.model, **differs})
+        case ml_errors.EngineError():
+            seconds = getattr(error, "retry_seconds", _ENGINE_RETRY_SECONDS)
+            return Failure(
+                code.UNAVAILABLE, "ENGINE_UNAVAILABLE", message, {"model": error.model}, retry_seconds=seconds
+            )
         case ml_errors.CapabilityError():
             return Failure(code.FAILED_PRECONDITION, "NOT_SUPPORTED", message, {"model": error.model})
         case _:

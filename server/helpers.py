@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, TypeVar
 
-from ml.models.base import LanguageModel
+from ml.models.protocol import ExplainableModel
 from server.errors import OverloadedError
 from server.helper_process import Described, Job, Outcome, pack
 from server.round_robin import RoundRobin
@@ -84,7 +84,7 @@ class _Warm:
 class Helpers:
     """Work on messages of any size. All methods are for one event loop."""
 
-    def __init__(self, models: Iterable[LanguageModel]) -> None:
+    def __init__(self, models: Iterable[ExplainableModel]) -> None:
         """Work on messages to and from `models`. What is needed for large ones starts with the first."""
         self._models = list(models)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="helper")
@@ -97,7 +97,7 @@ class Helpers:
         self,
         size: int,
         function: Callable[..., T],
-        model: LanguageModel,
+        model: ExplainableModel,
         *arguments: Any,
         caller: Hashable = None,
         at_least: Where = Where.EVENT_LOOP,

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 from wsgiref.simple_server import WSGIServer
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from ml.models.base import ModelInfo, Runner
+from ml.models.protocol import ModelInfo
+from ml.models.served.exchange import Exchange
+from ml.models.served.metrics import EngineMetrics
+
+if TYPE_CHECKING:  # a server of models that are served elsewhere has no torch
+    from ml.models.base import Runner
 
 # From 1 ms to 80 s, about two buckets an octave where answers usually lie.
 SECONDS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.04, 0.06, 0.1, 0.2, 0.4, 0.8, 2, 5, 10, 20, 40, 80)
@@ -97,6 +103,8 @@ class Metrics:
             registry=registry,
         )
 
+        self._engine = EngineMetrics(registry)
+
         self.model_load_seconds = Gauge(
             "gloss_model_load_seconds", "Time that loading the model took.", ("model",), registry=registry
         )
@@ -142,6 +150,10 @@ class Metrics:
     def watch_queue(self, depth: Callable[[], float]) -> None:
         """Read the depth of the inference queue from `depth` whenever the page is read."""
         self.queue_depth.set_function(depth)
+
+    def note_exchange(self, each: Exchange) -> None:
+        """Count a request to an engine elsewhere."""
+        self._engine.note(each.outcome, each.seconds, each.in_flight, each.prompt_tokens, each.cached_tokens)
 
     def watch_prefixes(self, model: str, runner: Runner) -> None:
         """Read the memory of cached prefixes from `runner` whenever the page is read."""

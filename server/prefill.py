@@ -14,7 +14,8 @@ from torch import Tensor
 from ml.models.base import Chunk, ModelInfo
 from server.batching import Item
 from server.calls import Work
-from server.tasks import LogitsTask, values_of
+from server.questions import LogitsTask
+from server.tasks import values_of
 
 CHUNK_TOKENS = {"cpu": 128, "cuda": 1024}
 """Tokens of prompts that one step reads in chunks, by the kind of device: enough rows to make up for reading the

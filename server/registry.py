@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from ml.models.base import LanguageModel
+from ml.models.protocol import ExplainableModel
 from server.errors import ModelNotFoundError
 
 
-class Registry(Mapping[str, LanguageModel]):
+class Registry(Mapping[str, ExplainableModel]):
     """Models by name, the default one first. There is at least one."""
 
-    def __init__(self, models: list[LanguageModel]) -> None:
+    def __init__(self, models: list[ExplainableModel]) -> None:
         """Hold `models`.
 
         Raises:
@@ -22,11 +22,11 @@ class Registry(Mapping[str, LanguageModel]):
             raise ValueError("every model needs a name of its own, and there must be one")
 
     @property
-    def default(self) -> LanguageModel:
+    def default(self) -> ExplainableModel:
         """What an empty name means."""
         return next(iter(self._models.values()))
 
-    def resolve(self, name: str) -> LanguageModel:
+    def resolve(self, name: str) -> ExplainableModel:
         """The model that a request names.
 
         Raises:
@@ -39,7 +39,7 @@ class Registry(Mapping[str, LanguageModel]):
         except KeyError:
             raise ModelNotFoundError(name, tuple(self._models)) from None
 
-    def __getitem__(self, name: str) -> LanguageModel:
+    def __getitem__(self, name: str) -> ExplainableModel:
         return self._models[name]
 
     def __iter__(self) -> Iterator[str]:

@@ -9,6 +9,8 @@ from typing import Literal, Self
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from ml.models.served.options import EngineOptions
+
 
 class Settings(BaseSettings):
     """Settings of ``python -m server``. Read once, at the start; never at import."""
@@ -53,7 +55,8 @@ class Settings(BaseSettings):
     # What it serves.
 
     model: str = "transformer"
-    """Models, separated by commas: shipped names, local folders or hub names. The first is the default."""
+    """Models, separated by commas: shipped names, local folders, hub names, or models that engines elsewhere serve
+    (``vllm+http://host:8000/NAME``). The first is the default."""
 
     device: str = "auto"
     """Where the weights lie: "auto" (the first GPU, else the CPU), "cpu", "cuda:1", or "balanced" (the layers spread
@@ -73,6 +76,26 @@ class Settings(BaseSettings):
 
     threads: int | None = Field(default=None, ge=1)
     """CPU threads of one model call. Unset: torch's own choice. Lower it when a worker shares the machine."""
+
+    engine_key: str = Field(default="", repr=False)
+    """What an engine elsewhere is sent as ``Authorization: Bearer KEY``. Unset: nothing. Never shown."""
+
+    engine_concurrency: int = Field(default=256, ge=1)
+    """The most prompts that are in flight at one replica of an engine elsewhere. Fewer leave it to its other users."""
+
+    engine_timeout_seconds: float = Field(default=120.0, gt=0)
+    """Seconds that one request to an engine elsewhere may take, its own queue included; then it is sent again."""
+
+    engine_patience_seconds: float = Field(default=60.0, ge=0)
+    """Seconds for which the server waits at its start for an engine elsewhere. Once started, callers are told of an
+    engine that is away within five seconds."""
+
+    engine_price: float | None = Field(default=None, ge=0)
+    """What an engine elsewhere takes for a million prompt tokens, in any currency: costs are then told in it, too."""
+
+    tokenizer: str = ""
+    """Tokenizer of a model that an engine elsewhere serves: a folder, or a name on the Hub. Unset: that of the model
+    which the engine names."""
 
     redis_url: str = Field(default="redis://127.0.0.1:6379/0", repr=False)
     """The store of explanations. Inference does without it. May hold a password, so it is never shown."""
@@ -175,6 +198,18 @@ class Settings(BaseSettings):
         if self.tensor_parallel > 1 and len(self.models) > 1:
             raise ValueError("GLOSS_TENSOR_PARALLEL: a server of several models cannot be tensor parallel; serve one")
         return self
+
+    @property
+    def engine(self) -> EngineOptions:
+        """How an engine elsewhere is asked."""
+        return EngineOptions(
+            key=self.engine_key,
+            concurrency=self.engine_concurrency,
+            tokenizer=self.tokenizer,
+            timeout=self.engine_timeout_seconds,
+            patience=self.engine_patience_seconds,
+            price=self.engine_price,
+        )
 
     @property
     def models(self) -> tuple[str, ...]:

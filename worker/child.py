@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 
 from jobs.start import log_to_stderr
+from ml.models.served.address import is_served_elsewhere
 from ml.spin import wait_patiently
 from worker.fork_server import ignore_signals
 from worker.model_process import INTERRUPT
@@ -23,11 +24,11 @@ _log = logging.getLogger(__name__)
 def preload() -> None:
     """Import all that a model and an explainer need, what they import late among it. Starts no thread."""
     wait_patiently()
+    served = is_served_elsewhere(Settings().model)
     for name in (
         "worker.context",
         "worker.tasks",
-        "ml.models.loading.huggingface",
-        "ml.models.lstm",
+        *(("ml.models.served.model",) if served else ("ml.models.loading.huggingface", "ml.models.lstm")),
         "sklearn.linear_model",
         "sklearn.tree",
     ):

@@ -12,11 +12,10 @@ from jobs.connection import connect
 from jobs.outage import Outage
 from ml.explain.cache import ValueCache
 from ml.memory import expect_to_stay, keep_freed_memory
-from ml.models.base import LanguageModel, ModelInfo
-from ml.models.loading import load
-from ml.runtime.device import behind
+from ml.models.protocol import ExplainableModel, ModelInfo
+from ml.models.served.address import is_served_elsewhere
 from worker.interruption import Interruption
-from worker.protocol import Message
+from worker.protocol import Asked, Message
 from worker.settings import Settings
 
 
@@ -37,7 +36,7 @@ class WorkerContext:
         cache: values of perturbed prompts that earlier jobs computed, for as long as the process lives.
     """
 
-    model: LanguageModel
+    model: ExplainableModel
     store: AttemptStore
     reports: AttemptStore
     interruption: Interruption
@@ -53,20 +52,13 @@ current: ContextVar[WorkerContext] = ContextVar("worker_context")
 
 
 def load_context(settings: Settings, notify: Callable[[Message], None]) -> ModelInfo:
-    """Load the model, and set `current`. Returns what the model is.
+    """Load the model, or open the one that is served elsewhere, and set `current`. Returns what the model is.
 
     Raises:
         ModelLoadError: the model cannot be loaded.
     """
     keep_freed_memory()
-    behind()
-    model = load(
-        settings.model,
-        device=settings.device,
-        dtype=settings.dtype,
-        threads=settings.worker_threads or settings.threads,
-        max_bytes=settings.max_model_bytes,
-    )
+    model = _served(settings, notify) if is_served_elsewhere(settings.model) else _loaded(settings)
     expect_to_stay()
     limits = {"retention_seconds": settings.retention_seconds, "max_attempts": settings.max_attempts}
     current.set(
@@ -83,3 +75,30 @@ def load_context(settings: Settings, notify: Callable[[Message], None]) -> Model
         )
     )
     return model.info
+
+
+# Each imports what only it needs: a worker of a model that is served elsewhere has no torch.
+
+
+def _loaded(settings: Settings) -> ExplainableModel:
+    from ml.models.loading import load  # noqa: PLC0415
+    from ml.runtime.device import behind  # noqa: PLC0415
+
+    behind()
+    return load(
+        settings.model,
+        device=settings.device,
+        dtype=settings.dtype,
+        threads=settings.worker_threads or settings.threads,
+        max_bytes=settings.max_model_bytes,
+    )
+
+
+def _served(settings: Settings, notify: Callable[[Message], None]) -> ExplainableModel:
+    from ml.models.served.exchange import Exchange  # noqa: PLC0415
+    from ml.models.served.model import open_model  # noqa: PLC0415
+
+    def observe(each: Exchange) -> None:
+        notify(Asked(each.outcome, each.seconds, each.in_flight, each.prompt_tokens, each.cached_tokens))
+
+    return open_model(settings.model, settings.engine, observe)

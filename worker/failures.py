@@ -8,6 +8,8 @@ import uuid
 from gloss import v1 as pb
 from ml.errors import (
     CapabilityError,
+    EngineError,
+    EngineModelChangedError,
     GlossError,
     InputError,
     NoAttentionError,
@@ -48,6 +50,11 @@ def to_error(error: BaseException) -> pb.ExplanationError:
             reason, metadata = pb.ERROR_REASON_NO_CHAT_TEMPLATE, {"model": error.model}
         case CapabilityError():
             reason, metadata = pb.ERROR_REASON_NOT_SUPPORTED, {"model": error.model}
+        case EngineModelChangedError():
+            differs = {"difference": f"{error.difference:.3g}", "tolerance": f"{error.tolerance:.3g}"}
+            reason, metadata = pb.ERROR_REASON_MODEL_CHANGED, {"model": error.model, **differs}
+        case EngineError():
+            reason, metadata = pb.ERROR_REASON_ENGINE_UNAVAILABLE, {"model": error.model}
         case GlossError():
             reason = pb.ERROR_REASON_INVALID_FIELD
         case ModelChangedError():

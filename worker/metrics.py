@@ -8,7 +8,8 @@ from contextlib import contextmanager
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
-from worker.protocol import Began, Ended
+from ml.models.served.metrics import EngineMetrics
+from worker.protocol import Asked, Began, Ended
 
 # From 1 ms to 80 s.
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80)
@@ -62,6 +63,7 @@ class Metrics:
             "Memory of the process from which the model's process is forked, which shares most of it.",
             registry=registry,
         )
+        self._engine = EngineMetrics(registry)
         for kind in ("computed", "saved"):
             self._tokens.labels(kind)
         self._method = UNKNOWN_METHOD
@@ -105,6 +107,12 @@ class Metrics:
         self._evaluations.labels(method).inc(message.evaluations)
         self._tokens.labels("computed").inc(message.tokens_computed)
         self._tokens.labels("saved").inc(message.tokens_saved)
+
+    def asked(self, message: Asked) -> None:
+        """Count a request to the engine that serves the model elsewhere."""
+        self._engine.note(
+            message.outcome, message.seconds, message.in_flight, message.prompt_tokens, message.cached_tokens
+        )
 
     def lost(self, seconds: float) -> None:
         """Count an attempt whose child died."""

@@ -1,7 +1,8 @@
 """Messages between the worker's processes: one JSON object a line.
 
-The parent sends the child `Run`; the child answers `Began` (unless there is nothing to do) and always `Ended`. Before
-all that, the child says once whether it could load the model: `Ready` or `Refused`.
+The parent sends the child `Run`; the child answers `Began` (unless there is nothing to do) and always `Ended`. Of each
+request to an engine elsewhere it tells by `Asked`. Before all that, the child says once whether it could load the
+model: `Ready` or `Refused`.
 
 The parent sends the fork server `Fork`, together with two descriptors, and `Signal`; it answers `Forked`, and sends
 `Exited` when a child has ended.
@@ -65,6 +66,20 @@ class Ended:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """A request to the engine that serves the model elsewhere has ended; `in_flight` are prompts that others hold.
+
+    `outcome` and the tokens are those of `ml.models.served.exchange.Exchange`.
+    """
+
+    outcome: str
+    seconds: float
+    in_flight: int
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True)
 class Fork:
     """Start a child, whose standard input and output are the two descriptors that come with this message."""
 
@@ -94,10 +109,10 @@ class Exited:
     status: int
 
 
-Message = Run | Ready | Refused | Began | Ended | Fork | Signal | Forked | Exited
+Message = Run | Ready | Refused | Began | Ended | Asked | Fork | Signal | Forked | Exited
 
 _KINDS: dict[str, type[Message]] = {
-    kind.__name__: kind for kind in (Run, Ready, Refused, Began, Ended, Fork, Signal, Forked, Exited)
+    kind.__name__: kind for kind in (Run, Ready, Refused, Began, Ended, Asked, Fork, Signal, Forked, Exited)
 }
 
 

@@ -29,7 +29,7 @@ from jobs.rq import GlossJob, TaskNotAllowedError, open_queue
 from worker.loading import load
 from worker.metrics import Metrics
 from worker.model_process import ChildLostError, ModelProcess
-from worker.protocol import Began, Ended
+from worker.protocol import Asked, Began, Ended
 from worker.stop import Stop
 
 HEARTBEAT_SECONDS = 1.0
@@ -140,6 +140,8 @@ class ResidentWorker(Worker):
                 message = self._child.receive(_TICK_SECONDS)
                 if isinstance(message, Began):
                     self._metrics.began(message)
+                elif isinstance(message, Asked):
+                    self._metrics.asked(message)
                 elif isinstance(message, Ended):
                     self._child.finished()
                     self._metrics.ended(message)

@@ -7,6 +7,8 @@ from typing import Literal
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from ml.models.served.options import EngineOptions
+
 
 class Settings(BaseSettings):
     """Settings of ``python -m worker``. Parent and child each read them once, at their start; never at import."""
@@ -14,7 +16,8 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="GLOSS_", frozen=True, extra="ignore")
 
     model: str = "transformer"
-    """A shipped name, a local folder or a hub name: one, because a worker holds one model. Start a worker a model."""
+    """A shipped name, a local folder or a hub name, or a model that an engine elsewhere serves
+    (``vllm+http://host:8000/NAME``): one, because a worker holds one model. Start a worker a model."""
 
     device: str = "auto"
     """Where the weights lie: "auto" (the first GPU, else the CPU), "cpu", "cuda:1", or "balanced" (the layers spread
@@ -36,6 +39,26 @@ class Settings(BaseSettings):
 
     worker_nice: int = Field(default=5, ge=0, le=19)
     """Niceness of the model's process, so that inference on the same machine stays quick."""
+
+    engine_key: str = Field(default="", repr=False)
+    """What an engine elsewhere is sent as ``Authorization: Bearer KEY``. Unset: nothing. Never shown."""
+
+    engine_concurrency: int = Field(default=256, ge=1)
+    """The most prompts that are in flight at one replica of an engine elsewhere. Fewer leave it to its other users."""
+
+    engine_timeout_seconds: float = Field(default=120.0, gt=0)
+    """Seconds that one request to an engine elsewhere may take, its own queue included; then it is sent again."""
+
+    engine_patience_seconds: float = Field(default=60.0, ge=0)
+    """Seconds for which an engine that is away or overloaded is asked again; then the explanation fails with
+    ENGINE_UNAVAILABLE."""
+
+    engine_price: float | None = Field(default=None, ge=0)
+    """What an engine elsewhere takes for a million prompt tokens, in any currency: costs are then told in it, too."""
+
+    tokenizer: str = ""
+    """Tokenizer of a model that an engine elsewhere serves: a folder, or a name on the Hub. Unset: that of the model
+    which the engine names."""
 
     redis_url: str = Field(default="redis://127.0.0.1:6379/0", repr=False)
     """The store of explanations. May hold a password, so it is never shown."""
@@ -69,6 +92,18 @@ class Settings(BaseSettings):
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """How much is logged to stderr. Prompts are never logged."""
+
+    @property
+    def engine(self) -> EngineOptions:
+        """How an engine elsewhere is asked."""
+        return EngineOptions(
+            key=self.engine_key,
+            concurrency=self.engine_concurrency,
+            tokenizer=self.tokenizer,
+            timeout=self.engine_timeout_seconds,
+            patience=self.engine_patience_seconds,
+            price=self.engine_price,
+        )
 
     @field_validator("model")
     @classmethod

@@ -17,6 +17,9 @@ from gloss.render import words
 from gloss.render.paint import WEIGHT, Shaded, plain, quoted, shares
 from gloss.tensors import unpack
 
+_UNKNOWN = "?"
+"""In the place of a number that an engine elsewhere does not give."""
+
 
 def next_token(prompt: str, prediction: v1.NextTokenPrediction) -> Group:
     """What the model expects after a prompt, as bars."""
@@ -24,7 +27,7 @@ def next_token(prompt: str, prediction: v1.NextTokenPrediction) -> Group:
     return Group(
         Text.assemble((words.visible(prompt), "bold"), (" …", "dim")),
         Padding(shares(rows), (1, 0)),
-        Text(f"entropy {words.number(prediction.entropy)} nats", "dim"),
+        *([Text(f"entropy {words.number(prediction.entropy)} nats", "dim")] if prediction.HasField("entropy") else []),
     )
 
 
@@ -106,9 +109,10 @@ def score(reply: v1.ScoreResponse) -> Iterator[RenderableType]:
         listed = any(token.top for token in found.tokens)
         table = _table("token", "log p", "p", "rank", *(("entropy", "alternatives") if listed else ()))
         for token in found.tokens:
-            cells = [*_likely(token), f"{token.rank:,}"]
+            cells = [*_likely(token), f"{token.rank:,}" if token.HasField("rank") else _UNKNOWN]
             if listed:
-                cells += [words.number(token.entropy), _alternatives(token.top)]
+                entropy = words.number(token.entropy) if token.HasField("entropy") else _UNKNOWN
+                cells += [entropy, _alternatives(token.top)]
             table.add_row(*cells)
         yield table
         share = words.percent(math.exp(found.log_probability))
@@ -170,13 +174,16 @@ def models(found: Iterable[v1.ModelInfo], *, verbose: bool = False) -> Iterator[
         name = Text(words.model(info.version), "bold")
         if info.is_default:
             name.append(" default", "green")
-        facts = [
-            info.architecture,
+        size = [
             f"{info.parameter_count:,} parameters",
             f"{info.layer_count} layers" + (f" × {info.head_count} heads" if info.head_count else ""),
+        ]
+        facts = [
+            info.architecture,
+            *([f"served by {info.engine}"] if info.engine else size),
             f"context {info.context_length:,}",
             f"vocabulary {info.vocabulary_size:,}",
-            f"{info.dtype} on {info.device}",
+            f"top {info.max_top_k}" if info.engine else f"{info.dtype} on {info.device}",
             "attention" if info.has_attention else "no attention",
             *(["chat"] if info.has_chat_template else []),
             f"removes by {info.mask_token}" if info.mask_token else "removes by deletion",

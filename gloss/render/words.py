@@ -263,6 +263,10 @@ def cost(result: v1.ExplanationResult | v1.StudyResult) -> str:
         parts.append(f"{found.cache_hits:,} from the cache")
     if precision.HasField("measured_error"):
         parts.append(f"in {visible(precision.dtype)}, off by at most {precision.measured_error:.1g} in a trial")
+    if precision.HasField("noise"):
+        parts.append(f"engine's noise {precision.noise:.1g} nats")
+    if found.HasField("price"):
+        parts.append(f"price {found.price:.3g}")
     if found.stop_reason in _STOPS:
         parts.append(f"ended because {_STOPS[found.stop_reason]}")
     return " · ".join(parts)

@@ -264,25 +264,29 @@ class Trust(_message.Message):
     def __init__(self, verdict: _Optional[_Union[TrustVerdict, str]] = ..., reasons: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Cost(_message.Message):
-    __slots__ = ("evaluations", "tokens_computed", "tokens_saved", "cache_hits", "duration", "stop_reason")
+    __slots__ = ("evaluations", "tokens_computed", "tokens_saved", "cache_hits", "duration", "stop_reason", "price")
     EVALUATIONS_FIELD_NUMBER: _ClassVar[int]
     TOKENS_COMPUTED_FIELD_NUMBER: _ClassVar[int]
     TOKENS_SAVED_FIELD_NUMBER: _ClassVar[int]
     CACHE_HITS_FIELD_NUMBER: _ClassVar[int]
     DURATION_FIELD_NUMBER: _ClassVar[int]
     STOP_REASON_FIELD_NUMBER: _ClassVar[int]
+    PRICE_FIELD_NUMBER: _ClassVar[int]
     evaluations: int
     tokens_computed: int
     tokens_saved: int
     cache_hits: int
     duration: _duration_pb2.Duration
     stop_reason: StopReason
-    def __init__(self, evaluations: _Optional[int] = ..., tokens_computed: _Optional[int] = ..., tokens_saved: _Optional[int] = ..., cache_hits: _Optional[int] = ..., duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ...) -> None: ...
+    price: float
+    def __init__(self, evaluations: _Optional[int] = ..., tokens_computed: _Optional[int] = ..., tokens_saved: _Optional[int] = ..., cache_hits: _Optional[int] = ..., duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., price: _Optional[float] = ...) -> None: ...
 
 class Precision(_message.Message):
-    __slots__ = ("dtype", "measured_error")
+    __slots__ = ("dtype", "measured_error", "noise")
     DTYPE_FIELD_NUMBER: _ClassVar[int]
     MEASURED_ERROR_FIELD_NUMBER: _ClassVar[int]
+    NOISE_FIELD_NUMBER: _ClassVar[int]
     dtype: str
     measured_error: float
-    def __init__(self, dtype: _Optional[str] = ..., measured_error: _Optional[float] = ...) -> None: ...
+    noise: float
+    def __init__(self, dtype: _Optional[str] = ..., measured_error: _Optional[float] = ..., noise: _Optional[float] = ...) -> None: ...

@@ -241,7 +241,7 @@ class ListModelsResponse(_message.Message):
     def __init__(self, models: _Optional[_Iterable[_Union[ModelInfo, _Mapping]]] = ...) -> None: ...
 
 class ModelInfo(_message.Message):
-    __slots__ = ("version", "architecture", "parameter_count", "layer_count", "head_count", "hidden_size", "vocabulary_size", "context_length", "device", "dtype", "has_attention", "has_chat_template", "mask_token", "is_default", "capabilities", "unused_capabilities")
+    __slots__ = ("version", "architecture", "parameter_count", "layer_count", "head_count", "hidden_size", "vocabulary_size", "context_length", "device", "dtype", "has_attention", "has_chat_template", "mask_token", "is_default", "capabilities", "unused_capabilities", "engine", "max_top_k")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     ARCHITECTURE_FIELD_NUMBER: _ClassVar[int]
     PARAMETER_COUNT_FIELD_NUMBER: _ClassVar[int]
@@ -258,6 +258,8 @@ class ModelInfo(_message.Message):
     IS_DEFAULT_FIELD_NUMBER: _ClassVar[int]
     CAPABILITIES_FIELD_NUMBER: _ClassVar[int]
     UNUSED_CAPABILITIES_FIELD_NUMBER: _ClassVar[int]
+    ENGINE_FIELD_NUMBER: _ClassVar[int]
+    MAX_TOP_K_FIELD_NUMBER: _ClassVar[int]
     version: _common_pb2.ModelVersion
     architecture: str
     parameter_count: int
@@ -274,7 +276,9 @@ class ModelInfo(_message.Message):
     is_default: bool
     capabilities: _containers.RepeatedCompositeFieldContainer[Capability]
     unused_capabilities: str
-    def __init__(self, version: _Optional[_Union[_common_pb2.ModelVersion, _Mapping]] = ..., architecture: _Optional[str] = ..., parameter_count: _Optional[int] = ..., layer_count: _Optional[int] = ..., head_count: _Optional[int] = ..., hidden_size: _Optional[int] = ..., vocabulary_size: _Optional[int] = ..., context_length: _Optional[int] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., has_attention: _Optional[bool] = ..., has_chat_template: _Optional[bool] = ..., mask_token: _Optional[str] = ..., is_default: _Optional[bool] = ..., capabilities: _Optional[_Iterable[_Union[Capability, _Mapping]]] = ..., unused_capabilities: _Optional[str] = ...) -> None: ...
+    engine: str
+    max_top_k: int
+    def __init__(self, version: _Optional[_Union[_common_pb2.ModelVersion, _Mapping]] = ..., architecture: _Optional[str] = ..., parameter_count: _Optional[int] = ..., layer_count: _Optional[int] = ..., head_count: _Optional[int] = ..., hidden_size: _Optional[int] = ..., vocabulary_size: _Optional[int] = ..., context_length: _Optional[int] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., has_attention: _Optional[bool] = ..., has_chat_template: _Optional[bool] = ..., mask_token: _Optional[str] = ..., is_default: _Optional[bool] = ..., capabilities: _Optional[_Iterable[_Union[Capability, _Mapping]]] = ..., unused_capabilities: _Optional[str] = ..., engine: _Optional[str] = ..., max_top_k: _Optional[int] = ...) -> None: ...
 
 class Capability(_message.Message):
     __slots__ = ("name", "max_tokens")

@@ -6,6 +6,7 @@ log-probabilities come out, chunk by chunk.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -19,6 +20,8 @@ from ml.result import Precision
 
 _CPU_OPERATIONS = 2e11
 _DEVICE_OPERATIONS = 1e13
+_ENGINE_TOKENS = 8192
+"""Tokens to ask an engine elsewhere for at least: some hundred short prompts, which keep it busy."""
 _TRIAL = 8
 """Prompts that a trial of a faster model computes twice."""
 _SMALL_TRIAL = 4
@@ -37,16 +40,21 @@ def chunk_tokens(info: ModelInfo) -> int:
     Made from the model's size and device and never from a clock: a matrix product's last bits depend on its shape, so
     the same run could not give the same bits twice if its chunks followed the machine's mood.
     """
+    if info.engine:
+        return _ENGINE_TOKENS
     operations, smallest, largest = (
         (_CPU_OPERATIONS, 256, 2048) if info.device.startswith("cpu") else (_DEVICE_OPERATIONS, 2048, 65536)
     )
     return int(min(max(operations / (2 * max(info.parameters, 1)), smallest), largest))
 
 
-def rough_seconds(info: ModelInfo, tokens: int) -> float:
+def rough_seconds(info: ModelInfo, tokens: int) -> float | None:
     """How long reading `tokens` tokens may take, from the model's size and the kind of device alone: within a factor of
-    about three of the truth on a server's processor, and meant for "seconds or hours?".
+    about three of the truth on a server's processor, and meant for "seconds or hours?". None of an engine elsewhere, of
+    which nothing of the kind is known.
     """
+    if info.engine:
+        return None
     rate = _CPU_OPERATIONS if info.device.startswith("cpu") else _DEVICE_OPERATIONS
     return tokens * 2 * info.parameters / rate
 
@@ -89,7 +97,7 @@ class Evaluator:
             tokens_per_chunk: tokens of one chunk, padding included. Default: `chunk_tokens` of the model.
         """
         self.objective = target.objective
-        self.precision = Precision(model.info.dtype)
+        self.precision = Precision(model.info.dtype, noise=model.info.noise or None)
         self._model = model
         self._candidate = fast
         self._given = target.given
@@ -97,6 +105,16 @@ class Evaluator:
         self._trial_size = _TRIAL if max_evaluations >= 16 * _TRIAL else _SMALL_TRIAL
         self._prefixes: dict[int, Prefix | None] = {}  # by the model's identity
         self._budget = tokens_per_chunk or chunk_tokens(model.info)
+
+    @property
+    def noise(self) -> float:
+        """Standard deviation of a value, by what an engine elsewhere computes beside; 0 of a model loaded here."""
+        pairs = zip(self.objective.weights, self.objective.sizes, strict=True)
+        return self._model.info.noise * math.sqrt(sum(weight**2 * size for weight, size in pairs))
+
+    def row_noise(self, tokens: int) -> float:
+        """As `noise`, of the value of a row of so many tokens."""
+        return self._model.info.noise * math.sqrt(tokens)
 
     def batch_size(self, tokens: int) -> int:
         """How many prompts of `tokens` tokens to ask for at least: a chunk's where few would leave a GPU idle."""

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from ml import attention, spec
 from ml.attention import AttentionSpec, Reduction
-from ml.errors import InputError, NoAttentionError
+from ml.errors import InputError, NoAttentionError, OutOfReachError
 from ml.explain.context import ContextExplainer, link
 from ml.explain.estimator import Explainer
 from ml.explain.flow import AttentionRolloutExplainer, ValueZeroingExplainer
@@ -24,6 +24,9 @@ from ml.models.protocol import ModelInfo
 from ml.result import AttributionUnit
 from ml.spec import Estimator, ExplanationSpec, RemovalKind, Scale, SurrogateKind
 from ml.tokens import Tokenizer
+
+_INTERNALS = (spec.InputTimesGradient, spec.IntegratedGradients, spec.AttentionRollout, spec.ValueZeroing)
+"""Methods that look inside the model."""
 
 
 def unit(asked: ExplanationSpec) -> AttributionUnit:
@@ -63,7 +66,9 @@ def explainer(
     Raises:
         InputError: the budget is too small, or the removal, rows or so long a prompt do not suit the method.
         NoAttentionError: the method is about attention, and the model has none.
+        OutOfReachError: method or removal look inside a model that an engine elsewhere computes.
     """
+    _check_reach(asked, info, perturbed)
     limit, removals = asked.budget.max_evaluations, perturbed.removals
     if limit is not None and removals > 1:  # the budget counts prompts, and explainers count coalitions
         asked = replace(asked, budget=replace(asked.budget, max_evaluations=max(1, limit // removals)))
@@ -80,6 +85,20 @@ def explainer(
             f" {_advice(asked.method)}",
         )
     return chosen
+
+
+def _check_reach(asked: ExplanationSpec, info: ModelInfo, perturbed: Perturbation) -> None:
+    if not info.engine:
+        return
+    if isinstance(asked.method, _INTERNALS):
+        instead = (
+            "choose occlusion, LIME, KernelSHAP, Shapley permutation, interactions or context attribution, or load the"
+            " model in Gloss"
+        )
+        raise OutOfReachError(info.name, info.engine, "gives log-probabilities, no gradients and no attention", instead)
+    if perturbed.resolved.kind is RemovalKind.MEAN_EMBEDDING:
+        instead = "remove by the mask token, a text or deletion"
+        raise OutOfReachError(info.name, info.engine, "reads tokens, not the mean of their embeddings", instead)
 
 
 def _of_internals(

@@ -154,7 +154,8 @@ class Run(Work):
             estimates = repeat(nothing, len(ends)) if estimate.rows is None else estimate.rows(value.row_values)
             found = []
             for row, each, (base, full) in zip(self._rows, estimates, ends.tolist(), strict=True):
-                found.append(_row(row, each, base, full))
+                noise = self._evaluator.row_noise(len(row.positions))
+                found.append(_row(row, each, base, full, noise))
                 yield
             return tuple(found)
 
@@ -204,6 +205,7 @@ class Run(Work):
     def _filled(self, value: ValueFunction, blank: ExplanationResult, estimate: Estimate) -> ExplanationResult:
         """The result as far as `estimate` knows it, with what it has cost by now."""
         reach = two_sided_95(estimate.freedom)
+        errors = _with_noise(estimate.standard_errors, self._evaluator.noise)
         attributions = tuple(
             Attribution(
                 text=feature.text,
@@ -214,7 +216,7 @@ class Run(Work):
                 interval=None if math.isinf(error) else Interval(each - reach * error, each + reach * error),
             )
             for feature, each, error in zip(
-                self.problem.features, estimate.attributions.tolist(), estimate.standard_errors.tolist(), strict=True
+                self.problem.features, estimate.attributions.tolist(), errors.tolist(), strict=True
             )
         )
         return replace(
@@ -231,7 +233,13 @@ class Run(Work):
         )
 
 
-def _row(row: Row, estimate: Estimate, base: float, full: float) -> AttributionRow:
+def _with_noise(standard_errors: FloatArray, noise: float) -> FloatArray:
+    """Standard errors of attributions, each a difference of two values with the engine's noise in it."""
+    errors: FloatArray = np.hypot(standard_errors, math.sqrt(2) * noise)
+    return errors
+
+
+def _row(row: Row, estimate: Estimate, base: float, full: float, noise: float) -> AttributionRow:
     pairs = estimate.interactions
     return AttributionRow(
         text=row.text,
@@ -240,7 +248,7 @@ def _row(row: Row, estimate: Estimate, base: float, full: float) -> AttributionR
         base_value=base,
         full_value=full,
         attributions=tuple(estimate.attributions.tolist()),
-        standard_errors=_errors(estimate.standard_errors),
+        standard_errors=_errors(_with_noise(estimate.standard_errors, noise)),
         interval_reach=two_sided_95(estimate.freedom),
         interactions=() if pairs is None else tuple(pairs.values.tolist()),
         interaction_standard_errors=() if pairs is None else _errors(pairs.standard_errors),

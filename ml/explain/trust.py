@@ -23,7 +23,7 @@ _INCOMPLETE = 0.1  # part of the whole effect
 _MIN_FOR_NOISE = 4
 _MAX_NAMED = 3  # of many features
 _SINK = 0.5  # of what reaches the prediction
-_MINOR = 20  # an interaction so many times smaller than an attribution need not be known
+_MINOR = 20  # an interaction, or an engine's noise, so many times smaller than an attribution need not be known
 
 Reason = tuple[Verdict, str]
 
@@ -47,7 +47,7 @@ def judge(
     reasons = [*_unchanged(result, unchanged)]
     if not unchanged or len(unchanged) < len(result.attributions):
         reasons += _effect(result, in_units)
-    reasons += [*_precision(result), *_completeness(result), *_interactions(result)]
+    reasons += [*_precision(result), *_noise(result), *_completeness(result), *_interactions(result)]
     reasons += [*_target(result.target), *doubts, *_sink(result)]
     if result.surrogate is not None:
         reasons += _fit(result.surrogate, result.surrogate.r_squared, "around this prompt")
@@ -159,6 +159,16 @@ def _precision(result: ExplanationResult) -> Iterator[Reason]:
             Verdict.NOT_TRUSTED if worst > largest else Verdict.CAUTION,
             f"The samples are too few: the largest standard error is {worst:.2g} and the largest attribution"
             f" {largest:.2g}.",
+        )
+
+
+def _noise(result: ExplanationResult) -> Iterator[Reason]:
+    noise, largest = result.precision.noise or 0.0, _largest(result)
+    if noise > largest / _MINOR:
+        yield (
+            Verdict.NOT_TRUSTED if noise > largest / 2 else Verdict.CAUTION,
+            f"The engine that serves the model gives the same prompt log-probabilities that differ by {noise:.2g} with"
+            f" what it computes beside, and the largest attribution is {largest:.2g}.",
         )
 
 

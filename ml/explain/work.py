@@ -14,7 +14,7 @@ from ml.explain.evaluation import Evaluator, rough_seconds
 from ml.explain.target import TargetTokens
 from ml.explain.texts import Prompts
 from ml.explain.value_function import ValueFunction
-from ml.models.protocol import ExplainableModel
+from ml.models.protocol import ExplainableModel, Marking, Namespaced
 from ml.result import Cost, ExplanationResult, Precision, Progress, Stage, StopReason, StudyResult, Update
 from ml.spec import Budget, PrecisionPolicy
 
@@ -82,15 +82,17 @@ class Work:
                 ignored.
             cache: values of earlier work by any model, to be used and added to. Left alone where the precision may
                 change on the way, as its trial must not depend on what was asked before.
-            namespace: of `cache`: only values of the same one are used.
+            namespace: of `cache`, and of what the model caches: only values of the same one are used.
             spent: seconds of the budget's duration that are gone already.
         """
-        self._model = model
+        self._model = model.for_namespace(namespace) if isinstance(model, Namespaced) else model
         self._task = task
         self._budget = budget
         self._tries_bfloat16 = precision is PrecisionPolicy.AUTO
         self._clock = clock
         self._cache, self._namespace = cache, namespace
+        if checkpoint and isinstance(self._model, Marking):
+            checkpoint = self._model.unmarked(checkpoint)
         self._given = checkpoint or b""
         self._fingerprint = b""
         self._value: ValueFunction | None = None
@@ -103,10 +105,13 @@ class Work:
 
     def checkpoint(self) -> bytes:
         """What another attempt needs to go on from here; the given checkpoint while there is nothing to add."""
-        if self._value is None:
-            return self._given
-        self._value.memory.seconds = self._seconds_before + self._elapsed
-        return self._value.memory.pack(self._fingerprint)
+        if self._value is not None:
+            self._value.memory.seconds = self._seconds_before + self._elapsed
+            return self._marked(self._value.memory.pack(self._fingerprint))
+        return self._given and self._marked(self._given)
+
+    def _marked(self, packed: bytes) -> bytes:
+        return self._model.marked(packed) if isinstance(self._model, Marking) else packed
 
     @property
     def resumable(self) -> bool:
@@ -173,6 +178,7 @@ class Work:
             cache_hits=max(0, value.answered - memory.evaluations),
             duration=self._seconds_before + self._elapsed,
             stop_reason=stop,
+            price=None if (price := self._model.info.token_price) is None else memory.tokens_computed * price,
         )
 
     @property
@@ -203,7 +209,10 @@ class Work:
     def _remaining(self) -> float | None:
         each, limit = self._seconds_each, self._budget.max_duration
         if self._value is None or (each is None and not self._value.answered):
-            remaining = rough_seconds(self._model.info, self._task.tokens(self._planned))
+            rough = rough_seconds(self._model.info, self._task.tokens(self._planned))
+            if rough is None:
+                return None
+            remaining = rough
         elif each is None:
             return None  # an earlier attempt's values came for nothing: there is no throughput to tell from yet
         else:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import torch
 
-from ml.models.protocol import MEAN, ExplainableModel, ModelInfo, Prefix
+from ml.models.protocol import MEAN, Closeable, ExplainableModel, ModelInfo, Prefix
 
 __all__ = [
     "MEAN",
@@ -181,13 +181,4 @@ class LanguageModel(ExplainableModel, Protocol):
         Raises:
             NoAttentionError: the model has none.
         """
-        ...
-
-
-@runtime_checkable
-class Closeable(Protocol):
-    """A model that holds more than memory, such as other processes."""
-
-    def close(self) -> None:
-        """Let go of it. The model does not compute any more."""
         ...

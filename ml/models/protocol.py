@@ -29,6 +29,11 @@ class ModelInfo:
         heads: 0 for a model without attention.
         capabilities: fast ways to compute that it was seen to allow, each with the longest prompt; None is any length.
         unused: what it was not seen to allow, in words.
+        engine: the software that computes the model elsewhere, with its version; "" where this process does. Of such a
+            model nothing but log-probabilities can be had: parameters, layers, heads and hidden size are 0.
+        max_top_k: how many most likely tokens it lists at most; None for all of them.
+        noise: standard deviation of one token's log-probability with what else is computed in the same batch, in nats.
+        token_price: what its engine takes for a token of a prompt; None where nobody counts.
     """
 
     name: str
@@ -44,6 +49,10 @@ class ModelInfo:
     dtype: str
     capabilities: tuple[tuple[str, int | None], ...] = ()
     unused: str = ""
+    engine: str = ""
+    max_top_k: int | None = None
+    noise: float = 0.0
+    token_price: float | None = None
 
 
 @dataclass(frozen=True)
@@ -121,6 +130,37 @@ class ExplainableModel(Protocol):
         None where that is no faster, where the model computes in less than float32 already, and where it is not ours to
         choose.
         """
+        ...
+
+
+@runtime_checkable
+class Closeable(Protocol):
+    """A model that holds more than memory, such as other processes."""
+
+    def close(self) -> None:
+        """Let go of it. The model does not compute any more."""
+        ...
+
+
+@runtime_checkable
+class Namespaced(Protocol):
+    """A model that keeps what it caches apart by namespaces, wherever it caches it."""
+
+    def for_namespace(self, namespace: str) -> ExplainableModel:
+        """The same model, which finds what was cached for `namespace` alone; "" is one of its own."""
+        ...
+
+
+@runtime_checkable
+class Marking(Protocol):
+    """A model whose digest does not tell its weights, so that it marks the checkpoints of what it computed."""
+
+    def marked(self, checkpoint: bytes) -> bytes:
+        """`checkpoint`, with what tells the weights that its values are of."""
+        ...
+
+    def unmarked(self, data: bytes) -> bytes | None:
+        """What `marked` was given; None where it is of other weights than this model's."""
         ...
 
 

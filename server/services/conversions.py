@@ -7,23 +7,20 @@ So they are given nothing but what can be sent, and nothing here may import torc
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from gloss import v1 as pb
 from ml import explain
 from ml.encoding import Encoding
 from ml.errors import PromptTooLongError
 from ml.junction import Junction
+from ml.models.protocol import ExplainableModel
 from ml.prediction import Prediction, Score
 from schema.convert import from_tokens, to_continuation, to_prompt, to_question
 from server.services import wire
 from server.services.fields import blamed_at, read_each
 
-if TYPE_CHECKING:
-    from ml.models.base import LanguageModel
 
-
-def encoding(model: LanguageModel, message: pb.Prompt) -> Encoding:
+def encoding(model: ExplainableModel, message: pb.Prompt) -> Encoding:
     """A prompt's tokens.
 
     Raises:
@@ -32,7 +29,7 @@ def encoding(model: LanguageModel, message: pb.Prompt) -> Encoding:
     return model.tokenizer.encode(to_prompt(message))
 
 
-def prompt_ids(model: LanguageModel, request: pb.NextTokenRequest) -> list[tuple[int, ...]]:
+def prompt_ids(model: ExplainableModel, request: pb.NextTokenRequest) -> list[tuple[int, ...]]:
     """The tokens of each prompt.
 
     Raises:
@@ -44,7 +41,7 @@ def prompt_ids(model: LanguageModel, request: pb.NextTokenRequest) -> list[tuple
     )
 
 
-def scored(model: LanguageModel, request: pb.ScoreRequest) -> list[Junction]:
+def scored(model: ExplainableModel, request: pb.ScoreRequest) -> list[Junction]:
     """Each item's prompt and what continues it.
 
     Raises:
@@ -53,7 +50,7 @@ def scored(model: LanguageModel, request: pb.ScoreRequest) -> list[Junction]:
     return read_each("items", request.items, lambda item: _scored(model, item))
 
 
-def tokenized(model: LanguageModel, request: pb.TokenizeRequest) -> pb.TokenizeResponse:
+def tokenized(model: ExplainableModel, request: pb.TokenizeRequest) -> pb.TokenizeResponse:
     """How a prompt is cut into tokens.
 
     Raises:
@@ -69,7 +66,7 @@ def tokenized(model: LanguageModel, request: pb.TokenizeRequest) -> pb.TokenizeR
     )
 
 
-def forecast(model: LanguageModel, kind: str, question: pb.ExplanationSpec | pb.StudySpec) -> explain.Forecast:
+def forecast(model: ExplainableModel, kind: str, question: pb.ExplanationSpec | pb.StudySpec) -> explain.Forecast:
     """What a worker would need to answer a question, which stands in the request's field `kind`.
 
     Raises:
@@ -80,7 +77,7 @@ def forecast(model: LanguageModel, kind: str, question: pb.ExplanationSpec | pb.
 
 
 def next_token_reply(
-    model: LanguageModel, tokens: Sequence[int], predictions: Sequence[Prediction], cached_tokens: Sequence[int]
+    model: ExplainableModel, tokens: Sequence[int], predictions: Sequence[Prediction], cached_tokens: Sequence[int]
 ) -> pb.NextTokenResponse:
     """A reply without timings, to prompts of so many `tokens`, of which so many were cached."""
     reply = pb.NextTokenResponse(model=wire.version(model.info))
@@ -92,7 +89,7 @@ def next_token_reply(
 
 
 def score_reply(
-    model: LanguageModel, asked: Sequence[Junction], scores: Sequence[Score], cached_tokens: Sequence[int]
+    model: ExplainableModel, asked: Sequence[Junction], scores: Sequence[Score], cached_tokens: Sequence[int]
 ) -> pb.ScoreResponse:
     """A reply without timings. Of each prompt so many tokens were cached."""
     reply = pb.ScoreResponse(model=wire.version(model.info))
@@ -104,7 +101,7 @@ def score_reply(
     return reply
 
 
-def _scored(model: LanguageModel, item: pb.ScoreItem) -> Junction:
+def _scored(model: ExplainableModel, item: pb.ScoreItem) -> Junction:
     found = model.tokenizer.prompt_and_continuation(to_prompt(item.prompt), to_continuation(item.continuation))
     before, limit = len(found.prompt.ids), model.info.context_length
     length = before + len(found.ids)

@@ -8,21 +8,21 @@ from typing import Any, TypeVar
 
 from gloss import v1 as pb
 from gloss.v1.inference_service_pb2_grpc import InferenceServiceServicer
-from ml import attention, prediction
+from ml import attention
 from ml.generation import Generation
-from ml.models.base import LanguageModel
+from ml.models.protocol import ExplainableModel
+from ml.prediction import check_temperature, check_top_k
 from schema.convert import from_tokens
 from server.callers import caller, queued_as
 from server.calls import Answer
-from server.engine import Engine
+from server.engines import Engines, Text
 from server.helpers import Helpers
 from server.interceptors import Context
+from server.questions import AttentionTask, NextTokenTask, ScoreTask, Task
 from server.registry import Registry
 from server.services import conversions, sizes, wire
 from server.services.fields import check_count
 from server.settings import Settings
-from server.tasks import AttentionTask, NextTokenTask, ScoreTask, Task
-from server.text_stream import Stream
 
 T = TypeVar("T")
 
@@ -32,7 +32,7 @@ DEFAULT_TOP_K, DEFAULT_TEMPERATURE = 10, 1.0
 class InferenceService(InferenceServiceServicer):
     """The methods of the contract, which documents them."""
 
-    def __init__(self, registry: Registry, engine: Engine, helpers: Helpers, settings: Settings) -> None:
+    def __init__(self, registry: Registry, engine: Engines, helpers: Helpers, settings: Settings) -> None:
         """Serve the models of `registry` through `engine`; `helpers` read requests and write replies."""
         self._registry = registry
         self._engine = engine
@@ -44,13 +44,13 @@ class InferenceService(InferenceServiceServicer):
     async def NextToken(self, request: pb.NextTokenRequest, context: Context) -> pb.NextTokenResponse:  # noqa: N802
         """Predict what follows each prompt."""
         clock = _Clock()
-        self._engine.check_capacity(queued_as(context))
         model = self._registry.resolve(request.model)
+        self._engine.check_capacity(model.info.name, queued_as(context))
         check_count("prompts", len(request.prompts), self._max_prompts)
         top_k = request.top_k if request.HasField("top_k") else DEFAULT_TOP_K
         temperature = request.temperature if request.HasField("temperature") else DEFAULT_TEMPERATURE
-        prediction.check_top_k(top_k, model.info.vocabulary_size)
-        prediction.check_temperature(temperature)
+        check_top_k(top_k, model.info)
+        check_temperature(temperature, model.info)
         size = sizes.check_next_token(model, len(request.prompts), top_k, self._max_bytes)
 
         prompts = await self._helped(request.ByteSize(), context, conversions.prompt_ids, model, request)
@@ -68,10 +68,10 @@ class InferenceService(InferenceServiceServicer):
     async def Score(self, request: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:  # noqa: N802
         """Measure how likely each continuation is."""
         clock = _Clock()
-        self._engine.check_capacity(queued_as(context))
         model = self._registry.resolve(request.model)
+        self._engine.check_capacity(model.info.name, queued_as(context))
         check_count("items", len(request.items), self._max_prompts)
-        prediction.check_top_k(request.top_k, model.info.vocabulary_size, least=0)
+        check_top_k(request.top_k, model.info, least=0)
 
         asked = await self._helped(request.ByteSize(), context, conversions.scored, model, request)
         size = sizes.check_score(model, sum(len(each.ids) for each in asked), request.top_k, self._max_bytes)
@@ -88,8 +88,8 @@ class InferenceService(InferenceServiceServicer):
     async def Attention(self, request: pb.AttentionRequest, context: Context) -> pb.AttentionResponse:  # noqa: N802
         """Show what the prompt's tokens attend to."""
         clock = _Clock()
-        self._engine.check_capacity(queued_as(context))
         model = self._registry.resolve(request.model)
+        self._engine.check_capacity(model.info.name, queued_as(context))
         encoding = await self._helped(request.ByteSize(), context, conversions.encoding, model, request.prompt)
         plan = attention.resolve(wire.attention_spec(request), model.info, len(encoding.ids))
         reply = pb.AttentionResponse(
@@ -111,10 +111,10 @@ class InferenceService(InferenceServiceServicer):
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> AsyncIterator[pb.GenerateResponse]:  # noqa: N802
         """Continue a prompt, a token at a time."""
         clock = _Clock()
-        self._engine.check_capacity(queued_as(context))
         model = self._registry.resolve(request.model)
+        self._engine.check_capacity(model.info.name, queued_as(context))
         spec = wire.generation_spec(request)
-        prediction.check_top_k(spec.top_k, model.info.vocabulary_size, least=0)
+        check_top_k(spec.top_k, model.info, least=0)
         prompt = await self._helped(request.ByteSize(), context, conversions.encoding, model, request.prompt)
         limit = spec.tokens(len(prompt.ids), model.info.context_length)
         clock.tokenized()
@@ -149,7 +149,7 @@ class InferenceService(InferenceServiceServicer):
             models=[wire.model_info(model, is_default=model is default) for model in self._registry.values()]
         )
 
-    async def _run(self, model: LanguageModel, tasks: Sequence[Task], context: Context) -> Answer:
+    async def _run(self, model: ExplainableModel, tasks: Sequence[Task], context: Context) -> Answer:
         return await self._engine.submit(
             model.info.name,
             tasks,
@@ -163,7 +163,7 @@ class InferenceService(InferenceServiceServicer):
         return caller().access.tenant if self._caches_by_tenant else ""
 
     async def _helped(
-        self, size: int, context: Context, function: Callable[..., T], model: LanguageModel, *arguments: Any
+        self, size: int, context: Context, function: Callable[..., T], model: ExplainableModel, *arguments: Any
     ) -> T:
         """The result of `function` on messages of `size` bytes, where it holds up nobody else."""
         return await self._helpers.run(size, function, model, *arguments, caller=queued_as(context))
@@ -180,7 +180,7 @@ class _Clock:
         """Note that the prompts are tokenized, and the engine comes next."""
         self._tokenize = self._lap()
 
-    def answered(self, answer: Answer | Stream) -> None:
+    def answered(self, answer: Answer | Text) -> None:
         """Note that the engine has answered, and the reply comes next."""
         self._lap()
         self._queue, self._model = answer.queue_seconds, answer.model_seconds

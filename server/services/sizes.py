@@ -7,7 +7,7 @@ from functools import lru_cache
 from gloss import v1 as pb
 from ml.errors import ReplyTooLargeError
 from ml.explain import Forecast
-from ml.models.base import LanguageModel
+from ml.models.protocol import ExplainableModel
 from ml.tokens import Tokenizer
 
 _TOKEN_BYTES = 30
@@ -23,7 +23,7 @@ _SAMPLE = 512
 """Tokens of the vocabulary that are looked at for the mean length of a token's text and bytes."""
 
 
-def check_next_token(model: LanguageModel, prompts: int, top_k: int, limit: int) -> int:
+def check_next_token(model: ExplainableModel, prompts: int, top_k: int, limit: int) -> int:
     """Estimate the bytes of `prompts` lists of `top_k` tokens of usual length.
 
     Raises:
@@ -35,7 +35,7 @@ def check_next_token(model: LanguageModel, prompts: int, top_k: int, limit: int)
     return size
 
 
-def check_score(model: LanguageModel, tokens: int, top_k: int, limit: int) -> int:
+def check_score(model: ExplainableModel, tokens: int, top_k: int, limit: int) -> int:
     """Estimate the bytes of `tokens` scores with `top_k` alternatives each, all tokens of usual length.
 
     Raises:
@@ -72,7 +72,7 @@ def texts_of(question: pb.ExplanationSpec | pb.StudySpec) -> int:
     return question.ByteSize()
 
 
-def _list_bytes(model: LanguageModel, tokens: int) -> int:
+def _list_bytes(model: ExplainableModel, tokens: int) -> int:
     """Bytes of a list of `tokens` tokens of usual length."""
     return _LIST_BYTES + tokens * (_TOKEN_BYTES + _mean_text_bytes(model.tokenizer))
 

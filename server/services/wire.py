@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import Any, TypedDict
 
 import numpy.typing as npt
 from google.protobuf.duration_pb2 import Duration
@@ -15,11 +15,8 @@ from ml.attention import AttentionMap, AttentionSpec, Reduction
 from ml.errors import InputError
 from ml.generation import FinishReason, GenerationSpec, Step
 from ml.junction import Junction
-from ml.models.protocol import ModelInfo
-from ml.prediction import Prediction, Score
-
-if TYPE_CHECKING:
-    from ml.models.base import LanguageModel
+from ml.models.protocol import ExplainableModel, ModelInfo
+from ml.prediction import Prediction, Score, max_top_k
 
 _REDUCTIONS = {
     pb.ATTENTION_REDUCTION_UNSPECIFIED: Reduction.RAW,
@@ -71,7 +68,7 @@ def total(usages: Iterable[pb.Usage]) -> pb.Usage:
     return found
 
 
-def generated(model: LanguageModel, step: Step) -> pb.GenerateResponse:
+def generated(model: ExplainableModel, step: Step) -> pb.GenerateResponse:
     """One more token of a text."""
     reply = pb.GenerateResponse(text=step.text, finish_reason=_FINISHES[step.finish])
     token, nats = _shown(model, step.token_id), step.log_probability
@@ -80,7 +77,7 @@ def generated(model: LanguageModel, step: Step) -> pb.GenerateResponse:
     return reply
 
 
-def model_info(model: LanguageModel, *, is_default: bool) -> pb.ModelInfo:
+def model_info(model: ExplainableModel, *, is_default: bool) -> pb.ModelInfo:
     """What a model is and can do."""
     info, tokenizer = model.info, model.tokenizer
     _, mask_token = tokenizer.mask_token or (None, None)
@@ -101,21 +98,26 @@ def model_info(model: LanguageModel, *, is_default: bool) -> pb.ModelInfo:
         is_default=is_default,
         capabilities=[pb.Capability(name=name, max_tokens=tokens) for name, tokens in info.capabilities],
         unused_capabilities=info.unused,
+        engine=info.engine,
+        max_top_k=max_top_k(info),
     )
 
 
 # A message that becomes part of another one is copied, so those of long lists are written where they are to stand.
 
 
-def write_prediction(message: pb.NextTokenPrediction, model: LanguageModel, found: Prediction, usage: pb.Usage) -> None:
+def write_prediction(
+    message: pb.NextTokenPrediction, model: ExplainableModel, found: Prediction, usage: pb.Usage
+) -> None:
     """Write the most likely tokens after a prompt."""
-    message.entropy = found.entropy
+    if found.entropy is not None:
+        message.entropy = found.entropy
     message.usage.CopyFrom(usage)
     _write_top(message, model, zip(found.ids, found.log_probabilities, strict=True))
 
 
 def write_score(
-    message: pb.ContinuationScore, model: LanguageModel, continuation: Junction, found: Score, usage: pb.Usage
+    message: pb.ContinuationScore, model: ExplainableModel, continuation: Junction, found: Score, usage: pb.Usage
 ) -> None:
     """Write how likely a continuation and each of its tokens is."""
     message.log_probability = math.fsum(found.log_probabilities)
@@ -125,7 +127,8 @@ def write_score(
     for token_id, nats, rank in zip(continuation.ids, found.log_probabilities, found.ranks, strict=True):
         message.tokens.add(**_shown(model, token_id), log_probability=nats, rank=rank)
     for token, alternatives in zip(message.tokens, found.predictions, strict=bool(found.predictions)):
-        token.entropy = alternatives.entropy
+        if alternatives.entropy is not None:
+            token.entropy = alternatives.entropy
         _write_top(token, model, zip(alternatives.ids, alternatives.log_probabilities, strict=True))
 
 
@@ -137,14 +140,14 @@ class _Shown(TypedDict):
     bytes: bytes
 
 
-def _shown(model: LanguageModel, token_id: int) -> _Shown:
+def _shown(model: ExplainableModel, token_id: int) -> _Shown:
     tokenizer = model.tokenizer
     return {"id": token_id, "text": tokenizer.token_text(token_id), "bytes": tokenizer.token_bytes(token_id)}
 
 
 def _write_top(
     message: pb.NextTokenPrediction | pb.TokenScore | pb.GenerateResponse,
-    model: LanguageModel,
+    model: ExplainableModel,
     tokens: Iterable[tuple[int, float]],
 ) -> None:
     """Write the most likely tokens, each with its log-probability."""

@@ -19,6 +19,10 @@ ERRORS = (
     errors.NoAttentionError("tiny"),
     errors.MixedLayersError("tiny", [2]),
     errors.NoChatTemplateError("tiny"),
+    errors.OutOfReachError("tiny", "vllm 0.32", "gives no gradients", "choose occlusion"),
+    errors.EngineError("tiny", "no"),
+    errors.EngineUnavailableError("tiny", "away", 2.5),
+    errors.EngineModelChangedError("tiny", 0.5, 0.01),
     errors.ModelLoadError("no"),
     errors.ModelTooLargeError("tiny", 2**31, 2**30, "float32", "on cpu"),
 )

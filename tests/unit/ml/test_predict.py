@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from ml import predict, prediction
-from ml.errors import GlossError, InputError
+from ml import predict
+from ml.errors import GlossError
 
 LOGITS = torch.tensor([[2.0, 0.0, -1.0, 1.0], [0.0, 0.0, 0.0, 0.0]])
 
@@ -69,28 +69,6 @@ def test_score_lists_alternatives_as_next_token_does() -> None:
         assert one.ids == expected.ids
         assert one.log_probabilities == pytest.approx(expected.log_probabilities, abs=1e-12)
         assert one.entropy == pytest.approx(expected.entropy, abs=1e-12)
-
-
-@pytest.mark.parametrize("top_k", [0, -1, 51, 2**31 - 1])
-def test_top_k_bounds(top_k: int) -> None:
-    with pytest.raises(InputError, match=f"between 1 and 50, not {top_k}") as caught:
-        prediction.check_top_k(top_k, 50)
-    assert caught.value.field == "top_k"
-
-
-def test_top_k_allowed() -> None:
-    for top_k, vocabulary in ((1, 50), (50, 50), (1000, 128_000)):
-        prediction.check_top_k(top_k, vocabulary)
-    prediction.check_top_k(0, 50, least=0)
-    with pytest.raises(InputError):
-        prediction.check_top_k(1001, 128_000)
-
-
-@pytest.mark.parametrize("temperature", [0.0, -1.0, 100.1, math.inf, math.nan])
-def test_temperature_bounds(temperature: float) -> None:
-    with pytest.raises(InputError) as caught:
-        prediction.check_temperature(temperature)
-    assert caught.value.field == "temperature"
 
 
 def test_a_damaged_model_says_so() -> None:

@@ -1,0 +1,301 @@
+"""Gloss in front of a real vLLM, beside plain clients of the same vLLM, in one run on one machine.
+
+    python -m benchmarks.engine [--model transformer | FOLDER] [--rounds 5] [--json FILE]
+
+vLLM is installed where it is missing (`benchmarks/vllm.py`), and serves the model in float32 on this machine's
+processor. A plain client is what a good engineer would write: it sends ids, 64 prompts a request, and asks for the
+target's log-probability by `logprob_token_ids` (or by `echo`), of the very prompts that Gloss asks about. It fits
+nothing. Each round's prefixes are salted, so that everybody begins with an empty prefix cache, and the ways take turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import numpy as np
+
+from benchmarks import vllm
+from benchmarks.machine import processor
+from benchmarks.subjects import TEXT, folder_of
+from ml import spec
+from ml.explain import start
+from ml.models.loading import load
+from ml.models.protocol import ExplainableModel, LogProbabilities
+from ml.models.served.address import parse
+from ml.models.served.exchange import Exchange
+from ml.models.served.model import ServedModel
+from ml.models.served.opening import look
+from ml.models.served.options import EngineOptions
+from ml.spec import Budget, Continuation, ContrastTarget, ExplanationSpec, GenerationTarget, Prompt, Quality, Target
+
+EVALUATIONS = 1000
+PROMPTS = 64
+"""Of one request of a plain client."""
+
+SEEDS = range(4)
+"""Over which errors are averaged."""
+
+_salts = count()
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one run of Gloss took.
+
+    Attributes:
+        busy: seconds of it in which the engine had at least one request.
+    """
+
+    seconds: float
+    busy: float
+
+
+class Recorded(ServedModel):
+    """A served model that keeps what it was asked about, and when its requests were under way."""
+
+    def __init__(self, found: Any) -> None:
+        self.spans: list[tuple[float, float]] = []
+        self.prompts: list[tuple[int, ...]] = []
+        self.tokens: list[int] = []
+        super().__init__(found, self._note)
+
+    def _note(self, exchange: Exchange) -> None:
+        now = time.perf_counter()
+        self.spans.append((now - exchange.seconds, now))
+
+    def stream_log_probabilities(self, prompts: Any, continuations: Any, **options: Any) -> Iterator[LogProbabilities]:
+        """As `ServedModel` does, noting what is asked."""
+        self.prompts += [tuple(prompt) for prompt in prompts]
+        self.tokens.append(continuations[0][0])
+        yield from super().stream_log_probabilities(prompts, continuations, **options)
+
+    def busy(self, since: float) -> float:
+        """Seconds since then in which a request was under way."""
+        total, end = 0.0, since
+        for begin, until in sorted(span for span in self.spans if span[1] > since):
+            total += max(0.0, until - max(begin, end))
+            end = max(end, until)
+        return total
+
+
+def lime(words: int, evaluations: int, *, controlled: bool, seed: int = 0) -> ExplanationSpec:
+    """A LIME explanation of a prompt of so many words."""
+    estimator = spec.Estimator.CONTROL_VARIATES if controlled else spec.Estimator.TEXTBOOK
+    return ExplanationSpec(
+        Prompt(" ".join(TEXT.split()[:words])),
+        spec.Lime(estimator=estimator),
+        budget=Budget(max_evaluations=evaluations, seed=seed),
+        quality=Quality(faithfulness=False),
+    )
+
+
+def attributions(model: ExplainableModel, asked: ExplanationSpec) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """What an explanation finds, [features]."""
+    *_, last = start(model, asked)
+    return np.array([each.attribution for each in last.result.attributions])
+
+
+def gloss(model: Recorded, asked: ExplanationSpec) -> Round:
+    """One run of Gloss, from a spec to the result."""
+    own = model.for_namespace(f"round {next(_salts)}")
+    began = time.perf_counter()
+    attributions(own, asked)
+    ended = time.perf_counter()
+    return Round(ended - began, model.busy(began))
+
+
+class PlainClient:
+    """Asks vLLM for one token's log-probability after many prompts."""
+
+    def __init__(self, url: str, model: str) -> None:
+        self._http = httpx2.Client(base_url=url, timeout=600)
+        self._model = model
+
+    def by_ids(self, prompts: Sequence[tuple[int, ...]], token: int, salt: str) -> list[float]:
+        """By `logprob_token_ids`, 64 prompts in one request."""
+        body = {"logprobs": 1, "logprob_token_ids": [token], "max_tokens": 1, "return_tokens_as_token_ids": True}
+        choices = self._choices([list(prompt) for prompt in prompts], body, salt)
+        return [choice["logprobs"]["top_logprobs"][0][f"token_id:{token}"] for choice in choices]
+
+    def by_echo(self, prompts: Sequence[tuple[int, ...]], token: int, salt: str) -> list[float]:
+        """By `echo`, with the token behind each prompt."""
+        body = {"echo": True, "logprobs": 1, "max_tokens": 0}
+        choices = self._choices([[*prompt, token] for prompt in prompts], body, salt)
+        return [choice["logprobs"]["token_logprobs"][-1] for choice in choices]
+
+    def _choices(self, prompts: list[list[int]], body: dict[str, Any], salt: str) -> list[Any]:
+        asked = {"model": self._model, "prompt": prompts, "temperature": 0, "cache_salt": salt, **body}
+        reply = self._http.post("/v1/completions", json=asked).raise_for_status().json()
+        return sorted(reply["choices"], key=lambda choice: choice["index"])
+
+
+def plain(
+    way: Callable[[Sequence[tuple[int, ...]], int, str], list[float]],
+    prompts: Sequence[tuple[int, ...]],
+    token: int,
+    at_once: int,
+) -> float:
+    """Seconds for all prompts, with so many requests at once."""
+    salt = f"plain round {next(_salts)} of the benchmark"
+    parts = [prompts[place : place + PROMPTS] for place in range(0, len(prompts), PROMPTS)]
+    began = time.perf_counter()
+    with ThreadPoolExecutor(at_once) as pool:
+        list(pool.map(lambda part: way(part, token, salt), parts))
+    return time.perf_counter() - began
+
+
+def agreement(served: ExplainableModel, local: ExplainableModel) -> dict[str, float]:
+    """The largest difference of any attribution, by method and target."""
+    continuation = Target(Continuation(text=" of the city"))
+    contrast = Target(ContrastTarget(Continuation(text=" city"), Continuation(text=" river")))
+    prompt, short = Prompt(" ".join(TEXT.split()[:24])), Prompt("The bridge was built in 1932")
+    large = Budget(max_evaluations=400, seed=1)
+    asked = {
+        "occlusion": ExplanationSpec(prompt, spec.Occlusion()),
+        "exact Shapley values": ExplanationSpec(short, spec.KernelShap()),
+        "interactions": ExplanationSpec(short, spec.Interactions()),
+        "occlusion, a continuation": ExplanationSpec(prompt, spec.Occlusion(), continuation),
+        "occlusion, a generation": ExplanationSpec(prompt, spec.Occlusion(), Target(GenerationTarget(4))),
+        "occlusion, a contrast": ExplanationSpec(prompt, spec.Occlusion(), contrast),
+        "LIME": ExplanationSpec(prompt, spec.Lime(), budget=large),
+        "KernelSHAP": ExplanationSpec(prompt, spec.KernelShap(), budget=large),
+        "Shapley permutation": ExplanationSpec(prompt, spec.ShapleyPermutation(), budget=large),
+        "context attribution": ExplanationSpec(prompt, spec.ContextAttribution(), budget=large),
+    }
+    return {
+        name: float(np.abs(attributions(served, one) - attributions(local, one)).max()) for name, one in asked.items()
+    }
+
+
+def cheapest_control(local: ExplainableModel, words: int) -> tuple[int, float, float]:
+    """Evaluations with control variates whose error is no larger than the textbook's from `EVALUATIONS`.
+
+    Returns them, their error and the textbook's: root mean squares against 40 times as many evaluations, over seeds.
+    """
+    exact = attributions(local, lime(words, 40 * EVALUATIONS, controlled=True))
+
+    def error(evaluations: int, *, controlled: bool) -> float:
+        found = [attributions(local, lime(words, evaluations, controlled=controlled, seed=1 + seed)) for seed in SEEDS]
+        return float(np.sqrt(np.mean((np.array(found) - exact) ** 2)))
+
+    textbook = error(EVALUATIONS, controlled=False)
+    for evaluations in (150, 200, 250, 300, 400, 500, 700, EVALUATIONS):
+        if (own := error(evaluations, controlled=True)) <= textbook:
+            return evaluations, own, textbook
+    return EVALUATIONS, own, textbook
+
+
+def measure(folder: Path, words: int, rounds: int, log: Path) -> dict[str, Any]:
+    """All figures."""
+    local = load(str(folder), device="cpu")
+    fewer, own_error, textbook_error = cheapest_control(local, words)
+    _tell(f"control variates: {fewer} evaluations for an error of {own_error:.3g}, textbook {textbook_error:.3g}\n")
+    with vllm.serving(folder, log) as url:
+        found = asyncio.run(look(parse(f"vllm+{url}/{folder.name}"), EngineOptions()))
+        model, client = Recorded(found), PlainClient(url, folder.name)
+        agreed = agreement(model, local)
+        _tell("".join(f"  {name}: {difference:.1e}\n" for name, difference in agreed.items()))
+
+        model.prompts.clear()
+        gloss(model, lime(words, EVALUATIONS, controlled=False))
+        prompts, token = [*dict.fromkeys(model.prompts)], model.tokens[-1]
+        ways: dict[str, Callable[[], float]] = {
+            "plain client, by ids": lambda: plain(client.by_ids, prompts, token, 1),
+            "plain client, by ids, 4 requests at once": lambda: plain(client.by_ids, prompts, token, 4),
+            "plain client, by echo": lambda: plain(client.by_echo, prompts, token, 1),
+        }
+        seconds: dict[str, list[float]] = {name: [] for name in ("gloss", "gloss, control variates", *ways)}
+        runs: list[Round] = []
+        shares: dict[str, list[float]] = {name: [] for name in seconds}
+        for _ in range(rounds):
+            for name, times in seconds.items():
+                before = _cached(url)
+                if name in ways:
+                    taken = ways[name]()
+                else:
+                    controlled = name != "gloss"
+                    run = gloss(model, lime(words, fewer if controlled else EVALUATIONS, controlled=controlled))
+                    taken = run.seconds
+                    if not controlled:
+                        runs.append(run)
+                times.append(taken)
+                shares[name].append(_share(before, _cached(url)))
+                _tell(f"  {name}: {taken:.2f} s\n")
+        model.close()
+    return {
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "processor": processor(),
+        "vllm": vllm.VERSION,
+        "words": words,
+        "evaluations": EVALUATIONS,
+        "prompts": len(prompts),
+        "noise": found.info.noise,
+        "agreement": agreed,
+        "seconds": {name: statistics.median(each) for name, each in seconds.items()},
+        "cached_share": {name: statistics.median(each) for name, each in shares.items()},
+        "control_evaluations": fewer,
+        "error": {"control variates": own_error, "textbook": textbook_error},
+        "busy_share": statistics.median(run.busy / run.seconds for run in runs),
+        "own_seconds": statistics.median(run.seconds - run.busy for run in runs),
+    }
+
+
+def _cached(url: str) -> tuple[float, float]:
+    return vllm.metric(url, "vllm:prefix_cache_hits_total"), vllm.metric(url, "vllm:prefix_cache_queries_total")
+
+
+def _share(before: tuple[float, float], after: tuple[float, float]) -> float:
+    hits, queries = (new - old for new, old in zip(after, before, strict=True))
+    return hits / queries if queries else 0.0
+
+
+def _tell(text: str) -> None:
+    print(text, end="", file=sys.stderr, flush=True)
+
+
+def show(found: dict[str, Any]) -> None:
+    """The figures, in lines."""
+    seconds, ours = found["seconds"], found["seconds"]["gloss"]
+    print(f"LIME, {found['evaluations']} evaluations of {found['words']} words ({found['prompts']} different prompts)")
+    for name, each in seconds.items():
+        print(f"  {name:42} {each:7.2f} s  {each / ours:5.2f} ×  {100 * found['cached_share'][name]:3.0f} % cached")
+    print(f"  control variates: {found['control_evaluations']} evaluations at an equal error")
+    print(f"  engine busy {100 * found['busy_share']:.0f} %, Gloss's own part {found['own_seconds']:.2f} s")
+    print("largest differences from the model as Gloss loads it")
+    for name, difference in found["agreement"].items():
+        print(f"  {name:42} {difference:.1e}")
+
+
+def main() -> None:
+    """Measure, show and keep."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="transformer")
+    parser.add_argument("--words", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    with folder_of(options.model) as folder, tempfile.TemporaryDirectory() as logs:
+        found = measure(folder.resolve(), options.words, options.rounds, Path(logs) / "vllm.log")
+    show(found)
+    if options.json:
+        kept = json.loads(options.json.read_text()) if options.json.exists() else {}
+        kept[options.model] = found
+        options.json.write_text(json.dumps(kept, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,20 @@
+"""Models that an engine elsewhere computes, such as vLLM: Gloss asks it for log-probabilities over HTTP.
+
+address.py        where an engine is, and what it calls the model
+options.py        what a deployment decides: key, concurrency, patience
+client.py         requests to its replicas: in flight, retried, cancelled
+exchange.py       one of them, and what became of it
+window.py         how many prompts are in flight
+completions.py    the API's messages: what is asked of sequences, and what comes back
+abilities.py      what an engine was seen to do
+tokenizer.py      the model's tokenizer, from its own files
+verification.py   whether the tokenizer is the engine's, how far its numbers can be trusted, and whether they changed
+reading.py        which sequences to ask about for log-probabilities of continuations
+texts.py          the same where a text is generated
+stream.py         many requests under way, whose answers are let through once the model is known to be the same
+probe.py          small questions, by which its abilities are found
+opening.py        from an address to all of this
+model.py          the model that explainers see
+
+Nothing here imports torch.
+"""

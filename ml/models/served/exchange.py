@@ -1,0 +1,134 @@
+"""One request to an engine and what became of it: how it ended, what it cost, whether trying again may help."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from time import time
+from typing import Any, Generic, TypeVar
+
+import httpx2
+
+from ml.errors import EngineError
+
+T = TypeVar("T")
+
+_TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
+"""Statuses after which the same request may be answered."""
+
+_OVERLOADED = frozenset({429, 503})
+_KEY_WANTED = frozenset({401, 403})
+_LONGEST_REASON = 300
+"""Characters of an engine's own message that are repeated."""
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """One request that has ended, for whoever counts.
+
+    Attributes:
+        outcome: "ok", "overloaded", "failed", "unusable", "refused", "away", or "cancelled".
+        in_flight: prompts that are asked for at this moment, its own among them.
+        prompt_tokens: as the engine counts them; of them `cached_tokens` were in its prefix cache, as far as it tells.
+    """
+
+    outcome: str
+    seconds: float
+    in_flight: int
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Reply(Generic[T]):
+    """What was made of an answer, and the replica that gave it."""
+
+    value: T
+    replica: str
+
+
+class UnusableError(Exception):
+    """An answer lacks what was asked for, or holds what is no number. The message says what."""
+
+
+class RefusedError(EngineError):
+    """The engine says that the request itself is wrong; `status` is its own."""
+
+    def __init__(self, model: str, status: int, message: str) -> None:
+        super().__init__(model, message)
+        self.status = status
+
+
+class TransientError(Exception):
+    """A request failed that may be tried again; `retry_after` are seconds that the engine asks to wait."""
+
+    def __init__(self, outcome: str, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.outcome = outcome
+        self.retry_after = retry_after
+
+
+def check(response: httpx2.Response, model: str) -> None:
+    """Make sure that a response is an answer.
+
+    Raises:
+        TransientError: it is none, and the next one may be.
+        RefusedError: it is none, and none will be.
+    """
+    status = response.status_code
+    if status == httpx2.codes.OK:
+        return
+    message = _message(response)
+    if status in _TRANSIENT:
+        outcome = "overloaded" if status in _OVERLOADED else "failed"
+        raise TransientError(outcome, f"it answered {status}: {message}", _retry_after(response))
+    if status in _KEY_WANTED:
+        raise RefusedError(model, status, f"the engine refuses the key in GLOSS_ENGINE_KEY ({status})")
+    raise RefusedError(model, status, f"the engine refuses the request ({status}): {message}")
+
+
+def broken(error: httpx2.TransportError) -> TransientError:
+    """An error of the connection, in words. Its address is left out: callers are told this."""
+    match error:
+        case httpx2.ConnectTimeout() | httpx2.ConnectError():
+            reason = "nothing accepts connections there"
+        case httpx2.TimeoutException():
+            reason = "it took too long"
+        case _:
+            reason = f"the connection broke ({type(error).__name__})"
+    return TransientError("away", reason)
+
+
+def usage(data: Any) -> dict[str, int]:
+    """Tokens by an engine's own count, as `Exchange` names them."""
+    found = data.get("usage") if isinstance(data, dict) else None
+    if not isinstance(found, dict):
+        return {}
+    details = found.get("prompt_tokens_details") or {}
+    return {
+        "prompt_tokens": int(found.get("prompt_tokens") or 0),
+        "cached_tokens": int(details.get("cached_tokens") or 0),
+    }
+
+
+def _message(response: httpx2.Response) -> str:
+    """What an engine says is wrong, by OpenAI's form of errors or any other."""
+    try:
+        data = response.json()
+        found = data["error"]["message"] if isinstance(data.get("error"), dict) else data.get("message", data)
+    except (ValueError, KeyError, AttributeError):
+        found = response.text
+    return str(found).strip().partition("\n")[0][:_LONGEST_REASON]
+
+
+def _retry_after(response: httpx2.Response) -> float | None:
+    """Seconds that the engine asks to wait, by a number or a date."""
+    value = response.headers.get("Retry-After", "").strip()
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time())
+    except ValueError:
+        return None

@@ -1,0 +1,185 @@
+"""Finds out what an engine can: a few small questions at the start, each of which it answers or refuses."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ml.errors import EngineError, EngineUnavailableError, ModelLoadError
+from ml.models.served.abilities import Abilities, OwnTokens
+from ml.models.served.client import EngineClient
+from ml.models.served.completions import PATH, Answer, Query, answers, body
+
+_LARGEST_TOP = 1000
+_PATIENCE_SECONDS = 2.0
+"""For a question that an engine fails at: what it does not know is an internal error to some."""
+
+_GIVEN = (128, 2, 1)
+"""How many given ids are tried; vLLM takes 128."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """What an engine says of itself and of a model.
+
+    Attributes:
+        engine: its name and version.
+        origin: the folder or the name on the Hub that the model was loaded from; "" where it does not say.
+        longest: tokens of a prompt and of what is generated behind it; None where it does not say.
+    """
+
+    engine: str
+    origin: str
+    longest: int | None
+
+
+async def ask(
+    client: EngineClient,
+    query: Query,
+    abilities: Abilities,
+    *,
+    replica: str | None = None,
+    patience: float | None = None,
+    queued: bool = True,
+) -> list[Answer]:
+    """What the engine answers to `query`, one answer a sequence. The other arguments are those of `EngineClient.post`.
+
+    Raises:
+        EngineError: nothing that could be used.
+    """
+    model = client.address.model
+    reply = await client.post(
+        PATH,
+        body(model, query, abilities),
+        lambda data: answers(data, model, query, abilities),
+        prompts=len(query.sequences),
+        replica=replica,
+        patience=patience,
+        queued=queued,
+    )
+    return reply.value
+
+
+async def introduce(client: EngineClient, replica: str) -> Card:
+    """What one replica says of itself and of the model.
+
+    Raises:
+        ModelLoadError: it serves another model.
+        EngineError: it does not answer.
+    """
+    address = client.address
+    listed = await client.get("/v1/models", replica=replica)
+    try:
+        cards: dict[str, dict[str, Any]] = {str(card["id"]): card for card in listed["data"]}
+    except (KeyError, TypeError) as error:
+        raise ModelLoadError(
+            f"{replica} lists no models under /v1/models; is it an engine with OpenAI's API?"
+        ) from error
+    if address.model not in cards:
+        served = ", ".join(sorted(cards)) or "none"
+        raise ModelLoadError(f"{replica} serves no model {address.model!r}; it serves {served}")
+    card = cards[address.model]
+    longest = card.get("max_model_len")
+    return Card(
+        engine=f"{address.engine} {await _version(client, replica)}".strip(),
+        origin=str(card.get("root") or ""),
+        longest=longest if isinstance(longest, int) and longest > 1 else None,
+    )
+
+
+async def _version(client: EngineClient, replica: str) -> str:
+    try:
+        found = await client.get("/version", replica=replica, patience=0.0)
+        return str(found["version"])
+    except (EngineError, KeyError, TypeError):
+        return ""
+
+
+async def find_abilities(client: EngineClient, sequence: Sequence[int], vocabulary_size: int) -> Abilities:
+    """What the engine does with `sequence`, some tokens of a text.
+
+    Raises:
+        ModelLoadError: it takes no ids as a prompt, or gives no log-probabilities of given tokens.
+        EngineError: it does not answer.
+    """
+    address = client.address
+    plain = Query((tuple(sequence),))
+    try:
+        await ask(client, plain, Abilities())
+    except EngineUnavailableError:
+        raise
+    except EngineError as error:
+        raise ModelLoadError(
+            f"the engine does not take token ids as a prompt ({error}), so Gloss could not be sure of what it reads; if"
+            " it should, as vLLM does, set GLOSS_TOKENIZER to that of the model that is served"
+        ) from error
+    found = await _own_tokens(client, replace(plain, tail=len(sequence) - 1))
+    for count in _GIVEN:
+        if await _answers(client, replace(plain, given=tuple(range(min(count, vocabulary_size)))), found):
+            found = replace(found, given_ids=count)
+            break
+    if not found.explains:
+        raise ModelLoadError(
+            f"the engine gives no log-probabilities of the tokens of a prompt ({address.model!r} was asked), neither by"
+            " prompt_logprobs nor by echo, so nothing can be explained by it. vLLM does"
+        )
+    top, priority, salt = await asyncio.gather(
+        _largest_top(client, plain, found, min(_LARGEST_TOP, vocabulary_size)),
+        _answers(client, replace(plain, stands_back=True), replace(found, priority=True)),
+        _answers(client, replace(plain, salt="gloss"), replace(found, salt=True)),
+    )
+    # Other engines ignore words that they do not know.
+    known = address.engine == "vllm"
+    return replace(found, top=top, priority=priority and known, salt=salt and known)
+
+
+async def _own_tokens(client: EngineClient, query: Query) -> Abilities:
+    ways = (
+        Abilities(own_tokens=OwnTokens.PROMPT_LOGPROBS),
+        Abilities(own_tokens=OwnTokens.ECHO),
+        Abilities(own_tokens=OwnTokens.ECHO, echoed_tokens=1),
+    )
+    for way in ways:
+        if await _answers(client, query, way):
+            return way
+    return Abilities()
+
+
+async def _largest_top(client: EngineClient, plain: Query, abilities: Abilities, largest: int) -> int:
+    """By bisection, as engines refuse what is more than their limit, or list fewer."""
+    if not await _lists(client, plain, 1, abilities):
+        return 0
+    lower, upper, middle = 1, largest, largest
+    while lower < upper:
+        if await _lists(client, plain, middle, abilities):
+            lower = middle
+        else:
+            upper = middle - 1
+        middle = (lower + upper + 1) // 2
+    return lower
+
+
+async def _lists(client: EngineClient, plain: Query, top: int, abilities: Abilities) -> bool:
+    found = await _tried(client, replace(plain, top=top), abilities)
+    return found is not None and len(found[0].top) == top
+
+
+async def _answers(client: EngineClient, query: Query, abilities: Abilities) -> bool:
+    return await _tried(client, query, abilities) is not None
+
+
+async def _tried(client: EngineClient, query: Query, abilities: Abilities) -> list[Answer] | None:
+    """The engine's answers, or None where it refuses `query`, fails at it alone, or its answers are of no use.
+
+    Raises:
+        EngineError: it does not answer what it can, either.
+    """
+    try:
+        return await ask(client, query, abilities, patience=_PATIENCE_SECONDS)
+    except EngineUnavailableError:
+        await ask(client, Query((query.sequences[0][:1],)), Abilities())
+        return None
+    except EngineError:
+        return None

@@ -1,0 +1,335 @@
+"""Questions about models that engines elsewhere compute: asked over HTTP on the event loop, without a thread or torch.
+
+It offers to the services what `server.engine.Engine` does. Batching is the engine's; what is bounded here is how many
+prompts wait for it, and how many of each caller's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import math
+import secrets
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import replace
+from typing import Any
+
+from ml.errors import EngineError
+from ml.generation import Generation, Step
+from ml.models.served.client import EngineClient
+from ml.models.served.completions import PATH, Answer, Likely, Query, answers, body
+from ml.models.served.exchange import Exchange, UnusableError
+from ml.models.served.opening import Found
+from ml.models.served.stream import Engine
+from ml.models.served.texts import body as text_body
+from ml.models.served.texts import tokens
+from ml.prediction import Prediction, Score
+from server import calls
+from server.admission import Admission, Load, QueueOverflowError
+from server.errors import OverloadedError
+from server.questions import AttentionTask, NextTokenTask, ScoreTask, Task
+
+_CHECK_SECONDS = 5.0
+"""For so long it is believed that an engine computes the model that it did when its fingerprint was last compared."""
+
+_PATIENCE_SECONDS = 5.0
+"""For which a question is asked again while the engine is away: callers would rather know."""
+
+_RETRY_SECONDS = 1.0
+"""After which a refused caller is told to try again."""
+
+_MAX_UNREAD = 32
+"""Tokens of a text that wait for its caller to read them; then no more are taken from the engine."""
+
+
+class ServedEngine:
+    """Asks engines elsewhere. All methods are for the event loop that made it."""
+
+    def __init__(self, models: Mapping[str, Found], observe: Callable[[Exchange], None], *, max_waiting: int) -> None:
+        """Answer questions about `models`.
+
+        Args:
+            observe: is told of every request that has ended.
+            max_waiting: prompts that may wait for their answers; more are refused at once, but for callers who have
+                less than an equal share of them.
+        """
+        self._models = models
+        self._engines = {
+            name: Engine(
+                EngineClient(found.address, replace(found.options, patience=_PATIENCE_SECONDS), observe),
+                found.abilities,
+                found.fingerprint,
+            )
+            for name, found in models.items()
+        }
+        self._checks = {name: _Check(engine) for name, engine in self._engines.items()}
+        self._admission = Admission(max_waiting, sys.maxsize)
+        self._secret = secrets.token_bytes(32)
+
+    async def stop(self) -> None:
+        """Close all connections."""
+        for engine in self._engines.values():
+            await engine.client.aclose()
+
+    def check_capacity(self, caller: Hashable = None, prompts: int = 1) -> None:
+        """Spare a caller the work of preparing tasks that would be refused.
+
+        Raises:
+            OverloadedError: too many prompts are waiting already.
+        """
+        try:
+            self._admission.check(caller, Load(items=prompts), math.inf, math.inf)
+        except QueueOverflowError:
+            raise OverloadedError(_RETRY_SECONDS) from None
+
+    async def submit(
+        self,
+        model: str,
+        tasks: Sequence[Task],
+        *,
+        caller: Hashable = None,
+        namespace: str = "",
+        seconds: float | None = None,
+    ) -> calls.Answer:
+        """Answer `tasks`, some in one request. Whoever stops waiting ends the requests.
+
+        Args:
+            caller: who asks; the prompts of each are counted.
+            namespace: whose prefixes the engine may use.
+            seconds: nobody waits for the answer any longer than this.
+
+        Raises:
+            OverloadedError: too many prompts are waiting already; nothing was asked.
+            EngineError: the engine gave no answer that could be used, or computes another model by now.
+        """
+        began = time.monotonic()
+        values: list[Any] = [None] * len(tasks)
+        with self._counted(caller, len(tasks)):
+            patience = _PATIENCE_SECONDS if seconds is None else min(seconds, _PATIENCE_SECONDS)
+            asking = [
+                self._ask(model, query, patience, values, indices)
+                for query, indices in self._queries(model, tasks, self._salt(namespace))
+            ]
+            await _together(self._checks[model].passed(), *asking)
+        for index, task in enumerate(tasks):
+            values[index] = _value(task, values[index])
+        return calls.Answer(tuple(values), 0.0, time.monotonic() - began, (0,) * len(tasks))
+
+    def generate(
+        self,
+        model: str,
+        ids: Sequence[int],
+        generation: Generation,
+        *,
+        caller: Hashable = None,
+        namespace: str = "",
+    ) -> ServedText:
+        """Begin to continue `ids`.
+
+        Args:
+            caller: who asks; the prompts of each are counted.
+            namespace: whose prefixes the engine may use.
+
+        Raises:
+            OverloadedError: too many prompts are waiting already.
+        """
+        self.check_capacity(caller)
+        found, engine = self._models[model], self._engines[model]
+        asked = text_body(
+            found.address.model,
+            ids,
+            generation.spec,
+            found.abilities,
+            max_tokens=generation.max_tokens,
+            salt=self._salt(namespace),
+        )
+        return ServedText(engine, self._checks[model], asked, generation, lambda: self._counted(caller))
+
+    async def _ask(self, model: str, query: Query, patience: float, values: list[Any], indices: Sequence[int]) -> None:
+        """Put the answers to `query` where they belong."""
+        engine, name = self._engines[model], self._models[model].address.model
+        reply = await engine.client.post(
+            PATH,
+            body(name, query, engine.abilities),
+            lambda data: answers(data, name, query, engine.abilities),
+            prompts=len(query.sequences),
+            patience=patience,
+        )
+        for index, answer in zip(indices, reply.value, strict=True):
+            values[index] = answer
+
+    def _queries(self, model: str, tasks: Sequence[Task], salt: str) -> Iterator[tuple[Query, Sequence[int]]]:
+        """Tasks that are asked alike share requests, each of which comes with the indices of its tasks."""
+        groups: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for index, task in enumerate(tasks):
+            if isinstance(task, AttentionTask):
+                raise TypeError("an engine elsewhere gives no attention; `ml.attention.resolve` refuses it")
+            groups[len(task.continuation) if isinstance(task, ScoreTask) else 0, task.top_k].append(index)
+        size = self._engines[model].client.window.request
+        for (tail, top), indices in groups.items():
+            for start in range(0, len(indices), size):
+                some = indices[start : start + size]
+                sequences = tuple(_sequence(tasks[index]) for index in some)
+                yield Query(sequences, tail=tail, top=top, salt=salt), some
+
+    def _salt(self, namespace: str) -> str:
+        if not namespace:
+            return ""
+        return hashlib.blake2b(namespace.encode(), key=self._secret, digest_size=32).hexdigest()
+
+    @contextmanager
+    def _counted(self, caller: Hashable, prompts: int = 1) -> Iterator[None]:
+        """Count prompts as waiting, or refuse them."""
+        self.check_capacity(caller, prompts)
+        for _ in range(prompts):
+            self._admission.enter(caller, 0, None)
+        try:
+            yield
+        finally:
+            for _ in range(prompts):
+                self._admission.leave(caller, 0, None)
+
+
+class ServedText:
+    """One text on its way from an engine to its caller. Iterate over its steps; whoever stops says `leave`."""
+
+    cached_tokens: int | None = None
+    queue_seconds = 0.0
+
+    def __init__(
+        self,
+        engine: Engine,
+        check: _Check,
+        asked: Mapping[str, Any],
+        generation: Generation,
+        counted: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        self._engine = engine
+        self._check = check
+        self._asked = asked
+        self._generation = generation
+        self._counted = counted
+        self._began = time.monotonic()
+        self.model_seconds = 0.0
+        """Time until its last step came."""
+        self._arrived: asyncio.Queue[Step | Exception] = asyncio.Queue(_MAX_UNREAD)
+        self._ended = False
+        self._reading = asyncio.create_task(self._read())
+
+    def leave(self) -> None:
+        """End the engine's request, if it is still under way."""
+        self._ended = True
+        self._reading.cancel()
+
+    def __aiter__(self) -> ServedText:
+        return self
+
+    async def __anext__(self) -> Step:
+        """The next step.
+
+        Raises:
+            StopAsyncIteration: the last one came before.
+            EngineError: the text broke off, or another model made it.
+        """
+        if self._ended:
+            raise StopAsyncIteration
+        item = await self._arrived.get()
+        if isinstance(item, Exception):
+            self._ended = True
+            raise item
+        self._ended = item.finish is not None
+        return item
+
+    async def _read(self) -> None:
+        try:
+            with self._counted():
+                await self._steps()
+        except Exception as error:  # noqa: BLE001 -- whatever it is, it is raised where the text is read
+            await self._arrived.put(error)
+
+    async def _steps(self) -> None:
+        """Take tokens as they come, and end the request with the last one that is wanted."""
+        await self._check.passed()
+        client, top = self._engine.client, self._generation.spec.top_k
+        async with client.stream(PATH, self._asked) as events:
+            async for event in events:
+                try:
+                    found = tokens(event, top)
+                except UnusableError as error:
+                    raise EngineError(client.address.name, f"the engine gives answers of no use: {error}") from error
+                for each in found:
+                    step = self._generation.append(each.token_id, each.log_probability, each.top, ended=each.ended)
+                    self.model_seconds = time.monotonic() - self._began
+                    await self._arrived.put(step)
+                    if step.finish is not None:
+                        return
+        raise EngineError(client.address.name, "the engine ended the text without saying why")
+
+
+class _Check:
+    """Compares an engine's fingerprint now and then, for all calls together."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._believed_until = 0.0
+        self._under_way: asyncio.Task[None] | None = None
+
+    async def passed(self) -> None:
+        """Wait until the engine is known to compute the model that it did at the start, as far as a while ago.
+
+        Raises:
+            EngineModelChangedError: it computes another.
+            EngineError: it does not answer.
+        """
+        if time.monotonic() < self._believed_until:
+            return
+        if self._under_way is None:
+            self._under_way = asyncio.create_task(self._compare())
+            self._under_way.add_done_callback(self._finished)
+        # Shielded: a caller who leaves must not end what others wait for.
+        await asyncio.shield(self._under_way)
+
+    async def _compare(self) -> None:
+        engine = self._engine
+        replicas = engine.client.address.replicas
+        await asyncio.gather(*(engine.fingerprint.check(engine.client, engine.abilities, each) for each in replicas))
+        self._believed_until = time.monotonic() + _CHECK_SECONDS
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._under_way = None
+        with suppress(asyncio.CancelledError):
+            task.exception()  # whoever waited was told
+
+
+async def _together(*work: Any) -> None:
+    """Do all of `work`; where one fails, the others are ended."""
+    tasks = [asyncio.ensure_future(each) for each in work]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _sequence(task: Task) -> tuple[int, ...]:
+    return (*task.prompt, *task.continuation) if isinstance(task, ScoreTask) else task.ids
+
+
+def _value(task: Task, answer: Answer) -> Prediction | Score:
+    """What a task's caller is told of an engine's answer."""
+    if isinstance(task, NextTokenTask):
+        return _prediction(answer.top)
+    return Score(
+        log_probabilities=tuple(each.log_probability for each in answer.tail),
+        ranks=tuple(each.rank for each in answer.tail),
+        predictions=tuple(_prediction(each.top) for each in answer.tail if each.top),
+    )
+
+
+def _prediction(top: Likely) -> Prediction:
+    return Prediction(tuple(token for token, _ in top), tuple(value for _, value in top), None)

@@ -1,0 +1,261 @@
+"""Engines that misbehave: never a wrong number, and no failure that patience would have mended."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ml.errors import EngineError, EngineModelChangedError, EngineUnavailableError
+from ml.explain import start
+from ml.models.served.exchange import Exchange
+from ml.models.served.model import ServedModel, open_model
+from ml.models.served.options import EngineOptions
+from ml.spec import Budget, ExplanationSpec, Lime, Prompt
+from tests.fixtures.engine import Fault, TestEngine
+from tests.fixtures.models import byte_level
+from tests.fixtures.served import LONGEST, LocalModel, SmallModel
+
+PROMPTS = [(1, 2, index) for index in range(300)]
+
+
+def values(model: ServedModel | LocalModel, prompts: list[tuple[int, ...]] = PROMPTS) -> Any:
+    found = np.full((len(prompts), 1), np.nan)
+    for batch in model.stream_log_probabilities(prompts, [[7]], max_tokens=256):
+        found[list(batch.indices)] = batch.rows
+    return found
+
+
+def changed(change: Callable[[Any], None]) -> Callable[[Any], Any]:
+    def make(data: Any) -> Any:
+        data = copy.deepcopy(data)
+        change(data)
+        return data
+
+    return make
+
+
+def drop_last(data: Any) -> None:
+    data["choices"].pop()
+
+
+def repeat_first(data: Any) -> None:
+    data["choices"][-1] = data["choices"][0]
+
+
+def without_log_probability(data: Any) -> None:
+    data["choices"][0]["logprobs"]["top_logprobs"][0].pop("token_id:7", None)
+
+
+def not_a_number(data: Any) -> None:
+    data["choices"][0]["logprobs"]["top_logprobs"][0] = {"token_id:7": math.nan, "token_id:0": math.nan}
+
+
+def null(data: Any) -> None:
+    data["choices"][0]["logprobs"] = None
+
+
+def of_another_model(data: Any) -> None:
+    data["model"] = "other"
+
+
+UNUSABLE = {
+    "an answer is missing": drop_last,
+    "one comes twice": repeat_first,
+    "a log-probability is missing": without_log_probability,
+    "one is not a number": not_a_number,
+    "all are null": null,
+    "it is from another model": of_another_model,
+}
+
+PASSING = {
+    "overloaded": Fault(status=429),
+    "overloaded, and says for how long": Fault(status=429, headers={"Retry-After": "0.05"}),
+    "unavailable": Fault(status=503),
+    "broken": Fault(status=500),
+    "behind a proxy that gives up": Fault(status=504),
+    "gone in mid-request": Fault(hang_up=True),
+    **{name: Fault(change=changed(change)) for name, change in UNUSABLE.items()},
+}
+
+
+@pytest.mark.parametrize("name", PASSING)
+def test_what_passes_costs_time_and_nothing_else(
+    name: str, served_model: ServedModel, local_model: LocalModel, engine: TestEngine
+) -> None:
+    engine.faults = [PASSING[name], PASSING[name]]
+    np.testing.assert_allclose(values(served_model), values(local_model), atol=1e-5)
+    assert not engine.faults
+
+
+@pytest.mark.parametrize("name", UNUSABLE)
+def test_what_does_not_pass_is_an_error_and_never_a_number(
+    name: str, served_model: ServedModel, engine: TestEngine
+) -> None:
+    engine.faults = [Fault(change=changed(UNUSABLE[name])) for _ in range(200)]
+    with pytest.raises(EngineError, match="of no use"):
+        values(served_model)
+
+
+def test_answers_in_another_order(served_model: ServedModel, local_model: LocalModel, engine: TestEngine) -> None:
+    engine.faults = [Fault(change=changed(lambda data: data["choices"].reverse())) for _ in range(200)]
+    np.testing.assert_allclose(values(served_model), values(local_model), atol=1e-5)
+
+
+def test_an_engine_that_stays_away(engine: TestEngine) -> None:
+    model = open_model(engine.address, EngineOptions(patience=0.3))
+    engine.faults = [Fault(status=503) for _ in range(1000)]
+    began = time.monotonic()
+    with pytest.raises(EngineUnavailableError, match="503"):
+        values(model)
+    assert time.monotonic() - began < 5
+    model.close()
+
+
+def test_a_pause_longer_than_patience_is_not_waited_for(engine: TestEngine) -> None:
+    model = open_model(engine.address, EngineOptions(patience=5.0))
+    engine.faults = [Fault(status=429, headers={"Retry-After": "3600"}) for _ in range(100)]
+    began = time.monotonic()
+    with pytest.raises(EngineUnavailableError) as caught:
+        values(model)
+    assert time.monotonic() - began < 4
+    assert caught.value.retry_seconds > 3000
+    model.close()
+
+
+def test_errors_name_the_model_and_not_its_address(engine: TestEngine) -> None:
+    model = open_model(engine.address, EngineOptions(patience=0.0))
+    engine.close()
+    with pytest.raises(EngineUnavailableError, match="'tiny'") as caught:
+        values(model)
+    assert "127.0.0.1" not in str(caught.value)
+    model.close()
+
+
+def test_another_model_under_the_same_name(served_model: ServedModel, engine: TestEngine) -> None:
+    engine.logits = SmallModel(served_model.info.vocabulary_size, seed=1)
+    with pytest.raises(EngineModelChangedError, match="has changed"):
+        values(served_model)
+
+
+def test_a_change_in_the_middle_lets_no_number_of_the_new_model_through(
+    served_model: ServedModel, local_model: LocalModel, engine: TestEngine
+) -> None:
+    prompts = [(1, 2, index % 300, index // 300) for index in range(1500)]
+    own, other = engine.logits, SmallModel(served_model.info.vocabulary_size, seed=1)
+
+    def logits(ids: Any) -> Any:
+        return (own if sum(len(body["prompt"]) for body in engine.asked) < 600 else other)(ids)
+
+    engine.asked.clear()
+    engine.logits = logits
+    seen = 0
+    with pytest.raises(EngineModelChangedError):  # noqa: PT012 -- what came before it counts
+        for batch in served_model.stream_log_probabilities(prompts, [[7]], max_tokens=256):
+            seen += len(batch.indices)
+            for index, row in zip(batch.indices, batch.rows, strict=True):
+                np.testing.assert_allclose(row, local_model.log_probabilities(prompts[index], [7]), atol=1e-5)
+    assert seen < 1500
+
+
+def test_noise_is_no_change(engine: TestEngine, local_model: LocalModel) -> None:
+    engine.noise = 0.002
+    model = open_model(engine.address, EngineOptions())
+    np.testing.assert_allclose(values(model), values(local_model), atol=0.02)
+    model.close()
+
+
+@pytest.fixture
+def replicas(engine: TestEngine, small_model: SmallModel) -> Iterator[tuple[TestEngine, TestEngine]]:
+    """Two engines of one model."""
+    other = TestEngine(byte_level(unknown="<unk>"), small_model, origin=engine.origin, longest=LONGEST)
+    yield engine, other
+    other.close()
+
+
+def test_replicas_share_the_work(replicas: tuple[TestEngine, TestEngine], local_model: LocalModel) -> None:
+    one, other = replicas
+    model = open_model(f"vllm+{one.url};{other.url}/tiny", EngineOptions())
+    for each in replicas:
+        each.asked.clear()
+    np.testing.assert_allclose(values(model), values(local_model), atol=1e-5)
+    assert min(sum(len(body["prompt"]) for body in each.asked) for each in replicas) > 50
+    model.close()
+
+
+def test_a_replica_that_goes_away_leaves_its_work_to_the_other(
+    replicas: tuple[TestEngine, TestEngine], local_model: LocalModel
+) -> None:
+    one, other = replicas
+    model = open_model(f"vllm+{one.url};{other.url}/tiny", EngineOptions(patience=5.0))
+    one.faults = [Fault(status=503) for _ in range(1000)]
+    np.testing.assert_allclose(values(model), values(local_model), atol=1e-5)
+    model.close()
+
+
+def test_a_replica_with_another_model_is_noticed(replicas: tuple[TestEngine, TestEngine]) -> None:
+    one, other = replicas
+    model = open_model(f"vllm+{one.url};{other.url}/tiny", EngineOptions())
+    other.logits = SmallModel(model.info.vocabulary_size, seed=1)
+    with pytest.raises(EngineModelChangedError):
+        values(model)
+    model.close()
+
+
+def test_requests_are_counted_by_how_they_ended(engine: TestEngine) -> None:
+    seen: list[Exchange] = []
+    model = open_model(engine.address, EngineOptions(), seen.append)
+    engine.faults = [Fault(status=429), Fault(status=500), Fault(hang_up=True), Fault(change=changed(null))]
+    values(model)
+    assert {each.outcome for each in seen} == {"ok", "overloaded", "failed", "away", "unusable"}
+    assert sum(each.prompt_tokens for each in seen if each.outcome == "ok") >= 3 * len(PROMPTS)
+    model.close()
+
+
+def test_a_slow_answer_is_given_up(engine: TestEngine) -> None:
+    model = open_model(engine.address, EngineOptions(timeout=0.5, patience=0.1))
+    engine.hold.clear()
+    with pytest.raises(EngineUnavailableError, match="too long"):
+        values(model)
+    engine.hold.set()
+    model.close()
+
+
+def test_a_checkpoint_is_of_the_weights_that_made_it(served_model: ServedModel, engine: TestEngine) -> None:
+    assert served_model.unmarked(served_model.marked(b"values")) == b"values"
+    again = open_model(engine.address, EngineOptions())
+    assert again.unmarked(served_model.marked(b"values")) == b"values"
+    engine.logits = SmallModel(served_model.info.vocabulary_size, seed=1)
+    other = open_model(engine.address, EngineOptions())
+    assert other.info.digest == served_model.info.digest
+    assert other.unmarked(served_model.marked(b"values")) is None
+    for damaged in (b"", b"values", served_model.marked(b"")[:30]):
+        assert served_model.unmarked(damaged) is None
+    again.close()
+    other.close()
+
+
+def test_an_attempt_goes_on_from_the_checkpoint_and_never_from_that_of_other_weights(
+    served_model: ServedModel, engine: TestEngine
+) -> None:
+    asked = ExplanationSpec(Prompt("The king of the old town was ill"), Lime(), budget=Budget(max_evaluations=60))
+    first = start(served_model, asked)
+    *_, done = first
+    again = start(served_model, asked, first.checkpoint())
+    *_, resumed = again
+    assert resumed.result.cost.evaluations == done.result.cost.evaluations  # none was computed anew
+    assert resumed.result.attributions == done.result.attributions
+
+    engine.logits = SmallModel(served_model.info.vocabulary_size, seed=1)
+    other = open_model(engine.address, EngineOptions())
+    *_, anew = start(other, asked, first.checkpoint())
+    *_, expected = start(other, asked)
+    assert anew.result.cost.evaluations > 60
+    for one, two in zip(anew.result.attributions, expected.result.attributions, strict=True):
+        assert one.attribution == pytest.approx(two.attribution, abs=1e-4)
+    other.close()

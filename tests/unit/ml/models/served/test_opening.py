@@ -1,0 +1,108 @@
+"""What is refused at the start, and with which words."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from ml.errors import ModelLoadError
+from ml.models.served.model import open_model
+from ml.models.served.options import EngineOptions
+from tests.fixtures.engine import Fault, TestEngine, saved
+from tests.fixtures.models import byte_level
+from tests.fixtures.served import SmallModel
+
+
+def refusal(address: str, **options: object) -> str:
+    with pytest.raises(ModelLoadError) as caught:
+        open_model(address, EngineOptions(**{"patience": 0.2, **options}))  # type: ignore[arg-type]
+    return str(caught.value)
+
+
+def test_an_engine_that_is_away() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        assert "nothing accepts connections" in refusal(f"vllm+http://127.0.0.1:{port}/tiny")
+
+
+def test_another_model(engine: TestEngine) -> None:
+    assert "serves no model 'other'; it serves tiny" in refusal(f"vllm+{engine.url}/other")
+
+
+def test_what_is_no_engine(engine: TestEngine) -> None:
+    engine.models = {"models": []}
+    assert "lists no models" in refusal(engine.address)
+
+
+def test_another_tokenizer(engine: TestEngine, tmp_path_factory: pytest.TempPathFactory) -> None:
+    other = byte_level(unknown="<unk>")
+    other.add_tokens(["France", "the river"])
+    folder = saved(other, tmp_path_factory.mktemp("other"))
+    message = refusal(engine.address, tokenizer=folder)
+    assert "cuts 'The capital of France is" in message
+    assert "GLOSS_TOKENIZER" in message
+
+
+def test_another_tokenizer_where_the_engine_names_no_ids(
+    engine: TestEngine, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    engine.ignores = {"return_token_ids"}
+    other = byte_level(unknown="<unk>")
+    other.add_tokens(["France", "the river"])
+    message = refusal(engine.address, tokenizer=saved(other, tmp_path_factory.mktemp("other")))
+    assert "GLOSS_TOKENIZER" in message
+
+
+def test_no_tokenizer(engine: TestEngine) -> None:
+    engine.origin = ""
+    assert "set GLOSS_TOKENIZER" in refusal(engine.address)
+
+
+def test_an_engine_without_log_probabilities(engine: TestEngine) -> None:
+    engine.refuses = {"prompt_logprobs", "echo"}
+    assert "nothing can be explained by it" in refusal(engine.address)
+
+
+def test_log_probabilities_that_contradict_each_other(engine: TestEngine) -> None:
+    engine.logprobs_temperature = 0.5
+    assert "--logprobs-mode" in refusal(engine.address)
+
+
+def test_noise_that_hides_everything(engine: TestEngine) -> None:
+    engine.noise = 0.3
+    assert "nothing could be explained" in refusal(engine.address)
+
+
+def test_noise_is_measured(engine: TestEngine) -> None:
+    engine.noise = 0.003
+    model = open_model(engine.address, EngineOptions())
+    assert 0.001 < model.info.noise < 0.006
+    model.close()
+
+
+def test_replicas_of_different_models(engine: TestEngine, tokenizer_folder: str) -> None:
+    tokenizer = byte_level(unknown="<unk>")
+    other = TestEngine(tokenizer, SmallModel(len(tokenizer), seed=1), origin=tokenizer_folder, longest=192)
+    assert "from one replica to the other" in refusal(f"vllm+{engine.url};{other.url}/tiny")
+    other.close()
+
+
+def test_a_start_waits_for_an_engine_that_is_not_ready(engine: TestEngine) -> None:
+    engine.faults = [Fault(status=503, path="/v1/models") for _ in range(3)]
+    open_model(engine.address, EngineOptions(patience=5.0)).close()
+    assert not engine.faults
+
+
+def test_the_digest_is_of_name_revision_and_tokenizer(
+    engine: TestEngine, tokenizer_folder: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    def digest(address: str, tokenizer: str = "") -> str:
+        model = open_model(address, EngineOptions(tokenizer=tokenizer))
+        model.close()
+        return model.info.digest
+
+    same = saved(byte_level(unknown="<unk>"), tmp_path_factory.mktemp("same"))
+    assert digest(engine.address) == digest(engine.address, tokenizer_folder) == digest(engine.address, same)
+    assert digest(f"{engine.address}@v2") != digest(engine.address)
