@@ -1,6 +1,6 @@
 """Seconds of an explanation: Gloss beside captum, `lime`, `shap` and a plain loop, in one run on one machine.
 
-    python -m benchmarks.explain [--model transformer | gpt2-small | FOLDER] [--only WORK ...] [--json FILE]
+    python -m benchmarks.explain [--model transformer | gpt2-small | FOLDER] [--only WORK ...] [--alone] [--json FILE]
 
 All answer the same question about the same prompt with the same removal, on the same weights and threads: Gloss on the
 model as it loads it, the others on transformers' own. LIME and Shapley values are the textbook's, from as many
@@ -19,6 +19,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ from captum.attr import Lime as CaptumLime
 from captum.attr import ShapleyValueSampling
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from benchmarks.explaining.figures import Measurement, Values, correlation, show, timed, write
+from benchmarks.explaining.figures import Measurement, Values, correlation, show, taking_turns, timed, write
 from benchmarks.explaining.floor import floor_seconds
 from benchmarks.explaining.peers import CAPTUM_TOKENS, MAX_CAPTUM_TOKENS, Peers
 from benchmarks.subjects import TEXT, folder_of
@@ -62,8 +63,9 @@ from ml.spec import (
 class Bench:
     """One model and the ways to explain it."""
 
-    def __init__(self, model: HuggingFaceModel, folder: Path, repeats: int, share: float) -> None:
+    def __init__(self, model: HuggingFaceModel, folder: Path, repeats: int, share: float, alone: bool) -> None:
         self.model = model
+        self._alone = alone
         self._module = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
         self._peers = Peers(self._module, model.tokenizer, AutoTokenizer.from_pretrained(folder))
         self._repeats = repeats
@@ -82,6 +84,8 @@ class Bench:
         )
         work = f"occlusion of {last} of {tokens} tokens"
         found, ours = self._ours(work, spec)
+        if self._alone:
+            return found
 
         mask = self._peers.mask_id
         variants = [list(ids)] + [[*ids[:i], mask, *ids[i + 1 :]] for i in range(tokens - last, tokens)]
@@ -105,6 +109,8 @@ class Bench:
         spec = self._word_spec(text, target, Lime(estimator=Estimator.TEXTBOOK), samples)
         work = f"LIME, {samples} samples of {words} words"
         found, ours = self._ours(work, spec)
+        if self._alone:
+            return found
         found.append(self._third(work, spec, Lime(), samples))
         who = "lime, batched predict"
         seconds, theirs = timed(who, self._peers.lime(text, target, samples), self._repeats)
@@ -117,6 +123,8 @@ class Bench:
         work = f"Shapley values, {samples} evaluations of {words} words"
         spec = self._word_spec(text, target, KernelShap(Estimator.TEXTBOOK), samples)
         found, ours = self._ours(work, spec)
+        if self._alone:
+            return found
         found.append(self._third(work, spec, KernelShap(), samples))
         permutations = self._word_spec(text, target, ShapleyPermutation(), samples)
         ways = {
@@ -179,13 +187,18 @@ class Bench:
     def _ours(self, work: str, spec: ExplanationSpec) -> tuple[list[Measurement], Values]:
         """Gloss in float32 and in what `auto` chooses, and the floor of the same work."""
         _tell_of(self.model.info.name, work)
-        found, reference = [], np.empty(0)
-        for policy in PrecisionPolicy:
-            chosen = replace(spec, precision=policy)
-            who = f"gloss, {policy.value}"
-            seconds, values = timed(who, lambda chosen=chosen: self._gloss(chosen)[0], self._repeats)  # type: ignore[misc]
-            _, result = self._gloss(chosen)
-            reference = reference if len(reference) else values
+        found: list[Measurement] = []
+        results: dict[str, ExplanationResult] = {}
+
+        def way(who: str, policy: PrecisionPolicy) -> Values:
+            values, results[who] = self._gloss(replace(spec, precision=policy))
+            return values
+
+        policies = {f"gloss, {policy.value}": policy for policy in PrecisionPolicy}
+        taken = taking_turns({who: partial(way, who, policy) for who, policy in policies.items()}, self._repeats)
+        _, reference = taken["gloss, float32"]
+        for who, policy in policies.items():
+            (seconds, values), result = taken[who], results[who]
             difference, agreement = float(np.abs(values - reference).max()), correlation(values, reference)
             found.append(Measurement(work, who, seconds, difference, agreement, result.precision.dtype))
             if policy is PrecisionPolicy.FLOAT32:
@@ -224,6 +237,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="each figure is the median of so many")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--share", type=float, default=0.1, help="of captum's samples that are run; the rest is scaled")
+    parser.add_argument("--alone", action="store_true", help="measure Gloss's own ways only")
     parser.add_argument("--json", type=Path, help="write the figures here")
     options = parser.parse_args()
     with folder_of(options.model) as folder:
@@ -231,7 +245,7 @@ def main() -> None:
         model = load(str(folder), device="cpu", threads=options.threads)
         if not isinstance(model, HuggingFaceModel):
             raise SystemExit("the peers explain models of transformers only")
-        bench = Bench(model, folder, options.repeats, options.share)
+        bench = Bench(model, folder, options.repeats, options.share, options.alone)
         expect_to_stay()  # as the worker does
     longest = min(512, model.info.context_length)
     works: dict[str, Callable[[], list[Measurement]]] = {

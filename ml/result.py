@@ -239,6 +239,7 @@ class StopReason(Enum):
     DURATION = "duration"
     STANDARD_ERROR = "standard error"
     CANCELLED = "cancelled"
+    SETTLED = "settled"
 
 
 class AttributionUnit(Enum):
