@@ -1,6 +1,7 @@
 """Seconds of an explanation: Gloss beside captum, `lime`, `shap` and a plain loop, in one run on one machine.
 
-    python -m benchmarks.explain [--model transformer | gpt2-small | FOLDER] [--only WORK ...] [--alone] [--json FILE]
+    python -m benchmarks.explain [--model transformer | gpt2-small | FOLDER] [--only WORK ...] [--part 0.2] [--alone]
+        [--json FILE]
 
 All answer the same question about the same prompt with the same removal, on the same weights and threads: Gloss on the
 model as it loads it, the others on transformers' own. LIME and Shapley values are the textbook's, from as many
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -66,6 +68,7 @@ class Bench:
     def __init__(self, model: HuggingFaceModel, folder: Path, repeats: int, share: float, alone: bool) -> None:
         self.model = model
         self._alone = alone
+        self._clock = time.process_time if alone else time.perf_counter
         self._module = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
         self._peers = Peers(self._module, model.tokenizer, AutoTokenizer.from_pretrained(folder))
         self._repeats = repeats
@@ -195,7 +198,9 @@ class Bench:
             return values
 
         policies = {f"gloss, {policy.value}": policy for policy in PrecisionPolicy}
-        taken = taking_turns({who: partial(way, who, policy) for who, policy in policies.items()}, self._repeats)
+        taken = taking_turns(
+            {who: partial(way, who, policy) for who, policy in policies.items()}, self._repeats, self._clock
+        )
         _, reference = taken["gloss, float32"]
         for who, policy in policies.items():
             (seconds, values), result = taken[who], results[who]
@@ -237,7 +242,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="each figure is the median of so many")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--share", type=float, default=0.1, help="of captum's samples that are run; the rest is scaled")
-    parser.add_argument("--alone", action="store_true", help="measure Gloss's own ways only")
+    parser.add_argument(
+        "--part", type=float, default=1.0, help="of the samples of LIME and Shapley values that are taken"
+    )
+    parser.add_argument("--alone", action="store_true", help="measure Gloss's own ways only, by processor time")
     parser.add_argument("--json", type=Path, help="write the figures here")
     options = parser.parse_args()
     with folder_of(options.model) as folder:
@@ -251,8 +259,8 @@ def main() -> None:
     works: dict[str, Callable[[], list[Measurement]]] = {
         "occlusion": lambda: bench.occlusion(64, 64),
         "last": lambda: bench.occlusion(longest, 32),
-        "lime": lambda: bench.lime(32, 1000),
-        "shapley": lambda: bench.shapley(32, 500),
+        "lime": lambda: bench.lime(32, round(1000 * options.part)),
+        "shapley": lambda: bench.shapley(32, round(500 * options.part)),
         "gradients": lambda: bench.gradients(64, 64, 50),
         "last gradients": lambda: bench.gradients(longest, 32, 50),
     }
@@ -262,7 +270,8 @@ def main() -> None:
         found = work()
         show(model.info.name, found)
         if options.json:
-            write(options.json, model.info.name, options.threads, found)
+            clock = "processor time" if options.alone else "wall clock"
+            write(options.json, model.info.name, options.threads, clock, found)
 
 
 if __name__ == "__main__":

@@ -239,7 +239,7 @@ class StopReason(Enum):
     DURATION = "duration"
     STANDARD_ERROR = "standard error"
     CANCELLED = "cancelled"
-    SETTLED = "settled"
+    RANKED = "ranked"
 
 
 class AttributionUnit(Enum):

@@ -50,7 +50,9 @@ def timed(who: str, way: Callable[[], Values], repeats: int) -> tuple[float, Val
     return taking_turns({who: way}, repeats)[who]
 
 
-def taking_turns(ways: Mapping[str, Callable[[], Values]], repeats: int) -> dict[str, tuple[float, Values]]:
+def taking_turns(
+    ways: Mapping[str, Callable[[], Values]], repeats: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, tuple[float, Values]]:
     """As `timed`, of several ways of which each has its turn in every round."""
     times: dict[str, list[float]] = {who: [] for who in ways}
     values: dict[str, Values] = {}
@@ -58,9 +60,9 @@ def taking_turns(ways: Mapping[str, Callable[[], Values]], repeats: int) -> dict
     while min(map(len, times.values())) < repeats:
         seconds = {}
         for who, way in ways.items():
-            begin = time.perf_counter()
+            begin = clock()
             values[who] = way()
-            seconds[who] = time.perf_counter() - begin
+            seconds[who] = clock() - begin
         if warm or max(seconds.values()) > _WARM_SECONDS:
             for who, taken in seconds.items():
                 times[who].append(taken)
@@ -88,13 +90,14 @@ def show(model: str, found: Sequence[Measurement]) -> None:
         Console().print(table)
 
 
-def write(file: Path, model: str, threads: int, found: Sequence[Measurement]) -> None:
-    """The figures of a work on `model`, beside those of others that the file holds."""
+def write(file: Path, model: str, threads: int, clock: str, found: Sequence[Measurement]) -> None:
+    """The figures of a work on `model`, beside those of others that the file holds; `clock` names what was counted."""
     figures = json.loads(file.read_text()) if file.exists() else {}
     figures.setdefault(model, {})[found[0].work] = {
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "processor": processor(),
         "threads": threads,
+        "clock": clock,
         "versions": {name: version(name) for name in _PACKAGES if find_spec(name)},
         "found": [asdict(one) for one in found],
     }

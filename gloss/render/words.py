@@ -38,7 +38,7 @@ _STOPS = {
     v1.STOP_REASON_DURATION: "the time allowed was used up",
     v1.STOP_REASON_STANDARD_ERROR: "every standard error was small enough",
     v1.STOP_REASON_CANCELLED: "it was cancelled",
-    v1.STOP_REASON_SETTLED: "the largest attributions were settled",
+    v1.STOP_REASON_RANKED: "signs and order of the largest attributions were known",
 }
 _TRUST = {
     v1.TRUST_VERDICT_TRUSTED: "Trusted: no reason for doubt.",

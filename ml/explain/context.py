@@ -88,7 +88,7 @@ class ContextExplainer:
             lambda coalitions, values: self._estimate(coalitions[:, 0], values[:, 0]),
             rows=1,
             blocks=self.max_evaluations,
-            stopping=Stopping.of(self.budget, 2 * (self.features + 1), settles=not self._every),
+            stopping=Stopping.of(self.budget, 2 * (self.features + 1), ranks=not self._every),
             end=StopReason.COMPLETE if self._every else StopReason.EVALUATIONS,
         )
 

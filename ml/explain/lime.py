@@ -87,7 +87,7 @@ class LimeExplainer:
             lambda coalitions, values: self._estimate(coalitions[:, 0], values[:, 0]),
             rows=1,
             blocks=self.max_evaluations,
-            stopping=Stopping.of(self.budget, enough, settles=not self._every),
+            stopping=Stopping.of(self.budget, enough, ranks=not self._every),
             growth=CONTROLLED_GROWTH if self._controls else PLAIN_GROWTH,
             end=StopReason.COMPLETE if self._every else StopReason.EVALUATIONS,
         )

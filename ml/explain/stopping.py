@@ -27,7 +27,7 @@ _REACH = 3.0
 _ALIKE = 0.05
 """Of the largest attribution: what is known as well as this needs no order."""
 _LOOKS = (1 / 8, 1 / 4, 1 / 2)
-"""Of the most blocks: when to look whether all is settled."""
+"""Of the most blocks: when to look whether they are ranked."""
 
 
 @dataclass(frozen=True)
@@ -36,34 +36,34 @@ class Stopping:
 
     Attributes:
         limit: the standard error that all have to be below; None for none.
-        settles: whether settled attributions end it.
+        ranks: whether the largest attributions' order ends it.
         enough: blocks before which no error is believed.
     """
 
     limit: float | None = None
-    settles: bool = False
+    ranks: bool = False
     enough: int = 2
 
     @classmethod
-    def of(cls, budget: Budget, enough: int, *, settles: bool = True) -> Stopping:
-        """As a budget asks for it. `settles` is False where all blocks tell the whole truth."""
+    def of(cls, budget: Budget, enough: int, *, ranks: bool = True) -> Stopping:
+        """As a budget asks for it. `ranks` is False where all blocks tell the whole truth."""
         asked = budget.max_evaluations is not None or budget.standard_error is not None
-        return cls(budget.standard_error, settles and not asked, enough)
+        return cls(budget.standard_error, ranks and not asked, enough)
 
-    def looks(self, most: int) -> list[int]:
-        """Numbers of blocks, of `most`, after which to look whether all is settled."""
-        return [max(math.ceil(share * most), self.enough) for share in _LOOKS] if self.settles else []
+    def looks(self, max_blocks: int) -> list[int]:
+        """Numbers of blocks, of `max_blocks`, after which to look whether they are ranked."""
+        return [max(math.ceil(share * max_blocks), self.enough) for share in _LOOKS] if self.ranks else []
 
-    def reason(self, found: Estimate, now: int, most: int) -> StopReason | None:
-        """Why to stop with an estimate `found` of `now` blocks of `most`; None to go on."""
-        if now < min(self.enough, most):
+    def reason(self, found: Estimate, now: int, max_blocks: int) -> StopReason | None:
+        """Why to stop with an estimate `found` of `now` blocks of `max_blocks`; None to go on."""
+        if now < min(self.enough, max_blocks):
             return None
         if self.limit is not None and float(found.standard_errors.max()) < self.limit:
             return StopReason.STANDARD_ERROR
-        return StopReason.SETTLED if now in self.looks(most) and is_settled(found) else None
+        return StopReason.RANKED if now in self.looks(max_blocks) and is_ranked(found) else None
 
 
-def is_settled(found: Estimate) -> bool:
+def is_ranked(found: Estimate) -> bool:
     """Whether signs and order of the largest attributions are known."""
     order = np.argsort(-np.abs(found.attributions), kind="stable")
     values, errors = found.attributions[order], found.standard_errors[order]

@@ -30,7 +30,7 @@ _PROMPTS_EACH = 16
 """Prompts for each of those in a trial: a refused one costs less than a twentieth of a job."""
 _LAST = 2
 """Prompts at the end that are part of every trial."""
-FEWEST = _PROMPTS_EACH * _SMALL
+MIN_EVALUATIONS = _PROMPTS_EACH * _SMALL
 """Prompts of the smallest job that a trial is worth."""
 _DOUBT = 2
 """How many times larger errors may be elsewhere: on real prompts they are within a factor of three of each other."""

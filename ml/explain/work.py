@@ -13,7 +13,7 @@ from ml.explain.checkpoint import Memory
 from ml.explain.evaluation import Evaluator, rough_seconds
 from ml.explain.target import TargetTokens
 from ml.explain.texts import Prompts
-from ml.explain.trial import FEWEST
+from ml.explain.trial import MIN_EVALUATIONS
 from ml.explain.value_function import ValueFunction
 from ml.models.protocol import ExplainableModel, Marking, Namespaced
 from ml.result import Cost, ExplanationResult, Precision, Progress, Stage, StopReason, StudyResult, Update
@@ -127,7 +127,7 @@ class Work:
         features, rows = prompts.features, len(target.rows)
         memory = Memory.unpack(self._given, self._fingerprint, features, rows) or Memory(features, rows)
         self._seconds_before, self._findings_before = memory.seconds, memory.findings
-        tries = self._tries_bfloat16 and self._task.max_evaluations >= FEWEST
+        tries = self._tries_bfloat16 and self._task.max_evaluations >= MIN_EVALUATIONS
         faster = self._model.in_bfloat16() if tries else ()
         self._evaluator = Evaluator(
             self._model,

@@ -153,6 +153,13 @@ def test_a_twin_packs_rows_as_its_original_does(
         assert 0 < (rough[i] - row).square().mean().sqrt() < 0.1 * row.std()
 
 
+def test_copies_are_compared_on_a_text_of_our_own(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("ml.models.huggingface.has_fast_bfloat16", lambda _: True)
+    model = load("transformer", device="cpu")
+    assert all(0 < each.error < 0.05 for each in model.in_bfloat16())
+    assert model.in_bfloat16() is model.in_bfloat16()
+
+
 @pytest.mark.parametrize("folder", ["tiny_llama"])
 def test_an_automatic_precision_tells_what_it_chose(
     folder: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch

@@ -13,7 +13,7 @@ from ml.explain.interval import two_sided_95
 from ml.explain.kernel_shap import KernelShapExplainer
 from ml.explain.lime import LimeExplainer
 from ml.explain.permutation import PermutationExplainer
-from ml.explain.stopping import Stopping, is_settled
+from ml.explain.stopping import Stopping, is_ranked
 from ml.result import StopReason
 from ml.spec import Budget, ContextAttribution, Lime
 from tests.unit.ml.explain.games import bumpy, crooked, saturating, shapley_values
@@ -38,16 +38,16 @@ def clear() -> ToyGame:
 def test_what_is_clear_ends_early(make: Callable[[Budget], Explainer]) -> None:
     game = clear()
     found = estimates(make(Budget()), game)[-1]
-    assert found.stop is StopReason.SETTLED
+    assert found.stop is StopReason.RANKED
     assert game.asked <= make(Budget()).max_evaluations / 2
-    assert is_settled(found)
+    assert is_ranked(found)
     assert np.argsort(-found.attributions)[:5].tolist() == [0, 1, 2, 3, 4]
 
 
 def test_context_attribution_ends_early_too() -> None:
     game = clear()
     explainer = ContextExplainer(FEATURES, ContextAttribution(), Budget(), np.asarray)
-    assert estimates(explainer, game)[-1].stop is StopReason.SETTLED
+    assert estimates(explainer, game)[-1].stop is StopReason.RANKED
     assert game.asked < explainer.max_evaluations / 2
 
 
@@ -57,18 +57,18 @@ def test_who_asks_for_something_else_gets_that(make: Callable[[Budget], Explaine
     game = clear()
     explainer = make(Budget(**asked))
     found = estimates(explainer, game)[-1]
-    assert found.stop is not StopReason.SETTLED
+    assert found.stop is not StopReason.RANKED
     assert game.asked == explainer.max_evaluations or found.stop is StopReason.STANDARD_ERROR
 
 
 def test_equals_are_never_told_apart_and_end_it_once_they_are_known_well() -> None:
     equal = np.ones(4)
-    assert not is_settled(Estimate(equal, np.full(4, 0.02)))
-    assert is_settled(Estimate(equal, np.full(4, 0.01)))
+    assert not is_ranked(Estimate(equal, np.full(4, 0.02)))
+    assert is_ranked(Estimate(equal, np.full(4, 0.01)))
 
 
 @pytest.mark.parametrize(
-    ("attributions", "errors", "settled"),
+    ("attributions", "errors", "ranked"),
     [
         ([3, 2, 1, 0.1, 0.0, 0.0], [0.1] * 6, False),  # whose turn it is at the end is open
         ([3, 2, 1, 0.1, 0.0, 0.0], [0.03] * 6, True),
@@ -78,14 +78,14 @@ def test_equals_are_never_told_apart_and_end_it_once_they_are_known_well() -> No
         ([2.0, 1.0], [0.0, 0.0], True),
     ],
 )
-def test_settled(attributions: list[float], errors: list[float], settled: bool) -> None:
-    assert is_settled(Estimate(np.array(attributions), np.array(errors))) is settled
+def test_ranked(attributions: list[float], errors: list[float], ranked: bool) -> None:
+    assert is_ranked(Estimate(np.array(attributions), np.array(errors))) is ranked
 
 
 def test_looks_are_few_and_none_comes_before_errors_are_believed() -> None:
-    settled = Estimate(np.array([2.0, 1.0]), np.zeros(2))
-    stopping = Stopping(settles=True, enough=200)
-    looks = [now for now in range(1, 1001) if stopping.reason(settled, now, 1000)]
+    ranked = Estimate(np.array([2.0, 1.0]), np.zeros(2))
+    stopping = Stopping(ranks=True, enough=200)
+    looks = [now for now in range(1, 1001) if stopping.reason(ranked, now, 1000)]
     assert looks == [200, 250, 500]
 
 
