@@ -7,7 +7,7 @@ log-probabilities come out, chunk by chunk.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +16,7 @@ from ml.errors import GlossError
 from ml.explain.estimator import FloatArray
 from ml.explain.removal import Ids
 from ml.explain.target import TargetTokens
-from ml.explain.trial import Rounding, Trial, sample_of
+from ml.explain.trial import Rounding, Sample, Trial
 from ml.models.protocol import ExplainableModel, LogProbabilities, ModelInfo, Prefix, RoundedModel
 from ml.result import Precision
 
@@ -119,11 +119,10 @@ class Evaluator:
             GlossError: the model answers with something that is not a number.
         """
         rest = set(range(len(prompts)))
-        chosen = sample_of(len(prompts) - exact, self._max_evaluations) if self._faster else {}
-        if chosen and self._worth_reading_twice(prompts):
-            sample = {exact + i: weight for i, weight in chosen.items()}
-            yield from self._try(prompts, range(exact), sample)
-            rest -= {*range(exact), *sample}
+        sample = Sample.of(len(prompts) - exact, self._max_evaluations) if self._faster else None
+        if sample is not None and self._worth_reading_twice(prompts):
+            yield from self._try(prompts, exact, sample)
+            rest -= {*range(exact), *(exact + i for i in sample.exact)}
         yield from self._chunks(self._model, prompts, sorted(rest))
 
     def _worth_reading_twice(self, prompts: Sequence[Ids]) -> bool:
@@ -131,29 +130,27 @@ class Evaluator:
         rest = sum(len(prompt) - len(self._shared_prefix) for prompt in prompts)
         return rest >= _MIN_TOKENS_PER_PREFIX_TOKEN * len(self._shared_prefix)
 
-    def _try(
-        self, prompts: Sequence[Ids], exactly: Sequence[int], sample: Mapping[int, float]
-    ) -> Iterator[LogProbabilities]:
-        """Compute `exactly` and `sample`, the latter with faster models as well, and choose the way to go on."""
-        exact = dict[int, FloatArray]()
-        for chunk in self._chunks(self._model, prompts, [*exactly, *sample]):
-            exact.update(self._numbers(chunk))
+    def _try(self, prompts: Sequence[Ids], exact: int, sample: Sample) -> Iterator[LogProbabilities]:
+        """Compute the first `exact` prompts and a `sample` of the others, and choose the way to go on."""
+        found = dict[int, FloatArray]()
+        for chunk in self._chunks(self._model, prompts, [*range(exact), *(exact + i for i in sample.exact)]):
+            found.update(self._numbers(chunk, exact))
             yield chunk
-        trial = Trial(np.array([exact[i] for i in sample]), np.array(list(sample.values())))
+        trial = Trial(sample, found)
         for one in trial.worth_trying(self._faster):
             rough = dict[int, FloatArray]()
-            for chunk in self._chunks(one.model, prompts, list(sample)):
-                rough.update(self._numbers(chunk))
+            for chunk in self._chunks(one.model, prompts, [exact + i for i in sample.tried]):
+                rough.update(self._numbers(chunk, exact))
                 yield replace(chunk, indices=[], rows=chunk.rows[:0])
-            if found := trial.passed(np.array([rough[i] for i in sample])):
-                self._model, self.rounding = one.model, found
-                self.precision = Precision(one.model.info.dtype, found.largest)
+            if rounding := trial.passed(np.array([rough[i] for i in sample.tried])):
+                self._model, self.rounding = one.model, rounding
+                self.precision = Precision(one.model.info.dtype, rounding.largest)
                 break
         self._faster = ()
 
-    def _numbers(self, chunk: LogProbabilities) -> dict[int, FloatArray]:
-        """The target's value and its rows', [1 + rows], by prompt."""
-        return dict(zip(chunk.indices, self.objective.numbers(chunk.rows), strict=True))
+    def _numbers(self, chunk: LogProbabilities, exact: int) -> dict[int, FloatArray]:
+        """The target's value and its rows', [1 + rows], by prompt, counted from the first after `exact` ones."""
+        return dict(zip((i - exact for i in chunk.indices), self.objective.numbers(chunk.rows), strict=True))
 
     def _chunks(
         self, model: ExplainableModel, prompts: Sequence[Ids], chosen: Sequence[int]

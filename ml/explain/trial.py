@@ -11,7 +11,7 @@ are not worth one, and no model is tried whose errors elsewhere say that it woul
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +28,8 @@ _LARGE, _SMALL = 8, 4
 """Prompts of a trial, of many and of few."""
 _PROMPTS_EACH = 16
 """Prompts for each of those in a trial: a refused one costs less than a twentieth of a job."""
+_EXACT_EACH = 2
+"""Prompts that are computed exactly for each that is tried: a spread takes more of them to tell than an error does."""
 _LAST = 2
 """Prompts at the end that are part of every trial."""
 MIN_EVALUATIONS = _PROMPTS_EACH * _SMALL
@@ -36,22 +38,41 @@ _DOUBT = 2
 """How many times larger errors may be elsewhere: on real prompts they are within a factor of three of each other."""
 
 
-def sample_of(prompts: int, evaluations: int) -> dict[int, float]:
-    """Prompts for a trial, by index, and how many each stands for: some of all, and the last ones.
+@dataclass(frozen=True)
+class Sample:
+    """Prompts for a trial, by index, and how many of all each stands for.
+
+    Attributes:
+        exact: those that are computed exactly, which tell of the spread.
+        tried: those among them that faster models compute too.
+    """
+
+    exact: Mapping[int, float]
+    tried: Mapping[int, float]
+
+    @classmethod
+    def of(cls, prompts: int, evaluations: int) -> Sample | None:
+        """Some of `prompts` prompts; None where a trial is not worth it.
+
+        Args:
+            evaluations: how many prompts will come in all, about.
+        """
+        size = _LARGE if evaluations >= _PROMPTS_EACH * _LARGE else _SMALL
+        if evaluations < _PROMPTS_EACH * size or prompts < 2 * size:
+            return None
+        more = min(_EXACT_EACH, (prompts // 2 - _LAST) // (size - _LAST))
+        return cls(_evenly(prompts, more * (size - _LAST)), _evenly(prompts, size - _LAST))
+
+
+def _evenly(prompts: int, size: int) -> dict[int, float]:
+    """So many of all prompts, and the last ones.
 
     Where a feature after the other is left out, a next token depends most on the last: few prompts in which all of the
     spread may lie. The later, the cheaper.
-
-    Args:
-        prompts: how many there are to choose from.
-        evaluations: how many prompts will come in all, about. None are chosen where these are few.
     """
-    size = _LARGE if evaluations >= _PROMPTS_EACH * _LARGE else _SMALL
-    if evaluations < _PROMPTS_EACH * size or prompts < 2 * size:
-        return {}
-    others, spread_out = prompts - _LAST, size - _LAST
-    sample = {(i + 1) * others // spread_out - 1: others / spread_out for i in range(spread_out)}
-    return sample | dict.fromkeys(range(others, prompts), 1.0)
+    others = prompts - _LAST
+    chosen = {(i + 1) * others // size - 1: others / size for i in range(size)}
+    return chosen | dict.fromkeys(range(others, prompts), 1.0)
 
 
 @dataclass(frozen=True)
@@ -72,18 +93,14 @@ class Rounding:
 class Trial:
     """Exact values of some prompts, against which faster models are held."""
 
-    def __init__(self, exact: FloatArray, weights: FloatArray) -> None:
-        """Begin.
-
-        Args:
-            exact: the target's value and its rows', float64 [prompts, 1 + rows].
-            weights: how many prompts each stands for, float64 [prompts].
-        """
-        self._exact, self._weights = exact, weights / weights.sum()
-        self._few = len(exact) < _LARGE
-        values = exact[:, 0]
-        spread = float(np.sqrt(self._weights @ (values - self._weights @ values) ** 2))
+    def __init__(self, sample: Sample, exact: Mapping[int, FloatArray]) -> None:
+        """Begin with the target's `exact` value and its rows', float64 [1 + rows], of each prompt of a `sample`."""
+        values = np.array([exact[i][0] for i in sample.exact])
+        weights = _shares(sample.exact)
+        spread = float(np.sqrt(weights @ (values - weights @ values) ** 2))
+        self._few = len(sample.tried) < _LARGE
         self._bound = TOLERANCE * (0.75 if self._few else 1) * spread
+        self._exact, self._weights = np.array([exact[i] for i in sample.tried]), _shares(sample.tried)
 
     def worth_trying(self, models: Sequence[RoundedModel]) -> Iterator[RoundedModel]:
         """Those of `models`, the fastest first, that might pass: of few prompts one at most, the likeliest."""
@@ -96,9 +113,15 @@ class Trial:
             yield one
 
     def passed(self, rough: FloatArray) -> Rounding | None:
-        """What the errors of values [prompts, 1 + rows] are, where they are small enough; else None."""
+        """What the errors of values [tried prompts, 1 + rows] are, where they are small enough; else None."""
         errors = rough - self._exact
         deviations = np.sqrt(self._weights @ errors**2)
         if deviations[0] > self._bound:
             return None
         return Rounding(deviations, float(np.abs(errors[:, 0]).max()), len(errors))
+
+
+def _shares(weights: Mapping[int, float]) -> FloatArray:
+    counts = np.array(list(weights.values()))
+    shares: FloatArray = counts / counts.sum()
+    return shares

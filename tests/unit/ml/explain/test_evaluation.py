@@ -88,7 +88,7 @@ def test_where_the_fastest_is_too_rough_a_more_careful_one_does_the_rest(
     evaluator = Evaluator(exact, target, faster=[rough(exact, 0.5, elsewhere=0.0), careful])
     values(evaluator, prompts)
     assert evaluator.precision.measured_error == pytest.approx(1e-3, rel=0.01)
-    assert read(careful) == len(prompts)
+    assert read(careful) > len(prompts) / 2
 
 
 def test_a_model_that_errs_too_much_elsewhere_is_not_tried(exact: ToyModel, target: TargetTokens, prompts: list[Ids]):
