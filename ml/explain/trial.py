@@ -65,7 +65,7 @@ class Sample:
 
 
 def _evenly(prompts: int, size: int) -> dict[int, float]:
-    """So many of all prompts, and the last ones.
+    """So many of all prompts, and the last ones; of twice as many, these are among them.
 
     Where a feature after the other is left out, a next token depends most on the last: few prompts in which all of the
     spread may lie. The later, the cheaper.

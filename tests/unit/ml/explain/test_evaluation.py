@@ -12,6 +12,7 @@ from ml.explain import Run
 from ml.explain.evaluation import Evaluator
 from ml.explain.removal import Ids
 from ml.explain.target import TargetTokens
+from ml.explain.trial import Sample
 from ml.kernels.bfloat16_linear import Bfloat16Copies
 from ml.models.huggingface import HuggingFaceModel
 from ml.models.loading import load
@@ -105,6 +106,16 @@ def test_a_refused_trial_costs_little_of_a_job(
     values(Evaluator(exact, target, faster=both, max_evaluations=evaluations), prompts)
     # Of few prompts one model is tried at most.
     assert [read(each) for each in both] == [tried, tried if tried == 8 else 0]
+
+
+@pytest.mark.parametrize("evaluations", [64, 1000])
+def test_what_is_tried_is_computed_exactly_too_and_stands_for_all(evaluations: int):
+    samples = {prompts: Sample.of(prompts, evaluations) for prompts in range(1, 400)}
+    assert any(samples.values())
+    for prompts, sample in samples.items():
+        if sample is not None:
+            assert set(sample.tried) <= set(sample.exact) <= set(range(prompts))
+            assert sum(sample.tried.values()) == pytest.approx(prompts) == sum(sample.exact.values())
 
 
 def test_the_precision_does_not_hang_on_what_was_asked_before(
