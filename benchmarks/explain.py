@@ -1,6 +1,7 @@
 """Seconds of an explanation: Gloss beside captum, `lime`, `shap` and a plain loop, in one run on one machine.
 
-    python -m benchmarks.explain [--model transformer | gpt2-small | FOLDER] [--only WORK ...] [--json FILE]
+    python -m benchmarks.explain [--model transformer | gpt2-small | FOLDER] [--only WORK ...] [--part 0.2] [--alone]
+        [--json FILE]
 
 All answer the same question about the same prompt with the same removal, on the same weights and threads: Gloss on the
 model as it loads it, the others on transformers' own. LIME and Shapley values are the textbook's, from as many
@@ -17,8 +18,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +31,7 @@ from captum.attr import Lime as CaptumLime
 from captum.attr import ShapleyValueSampling
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from benchmarks.explaining.figures import Measurement, Values, correlation, show, timed, write
+from benchmarks.explaining.figures import Measurement, Values, correlation, show, taking_turns, timed, write
 from benchmarks.explaining.floor import floor_seconds
 from benchmarks.explaining.peers import CAPTUM_TOKENS, MAX_CAPTUM_TOKENS, Peers
 from benchmarks.subjects import TEXT, folder_of
@@ -62,8 +65,11 @@ from ml.spec import (
 class Bench:
     """One model and the ways to explain it."""
 
-    def __init__(self, model: HuggingFaceModel, folder: Path, repeats: int, share: float) -> None:
+    def __init__(self, model: HuggingFaceModel, folder: Path, repeats: int, share: float, alone: bool) -> None:
         self.model = model
+        model.in_bfloat16()  # made once, and timed in no job
+        self._alone = alone
+        self._clock = time.process_time if alone else time.perf_counter
         self._module = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
         self._peers = Peers(self._module, model.tokenizer, AutoTokenizer.from_pretrained(folder))
         self._repeats = repeats
@@ -82,6 +88,8 @@ class Bench:
         )
         work = f"occlusion of {last} of {tokens} tokens"
         found, ours = self._ours(work, spec)
+        if self._alone:
+            return found
 
         mask = self._peers.mask_id
         variants = [list(ids)] + [[*ids[:i], mask, *ids[i + 1 :]] for i in range(tokens - last, tokens)]
@@ -105,6 +113,8 @@ class Bench:
         spec = self._word_spec(text, target, Lime(estimator=Estimator.TEXTBOOK), samples)
         work = f"LIME, {samples} samples of {words} words"
         found, ours = self._ours(work, spec)
+        if self._alone:
+            return found
         found.append(self._third(work, spec, Lime(), samples))
         who = "lime, batched predict"
         seconds, theirs = timed(who, self._peers.lime(text, target, samples), self._repeats)
@@ -117,6 +127,8 @@ class Bench:
         work = f"Shapley values, {samples} evaluations of {words} words"
         spec = self._word_spec(text, target, KernelShap(Estimator.TEXTBOOK), samples)
         found, ours = self._ours(work, spec)
+        if self._alone:
+            return found
         found.append(self._third(work, spec, KernelShap(), samples))
         permutations = self._word_spec(text, target, ShapleyPermutation(), samples)
         ways = {
@@ -179,13 +191,20 @@ class Bench:
     def _ours(self, work: str, spec: ExplanationSpec) -> tuple[list[Measurement], Values]:
         """Gloss in float32 and in what `auto` chooses, and the floor of the same work."""
         _tell_of(self.model.info.name, work)
-        found, reference = [], np.empty(0)
-        for policy in PrecisionPolicy:
-            chosen = replace(spec, precision=policy)
-            who = f"gloss, {policy.value}"
-            seconds, values = timed(who, lambda chosen=chosen: self._gloss(chosen)[0], self._repeats)  # type: ignore[misc]
-            _, result = self._gloss(chosen)
-            reference = reference if len(reference) else values
+        found: list[Measurement] = []
+        results: dict[str, ExplanationResult] = {}
+
+        def way(who: str, policy: PrecisionPolicy) -> Values:
+            values, results[who] = self._gloss(replace(spec, precision=policy))
+            return values
+
+        policies = {f"gloss, {policy.value}": policy for policy in PrecisionPolicy}
+        taken = taking_turns(
+            {who: partial(way, who, policy) for who, policy in policies.items()}, self._repeats, self._clock
+        )
+        _, reference = taken["gloss, float32"]
+        for who, policy in policies.items():
+            (seconds, values), result = taken[who], results[who]
             difference, agreement = float(np.abs(values - reference).max()), correlation(values, reference)
             found.append(Measurement(work, who, seconds, difference, agreement, result.precision.dtype))
             if policy is PrecisionPolicy.FLOAT32:
@@ -224,6 +243,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="each figure is the median of so many")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--share", type=float, default=0.1, help="of captum's samples that are run; the rest is scaled")
+    parser.add_argument(
+        "--part", type=float, default=1.0, help="of the samples of LIME and Shapley values that are taken"
+    )
+    parser.add_argument("--alone", action="store_true", help="measure Gloss's own ways only, by processor time")
     parser.add_argument("--json", type=Path, help="write the figures here")
     options = parser.parse_args()
     with folder_of(options.model) as folder:
@@ -231,14 +254,14 @@ def main() -> None:
         model = load(str(folder), device="cpu", threads=options.threads)
         if not isinstance(model, HuggingFaceModel):
             raise SystemExit("the peers explain models of transformers only")
-        bench = Bench(model, folder, options.repeats, options.share)
+        bench = Bench(model, folder, options.repeats, options.share, options.alone)
         expect_to_stay()  # as the worker does
     longest = min(512, model.info.context_length)
     works: dict[str, Callable[[], list[Measurement]]] = {
         "occlusion": lambda: bench.occlusion(64, 64),
         "last": lambda: bench.occlusion(longest, 32),
-        "lime": lambda: bench.lime(32, 1000),
-        "shapley": lambda: bench.shapley(32, 500),
+        "lime": lambda: bench.lime(32, round(1000 * options.part)),
+        "shapley": lambda: bench.shapley(32, round(500 * options.part)),
         "gradients": lambda: bench.gradients(64, 64, 50),
         "last gradients": lambda: bench.gradients(longest, 32, 50),
     }
@@ -248,7 +271,8 @@ def main() -> None:
         found = work()
         show(model.info.name, found)
         if options.json:
-            write(options.json, model.info.name, options.threads, found)
+            clock = "processor time" if options.alone else "wall clock"
+            write(options.json, model.info.name, options.threads, clock, found)
 
 
 if __name__ == "__main__":

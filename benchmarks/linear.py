@@ -34,10 +34,14 @@ from benchmarks.machine import processor
 from ml.kernels.onednn_linear import PackedLinear, pointwise
 from ml.kernels.processors import TABLE, Rule, processor_kind
 
-CLASSES = (2**19, 2**21, None)
+CLASSES = (2**15, 2**19, 2**21, None)
 """Numbers of the largest weight of each size class."""
-SHAPES = ((256, 256), (256, 768), (256, 1024), (1024, 256), (768, 768), (768, 2304), (768, 3072), (3072, 768))
-"""Inputs and outputs: those of a model of 8M parameters and of GPT-2's 124M."""
+SHAPES = (
+    *((64, 64), (128, 128), (64, 256)),
+    *((256, 256), (256, 768), (256, 1024), (1024, 256)),
+    *((768, 768), (768, 2304), (768, 3072), (3072, 768)),
+)
+"""Inputs and outputs: those of toys, of a model of 8M parameters, and of GPT-2's 124M."""
 ROWS = (1, 2, 4, 16, 64, 256, 1024)
 LAYERS = 12
 """Weights of each shape, which take turns as a model's do: what the cache has of one is gone when it is read again."""

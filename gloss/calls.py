@@ -279,7 +279,8 @@ def explain(
         rows: attributions of the parts of a continuation or a generation too, from the same evaluations: "token",
             "word" or "sentence", or half-open character spans of its text. `gloss.values.row_attributions` reads them.
         pairs: for interactions, whether each row has pairs too. Default: no.
-        max_evaluations: the most model evaluations. Default: what the method needs.
+        max_evaluations: the most model evaluations. Default: what the method needs; of one that samples at most 1,000,
+            and fewer where the largest attributions are settled before.
         max_duration: the most time, as seconds or a timedelta. Default: the worker's limit.
         standard_error: a sampling method stops once every standard error is below this.
         seed: of all draws.

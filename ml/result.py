@@ -239,6 +239,7 @@ class StopReason(Enum):
     DURATION = "duration"
     STANDARD_ERROR = "standard error"
     CANCELLED = "cancelled"
+    RANKED = "ranked"
 
 
 class AttributionUnit(Enum):

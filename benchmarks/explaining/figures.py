@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -47,19 +47,29 @@ def correlation(one: Values, other: Values) -> float:
 
 def timed(who: str, way: Callable[[], Values], repeats: int) -> tuple[float, Values]:
     """The median of `repeats` rounds' seconds, each told on standard error as it ends, and the last round's values."""
-    _tell(f"  {who}:")
-    times: list[float] = []
+    return taking_turns({who: way}, repeats)[who]
+
+
+def taking_turns(
+    ways: Mapping[str, Callable[[], Values]], repeats: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, tuple[float, Values]]:
+    """As `timed`, of several ways of which each has its turn in every round."""
+    times: dict[str, list[float]] = {who: [] for who in ways}
+    values: dict[str, Values] = {}
     warm = False
-    while len(times) < repeats:
-        begin = time.perf_counter()
-        values = way()
-        seconds = time.perf_counter() - begin
-        if warm or seconds > _WARM_SECONDS:
-            times.append(seconds)
-            _tell(f" {seconds:.3g} s")
+    while min(map(len, times.values())) < repeats:
+        seconds = {}
+        for who, way in ways.items():
+            begin = clock()
+            values[who] = way()
+            seconds[who] = clock() - begin
+        if warm or max(seconds.values()) > _WARM_SECONDS:
+            for who, taken in seconds.items():
+                times[who].append(taken)
+                _tell(f"  {who}: {taken:.3g} s")
         warm = True
     _tell("\n")
-    return float(np.median(times)), values
+    return {who: (float(np.median(times[who])), values[who]) for who in ways}
 
 
 def _tell(text: str) -> None:
@@ -80,13 +90,14 @@ def show(model: str, found: Sequence[Measurement]) -> None:
         Console().print(table)
 
 
-def write(file: Path, model: str, threads: int, found: Sequence[Measurement]) -> None:
-    """The figures of a work on `model`, beside those of others that the file holds."""
+def write(file: Path, model: str, threads: int, clock: str, found: Sequence[Measurement]) -> None:
+    """The figures of a work on `model`, beside those of others that the file holds; `clock` names what was counted."""
     figures = json.loads(file.read_text()) if file.exists() else {}
     figures.setdefault(model, {})[found[0].work] = {
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "processor": processor(),
         "threads": threads,
+        "clock": clock,
         "versions": {name: version(name) for name in _PACKAGES if find_spec(name)},
         "found": [asdict(one) for one in found],
     }

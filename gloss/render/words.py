@@ -38,6 +38,7 @@ _STOPS = {
     v1.STOP_REASON_DURATION: "the time allowed was used up",
     v1.STOP_REASON_STANDARD_ERROR: "every standard error was small enough",
     v1.STOP_REASON_CANCELLED: "it was cancelled",
+    v1.STOP_REASON_RANKED: "signs and order of the largest attributions were known",
 }
 _TRUST = {
     v1.TRUST_VERDICT_TRUSTED: "Trusted: no reason for doubt.",
@@ -273,8 +274,8 @@ def cost(result: v1.ExplanationResult | v1.StudyResult) -> str:
 
 
 def cost_ahead(at: v1.Progress) -> str:
-    """What is planned: ``52 model evaluations, at most 1,234 tokens, about 3.0 s``, the time where it is known."""
-    parts = [f"{at.evaluations_planned:,} model evaluations", f"at most {at.tokens_planned:,} tokens"]
+    """What is planned: ``at most 52 model evaluations, 1,234 tokens, about 3.0 s``, the time where it is known."""
+    parts = [f"at most {at.evaluations_planned:,} model evaluations", f"{at.tokens_planned:,} tokens"]
     if at.HasField("remaining_duration"):
         parts.append(f"about {duration(seconds(at.remaining_duration))}")
     return ", ".join(parts)

@@ -36,6 +36,7 @@ class StopReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     STOP_REASON_DURATION: _ClassVar[StopReason]
     STOP_REASON_STANDARD_ERROR: _ClassVar[StopReason]
     STOP_REASON_CANCELLED: _ClassVar[StopReason]
+    STOP_REASON_RANKED: _ClassVar[StopReason]
 ATTRIBUTION_UNIT_UNSPECIFIED: AttributionUnit
 ATTRIBUTION_UNIT_NAT: AttributionUnit
 ATTRIBUTION_UNIT_PROBABILITY: AttributionUnit
@@ -52,6 +53,7 @@ STOP_REASON_EVALUATIONS: StopReason
 STOP_REASON_DURATION: StopReason
 STOP_REASON_STANDARD_ERROR: StopReason
 STOP_REASON_CANCELLED: StopReason
+STOP_REASON_RANKED: StopReason
 
 class ExplanationResult(_message.Message):
     __slots__ = ("text", "tokens", "target", "removal", "attributions", "base_value", "full_value", "surrogate", "interactions", "completeness_error", "stability", "faithfulness", "converged", "trust", "cost", "precision", "attribution_unit", "outside_share", "rows")

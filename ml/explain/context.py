@@ -18,6 +18,7 @@ from ml import spec
 from ml.explain.estimator import BoolArray, Estimate, Estimating, FloatArray, Game
 from ml.explain.sampling import DEFAULT_SAMPLES, anytime, exactly_fitted, fitted, in_order
 from ml.explain.shapley import is_enumerable
+from ml.explain.stopping import Stopping
 from ml.explain.surrogates import Fit, Fitting, lasso
 from ml.models.objective import log_odds
 from ml.result import StopReason
@@ -87,8 +88,7 @@ class ContextExplainer:
             lambda coalitions, values: self._estimate(coalitions[:, 0], values[:, 0]),
             rows=1,
             blocks=self.max_evaluations,
-            limit=self.budget.standard_error,
-            enough=2 * (self.features + 1),
+            stopping=Stopping.of(self.budget, 2 * (self.features + 1), ranks=not self._every),
             end=StopReason.COMPLETE if self._every else StopReason.EVALUATIONS,
         )
 

@@ -7,29 +7,25 @@ log-probabilities come out, chunk by chunk.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from ml.errors import GlossError
+from ml.explain.estimator import FloatArray
 from ml.explain.removal import Ids
 from ml.explain.target import TargetTokens
-from ml.models.protocol import ExplainableModel, LogProbabilities, ModelInfo, Prefix
+from ml.explain.trial import Rounding, Sample, Trial
+from ml.models.protocol import ExplainableModel, LogProbabilities, ModelInfo, Prefix, RoundedModel
 from ml.result import Precision
 
 _CPU_OPERATIONS = 2e11
 _DEVICE_OPERATIONS = 1e13
 _ENGINE_TOKENS = 8192
 """Tokens to ask an engine elsewhere for at least: some hundred short prompts, which keep it busy."""
-_TRIAL = 8
-"""Prompts that a trial of a faster model computes twice."""
-_SMALL_TRIAL = 4
-"""The same where a job has few prompts."""
 _MIN_TOKENS_PER_PREFIX_TOKEN = 4
 """Tokens of the prompts behind their shared prefix, for each token of it, that make a trial worth reading it twice."""
-_LAST = 2
-"""Prompts at the end that are part of every trial."""
 MIN_PREFIX = 16
 """Tokens of a shared prefix from which on it is read apart, once for all requests."""
 
@@ -62,20 +58,12 @@ def rough_seconds(info: ModelInfo, tokens: int) -> float | None:
 class Evaluator:
     """Asks a model for the log-probabilities of a target's tokens after many prompts.
 
-    With a `fast` model of lower precision, the first large request is a trial: some of its prompts are computed with
-    both, and the fast one does the rest of the work if its error is small beside the values' own spread. That spread
-    is what the effects and, where an explainer samples, its sampling error are made of, so a share of it of
-    `TOLERANCE` leaves attributions that correlate with the exact ones by more than 0.999.
+    With faster models of lower precision, the first large request is a trial; see `ml.explain.trial`.
 
     Attributes:
         objective: makes a target's values of the log-probabilities.
         precision: what values are computed in from now on, and the largest error that the trial found.
-    """
-
-    TOLERANCE = 0.04
-    """Largest root mean square of the fast values' errors, as a share of the values' standard deviation.
-
-    Three quarters of it for a small sample: a few errors are small by luck more easily.
+        rounding: what is known of the errors of that precision; None where it is the model's own.
     """
 
     def __init__(
@@ -83,7 +71,7 @@ class Evaluator:
         model: ExplainableModel,
         target: TargetTokens,
         *,
-        fast: ExplainableModel | None = None,
+        faster: Sequence[RoundedModel] = (),
         shared_prefix: Sequence[int] = (),
         max_evaluations: int = 1000,
         tokens_per_chunk: int | None = None,
@@ -91,18 +79,19 @@ class Evaluator:
         """Ask `model` about `target`.
 
         Args:
-            fast: the same model in lower precision.
+            faster: the same model in lower precision, the fastest first.
             shared_prefix: tokens that every prompt begins with and is longer than.
-            max_evaluations: about how many prompts will come in all: a trial is smaller where they are few.
+            max_evaluations: about how many prompts will come in all: of few, none are computed twice.
             tokens_per_chunk: tokens of one chunk, padding included. Default: `chunk_tokens` of the model.
         """
         self.objective = target.objective
         self.precision = Precision(model.info.dtype, noise=model.info.noise or None)
         self._model = model
-        self._candidate = fast
+        self.rounding: Rounding | None = None
+        self._faster = faster
+        self._max_evaluations = max_evaluations
         self._given = target.given
         self._shared_prefix = shared_prefix if len(shared_prefix) >= MIN_PREFIX else ()
-        self._trial_size = _TRIAL if max_evaluations >= 16 * _TRIAL else _SMALL_TRIAL
         self._prefixes: dict[int, Prefix | None] = {}  # by the model's identity
         self._budget = tokens_per_chunk or chunk_tokens(model.info)
 
@@ -130,44 +119,38 @@ class Evaluator:
             GlossError: the model answers with something that is not a number.
         """
         rest = set(range(len(prompts)))
-        others = len(prompts) - exact
-        if self._candidate is not None and others >= 2 * _TRIAL and self._worth_a_trial(prompts):
-            sample = {exact + i: weight for i, weight in _sample(others, self._trial_size).items()}
-            yield from self._trial(self._candidate, prompts, range(exact), sample)
-            rest -= {*range(exact), *sample}
+        sample = Sample.of(len(prompts) - exact, self._max_evaluations) if self._faster else None
+        if sample is not None and self._worth_reading_twice(prompts):
+            yield from self._try(prompts, exact, sample)
+            rest -= {*range(exact), *(exact + i for i in sample.exact)}
         yield from self._chunks(self._model, prompts, sorted(rest))
 
-    def _worth_a_trial(self, prompts: Sequence[Ids]) -> bool:
-        """Whether the rest of `prompts` is more than their shared prefix, which either model reads for itself."""
+    def _worth_reading_twice(self, prompts: Sequence[Ids]) -> bool:
+        """Whether `prompts` are more than their shared prefix, which each model reads for itself."""
         rest = sum(len(prompt) - len(self._shared_prefix) for prompt in prompts)
         return rest >= _MIN_TOKENS_PER_PREFIX_TOKEN * len(self._shared_prefix)
 
-    def _trial(
-        self, fast: ExplainableModel, prompts: Sequence[Ids], exactly: Sequence[int], sample: Mapping[int, float]
-    ) -> Iterator[LogProbabilities]:
-        """Compute `exactly`, and `sample` both ways, and choose the way to go on. See `_sample`."""
-        exact, rough = dict[int, float](), dict[int, float]()
-        for chunk in self._chunks(fast, prompts, list(sample)):
-            rough.update(self._values(chunk))
-            yield replace(chunk, indices=[], rows=chunk.rows[:0])
-        for chunk in self._chunks(self._model, prompts, [*exactly, *sample]):
-            exact.update(self._values(chunk))
-            if len(exact) == len(exactly) + len(sample):
-                self._candidate = None
-                weights = np.array(list(sample.values())) / (len(prompts) - len(exactly))
-                values = np.array([exact[i] for i in sample])
-                errors = np.array([rough[i] for i in sample]) - values
-                spread = np.sqrt(weights @ (values - weights @ values) ** 2)
-                tolerance = self.TOLERANCE * (1 if self._trial_size >= _TRIAL else 0.75)
-                if np.sqrt(weights @ errors**2) <= tolerance * spread:
-                    self._model = fast
-                    self.precision = Precision(fast.info.dtype, float(np.abs(errors).max()))
+    def _try(self, prompts: Sequence[Ids], exact: int, sample: Sample) -> Iterator[LogProbabilities]:
+        """Compute the first `exact` prompts and a `sample` of the others, and choose the way to go on."""
+        found = dict[int, FloatArray]()
+        for chunk in self._chunks(self._model, prompts, [*range(exact), *(exact + i for i in sample.exact)]):
+            found.update(self._numbers(chunk, exact))
             yield chunk
+        trial = Trial(sample, found)
+        for one in trial.worth_trying(self._faster):
+            rough = dict[int, FloatArray]()
+            for chunk in self._chunks(one.model, prompts, [exact + i for i in sample.tried]):
+                rough.update(self._numbers(chunk, exact))
+                yield replace(chunk, indices=[], rows=chunk.rows[:0])
+            if rounding := trial.passed(np.array([rough[i] for i in sample.tried])):
+                self._model, self.rounding = one.model, rounding
+                self.precision = Precision(one.model.info.dtype, rounding.largest)
+                break
+        self._faster = ()
 
-    def _values(self, chunk: LogProbabilities) -> dict[int, float]:
-        """The target's values by prompt."""
-        values = self.objective.values(chunk.rows)
-        return dict(zip(chunk.indices, values.tolist(), strict=True))
+    def _numbers(self, chunk: LogProbabilities, exact: int) -> dict[int, FloatArray]:
+        """The target's value and its rows', [1 + rows], by prompt, counted from the first after `exact` ones."""
+        return dict(zip((i - exact for i in chunk.indices), self.objective.numbers(chunk.rows), strict=True))
 
     def _chunks(
         self, model: ExplainableModel, prompts: Sequence[Ids], chosen: Sequence[int]
@@ -188,14 +171,3 @@ class Evaluator:
                     f"model {self._model.info.name!r} gives no finite probability; its weights may be damaged"
                 )
             yield replace(batch, indices=[chosen[index] for index in batch.indices])
-
-
-def _sample(prompts: int, size: int) -> dict[int, float]:
-    """Prompts for a trial, by index, and how many prompts each stands for: some of all, and the last ones.
-
-    Where a feature after the other is left out, a next token depends most on the last: few prompts in which all of the
-    spread may lie. The later, the cheaper.
-    """
-    others, size = prompts - _LAST, size - _LAST
-    sample = {(i + 1) * others // size - 1: others / size for i in range(size)}
-    return sample | dict.fromkeys(range(others, prompts), 1.0)

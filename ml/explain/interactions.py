@@ -32,6 +32,7 @@ from ml.explain.kernel_shap import Layers, draw
 from ml.explain.process import Draws
 from ml.explain.sampling import CONTROLLED_GROWTH, DEFAULT_SAMPLES, anytime, has_converged, stability
 from ml.explain.shapley import Pairs, completeness_error, is_enumerable, of_one_feature
+from ml.explain.stopping import Stopping
 from ml.result import StopReason
 
 _TILT = 1  # sizes are drawn nearly evenly, as they count for an index, middle ones a little more often
@@ -79,7 +80,7 @@ class InteractionsExplainer:
             lambda coalitions, values: self._estimate(coalitions, np.concatenate([ends, values.ravel()])),
             rows=2,
             blocks=self._pairs,
-            limit=None,
+            stopping=Stopping(),
             growth=CONTROLLED_GROWTH,
             end=StopReason.COMPLETE if is_enumerable(self.features, self.budget) else StopReason.EVALUATIONS,
         )

@@ -38,6 +38,7 @@ from ml.explain.sampling import (
     subset_counts,
 )
 from ml.explain.shapley import Pairs, Regression, completeness_error, kernel
+from ml.explain.stopping import Stopping
 from ml.result import StopReason
 
 _MIN_PAIRS = 32
@@ -132,8 +133,7 @@ class KernelShapExplainer:
             lambda coalitions, values: self._estimate(coalitions, np.concatenate([ends, values.ravel()])),
             rows=2,
             blocks=self._pairs,
-            limit=self.budget.standard_error,
-            enough=max(_MIN_PAIRS, 2 * self.features),
+            stopping=Stopping.of(self.budget, max(_MIN_PAIRS, 2 * self.features)),
             growth=CONTROLLED_GROWTH if self.control else PLAIN_GROWTH,
         )
 

@@ -33,6 +33,7 @@ from ml.explain.sampling import (
     stratified,
 )
 from ml.explain.shapley import is_enumerable
+from ml.explain.stopping import Stopping
 from ml.explain.surrogates import Fit, Fitting, Ridge, Surrogate, decision_tree, lasso, r_squared, ridge
 from ml.result import StopReason, SurrogateFit
 from ml.spec import SurrogateKind
@@ -75,10 +76,10 @@ class LimeExplainer:
     def __call__(self, game: Game) -> Estimating:
         """Sample, fit, and tell, again and again.
 
-        The standard-error limit is looked at once there are two samples a coefficient: before that, the penalty
-        holds coefficients and their errors near 0 whatever the game.
+        Errors are looked at once there are two samples a coefficient: before that, the penalty holds coefficients and
+        their errors near 0 whatever the game.
         """
-        seed, limit = self.budget.seed, self.budget.standard_error
+        seed, enough = self.budget.seed, 2 * (self.features + 1)
         draws = self._sizes.draw(seed) if self._chooses else draw(self.features, self.max_evaluations, seed)
         return anytime(
             game,
@@ -86,8 +87,7 @@ class LimeExplainer:
             lambda coalitions, values: self._estimate(coalitions[:, 0], values[:, 0]),
             rows=1,
             blocks=self.max_evaluations,
-            limit=limit,
-            enough=2 * (self.features + 1),
+            stopping=Stopping.of(self.budget, enough, ranks=not self._every),
             growth=CONTROLLED_GROWTH if self._controls else PLAIN_GROWTH,
             end=StopReason.COMPLETE if self._every else StopReason.EVALUATIONS,
         )

@@ -24,6 +24,7 @@ from ml.explain.estimator import (
 )
 from ml.explain.sampling import DEFAULT_SAMPLES, anytime, has_converged, moderated, stability
 from ml.explain.shapley import completeness_error
+from ml.explain.stopping import Stopping
 from ml.result import StopReason
 
 _ENOUGH_PAIRS = 16
@@ -66,8 +67,7 @@ class PermutationExplainer:
             lambda coalitions, values: self._estimate(coalitions, np.concatenate([ends, values.ravel()])),
             rows=self._rows,
             blocks=self._pairs,
-            limit=self.budget.standard_error,
-            enough=_ENOUGH_PAIRS,
+            stopping=Stopping.of(self.budget, _ENOUGH_PAIRS),
         )
 
     @property

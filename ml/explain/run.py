@@ -152,10 +152,10 @@ class Run(Work):
 
         def work() -> Generator[None, None, tuple[AttributionRow, ...]]:
             estimates = repeat(nothing, len(ends)) if estimate.rows is None else estimate.rows(value.row_values)
-            found = []
+            found: list[AttributionRow] = []
             for row, each, (base, full) in zip(self._rows, estimates, ends.tolist(), strict=True):
-                noise = self._evaluator.row_noise(len(row.positions))
-                found.append(_row(row, each, base, full, noise))
+                known = self._with_errors_of_values(each, self._evaluator.row_noise(len(row.positions)), 1 + len(found))
+                found.append(_row(row, known, base, full))
                 yield
             return tuple(found)
 
@@ -204,8 +204,8 @@ class Run(Work):
 
     def _filled(self, value: ValueFunction, blank: ExplanationResult, estimate: Estimate) -> ExplanationResult:
         """The result as far as `estimate` knows it, with what it has cost by now."""
-        reach = two_sided_95(estimate.freedom)
-        errors = _with_noise(estimate.standard_errors, self._evaluator.noise)
+        estimate = self._with_errors_of_values(estimate, self._evaluator.noise)
+        reach, errors = two_sided_95(estimate.freedom), estimate.standard_errors
         attributions = tuple(
             Attribution(
                 text=feature.text,
@@ -232,14 +232,26 @@ class Run(Work):
             cost=self._cost(value, estimate.stop),
         )
 
+    def _with_errors_of_values(self, estimate: Estimate, noise: float, number: int = 0) -> Estimate:
+        """`estimate` with standard errors that count those of the values.
 
-def _with_noise(standard_errors: FloatArray, noise: float) -> FloatArray:
-    """Standard errors of attributions, each a difference of two values with the engine's noise in it."""
-    errors: FloatArray = np.hypot(standard_errors, math.sqrt(2) * noise)
-    return errors
+        What is sampled shows the rounding of its values as it shows their spread, and has it in its standard errors.
+
+        Args:
+            noise: standard deviation of a value, by what an engine elsewhere computes beside.
+            number: what it estimates: 0 for the target's value, else a row's, from 1.
+        """
+        errors: FloatArray = np.hypot(estimate.standard_errors, math.sqrt(2) * noise)  # of a difference of two values
+        freedom, rounding = estimate.freedom, self._evaluator.rounding
+        exact = estimate.standard_errors == 0
+        if rounding is not None and exact.any():
+            # Of two values, that of the whole prompt is never rounded.
+            errors = np.where(exact, np.hypot(errors, rounding.deviations[number]), errors)
+            freedom = min(freedom, rounding.measured)
+        return replace(estimate, standard_errors=errors, freedom=freedom)
 
 
-def _row(row: Row, estimate: Estimate, base: float, full: float, noise: float) -> AttributionRow:
+def _row(row: Row, estimate: Estimate, base: float, full: float) -> AttributionRow:
     pairs = estimate.interactions
     return AttributionRow(
         text=row.text,
@@ -248,7 +260,7 @@ def _row(row: Row, estimate: Estimate, base: float, full: float, noise: float) -
         base_value=base,
         full_value=full,
         attributions=tuple(estimate.attributions.tolist()),
-        standard_errors=_errors(_with_noise(estimate.standard_errors, noise)),
+        standard_errors=_errors(estimate.standard_errors),
         interval_reach=two_sided_95(estimate.freedom),
         interactions=() if pairs is None else tuple(pairs.values.tolist()),
         interaction_standard_errors=() if pairs is None else _errors(pairs.standard_errors),

@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from ml.explain.estimator import BoolArray, Estimate, Estimating, FloatArray, Game, IntArray, batch_size, with_rows
+from ml.explain.stopping import Stopping
 from ml.explain.surrogates import Fit, Fitting
 from ml.result import StopReason
 
@@ -40,8 +41,7 @@ def anytime(
     *,
     rows: int,
     blocks: int,
-    limit: float | None,
-    enough: int = 2,
+    stopping: Stopping,
     growth: float = PLAIN_GROWTH,
     end: StopReason = StopReason.EVALUATIONS,
 ) -> Estimating:
@@ -50,7 +50,7 @@ def anytime(
     Args:
         draws: at least `blocks` blocks of coalitions, bool [rows, features] each, that only tell something batch_size
             (a pair, a permutation). They are drawn as they are asked for.
-        limit: the standard error below which to stop, looked at once there are `enough` blocks.
+        stopping: when to stop before all blocks were asked for.
         growth: how much more each time: more for an estimate that costs much beside a small model's evaluations.
         end: why it stopped when all blocks were asked for.
     """
@@ -58,7 +58,7 @@ def anytime(
     values = np.empty((0, rows))
     while True:
         size = max(_FIRST_BATCH // rows, int(len(values) * growth), batch_size(game) // rows, 1)
-        size = min(size, blocks - len(values))
+        size = min(size, *(count - len(values) for count in (*stopping.looks(blocks), blocks) if count > len(values)))
         batch = np.array([next(draws) for _ in range(size)])
         asked = yield from game(batch.reshape(-1, game.features))
         answers = asked.reshape(size, rows)
@@ -74,8 +74,8 @@ def anytime(
         finished = len(values) == blocks
         if finished and end is StopReason.COMPLETE:
             stop = end
-        elif limit is not None and len(values) >= min(enough, blocks) and float(found.standard_errors.max()) < limit:
-            stop = StopReason.STANDARD_ERROR
+        elif enough := stopping.reason(found, len(values), blocks):
+            stop = enough
         elif answered < size:
             stop = StopReason.DURATION
         elif finished:

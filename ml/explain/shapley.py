@@ -29,6 +29,7 @@ from ml.explain.estimator import (
     with_rows,
 )
 from ml.explain.sampling import DEFAULT_SAMPLES, anytime, has_converged
+from ml.explain.stopping import Stopping
 from ml.result import StopReason
 
 SINGULAR = 1e-10  # eigenvalues below this part of the largest are rounding
@@ -155,8 +156,7 @@ class EnumerationExplainer:
                 lambda coalitions, values: self._estimate(coalitions, np.concatenate([ends, values.ravel()])),
                 rows=2,
                 blocks=self._pairs,
-                limit=self.budget.standard_error,
-                enough=4 * self.features,
+                stopping=Stopping(self.budget.standard_error, enough=4 * self.features),
                 end=StopReason.COMPLETE,
             )
 

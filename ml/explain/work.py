@@ -13,6 +13,7 @@ from ml.explain.checkpoint import Memory
 from ml.explain.evaluation import Evaluator, rough_seconds
 from ml.explain.target import TargetTokens
 from ml.explain.texts import Prompts
+from ml.explain.trial import MIN_EVALUATIONS
 from ml.explain.value_function import ValueFunction
 from ml.models.protocol import ExplainableModel, Marking, Namespaced
 from ml.result import Cost, ExplanationResult, Precision, Progress, Stage, StopReason, StudyResult, Update
@@ -126,11 +127,12 @@ class Work:
         features, rows = prompts.features, len(target.rows)
         memory = Memory.unpack(self._given, self._fingerprint, features, rows) or Memory(features, rows)
         self._seconds_before, self._findings_before = memory.seconds, memory.findings
-        fast = self._model.in_bfloat16() if self._tries_bfloat16 else None
+        tries = self._tries_bfloat16 and self._task.max_evaluations >= MIN_EVALUATIONS
+        faster = self._model.in_bfloat16() if tries else ()
         self._evaluator = Evaluator(
             self._model,
             target,
-            fast=fast,
+            faster=faster,
             shared_prefix=prompts.shared_prefix,
             max_evaluations=self._task.max_evaluations,
         )
@@ -139,7 +141,7 @@ class Work:
             self._evaluator,
             memory,
             self._clock,
-            cache=self._cache if fast is None else None,
+            cache=None if faster else self._cache,
             scope=scope(self._model.info, target, self._namespace),
         )
         return self._value

@@ -1,14 +1,15 @@
 """A copy of a model whose linear layers multiply in bfloat16, for processors that are several times faster at it.
 
-Only the products are rounded, and in packed attention queries, keys and values: the residual stream, normalisation and
-the language-model head stay float32. The copy shares every other tensor with its original, so it costs half the memory
-of the linear layers' weights.
+Operands and what comes of a product are rounded; products are summed up in float32, and the residual stream,
+normalisation and the language-model head stay float32. The copy shares every other tensor with its original, so it
+costs half the memory of the linear layers' weights.
 """
 
 from __future__ import annotations
 
 import copy
 import functools
+from collections.abc import Collection
 from typing import cast
 
 import torch
@@ -19,6 +20,8 @@ from transformers.pytorch_utils import Conv1D
 
 from ml.kernels.onednn_linear import FastGatedMLP, PackedLinear, gated, use_onednn
 from ml.kernels.processors import is_known
+
+_LINEAR = (nn.Linear, PackedLinear, Conv1D)
 
 
 class Bfloat16Linear(nn.Module):
@@ -56,26 +59,40 @@ class Bfloat16GatedMLP(FastGatedMLP):
         return cast(PackedLinear, down).product(cast(Tensor, inner)).to(x.dtype)
 
 
-def bfloat16_copy(module: PreTrainedModel) -> PreTrainedModel:
-    """`module`, in float32, with its linear layers' products in bfloat16, all but the language-model head's.
+class Bfloat16Copies:
+    """Copies of one module, in float32, with linear layers' products in bfloat16. They share what they round."""
 
-    Torch hands these to oneDNN by itself, whatever their shape, so that a table of rows has nothing to say: weights are
-    packed on any processor that was measured at all, and plain on others.
-    """
-    shared = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
-    copied = copy.deepcopy(module, shared)
-    head = copied.get_output_embeddings()
-    for parent in list(copied.modules()):
-        for name, child in parent.named_children():
-            if isinstance(child, (nn.Linear, PackedLinear, Conv1D)) and child is not head:
-                # GPT-2's linear layer stores its weight the other way round.
-                weight = child.weight.T if isinstance(child, Conv1D) else child.weight
-                layer = PackedBfloat16Linear if is_known() and use_onednn(weight) and _packs() else Bfloat16Linear
-                setattr(parent, name, layer(weight, child.bias))
-    for child in copied.modules():
-        if type(child) is FastGatedMLP and isinstance(child.gate_proj, PackedBfloat16Linear):
-            child.__class__ = Bfloat16GatedMLP
-    return copied
+    def __init__(self, module: PreTrainedModel) -> None:
+        """Prepare to copy `module`."""
+        self._module = module
+        self._rounded: dict[int, nn.Module] = {}  # by the original's identity
+
+    def copy(self, exact: Collection[nn.Module] = ()) -> PreTrainedModel:
+        """A copy in which all linear layers are rounded but the language-model head and those inside `exact` parts."""
+        module = self._module
+        shared = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+        copied = copy.deepcopy(module, shared)
+        kept = {id(inner) for part in exact for inner in part.modules()} | {id(module.get_output_embeddings())}
+        for name, child in list(module.named_modules(remove_duplicate=False)):
+            if isinstance(child, _LINEAR) and id(child) not in kept:
+                copied.set_submodule(name, self._round(child))
+        for child in copied.modules():
+            if type(child) is FastGatedMLP and isinstance(child.gate_proj, PackedBfloat16Linear):
+                child.__class__ = Bfloat16GatedMLP
+        return copied
+
+    def _round(self, layer: nn.Linear | PackedLinear | Conv1D) -> nn.Module:
+        """`layer` in bfloat16.
+
+        Torch hands these to oneDNN by itself, whatever their shape, so that a table of rows has nothing to say: weights
+        are packed on any processor that was measured at all, and plain on others.
+        """
+        if id(layer) not in self._rounded:
+            # GPT-2's linear layer stores its weight the other way round.
+            weight = layer.weight.T if isinstance(layer, Conv1D) else layer.weight
+            kind = PackedBfloat16Linear if is_known() and use_onednn(weight) and _packs() else Bfloat16Linear
+            self._rounded[id(layer)] = kind(weight, layer.bias)
+        return self._rounded[id(layer)]
 
 
 @functools.cache

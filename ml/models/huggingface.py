@@ -12,7 +12,6 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ml.errors import CapabilityError, GlossError, NoAttentionError
-from ml.kernels.bfloat16_linear import bfloat16_copy
 from ml.models.base import MEAN, AttentionSink, Batch, ModelInfo, Prefix, Runner
 from ml.models.fallback.by_length import RunnerByLength
 from ml.models.fallback.cache_runner import CacheRunner
@@ -24,11 +23,12 @@ from ml.models.internals.objective import LogitsObjective
 from ml.models.internals.open_model import OpenModel
 from ml.models.internals.value_zeroing import ValueZeroing
 from ml.models.loading.placement import Placement
+from ml.models.protocol import RoundedModel
+from ml.models.rounding import TEXT, rounding_error, roundings
 from ml.models.verification.trials import difference
 from ml.models.verification.verify import Ways, tolerance
 from ml.precision import has_fast_bfloat16
 from ml.runtime.embedding import lookup
-from ml.runtime.implementation import register
 from ml.runtime.model_runner import ModelRunner
 from ml.runtime.recorded_prompts import record
 from ml.runtime.spans import spans_of
@@ -64,27 +64,34 @@ class HuggingFaceModel(OpenModel):
         self.tokenizer = tokenizer
         self.info = info
         self._read = read
-        self._bfloat16_copy: HuggingFaceModel | None = None
+        self._rounded: tuple[RoundedModel, ...] | None = None
         self._matmul_dtype = matmul_dtype
         self._span_of = spans_of(module)
         one_device = not self._placement.spread and self._placement.ranks == 1
         shortest = int(min(ways.ragged, ways.padded, info.context_length)) if ways.ragged else 0
         self.recorded = record(module, self._span_of, shortest) if shortest and one_device else None
 
-    def in_bfloat16(self) -> HuggingFaceModel | None:
+    def in_bfloat16(self) -> tuple[RoundedModel, ...]:
         """The same weights with products in bfloat16; see `LanguageModel.in_bfloat16`."""
         if self.module.dtype != torch.float32 or not has_fast_bfloat16(self.module.device):
-            return None
+            return ()
         if self._placement.spread or self._placement.ranks > 1:
-            return None
-        if self._bfloat16_copy is None:
-            info = replace(self.info, dtype="bfloat16")
-            copied = bfloat16_copy(self.module)
-            register(copied)
-            self._bfloat16_copy = HuggingFaceModel(
-                copied, self.tokenizer, info, None, ways=self.ways, matmul_dtype=torch.bfloat16
-            )
-        return self._bfloat16_copy
+            return ()
+        if self._rounded is None:
+            self._rounded = tuple(self._round())
+        return self._rounded
+
+    def _round(self) -> Iterator[RoundedModel]:
+        info = replace(self.info, dtype="bfloat16")
+        ids = self.tokenizer.ids(TEXT)[: info.context_length]
+        for module, attention in roundings(self.module):
+            model = HuggingFaceModel(module, self.tokenizer, info, None, ways=self.ways, matmul_dtype=attention)
+            yield RoundedModel(model, rounding_error(self._all_logits, model._all_logits, ids))
+
+    def _all_logits(self, ids: Sequence[int]) -> Tensor:
+        """Logits after each of `ids`, [tokens, vocabulary], as an explanation's prompts are read."""
+        [batch] = self.stream_logits([ids], [len(ids)], max_tokens=len(ids), max_logits=len(ids))
+        return batch.logits[0]
 
     @torch.inference_mode()
     def logits(self, sequences: Sequence[Sequence[int]], logit_counts: Sequence[int] | None = None) -> list[Tensor]:

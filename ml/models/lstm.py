@@ -28,6 +28,7 @@ from ml.models.internals.objective import LogitsObjective
 from ml.models.internals.open_model import OpenModel
 from ml.models.loading.files import replacing
 from ml.models.lstm_sharing import LstmPrefix, stream
+from ml.models.protocol import RoundedModel
 from ml.runtime.embedding import lookup
 from ml.tokens import Tokenizer
 
@@ -201,8 +202,9 @@ class LstmModel(OpenModel):
         """A hidden and a cell state for each layer; see `LanguageModel.sequence_bytes`."""
         return 2 * 4 * self.module.config.layers * self.module.config.hidden_size
 
-    def in_bfloat16(self) -> None:
+    def in_bfloat16(self) -> tuple[RoundedModel, ...]:
         """Nothing: a small recurrence gains nothing from it."""
+        return ()
 
     def attention(self, ids: Sequence[int], layers: Sequence[int], queries: Sequence[int], sink: AttentionSink) -> None:
         """Raise `NoAttentionError`: a recurrent model has no attention weights."""

@@ -38,6 +38,7 @@ from ml.models.huggingface import HuggingFaceModel
 from ml.models.loading.huggingface import load_huggingface
 from ml.models.loading.placement import Placement
 from ml.models.log_probabilities import LogitsModel
+from ml.models.protocol import RoundedModel
 
 _log = logging.getLogger(__name__)
 
@@ -202,8 +203,9 @@ class LeadingModel(LogitsModel):
         """As `LanguageModel.sequence_bytes`, of all ranks together."""
         return self._model.sequence_bytes
 
-    def in_bfloat16(self) -> None:
+    def in_bfloat16(self) -> tuple[RoundedModel, ...]:
         """A part of a model has no copy in bfloat16."""
+        return ()
 
     def attention(self, ids: Sequence[int], layers: Sequence[int], queries: Sequence[int], sink: AttentionSink) -> None:
         """As `LanguageModel.attention`; every rank has the heads of its own, and rank 0 collects them."""

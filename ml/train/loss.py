@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+from ml.kernels.onednn_linear import pointwise, use_onednn
+from ml.kernels.processors import rule_for
 
 CHUNK_ELEMENTS = 1 << 22
 """Logits held at a time (16 MiB in float32): about what a processor's last cache keeps between the passes over them."""
@@ -99,10 +100,10 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
 
 
 def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    if _ONEDNN and hidden.device.type == "cpu" and hidden.dtype is torch.float32:
-        # For a few rows and many columns oneDNN is up to twice as fast as the BLAS behind `F.linear`.
-        return cast(Tensor, torch.ops.mkldnn._linear_pointwise(hidden, weight, bias, "none", [], ""))
-    return F.linear(hidden, weight, bias)
+    min_rows = rule_for(weight.numel()).min_rows
+    if min_rows is None or len(hidden) < min_rows or hidden.dtype is not torch.float32 or not use_onednn(weight):
+        return F.linear(hidden, weight, bias)
+    return pointwise(hidden, weight, bias)
 
 
 def _chunks(hidden: Tensor, weight: Tensor) -> list[slice]:

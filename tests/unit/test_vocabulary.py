@@ -43,7 +43,7 @@ IN_NAMES = {
     "walk": "traversal, tour",
     "forest": "prefix tree",
     "visit": "traverse",
-    "twin": "bfloat16_copy",
+    "twin": "copy",
     "mass": "log_sum_exp",
     "lane": "batch_key",
     "turn": "round_robin",

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ml.models.protocol import LogProbabilities, Prefix
+from ml.models.protocol import LogProbabilities, Prefix, RoundedModel
 from ml.models.served import checkpoints
 from ml.models.served.address import parse
 from ml.models.served.client import EngineClient
@@ -138,8 +138,9 @@ class ServedModel:
             if token in self.tokenizer.end_ids:
                 return
 
-    def in_bfloat16(self) -> None:
+    def in_bfloat16(self) -> tuple[RoundedModel, ...]:
         """None: the precision is not ours to choose."""
+        return ()
 
 
 class _Loop:

@@ -336,7 +336,7 @@ def test_no_server_says_how_to_start_one() -> None:
 )
 def test_a_dry_run_says_the_cost_and_queues_nothing(run: Run, script: fake.Script, asked: list[str]) -> None:
     shown = output(run(*asked, "--dry-run", input="one\ntwo\n"))
-    assert shown == "32 model evaluations, at most 1,600 tokens, about 500 ms\n"
+    assert shown == "at most 32 model evaluations, 1,600 tokens, about 500 ms\n"
     printed = json.loads(output(run(*asked, "--dry-run", "--json", input="one\ntwo\n")))
     assert (printed["name"], printed["progress"]["evaluations_planned"]) == ("", "32")
     assert not script.explanations

@@ -85,7 +85,8 @@ def test_lime_of_a_toy(surrogate):
 
 def test_progress_moves_forward_to_its_end():
     ticks = count()
-    updates = list(Run(toy(), spec(Lime()), clock=lambda: next(ticks) * 0.1))
+    every = Budget(max_evaluations=1000)
+    updates = list(Run(toy(), spec(Lime(), budget=every), clock=lambda: next(ticks) * 0.1))
     done = [update.progress.evaluations_done for update in updates]
     assert done == sorted(done)
     assert done[-1] == updates[-1].progress.evaluations_planned
@@ -224,7 +225,7 @@ def test_put_off_whenever_it_can_be_equals_undisturbed(load_model, tiny_llama, m
 def test_of_the_budgets_time_what_is_spent_is_gone():
     def run(spent):
         ticks = count()
-        budget = Budget(max_duration=80)
+        budget = Budget(max_duration=80, max_evaluations=1000)
         return last(Run(toy(), spec(Lime(), budget=budget), spent=spent, clock=lambda: float(next(ticks))))
 
     whole, rest, none = (run(spent).cost for spent in (0, 40, 300))
@@ -258,7 +259,9 @@ def test_a_checkpoint_of_another_problem_is_ignored():
 
 def test_time_is_kept():
     ticks = count()
-    result = last(Run(toy(), spec(Lime(), budget=Budget(max_duration=40)), clock=lambda: float(next(ticks))))
+    result = last(
+        Run(toy(), spec(Lime(), budget=Budget(max_duration=40, max_evaluations=1000)), clock=lambda: float(next(ticks)))
+    )
     assert result.cost.stop_reason is StopReason.DURATION
     assert result.cost.evaluations < 300
     assert len(result.attributions) == 10

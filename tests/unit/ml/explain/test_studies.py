@@ -269,7 +269,7 @@ class TestBiasProbe:
         assert last(run).finding.differences[0].difference == pytest.approx(0.0)
         assert len(model.read) == 2
 
-    def test_the_target_is_settled_by_the_first_text(self):
+    def test_the_target_is_ranked_by_the_first_text(self):
         result = last(StudyRun(ToyModel(EFFECTS), probe(target=Target())))
         assert result.target.description == 'log p("yes")'
 
