@@ -22,6 +22,9 @@ BEHIND = 1
 _LEAST = -9999.0
 """What stands for minus infinity, which JSON has not."""
 
+_ROUNDING = 1e-3
+"""Nats by which a log-probability may be above 0."""
+
 _ID = "token_id:"
 
 
@@ -47,6 +50,9 @@ class Query:
     stands_back: bool = False
     text: str | None = None
 
+
+NEUTRAL = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+"""Switches off what a model's own generation settings would do where an engine takes them for its defaults."""
 
 Likely = tuple[tuple[int, float], ...]
 """Tokens with natural log-probabilities, most likely first."""
@@ -122,20 +128,22 @@ def _answer(choice: Any, sequence: Sequence[int], query: Query, abilities: Abili
         found = choice["logprobs"]["top_logprobs"][0]
         given = tuple(number(found[f"{_ID}{token}"]) for token in query.given)
     elif query.top and not query.tail:
-        top = likely(choice["logprobs"]["top_logprobs"][0], query.top)
+        top = likely(choice["logprobs"]["top_logprobs"][0], query.top, abilities)
     if not query.tail:
         return Answer(given, top)
     if abilities.own_tokens is OwnTokens.PROMPT_LOGPROBS:
-        return Answer(given, top, tuple(_prompt_positions(choice["prompt_logprobs"], sequence, query)))
+        return Answer(given, top, tuple(_prompt_positions(choice["prompt_logprobs"], sequence, query, abilities)))
     return Answer(given, top, tuple(_echoed_positions(choice["logprobs"], sequence, query, abilities)))
 
 
-def _prompt_positions(found: Any, sequence: Sequence[int], query: Query) -> Iterator[Position]:
+def _prompt_positions(found: Any, sequence: Sequence[int], query: Query, abilities: Abilities) -> Iterator[Position]:
     if len(found) != len(sequence):
         raise UnusableError(f"it has {len(found)} positions of a prompt of {len(sequence)} tokens")
     for token, position in zip(sequence[-query.tail :], found[-query.tail :], strict=True):
         own = position[str(token)]
-        named = ((int(key), number(each["logprob"])) for key, each in position.items()) if query.top else ()
+        named: Iterator[tuple[int, float]] | tuple[()] = ()
+        if query.top:
+            named = ((known(int(key), abilities), number(each["logprob"])) for key, each in position.items())
         yield Position(number(own["logprob"]), own.get("rank"), _ordered(named, query.top))
 
 
@@ -144,23 +152,34 @@ def _echoed_positions(found: Any, sequence: Sequence[int], query: Query, abiliti
     if len(values) not in {len(sequence), len(sequence) + abilities.echoed_tokens}:
         raise UnusableError(f"it echoes {len(values)} tokens of a prompt of {len(sequence)}")
     for place in range(len(sequence) - query.tail, len(sequence)):
-        yield Position(number(values[place]), None, likely(tops[place], query.top) if query.top else ())
+        yield Position(number(values[place]), None, likely(tops[place], query.top, abilities) if query.top else ())
 
 
-def likely(found: Any, top: int) -> Likely:
+def likely(found: Any, top: int, abilities: Abilities) -> Likely:
     """The `top` most likely tokens of a position's, which are named by their ids."""
-    return _ordered(((token_id(name), number(value)) for name, value in found.items()), top)
+    return _ordered(((token_id(name, abilities), number(value)) for name, value in found.items()), top)
 
 
-def token_id(name: str) -> int:
+def token_id(name: str, abilities: Abilities) -> int:
     """The id in a token's name.
 
     Raises:
-        UnusableError: it is named by its text, which may be that of several.
+        UnusableError: it is named by its text, which may be that of several, or is none of the vocabulary.
     """
     if not name.startswith(_ID):
         raise UnusableError("it names tokens by their texts, which may be those of several")
-    return int(name.removeprefix(_ID))
+    return known(int(name.removeprefix(_ID)), abilities)
+
+
+def known(token: int, abilities: Abilities) -> int:
+    """`token`, which must be one of the vocabulary.
+
+    Raises:
+        UnusableError: it is none.
+    """
+    if not 0 <= token < abilities.vocabulary_size:
+        raise UnusableError(f"it names a token {token}, and the vocabulary has {abilities.vocabulary_size}")
+    return token
 
 
 def number(value: Any) -> float:
@@ -169,8 +188,8 @@ def number(value: Any) -> float:
     Raises:
         UnusableError: it is none.
     """
-    if not isinstance(value, int | float) or math.isnan(value):
-        raise UnusableError(f"it has {value} in the place of a log-probability")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value <= _ROUNDING:
+        raise UnusableError(f"it has {str(value)[:40]} in the place of a log-probability")
     return -math.inf if value <= _LEAST else float(value)
 
 

@@ -106,8 +106,9 @@ async def find_abilities(client: EngineClient, sequence: Sequence[int], vocabula
     """
     address = client.address
     plain = Query((tuple(sequence),))
+    nothing = Abilities(vocabulary_size=vocabulary_size)
     try:
-        await ask(client, plain, Abilities())
+        await ask(client, plain, nothing)
     except EngineUnavailableError:
         raise
     except EngineError as error:
@@ -115,7 +116,7 @@ async def find_abilities(client: EngineClient, sequence: Sequence[int], vocabula
             f"the engine does not take token ids as a prompt ({error}), so Gloss could not be sure of what it reads; if"
             " it should, as vLLM does, set GLOSS_TOKENIZER to that of the model that is served"
         ) from error
-    found = await _own_tokens(client, replace(plain, tail=len(sequence) - 1))
+    found = await _own_tokens(client, replace(plain, tail=len(sequence) - 1), nothing)
     for count in _GIVEN:
         if await _answers(client, replace(plain, given=tuple(range(min(count, vocabulary_size)))), found):
             found = replace(found, given_ids=count)
@@ -135,16 +136,16 @@ async def find_abilities(client: EngineClient, sequence: Sequence[int], vocabula
     return replace(found, top=top, priority=priority and known, salt=salt and known)
 
 
-async def _own_tokens(client: EngineClient, query: Query) -> Abilities:
+async def _own_tokens(client: EngineClient, query: Query, nothing: Abilities) -> Abilities:
     ways = (
-        Abilities(own_tokens=OwnTokens.PROMPT_LOGPROBS),
-        Abilities(own_tokens=OwnTokens.ECHO),
-        Abilities(own_tokens=OwnTokens.ECHO, echoed_tokens=1),
+        replace(nothing, own_tokens=OwnTokens.PROMPT_LOGPROBS),
+        replace(nothing, own_tokens=OwnTokens.ECHO),
+        replace(nothing, own_tokens=OwnTokens.ECHO, echoed_tokens=1),
     )
     for way in ways:
         if await _answers(client, query, way):
             return way
-    return Abilities()
+    return nothing
 
 
 async def _largest_top(client: EngineClient, plain: Query, abilities: Abilities, largest: int) -> int:

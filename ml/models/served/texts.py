@@ -8,8 +8,8 @@ from typing import Any
 
 from ml.generation import GenerationSpec
 from ml.models.served.abilities import Abilities
-from ml.models.served.completions import Likely, likely, number, token_id
-from ml.models.served.exchange import UnusableError
+from ml.models.served.completions import NEUTRAL, Likely, likely, number, token_id
+from ml.models.served.exchange import MALFORMED, UnusableError
 
 _SEED_BITS = 63
 """An engine's seeds are signed."""
@@ -42,9 +42,7 @@ def body(
         "max_tokens": max_tokens,
         "temperature": spec.temperature,
         "top_p": spec.top_p,
-        "top_k": 0,
-        "min_p": 0.0,
-        "repetition_penalty": 1.0,
+        **NEUTRAL,
         "seed": spec.seed % (1 << _SEED_BITS),
         "logprobs": spec.top_k if abilities.top else 1,
         "return_tokens_as_token_ids": True,
@@ -55,15 +53,15 @@ def body(
     return asked
 
 
-def tokens(event: Any, top: int) -> list[Generated]:
+def tokens(event: Any, top: int, abilities: Abilities) -> list[Generated]:
     """The tokens that an event brings: one, several, or none.
 
     Raises:
         UnusableError: it is an error, or lacks something.
     """
-    if "error" in event:
-        raise UnusableError(f"its text broke off: {event['error']}")
     try:
+        if "error" in event:
+            raise UnusableError(f"its text broke off: {str(event['error'])[:300]}")
         if not event["choices"]:
             return []
         [choice] = event["choices"]
@@ -74,12 +72,12 @@ def tokens(event: Any, top: int) -> list[Generated]:
         last = len(names) - 1
         return [
             Generated(
-                token_id=token_id(name),
+                token_id=token_id(name, abilities),
                 log_probability=number(value),
-                top=likely(tops[place], top) if top else (),
+                top=likely(tops[place], top, abilities) if top else (),
                 ended=place == last and choice["finish_reason"] == "stop",
             )
             for place, (name, value) in enumerate(zip(names, values, strict=True))
         ]
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+    except MALFORMED as error:
         raise UnusableError(f"an event of its text lacks something ({type(error).__name__})") from error

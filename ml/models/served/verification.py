@@ -74,8 +74,13 @@ class Fingerprint:
         """Whether `values` are this model's, as far as noise lets that be told."""
         return bool(np.abs(values - self.values).max() <= self.tolerance)
 
-    async def check(self, client: EngineClient, abilities: Abilities, replica: str) -> None:
+    async def check(
+        self, client: EngineClient, abilities: Abilities, replica: str, *, patience: float | None = None
+    ) -> None:
         """Make sure that `replica` computes the same model as at the start.
+
+        Args:
+            patience: seconds to wait for one that is away. Default: the client's.
 
         Raises:
             EngineModelChangedError: it does not.
@@ -83,7 +88,7 @@ class Fingerprint:
         """
         difference = np.inf
         for _ in range(_TRIALS):
-            values = await _values(client, self.query, abilities, replica, queued=False)
+            values = await _values(client, self.query, abilities, replica, patience=patience, queued=False)
             difference = min(difference, float(np.abs(values - self.values).max()))
             if difference <= self.tolerance:
                 return
@@ -124,9 +129,15 @@ async def fingerprint(client: EngineClient, tokenizer: Tokenizer, abilities: Abi
 
 
 async def _values(
-    client: EngineClient, query: Query, abilities: Abilities, replica: str, *, queued: bool = True
+    client: EngineClient,
+    query: Query,
+    abilities: Abilities,
+    replica: str,
+    *,
+    patience: float | None = None,
+    queued: bool = True,
 ) -> FloatArray:
-    found = await ask(client, query, abilities, replica=replica, queued=queued)
+    found = await ask(client, query, abilities, replica=replica, patience=patience, queued=queued)
     return np.array(
         [answer.given or tuple(position.log_probability for position in answer.tail) for answer in found],
         dtype=np.float64,
