@@ -20,8 +20,8 @@ from ml.result import Precision
 
 _CPU_OPERATIONS = 2e11
 _DEVICE_OPERATIONS = 1e13
-_ENGINE_TOKENS = 8192
-"""Tokens to ask an engine elsewhere for at least: some hundred short prompts, which keep it busy."""
+_ENGINE_TOKENS = 16384
+"""Tokens to ask an engine elsewhere for at least: some hundred short prompts. It idles between two such questions."""
 _TRIAL = 8
 """Prompts that a trial of a faster model computes twice."""
 _SMALL_TRIAL = 4
