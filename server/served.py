@@ -162,6 +162,16 @@ class ServedEngine:
         await self._checks[model].passed(reply.replica)
         for index, answer in zip(indices, reply.value, strict=True):
             values[index] = answer
+        if query.tail or not query.top:
+            return
+        short = [index for index in indices if not values[index].top]
+        if short:
+            by_index = dict(zip(indices, query.sequences, strict=True))
+            # Whatever stands in the last place: what is listed is what could.
+            sequences = [(*by_index[index], by_index[index][-1]) for index in short]
+            found = await engine.listed(sequences, query.top, salt=query.salt, patience=patience)
+            for index, top in zip(short, found, strict=True):
+                values[index] = Answer(top=top)
 
     def _queries(self, model: str, tasks: Sequence[Task], salt: str) -> Iterator[tuple[Query, Sequence[int]]]:
         """Tasks that are asked alike share requests, each of which comes with the indices of its tasks."""
@@ -257,13 +267,18 @@ class ServedText:
         client, abilities, top = self._engine.client, self._engine.abilities, self._generation.spec.top_k
         async with client.stream(PATH, self._asked) as stream:
             await self._checks.passed(stream.replica)
+            read = list(self._asked["prompt"])
             async for event in stream.events:
                 try:
                     found = tokens(event, top, abilities)
                 except UnusableError as error:
                     raise EngineError(client.address.name, f"the engine gives answers of no use: {error}") from error
                 for each in found:
-                    step = self._generation.append(each.token_id, each.log_probability, each.top, ended=each.ended)
+                    read.append(each.token_id)
+                    listed = each.top
+                    if top and not listed:
+                        [listed] = await self._engine.listed([read], top, salt=self._asked.get("cache_salt", ""))
+                    step = self._generation.append(each.token_id, each.log_probability, listed, ended=each.ended)
                     self.model_seconds = time.monotonic() - self._began
                     await self._arrived.put(step)
                     if step.finish is not None:

@@ -7,7 +7,7 @@ it must, and nobody looks at it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,7 +73,7 @@ class Answer:
 
     Attributes:
         given: natural log-probabilities of the ids that were given.
-        top: the most likely next tokens.
+        top: the most likely next tokens; none where the engine cut its list short.
         tail: of the last tokens.
     """
 
@@ -141,10 +141,10 @@ def _prompt_positions(found: Any, sequence: Sequence[int], query: Query, abiliti
         raise UnusableError(f"it has {len(found)} positions of a prompt of {len(sequence)} tokens")
     for token, position in zip(sequence[-query.tail :], found[-query.tail :], strict=True):
         own = position[str(token)]
-        named: Iterator[tuple[int, float]] | tuple[()] = ()
+        named: Iterable[tuple[int, float]] = ()
         if query.top:
             named = ((known(int(key), abilities), number(each["logprob"])) for key, each in position.items())
-        yield Position(number(own["logprob"]), own.get("rank"), _ordered(named, query.top))
+        yield Position(number(own["logprob"]), own.get("rank"), _whole(_ordered(named, query.top), query.top))
 
 
 def _echoed_positions(found: Any, sequence: Sequence[int], query: Query, abilities: Abilities) -> Iterator[Position]:
@@ -152,12 +152,31 @@ def _echoed_positions(found: Any, sequence: Sequence[int], query: Query, abiliti
     if len(values) not in {len(sequence), len(sequence) + abilities.echoed_tokens}:
         raise UnusableError(f"it echoes {len(values)} tokens of a prompt of {len(sequence)}")
     for place in range(len(sequence) - query.tail, len(sequence)):
-        yield Position(number(values[place]), None, likely(tops[place], query.top, abilities) if query.top else ())
+        yield Position(number(values[place]), None, _whole(likely(tops[place], query.top, abilities), query.top))
 
 
 def likely(found: Any, top: int, abilities: Abilities) -> Likely:
-    """The `top` most likely tokens of a position's, which are named by their ids."""
-    return _ordered(((token_id(name, abilities), number(value)) for name, value in found.items()), top)
+    """The `top` most likely tokens of a position's, which are named by their ids; none where the list was cut short.
+
+    vLLM fills a list up with token 0 at minus infinity, behind the token that it chose, where requests for given ids
+    are in the same batch. What was chosen need not be what is most likely.
+    """
+    if not top:
+        return ()
+    named = [(token_id(name, abilities), number(value)) for name, value in found.items()]
+    cut = len(named) < top or any(value == -math.inf for _, value in named)
+    return () if cut else _ordered(named, top)
+
+
+def _whole(listed: Likely, top: int) -> Likely:
+    """`listed`, which must be `top` tokens.
+
+    Raises:
+        UnusableError: it is fewer.
+    """
+    if len(listed) != top:
+        raise UnusableError(f"it lists {len(listed)} tokens of one position, and {top} were asked for")
+    return listed
 
 
 def token_id(name: str, abilities: Abilities) -> int:
@@ -193,5 +212,5 @@ def number(value: Any) -> float:
     return -math.inf if value <= _LEAST else float(value)
 
 
-def _ordered(found: Iterator[tuple[int, float]] | tuple[()], top: int) -> Likely:
+def _ordered(found: Iterable[tuple[int, float]], top: int) -> Likely:
     return tuple(sorted(found, key=lambda each: (-each[1], each[0]))[:top])

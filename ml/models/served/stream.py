@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ml.errors import EngineUnavailableError
 from ml.models.served.abilities import Abilities
 from ml.models.served.client import EngineClient
-from ml.models.served.completions import PATH, Answer, answers, body
+from ml.models.served.completions import PATH, Answer, Likely, Query, answers, body
+from ml.models.served.probe import ask
 from ml.models.served.reading import Part
 from ml.models.served.verification import Fingerprint
 
-_CHECK_SECONDS = 0.5
+_CHECK_SECONDS = 1.0
 """Between two looks at the fingerprint, while requests are under way."""
 
 _GONE_SECONDS = 5.0
@@ -62,6 +63,20 @@ class Engine:
             prompts=len(query.sequences),
         )
         return Answered(part, reply.value, reply.replica)
+
+    async def listed(
+        self, sequences: Iterable[Sequence[int]], top: int, *, salt: str = "", patience: float | None = None
+    ) -> list[Likely]:
+        """The `top` most likely tokens in the place of each sequence's last.
+
+        By what an engine says of a prompt's own tokens, which holds where it cuts lists of next tokens short.
+
+        Raises:
+            EngineError: there is no answer, or none of use.
+        """
+        query = Query(tuple(sequences), tail=1, top=top, salt=salt)
+        found = await ask(self.client, query, self.abilities, patience=patience)
+        return [each.tail[0].top for each in found]
 
     async def stream(self, parts: Iterator[Part]) -> AsyncIterator[list[Answered]]:
         """The answers to `parts`, some at a time and in any order. Closing it ends what is under way.

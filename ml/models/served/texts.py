@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,8 @@ _SEED_BITS = 63
 class Generated:
     """One token that came, and what is known of its position.
 
-    `ended` is whether the engine has ended the text with it, by a rule of its own.
+    `top` is empty where the engine cut its list short. `ended` is whether the engine has ended the text with it, by a
+    rule of its own.
     """
 
     token_id: int
@@ -73,7 +75,7 @@ def tokens(event: Any, top: int, abilities: Abilities) -> list[Generated]:
         return [
             Generated(
                 token_id=token_id(name, abilities),
-                log_probability=number(value),
+                log_probability=_chosen(value),
                 top=likely(tops[place], top, abilities) if top else (),
                 ended=place == last and choice["finish_reason"] == "stop",
             )
@@ -81,3 +83,15 @@ def tokens(event: Any, top: int, abilities: Abilities) -> list[Generated]:
         ]
     except MALFORMED as error:
         raise UnusableError(f"an event of its text lacks something ({type(error).__name__})") from error
+
+
+def _chosen(value: Any) -> float:
+    """The log-probability of a token that was generated.
+
+    Raises:
+        UnusableError: it is none, or says that the token cannot be.
+    """
+    found = number(value)
+    if found == -math.inf:
+        raise UnusableError("it generates a token to which it gives no probability")
+    return found

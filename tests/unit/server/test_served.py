@@ -161,3 +161,30 @@ def test_questions_are_answered_while_one_of_the_replicas_is_away(engine: TestEn
 
     asyncio.run(asyncio.wait_for(run(), 30))
     model.close()
+
+
+def test_lists_that_an_engine_cuts_short_are_asked_for_in_another_way(
+    engine: TestEngine, served_model: ServedModel
+) -> None:
+    prompts = [(1, 2, index) for index in range(6)]
+
+    async def listed(served: ServedEngine) -> list[Any]:
+        name = served_model.info.name
+        found = []
+        for top in (1, 2, 5):
+            answer = await served.submit(name, [NextTokenTask(prompt, top_k=top) for prompt in prompts])
+            found += [(value.ids, value.log_probabilities) for value in answer.values]
+            for temperature in (0.0, 2.0):
+                asked = GenerationSpec(top_k=top, temperature=temperature, seed=3)
+                generation = Generation(asked, served_model.tokenizer, TASK.ids, 4)
+                found += [step async for step in served.generate(name, TASK.ids, generation)]
+        return found
+
+    async def run() -> None:
+        served = ServedEngine({served_model.info.name: served_model.found}, lambda exchange: None, max_waiting=LIMIT)
+        whole = await listed(served)
+        engine.cuts_lists = True
+        assert await listed(served) == whole
+        await served.stop()
+
+    asyncio.run(asyncio.wait_for(run(), 30))
