@@ -85,6 +85,7 @@ class EngineClient:
         )
         self._busy = dict.fromkeys(address.replicas, 0)
         self._rests_until = dict.fromkeys(address.replicas, 0.0)
+        self._failed: dict[str, TransientError] = {}  # why a replica rests
         self._asked_until = dict.fromkeys(address.replicas, 0.0)  # for how long a replica itself wants to rest
 
     async def __aenter__(self) -> Self:
@@ -225,7 +226,6 @@ class EngineClient:
         patience = self.options.patience if patience is None else patience
         deadline: float | None = None
         pause = _FIRST_PAUSE
-        failure = TransientError("overloaded", "it asked for a pause")
         unusable = 0
         while True:
             replica = only or self._choose()
@@ -233,12 +233,12 @@ class EngineClient:
             if (rest := self._rests_until[replica] - now) > 0:
                 deadline = now + patience if deadline is None else deadline
                 if now >= deadline or self._asked_until[replica] > deadline:
-                    raise self._unavailable(failure, rest)
+                    raise self._unavailable(self._failed[replica], rest)
                 await asyncio.sleep(min(rest, deadline - now))
             try:
                 return await self._observed(attempt, replica, prompts)
             except TransientError as error:
-                failure = error
+                failure = self._failed[replica] = error
             if failure.outcome == "unusable":
                 unusable += 1
                 if unusable == _UNUSABLE_ANSWERS:
