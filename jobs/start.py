@@ -63,6 +63,7 @@ def log_to_stderr(level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LogFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     logging.basicConfig(level=level, handlers=[handler])
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # it logs every request to an engine; metrics count them
 
 
 class LogFormatter(logging.Formatter):

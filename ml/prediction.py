@@ -52,11 +52,22 @@ def check_top_k(top_k: int, info: ModelInfo, *, least: int = 1) -> None:
         OutOfReachError: it lists none, as its engine names tokens by their texts.
     """
     limit = max_top_k(info)
-    if top_k and not limit and info.engine:
-        what = "names the most likely tokens by their texts, which may be those of several"
-        raise OutOfReachError(info.name, info.engine, what, "score tokens that you give, or serve the model by vLLM")
+    if top_k:
+        check_names_tokens(info)
     if not least <= top_k <= limit:
         raise InputError("top_k", f"must be between {least} and {limit}, not {top_k}")
+
+
+def check_names_tokens(info: ModelInfo) -> None:
+    """Make sure that it can be told which tokens a model finds most likely, or generates.
+
+    Raises:
+        OutOfReachError: its engine names tokens by their texts.
+    """
+    if info.engine and not max_top_k(info):
+        what = "names tokens by their texts, which may be those of several"
+        instead = "score or explain a continuation that you give, or serve the model by vLLM"
+        raise OutOfReachError(info.name, info.engine, what, instead)
 
 
 def check_temperature(temperature: float, info: ModelInfo) -> None:

@@ -66,7 +66,7 @@ class ServedEngine:
             )
             for name, found in models.items()
         }
-        self._checks = {name: _Check(engine) for name, engine in self._engines.items()}
+        self._checks = {name: _Checks(engine) for name, engine in self._engines.items()}
         self._admission = Admission(max_waiting, sys.maxsize)
         self._secret = secrets.token_bytes(32)
 
@@ -114,7 +114,7 @@ class ServedEngine:
                 self._ask(model, query, patience, values, indices)
                 for query, indices in self._queries(model, tasks, self._salt(namespace))
             ]
-            await _together(self._checks[model].passed(), *asking)
+            await _together(*asking)
         for index, task in enumerate(tasks):
             values[index] = _value(task, values[index])
         return calls.Answer(tuple(values), 0.0, time.monotonic() - began, (0,) * len(tasks))
@@ -159,8 +159,19 @@ class ServedEngine:
             prompts=len(query.sequences),
             patience=patience,
         )
+        await self._checks[model].passed(reply.replica)
         for index, answer in zip(indices, reply.value, strict=True):
             values[index] = answer
+        if query.tail or not query.top:
+            return
+        short = [index for index in indices if not values[index].top]
+        if short:
+            by_index = dict(zip(indices, query.sequences, strict=True))
+            # Whatever stands in the last place: what is listed is what could.
+            sequences = [(*by_index[index], by_index[index][-1]) for index in short]
+            found = await engine.listed(sequences, query.top, salt=query.salt, patience=patience)
+            for index, top in zip(short, found, strict=True):
+                values[index] = Answer(top=top)
 
     def _queries(self, model: str, tasks: Sequence[Task], salt: str) -> Iterator[tuple[Query, Sequence[int]]]:
         """Tasks that are asked alike share requests, each of which comes with the indices of its tasks."""
@@ -203,13 +214,13 @@ class ServedText:
     def __init__(
         self,
         engine: Engine,
-        check: _Check,
+        checks: _Checks,
         asked: Mapping[str, Any],
         generation: Generation,
         counted: Callable[[], AbstractContextManager[None]],
     ) -> None:
         self._engine = engine
-        self._check = check
+        self._checks = checks
         self._asked = asked
         self._generation = generation
         self._counted = counted
@@ -253,16 +264,21 @@ class ServedText:
 
     async def _steps(self) -> None:
         """Take tokens as they come, and end the request with the last one that is wanted."""
-        await self._check.passed()
-        client, top = self._engine.client, self._generation.spec.top_k
-        async with client.stream(PATH, self._asked) as events:
-            async for event in events:
+        client, abilities, top = self._engine.client, self._engine.abilities, self._generation.spec.top_k
+        async with client.stream(PATH, self._asked) as stream:
+            await self._checks.passed(stream.replica)
+            read = list(self._asked["prompt"])
+            async for event in stream.events:
                 try:
-                    found = tokens(event, top)
+                    found = tokens(event, top, abilities)
                 except UnusableError as error:
                     raise EngineError(client.address.name, f"the engine gives answers of no use: {error}") from error
                 for each in found:
-                    step = self._generation.append(each.token_id, each.log_probability, each.top, ended=each.ended)
+                    read.append(each.token_id)
+                    listed = each.top
+                    if top and not listed:
+                        [listed] = await self._engine.listed([read], top, salt=self._asked.get("cache_salt", ""))
+                    step = self._generation.append(each.token_id, each.log_probability, listed, ended=each.ended)
                     self.model_seconds = time.monotonic() - self._began
                     await self._arrived.put(step)
                     if step.finish is not None:
@@ -270,37 +286,36 @@ class ServedText:
         raise EngineError(client.address.name, "the engine ended the text without saying why")
 
 
-class _Check:
-    """Compares an engine's fingerprint now and then, for all calls together."""
+class _Checks:
+    """Compares the fingerprints of an engine's replicas now and then, for all calls together."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._believed_until = 0.0
-        self._under_way: asyncio.Task[None] | None = None
+        self._believed_until = dict.fromkeys(engine.client.address.replicas, 0.0)
+        self._under_way: dict[str, asyncio.Task[None]] = {}
 
-    async def passed(self) -> None:
-        """Wait until the engine is known to compute the model that it did at the start, as far as a while ago.
+    async def passed(self, replica: str) -> None:
+        """Wait until `replica` is known to compute the model that it did at the start, as far as a while ago.
 
         Raises:
             EngineModelChangedError: it computes another.
             EngineError: it does not answer.
         """
-        if time.monotonic() < self._believed_until:
+        if time.monotonic() < self._believed_until[replica]:
             return
-        if self._under_way is None:
-            self._under_way = asyncio.create_task(self._compare())
-            self._under_way.add_done_callback(self._finished)
+        if (task := self._under_way.get(replica)) is None:
+            task = self._under_way[replica] = asyncio.create_task(self._compare(replica))
+            task.add_done_callback(lambda done: self._finished(replica, done))
         # Shielded: a caller who leaves must not end what others wait for.
-        await asyncio.shield(self._under_way)
+        await asyncio.shield(task)
 
-    async def _compare(self) -> None:
+    async def _compare(self, replica: str) -> None:
         engine = self._engine
-        replicas = engine.client.address.replicas
-        await asyncio.gather(*(engine.fingerprint.check(engine.client, engine.abilities, each) for each in replicas))
-        self._believed_until = time.monotonic() + _CHECK_SECONDS
+        await engine.fingerprint.check(engine.client, engine.abilities, replica)
+        self._believed_until[replica] = time.monotonic() + _CHECK_SECONDS
 
-    def _finished(self, task: asyncio.Task[None]) -> None:
-        self._under_way = None
+    def _finished(self, replica: str, task: asyncio.Task[None]) -> None:
+        del self._under_way[replica]
         with suppress(asyncio.CancelledError):
             task.exception()  # whoever waited was told
 

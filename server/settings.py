@@ -88,7 +88,7 @@ class Settings(BaseSettings):
 
     engine_patience_seconds: float = Field(default=60.0, ge=0)
     """Seconds for which the server waits at its start for an engine elsewhere. Once started, callers are told of an
-    engine that is away within five seconds."""
+    engine that is away within about ten seconds."""
 
     engine_price: float | None = Field(default=None, ge=0)
     """What an engine elsewhere takes for a million prompt tokens, in any currency: costs are then told in it, too."""

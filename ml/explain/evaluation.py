@@ -22,8 +22,8 @@ from ml.result import Precision
 
 _CPU_OPERATIONS = 2e11
 _DEVICE_OPERATIONS = 1e13
-_ENGINE_TOKENS = 8192
-"""Tokens to ask an engine elsewhere for at least: some hundred short prompts, which keep it busy."""
+_ENGINE_TOKENS = 16384
+"""Tokens to ask an engine elsewhere for at least: some hundred short prompts. It idles between two such questions."""
 _MIN_TOKENS_PER_PREFIX_TOKEN = 4
 """Tokens of the prompts behind their shared prefix, for each token of it, that make a trial worth reading it twice."""
 MIN_PREFIX = 16

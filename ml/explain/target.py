@@ -15,6 +15,7 @@ from ml.errors import InputError, PromptTooLongError
 from ml.junction import Junction
 from ml.models.objective import Objective, Transform, common_prefix
 from ml.models.protocol import ExplainableModel, ModelInfo
+from ml.prediction import check_names_tokens
 from ml.result import AttributionUnit, ResolvedTarget, Token
 from ml.spec import (
     Continuation,
@@ -120,8 +121,11 @@ def plan(tokenizer: Tokenizer, info: ModelInfo, encoding: Encoding, target: Targ
     Raises:
         InputError: an id outside the vocabulary, or a contrast of equals.
         PromptTooLongError: the target does not fit the context after the prompt.
+        OutOfReachError: the model has a say in the target, and its engine does not tell which tokens it generates.
     """
     planned, field = _plan(tokenizer, info, encoding, target)
+    if planned.tokens is None:
+        check_names_tokens(info)
     prompt = len(planned.prompt.ids)
     read = prompt + planned.longest
     if read > info.context_length:

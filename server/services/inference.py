@@ -11,7 +11,7 @@ from gloss.v1.inference_service_pb2_grpc import InferenceServiceServicer
 from ml import attention
 from ml.generation import Generation
 from ml.models.protocol import ExplainableModel
-from ml.prediction import check_temperature, check_top_k
+from ml.prediction import check_names_tokens, check_temperature, check_top_k
 from schema.convert import from_tokens
 from server.callers import caller, queued_as
 from server.calls import Answer
@@ -114,6 +114,7 @@ class InferenceService(InferenceServiceServicer):
         model = self._registry.resolve(request.model)
         self._engine.check_capacity(model.info.name, queued_as(context))
         spec = wire.generation_spec(request)
+        check_names_tokens(model.info)
         check_top_k(spec.top_k, model.info, least=0)
         prompt = await self._helped(request.ByteSize(), context, conversions.encoding, model, request.prompt)
         limit = spec.tokens(len(prompt.ids), model.info.context_length)

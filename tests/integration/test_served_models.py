@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -246,6 +247,26 @@ def test_next_tokens(subject: Subject, server: Served) -> None:
         assert prediction.top[0].id == next(iter(subject.local.generate_greedily(ids, 1)))
         assert not prediction.HasField("entropy")
         assert prediction.usage.prompt_tokens == len(ids)
+
+
+def test_next_tokens_beside_an_explanation(subject: Subject, server: Served) -> None:
+    texts = ["The king", "In the year", "He was the", "It is"]
+
+    def listed() -> list[list[int]]:
+        return [[each.id for each in one.top] for one in server.next_token(*texts, top_k=5).predictions]
+
+    def probabilities() -> list[float]:
+        reply = server.next_token(*texts, top_k=5)
+        return [each.log_probability for prediction in reply.predictions for each in prediction.top]
+
+    expected, values = listed(), probabilities()
+    asked = ExplanationSpec(Prompt(TEXT), spec.Lime(), budget=Budget(max_evaluations=1000, seed=5))
+    with ThreadPoolExecutor(1) as pool:
+        explained = pool.submit(result, subject.served, asked)
+        while not explained.done():
+            assert listed() == expected
+            assert probabilities() == pytest.approx(values, abs=1e-4)
+    assert len(explained.result().attributions) > 1
 
 
 def test_many_prompts_at_once(server: Served) -> None:

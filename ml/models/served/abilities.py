@@ -25,6 +25,7 @@ class Abilities:
         top: how many of the most likely tokens it names by their ids; 0 is none.
         priority: whether a request may stand back behind others.
         salt: whether prefixes can be cached for one caller alone.
+        vocabulary_size: ids are smaller than this.
     """
 
     given_ids: int = 0
@@ -33,6 +34,7 @@ class Abilities:
     top: int = 0
     priority: bool = False
     salt: bool = False
+    vocabulary_size: int = 2**31
 
     @property
     def explains(self) -> bool:

@@ -7,6 +7,7 @@ import json
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, nullcontext
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -14,7 +15,17 @@ import httpx2
 
 from ml.errors import EngineError, EngineUnavailableError
 from ml.models.served.address import Address
-from ml.models.served.exchange import Exchange, Reply, TransientError, UnusableError, broken, check, usage
+from ml.models.served.exchange import (
+    MALFORMED,
+    Exchange,
+    Reply,
+    TransientError,
+    UnusableError,
+    broken,
+    check,
+    content_of,
+    usage,
+)
 from ml.models.served.options import EngineOptions
 from ml.models.served.window import Window
 
@@ -32,6 +43,14 @@ _RETRY_SECONDS = 1.0
 
 _UNUSABLE_ANSWERS = 3
 """So many to one request, and it is no accident."""
+
+
+@dataclass(frozen=True)
+class EventStream:
+    """What answers a request event by event, and the replica that does."""
+
+    events: AsyncIterator[Any]
+    replica: str
 
 
 class EngineClient:
@@ -66,6 +85,8 @@ class EngineClient:
         )
         self._busy = dict.fromkeys(address.replicas, 0)
         self._rests_until = dict.fromkeys(address.replicas, 0.0)
+        self._failed: dict[str, TransientError] = {}  # why a replica rests
+        self._asked_until = dict.fromkeys(address.replicas, 0.0)  # for how long a replica itself wants to rest
 
     async def __aenter__(self) -> Self:
         return self
@@ -115,41 +136,47 @@ class EngineClient:
             return await self._exchanged("POST", path, body, prompts, read, replica=replica, patience=patience)
 
     @asynccontextmanager
-    async def stream(self, path: str, body: Body) -> AsyncIterator[AsyncIterator[Any]]:
+    async def stream(self, path: str, body: Body) -> AsyncIterator[EventStream]:
         """The server-sent events that answer `body`, which has one prompt. Leaving the block ends the request.
 
         Raises:
             EngineUnavailableError, RefusedError: as `get`; once events have come, nothing is tried again.
         """
         async with self.window.held(1):
-            response = await self._opened(path, body)
+            response, replica = await self._opened(path, body)
             try:
-                yield self._events(response)
+                yield EventStream(self._events(response), replica)
             finally:
                 await response.aclose()
 
-    async def _opened(self, path: str, body: Body) -> httpx2.Response:
-        async def attempt(replica: str, tokens: Tokens) -> httpx2.Response:
+    async def _opened(self, path: str, body: Body) -> tuple[httpx2.Response, str]:
+        async def attempt(replica: str, tokens: Tokens) -> tuple[httpx2.Response, str]:
             request = self._http.build_request("POST", replica + path, json=dict(body))
-            response = await self._http.send(request, stream=True)
-            if response.status_code != httpx2.codes.OK:
-                await response.aread()
-                await response.aclose()
-                check(response, self.address.name)
+            async with asyncio.timeout(self.options.timeout):
+                response = await self._http.send(request, stream=True)
+                try:
+                    if response.status_code != httpx2.codes.OK:
+                        check(response, await content_of(response), self.address.name)
+                except BaseException:
+                    await response.aclose()
+                    raise
             tokens["prompt_tokens"] = len(body["prompt"])
-            return response
+            return response, replica
 
         return await self._retried(attempt, prompts=1)
 
     async def _events(self, response: httpx2.Response) -> AsyncIterator[Any]:
+        events = aiter(httpx2.EventSource(response))
         try:
-            async for event in httpx2.EventSource(response):
-                if event.data == "[DONE]":
+            while True:
+                async with asyncio.timeout(self.options.timeout):
+                    event = await anext(events, None)
+                if event is None or event.data == "[DONE]":
                     return
                 yield json.loads(event.data)
-        except httpx2.TransportError as error:
+        except (httpx2.RequestError, TimeoutError) as error:
             raise self._unavailable(broken(error), _RETRY_SECONDS) from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise EngineError(self.address.name, "the engine sent an event that is no JSON") from error
 
     async def _exchanged(
@@ -164,15 +191,20 @@ class EngineClient:
         patience: float | None,
     ) -> Reply[T]:
         async def attempt(chosen: str, tokens: Tokens) -> Reply[T]:
-            response = await self._http.request(method, chosen + path, json=None if body is None else dict(body))
-            check(response, self.address.name)
+            # The client's own limits are on each read and write; an answer in drops would take for ever.
+            async with (
+                asyncio.timeout(self.options.timeout),
+                self._http.stream(method, chosen + path, json=None if body is None else dict(body)) as response,
+            ):
+                content = await content_of(response)
+            check(response, content, self.address.name)
             try:
-                data = response.json()
+                data = json.loads(content)
                 tokens.update(usage(data))
                 return Reply(read(data), chosen)
             except UnusableError as error:
                 raise TransientError("unusable", str(error)) from error
-            except (ValueError, LookupError, TypeError, AttributeError) as error:
+            except MALFORMED as error:
                 what = f"it lacks something that was asked for ({type(error).__name__}: {error})"
                 raise TransientError("unusable", what) from error
 
@@ -188,33 +220,40 @@ class EngineClient:
     ) -> T:
         """The result of `attempt` on a replica, tried again with growing pauses for as long as patience lasts.
 
-        A replica that failed rests. While all of them do, so do its requests.
+        A replica that failed rests. While all of them do, so do its requests. Patience is with failures: what an
+        answer takes, however long, is none of it. It ends with a last attempt, unless the engine wants none yet.
         """
-        deadline = self._clock() + (self.options.patience if patience is None else patience)
+        patience = self.options.patience if patience is None else patience
+        deadline: float | None = None
         pause = _FIRST_PAUSE
-        failure = TransientError("overloaded", "it asked for a pause")
         unusable = 0
         while True:
             replica = only or self._choose()
-            rest = max(0.0, self._rests_until[replica] - self._clock())
-            if rest and self._clock() + rest > deadline:
-                raise self._unavailable(failure, rest)
-            await asyncio.sleep(rest)
+            now = self._clock()
+            if (rest := self._rests_until[replica] - now) > 0:
+                deadline = now + patience if deadline is None else deadline
+                if now >= deadline or self._asked_until[replica] > deadline:
+                    raise self._unavailable(self._failed[replica], rest)
+                await asyncio.sleep(min(rest, deadline - now))
             try:
                 return await self._observed(attempt, replica, prompts)
             except TransientError as error:
-                failure = error
+                failure = self._failed[replica] = error
             if failure.outcome == "unusable":
                 unusable += 1
                 if unusable == _UNUSABLE_ANSWERS:
                     name = self.address.name
                     raise EngineError(name, f"the engine that serves {name!r} gives answers of no use: {failure}")
-                continue
+                if only or len(self._busy) == 1:  # else another may do better
+                    continue
             if failure.outcome == "overloaded" and len(self._busy) == 1:  # others may have time
                 self.window.overloaded()
             # A random share of the pause: a replica that comes back is not asked by everybody at once.
-            rest = max(failure.retry_after or 0.0, pause * random.uniform(0.5, 1.0))  # noqa: S311 -- no secret
-            self._rests_until[replica] = max(self._rests_until[replica], self._clock() + rest)
+            rest = pause * random.uniform(0.5, 1.0)  # noqa: S311 -- no secret
+            now = self._clock()
+            deadline = now + patience if deadline is None else deadline
+            self._asked_until[replica] = max(self._asked_until[replica], now + (failure.retry_after or 0.0))
+            self._rests_until[replica] = max(self._rests_until[replica], self._asked_until[replica], now + rest)
             pause = min(2 * pause, _LONGEST_PAUSE)
 
     async def _observed(self, attempt: Callable[[str, Tokens], Awaitable[T]], replica: str, prompts: int) -> T:
@@ -230,7 +269,7 @@ class EngineClient:
         except TransientError as error:
             outcome = error.outcome
             raise
-        except httpx2.TransportError as error:
+        except (httpx2.RequestError, TimeoutError) as error:
             outcome = "away"
             raise broken(error) from error
         except EngineError:

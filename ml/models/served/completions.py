@@ -7,7 +7,7 @@ it must, and nobody looks at it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,9 @@ BEHIND = 1
 
 _LEAST = -9999.0
 """What stands for minus infinity, which JSON has not."""
+
+_ROUNDING = 1e-3
+"""Nats by which a log-probability may be above 0."""
 
 _ID = "token_id:"
 
@@ -48,6 +51,9 @@ class Query:
     text: str | None = None
 
 
+NEUTRAL = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+"""Switches off what a model's own generation settings would do where an engine takes them for its defaults."""
+
 Likely = tuple[tuple[int, float], ...]
 """Tokens with natural log-probabilities, most likely first."""
 
@@ -67,7 +73,7 @@ class Answer:
 
     Attributes:
         given: natural log-probabilities of the ids that were given.
-        top: the most likely next tokens.
+        top: the most likely next tokens; none where the engine cut its list short.
         tail: of the last tokens.
     """
 
@@ -122,21 +128,23 @@ def _answer(choice: Any, sequence: Sequence[int], query: Query, abilities: Abili
         found = choice["logprobs"]["top_logprobs"][0]
         given = tuple(number(found[f"{_ID}{token}"]) for token in query.given)
     elif query.top and not query.tail:
-        top = likely(choice["logprobs"]["top_logprobs"][0], query.top)
+        top = likely(choice["logprobs"]["top_logprobs"][0], query.top, abilities)
     if not query.tail:
         return Answer(given, top)
     if abilities.own_tokens is OwnTokens.PROMPT_LOGPROBS:
-        return Answer(given, top, tuple(_prompt_positions(choice["prompt_logprobs"], sequence, query)))
+        return Answer(given, top, tuple(_prompt_positions(choice["prompt_logprobs"], sequence, query, abilities)))
     return Answer(given, top, tuple(_echoed_positions(choice["logprobs"], sequence, query, abilities)))
 
 
-def _prompt_positions(found: Any, sequence: Sequence[int], query: Query) -> Iterator[Position]:
+def _prompt_positions(found: Any, sequence: Sequence[int], query: Query, abilities: Abilities) -> Iterator[Position]:
     if len(found) != len(sequence):
         raise UnusableError(f"it has {len(found)} positions of a prompt of {len(sequence)} tokens")
     for token, position in zip(sequence[-query.tail :], found[-query.tail :], strict=True):
         own = position[str(token)]
-        named = ((int(key), number(each["logprob"])) for key, each in position.items()) if query.top else ()
-        yield Position(number(own["logprob"]), own.get("rank"), _ordered(named, query.top))
+        named: Iterable[tuple[int, float]] = ()
+        if query.top:
+            named = ((known(int(key), abilities), number(each["logprob"])) for key, each in position.items())
+        yield Position(number(own["logprob"]), own.get("rank"), _whole(_ordered(named, query.top), query.top))
 
 
 def _echoed_positions(found: Any, sequence: Sequence[int], query: Query, abilities: Abilities) -> Iterator[Position]:
@@ -144,23 +152,53 @@ def _echoed_positions(found: Any, sequence: Sequence[int], query: Query, abiliti
     if len(values) not in {len(sequence), len(sequence) + abilities.echoed_tokens}:
         raise UnusableError(f"it echoes {len(values)} tokens of a prompt of {len(sequence)}")
     for place in range(len(sequence) - query.tail, len(sequence)):
-        yield Position(number(values[place]), None, likely(tops[place], query.top) if query.top else ())
+        yield Position(number(values[place]), None, _whole(likely(tops[place], query.top, abilities), query.top))
 
 
-def likely(found: Any, top: int) -> Likely:
-    """The `top` most likely tokens of a position's, which are named by their ids."""
-    return _ordered(((token_id(name), number(value)) for name, value in found.items()), top)
+def likely(found: Any, top: int, abilities: Abilities) -> Likely:
+    """The `top` most likely tokens of a position's, which are named by their ids; none where the list was cut short.
+
+    vLLM fills a list up with token 0 at minus infinity, behind the token that it chose, where requests for given ids
+    are in the same batch. What was chosen need not be what is most likely.
+    """
+    if not top:
+        return ()
+    named = [(token_id(name, abilities), number(value)) for name, value in found.items()]
+    cut = len(named) < top or any(value == -math.inf for _, value in named)
+    return () if cut else _ordered(named, top)
 
 
-def token_id(name: str) -> int:
+def _whole(listed: Likely, top: int) -> Likely:
+    """`listed`, which must be `top` tokens.
+
+    Raises:
+        UnusableError: it is fewer.
+    """
+    if len(listed) != top:
+        raise UnusableError(f"it lists {len(listed)} tokens of one position, and {top} were asked for")
+    return listed
+
+
+def token_id(name: str, abilities: Abilities) -> int:
     """The id in a token's name.
 
     Raises:
-        UnusableError: it is named by its text, which may be that of several.
+        UnusableError: it is named by its text, which may be that of several, or is none of the vocabulary.
     """
     if not name.startswith(_ID):
         raise UnusableError("it names tokens by their texts, which may be those of several")
-    return int(name.removeprefix(_ID))
+    return known(int(name.removeprefix(_ID)), abilities)
+
+
+def known(token: int, abilities: Abilities) -> int:
+    """`token`, which must be one of the vocabulary.
+
+    Raises:
+        UnusableError: it is none.
+    """
+    if not 0 <= token < abilities.vocabulary_size:
+        raise UnusableError(f"it names a token {token}, and the vocabulary has {abilities.vocabulary_size}")
+    return token
 
 
 def number(value: Any) -> float:
@@ -169,10 +207,10 @@ def number(value: Any) -> float:
     Raises:
         UnusableError: it is none.
     """
-    if not isinstance(value, int | float) or math.isnan(value):
-        raise UnusableError(f"it has {value} in the place of a log-probability")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value <= _ROUNDING:
+        raise UnusableError(f"it has {str(value)[:40]} in the place of a log-probability")
     return -math.inf if value <= _LEAST else float(value)
 
 
-def _ordered(found: Iterator[tuple[int, float]] | tuple[()], top: int) -> Likely:
+def _ordered(found: Iterable[tuple[int, float]], top: int) -> Likely:
     return tuple(sorted(found, key=lambda each: (-each[1], each[0]))[:top])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from time import time
@@ -20,6 +22,15 @@ _OVERLOADED = frozenset({429, 503})
 _KEY_WANTED = frozenset({401, 403})
 _LONGEST_REASON = 300
 """Characters of an engine's own message that are repeated."""
+
+_LONGEST_REST = 3600.0
+"""Seconds of rest that an engine may ask for; a slip of its clock must not end it for good."""
+
+_LARGEST_ANSWER = 256 * 2**20
+"""Bytes; no question that is asked has a longer answer."""
+
+MALFORMED = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+"""What reading an answer of another form than expected may raise."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +79,8 @@ class TransientError(Exception):
         self.retry_after = retry_after
 
 
-def check(response: httpx2.Response, model: str) -> None:
-    """Make sure that a response is an answer.
+def check(response: httpx2.Response, content: bytes, model: str) -> None:
+    """Make sure that a response, whose body is `content`, is an answer.
 
     Raises:
         TransientError: it is none, and the next one may be.
@@ -78,21 +89,38 @@ def check(response: httpx2.Response, model: str) -> None:
     status = response.status_code
     if status == httpx2.codes.OK:
         return
-    message = _message(response)
+    message = _message(content)
     if status in _TRANSIENT:
         outcome = "overloaded" if status in _OVERLOADED else "failed"
         raise TransientError(outcome, f"it answered {status}: {message}", _retry_after(response))
     if status in _KEY_WANTED:
         raise RefusedError(model, status, f"the engine refuses the key in GLOSS_ENGINE_KEY ({status})")
+    if response.has_redirect_location:
+        # Not followed: whoever answers there was not named, and would get the key.
+        raise RefusedError(model, status, f"the engine sends its callers elsewhere ({status}); name that address")
     raise RefusedError(model, status, f"the engine refuses the request ({status}): {message}")
 
 
-def broken(error: httpx2.TransportError) -> TransientError:
+async def content_of(response: httpx2.Response) -> bytes:
+    """A response's whole body.
+
+    Raises:
+        TransientError: it has no end.
+    """
+    content = bytearray()
+    async for some in response.aiter_bytes():
+        content += some
+        if len(content) > _LARGEST_ANSWER:
+            raise TransientError("unusable", f"it is longer than {_LARGEST_ANSWER} bytes")
+    return bytes(content)
+
+
+def broken(error: httpx2.RequestError | TimeoutError) -> TransientError:
     """An error of the connection, in words. Its address is left out: callers are told this."""
     match error:
         case httpx2.ConnectTimeout() | httpx2.ConnectError():
             reason = "nothing accepts connections there"
-        case httpx2.TimeoutException():
+        case httpx2.TimeoutException() | TimeoutError():
             reason = "it took too long"
         case _:
             reason = f"the connection broke ({type(error).__name__})"
@@ -100,24 +128,24 @@ def broken(error: httpx2.TransportError) -> TransientError:
 
 
 def usage(data: Any) -> dict[str, int]:
-    """Tokens by an engine's own count, as `Exchange` names them."""
+    """Tokens by an engine's own count, as `Exchange` names them; 0 where it tells none."""
     found = data.get("usage") if isinstance(data, dict) else None
     if not isinstance(found, dict):
         return {}
     details = found.get("prompt_tokens_details") or {}
     return {
-        "prompt_tokens": int(found.get("prompt_tokens") or 0),
-        "cached_tokens": int(details.get("cached_tokens") or 0),
+        "prompt_tokens": max(0, int(found.get("prompt_tokens") or 0)),
+        "cached_tokens": max(0, int(details.get("cached_tokens") or 0)),
     }
 
 
-def _message(response: httpx2.Response) -> str:
+def _message(content: bytes) -> str:
     """What an engine says is wrong, by OpenAI's form of errors or any other."""
     try:
-        data = response.json()
+        data = json.loads(content)
         found = data["error"]["message"] if isinstance(data.get("error"), dict) else data.get("message", data)
-    except (ValueError, KeyError, AttributeError):
-        found = response.text
+    except MALFORMED:
+        found = content[: 4 * _LONGEST_REASON].decode(errors="replace")
     return str(found).strip().partition("\n")[0][:_LONGEST_REASON]
 
 
@@ -125,10 +153,10 @@ def _retry_after(response: httpx2.Response) -> float | None:
     """Seconds that the engine asks to wait, by a number or a date."""
     value = response.headers.get("Retry-After", "").strip()
     try:
-        return max(0.0, float(value))
+        seconds = float(value)
     except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time())
-    except ValueError:
-        return None
+        try:
+            seconds = parsedate_to_datetime(value).timestamp() - time()
+        except (ValueError, OverflowError):
+            return None
+    return None if math.isnan(seconds) else min(max(0.0, seconds), _LONGEST_REST)

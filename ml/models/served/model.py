@@ -14,9 +14,10 @@ import numpy as np
 
 from ml.models.protocol import LogProbabilities, Prefix, RoundedModel
 from ml.models.served import checkpoints
+from ml.models.served.abilities import Abilities
 from ml.models.served.address import parse
 from ml.models.served.client import EngineClient
-from ml.models.served.completions import BEHIND, PATH
+from ml.models.served.completions import BEHIND, NEUTRAL, PATH, token_id
 from ml.models.served.exchange import Exchange
 from ml.models.served.opening import Found, look
 from ml.models.served.options import EngineOptions
@@ -115,23 +116,30 @@ class ServedModel:
         """None: an engine keeps prefixes by itself, and finds them again."""
 
     def generate_greedily(self, ids: Sequence[int], max_tokens: int, *, banned: Collection[int] = ()) -> Iterator[int]:
-        """See `ExplainableModel.generate_greedily`."""
+        """See `ExplainableModel.generate_greedily`.
+
+        Raises:
+            EngineError: it gives no answer that could be used.
+        """
+        abilities = self.found.abilities
         asked: dict[str, Any] = {
             "model": self.found.address.model,
             "prompt": list(ids),
             "max_tokens": max_tokens,
             "temperature": 0,
-            "return_token_ids": True,
+            **NEUTRAL,
+            "logprobs": 1,
+            "return_tokens_as_token_ids": True,
         }
         if banned:
             asked["logit_bias"] = {str(token): _BANNED for token in banned}
-        if self._salt and self.found.abilities.salt:
+        if self._salt and abilities.salt:
             asked["cache_salt"] = self._salt
-        if self.found.abilities.priority:
+        if abilities.priority:
             asked["priority"] = BEHIND
 
         async def generated(engine: Engine) -> list[int]:
-            return (await engine.client.post(PATH, asked, _generated_ids, prompts=1)).value
+            return (await engine.client.post(PATH, asked, lambda data: _ids(data, abilities), prompts=1)).value
 
         for token in self._loop.run(generated):
             yield token
@@ -217,9 +225,10 @@ class _Loop:
         return Engine(client, found.abilities, found.fingerprint)
 
 
-def _generated_ids(data: Any) -> list[int]:
+def _ids(data: Any, abilities: Abilities) -> list[int]:
+    """The tokens that were generated."""
     [choice] = data["choices"]
-    return [int(token) for token in choice["token_ids"]]
+    return [token_id(name, abilities) for name in choice["logprobs"]["tokens"]]
 
 
 def _tokens(part: Part) -> int:

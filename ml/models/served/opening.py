@@ -59,11 +59,13 @@ async def _look(client: EngineClient) -> Found:
     lengths = [each.longest - 1 for each in cards if each.longest]
     context_length = min([*lengths, *([] if lengths else [files.context_length or _UNBOUNDED_CONTEXT])])
     tokenizer = tokenizers.load(files, address.name, context_length, files.vocabulary_size)
-    await check_tokens(client, tokenizer)
-    abilities = await find_abilities(client, tokenizer.encode(Prompt(TEXTS[0])).ids, tokenizer.vocabulary_size)
+    first = address.replicas[0]
+    await check_tokens(client, tokenizer, first)
+    sequence = tokenizer.encode(Prompt(TEXTS[0])).ids
+    abilities = await find_abilities(client, sequence, tokenizer.vocabulary_size, first)
     _log.info("model=%s engine=%s %s", address.name, card.engine, abilities)
-    await check_reading(client, tokenizer, abilities)
-    await check_ways(client, tokenizer, abilities)
+    await check_reading(client, tokenizer, abilities, first)
+    await check_ways(client, tokenizer, abilities, first)
     found = await fingerprint(client, tokenizer, abilities)
     _log.info("model=%s noise=%.2g tolerance=%.2g nats", address.name, found.noise, found.tolerance)
     info = ModelInfo(

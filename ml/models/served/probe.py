@@ -97,8 +97,10 @@ async def _version(client: EngineClient, replica: str) -> str:
         return ""
 
 
-async def find_abilities(client: EngineClient, sequence: Sequence[int], vocabulary_size: int) -> Abilities:
-    """What the engine does with `sequence`, some tokens of a text.
+async def find_abilities(
+    client: EngineClient, sequence: Sequence[int], vocabulary_size: int, replica: str
+) -> Abilities:
+    """What `replica` does with `sequence`, some tokens of a text.
 
     Raises:
         ModelLoadError: it takes no ids as a prompt, or gives no log-probabilities of given tokens.
@@ -106,8 +108,9 @@ async def find_abilities(client: EngineClient, sequence: Sequence[int], vocabula
     """
     address = client.address
     plain = Query((tuple(sequence),))
+    nothing = Abilities(vocabulary_size=vocabulary_size)
     try:
-        await ask(client, plain, Abilities())
+        await ask(client, plain, nothing, replica=replica)
     except EngineUnavailableError:
         raise
     except EngineError as error:
@@ -115,9 +118,9 @@ async def find_abilities(client: EngineClient, sequence: Sequence[int], vocabula
             f"the engine does not take token ids as a prompt ({error}), so Gloss could not be sure of what it reads; if"
             " it should, as vLLM does, set GLOSS_TOKENIZER to that of the model that is served"
         ) from error
-    found = await _own_tokens(client, replace(plain, tail=len(sequence) - 1))
+    found = await _own_tokens(client, replica, replace(plain, tail=len(sequence) - 1), nothing)
     for count in _GIVEN:
-        if await _answers(client, replace(plain, given=tuple(range(min(count, vocabulary_size)))), found):
+        if await _answers(client, replica, replace(plain, given=tuple(range(min(count, vocabulary_size)))), found):
             found = replace(found, given_ids=count)
             break
     if not found.explains:
@@ -126,34 +129,38 @@ async def find_abilities(client: EngineClient, sequence: Sequence[int], vocabula
             " prompt_logprobs nor by echo, so nothing can be explained by it. vLLM does"
         )
     top, priority, salt = await asyncio.gather(
-        _largest_top(client, plain, found, min(_LARGEST_TOP, vocabulary_size)),
-        _answers(client, replace(plain, stands_back=True), replace(found, priority=True)),
-        _answers(client, replace(plain, salt="gloss"), replace(found, salt=True)),
+        _largest_top(client, replica, plain, found, min(_LARGEST_TOP, vocabulary_size)),
+        _answers(client, replica, replace(plain, stands_back=True), replace(found, priority=True)),
+        _answers(client, replica, replace(plain, salt="gloss"), replace(found, salt=True)),
     )
     # Other engines ignore words that they do not know.
     known = address.engine == "vllm"
     return replace(found, top=top, priority=priority and known, salt=salt and known)
 
 
-async def _own_tokens(client: EngineClient, query: Query) -> Abilities:
+async def _own_tokens(client: EngineClient, replica: str, query: Query, nothing: Abilities) -> Abilities:
     ways = (
-        Abilities(own_tokens=OwnTokens.PROMPT_LOGPROBS),
-        Abilities(own_tokens=OwnTokens.ECHO),
-        Abilities(own_tokens=OwnTokens.ECHO, echoed_tokens=1),
+        replace(nothing, own_tokens=OwnTokens.PROMPT_LOGPROBS),
+        replace(nothing, own_tokens=OwnTokens.ECHO),
+        replace(nothing, own_tokens=OwnTokens.ECHO, echoed_tokens=1),
     )
     for way in ways:
-        if await _answers(client, query, way):
+        if await _answers(client, replica, query, way):
             return way
-    return Abilities()
+    return nothing
 
 
-async def _largest_top(client: EngineClient, plain: Query, abilities: Abilities, largest: int) -> int:
-    """By bisection, as engines refuse what is more than their limit, or list fewer."""
-    if not await _lists(client, plain, 1, abilities):
+async def _largest_top(client: EngineClient, replica: str, plain: Query, abilities: Abilities, largest: int) -> int:
+    """By bisection, as engines refuse what is more than their limit, or list fewer.
+
+    Of a prompt's own token: a list of next tokens may be cut short by what the engine does for others beside.
+    """
+    named = await _tried(client, replica, replace(plain, top=1), abilities)
+    if named is None or not named[0].top:
         return 0
     lower, upper, middle = 1, largest, largest
     while lower < upper:
-        if await _lists(client, plain, middle, abilities):
+        if await _answers(client, replica, replace(plain, tail=1, top=middle), abilities):
             lower = middle
         else:
             upper = middle - 1
@@ -161,25 +168,20 @@ async def _largest_top(client: EngineClient, plain: Query, abilities: Abilities,
     return lower
 
 
-async def _lists(client: EngineClient, plain: Query, top: int, abilities: Abilities) -> bool:
-    found = await _tried(client, replace(plain, top=top), abilities)
-    return found is not None and len(found[0].top) == top
+async def _answers(client: EngineClient, replica: str, query: Query, abilities: Abilities) -> bool:
+    return await _tried(client, replica, query, abilities) is not None
 
 
-async def _answers(client: EngineClient, query: Query, abilities: Abilities) -> bool:
-    return await _tried(client, query, abilities) is not None
-
-
-async def _tried(client: EngineClient, query: Query, abilities: Abilities) -> list[Answer] | None:
+async def _tried(client: EngineClient, replica: str, query: Query, abilities: Abilities) -> list[Answer] | None:
     """The engine's answers, or None where it refuses `query`, fails at it alone, or its answers are of no use.
 
     Raises:
         EngineError: it does not answer what it can, either.
     """
     try:
-        return await ask(client, query, abilities, patience=_PATIENCE_SECONDS)
+        return await ask(client, query, abilities, replica=replica, patience=_PATIENCE_SECONDS)
     except EngineUnavailableError:
-        await ask(client, Query((query.sequences[0][:1],)), Abilities())
+        await ask(client, Query((query.sequences[0][:1],)), Abilities(), replica=replica)
         return None
     except EngineError:
         return None

@@ -7,6 +7,7 @@ share a request. What stands before the last token is read off the sequence itse
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -45,24 +46,31 @@ def ways(continuations: Sequence[Sequence[int]], given_ids: int) -> list[Way]:
     Args:
         given_ids: how many tokens may be asked for by their ids at one position.
     """
+    starts = [0, *itertools.accumulate(map(len, continuations))]
     found: dict[tuple[int, ...], Way] = {}
-    seen: dict[tuple[int, ...], tuple[Way, int]] = {}  # where a token with what precedes it is read off already
-    column = 0
-    for continuation in map(tuple, continuations):
-        by_id = given_ids > 0
-        appended = continuation[:-1] if by_id else continuation
-        way = found.setdefault(appended, Way(appended))
-        if by_id and continuation[-1] not in way.given and len(way.given) == given_ids:
-            way = found.setdefault(continuation, Way(continuation))
-        for place in range(len(continuation)):
-            before = continuation[: place + 1]
-            if by_id and place == len(continuation) - 1 and way.appended == appended:
-                way.given.setdefault(continuation[-1], []).append(column)
-            else:
-                other, where = seen.setdefault(before, (way, place))
-                other.own.setdefault(where, []).append(column)
-            column += 1
-    return [way for way in found.values() if way.given or way.own]
+    read: dict[tuple[int, ...], list[int]] = {}  # columns of a token with what precedes it
+    # The longest first: what others begin with is read off it.
+    for index in sorted(range(len(continuations)), key=lambda index: -len(continuations[index])):
+        continuation = tuple(continuations[index])
+        for length in range(1, len(continuation) + 1):
+            before, column = continuation[:length], starts[index] + length - 1
+            if before not in read:
+                read[before] = _columns(found, continuation, length, given_ids)
+            read[before].append(column)
+    return list(found.values())
+
+
+def _columns(
+    found: dict[tuple[int, ...], Way], continuation: tuple[int, ...], length: int, given_ids: int
+) -> list[int]:
+    """Where to note the columns of the token that ends the continuation's first `length`, on a way that reads it."""
+    appended = continuation[:-1] if given_ids else continuation
+    way = found.setdefault(appended, Way(appended))
+    if length > len(appended):
+        if len(way.given) < given_ids:
+            return way.given.setdefault(continuation[-1], [])
+        way = found.setdefault(continuation, Way(continuation))
+    return way.own.setdefault(length - 1, [])
 
 
 @dataclass(frozen=True)

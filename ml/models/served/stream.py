@@ -8,18 +8,24 @@ the fingerprint has changed, they are never seen.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+import itertools
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ml.errors import EngineUnavailableError
 from ml.models.served.abilities import Abilities
 from ml.models.served.client import EngineClient
-from ml.models.served.completions import PATH, Answer, answers, body
+from ml.models.served.completions import PATH, Answer, Likely, Query, answers, body
+from ml.models.served.probe import ask
 from ml.models.served.reading import Part
 from ml.models.served.verification import Fingerprint
 
-_CHECK_SECONDS = 0.5
+_CHECK_SECONDS = 1.0
 """Between two looks at the fingerprint, while requests are under way."""
+
+_GONE_SECONDS = 5.0
+"""After which a replica that does not answer is given up, where there are others."""
 
 _MAX_WRITTEN = 8
 """Requests that are written and wait to be sent, so that an engine has the next one at once."""
@@ -58,6 +64,20 @@ class Engine:
         )
         return Answered(part, reply.value, reply.replica)
 
+    async def listed(
+        self, sequences: Iterable[Sequence[int]], top: int, *, salt: str = "", patience: float | None = None
+    ) -> list[Likely]:
+        """The `top` most likely tokens in the place of each sequence's last.
+
+        By what an engine says of a prompt's own tokens, which holds where it cuts lists of next tokens short.
+
+        Raises:
+            EngineError: there is no answer, or none of use.
+        """
+        query = Query(tuple(sequences), tail=1, top=top, salt=salt)
+        found = await ask(self.client, query, self.abilities, patience=patience)
+        return [each.tail[0].top for each in found]
+
     async def stream(self, parts: Iterator[Part]) -> AsyncIterator[list[Answered]]:
         """The answers to `parts`, some at a time and in any order. Closing it ends what is under way.
 
@@ -68,7 +88,7 @@ class Engine:
         under_way: set[asyncio.Task[Answered]] = set()
         held: list[Answered] = []  # answered, and not checked
         checking: list[Answered] = []  # what the check under way is about
-        check: asyncio.Task[None] | None = None
+        check: asyncio.Task[set[str]] | None = None
         checked = self._clock()
         try:
             while True:
@@ -83,9 +103,10 @@ class Engine:
                 waiting: set[asyncio.Task[Any]] = {*under_way} if check is None else {*under_way, check}
                 done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
                 if check is not None and check in done:
-                    await check
+                    gone = await check
                     check, checked = None, self._clock()
-                    yield checking
+                    yield [each for each in checking if each.replica not in gone]
+                    parts = itertools.chain([each.part for each in checking if each.replica in gone], parts)
                 for task in under_way & done:
                     held.append(await task)
                 under_way -= done
@@ -95,5 +116,25 @@ class Engine:
                 each.cancel()
             await asyncio.gather(*left, return_exceptions=True)
 
-    async def _check(self, replicas: set[str]) -> None:
-        await asyncio.gather(*(self.fingerprint.check(self.client, self.abilities, each) for each in replicas))
+    async def _check(self, replicas: set[str]) -> set[str]:
+        """Those of `replicas` that went away after they had answered, so that nobody can tell what they computed.
+
+        Raises:
+            EngineModelChangedError: one computes another model.
+            EngineError: the only one does not answer.
+        """
+        single = len(self.client.address.replicas) == 1
+
+        async def is_gone(replica: str) -> bool:
+            try:
+                patience = None if single else _GONE_SECONDS
+                await self.fingerprint.check(self.client, self.abilities, replica, patience=patience)
+            except EngineUnavailableError:
+                if single:
+                    raise
+                return True
+            return False
+
+        asked = sorted(replicas)
+        gone = await asyncio.gather(*map(is_gone, asked))
+        return set(itertools.compress(asked, gone))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ml.generation import GenerationSpec
 from ml.models.served.abilities import Abilities
-from ml.models.served.completions import Likely, likely, number, token_id
-from ml.models.served.exchange import UnusableError
+from ml.models.served.completions import NEUTRAL, Likely, likely, number, token_id
+from ml.models.served.exchange import MALFORMED, UnusableError
 
 _SEED_BITS = 63
 """An engine's seeds are signed."""
@@ -19,7 +20,8 @@ _SEED_BITS = 63
 class Generated:
     """One token that came, and what is known of its position.
 
-    `ended` is whether the engine has ended the text with it, by a rule of its own.
+    `top` is empty where the engine cut its list short. `ended` is whether the engine has ended the text with it, by a
+    rule of its own.
     """
 
     token_id: int
@@ -42,9 +44,7 @@ def body(
         "max_tokens": max_tokens,
         "temperature": spec.temperature,
         "top_p": spec.top_p,
-        "top_k": 0,
-        "min_p": 0.0,
-        "repetition_penalty": 1.0,
+        **NEUTRAL,
         "seed": spec.seed % (1 << _SEED_BITS),
         "logprobs": spec.top_k if abilities.top else 1,
         "return_tokens_as_token_ids": True,
@@ -55,15 +55,15 @@ def body(
     return asked
 
 
-def tokens(event: Any, top: int) -> list[Generated]:
+def tokens(event: Any, top: int, abilities: Abilities) -> list[Generated]:
     """The tokens that an event brings: one, several, or none.
 
     Raises:
         UnusableError: it is an error, or lacks something.
     """
-    if "error" in event:
-        raise UnusableError(f"its text broke off: {event['error']}")
     try:
+        if "error" in event:
+            raise UnusableError(f"its text broke off: {str(event['error'])[:300]}")
         if not event["choices"]:
             return []
         [choice] = event["choices"]
@@ -74,12 +74,24 @@ def tokens(event: Any, top: int) -> list[Generated]:
         last = len(names) - 1
         return [
             Generated(
-                token_id=token_id(name),
-                log_probability=number(value),
-                top=likely(tops[place], top) if top else (),
+                token_id=token_id(name, abilities),
+                log_probability=_chosen(value),
+                top=likely(tops[place], top, abilities) if top else (),
                 ended=place == last and choice["finish_reason"] == "stop",
             )
             for place, (name, value) in enumerate(zip(names, values, strict=True))
         ]
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+    except MALFORMED as error:
         raise UnusableError(f"an event of its text lacks something ({type(error).__name__})") from error
+
+
+def _chosen(value: Any) -> float:
+    """The log-probability of a token that was generated.
+
+    Raises:
+        UnusableError: it is none, or says that the token cannot be.
+    """
+    found = number(value)
+    if found == -math.inf:
+        raise UnusableError("it generates a token to which it gives no probability")
+    return found

@@ -37,7 +37,7 @@ _COMPANY = (0, 1, 7, 31)
 """How many other prompts are in a request beside those of the fingerprint."""
 
 _TAIL = 4
-"""Tokens of each prompt that are looked at where an engine takes no given ids."""
+"""Tokens of each prompt that are looked at."""
 
 _MARGIN = 5.0
 """So many times the largest difference that was seen at the start may still be noise: few trials see no worst case."""
@@ -74,8 +74,13 @@ class Fingerprint:
         """Whether `values` are this model's, as far as noise lets that be told."""
         return bool(np.abs(values - self.values).max() <= self.tolerance)
 
-    async def check(self, client: EngineClient, abilities: Abilities, replica: str) -> None:
+    async def check(
+        self, client: EngineClient, abilities: Abilities, replica: str, *, patience: float | None = None
+    ) -> None:
         """Make sure that `replica` computes the same model as at the start.
+
+        Args:
+            patience: seconds to wait for one that is away. Default: the client's.
 
         Raises:
             EngineModelChangedError: it does not.
@@ -83,7 +88,7 @@ class Fingerprint:
         """
         difference = np.inf
         for _ in range(_TRIALS):
-            values = await _values(client, self.query, abilities, replica, queued=False)
+            values = await _values(client, self.query, abilities, replica, patience=patience, queued=False)
             difference = min(difference, float(np.abs(values - self.values).max()))
             if difference <= self.tolerance:
                 return
@@ -99,16 +104,21 @@ async def fingerprint(client: EngineClient, tokenizer: Tokenizer, abilities: Abi
     sequences = [tuple(tokenizer.encode(Prompt(text)).ids) for text in TEXTS]
     fixed = tuple(sequences[:2])
     given = tuple(dict.fromkeys(itertools.chain(*sequences)))[: min(8, abilities.given_ids)]
-    query = Query(fixed, given=given, tail=0 if given else _TAIL)
+    # Not by given ids, of which it is asked again and again: see `completions.likely` for what that does to others.
+    query = Query(fixed, tail=_TAIL)
     others = [sequence[:length] for length in range(_TAIL + 1, 16) for sequence in sequences if length <= len(sequence)]
     found: list[FloatArray] = []
+    behind: list[FloatArray] = []
     for replica in client.address.replicas:
         for count in _COMPANY:
             company = tuple(others[index % len(others)] for index in range(count))
-            rows = await _values(client, replace(query, sequences=(*fixed, *company)), abilities, replica)
-            found.append(rows[: len(fixed)])
+            asked = replace(query, sequences=(*fixed, *company))
+            found.append((await _values(client, asked, abilities, replica))[: len(fixed)])
+            if given:
+                asked = replace(asked, given=given, tail=0)
+                behind.append((await _values(client, asked, abilities, replica))[: len(fixed)])
     values = np.mean(found, axis=0)
-    differences = np.array(found) - values
+    differences = np.concatenate([_deviations(found), _deviations(behind)])
     largest = float(np.abs(differences).max())
     if not largest < _MAX_TOLERANCE / _MARGIN:
         raise ModelLoadError(
@@ -123,24 +133,35 @@ async def fingerprint(client: EngineClient, tokenizer: Tokenizer, abilities: Abi
     )
 
 
+def _deviations(found: Sequence[FloatArray]) -> FloatArray:
+    """How far each number is from its mean over `found`, as one row."""
+    return (np.array(found) - np.mean(found, axis=0)).ravel() if found else np.empty(0)
+
+
 async def _values(
-    client: EngineClient, query: Query, abilities: Abilities, replica: str, *, queued: bool = True
+    client: EngineClient,
+    query: Query,
+    abilities: Abilities,
+    replica: str,
+    *,
+    patience: float | None = None,
+    queued: bool = True,
 ) -> FloatArray:
-    found = await ask(client, query, abilities, replica=replica, queued=queued)
+    found = await ask(client, query, abilities, replica=replica, patience=patience, queued=queued)
     return np.array(
         [answer.given or tuple(position.log_probability for position in answer.tail) for answer in found],
         dtype=np.float64,
     )
 
 
-async def check_tokens(client: EngineClient, tokenizer: Tokenizer) -> None:
+async def check_tokens(client: EngineClient, tokenizer: Tokenizer, replica: str) -> None:
     """Make sure that the engine cuts texts as `tokenizer` does, as far as it tells.
 
     Raises:
         ModelLoadError: it does not.
         EngineUnavailableError: it does not answer.
     """
-    read = await asyncio.gather(*(_ids_of(client, text) for text in TEXTS))
+    read = await asyncio.gather(*(_ids_of(client, text, replica) for text in TEXTS))
     for text, theirs in zip(TEXTS, read, strict=True):
         ours = tokenizer.encode(Prompt(text)).ids
         if theirs is not None and tuple(theirs) != ours:
@@ -150,7 +171,7 @@ async def check_tokens(client: EngineClient, tokenizer: Tokenizer) -> None:
             )
 
 
-async def check_reading(client: EngineClient, tokenizer: Tokenizer, abilities: Abilities) -> None:
+async def check_reading(client: EngineClient, tokenizer: Tokenizer, abilities: Abilities, replica: str) -> None:
     """Make sure that the engine reads ids as it reads their text.
 
     Raises:
@@ -159,7 +180,7 @@ async def check_reading(client: EngineClient, tokenizer: Tokenizer, abilities: A
     """
     ids = tokenizer.encode(Prompt(TEXTS[0])).ids
     by_ids, by_text = await asyncio.gather(
-        _summed(client, ids, abilities), _summed(client, ids, abilities, text=TEXTS[0])
+        _summed(client, ids, abilities, replica), _summed(client, ids, abilities, replica, text=TEXTS[0])
     )
     if not abs(by_ids - by_text) <= _AGREEMENT * len(ids):
         raise ModelLoadError(
@@ -168,7 +189,7 @@ async def check_reading(client: EngineClient, tokenizer: Tokenizer, abilities: A
         )
 
 
-async def check_ways(client: EngineClient, tokenizer: Tokenizer, abilities: Abilities) -> None:
+async def check_ways(client: EngineClient, tokenizer: Tokenizer, abilities: Abilities, replica: str) -> None:
     """Make sure that a token's log-probability is the same by whichever words it is asked for.
 
     Raises:
@@ -179,7 +200,8 @@ async def check_ways(client: EngineClient, tokenizer: Tokenizer, abilities: Abil
         return
     ids = tokenizer.encode(Prompt(TEXTS[1])).ids
     within, behind = await asyncio.gather(
-        ask(client, Query((ids,), tail=1), abilities), ask(client, Query((ids[:-1],), given=ids[-1:]), abilities)
+        ask(client, Query((ids,), tail=1), abilities, replica=replica),
+        ask(client, Query((ids[:-1],), given=ids[-1:]), abilities, replica=replica),
     )
     one, other = within[0].tail[0].log_probability, behind[0].given[0]
     if not abs(one - other) <= _AGREEMENT:
@@ -189,7 +211,7 @@ async def check_ways(client: EngineClient, tokenizer: Tokenizer, abilities: Abil
         )
 
 
-async def _ids_of(client: EngineClient, text: str) -> Sequence[int] | None:
+async def _ids_of(client: EngineClient, text: str, replica: str) -> Sequence[int] | None:
     """The tokens into which the engine cuts `text`; None where it does not tell."""
     asked = {"model": client.address.model, "prompt": text, "max_tokens": 1, "temperature": 0, "return_token_ids": True}
 
@@ -199,16 +221,18 @@ async def _ids_of(client: EngineClient, text: str) -> Sequence[int] | None:
         return found if isinstance(found, list) else None
 
     try:
-        return (await client.post(PATH, asked, read, prompts=1)).value
+        return (await client.post(PATH, asked, read, prompts=1, replica=replica)).value
     except EngineUnavailableError:
         raise
     except EngineError:
         return None
 
 
-async def _summed(client: EngineClient, ids: Sequence[int], abilities: Abilities, *, text: str | None = None) -> float:
+async def _summed(
+    client: EngineClient, ids: Sequence[int], abilities: Abilities, replica: str, *, text: str | None = None
+) -> float:
     """Log-probability of all tokens but the first, asked for by `ids` or by `text`."""
-    [answer] = await ask(client, Query((ids,), tail=len(ids) - 1, text=text), abilities)
+    [answer] = await ask(client, Query((ids,), tail=len(ids) - 1, text=text), abilities, replica=replica)
     return sum(position.log_probability for position in answer.tail)
 
 

@@ -146,7 +146,7 @@ def test_containers_set_variables_that_exist_and_ports_that_prometheus_scrapes()
     compose = yaml.safe_load((CHECKOUT / "docker-compose.yml").read_text())["services"]
     for service, settings in (("server", ServerSettings), ("worker", WorkerSettings)):
         environment = compose[service]["environment"]
-        assert set(environment) <= variables(settings)
+        assert set(environment) <= variables(settings) | {"HF_TOKEN"}
         within = {port.rpartition(":")[2] for port in compose[service]["ports"]}
         assert within == {value for name, value in environment.items() if name.endswith("_PORT")}
         assert all(port.startswith("127.0.0.1:") for port in compose[service]["ports"])
@@ -171,6 +171,28 @@ def test_kubernetes_sets_variables_that_exist_and_ports_that_are_theirs() -> Non
         for port in container["ports"]
     }
     assert ports == {int(value) for name, value in config.items() if name.endswith("_PORT")}
+
+
+def test_vllm_and_gloss_share_key_and_token() -> None:
+    compose = yaml.safe_load((CHECKOUT / "docker-compose.yml").read_text())["services"]
+    vllm = compose["vllm"]["environment"]
+    for service in ("server", "worker"):
+        environment = compose[service]["environment"]
+        assert environment["HF_TOKEN"] == vllm["HF_TOKEN"]  # one fetches the model, the others its tokenizer
+        assert environment["GLOSS_ENGINE_KEY"] == vllm["VLLM_API_KEY"]
+
+    documents = list(yaml.safe_load_all((DEPLOY / "kubernetes/vllm.yaml").read_text()))
+    by_kind = {document["kind"]: document for document in documents}
+    secret, pod = by_kind["Secret"], by_kind["Deployment"]["spec"]["template"]
+    assert set(secret["stringData"]) <= variables(ServerSettings, WorkerSettings) | {"HF_TOKEN"}
+    (container,) = pod["spec"]["containers"]
+    wanted = [each["valueFrom"]["secretKeyRef"] for each in container["env"]]
+    assert {each["name"] for each in wanted} == {secret["metadata"]["name"]}
+    assert {each["key"] for each in wanted} == set(secret["stringData"])
+    service = by_kind["Service"]
+    assert service["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
+    assert service["spec"]["ports"][0]["port"] == container["ports"][0]["containerPort"]
+    assert f"vllm+http://{service['metadata']['name']}:8000/" in (DEPLOY / "kubernetes/vllm.yaml").read_text()
 
 
 def test_documented_settings_exist() -> None:

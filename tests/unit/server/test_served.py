@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
+from ml.errors import EngineError
 from ml.generation import Generation, GenerationSpec
-from ml.models.served.model import ServedModel
+from ml.models.served.model import ServedModel, open_model
+from ml.models.served.options import EngineOptions
 from server.errors import OverloadedError
 from server.questions import NextTokenTask, ScoreTask
 from server.served import ServedEngine
-from tests.fixtures.engine import TestEngine
-from tests.fixtures.served import engine, served_model, small_model, tokenizer_folder
+from tests.fixtures.engine import Fault, TestEngine
+from tests.fixtures.models import byte_level
+from tests.fixtures.served import LONGEST, SmallModel, engine, served_model, small_model, tokenizer_folder
 
 __all__ = ["engine", "served_model", "small_model", "tokenizer_folder"]
 
@@ -66,6 +71,120 @@ def test_tenants_have_salts_of_their_own(engine: TestEngine, served_model: Serve
         assert await salts(served, "") == {None}
         [[one], [again], [other]] = [await salts(served, namespace) for namespace in ("one", "one", "other")]
         assert one == again != other
+        await served.stop()
+
+    asyncio.run(asyncio.wait_for(run(), 30))
+
+
+def with_id(token: int) -> Callable[[Any], Any]:
+    """An answer in which each list of tokens has one more, the most likely of all."""
+
+    def change(data: Any) -> Any:
+        for choice in data["choices"]:
+            logprobs = choice["logprobs"]
+            for top in (logprobs or {}).get("top_logprobs") or ():
+                top[f"token_id:{token}"] = -0.001
+            for position in (choice.get("prompt_logprobs") or [])[1:]:
+                position[str(token)] = {"logprob": -0.001, "rank": 1, "decoded_token": ""}
+        return data
+
+    return change
+
+
+@pytest.mark.parametrize("token", [-1, 10**6, 2**31, 2**80])
+@pytest.mark.parametrize("task", [NextTokenTask((1, 2), top_k=3), ScoreTask((1, 2), (3,), top_k=3)])
+def test_ids_outside_the_vocabulary_are_no_answer(
+    token: int, task: NextTokenTask | ScoreTask, engine: TestEngine, served_model: ServedModel
+) -> None:
+    async def run() -> None:
+        name = served_model.info.name
+        served = ServedEngine({name: served_model.found}, lambda exchange: None, max_waiting=LIMIT)
+        await served.submit(name, [TASK])  # the fingerprint has just been looked at
+        engine.faults = [Fault(change=with_id(token)) for _ in range(10)]
+        with pytest.raises(EngineError, match="of no use"):
+            await served.submit(name, [task])
+        await served.stop()
+
+    asyncio.run(asyncio.wait_for(run(), 30))
+
+
+def named(token: int) -> Callable[[Any], Any]:
+    """An event whose token is another."""
+
+    def change(event: Any) -> Any:
+        event["choices"][0]["logprobs"]["tokens"] = [f"token_id:{token}"]
+        return event
+
+    return change
+
+
+BROKEN_EVENTS: dict[str, Callable[[Any], Any]] = {
+    "an id that is none": named(10**6),
+    "an id below all": named(-1),
+    "an error": lambda _: {"error": {"message": "out of memory"}},
+    "a list": lambda _: [],
+    "null": lambda _: None,
+    "a word": lambda _: "error",
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_EVENTS)
+def test_events_of_no_use_end_a_text_with_an_error(name: str, engine: TestEngine, served_model: ServedModel) -> None:
+    async def run() -> None:
+        model = served_model.info.name
+        served = ServedEngine({model: served_model.found}, lambda exchange: None, max_waiting=LIMIT)
+        await served.submit(model, [TASK])
+        engine.faults = [Fault(change=BROKEN_EVENTS[name])]
+        generation = Generation(GenerationSpec(), served_model.tokenizer, TASK.ids, 4)
+        with pytest.raises(EngineError):
+            async for _ in served.generate(model, TASK.ids, generation):
+                pass
+        await served.stop()
+
+    asyncio.run(asyncio.wait_for(run(), 30))
+
+
+def test_questions_are_answered_while_one_of_the_replicas_is_away(engine: TestEngine, small_model: SmallModel) -> None:
+    other = TestEngine(byte_level(unknown="<unk>"), small_model, origin=engine.origin, longest=LONGEST)
+    model = open_model(f"vllm+{engine.url};{other.url}/tiny", EngineOptions())
+    other.close()
+
+    async def run() -> None:
+        name = model.info.name
+        served = ServedEngine({name: model.found}, lambda exchange: None, max_waiting=LIMIT)
+        for _ in range(4):
+            answer = await served.submit(name, [TASK])
+            assert len(answer.values) == 1
+            generation = Generation(GenerationSpec(), model.tokenizer, TASK.ids, 2)
+            assert [step async for step in served.generate(name, TASK.ids, generation)]
+        await served.stop()
+
+    asyncio.run(asyncio.wait_for(run(), 30))
+    model.close()
+
+
+def test_lists_that_an_engine_cuts_short_are_asked_for_in_another_way(
+    engine: TestEngine, served_model: ServedModel
+) -> None:
+    prompts = [(1, 2, index) for index in range(6)]
+
+    async def listed(served: ServedEngine) -> list[Any]:
+        name = served_model.info.name
+        found = []
+        for top in (1, 2, 5):
+            answer = await served.submit(name, [NextTokenTask(prompt, top_k=top) for prompt in prompts])
+            found += [(value.ids, value.log_probabilities) for value in answer.values]
+            for temperature in (0.0, 2.0):
+                asked = GenerationSpec(top_k=top, temperature=temperature, seed=3)
+                generation = Generation(asked, served_model.tokenizer, TASK.ids, 4)
+                found += [step async for step in served.generate(name, TASK.ids, generation)]
+        return found
+
+    async def run() -> None:
+        served = ServedEngine({served_model.info.name: served_model.found}, lambda exchange: None, max_waiting=LIMIT)
+        whole = await listed(served)
+        engine.cuts_lists = True
+        assert await listed(served) == whole
         await served.stop()
 
     asyncio.run(asyncio.wait_for(run(), 30))

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from email.utils import format_datetime
 from typing import Any
 
 import numpy as np
@@ -13,6 +18,7 @@ import pytest
 
 from ml.errors import EngineError, EngineModelChangedError, EngineUnavailableError
 from ml.explain import start
+from ml.models.served import exchange, stream
 from ml.models.served.exchange import Exchange
 from ml.models.served.model import ServedModel, open_model
 from ml.models.served.options import EngineOptions
@@ -52,8 +58,11 @@ def without_log_probability(data: Any) -> None:
     data["choices"][0]["logprobs"]["top_logprobs"][0].pop("token_id:7", None)
 
 
-def not_a_number(data: Any) -> None:
-    data["choices"][0]["logprobs"]["top_logprobs"][0] = {"token_id:7": math.nan, "token_id:0": math.nan}
+def of_value(value: Any) -> Callable[[Any], None]:
+    def make(data: Any) -> None:
+        data["choices"][0]["logprobs"]["top_logprobs"][0] = {"token_id:7": value, "token_id:0": value}
+
+    return make
 
 
 def null(data: Any) -> None:
@@ -68,18 +77,47 @@ UNUSABLE = {
     "an answer is missing": drop_last,
     "one comes twice": repeat_first,
     "a log-probability is missing": without_log_probability,
-    "one is not a number": not_a_number,
+    "one is not a number": of_value(math.nan),
+    "one is infinite": of_value(math.inf),
+    "one is that of no probability": of_value(0.7),
+    "one is a truth": of_value(True),
+    "one is a word": of_value("-0.5"),
     "all are null": null,
     "it is from another model": of_another_model,
 }
 
+
+def counted(tokens: Any) -> Callable[[Any], None]:
+    def make(data: Any) -> None:
+        data["usage"]["prompt_tokens"] = tokens
+
+    return make
+
+
+RETRY_AFTER = {
+    "seconds": "0.05",
+    "a date": format_datetime(datetime.now(UTC), usegmt=True),
+    "a date without a zone": "Thu, 01 Jan 1970 00:00:00 -0000",
+    "no number": "nan",
+    "no time": "soon",
+    "a time that is over": "-5",
+}
+
 PASSING = {
     "overloaded": Fault(status=429),
-    "overloaded, and says for how long": Fault(status=429, headers={"Retry-After": "0.05"}),
+    **{f"overloaded for {name}": Fault(429, {"Retry-After": value}) for name, value in RETRY_AFTER.items()},
     "unavailable": Fault(status=503),
     "broken": Fault(status=500),
     "behind a proxy that gives up": Fault(status=504),
     "gone in mid-request": Fault(hang_up=True),
+    "gone in mid-answer": Fault(content=lambda found: [found[:-20]], headers={"Content-Length": "9999"}),
+    "cut short": Fault(content=lambda found: [found[: len(found) // 2]]),
+    "empty": Fault(content=lambda _: []),
+    "a page": Fault(content=lambda _: [b"<html>Welcome</html>"]),
+    "nested without end": Fault(content=lambda _: [b"[" * 200_000]),
+    "compressed, it says": Fault(content=lambda found: [found], headers={"Content-Encoding": "gzip"}),
+    "of another alphabet": Fault(content=lambda found: [b"\xff\xfe\xfd", found]),
+    "counted without end": Fault(change=changed(counted(math.inf))),
     **{name: Fault(change=changed(change)) for name, change in UNUSABLE.items()},
 }
 
@@ -100,6 +138,63 @@ def test_what_does_not_pass_is_an_error_and_never_a_number(
     engine.faults = [Fault(change=changed(UNUSABLE[name])) for _ in range(200)]
     with pytest.raises(EngineError, match="of no use"):
         values(served_model)
+
+
+@pytest.mark.parametrize("count", [-5, None, 0])
+def test_what_an_engine_counts_wrong_changes_no_answer(
+    count: Any, served_model: ServedModel, local_model: LocalModel, engine: TestEngine
+) -> None:
+    engine.faults = [Fault(change=changed(counted(count))) for _ in range(3)]
+    np.testing.assert_allclose(values(served_model), values(local_model), atol=1e-5)
+
+
+def test_an_answer_without_end_is_left(
+    served_model: ServedModel, local_model: LocalModel, engine: TestEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchange, "_LARGEST_ANSWER", 2**20)
+    engine.faults = [Fault(content=lambda _: itertools.repeat(b" " * 2**16))]
+    np.testing.assert_allclose(values(served_model), values(local_model), atol=1e-5)
+
+
+def test_an_answer_in_drops_is_left(served_model: ServedModel, engine: TestEngine) -> None:
+    stop = threading.Event()
+
+    def drops(found: bytes) -> Iterator[bytes]:
+        while not stop.wait(0.05):
+            yield b" "
+
+    model = ServedModel(replace(served_model.found, options=EngineOptions(timeout=0.5, patience=0.0)))
+    engine.faults = [Fault(content=drops) for _ in range(100)]
+    with pytest.raises(EngineUnavailableError, match="too long"):
+        values(model)
+    stop.set()
+    model.close()
+
+
+def test_patience_is_with_failures_and_not_with_what_takes_long(served_model: ServedModel, engine: TestEngine) -> None:
+    def observe(each: Exchange) -> None:
+        if each.outcome == "away":
+            engine.hold.set()
+
+    options = EngineOptions(timeout=1.0, patience=0.5)
+    model = ServedModel(replace(served_model.found, options=options), observe)
+    engine.hold.clear()
+    np.testing.assert_allclose(values(model, PROMPTS[:3]), values(served_model, PROMPTS[:3]), atol=1e-5)
+    model.close()
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_a_redirection_is_refused_and_the_key_is_sent_nowhere(
+    status: int, served_model: ServedModel, engine: TestEngine, small_model: SmallModel
+) -> None:
+    other = TestEngine(byte_level(unknown="<unk>"), small_model, origin=engine.origin)
+    engine.faults = [Fault(status, {"Location": f"{other.url}/v1/completions"}) for _ in range(20)]
+    model = ServedModel(replace(served_model.found, options=EngineOptions(key="secret", patience=0.0)))
+    with pytest.raises(EngineError, match=f"elsewhere .{status}.; name that address"):
+        values(model)
+    assert not other.asked
+    model.close()
+    other.close()
 
 
 def test_answers_in_another_order(served_model: ServedModel, local_model: LocalModel, engine: TestEngine) -> None:
@@ -125,6 +220,27 @@ def test_a_pause_longer_than_patience_is_not_waited_for(engine: TestEngine) -> N
         values(model)
     assert time.monotonic() - began < 4
     assert caught.value.retry_seconds > 3000
+    model.close()
+
+
+def test_the_pauses_of_one_failure_are_not_the_next_ones(engine: TestEngine, local_model: LocalModel) -> None:
+    model = open_model(engine.address, EngineOptions(patience=1.0))
+    for _ in range(3):
+        engine.faults = [Fault(status=503) for _ in range(1000)]
+        with pytest.raises(EngineUnavailableError):
+            values(model)
+        engine.faults = []
+        np.testing.assert_allclose(values(model), values(local_model), atol=1e-5)
+    model.close()
+
+
+@pytest.mark.parametrize("asked", ["inf", "1e300", "Fri, 31 Dec 9999 23:59:59 GMT"])
+def test_no_engine_is_left_alone_for_good(asked: str, engine: TestEngine) -> None:
+    model = open_model(engine.address, EngineOptions(patience=5.0))
+    engine.faults = [Fault(429, {"Retry-After": asked}) for _ in range(100)]
+    with pytest.raises(EngineUnavailableError) as caught:
+        values(model)
+    assert caught.value.retry_seconds <= 3600
     model.close()
 
 
@@ -195,6 +311,39 @@ def test_a_replica_that_goes_away_leaves_its_work_to_the_other(
     model = open_model(f"vllm+{one.url};{other.url}/tiny", EngineOptions(patience=5.0))
     one.faults = [Fault(status=503) for _ in range(1000)]
     np.testing.assert_allclose(values(model), values(local_model), atol=1e-5)
+    model.close()
+
+
+def test_a_replica_whose_answers_are_of_no_use_leaves_its_work_to_the_other(
+    replicas: tuple[TestEngine, TestEngine], local_model: LocalModel
+) -> None:
+    one, other = replicas
+    model = open_model(f"vllm+{one.url};{other.url}/tiny", EngineOptions(patience=5.0))
+    one.faults = [Fault(change=changed(null)) for _ in range(1000)]
+    np.testing.assert_allclose(values(model), values(local_model), atol=1e-5)
+    assert len(one.faults) < 1000
+    model.close()
+
+
+def test_what_a_replica_answered_before_it_went_away_is_asked_of_the_other(
+    replicas: tuple[TestEngine, TestEngine],
+    local_model: LocalModel,
+    small_model: SmallModel,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stream, "_GONE_SECONDS", 0.2)
+    one, other = replicas
+    model = open_model(f"vllm+{one.url};{other.url}/tiny", EngineOptions(patience=30.0))
+    one.asked.clear()
+
+    def logits(ids: Any) -> Any:
+        if len(one.asked) == 3 and not one.faults:
+            one.faults = [Fault(status=503) for _ in range(10_000)]
+        return small_model(ids)
+
+    one.logits = logits
+    np.testing.assert_allclose(values(model), values(local_model), atol=1e-5)
+    assert 0 < len(one.faults) < 10_000
     model.close()
 
 

@@ -60,6 +60,14 @@ def test_no_tokenizer(engine: TestEngine) -> None:
     assert "set GLOSS_TOKENIZER" in refusal(engine.address)
 
 
+@pytest.mark.parametrize("status", [400, 422])
+def test_an_engine_that_takes_texts_alone(status: int, engine: TestEngine) -> None:
+    engine.texts_only = status
+    message = refusal(engine.address.replace("vllm+", "openai+"))
+    assert "does not take token ids as a prompt" in message
+    assert str(status) in message
+
+
 def test_an_engine_without_log_probabilities(engine: TestEngine) -> None:
     engine.refuses = {"prompt_logprobs", "echo"}
     assert "nothing can be explained by it" in refusal(engine.address)
@@ -79,6 +87,21 @@ def test_noise_is_measured(engine: TestEngine) -> None:
     engine.noise = 0.003
     model = open_model(engine.address, EngineOptions())
     assert 0.001 < model.info.noise < 0.006
+    model.close()
+
+
+def test_lists_that_are_cut_short_while_others_ask_hide_no_ability(engine: TestEngine) -> None:
+    engine.cuts_lists = True
+    model = open_model(engine.address, EngineOptions())
+    assert model.info.max_top_k == engine.max_logprobs
+    model.close()
+
+
+@pytest.mark.parametrize("limit", [1, 2, 5, 20, 399])
+def test_the_longest_list_is_found(engine: TestEngine, limit: int) -> None:
+    engine.max_logprobs = limit
+    model = open_model(engine.address, EngineOptions())
+    assert model.info.max_top_k == limit
     model.close()
 
 

@@ -64,6 +64,33 @@ def test_equal_prompts_are_asked_about_once(
     assert len(asked) == len(set(asked))
 
 
+@given(continuations=CONTINUATIONS, given_ids=st.integers(0, 3))
+def test_no_token_is_asked_about_twice(continuations: list[list[int]], given_ids: int) -> None:
+    prompt = (9, 9)
+    asked = [
+        (sequence[:place], sequence[place])
+        for part in parts([prompt], ways(continuations, given_ids), 4)
+        for [sequence] in [part.query.sequences]
+        for place in range(len(prompt), len(sequence))
+        if place - len(prompt) in part.way.own
+    ]
+    asked += [
+        (part.query.sequences[0], token)
+        for part in parts([prompt], ways(continuations, given_ids), 4)
+        for token in part.query.given
+    ]
+    assert len(asked) == len(set(asked))
+    needed = {((*prompt, *each[:place]), each[place]) for each in continuations for place in range(len(each))}
+    assert set(asked) == needed
+
+
+@pytest.mark.parametrize("given_ids", [0, 128])
+def test_what_others_begin_with_is_read_off_the_longest(given_ids: int) -> None:
+    continuations = [[1], [1, 2], [1, 2, 3], [1, 2]]
+    [part] = parts([[5]], ways(continuations, given_ids), 4)
+    assert part.query.sequences == ((5, 1, 2) if given_ids else (5, 1, 2, 3),)
+
+
 def test_one_token_is_asked_for_by_its_id_behind_the_prompt_alone() -> None:
     [part] = parts([[5, 6], [5, 7]], ways([[1], [2]], 128), 64)
     assert part.query == Query(sequences=((5, 6), (5, 7)), given=(1, 2))
