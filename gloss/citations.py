@@ -164,17 +164,21 @@ def joint_level(result: v1.ExplanationResult, rule: Rule) -> float:
 
 
 def judge(result: v1.ExplanationResult, rule: Rule) -> tuple[Sentence, ...]:
-    """The sentences of an explained answer, a row each, with the sources that are cited for them."""
-    level = joint_level(result, rule)
-    return tuple(_sentence(row, rule, level) for row in result.rows)
+    """The sentences of an explained answer, a row each, with the sources that are cited for them.
+
+    Their spans count in the answer without the white space that it begins with.
+    """
+    level, text = joint_level(result, rule), result.target.text
+    begin = len(text) - len(text.lstrip())
+    return tuple(_sentence(row, rule, level, begin) for row in result.rows)
 
 
-def _sentence(row: v1.AttributionRow, rule: Rule, level: float) -> Sentence:
+def _sentence(row: v1.AttributionRow, rule: Rule, level: float, begin: int) -> Sentence:
     effect = row.full_value - row.base_value
     rests_on_none = effect < rule.limit
     return Sentence(
         text=row.text,
-        span=(row.span.start, row.span.end),
+        span=(row.span.start - begin, row.span.end - begin),
         tokens=tuple(row.positions),
         log_probability=row.full_value,
         effect=effect,

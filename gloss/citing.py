@@ -108,7 +108,9 @@ def cite(
         result = explanation.result
         sentences = yield from _confirmed(judge(result, rule), result, asked.question, rule, model)
         level = joint_level(result, rule)
-        return replace(found, answer=result.target.text, sentences=sentences, level=level, explanation=explanation)
+        return replace(
+            found, answer=result.target.text.strip(), sentences=sentences, level=level, explanation=explanation
+        )
 
     return Conversation(steps())
 
@@ -118,7 +120,7 @@ class _Asked:
     """Context and question as the model reads them.
 
     Attributes:
-        text: what it reads, in which `question` has its place.
+        text: what it reads, in which `question` has its place, with the white space before it.
         room: how many tokens an answer can have.
         stop: what the model's answer ends before.
     """
@@ -182,7 +184,8 @@ def _asked(plain: documents.Prompt, unit: SourceUnit, model: str, *, is_plain: b
         cut: v1.TokenizeResponse = yield calls.tokenize(document.text, unit=unit, model=model)
         units.append(cut.units)
     found = sources.sources(written, read, start, units)
-    first, last = written.question
+    last = written.question[1]
+    first = len(written.text[: written.question[0]].rstrip())  # without it, nothing stands where it was
     stop = (written.next_question,) if written.next_question else ()
     return _Asked(prompt, read.text, room, found, (start + first, start + last), stop)
 
@@ -200,7 +203,7 @@ def _given(asked: _Asked, answer: str, model: str) -> Steps[str]:
     """An answer of somebody else's, as it stands behind the prompt."""
     read: v1.TokenizeResponse = yield from _fitting(calls.tokenize(answer, model=model))
     for position in read.special_positions:
-        if read.tokens[position].HasField("span"):
+        if sources.spells_out(read, read.tokens[position]):
             raise sources.command_error("the answer", read.tokens[position].text)
     answer = answer.rstrip()
     return answer if asked.text[-1:].isspace() or answer[:1].isspace() else f" {answer}"

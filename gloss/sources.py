@@ -52,9 +52,14 @@ def check_commands(prompt: Prompt, read: v1.TokenizeResponse, start: int) -> Non
     """
     for position in read.special_positions:
         token = read.tokens[position]
-        where = _where(prompt, token.span.start - start) if token.HasField("span") else None
+        where = _where(prompt, token.span.start - start) if spells_out(read, token) else None
         if where is not None:
             raise command_error(where, token.text)
+
+
+def spells_out(read: v1.TokenizeResponse, token: v1.Token) -> bool:
+    """Whether a text has a token because it spells it out, and not because that stands for an end of line, say."""
+    return token.HasField("span") and token.text.strip() in read.text[token.span.start : token.span.end]
 
 
 def command_error(where: str, text: str) -> GlossError:

@@ -39,7 +39,6 @@ def _body(found: Citations) -> Iterator[str]:
     yield '</section><section><h2>Sources</h2><ol class="sources">'
     yield from _sources(found)
     yield f'</ol></section></div><p class="soft">{safe(sayings.rule(found)) if found.sentences else ""}</p>'
-    yield from (f'<p class="verdict caution">{safe(reason)}</p>' for reason in sayings.reasons(found))
     if found.sentences:
         yield "<h2>What each sentence rests on</h2>"
     for number, sentence in enumerate(found.sentences, 1):
@@ -73,7 +72,7 @@ def _details(number: int, sentence: Sentence, found: Citations) -> Iterator[str]
     yield f'<h3 dir="auto"><a href="#sentence-{number}">{number}</a> {safe(sentence.text.strip())}</h3>'
     yield f'<p class="soft">{safe(sayings.value_line(sentence))}</p>'
     if sentence.citations:
-        names = ("source", "carries", "of all", f"{100 * found.level:.4g}% interval", "left out alone")
+        names = ("source", "carries", "of all", f"{100 * found.level:.4g}% interval", "alone")
         head = "".join(f'<th scope="col"{_number(place)}>{safe(name)}</th>' for place, name in enumerate(names))
         yield f'<div class="wide"><table class="rows"><thead><tr>{head}</tr></thead><tbody>'
         yield from (_row(citation, found) for citation in sentence.citations)
@@ -87,7 +86,7 @@ def _row(citation: Citation, found: Citations) -> str:
         sayings.value(citation),
         sayings.share(citation),
         sayings.interval(citation),
-        sayings.confirmation(citation),
+        sayings.alone(citation),
     )
     drawn = "".join(f'<td class="number">{safe(cell)}</td>' for cell in cells)
     place = safe(found.sources[citation.source].place)

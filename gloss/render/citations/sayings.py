@@ -43,16 +43,17 @@ def value_line(sentence: Sentence) -> str:
 
 def remarks(sentence: Sentence, found: Citations) -> Iterator[str]:
     """What a sentence rests on beside what is cited for it, in whole sentences."""
-    effect = words.signed(sentence.effect)
+    effect = words.number(sentence.effect)
     if sentence.rests_on_none:
-        yield f"Rests on none of them: all sources together add {effect} nats, less than {found.rule.limit:g}."
+        yield f"Rests on none of them: all sources together add {effect} nats, and the limit is {found.rule.limit:g}."
     elif not sentence.citations:
         yield f"No source alone can be cited, though all together add {effect} nats."
     if sentence.rests_on_question:
-        asked = words.signed(sentence.question_effect or 0.0)
-        yield f"Rests on the question: leaving it out costs {asked} nats, leaving all sources out {effect}."
+        asked = words.number(sentence.question_effect or 0.0)
+        yield f"Rests on the question: leaving it out costs {asked} nats, leaving out all sources {effect}."
     if len(sentence.citations) > 1 and sentence.cited_effect is not None:
-        yield f"Leaving all {len(sentence.citations)} out costs {words.number(sentence.cited_effect)} nats of {effect}."
+        together = words.number(sentence.cited_effect)
+        yield f"Leaving out these {len(sentence.citations)} costs {together} nats, leaving out all sources {effect}."
 
 
 def value(citation: Citation) -> str:
@@ -73,29 +74,24 @@ def interval(citation: Citation) -> str:
     return f"{words.signed(citation.lower)} to {words.signed(citation.upper)}"
 
 
-def confirmation(citation: Citation) -> str:
-    """Whether leaving out the source alone costs what it should."""
+def alone(citation: Citation) -> str:
+    """What leaving out the source alone costs, and whether that is as much as a source must carry."""
     if citation.cost is None:
         return ""
-    if citation.confirmed:
-        return f"✔ leaving it out costs {words.number(citation.cost)}"
-    return f"✘ leaving it out alone costs {words.number(citation.cost)}"
+    return f"{words.number(citation.cost)} {'✔' if citation.confirmed else '✘'}"
 
 
 def rule(found: Citations) -> str:
-    """When a source is cited."""
+    """When a source is cited, and what the numbers are."""
     sampled = any(citation.standard_error for sentence in found.sentences for citation in sentence.citations)
-    unit = " log-odds" if _unit(found) == v1.ATTRIBUTION_UNIT_LOG_ODDS else ""
-    by_chance = f", and more than 0 with {100 * found.rule.level:g}% confidence for all together" if sampled else ""
+    by_chance = f" and is not there by chance ({100 * found.rule.level:g}% for all together)" if sampled else ""
+    unit = "in log-odds" if _unit(found) == v1.ATTRIBUTION_UNIT_LOG_ODDS else "in nats"
+    least = f"{100 * found.rule.share:g}%"
     return (
-        f"Of {len(found.sources)} sources, those are cited that carry at least {100 * found.rule.share:g}% of what all"
-        f" do for a sentence{by_chance}. Values are in{unit or ' nats'}."
+        f"{len(found.sources)} sources were looked at. One is cited where it carries at least {least} of what all do for a"
+        f" sentence{by_chance}. What a source carries is {unit}. Alone: what leaving out nothing else costs, in nats; ✘ is"
+        f" less than {least}, as where others say the same."
     )
-
-
-def reasons(found: Citations) -> list[str]:
-    """Why not to rely on it, if there is any reason."""
-    return list(found.explanation.result.trust.reasons) if found.explanation else []
 
 
 def cost(found: Citations) -> str:

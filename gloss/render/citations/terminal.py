@@ -30,7 +30,6 @@ def citations(found: Citations) -> Group:
         *([plain(ending, "yellow")] if ending else []),
         *(each for index, sentence in enumerate(found.sentences) for each in _sentence(index, sentence, found)),
         *_sources(found),
-        *(plain(f"▲ {reason}", "yellow") for reason in sayings.reasons(found)),
         *([plain(sayings.rule(found), "dim"), plain(sayings.cost(found), "dim")] if found.sentences else []),
     )
 
@@ -57,13 +56,12 @@ def _sentence(index: int, sentence: Sentence, found: Citations) -> Iterator[Rend
 
 
 def _table(sentence: Sentence, found: Citations) -> Table:
-    table = Table.grid(padding=(0, 1))
-    table.add_column(style=_NUMBER, justify="right")
-    table.add_column(no_wrap=True, overflow="ellipsis")
-    table.add_column(width=_WIDTH)
-    for _ in range(2):
-        table.add_column(justify="right")
-    table.add_column(style="dim")
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
+    table.add_column("", style=_NUMBER, justify="right")
+    table.add_column("source", no_wrap=True, overflow="ellipsis")
+    table.add_column("", width=_WIDTH)
+    for name in ("carries", "of all", "alone"):
+        table.add_column(name, justify="right", no_wrap=True)
     largest = max(citation.value for citation in sentence.citations)
     for citation in sentence.citations:
         table.add_row(
@@ -72,7 +70,7 @@ def _table(sentence: Sentence, found: Citations) -> Table:
             Bar(largest, 0, citation.value, width=_WIDTH, color=hexadecimal(FOR[1])),
             sayings.value(citation),
             sayings.share(citation),
-            sayings.confirmation(citation),
+            sayings.alone(citation),
         )
     return table
 
