@@ -133,7 +133,8 @@ def own(read: v1.TokenizeResponse | v1.ExplanationResult, spans: Sequence[Span])
 
 
 def _first_visible(text: str, start: int, end: int) -> int:
-    return next((index for index in range(start, end) if not text[index].isspace()), start)
+    part = text[start:end]
+    return start + len(part) - len(part.lstrip()) if part.strip() else start
 
 
 def _says_something(text: str) -> bool:

@@ -78,9 +78,9 @@ def test_effects_are_those_of_prompts_with_parts_left_out(client: Client) -> Non
         assert sentence.effect == cost(PLAIN.format(context="", question=QUESTION))
         assert sentence.question_effect == cost(whole.replace(f" {QUESTION}", ""))
         assert sentence.rests_on_question == (sentence.question_effect > sentence.effect)
+        left_out = [whole.replace(f"{SENTENCES[0]} ", ""), whole.replace(SENTENCES[1], "")]
         for citation in sentence.citations:
-            rest = [each for each in SENTENCES if each != found.sources[citation.source].text]
-            assert citation.cost == cost(PLAIN.format(context=" ".join(rest), question=QUESTION))
+            assert citation.cost == cost(left_out[citation.source])
 
 
 def test_both_clients_find_the_same(client: Client, stack: str) -> None:
@@ -89,7 +89,10 @@ def test_both_clients_find_the_same(client: Client, stack: str) -> None:
             return await other.cite(FILES, QUESTION, max_tokens=12)
 
     one, other = client.cite(FILES, QUESTION, max_tokens=12), asyncio.run(ask())
-    assert one.sentences == other.sentences
+    assert [sentence.cited for sentence in one.sentences] == [sentence.cited for sentence in other.sentences]
+    assert [one.sentences[0].effect, one.sentences[0].question_effect] == pytest.approx(
+        [other.sentences[0].effect, other.sentences[0].question_effect], abs=1e-3
+    )
     [*replies] = client.generate(
         PLAIN.format(
             context="\n\n".join(text.strip("\ufeff\r\n").replace("\r\n", "\n") for text in FILES.values()),
@@ -167,7 +170,7 @@ def test_a_context_that_does_not_fit_is_refused_with_the_number_of_tokens(
     client: Client, load_model: Callable[[Path], LanguageModel], tiny_llama: Path
 ) -> None:
     tokenizer, limit = load_model(tiny_llama).tokenizer, 128
-    for repeats in range(4, 40, 5):
+    for repeats in range(5, 40, 5):
         context = " ".join(SENTENCES * repeats)
         text = PLAIN.format(context=context, question=QUESTION)
         tokens = len(tokenizer.ids(text)) + 1
@@ -196,19 +199,19 @@ def _error(client: Client, context: str) -> GlossError:
     return refused.value
 
 
-HOSTILE = "\x1b[2J[bold red]x[/] :smile: <script>alert(1)</script> \u202e & ${7*7} {context}"
+HOSTILE = "\x1b[2J[red]x[/] :cat: <script>&\u202e{context}"
 
 
 def test_what_people_typed_is_never_markup(gloss: Gloss, tmp_path: Path) -> None:
     file = tmp_path / "[b]<i>\x1b[1m.txt"
-    file.write_text(f"The capital {HOSTILE}.\n", encoding="utf-8")
+    file.write_text(f"A {HOSTILE}.\n", encoding="utf-8")
     page = tmp_path / "page.html"
     done = gloss(
-        *("--context", str(file), "--answer", f"A capital {HOSTILE}.", "--html", str(page)),
-        *("--limit", "0", "--share", "0.001", "--question", f"Why {HOSTILE}?", "--unit", "line"),
+        *("--context", str(file), "--answer", f"A {HOSTILE}.", "--html", str(page)),
+        *("--limit", "0", "--share", "0.001", "--question", "Why \x1b[1m<i>?", "--unit", "line"),
     )
     assert "\x1b" not in done.stdout + done.stderr
-    assert "[bold red]x[/] :smile:" in done.stdout
+    assert "[red]x[/] :cat:" in done.stdout
     html = page.read_text(encoding="utf-8")
     assert "<script" not in html
     assert "<i>" not in html

@@ -88,9 +88,9 @@ def rule(found: Citations) -> str:
     unit = "in log-odds" if _unit(found) == v1.ATTRIBUTION_UNIT_LOG_ODDS else "in nats"
     least = f"{100 * found.rule.share:g}%"
     return (
-        f"{len(found.sources)} sources were looked at. One is cited where it carries at least {least} of what all do for a"
-        f" sentence{by_chance}. What a source carries is {unit}. Alone: what leaving out nothing else costs, in nats; ✘ is"
-        f" less than {least}, as where others say the same."
+        f"{len(found.sources)} sources were looked at. One is cited where it carries at least {least} of what all do"
+        f" for a sentence{by_chance}. What a source carries is {unit}. Alone: what leaving out nothing else costs, in"
+        f" nats; ✘ is less than {least}, as where others say the same."
     )
 
 
