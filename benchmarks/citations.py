@@ -39,13 +39,12 @@ from ml.models.loading import load
 from ml.spec import KernelShap, PrecisionPolicy, Prompt
 from schema.convert import from_result
 
-ABLATIONS = 64
 SIZE, TOKENS = 8, 10
 """Sources of a context with a planted fact, and tokens of the model's answer."""
 OURS = {"gloss": PrecisionPolicy.FLOAT32, "gloss, bfloat16 where it is good": PrecisionPolicy.AUTO}
 
 
-def speed(folder: Path, batches: list[int], rounds: int) -> dict[str, Any]:
+def speed(folder: Path, batches: list[int], ablations: int, rounds: int) -> dict[str, Any]:
     """Time all ways in turn."""
     from benchmarks.citing.peer import Peer, attributions  # what it needs is not installed everywhere  # noqa: PLC0415
 
@@ -54,14 +53,16 @@ def speed(folder: Path, batches: list[int], rounds: int) -> dict[str, Any]:
     prompt = PROMPT.format(context=" ".join(SOURCES), query=QUESTION)
 
     def theirs(batch: int) -> Callable[[], Any]:
-        return lambda: attributions(peer.citer(SOURCES, QUESTION, answer, batch_size=batch), ANSWER)
+        return lambda: attributions(
+            peer.citer(SOURCES, QUESTION, answer, batch_size=batch, num_ablations=ablations), ANSWER
+        )
 
-    first = peer.citer(SOURCES, QUESTION, answer, batch_size=batches[0], num_ablations=ABLATIONS)
+    first = peer.citer(SOURCES, QUESTION, answer, batch_size=batches[0], num_ablations=ablations)
     expected, masks = attributions(first, ANSWER), first._masks
     found = scores(model, SOURCES, prompt, answer, masks)
     ways: dict[str, Callable[[], Any]] = {f"context-cite, batch {batch}": theirs(batch) for batch in batches} | {
         way: lambda precision=precision: explained(
-            model, asked(SOURCES, prompt, answer, evaluations=ABLATIONS, precision=precision), masks
+            model, asked(SOURCES, prompt, answer, evaluations=ablations, precision=precision), masks
         )
         for way, precision in OURS.items()
     }
@@ -70,6 +71,7 @@ def speed(folder: Path, batches: list[int], rounds: int) -> dict[str, Any]:
         for way, ask in ways.items():
             seconds[way].append(_timed(ask))
     return {
+        "ablations": ablations,
         "difference": float(np.abs(found - expected).max()),
         "largest": float(np.abs(expected).max()),
         "tokens": len(model.tokenizer.encode(Prompt(text=" ".join(SOURCES))).ids),
@@ -115,6 +117,7 @@ def main() -> None:
     parser.add_argument("what", choices=["speed", "planted"])
     parser.add_argument("--model", default="transformer", help="shipped name or folder")
     parser.add_argument("--batches", default="1,8,64", help="of context-cite")
+    parser.add_argument("--ablations", type=int, default=64, help="as context-cite has by itself")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=150)
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/citations.json"))
@@ -131,7 +134,7 @@ def main() -> None:
                 "processor": processor(),
                 "threads": torch.get_num_threads(),
                 "versions": {each: version(each) for each in ("torch", "transformers", "context-cite")},
-                **speed(folder, batches, options.rounds),
+                **speed(folder, batches, options.ablations, options.rounds),
             }
             show_speed(name, mine["speed"])
         else:

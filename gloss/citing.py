@@ -151,9 +151,10 @@ def _fitting(step: Step) -> Steps[Any]:
 
 def _too_long(tokens: int, limit: int, why: str) -> GlossError:
     least = "at least " if f"more than {tokens}" in why else ""
+    excess = f"{tokens - limit:,} token{'' if tokens == limit + 1 else 's'}"
     return GlossError(
         grpc.StatusCode.INVALID_ARGUMENT,
-        f"this does not fit the model's context by {least}{tokens - limit:,} tokens: {why}",
+        f"this does not fit the model's context by {least}{excess}: {why}",
         reason="PROMPT_TOO_LONG",
         metadata={"tokens": str(tokens), "limit": str(limit)},
     )
@@ -201,7 +202,12 @@ def _said(asked: _Asked, max_tokens: int | None, model: str, timeout: float | No
 
 def _given(asked: _Asked, answer: str, model: str) -> Steps[str]:
     """An answer of somebody else's, as it stands behind the prompt."""
-    read: v1.TokenizeResponse = yield from _fitting(calls.tokenize(answer, model=model))
+    try:
+        read: v1.TokenizeResponse = yield calls.tokenize(answer, model=model)
+    except GlossError as error:
+        if error.reason != "PROMPT_TOO_LONG":
+            raise
+        read = v1.TokenizeResponse()  # its explanation is refused, and says what is too long
     for position in read.special_positions:
         if sources.spells_out(read, read.tokens[position]):
             raise sources.command_error("the answer", read.tokens[position].text)

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import nltk
 import numpy as np
 import torch
-from context_cite import ContextCiter
-from context_cite.context_partitioner import BaseContextPartitioner
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ml.explain.estimator import BoolArray, FloatArray
+
+with mock.patch.object(nltk, "download"):  # a model of sentences, which are given here
+    from context_cite import ContextCiter
+    from context_cite.context_partitioner import BaseContextPartitioner
 
 
 class Sentences(BaseContextPartitioner):  # type: ignore[misc]

@@ -187,7 +187,7 @@ def test_a_context_that_does_not_fit_is_refused_with_the_number_of_tokens(
         context = tokenizer.decode(tokenizer.ids(full)[:cut])
         text = PLAIN.format(context=context.strip(), question=QUESTION)
         if len(tokenizer.encode(Prompt(text=text)).ids) == limit:
-            assert "by 1 tokens" in str(_error(client, context))
+            assert "by 1 token:" in str(_error(client, context))
             break
     else:
         pytest.fail("no context filled the model")
