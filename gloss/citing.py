@@ -121,13 +121,13 @@ class _Asked:
 
     Attributes:
         text: what it reads, in which `question` has its place, with the white space before it.
-        room: how many tokens an answer can have.
+        answer_tokens: how many an answer can have.
         stop: what the model's answer ends before.
     """
 
     prompt: v1.Prompt
     text: str
-    room: int
+    answer_tokens: int
     sources: sources.Sources
     question: Span
     stop: tuple[str, ...]
@@ -174,8 +174,8 @@ def _asked(plain: documents.Prompt, unit: SourceUnit, model: str, *, is_plain: b
             written = documents.prompt(CHAT, plain.documents, plain.text[slice(*plain.question)])
             prompt = build.prompt([("user", written.text)])
     read: v1.TokenizeResponse = yield from _fitting(calls.tokenize(prompt, model=model))
-    room = read.context_length - len(read.tokens)
-    if room < 1:
+    answer_tokens = read.context_length - len(read.tokens)
+    if answer_tokens < 1:
         why = f"the prompt has {len(read.tokens)} tokens, and nothing is left of {read.context_length} for an answer"
         raise _too_long(len(read.tokens) + 1, read.context_length, why)
     start = sources.begin(written, read.text)
@@ -188,13 +188,13 @@ def _asked(plain: documents.Prompt, unit: SourceUnit, model: str, *, is_plain: b
     last = written.question[1]
     first = len(written.text[: written.question[0]].rstrip())  # without it, nothing stands where it was
     stop = (written.next_question,) if written.next_question else ()
-    return _Asked(prompt, read.text, room, found, (start + first, start + last), stop)
+    return _Asked(prompt, read.text, answer_tokens, found, (start + first, start + last), stop)
 
 
 def _said(asked: _Asked, max_tokens: int | None, model: str, timeout: float | None) -> Steps[tuple[str, bool]]:
     """The model's own answer, and whether it ended by itself."""
-    most = min(MAX_TOKENS, asked.room) if max_tokens is None else max_tokens
-    step = calls.generate(asked.prompt, max_tokens=most, stop=asked.stop, model=model, timeout=timeout)
+    limit = min(MAX_TOKENS, asked.answer_tokens) if max_tokens is None else max_tokens
+    step = calls.generate(asked.prompt, max_tokens=limit, stop=asked.stop, model=model, timeout=timeout)
     replies: list[v1.GenerateResponse] = yield from _fitting(step)
     text = "".join(reply.text for reply in replies).rstrip()
     return text, replies[-1].finish_reason != v1.FINISH_REASON_LENGTH

@@ -113,7 +113,7 @@ def test_both_clients_find_the_same(client: Client, stack: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("unit", "places"),
+    ("unit", "expected"),
     [
         ("line", ["cities.md:1", "cities.md:3", "cities.md:4"]),
         ("item", ["cities.md:1", "cities.md:3-4"]),
@@ -121,10 +121,10 @@ def test_both_clients_find_the_same(client: Client, stack: str) -> None:
     ],
 )
 @pytest.mark.parametrize("method", ["occlusion", "context-attribution"])
-def test_units_and_methods(client: Client, unit: Any, places: list[str], method: str) -> None:
+def test_units_and_methods(client: Client, unit: Any, expected: list[str], method: str) -> None:
     context = {"cities.md": FILES["cities.md"]}
     found = client.cite(context, QUESTION, answer=ANSWER, unit=unit, method=method)
-    assert [source.place for source in found.sources] == places
+    assert [source.place for source in found.sources] == expected
 
 
 def test_the_command_draws_and_tells_machines(gloss: Gloss, tmp_path: Path) -> None:
