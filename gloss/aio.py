@@ -7,15 +7,15 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from functools import cached_property
 from types import TracebackType
-from typing import Concatenate, ParamSpec
+from typing import Any, Concatenate, ParamSpec
 
 import grpc
 
-from gloss import calls, v1
+from gloss import calls, citing, v1
 from gloss.connection import Connection, as_method, planned
-from gloss.errors import GlossError
+from gloss.errors import GlossError, unicode_only
 from gloss.patience import Patience, is_final
-from gloss.plans import Call, Explain, Pages, Reply, Stream, Unary, Watch
+from gloss.plans import Call, Conversation, Explain, Outcome, Pages, Reply, Step, Stream, Unary, Watch
 
 P = ParamSpec("P")
 
@@ -60,6 +60,16 @@ def _explain(build: Callable[P, Explain]) -> Callable[Concatenate[AsyncClient, P
     return method
 
 
+def _conversation(
+    build: Callable[P, Conversation[Outcome]],
+) -> Callable[Concatenate[AsyncClient, P], Awaitable[Outcome]]:
+    @as_method(build)
+    def method(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> Awaitable[Outcome]:
+        return self._converse(planned(build, *args, **kwargs))
+
+    return method
+
+
 class AsyncClient(Connection):
     """An asyncio client: `Client`, awaited. It belongs to the event loop of its first call.
 
@@ -83,6 +93,7 @@ class AsyncClient(Connection):
 
     explain = _explain(calls.explain)
     study = _explain(calls.study)
+    cite = _conversation(citing.cite)
     create = _unary(calls.create)
     estimate = _unary(calls.estimate)
     get = _unary(calls.get)
@@ -158,3 +169,28 @@ class AsyncClient(Connection):
                 explanation = seen
                 plan.report(explanation)
         return plan.outcome(created, explanation)
+
+    async def _converse(self, conversation: Conversation[Outcome]) -> Outcome:
+        steps = conversation.steps
+        try:
+            with unicode_only():
+                step = next(steps)
+                while True:
+                    try:
+                        found = await self._take(step)
+                    except GlossError as error:
+                        step = steps.throw(error)
+                    else:
+                        step = steps.send(found)
+        except StopIteration as done:
+            outcome: Outcome = done.value
+            return outcome
+
+    async def _take(self, step: Step) -> Any:
+        match step:
+            case Explain():
+                return await self._see_through(step)
+            case Stream():
+                return [reply async for reply in self._read(step)]
+            case Unary():
+                return await self._ask(step)

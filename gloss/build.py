@@ -29,6 +29,7 @@ TargetLike = v1.Target | str | int
 """The next token: the first token of a text, or an id."""
 
 UnitName = Literal["token", "word", "sentence"]
+TextUnitName = Literal["word", "sentence", "item", "line", "paragraph"]
 FeaturesLike = v1.Features | UnitName | Sequence[tuple[int, int]]
 """A unit of the prompt, or the caller's own character spans."""
 

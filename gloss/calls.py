@@ -23,6 +23,7 @@ from gloss.build import (
     ScaleName,
     StudyLike,
     TargetLike,
+    TextUnitName,
 )
 from gloss.durations import DurationLike
 from gloss.plans import EXPLANATIONS, INFERENCE, Explain, Pages, Stream, Unary, Watch
@@ -164,9 +165,22 @@ def attention(
     return Unary(INFERENCE, "Attention", request, v1.AttentionResponse, timeout)
 
 
-def tokenize(prompt: PromptLike, *, model: str = "", timeout: float | None = None) -> Unary[v1.TokenizeResponse]:
-    """The tokens of a prompt, with their places in its text."""
-    request = v1.TokenizeRequest(model=model, prompt=build.prompt(prompt))
+def tokenize(
+    prompt: PromptLike,
+    *,
+    unit: TextUnitName | None = None,
+    model: str = "",
+    timeout: float | None = None,
+) -> Unary[v1.TokenizeResponse]:
+    """The tokens of a prompt, with their places in its text.
+
+    Args:
+        prompt: text, token ids or chat messages.
+        unit: answer with the spans of these parts of the text too. Default: none.
+        model: name of the model. Default: the server's.
+        timeout: seconds. Default: the client's.
+    """
+    request = v1.TokenizeRequest(model=model, prompt=build.prompt(prompt), unit=enum_value(v1.TextUnit, unit))
     return Unary(INFERENCE, "Tokenize", request, v1.TokenizeResponse, timeout)
 
 

@@ -7,15 +7,15 @@ import time
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from types import TracebackType
-from typing import Concatenate, ParamSpec
+from typing import Any, Concatenate, ParamSpec
 
 import grpc
 
-from gloss import calls, v1
+from gloss import calls, citing, v1
 from gloss.connection import Connection, as_method, planned
-from gloss.errors import GlossError
+from gloss.errors import GlossError, unicode_only
 from gloss.patience import Patience, is_final
-from gloss.plans import Call, Explain, Pages, Reply, Stream, Unary, Watch
+from gloss.plans import Call, Conversation, Explain, Outcome, Pages, Reply, Step, Stream, Unary, Watch
 
 P = ParamSpec("P")
 
@@ -63,6 +63,14 @@ def _explain(build: Callable[P, Explain]) -> Callable[Concatenate[Client, P], v1
     return method
 
 
+def _conversation(build: Callable[P, Conversation[Outcome]]) -> Callable[Concatenate[Client, P], Outcome]:
+    @as_method(build)
+    def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> Outcome:
+        return self._converse(planned(build, *args, **kwargs))
+
+    return method
+
+
 class Client(Connection):
     """A blocking client. Safe to share between threads; not across a fork.
 
@@ -85,6 +93,7 @@ class Client(Connection):
 
     explain = _explain(calls.explain)
     study = _explain(calls.study)
+    cite = _conversation(citing.cite)
     create = _unary(calls.create)
     estimate = _unary(calls.estimate)
     get = _unary(calls.get)
@@ -160,3 +169,28 @@ class Client(Connection):
                 explanation = seen
                 plan.report(explanation)
         return plan.outcome(created, explanation)
+
+    def _converse(self, conversation: Conversation[Outcome]) -> Outcome:
+        steps = conversation.steps
+        try:
+            with unicode_only():
+                step = next(steps)
+                while True:
+                    try:
+                        found = self._take(step)
+                    except GlossError as error:
+                        step = steps.throw(error)
+                    else:
+                        step = steps.send(found)
+        except StopIteration as done:
+            outcome: Outcome = done.value
+            return outcome
+
+    def _take(self, step: Step) -> Any:
+        match step:
+            case Explain():
+                return self._see_through(step)
+            case Stream():
+                return [*self._read(step)]
+            case Unary():
+                return self._ask(step)

@@ -1,10 +1,10 @@
-"""What a client carries out: one call (`Unary`, `Stream`) or a short conversation (`Pages`, `Watch`, `Explain`)."""
+"""What a client carries out: one call (`Unary`, `Stream`) or several (`Pages`, `Watch`, `Explain`, `Conversation`)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from google.protobuf.message import Message
 
@@ -12,6 +12,7 @@ from gloss import v1
 from gloss.errors import ExplanationFailedError
 
 Reply = TypeVar("Reply", bound=Message)
+Outcome = TypeVar("Outcome")
 
 INFERENCE = "gloss.v1.InferenceService"
 EXPLANATIONS = "gloss.v1.ExplanationService"
@@ -100,6 +101,18 @@ class Explain:
         if self.wait and explanation.state != v1.EXPLANATION_STATE_SUCCEEDED:
             raise ExplanationFailedError(explanation)
         return explanation
+
+
+Step = Unary[Any] | Stream[Any] | Explain
+Steps = Generator[Step, Any, Outcome]
+"""Yields one plan after the other and is sent what came of it: a reply, the list of a stream's, or an explanation."""
+
+
+@dataclass(frozen=True)
+class Conversation(Generic[Outcome]):
+    """Several calls, each of which may depend on what those before it found; a failed one is thrown into `steps`."""
+
+    steps: Steps[Outcome]
 
 
 def complete(basic: v1.Explanation, full: v1.Explanation) -> v1.Explanation:

@@ -78,6 +78,18 @@ class Tokenizer:
         named = (self._fast.mask_token_id, self._fast.unk_token_id)
         return tuple(dict.fromkeys(each for each in named if each is not None and each not in others))
 
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """Tokens that are commands to the model and not text: starts and ends of texts, marks of a chat's turns.
+
+        Not all tokenizers say so of those that their chat template writes.
+        """
+        template = str(self._fast.chat_template or "")
+        named = {self._fast.bos_token_id, self._fast.pad_token_id} - {None, self._fast.unk_token_id}
+        added = self._fast.added_tokens_decoder.items()
+        commands = {number for number, token in added if token.special or _is_mark(token.content, template)}
+        return frozenset((commands | named | self.end_ids) - {*self.placeholder_ids})
+
     @property
     def has_chat_template(self) -> bool:
         """Whether prompts may be chat messages."""
@@ -315,6 +327,12 @@ class Tokenizer:
             span for token_id, span in zip(encoding.ids, encoding.spans, strict=True) if span and token_id in around
         ]
         return tuple(part for region in encoding.editable for part in _outside(marks, region))
+
+
+def _is_mark(text: str, template: str) -> bool:
+    """Whether an added token is one of those marks by which a chat template sets messages apart."""
+    mark = text.strip()
+    return bool(mark) and not mark.isalnum() and mark in template
 
 
 def _outside(marks: Sequence[Span], region: Span) -> Iterator[Span]:

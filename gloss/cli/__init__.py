@@ -19,6 +19,7 @@ COMMANDS = {
     "tokenize": "gloss.cli.infer:tokenize",
     "models": "gloss.cli.infer:models",
     "explain": "gloss.cli.explain:explain",
+    "cite": "gloss.cli.cite:cite",
     "bias": "gloss.cli.studies:bias",
     "surrogate": "gloss.cli.studies:surrogate",
     "jobs": "gloss.cli.jobs:jobs",

@@ -9,12 +9,16 @@ import click
 from rich.rule import Rule
 from rich.text import Text
 
-from gloss import build, v1
+from gloss import build, citations, v1
 from gloss.cli.session import TEXT, Session, as_dict, connected, emit, with_model
-from gloss.cli.waiting import follow, queue, succeeded
+from gloss.cli.waiting import follow, queue, shown, succeeded
+from gloss.errors import GlossError
 from gloss.render import inference, terminal
+from gloss.render.citations import terminal as cited
 from gloss.render.words import visible
 
+FILE, QUESTION, ANSWER = "evening.txt", "Where did the band play ?", "The band played in Paris ."
+CONTEXT = "The film was shown in London . The band played in Paris . Snow fell in June ."
 PROMPT = "The film was released in theaters across the United"
 
 
@@ -31,6 +35,7 @@ def tour(session: Session, text: str, model: str) -> None:
         "attention": stops.where_does_it_look(),
         "occlusion": stops.why_by_leaving_out(),
         "lime": stops.why_by_a_surrogate(),
+        "citations": stops.where_does_it_come_from(),
     }
     if session.json:
         return emit(found)
@@ -101,6 +106,26 @@ class Tour:
         )
         return self._explain("lime")
 
+    def where_does_it_come_from(self) -> dict[str, Any]:
+        """The sources of an answer."""
+        self._arrive(
+            "Where does an answer come from?",
+            f"Citations leave sentences of documents out, and watch each sentence of an answer. In {FILE}: {CONTEXT}",
+            *("cite", "--context", FILE, "--question", QUESTION, "--answer", ANSWER),
+        )
+        try:
+            with shown(self._session) as show:
+                found = self._client.cite(
+                    {FILE: CONTEXT}, QUESTION, answer=ANSWER, model=self._model, fresh=True, on_progress=show
+                )
+        except GlossError as error:
+            if error.reason != "PROMPT_TOO_LONG":
+                raise
+            self._show(Text("This model's context has no room for documents.", "dim"))
+            return {}
+        self._show(cited.citations(found))
+        return citations.as_dict(found)
+
     def farewell(self) -> None:
         """What to try next."""
         text = shlex.quote(visible(self._text))
@@ -130,7 +155,12 @@ class Tour:
 
     def _arrive(self, title: str, about: str, *command: str) -> None:
         self._stop += 1
-        words = ["gloss", command[0], *([] if command[0] == "models" else [visible(self._text)]), *command[1:]]
+        words = [
+            "gloss",
+            command[0],
+            *([] if command[0] in ("models", "cite") else [visible(self._text)]),
+            *command[1:],
+        ]
         words += ["--model", self._model] if self._model and command[0] != "models" else []
         self._show(
             "",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from rich.console import Group, RenderableType
 from rich.live import Live
@@ -46,16 +47,11 @@ def follow(
         view: what is sent of each change.
     """
     latest = explanation
-    try:
-        for latest in _shown(session, _changes(session, explanation, view)):
+    with shown(session) as show:
+        for latest in _changes(session, explanation, view):
+            show(latest)
             if on_change:
                 on_change(latest)
-    except KeyboardInterrupt:
-        interrupted(
-            f"Nobody waits now, but {explanation.name} goes on. Look at it again, or stop it:",
-            f"  gloss jobs watch {explanation.name}",
-            f"  gloss jobs cancel {explanation.name}",
-        )
     return complete(latest, explanation)
 
 
@@ -72,17 +68,50 @@ def _changes(session: Session, explanation: v1.Explanation, view: ViewName) -> I
         yield from session.client.watch(explanation.name, view=view)
 
 
-def _shown(session: Session, changes: Iterator[v1.Explanation]) -> Iterator[v1.Explanation]:
-    """Pass the changes on, drawn live on a terminal, else as one line for each new state."""
-    if not session.err.is_terminal:
-        last = None
-        for explanation in changes:
-            if explanation.state != last and not session.json:
-                say(f"{explanation.name} {words.state(explanation)}", err=True)
-            last = explanation.state
-            yield explanation
-        return
+@contextmanager
+def shown(session: Session, first: str = "queued") -> Iterator[Callable[[v1.Explanation], None]]:
+    """Show the changes of an explanation that one is told of, live on a terminal, else as a line for each new state.
 
+    Ctrl-C leaves it running, and says so.
+
+    Args:
+        first: what is being done before the first change.
+    """
+    latest = v1.Explanation()
+    with _live(session, first) if session.err.is_terminal else _in_lines(session) as draw:
+
+        def show(explanation: v1.Explanation) -> None:
+            nonlocal latest
+            latest = explanation
+            draw(explanation)
+
+        try:
+            yield show
+        except KeyboardInterrupt:
+            if not latest.name or is_final(latest.state):
+                interrupted("Interrupted.")
+            interrupted(
+                f"Nobody waits now, but {latest.name} goes on. Look at it again, or stop it:",
+                f"  gloss jobs watch {latest.name}",
+                f"  gloss jobs cancel {latest.name}",
+            )
+
+
+@contextmanager
+def _in_lines(session: Session) -> Iterator[Callable[[v1.Explanation], None]]:
+    last = None
+
+    def show(explanation: v1.Explanation) -> None:
+        nonlocal last
+        if explanation.state != last and not session.json:
+            say(f"{explanation.name} {words.state(explanation)}", err=True)
+        last = explanation.state
+
+    yield show
+
+
+@contextmanager
+def _live(session: Session, first: str) -> Iterator[Callable[[v1.Explanation], None]]:
     progress = Progress(
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
@@ -91,9 +120,10 @@ def _shown(session: Session, changes: Iterator[v1.Explanation]) -> Iterator[v1.E
         TextColumn("{task.fields[remaining]}", style="dim", markup=False),
         console=session.err,
     )
-    task = progress.add_task("queued", total=None, count="", remaining="")
+    task = progress.add_task(first, total=None, count="", remaining="")
     with Live(progress, console=session.err, transient=True, refresh_per_second=12) as live:
-        for explanation in changes:
+
+        def show(explanation: v1.Explanation) -> None:
             at = explanation.progress
             progress.update(
                 task,
@@ -107,7 +137,8 @@ def _shown(session: Session, changes: Iterator[v1.Explanation]) -> Iterator[v1.E
             if explanation.partial_result.attributions and not session.json:
                 drawing.insert(0, Padding(terminal.coloured_words(explanation.partial_result), (1, 2)))
             live.update(Group(*drawing))
-            yield explanation
+
+        yield show
 
 
 def _remaining(at: v1.Progress) -> str:

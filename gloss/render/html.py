@@ -6,11 +6,12 @@ Everything that comes from a prompt, a model or a server is escaped; the page's 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from importlib.resources import files
 from string import Template
 
+from google.protobuf.message import Message
 from google.protobuf.text_format import MessageToString
 
 from gloss import v1
@@ -52,24 +53,29 @@ def page(explanation: v1.Explanation) -> str:
         heading = f"{method}: why {result.target.description}?"
         title, body, cost = result.text, _explanation(result, explanation.spec), words.cost(result)
     origin = f"{words.model(explanation.model)} · {explanation.name} · {words.state(explanation)}"
+    return filled(f"{method}: {title[:60]}", heading, origin=origin, body=body, cost=cost, asked=question)
+
+
+def filled(title: str, heading: str, *, origin: str, body: Iterable[str], cost: str, asked: Message) -> str:
+    """A page; all but its `body` is text."""
     template = Template((files("gloss.render") / "page.html").read_text(encoding="utf-8"))
     return template.substitute(
-        title=_safe(f"{method}: {title[:60]}"),
-        heading=_safe(heading),
-        origin=_safe(origin).replace("/", "/<wbr>"),
+        title=safe(title),
+        heading=safe(heading),
+        origin=safe(origin).replace("/", "/<wbr>"),
         body="".join(body),
-        cost=_safe(cost),
-        spec="\n".join(_safe(line) for line in MessageToString(question, as_utf8=True).split("\n")),
+        cost=safe(cost),
+        spec="\n".join(safe(line) for line in MessageToString(asked, as_utf8=True).split("\n")),
     )
 
 
 def _explanation(result: v1.ExplanationResult, spec: v1.ExplanationSpec) -> Iterator[str]:
     unit = words.unit(spec)
-    yield f'<p>{_safe(words.value_line(result, spec))}</p><div class="text" dir="auto">'
+    yield f'<p>{safe(words.value_line(result, spec))}</p><div class="text" dir="auto">'
     yield from _text(result)
     key = _SHARES if words.tells_shares(result) else _SIGNS
     yield f'</div><p class="soft key">{key}Colours are relative to the largest attribution;'
-    yield f" a {_safe(unit)} without a number has a small value: see the table.</p>"
+    yield f" a {safe(unit)} without a number has a small value: see the table.</p>"
     yield from _verdict(result)
     yield f"<h2>Attributions</h2>{_unit(words.unit_line(result, spec))}"
     yield from _table(result, unit)
@@ -80,7 +86,7 @@ def _explanation(result: v1.ExplanationResult, spec: v1.ExplanationSpec) -> Iter
 
 def _study(result: v1.StudyResult) -> Iterator[str]:
     fitted = surrogates.over_many(result.global_surrogate) if result.HasField("global_surrogate") else None
-    yield f"<p>{_safe(words.study_line(result))}</p>"
+    yield f"<p>{safe(words.study_line(result))}</p>"
     yield from _verdict(result)
     yield from _details(result, fitted)
 
@@ -90,16 +96,16 @@ def _details(result: v1.ExplanationResult | v1.StudyResult, fitted: Fitted | Non
     for finding in findings(result, top=50):
         yield from _finding(finding)
     if fitted is not None:
-        yield f"<h2>Surrogate</h2><p>{_safe(fitted.sentence)}</p>"
+        yield f"<h2>Surrogate</h2><p>{safe(fitted.sentence)}</p>"
         if fitted.nodes:
             yield f'<ul class="tree">{_branch(fitted, 0, "")}</ul>'
 
 
 def _unit(line: str) -> str:
-    return f'<p class="soft">{_safe(line)}</p>' if line else ""
+    return f'<p class="soft">{safe(line)}</p>' if line else ""
 
 
-def _safe(text: str) -> str:
+def safe(text: str) -> str:
     """Text that a page may hold: its markup escaped, its control characters shown."""
     return escape(words.visible(text))
 
@@ -113,14 +119,14 @@ def _text(result: v1.ExplanationResult) -> Iterator[str]:
             continue
         strength = abs(part.attribution) / maximum
         tone = "for" if part.attribution >= 0 else "against"
-        note = _safe(_value(part, result))
+        note = safe(_value(part, result))
         # A line may end before a piece, and not between it and its number.
         yield (
             f'<wbr><span class="piece" title="{note}" '
             f'style="background: rgb(var(--{tone}) / calc(var(--most) * {strength:.3f}))">{shown}'
         )
         if strength >= _FAINT:
-            value = _safe(words.signed(part.attribution, words.digits(result)))
+            value = safe(words.signed(part.attribution, words.digits(result)))
             yield f'<small dir="ltr">&NoBreak;{value}</small>{"&rlm;" if _right_to_left(segment) else ""}'
         yield "</span>"
 
@@ -141,8 +147,8 @@ def _value(part: v1.FeatureAttribution, result: v1.ExplanationResult) -> str:
 def _verdict(result: v1.ExplanationResult | v1.StudyResult) -> Iterator[str]:
     if result.HasField("trust"):
         sentence, reasons = words.trust(result.trust)
-        yield f'<div class="verdict {_VERDICTS.get(result.trust.verdict, "")}"><strong>{_safe(sentence)}</strong>'
-        yield from (f"<p>{_safe(reason)}</p>" for reason in reasons)
+        yield f'<div class="verdict {_VERDICTS.get(result.trust.verdict, "")}"><strong>{safe(sentence)}</strong>'
+        yield from (f"<p>{safe(reason)}</p>" for reason in reasons)
         yield "</div>"
 
 
@@ -175,7 +181,7 @@ def _head(names: Sequence[str], *, drawn: int | None = None) -> str:
     The roles are those that the elements have anyway, and lose where the page is narrow and they are no table's boxes.
     """
     cells = (
-        f'<th scope="col" role="columnheader"{"" if place in (0, drawn) else _NUMBER}>{_safe(name)}</th>'
+        f'<th scope="col" role="columnheader"{"" if place in (0, drawn) else _NUMBER}>{safe(name)}</th>'
         for place, name in enumerate(names)
     )
     return f'<thead><tr role="row">{"".join(cells)}</tr></thead>'
@@ -184,13 +190,13 @@ def _head(names: Sequence[str], *, drawn: int | None = None) -> str:
 def _name(text: str) -> str:
     """A row's head. A word makes its column as wide as itself, but for one that is too long to stay whole."""
     long = " long" if max(map(len, text.split()), default=0) > _LONG else ""
-    return f'<th class="feature{long}" scope="row" role="rowheader" dir="auto">{_safe(text)}</th>'
+    return f'<th class="feature{long}" scope="row" role="rowheader" dir="auto">{safe(text)}</th>'
 
 
 def _more(name: str, value: str) -> str:
     """A cell that stands below the first ones on a narrow page, after its column's `name`; none if it is empty."""
-    label = f' data-label="{_safe(name)}"' if name and value else ""
-    return f'<td class="number more" role="cell"{label}>{_safe(value)}</td>'
+    label = f' data-label="{safe(name)}"' if name and value else ""
+    return f'<td class="number more" role="cell"{label}>{safe(value)}</td>'
 
 
 def _ends(part: v1.FeatureAttribution) -> Iterator[float]:
@@ -231,8 +237,8 @@ def _rows(result: v1.ExplanationResult, spec: v1.ExplanationSpec) -> Iterator[st
         return
     features = [result.attributions[index].text for index in drawn.columns]
     left_out = len(result.attributions) - len(features)
-    yield f'<h2>{_safe(drawn.title)}</h2><p class="soft">Its value for the whole prompt, what the prompt adds to it,'
-    yield f" and the {_safe(words.unit(spec, 2))} that matter most to any of them"
+    yield f'<h2>{safe(drawn.title)}</h2><p class="soft">Its value for the whole prompt, what the prompt adds to it,'
+    yield f" and the {safe(words.unit(spec, 2))} that matter most to any of them"
     yield f"; {left_out} smaller are left out.</p>" if left_out else ".</p>"
     yield f'<div class="wide"><table class="rows">{_head((*drawn.header, *features))}<tbody>'
     for line in drawn.lines:
@@ -248,9 +254,9 @@ def _cell(part: v1.FeatureAttribution, drawn: RowTable) -> str:
     """What one feature did to one row, in the colour of its share of the largest."""
     tone = "for" if part.attribution >= 0 else "against"
     exact = part.HasField("standard_error") and not part.standard_error
-    error = "" if exact else f" <small>{_safe(words.uncertainty(part, drawn.digits_shown))}</small>"
+    error = "" if exact else f" <small>{safe(words.uncertainty(part, drawn.digits_shown))}</small>"
     return (
-        f'<td class="number more" role="cell" data-label="{_safe(part.text)}" '
+        f'<td class="number more" role="cell" data-label="{safe(part.text)}" '
         f'style="background: rgb(var(--{tone}) / calc(var(--most) * {drawn.share(part):.3f}))">'
         f"{words.signed(part.attribution, drawn.digits_shown)}{error}</td>"
     )
@@ -258,10 +264,10 @@ def _cell(part: v1.FeatureAttribution, drawn: RowTable) -> str:
 
 def _finding(finding: Finding) -> Iterator[str]:
     others = finding.header[2:]
-    yield f"<h2>{_safe(finding.title)}</h2><table>{_head(finding.header)}<tbody>"
+    yield f"<h2>{safe(finding.title)}</h2><table>{_head(finding.header)}<tbody>"
     for text, number, *rest in finding.rows:
         yield f'<tr role="row">{_name(text)}'
-        yield f'<td class="number" role="cell">{_safe(number)}</td>'
+        yield f'<td class="number" role="cell">{safe(number)}</td>'
         yield from (_more(label, value) for label, value in zip(others, rest, strict=True))
         yield "</tr>"
     yield "</tbody></table>"
@@ -274,7 +280,7 @@ def _branch(fitted: Fitted, index: int, answer: str) -> str:
     line = f"{answer}<strong>{words.number(node.value, fitted.digits_shown)}</strong>"
     if not node.HasField("feature"):
         return f'<li>{line} <span class="soft">{node.samples:,} samples</span></li>'
-    feature = _safe(fitted.names[node.feature])
+    feature = safe(fitted.names[node.feature])
     children = _branch(fitted, node.present, "present: ") + _branch(fitted, node.absent, fitted.absent)
     return (
         f'<li>{line} <span class="soft">{node.samples:,} samples</span> · <em>{feature}</em>?<ul>{children}</ul></li>'
@@ -286,14 +292,14 @@ def _faithfulness(result: v1.ExplanationResult, units: str) -> Iterator[str]:
         return
     found = result.faithfulness
     yield '<h2>Faithfulness</h2><p class="soft">Does the ranking predict what the model does? Beside '
-    yield f"{found.random_rankings} random rankings of the same {_safe(units)}.</p>"
+    yield f"{found.random_rankings} random rankings of the same {safe(units)}.</p>"
     yield f'<table class="metrics">{_head(("metric", "this ranking", "random", "beside random"))}<tbody>'
     for line in words.faithfulness(found, units, words.scale(result.target)):
         tone, reading = _BETTER[line.better]
         random = f"{words.number(line.metric.random)} ± {words.number(line.metric.random_deviation)}"
         yield (
             f'<tr role="row"><th class="feature" scope="row" role="rowheader">{line.name}'
-            f'<span class="soft">{_safe(line.sentence)}</span></th>'
+            f'<span class="soft">{safe(line.sentence)}</span></th>'
             f'<td class="number told" role="cell">{words.number(line.metric.value)}</td>'
             f'<td class="number told" role="cell">{random}</td>'
             f'<td class="number {tone}" role="cell">{reading}</td></tr>'

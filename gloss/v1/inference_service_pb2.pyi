@@ -23,6 +23,15 @@ class AttentionReduction(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ATTENTION_REDUCTION_RAW: _ClassVar[AttentionReduction]
     ATTENTION_REDUCTION_HEAD_MEAN: _ClassVar[AttentionReduction]
     ATTENTION_REDUCTION_ROLLOUT: _ClassVar[AttentionReduction]
+
+class TextUnit(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    TEXT_UNIT_UNSPECIFIED: _ClassVar[TextUnit]
+    TEXT_UNIT_WORD: _ClassVar[TextUnit]
+    TEXT_UNIT_SENTENCE: _ClassVar[TextUnit]
+    TEXT_UNIT_ITEM: _ClassVar[TextUnit]
+    TEXT_UNIT_LINE: _ClassVar[TextUnit]
+    TEXT_UNIT_PARAGRAPH: _ClassVar[TextUnit]
 FINISH_REASON_UNSPECIFIED: FinishReason
 FINISH_REASON_END_OF_TEXT: FinishReason
 FINISH_REASON_LENGTH: FinishReason
@@ -31,6 +40,12 @@ ATTENTION_REDUCTION_UNSPECIFIED: AttentionReduction
 ATTENTION_REDUCTION_RAW: AttentionReduction
 ATTENTION_REDUCTION_HEAD_MEAN: AttentionReduction
 ATTENTION_REDUCTION_ROLLOUT: AttentionReduction
+TEXT_UNIT_UNSPECIFIED: TextUnit
+TEXT_UNIT_WORD: TextUnit
+TEXT_UNIT_SENTENCE: TextUnit
+TEXT_UNIT_ITEM: TextUnit
+TEXT_UNIT_LINE: TextUnit
+TEXT_UNIT_PARAGRAPH: TextUnit
 
 class NextTokenRequest(_message.Message):
     __slots__ = ("model", "prompts", "top_k", "temperature")
@@ -209,26 +224,32 @@ class AttentionResponse(_message.Message):
     def __init__(self, tokens: _Optional[_Iterable[_Union[_common_pb2.Token, _Mapping]]] = ..., layers: _Optional[_Iterable[int]] = ..., heads: _Optional[_Iterable[int]] = ..., queries: _Optional[_Iterable[int]] = ..., weights: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., keys: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., model: _Optional[_Union[_common_pb2.ModelVersion, _Mapping]] = ..., timings: _Optional[_Union[_common_pb2.Timings, _Mapping]] = ..., usage: _Optional[_Union[_common_pb2.Usage, _Mapping]] = ...) -> None: ...
 
 class TokenizeRequest(_message.Message):
-    __slots__ = ("model", "prompt")
+    __slots__ = ("model", "prompt", "unit")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
+    UNIT_FIELD_NUMBER: _ClassVar[int]
     model: str
     prompt: _common_pb2.Prompt
-    def __init__(self, model: _Optional[str] = ..., prompt: _Optional[_Union[_common_pb2.Prompt, _Mapping]] = ...) -> None: ...
+    unit: TextUnit
+    def __init__(self, model: _Optional[str] = ..., prompt: _Optional[_Union[_common_pb2.Prompt, _Mapping]] = ..., unit: _Optional[_Union[TextUnit, str]] = ...) -> None: ...
 
 class TokenizeResponse(_message.Message):
-    __slots__ = ("tokens", "text", "context_length", "model", "has_start_token")
+    __slots__ = ("tokens", "text", "context_length", "model", "has_start_token", "units", "special_positions")
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_LENGTH_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     HAS_START_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    UNITS_FIELD_NUMBER: _ClassVar[int]
+    SPECIAL_POSITIONS_FIELD_NUMBER: _ClassVar[int]
     tokens: _containers.RepeatedCompositeFieldContainer[_common_pb2.Token]
     text: str
     context_length: int
     model: _common_pb2.ModelVersion
     has_start_token: bool
-    def __init__(self, tokens: _Optional[_Iterable[_Union[_common_pb2.Token, _Mapping]]] = ..., text: _Optional[str] = ..., context_length: _Optional[int] = ..., model: _Optional[_Union[_common_pb2.ModelVersion, _Mapping]] = ..., has_start_token: _Optional[bool] = ...) -> None: ...
+    units: _containers.RepeatedCompositeFieldContainer[_common_pb2.CharacterSpan]
+    special_positions: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, tokens: _Optional[_Iterable[_Union[_common_pb2.Token, _Mapping]]] = ..., text: _Optional[str] = ..., context_length: _Optional[int] = ..., model: _Optional[_Union[_common_pb2.ModelVersion, _Mapping]] = ..., has_start_token: _Optional[bool] = ..., units: _Optional[_Iterable[_Union[_common_pb2.CharacterSpan, _Mapping]]] = ..., special_positions: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class ListModelsRequest(_message.Message):
     __slots__ = ()

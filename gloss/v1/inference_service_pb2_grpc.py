@@ -110,7 +110,8 @@ class InferenceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Tokenize(self, request, context):
-        """Returns the tokens of a prompt and their positions in its text.
+        """Returns the tokens of a prompt and their positions in its text, and the units that its text is cut into where that is
+        asked for.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

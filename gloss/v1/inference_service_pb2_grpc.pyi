@@ -51,7 +51,9 @@ class InferenceServiceStub:
     attention.
     """
     Tokenize: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.TokenizeRequest, _inference_service_pb2.TokenizeResponse]
-    """Returns the tokens of a prompt and their positions in its text."""
+    """Returns the tokens of a prompt and their positions in its text, and the units that its text is cut into where that is
+    asked for.
+    """
     ListModels: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.ListModelsRequest, _inference_service_pb2.ListModelsResponse]
     """Returns the models that this server holds."""
 
@@ -78,7 +80,9 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     attention.
     """
     Tokenize: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.TokenizeRequest, _inference_service_pb2.TokenizeResponse]  # type: ignore[assignment]
-    """Returns the tokens of a prompt and their positions in its text."""
+    """Returns the tokens of a prompt and their positions in its text, and the units that its text is cut into where that is
+    asked for.
+    """
     ListModels: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.ListModelsRequest, _inference_service_pb2.ListModelsResponse]  # type: ignore[assignment]
     """Returns the models that this server holds."""
 
@@ -132,7 +136,9 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_service_pb2.TokenizeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_inference_service_pb2.TokenizeResponse, _abc.Awaitable[_inference_service_pb2.TokenizeResponse]]:
-        """Returns the tokens of a prompt and their positions in its text."""
+        """Returns the tokens of a prompt and their positions in its text, and the units that its text is cut into where that is
+        asked for.
+        """
 
     @_abc_1.abstractmethod
     def ListModels(

@@ -6,12 +6,14 @@ So they are given nothing but what can be sent, and nothing here may import torc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from gloss import v1 as pb
 from ml import explain
 from ml.encoding import Encoding
-from ml.errors import PromptTooLongError
+from ml.errors import InputError, PromptTooLongError
+from ml.explain import passages
+from ml.explain.passages import TextUnit
 from ml.junction import Junction
 from ml.models.protocol import ExplainableModel
 from ml.prediction import Prediction, Score
@@ -51,13 +53,17 @@ def scored(model: ExplainableModel, request: pb.ScoreRequest) -> list[Junction]:
 
 
 def tokenized(model: ExplainableModel, request: pb.TokenizeRequest) -> pb.TokenizeResponse:
-    """How a prompt is cut into tokens.
+    """How a prompt is cut into tokens, and into the units that are asked for.
 
     Raises:
-        InputError: as `Tokenizer.encode`.
+        InputError: as `Tokenizer.encode`; there is no such unit.
     """
+    unit = _text_unit(request.unit)
     found = encoding(model, request.prompt)
+    special = model.tokenizer.special_ids
     return pb.TokenizeResponse(
+        units=[] if unit is None else _units(found, unit),
+        special_positions=[position for position, token_id in enumerate(found.ids) if token_id in special],
         tokens=from_tokens(model.tokenizer.tokens(found)),
         text=found.text,
         has_start_token=model.tokenizer.has_start(found),
@@ -99,6 +105,21 @@ def score_reply(
         wire.write_score(reply.scores.add(), model, junction, found, usage)
     reply.usage.CopyFrom(wire.total(score.usage for score in reply.scores))
     return reply
+
+
+def _text_unit(number: int) -> TextUnit | None:
+    if not number:
+        return None
+    if number not in pb.TextUnit.values():
+        raise InputError("unit", f"{number} is not a unit of text")
+    return TextUnit[pb.TextUnit.Name(number).removeprefix("TEXT_UNIT_")]
+
+
+def _units(found: Encoding, unit: TextUnit) -> Iterator[pb.CharacterSpan]:
+    """The units of what the user wrote."""
+    for start, end in found.editable:
+        for first, last in passages.cut(found.text[start:end], unit):
+            yield pb.CharacterSpan(start=start + first, end=start + last)
 
 
 def _scored(model: ExplainableModel, item: pb.ScoreItem) -> Junction:

@@ -160,7 +160,15 @@ def test_tour(gloss: Gloss, stack: str) -> None:
     env = {**os.environ, "GLOSS_ADDRESS": stack, "NO_COLOR": "1"}
     command = [sys.executable, "-m", "gloss", "tour"]
     shown = subprocess.run(command, env=env, capture_output=True, text=True, timeout=100, check=True).stdout
-    for part in ("Who is there?", "What comes next?", "Where does it look?", "Occlusion ·", "LIME ·", "More to try"):
+    for part in (
+        "Who is there?",
+        "What comes next?",
+        "Where does it look?",
+        "Occlusion ·",
+        "LIME ·",
+        "Sources",
+        "More to try",
+    ):
         assert part in shown
     found = json.loads(gloss("tour", PROMPT, "--json").stdout)
     assert found["attention"]["tokens"]

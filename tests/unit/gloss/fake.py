@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import struct
 from collections import defaultdict
 from collections.abc import Iterator
@@ -159,6 +160,36 @@ def result(text: str = TEXT, *, sampled: bool = False) -> v1.ExplanationResult:
     return built
 
 
+def row_result(spec: v1.ExplanationSpec) -> v1.ExplanationResult:
+    """A result of spans and of one row, for which the first of them does most."""
+    built = result(spec.prompt.text)
+    del built.attributions[:]
+    text = spec.target.continuation.text
+    built.target.text = text
+    for number, span in enumerate(spec.features.spans):
+        positions = [at for at, token in enumerate(built.tokens) if span.start <= token.span.start < span.end]
+        built.attributions.add(
+            text=built.text[span.start : span.end],
+            span=span,
+            positions=positions,
+            attribution=4.0 if number == 0 else 1.0,
+            standard_error=0.0,
+        )
+    values = [part.attribution for part in built.attributions]
+    begin = len(text) - len(text.lstrip())
+    built.rows.add(
+        text=text.strip(),
+        span=v1.CharacterSpan(start=begin, end=begin + len(text.strip())),
+        positions=[0],
+        base_value=-1.0 - sum(values),
+        full_value=-1.0,
+        attributions=values,
+        interval_reach=1.96,
+        interval_level=0.95,
+    )
+    return built
+
+
 def study_result(*, tree: bool = False) -> v1.StudyResult:
     """A finished result of a bias probe, or of a global surrogate that is a tree."""
     built = v1.StudyResult()
@@ -273,7 +304,10 @@ class Inference(inference_service_pb2_grpc.InferenceServiceServicer):
     def Tokenize(self, request, context):  # noqa: N802
         self.script.hear("Tokenize", request, context)
         text = request.prompt.text
-        return v1.TokenizeResponse(tokens=tokens(text), text=text, context_length=64, model=MODEL)
+        lines = [v1.CharacterSpan(start=line.start(), end=line.end()) for line in re.finditer(r"[^\n]+", text)]
+        return v1.TokenizeResponse(
+            tokens=tokens(text), text=text, units=lines if request.unit else (), context_length=64, model=MODEL
+        )
 
     def ListModels(self, request, context):  # noqa: N802
         self.script.hear("ListModels", request, context)
@@ -360,8 +394,9 @@ class Explanations(explanation_service_pb2_grpc.ExplanationServiceServicer):
                 tree = explanation.study.HasField("global_surrogate")
                 explanation.study_result.CopyFrom(study_result(tree=tree))
             else:
-                sampled = explanation.spec.WhichOneof("method") == "lime"
-                explanation.result.CopyFrom(result(explanation.spec.prompt.text, sampled=sampled))
+                spec, sampled = explanation.spec, explanation.spec.WhichOneof("method") == "lime"
+                found = row_result(spec) if spec.HasField("rows") else result(spec.prompt.text, sampled=sampled)
+                explanation.result.CopyFrom(found)
         if self.script.end == v1.EXPLANATION_STATE_FAILED:
             explanation.error.CopyFrom(
                 v1.ExplanationError(reason=v1.ERROR_REASON_WORKER_LOST, message="every attempt lost its worker")

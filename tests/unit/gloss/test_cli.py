@@ -84,6 +84,7 @@ def test_next_takes_several_texts(run: Run, script: fake.Script) -> None:
         (["bias", "The {} said", "--group", "a=b", "--group", "c=d"], "study_result"),
         (["jobs", "list"], "explanations"),
         (["tour"], "lime"),
+        (["cite", "--context", "-", "--question", "Why?"], "sentences"),
     ],
 )
 def test_json_is_alone_on_standard_output(run: Run, arguments: list[str], key: str) -> None:
@@ -387,7 +388,7 @@ def test_jobs_get_of_an_unknown_explanation(run: Run) -> None:
 
 def test_tour_shows_every_stop_and_the_command_for_it(run: Run) -> None:
     shown = output(run("tour", fake.TEXT))
-    for command in ("models", "next", "attention", "explain"):
+    for command in ("models", "next", "attention", "explain", "cite"):
         assert f"$ gloss {command}" in shown
     assert "Occlusion ·" in shown
     assert "LIME ·" in shown

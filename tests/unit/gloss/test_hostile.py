@@ -17,10 +17,13 @@ from google.protobuf.message import Message
 from rich.console import Console, Group
 
 from gloss import v1
+from gloss.citations import Citation, Citations, Rule, Sentence, Source
 from gloss.cli import COMMANDS, main
 from gloss.cli.explain import METHODS
 from gloss.client import Client
 from gloss.render import html, inference, paint, terminal, words
+from gloss.render.citations import page as cited_page
+from gloss.render.citations import terminal as cited
 from tests.unit.gloss import fake
 
 MARKUP = (
@@ -102,6 +105,15 @@ def studied(*, tree: bool) -> v1.Explanation:
     return found
 
 
+def citations(hostile: str = HOSTILE) -> Citations:
+    """Citations, hostile in every text."""
+    citation = Citation(0, 3.0, 0.1, 2.5, 3.5, 0.6, cost=2.9, confirmed=True)
+    sentence = Sentence(hostile, (0, len(hostile)), (0,), -1.0, 5.0, (citation, citation), False, 6.0, 4.0)
+    source = Source(hostile, 1, 2, hostile)
+    found = explained() if hostile == HOSTILE else v1.Explanation(name="explanations/1")
+    return Citations(hostile, hostile, False, (source,), (sentence,), Rule(), explanation=found)
+
+
 def check(printed: str) -> None:
     """Nothing in it would be obeyed, whatever the terminal."""
     assert {character for character in OURS.sub("", printed) if ord(character) in words.OBEYED} <= {"\n"}
@@ -126,6 +138,7 @@ DRAWINGS: dict[str, Callable[[], Any]] = {
         v1.TokenizeResponse(tokens=[v1.Token(text="\ufffd", bytes=b"\xe2" + HOSTILE.encode())])
     ),
     "models": lambda: Group(*inference.models([fill(v1.ModelInfo(mask_token="x"))])),  # noqa: S106 no password
+    "citations": lambda: cited.citations(citations()),
     "plain": lambda: paint.plain(HOSTILE),
 }
 
@@ -185,6 +198,17 @@ def test_the_page_shows_it(name: str, found: v1.Explanation) -> None:
     assert SHOWN in seen.text
 
 
+def test_the_page_of_citations_shows_it() -> None:
+    calm, seen = Page(), Page()
+    calm.feed(cited_page.page(citations("calm")))
+    page = cited_page.page(citations())
+    seen.feed(page)
+    check(page)
+    assert seen.tags == calm.tags
+    assert seen.attributes == calm.attributes
+    assert seen.text.count(SHOWN.split("\n")[0]) >= 4  # question, answer, source and its file
+
+
 ARGUMENTS = {
     "next": [HOSTILE],
     "attention": [HOSTILE],
@@ -194,6 +218,7 @@ ARGUMENTS = {
     "models": [],
     "tour": [HOSTILE],
     "explain": [HOSTILE],
+    "cite": ["--context", "-", "--question", HOSTILE, "--answer", HOSTILE],
     "bias": [HOSTILE, "--group", f"{HOSTILE}=a", "--group", "b=c"],
     "surrogate": ["-"],
     "jobs list": [],
@@ -212,9 +237,17 @@ def hostile(address: str, script: fake.Script, monkeypatch: pytest.MonkeyPatch) 
 
     def grown(reply: Any) -> Any:
         for explanation in [reply, getattr(reply, "explanation", None)]:
-            if isinstance(explanation, v1.Explanation) and explanation.HasField("result"):
+            if (
+                isinstance(explanation, v1.Explanation)
+                and explanation.HasField("result")
+                and not explanation.result.rows
+            ):
                 explanation.result.CopyFrom(everything())
-        return fill(reply, keep=keep)
+        text = reply.text if isinstance(reply, v1.TokenizeResponse) else ""
+        fill(reply, keep=keep)
+        if text:  # in which a client looks for what it sent
+            reply.text = text
+        return reply
 
     monkeypatch.setattr(Client, "_ask", lambda self, call: grown(ask(self, call)))
     monkeypatch.setattr(Client, "_read", lambda self, call: map(grown, read(self, call)))

@@ -1,0 +1,255 @@
+"""How `cite` goes about it: the calls that it takes, each made of what those before it found. Nothing is sent here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import grpc
+
+from gloss import build, calls, documents, sources, v1
+from gloss.build import MethodLike, PrecisionName
+from gloss.citations import LEVEL, LIMIT, SHARE, Citations, Rule, Sentence, joint_level, judge
+from gloss.documents import CHAT, PLAIN, ContextLike, Span
+from gloss.durations import DurationLike
+from gloss.errors import GlossError
+from gloss.plans import Conversation, Explain, Step, Steps
+
+SourceUnit = Literal["sentence", "item", "line", "paragraph"]
+METHOD = "kernel-shap"
+MAX_TOKENS = 128
+"""Of an answer, where nobody says how many."""
+_ITEMS, _TOKENS = 16, 8192
+"""Prompts, and about so many tokens of them, that one call is asked to score."""
+
+
+def cite(
+    context: ContextLike,
+    question: str,
+    *,
+    answer: str | None = None,
+    unit: SourceUnit = "sentence",
+    template: str | None = None,
+    max_tokens: int | None = None,
+    method: MethodLike = METHOD,
+    share: float = SHARE,
+    limit: float = LIMIT,
+    level: float = LEVEL,
+    max_evaluations: int | None = None,
+    max_duration: DurationLike | None = None,
+    seed: int | None = None,
+    precision: PrecisionName | None = None,
+    model: str = "",
+    fresh: bool = False,
+    on_progress: Callable[[v1.Explanation], None] | None = None,
+    timeout: float | None = None,
+    **parameters: Any,
+) -> Conversation[Citations]:
+    """Asks a question about documents, and says which of their passages each sentence of the answer rests on.
+
+    Args:
+        context: a text, texts by the names of their files, or `gloss.documents.Document`s.
+        question: what is asked about it.
+        answer: attribute this answer, of another system for instance. Default: the model answers.
+        unit: what a source is: a "sentence", an "item" (of a list, or a paragraph), a "line" or a "paragraph".
+        template: the prompt as text, with "{context}" and "{question}" in it. Default: the model's chat template where
+            it has one, else `gloss.documents.PLAIN`.
+        max_tokens: the most tokens of the model's answer. Default: 128, or as many as the context has room for.
+        method: name of a method that gives rows, or its message. Default: KernelSHAP.
+        share: of what all sources do for a sentence, the least that one must carry to be cited. Default: 0.05.
+        limit: nats; a sentence for which all sources do less rests on none of them. Default: 1.
+        level: confidence that no source is cited by chance. Default: 0.95.
+        max_evaluations: the most model evaluations. Default: as many as the sources ask for.
+        max_duration: the most time of the job, as seconds or a timedelta. Default: the worker's limit.
+        seed: of all draws.
+        precision: "float32" (default), or "auto": bfloat16 where it is faster and its measured error is small.
+        model: name of the model. Default: the server's.
+        fresh: compute anew, even when the same was asked before.
+        on_progress: called with the explanation whenever it changes.
+        timeout: seconds for the answer, and for the explanation. Default: the client's, and as long as it takes.
+        parameters: the method's own, as the contract names them.
+
+    Raises:
+        ValueError: context, question or answer is blank, or is no text; the template lacks its marks.
+        ExplanationFailedError: the job ended as FAILED or CANCELLED.
+    """
+    rule, chosen = Rule(share, limit, level), build.method(method, **parameters)
+    if answer is not None and not answer.strip():
+        raise ValueError("the answer is blank")
+    written = documents.prompt(template or PLAIN, documents.documents(context), question)
+
+    def attribution(asked: _Asked, text: str) -> Explain:
+        limits = max_evaluations or _evaluations(len(asked.sources.spans))
+        spec = build.spec(
+            asked.prompt,
+            chosen,
+            model=model,
+            target=build.target(follow=text),
+            features=build.features(asked.sources.spans),
+            removal=build.removal("delete"),
+            budget=build.budget(max_evaluations=limits, max_duration=max_duration, seed=seed),
+            faithfulness=False,
+            precision=precision,
+            rows=build.rows("sentence"),
+        )
+        return Explain(calls.create(spec, fresh=fresh), True, on_progress, timeout)
+
+    def steps() -> Steps[Citations]:
+        asked = yield from _asked(written, unit, model, is_plain=template is not None)
+        if answer is None:
+            text, complete = yield from _said(asked, max_tokens, model, timeout)
+        else:
+            text, complete = (yield from _given(asked, answer, model)), True
+        found = Citations(question.strip(), text.strip(), complete, asked.sources.passages, (), rule)
+        if not text.strip():
+            return found
+        explanation: v1.Explanation = yield from _fitting(attribution(asked, text))
+        result = explanation.result
+        sentences = yield from _confirmed(judge(result, rule), result, asked.question, rule, model)
+        level = joint_level(result, rule)
+        return replace(
+            found, answer=result.target.text.strip(), sentences=sentences, level=level, explanation=explanation
+        )
+
+    return Conversation(steps())
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Context and question as the model reads them.
+
+    Attributes:
+        text: what it reads, in which `question` has its place, with the white space before it.
+        answer_tokens: how many an answer can have.
+        stop: what the model's answer ends before.
+    """
+
+    prompt: v1.Prompt
+    text: str
+    answer_tokens: int
+    sources: sources.Sources
+    question: Span
+    stop: tuple[str, ...]
+
+
+def _evaluations(count: int) -> int:
+    """How many evaluations tell so many sources apart."""
+    return max(64, 8 * count)
+
+
+def _fitting(step: Step) -> Steps[Any]:
+    """What comes of a call, with an error that says by how much a prompt is too long."""
+    try:
+        return (yield step)
+    except GlossError as error:
+        if error.reason != "PROMPT_TOO_LONG":
+            raise
+        tokens, limit = (int(error.metadata[name]) for name in ("tokens", "limit"))
+        raise _too_long(tokens, limit, error.message) from error
+
+
+def _too_long(tokens: int, limit: int, why: str) -> GlossError:
+    least = "at least " if f"more than {tokens}" in why else ""
+    excess = f"{tokens - limit:,} token{'' if tokens == limit + 1 else 's'}"
+    return GlossError(
+        grpc.StatusCode.INVALID_ARGUMENT,
+        f"this does not fit the model's context by {least}{excess}: {why}",
+        reason="PROMPT_TOO_LONG",
+        metadata={"tokens": str(tokens), "limit": str(limit)},
+    )
+
+
+def _asked(plain: documents.Prompt, unit: SourceUnit, model: str, *, is_plain: bool) -> Steps[_Asked]:
+    """Find out how the model reads a question and its context, and where the sources are.
+
+    Args:
+        plain: both in a template of text; `is_plain` says to use it even where the model has a chat template.
+    """
+    written, prompt = plain, build.prompt(plain.text)
+    if not is_plain:
+        served: v1.ListModelsResponse = yield calls.models()
+        meant = [info for info in served.models if (info.version.name == model if model else info.is_default)]
+        if any(info.has_chat_template for info in meant):
+            written = documents.prompt(CHAT, plain.documents, plain.text[slice(*plain.question)])
+            prompt = build.prompt([("user", written.text)])
+    read: v1.TokenizeResponse = yield from _fitting(calls.tokenize(prompt, model=model))
+    answer_tokens = read.context_length - len(read.tokens)
+    if answer_tokens < 1:
+        why = f"the prompt has {len(read.tokens)} tokens, and nothing is left of {read.context_length} for an answer"
+        raise _too_long(len(read.tokens) + 1, read.context_length, why)
+    start = sources.begin(written, read.text)
+    sources.check_commands(written, read, start)
+    units: list[Sequence[v1.CharacterSpan]] = []
+    for document in written.documents:
+        cut: v1.TokenizeResponse = yield calls.tokenize(document.text, unit=unit, model=model)
+        units.append(cut.units)
+    found = sources.sources(written, read, start, units)
+    last = written.question[1]
+    first = len(written.text[: written.question[0]].rstrip())  # without it, nothing stands where it was
+    stop = (written.next_question,) if written.next_question else ()
+    return _Asked(prompt, read.text, answer_tokens, found, (start + first, start + last), stop)
+
+
+def _said(asked: _Asked, max_tokens: int | None, model: str, timeout: float | None) -> Steps[tuple[str, bool]]:
+    """The model's own answer, and whether it ended by itself."""
+    limit = min(MAX_TOKENS, asked.answer_tokens) if max_tokens is None else max_tokens
+    step = calls.generate(asked.prompt, max_tokens=limit, stop=asked.stop, model=model, timeout=timeout)
+    replies: list[v1.GenerateResponse] = yield from _fitting(step)
+    text = "".join(reply.text for reply in replies).rstrip()
+    return text, replies[-1].finish_reason != v1.FINISH_REASON_LENGTH
+
+
+def _given(asked: _Asked, answer: str, model: str) -> Steps[str]:
+    """An answer of somebody else's, as it stands behind the prompt."""
+    try:
+        read: v1.TokenizeResponse = yield calls.tokenize(answer, model=model)
+    except GlossError as error:
+        if error.reason != "PROMPT_TOO_LONG":
+            raise
+        read = v1.TokenizeResponse()  # its explanation is refused, and says what is too long
+    for position in read.special_positions:
+        if sources.spells_out(read, read.tokens[position]):
+            raise sources.command_error("the answer", read.tokens[position].text)
+    answer = answer.rstrip()
+    return answer if asked.text[-1:].isspace() or answer[:1].isspace() else f" {answer}"
+
+
+def _confirmed(
+    sentences: Sequence[Sentence], result: v1.ExplanationResult, question: Span, rule: Rule, model: str
+) -> Steps[tuple[Sentence, ...]]:
+    """`sentences`, with what leaving out the question, each cited source, and all that are cited together does."""
+    [asked] = map(frozenset, sources.own(result, [question]))
+    owned = [frozenset(part.positions) for part in result.attributions]
+    together = [frozenset[int]().union(*(owned[index] for index in sentence.cited)) for sentence in sentences]
+    each = (owned[index] for sentence in sentences for index in sentence.cited)
+    without = yield from _scores_without([*dict.fromkeys([asked, *each, *together])], result, model)
+
+    def cost(sentence: Sentence, left_out: frozenset[int]) -> float:
+        return sentence.log_probability - sum(without[left_out][token] for token in sentence.tokens)
+
+    return tuple(
+        sentence.tried(
+            rule,
+            question=cost(sentence, asked),
+            sources=[cost(sentence, owned[index]) for index in sentence.cited],
+            together=cost(sentence, all_cited),
+        )
+        for sentence, all_cited in zip(sentences, together, strict=True)
+    )
+
+
+def _scores_without(
+    parts: Sequence[frozenset[int]], result: v1.ExplanationResult, model: str
+) -> Steps[dict[frozenset[int], list[float]]]:
+    """The log-probabilities of the answer's tokens after the prompt without the tokens at some positions."""
+    found: dict[frozenset[int], list[float]] = {}
+    answer = [token.id for token in result.target.tokens]
+    at_once = max(1, min(_ITEMS, _TOKENS // (len(result.tokens) + len(answer))))
+    for first in range(0, len(parts), at_once):
+        batch = parts[first : first + at_once]
+        prompts = [[token.id for at, token in enumerate(result.tokens) if at not in part] for part in batch]
+        scored: v1.ScoreResponse = yield calls.score_many([(prompt, answer) for prompt in prompts], model=model)
+        for part, score in zip(batch, scored.scores, strict=True):
+            found[part] = [token.log_probability for token in score.tokens]
+    return found

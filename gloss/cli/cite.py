@@ -1,0 +1,117 @@
+"""``gloss cite``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+
+from gloss import citations, v1
+from gloss.citing import MAX_TOKENS, METHOD, SourceUnit
+from gloss.cli.asking import HTML
+from gloss.cli.explain import METHODS
+from gloss.cli.options import with_fields
+from gloss.cli.session import INT32, TEXT, Session, connected, emit, say, with_model
+from gloss.cli.waiting import shown
+from gloss.documents import Document
+from gloss.render.citations import page as drawn
+from gloss.render.citations import terminal
+
+_WITH_ROWS = [name for name in METHODS if name not in ("attention-rollout", "value-zeroing")]
+
+
+class ContextFile(click.ParamType[Document]):
+    """A file in UTF-8, or standard input for ``-``."""
+
+    name = "file"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Document:
+        """Read it."""
+        try:
+            with click.open_file(str(value), "rb") as file:
+                return Document.read("standard input" if value == "-" else str(value), file)
+        except OSError as error:
+            self.fail(f"{value}: {error.strerror}", param, ctx)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+@click.command(short_help="Which passages of documents an answer rests on.")
+@click.option(
+    "--context",
+    type=ContextFile(),
+    multiple=True,
+    required=True,
+    help="A text file; repeat for several. - is standard input.",
+)
+@click.option("--question", type=TEXT, required=True, help="What is asked about them.")
+@click.option(
+    "--answer", type=TEXT, help="Attribute this answer, of another system for instance. [default: the model's]"
+)
+@click.option(
+    "--unit",
+    type=click.Choice(list(get_args(SourceUnit))),
+    default="sentence",
+    show_default=True,
+    help="What a source is.",
+)
+@click.option(
+    "--template",
+    type=TEXT,
+    help="The prompt, with {context} and {question} in it. [default: the model's chat template]",
+)
+@click.option("--max-tokens", type=INT32, help=f"The most tokens of the model's answer. [default: {MAX_TOKENS}]")
+@click.option(
+    "--method",
+    type=click.Choice(_WITH_ROWS),
+    metavar="METHOD",
+    default=METHOD,
+    show_default=True,
+    help=f"One of {', '.join(_WITH_ROWS)}.",
+)
+@click.option(
+    "--share",
+    type=float,
+    default=citations.SHARE,
+    show_default=True,
+    help="Of what all sources do for a sentence, the least that one must carry.",
+)
+@click.option(
+    "--limit",
+    type=float,
+    default=citations.LIMIT,
+    show_default=True,
+    help="Nats; a sentence for which all sources do less rests on none.",
+)
+@click.option(
+    "--level",
+    type=float,
+    default=citations.LEVEL,
+    show_default=True,
+    help="Confidence that no source is cited by chance.",
+)
+@with_fields(v1.Budget, leaving={"standard_error"})
+@with_fields(v1.ExplanationSpec, leaving={field.name for field in v1.ExplanationSpec.DESCRIPTOR.fields} - {"precision"})
+@click.option("--fresh", is_flag=True, help="Compute anew, even if the same was asked before.")
+@HTML
+@with_model
+@connected
+def cite(session: Session, context: tuple[Document, ...], question: str, *, page: Path | None, **asked: Any) -> None:
+    """Where does the answer come from? The model answers a question, and each sentence names its sources.
+
+    \b
+    gloss cite --context notes.md --context plan.txt --question "Who keeps the lighthouse?"
+    """
+    try:
+        with shown(session, "answering") as tell:
+            found = session.client.cite(context, question, on_progress=tell, **asked)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    if session.json:
+        emit(citations.as_dict(found))
+    else:
+        session.show(terminal.citations(found))
+    if page:
+        page.write_text(drawn.page(found), encoding="utf-8")
+        say(f"wrote {page}", err=True)

@@ -1,0 +1,1 @@
+"""Draws citations: an answer beside the passages that it rests on."""

@@ -1,0 +1,94 @@
+"""When a source is cited."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+
+import pytest
+from scipy import stats
+
+from gloss import v1
+from gloss.citations import Citations, Rule, Source, as_dict, joint_level, judge
+
+REACH = 1.959963984540054
+
+
+def result(*rows: Sequence[float], errors: Sequence[float] = (), full: float = -10.0) -> v1.ExplanationResult:
+    """Rows of attributions, whose sum is what all sources do."""
+    found = v1.ExplanationResult(attributions=[v1.FeatureAttribution(text=str(i)) for i in range(len(rows[0]))])
+    for values in rows:
+        found.rows.append(
+            v1.AttributionRow(
+                text="So.",
+                span=v1.CharacterSpan(start=0, end=3),
+                positions=[0],
+                base_value=full - sum(values),
+                full_value=full,
+                attributions=values,
+                standard_errors=errors,
+                interval_reach=REACH,
+                interval_level=0.95,
+            )
+        )
+    return found
+
+
+def test_a_source_carries_its_share_and_opposing_ones_are_none() -> None:
+    [sentence] = judge(result([9.0, 0.0, 0.49, 0.6, -0.09]), Rule())
+    assert sentence.effect == pytest.approx(10)
+    assert sentence.cited == [0, 3]
+    assert [citation.share for citation in sentence.citations] == pytest.approx([0.9, 0.06])
+    [strict] = judge(result([9.0, 0.0, 0.49, 0.6, -0.09]), Rule(share=0.5))
+    assert strict.cited == [0]
+
+
+def test_intervals_are_corrected_for_all_that_were_looked_at() -> None:
+    values = [4.0, 4.0, 4.0]
+    alone = 4.0 / REACH * 0.99  # an error with which an interval by itself excludes zero
+    together = 4.0 / float(stats.norm.isf(0.05 / 2 / 6))  # six intervals: three sources, two sentences
+    for error, expected in ((together * 0.99, [0, 1, 2]), (together * 1.01, []), (alone, []), (math.inf, [])):
+        for sentence in judge(result(values, values, errors=[error] * 3), Rule()):
+            assert sentence.cited == expected
+            assert all(citation.lower > 0 for citation in sentence.citations)
+    assert joint_level(result(values, values), Rule()) == pytest.approx(1 - 0.05 / 6)
+
+
+@pytest.mark.parametrize("values", [[0.5, 0.4], [0.0, 0.0], [-5.0, 1.0], [-20.0, 0.0]])
+def test_a_sentence_for_which_all_sources_do_little_rests_on_none(values: list[float]) -> None:
+    [sentence] = judge(result(values), Rule())
+    assert sentence.rests_on_none
+    assert not sentence.citations
+
+
+def test_the_limit_is_a_setting_and_may_be_zero() -> None:
+    assert not judge(result([0.5, 0.4]), Rule(limit=0))[0].rests_on_none
+    [nothing] = judge(result([0.0, 0.0]), Rule(limit=0))
+    assert (nothing.rests_on_none, nothing.citations) == (False, ())
+
+
+@pytest.mark.parametrize(("question", "rests"), [(10.1, True), (10.0, False), (-3.0, False)])
+def test_a_sentence_rests_on_the_question_where_that_costs_more_than_all_sources(question: float, rests: bool) -> None:
+    [sentence] = judge(result([9.0, 1.0]), Rule())
+    assert not sentence.rests_on_question  # it was not tried
+    tried = sentence.tried(Rule(), question=question, sources=[8.0, 0.1], together=9.5)
+    assert tried.rests_on_question is rests
+    assert [citation.confirmed for citation in tried.citations] == [True, False]
+
+
+@pytest.mark.parametrize("setting", [{"share": 0}, {"share": 1.1}, {"level": 1}, {"limit": -1}, {"limit": math.nan}])
+def test_a_rule_that_makes_no_sense_is_refused(setting: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=r"share|limit"):
+        Rule(**setting)
+
+
+def test_sources_are_numbered_as_the_answer_comes_to_them() -> None:
+    sentences = judge(result([0.0, 9.0, 1.0], [8.0, 2.0, 0.0]), Rule())
+    sources = tuple(Source("a.md", line, line + line % 2, f"source {line}") for line in (1, 2, 3))
+    found = Citations("Why?", "So. So.", True, sources, sentences, Rule())
+    assert found.numbers == {1: 1, 2: 2, 0: 3}
+    shown = json.loads(json.dumps(as_dict(found), allow_nan=False))
+    assert [each["text"] for each in shown["sources"]] == ["source 2", "source 3", "source 1"]
+    assert [[each["number"] for each in one["citations"]] for one in shown["sentences"]] == [[1, 2], [3, 1]]
+    assert [source.place for source in sources] == ["a.md:1-2", "a.md:2", "a.md:3-4"]
