@@ -28,7 +28,8 @@ _CONSTANT = 10.0  # so large a variance that the mean is free
 _LEAST = 0.01  # relevance of a feature that seems to have none
 _STEPS = 8
 _FURTHEST = 3.0  # from the prior, in logarithms; an exact game would have no noise, and a matrix without an inverse
-_MAX_SAMPLES = 256  # samples that the parameters are fitted to: each step costs their third power
+MAX_SAMPLES = 256
+"""Samples that the parameters are fitted to: each step costs their third power."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,12 @@ class Covariance:
         varying *= self._swing(left)[:, None]
         varying *= self._swing(right)
         covariance: FloatArray = varying + self.linear * (left * self.relevance**2) @ right.T + _CONSTANT
+        return covariance
+
+    def of_samples(self, coalitions: BoolArray) -> FloatArray:
+        """Between samples of `coalitions` [n, features], whose values have noise. Returns [n, n]."""
+        covariance = self(coalitions, coalitions)
+        covariance.flat[:: len(coalitions) + 1] += self.noise
         return covariance
 
     def shapley(self, others: BoolArray) -> FloatArray:
@@ -125,9 +132,9 @@ class Covariance:
         """The one under which `values` [n] of `coalitions` [n, features] are likeliest, given this one as the prior."""
         if not values.any():
             return self  # there is nothing to tell
-        signs = _signs(coalitions[:_MAX_SAMPLES])
+        signs = _signs(coalitions[:MAX_SAMPLES])
         found = minimize(
-            lambda changes: self._changed(changes)._misfit(signs, values[:_MAX_SAMPLES], changes),
+            lambda changes: self._changed(changes)._misfit(signs, values[:MAX_SAMPLES], changes),
             np.zeros(self.parameters),
             jac=True,
             method="L-BFGS-B",
