@@ -83,7 +83,7 @@ class Process:
         self.known, self.beyond = coalitions[:fitted], coalitions[fitted:]
         self.values = values
         self._prior = Covariance.of(first)
-        self.covariance = self._prior.fitted(self.known, _standardized(values[:fitted]))
+        self.covariance = self._prior.fitted(self.known, _standardized(values[: min(fitted, MAX_SAMPLES)]))
         self._matrix = self.covariance.of_samples(self.known)
 
     def sampled(self, games: FloatArray) -> list[Sampled]:
