@@ -143,7 +143,7 @@ COMMENTS: dict[str, str] = {
     'ExplanationResult.cost': 'What it cost.',
     'ExplanationResult.faithfulness': 'How well the attributions predict what the model does. Absent when not asked for, and for a single feature, which leaves no ranking to compare.',
     'ExplanationResult.full_value': "The target's value for the whole prompt.",
-    'ExplanationResult.interactions': 'What pairs of features do together, for Interactions.',
+    'ExplanationResult.interactions': 'What pairs of features do together, for Interactions: of all pairs, or, beyond 128 features, of those that were found.',
     'ExplanationResult.outside_share': 'For AttentionRollout and ValueZeroing: how much of what reaches the position that predicts the target is from tokens that belong to no feature, 0 to 1. Where a start token is an attention sink, this is nearly all.',
     'ExplanationResult.precision': 'What the numbers were computed in.',
     'ExplanationResult.removal': 'How features were removed.',
