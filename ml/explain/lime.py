@@ -49,7 +49,7 @@ def surrogate(method: spec.Lime) -> Surrogate:
         case SurrogateKind.LASSO:
             return partial(lasso, 0.01 if method.alpha is None else method.alpha)
         case SurrogateKind.DECISION_TREE:
-            return partial(decision_tree, method.max_depth)
+            return partial(decision_tree, method.max_depth or spec.DEFAULT_DEPTH)
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ MAX_FEATURES = 1024
 _PER_FEATURE = 4  # evaluations, where the budget names none
 _PER_TERM = 4  # samples of a half for each term that may be found in it
 _MIN_PAIRS = 32
-_ROUNDING = 1e-9  # what is left below this part of the values is none of theirs
+_ROUNDING = 1e-6  # what is left below this part of the values is none of theirs
 
 Terms = Sequence[tuple[int, ...]]
 """Products of signs, each by its features in ascending order."""
@@ -227,6 +227,8 @@ def _columns(signs: FloatArray, terms: Terms) -> FloatArray:
 
 
 def _fit(columns: FloatArray, values: FloatArray) -> FloatArray:
+    """Least squares with an intercept."""
+    columns = np.hstack([np.ones((len(values), 1)), columns])
     fitted: FloatArray = columns @ np.linalg.lstsq(columns, values, rcond=None)[0]
     return fitted
 
