@@ -316,15 +316,15 @@ def largest(result: v1.ExplanationResult) -> float:
 
 def ranked(result: v1.ExplanationResult) -> list[v1.FeatureAttribution]:
     """The features, largest |attribution| first; where several are of one character, each as what its token writes."""
-    return sorted(told_apart(result), key=lambda part: -abs(part.attribution))
+    return sorted(by_token(result), key=lambda part: -abs(part.attribution))
 
 
-def told_apart(result: v1.ExplanationResult) -> list[v1.FeatureAttribution]:
+def by_token(result: v1.ExplanationResult) -> list[v1.FeatureAttribution]:
     """The features in their order; those of one character have their tokens' texts instead of the whole of it."""
-    places = Counter((part.span.start, part.span.end) for part in result.attributions)
+    spans = Counter((part.span.start, part.span.end) for part in result.attributions)
 
     def own(part: v1.FeatureAttribution) -> v1.FeatureAttribution:
-        if places[part.span.start, part.span.end] == 1 or len(part.positions) != 1:
+        if spans[part.span.start, part.span.end] == 1 or len(part.positions) != 1:
             return part
         apart = v1.FeatureAttribution()
         apart.CopyFrom(part)

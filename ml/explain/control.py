@@ -144,7 +144,9 @@ class Answers:
         share, scale, (variances, freedom) = self._share, game.scale, self._variances(game, found, unlike)
         # A kernel of another game smooths too much, in all blocks alike, which leaving one out does not show. It
         # smooths the less, the more samples there are: so what a fit to all adds to fits to halves tells how much.
-        bias = found.shift**2
+        # What is not sampled is all that either can be wrong about.
+        draws = self._process.draws
+        bias = (1 - len(draws.strata) / float(draws.counts.sum())) * found.shift**2
         variances = variances + unlike * (bias + bias.mean()) / 2
         variances = (1 - share) ** 2 * variances + share**2 * found.noise
         return Answer(scale * (found.values + share * found.rest), scale * np.sqrt(variances), freedom)

@@ -179,8 +179,8 @@ def _interactions(asked: ExplanationSpec, features: int) -> Explainer:
         message = f"rows have interactions of at most {MAX_FEATURES} features, and the prompt has {features}; {advice}"
         raise InputError("rows.pairs", message)
     if features > sparse_interactions.MAX_FEATURES:
-        most = sparse_interactions.MAX_FEATURES
-        message = f"the prompt has {features} features, and interactions are found of at most {most:,}; {advice}"
+        limit = sparse_interactions.MAX_FEATURES
+        message = f"the prompt has {features} features, and interactions are found of at most {limit:,}; {advice}"
         raise InputError("features", message)
     return SparseInteractionsExplainer(features, asked.budget)
 

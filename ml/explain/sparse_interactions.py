@@ -129,9 +129,9 @@ class SparseInteractionsExplainer:
         attributions += (gain - attributions.sum()) / self.features  # what they sum to is known
         pairs, errors = np.zeros((2, len(chosen)))
         for index, pair in enumerate(chosen):
-            told = [half.pairs[pair] for half in halves if pair in half.pairs]
-            pairs[index] = np.mean([value for value, _ in told])
-            errors[index] = math.sqrt(sum(variance for _, variance in told)) / len(told)
+            estimates = [half.pairs[pair] for half in halves if pair in half.pairs]
+            pairs[index] = np.mean([value for value, _ in estimates])
+            errors[index] = math.sqrt(sum(variance for _, variance in estimates)) / len(estimates)
         members = np.array(chosen, dtype=np.int64).reshape(-1, 2).T
         return Estimate(
             attributions=attributions,

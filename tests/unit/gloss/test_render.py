@@ -385,10 +385,10 @@ def test_spans_count_in_code_points() -> None:
 
 def test_tokens_of_one_character_are_told_apart() -> None:
     span = v1.CharacterSpan(start=0, end=1)
-    pieces = [b"\xf0\x9f", b"\x98\x80"]
+    parts = [b"\xf0\x9f", b"\x98\x80"]
     result = v1.ExplanationResult(
         text="😀 ok",
-        tokens=[v1.Token(text="\ufffd", bytes=piece, span=span) for piece in pieces],
+        tokens=[v1.Token(text="\ufffd", bytes=part, span=span) for part in parts],
         attributions=[
             v1.FeatureAttribution(text="😀", span=span, positions=[index], attribution=index) for index in range(2)
         ],

@@ -53,7 +53,7 @@ def explain(game, evaluations, seed=0):
     return found[-1]
 
 
-def told(found):
+def pairs_of(found):
     """Of each pair that is told of, its index and standard error."""
     numbers = zip(found.interactions.values, found.interactions.standard_errors, strict=True)
     return dict(zip(map(tuple, found.interactions.members.T.tolist()), numbers, strict=True))
@@ -65,7 +65,7 @@ def test_planted_pairs_are_found(features, background):
     game, terms = planted(features, background=background)
     shapley, pairs = truths(terms, features)
     found = explain(game, 4 * features + 400)
-    those = told(found)
+    those = pairs_of(found)
     assert {pair for pair, index in pairs.items() if abs(index) > 0.3} <= set(those)
     for pair, (value, error) in those.items():
         assert value == pytest.approx(pairs.get(pair, 0), abs=5 * error + 1e-6)
@@ -83,7 +83,7 @@ def test_intervals_cover():
         missed = np.abs(found.attributions - shapley)
         of_features += (missed <= two_sided_95(found.freedom) * found.standard_errors).tolist()
         of_pairs += [
-            abs(value - pairs.get(pair, 0)) <= 1.96 * error + 1e-9 for pair, (value, error) in told(found).items()
+            abs(value - pairs.get(pair, 0)) <= 1.96 * error + 1e-9 for pair, (value, error) in pairs_of(found).items()
         ]
         ratios.append(float((found.standard_errors**2).mean() / (missed**2).mean()))
     assert 0.9 <= np.mean(of_features) <= 0.99
