@@ -6,7 +6,7 @@ What was not given is not sent, so that no default is written down here.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, TypeVar
 
 import click
@@ -40,13 +40,16 @@ class _Seconds(click.ParamType[Duration]):
 _SECONDS = _Seconds()
 
 
-def with_fields(*messages: Any, leaving: Iterable[str] = ()) -> Callable[[Command], Command]:
+def with_fields(
+    *messages: Any, leaving: Iterable[str] = (), refused: Collection[str] = ()
+) -> Callable[[Command], Command]:
     """Give a command an option for each field of some messages, under the field's name.
 
     A field that several messages have is one option.
 
     Args:
         leaving: fields that have another way to be given.
+        refused: values that enumerations have and these messages do not take.
     """
     owners: dict[str, list[Any]] = {}
     for message in messages:
@@ -56,7 +59,7 @@ def with_fields(*messages: Any, leaving: Iterable[str] = ()) -> Callable[[Comman
 
     def decorate(command: Command) -> Command:
         for fields in reversed(owners.values()):
-            command = _option(fields)(command)
+            command = _option(fields, refused)(command)
         return command
 
     return decorate
@@ -82,19 +85,19 @@ def parameters_of(message: Any, options: Mapping[str, Any]) -> dict[str, Any]:
     return chosen
 
 
-def _option(fields: list[Any]) -> Callable[[Command], Command]:
+def _option(fields: list[Any], refused: Collection[str]) -> Callable[[Command], Command]:
     """The option of a field that one or several messages have."""
     [name] = {field.name for field in fields}
     flag = f"--{name.replace('_', '-')}"
     if fields[0].type == FieldDescriptor.TYPE_BOOL:
         flag = f"{flag}/--no-{name.replace('_', '-')}"
     unit = "SECONDS" if fields[0].message_type is not None else None
-    return click.option(flag, name, type=_type(fields[0]), default=None, metavar=unit, help=_help(fields))
+    return click.option(flag, name, type=_type(fields[0], refused), default=None, metavar=unit, help=_help(fields))
 
 
-def _type(field: Any) -> Any:
+def _type(field: Any, refused: Collection[str]) -> Any:
     if field.enum_type is not None:
-        return click.Choice(list(enum_names(field.enum_type)))
+        return click.Choice([name for name in enum_names(field.enum_type) if name not in refused])
     if field.message_type is not None:  # a duration: the only message that is an option
         return _SECONDS
     return {

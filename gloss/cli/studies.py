@@ -53,7 +53,7 @@ def bias(
 
 @click.command(short_help="Which words, over many prompts, go with a prediction.")
 @click.argument("prompts", type=click.File(encoding="utf-8"))
-@with_fields(v1.GlobalSurrogate, leaving={"prompts"})
+@with_fields(v1.GlobalSurrogate, leaving={"prompts"}, refused={"lasso"})
 @with_fields(v1.Budget, leaving={"standard_error"})
 @with_question
 @with_model

@@ -33,7 +33,7 @@ def findings(result: v1.ExplanationResult | v1.StudyResult, *, top: int = 12) ->
 def _interactions(result: v1.ExplanationResult, top: int) -> Finding:
     ranked = sorted(result.interactions, key=lambda pair: -abs(pair.value))
     digits_shown = words.decimals(max(abs(pair.value) for pair in ranked))
-    texts = [words.visible(part.text) for part in result.attributions]
+    texts = [words.visible(part.text) for part in words.by_token(result)]
     rows = tuple(
         (
             f"{texts[pair.first]} + {texts[pair.second]}",

@@ -23,7 +23,7 @@ _UNKNOWN = "?"
 
 def next_token(prompt: str, prediction: v1.NextTokenPrediction) -> Group:
     """What the model expects after a prompt, as bars."""
-    rows = [(quoted(shown(top)), top.probability, words.number(top.log_probability)) for top in prediction.top]
+    rows = [(quoted(words.shown(top)), top.probability, words.number(top.log_probability)) for top in prediction.top]
     return Group(
         Text.assemble((words.visible(prompt), "bold"), (" …", "dim")),
         Padding(shares(rows), (1, 0)),
@@ -51,17 +51,12 @@ def _timings(found: v1.Timings) -> str:
     return f"{total:.1f} ms (waiting {queue:.1f}, tokenizing {tokenize:.1f}, model {model:.1f})"
 
 
-def shown(token: v1.Token | v1.TokenProbability | v1.TokenScore) -> str:
-    r"""The token's text; where it holds part of a character, its bytes: ``\xe2\x9f``."""
-    return token.bytes.decode(errors="backslashreplace") if "\ufffd" in token.text and token.bytes else token.text
-
-
 def spelled(tokens: Sequence[v1.Token]) -> Iterator[tuple[str, str]]:
     """Each token with the white space that stands before it and is no part of it."""
     end = 0
     for token in tokens:
         gap = token.span.start - end if token.HasField("span") else 0
-        yield (" " * gap if gap > 0 and not token.text.startswith(" ") else ""), shown(token)
+        yield (" " * gap if gap > 0 and not token.text.startswith(" ") else ""), words.shown(token)
         if token.HasField("span"):
             end = max(end, token.span.end)
 
@@ -148,19 +143,19 @@ def _table(*titles: str) -> Table:
 def _likely(token: v1.TokenProbability | v1.TokenScore) -> list[RenderableType]:
     """A token, its log-probability and its probability."""
     log_p = token.log_probability
-    return [quoted(shown(token)), words.number(log_p), words.percent(math.exp(log_p))]
+    return [quoted(words.shown(token)), words.number(log_p), words.percent(math.exp(log_p))]
 
 
 def _alternatives(top: Iterable[v1.TokenProbability]) -> Text:
     """The most likely tokens in a row, with their probabilities."""
     return Text(" · ", "dim").join(
-        Text.assemble(quoted(shown(one)), (f" {words.percent(one.probability)}", "dim")) for one in top
+        Text.assemble(quoted(words.shown(one)), (f" {words.percent(one.probability)}", "dim")) for one in top
     )
 
 
 def tokens(reply: v1.TokenizeResponse) -> Group:
     """The tokens in a row of boxes, and a table of their ids and places."""
-    boxes = Text(" ").join(Text.assemble(quoted(shown(token)), (f" {token.id}", "dim")) for token in reply.tokens)
+    boxes = Text(" ").join(Text.assemble(quoted(words.shown(token)), (f" {token.id}", "dim")) for token in reply.tokens)
     length = f"{len(reply.tokens)} tokens of the {reply.context_length:,} that {words.model(reply.model)} reads"
     lines = [Text(length, "dim")]
     if reply.has_start_token and reply.tokens[0].HasField("span"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -302,8 +303,9 @@ def segments(result: v1.ExplanationResult) -> Iterator[tuple[str, v1.FeatureAttr
     for part in result.attributions:
         if part.span.start > position:
             yield result.text[position : part.span.start], None
-        yield result.text[part.span.start : part.span.end], part
-        position = part.span.end
+        if part.span.end > position:  # the tokens of one character share its span
+            yield result.text[max(position, part.span.start) : part.span.end], part
+            position = part.span.end
     if position < len(result.text):
         yield result.text[position:], None
 
@@ -314,5 +316,25 @@ def largest(result: v1.ExplanationResult) -> float:
 
 
 def ranked(result: v1.ExplanationResult) -> list[v1.FeatureAttribution]:
-    """The features, largest |attribution| first."""
-    return sorted(result.attributions, key=lambda part: -abs(part.attribution))
+    """The features, largest |attribution| first; where several are of one character, each as what its token writes."""
+    return sorted(by_token(result), key=lambda part: -abs(part.attribution))
+
+
+def by_token(result: v1.ExplanationResult) -> list[v1.FeatureAttribution]:
+    """The features in their order; those of one character have their tokens' texts instead of the whole of it."""
+    spans = Counter((part.span.start, part.span.end) for part in result.attributions)
+
+    def own(part: v1.FeatureAttribution) -> v1.FeatureAttribution:
+        if spans[part.span.start, part.span.end] == 1 or len(part.positions) != 1:
+            return part
+        apart = v1.FeatureAttribution()
+        apart.CopyFrom(part)
+        apart.text = shown(result.tokens[part.positions[0]])
+        return apart
+
+    return [own(part) for part in result.attributions]
+
+
+def shown(token: v1.Token | v1.TokenProbability | v1.TokenScore) -> str:
+    r"""The token's text; where it holds part of a character, its bytes: ``\xe2\x9f``."""
+    return token.bytes.decode(errors="backslashreplace") if "\ufffd" in token.text and token.bytes else token.text

@@ -10,7 +10,10 @@ much the answer changes when a sample is left out, which has a closed form. Adde
 the error that is left if it falls as that of a mean does, with the square root of the samples. A fit learns faster than
 that, and how much faster show the same changes in fits to either half of the samples. What no sample bears on, leaving
 one out does not change: where answers are too many to be told apart, the process is asked as well, and the larger error
-counts.
+counts. Whether the kernel follows accidents of the samples says `ml.explain.optimism`.
+
+A row of a target is another game than the sum that the kernel was fitted to. The less it is like that one, the more
+counts what a kernel that does not suit it may do: smooth too much, and learn no faster than a mean.
 
 Language models' values are dominated by a few features and their interactions: what the process expects of two
 coalitions says `ml.explain.covariance`.
@@ -126,8 +129,8 @@ class Answers:
         """
         if not len(self._process.beyond):
             return 0.0
-        _, found = self._own
-        variances, _ = self._variances(found)
+        own, found = self._own
+        variances, _ = self._variances(own, found, 0.0)
         return float(variances.mean()) / (float((variances + found.noise).mean()) or 1.0)
 
     @cached_property
@@ -136,34 +139,36 @@ class Answers:
         sampled = self._process.sampled(self._process.values[None])
         return sampled[0], self._found(sampled)[0]
 
-    def _bias(self, game: Sampled, found: _Found) -> float:
-        """The mean squared error of answers about what of a game is unlike the one that the kernel was fitted to.
-
-        A kernel of another game smooths too much, in all blocks alike, which leaving one out does not show. It smooths
-        the less, the more samples there are: so what a fit to all of them adds to fits to half of them tells how much.
-        None of it counts for a multiple of that game.
-        """
-        own, found_of_own = self._own
-        alike = float(game.values @ own.values) / (float(own.values @ own.values) or 1.0)
-        return float(np.mean((found.shift - alike * found_of_own.shift) ** 2))
-
     def _answer(self, game: Sampled, found: _Found) -> Answer:
-        share, scale, (variances, freedom) = self._share, game.scale, self._variances(found)
-        variances = variances + self._bias(game, found)
+        unlike = self._unlike(game)
+        share, scale, (variances, freedom) = self._share, game.scale, self._variances(game, found, unlike)
+        # A kernel of another game smooths too much, in all blocks alike, which leaving one out does not show. It
+        # smooths the less, the more samples there are: so what a fit to all adds to fits to halves tells how much.
+        # What is not sampled is all that either can be wrong about.
+        draws = self._process.draws
+        bias = (1 - len(draws.strata) / float(draws.counts.sum())) * found.shift**2
+        variances = variances + unlike * (bias + bias.mean()) / 2
         variances = (1 - share) ** 2 * variances + share**2 * found.noise
         return Answer(scale * (found.values + share * found.rest), scale * np.sqrt(variances), freedom)
 
-    def _variances(self, found: _Found) -> tuple[FloatArray, float]:
+    def _unlike(self, game: Sampled) -> float:
+        """The share of a game's variance that is no multiple of the one that the kernel was fitted to, 0 to 1."""
+        own = self._own[0].values
+        both = float(game.values @ game.values) * float(own @ own)
+        return max(0.0, 1 - float(game.values @ own) ** 2 / both) if both else 0.0
+
+    def _variances(self, game: Sampled, found: _Found, unlike: float) -> tuple[FloatArray, float]:
         """Squared errors of the fit's own answers, [answers], and their degrees of freedom."""
         draws = self._process.draws
         open_ = draws.known < 1
         squares = found.squares[open_]
-        rate = _rate(squares, found.half)
+        # Only a kernel that suits the game makes a fit learn faster than a mean.
+        rate = 1 + (1 - unlike) * (_rate(squares, found.half) - 1)
         left = (1 - draws.known[open_, None] ** rate) / rate
         blocks = int((draws.known[draws.strata] < 1).sum())
         variances = blocks / max(1, blocks - 1) * (left * squares).sum(axis=0)
         variances, freedom = moderated(variances, freedom_of(squares.sum(axis=0), found.fourths, max(1, blocks)))
-        return np.maximum(variances, found.posterior), freedom
+        return game.optimism * np.maximum(variances, found.posterior), freedom
 
 
 def _rate(squares: FloatArray, half: FloatArray) -> float:

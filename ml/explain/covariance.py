@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from scipy.linalg.lapack import dpotrf, dpotri
@@ -28,7 +29,9 @@ _CONSTANT = 10.0  # so large a variance that the mean is free
 _LEAST = 0.01  # relevance of a feature that seems to have none
 _STEPS = 8
 _FURTHEST = 3.0  # from the prior, in logarithms; an exact game would have no noise, and a matrix without an inverse
-_MAX_SAMPLES = 256  # samples that the parameters are fitted to: each step costs their third power
+MAX_SAMPLES = 256
+"""Samples that the parameters are fitted to: each step costs their third power."""
+_FIRST_PER_FEATURE = 8
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,14 @@ class Covariance:
         """How many parameters `fitted` fits."""
         return len(self.relevance) + 4
 
+    @staticmethod
+    def first_samples(features: int) -> int:
+        """How many of the first samples first attributions are to be taken from.
+
+        Not from all, so that the parameters stay as they are while more samples come.
+        """
+        return max(MAX_SAMPLES, _FIRST_PER_FEATURE * features)
+
     def __call__(self, one: BoolArray, other: BoolArray) -> FloatArray:
         """Between coalitions [n, features] and [m, features]. Returns [n, m]."""
         left, right = _signs(one), _signs(other)
@@ -68,6 +79,12 @@ class Covariance:
         varying *= self._swing(left)[:, None]
         varying *= self._swing(right)
         covariance: FloatArray = varying + self.linear * (left * self.relevance**2) @ right.T + _CONSTANT
+        return covariance
+
+    def of_samples(self, coalitions: BoolArray) -> FloatArray:
+        """Between samples of `coalitions` [n, features], whose values have noise. Returns [n, n]."""
+        covariance = self(coalitions, coalitions)
+        covariance.flat[:: len(coalitions) + 1] += self.noise
         return covariance
 
     def shapley(self, others: BoolArray) -> FloatArray:
@@ -123,18 +140,10 @@ class Covariance:
 
     def fitted(self, coalitions: BoolArray, values: FloatArray) -> Covariance:
         """The one under which `values` [n] of `coalitions` [n, features] are likeliest, given this one as the prior."""
+        coalitions, values = coalitions[:MAX_SAMPLES], values[:MAX_SAMPLES]
         if not values.any():
             return self  # there is nothing to tell
-        signs = _signs(coalitions[:_MAX_SAMPLES])
-        found = minimize(
-            lambda changes: self._changed(changes)._misfit(signs, values[:_MAX_SAMPLES], changes),
-            np.zeros(self.parameters),
-            jac=True,
-            method="L-BFGS-B",
-            bounds=[(-_FURTHEST, _FURTHEST)] * self.parameters,
-            options={"maxiter": _STEPS},
-        )
-        return self._changed(found.x)
+        return self._changed(_likeliest(_Question(self, coalitions, values)))
 
     def _near(self, left: FloatArray, right: FloatArray) -> FloatArray:
         weights = SHARPNESS * self.relevance
@@ -195,6 +204,44 @@ class Covariance:
             ]
         )
         return float(misfit), gradient + changes
+
+
+@dataclass(frozen=True, eq=False)
+class _Question:
+    """What parameters are asked for: the prior, and the samples. Those of equal numbers are equal."""
+
+    prior: Covariance
+    coalitions: BoolArray
+    values: FloatArray
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Question) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    @property
+    def _key(self) -> tuple[bytes, ...]:
+        prior = self.prior
+        others = np.array([prior.linear, prior.far, prior.growth, prior.noise])
+        numbers = (prior.relevance, prior.balance, others, np.packbits(self.coalitions), self.values)
+        return tuple(each.tobytes() for each in numbers)
+
+
+@lru_cache(maxsize=8)
+def _likeliest(asked: _Question) -> FloatArray:
+    """The changes of the prior. They are remembered: estimates that follow each other have the same first samples."""
+    prior, signs = asked.prior, _signs(asked.coalitions)
+    found = minimize(
+        lambda changes: prior._changed(changes)._misfit(signs, asked.values, changes),
+        np.zeros(prior.parameters),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=[(-_FURTHEST, _FURTHEST)] * prior.parameters,
+        options={"maxiter": _STEPS},
+    )
+    changes: FloatArray = found.x
+    return changes
 
 
 def _given(factors: FloatArray, others: BoolArray) -> tuple[FloatArray, FloatArray]:

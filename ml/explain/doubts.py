@@ -6,10 +6,11 @@ import json
 from collections.abc import Iterator
 
 from ml.encoding import Encoding
+from ml.explain.interactions import MAX_FEATURES
 from ml.explain.target import TargetTokens
 from ml.explain.trust import Reason
 from ml.result import Verdict
-from ml.spec import AttentionRollout, InputTimesGradient, Method, ValueZeroing
+from ml.spec import AttentionRollout, InputTimesGradient, Interactions, Method, ValueZeroing
 from ml.tokens import Tokenizer
 
 _BY_CHANCE = {
@@ -20,8 +21,15 @@ _BY_CHANCE = {
 """Methods that did no better than chance in `benchmarks.known_answers`, on one model at least."""
 
 
-def of_method(method: Method) -> Iterator[Reason]:
-    """What the method itself leaves in doubt."""
+def of_method(method: Method, features: int) -> Iterator[Reason]:
+    """What the method itself leaves in doubt about a prompt of so many features."""
+    if isinstance(method, Interactions) and features > MAX_FEATURES:
+        yield (
+            Verdict.CAUTION,
+            f"Of {features} features not all pairs can be told apart: only those are listed that a half of the samples"
+            " points to, and what more than three words do together is left out. A pair that is not listed may still"
+            " have a weaker interaction.",
+        )
     if (name := _BY_CHANCE.get(type(method))) is not None:
         yield (
             Verdict.CAUTION,

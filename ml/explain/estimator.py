@@ -58,15 +58,23 @@ def with_ends(coalitions: BoolArray) -> BoolArray:
 
 @dataclass(frozen=True)
 class Pairwise:
-    """What is known of every pair of features so far: (0, 1), (0, 2), ..., (1, 2), ... as in `numpy.triu_indices`.
+    """What is known of pairs of features so far.
 
     Attributes:
         values: float64 [pairs], in the value's unit.
         standard_errors: float64 [pairs]; 0 where exact, infinite where nothing is known yet.
+        members: the pairs, int64 [2, pairs]; None for all of them, (0, 1), (0, 2), ..., (1, 2), ... as in
+            `numpy.triu_indices`.
     """
 
     values: FloatArray
     standard_errors: FloatArray
+    members: IntArray | None = None
+
+    @classmethod
+    def of_none(cls) -> Pairwise:
+        """Of no pair."""
+        return cls(np.zeros(0), np.zeros(0), np.zeros((2, 0), dtype=np.int64))
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,7 @@ class GlobalSurrogateExplainer:
     def _fit(self, samples: FloatArray, values: FloatArray) -> Fit:
         weights = np.ones(len(values))
         if self.method.surrogate is SurrogateKind.DECISION_TREE:
-            return surrogates.decision_tree(self.method.max_depth, samples, values, weights)
+            return surrogates.decision_tree(self.method.max_depth or spec.DEFAULT_DEPTH, samples, values, weights)
         from sklearn.linear_model import RidgeCV  # noqa: PLC0415 - takes a second to import
 
         return surrogates.ridge(float(RidgeCV(_ALPHAS).fit(samples, values).alpha_), samples, values, weights)

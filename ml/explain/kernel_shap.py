@@ -14,6 +14,7 @@ import numpy as np
 
 from ml import spec
 from ml.explain.control import Control
+from ml.explain.covariance import Covariance
 from ml.explain.estimator import (
     BoolArray,
     Estimate,
@@ -148,7 +149,9 @@ class KernelShapExplainer:
             return Estimate.nothing(self.features)
         estimate = self._regressed(pairs)
         if self.control and len(pairs) >= _MIN_FOR_CONTROL * self.features:
-            estimate = self._controlled(pairs, every, values, estimate(values).attributions)
+            early = Covariance.first_samples(self.features) // 2
+            first = self._regressed(pairs[np.arange(len(pairs)) < early])(values[: 2 + 2 * early]).attributions
+            estimate = self._controlled(pairs, every, values, first)
         found = with_rows(estimate, every, values)
         return replace(
             found,

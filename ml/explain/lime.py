@@ -19,6 +19,7 @@ import numpy as np
 
 from ml import spec
 from ml.explain.control import Control
+from ml.explain.covariance import Covariance
 from ml.explain.estimator import BoolArray, Estimate, Estimating, FloatArray, Game
 from ml.explain.lime_draws import Coefficients, Sizes, draw, kernel
 from ml.explain.process import Draws
@@ -49,7 +50,7 @@ def surrogate(method: spec.Lime) -> Surrogate:
         case SurrogateKind.LASSO:
             return partial(lasso, 0.01 if method.alpha is None else method.alpha)
         case SurrogateKind.DECISION_TREE:
-            return partial(decision_tree, method.max_depth)
+            return partial(decision_tree, method.max_depth or spec.DEFAULT_DEPTH)
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,8 @@ class LimeExplainer:
         """The ridge of all coalitions, as a game knows them that is fitted to `values` of `coalitions`."""
         removed = (~coalitions).sum(axis=1)
         draws = Draws(fixed=1, rows=1, strata=removed[1:], counts=self._sizes.counts)
-        first = self._plain(coalitions)(values, errors=False).attributions
+        early = slice(Covariance.first_samples(self.features))
+        first = self._plain(coalitions[early])(values[early], errors=False).attributions
         answers = Control(first, coalitions, values, draws).answers(Coefficients(self._sizes, self._alpha))
         samples, weights = coalitions.astype(np.float64), self._sizes.weights(coalitions)
 

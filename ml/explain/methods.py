@@ -7,6 +7,7 @@ from dataclasses import replace
 from ml import attention, spec
 from ml.attention import AttentionSpec, Reduction
 from ml.errors import InputError, NoAttentionError, OutOfReachError
+from ml.explain import sparse_interactions
 from ml.explain.context import ContextExplainer, link
 from ml.explain.estimator import Explainer
 from ml.explain.flow import AttentionRolloutExplainer, ValueZeroingExplainer
@@ -19,6 +20,7 @@ from ml.explain.occlusion import OcclusionExplainer
 from ml.explain.permutation import PermutationExplainer
 from ml.explain.removal import Perturbation
 from ml.explain.shapley import EnumerationExplainer, is_enumerable
+from ml.explain.sparse_interactions import SparseInteractionsExplainer
 from ml.explain.target import unit as value_unit
 from ml.models.protocol import ModelInfo
 from ml.result import AttributionUnit
@@ -142,8 +144,7 @@ def _of_a_game(asked: ExplanationSpec, features: int) -> Explainer:
         case spec.ShapleyPermutation():
             return _enumerated(features, asked.budget) or PermutationExplainer(features, asked.budget)
         case spec.Interactions():
-            _check_pairs(features)
-            return InteractionsExplainer(features, asked.budget, asked.rows is not None and asked.rows.pairs)
+            return _interactions(asked, features)
         case _:
             raise AssertionError(f"{asked.method} is no game's")
 
@@ -168,13 +169,20 @@ def _check_rows(asked: ExplanationSpec) -> None:
         raise InputError("rows.pairs", "rows of pairs are of interactions; leave it unset, or choose that method")
 
 
-def _check_pairs(features: int) -> None:
-    if features > MAX_FEATURES:
-        raise InputError(
-            "features",
-            f"the prompt has {features} features, and interactions are found of at most {MAX_FEATURES}; choose larger"
-            " units, or restrict them with features.within",
-        )
+def _interactions(asked: ExplanationSpec, features: int) -> Explainer:
+    """Interactions of all pairs, or, of too many features for that, of those pairs that seem to matter."""
+    pair_rows = asked.rows is not None and asked.rows.pairs
+    if features <= MAX_FEATURES:
+        return InteractionsExplainer(features, asked.budget, pair_rows)
+    advice = "choose larger units, or restrict them with features.within"
+    if pair_rows:
+        message = f"rows have interactions of at most {MAX_FEATURES} features, and the prompt has {features}; {advice}"
+        raise InputError("rows.pairs", message)
+    if features > sparse_interactions.MAX_FEATURES:
+        limit = sparse_interactions.MAX_FEATURES
+        message = f"the prompt has {features} features, and interactions are found of at most {limit:,}; {advice}"
+        raise InputError("features", message)
+    return SparseInteractionsExplainer(features, asked.budget)
 
 
 def _check_path(perturbed: Perturbation) -> None:

@@ -12,8 +12,9 @@ from functools import cached_property
 
 import numpy as np
 
-from ml.explain.covariance import Covariance, inverse_of
+from ml.explain.covariance import MAX_SAMPLES, Covariance, inverse_of
 from ml.explain.estimator import BoolArray, FloatArray, IntArray
+from ml.explain.optimism import Optimism, Trial
 
 _AT_ONCE = 1024  # coalitions that are compared with those of the fit
 
@@ -81,10 +82,9 @@ class Process:
         self.draws, self.every = draws.first(blocks), draws
         self.known, self.beyond = coalitions[:fitted], coalitions[fitted:]
         self.values = values
-        centred = values[:fitted] - values[:fitted].mean()
-        self.covariance = Covariance.of(first).fitted(self.known, centred / _scale(centred))
-        self._matrix = self.covariance(self.known, self.known)
-        self._matrix.flat[:: fitted + 1] += self.covariance.noise
+        self._prior = Covariance.of(first)
+        self.covariance = self._prior.fitted(self.known, _standardized(values[: min(fitted, MAX_SAMPLES)]))
+        self._matrix = self.covariance.of_samples(self.known)
 
     def sampled(self, games: FloatArray) -> list[Sampled]:
         """What the process makes of `games`, float64 [games, n + m], values of all coalitions."""
@@ -94,19 +94,25 @@ class Process:
         values = (games - mean) / scale
         weights = np.array([self.whole.weights(each) for each in values[:, :fitted]])
         residuals = values[:, fitted:] - self._expected(weights)
-        shown = weights**2 / np.diag(self.whole.inverse)
-        freedom = max(1, fitted - self.covariance.parameters)
+        left = [self.whole.left(each) for each in weights]
         return [
             Sampled(
                 scale=float(scale[game, 0]),
                 values=values[game, :fitted],
-                left=self.whole.left(weights[game]),
+                left=left[game],
                 halves=[half.left(half.weights(values[game])) for half in self.halves],
-                variance=float(shown[game].sum()) / freedom,
+                variance=self._variance(left[game]),
+                optimism=self.optimism.factor(games[game, :fitted]),
                 residuals=residuals[game],
             )
             for game in range(len(games))
         ]
+
+    def _variance(self, left: FloatArray) -> float:
+        """The process's variance as the means of blocks show it, from what is `left` of each, [blocks, rows]."""
+        shown = left.mean(axis=1) ** 2 / self.whole.variances_of_means
+        freedom = max(1, len(self.known) - self.covariance.parameters)
+        return float(shown.mean()) * len(self.known) / freedom
 
     def _expected(self, weights: FloatArray) -> FloatArray:
         """What is expected of the coalitions beyond, [games, m], by each game's `weights` [games, n]."""
@@ -124,11 +130,22 @@ class Process:
         return [self._fit(blocks) for blocks in self.draws.halves()]
 
     def _fit(self, blocks: IntArray) -> Fit:
-        own, rows = self.draws.coalitions(blocks), self.draws.rows
-        inverse, _ = inverse_of(self._matrix[np.ix_(own, own)])
-        drawn, each = slice(self.draws.fixed, None), np.arange(len(blocks))
-        alone = inverse[drawn, drawn].reshape(len(blocks), rows, len(blocks), rows)[each, :, each, :]
-        return Fit(blocks, own, inverse, alone, self.draws.fixed)
+        return Fit.of(self._matrix, self.draws, blocks)
+
+    @cached_property
+    def optimism(self) -> Optimism:
+        """How much less a kernel leaves of what it was fitted to than of the rest; see `ml.explain.optimism`."""
+        blocks = min(len(self.draws.strata), max(0, (MAX_SAMPLES - self.draws.fixed) // self.draws.rows))
+        draws, every = self.draws.first(blocks), np.arange(blocks)
+        whole, drawn = draws.coalitions(every), self.draws.known[draws.strata] < 1
+        trials = []
+        for half in draws.halves():
+            own = draws.coalitions(half)
+            kernel = self._prior.fitted(self.known[own], _standardized(self.values[own]))
+            fit = Fit.of(kernel.of_samples(self.known[whole]), draws, every)
+            mine = np.isin(every, half)
+            trials.append(Trial(fit.leaves, np.flatnonzero(mine & drawn), np.flatnonzero(~mine & drawn)))
+        return Optimism(trials, blocks / max(1, len(self.draws.strata)))
 
 
 @dataclass(frozen=True)
@@ -147,6 +164,26 @@ class Fit:
     inverse: FloatArray
     alone: FloatArray
     fixed: int
+
+    @classmethod
+    def of(cls, matrix: FloatArray, draws: Draws, blocks: IntArray) -> Fit:
+        """Given `blocks` of a sample whose covariances are `matrix`, with noise, [n, n]."""
+        own, rows = draws.coalitions(blocks), draws.rows
+        inverse, _ = inverse_of(matrix[np.ix_(own, own)])
+        drawn, each = slice(draws.fixed, None), np.arange(len(blocks))
+        alone = inverse[drawn, drawn].reshape(len(blocks), rows, len(blocks), rows)[each, :, each, :]
+        return cls(blocks, own, inverse, alone, draws.fixed)
+
+    def leaves(self, values: FloatArray) -> FloatArray:
+        """Of each block's `values` [n], what a fit without it leaves, [blocks, rows]."""
+        own = values[self.own]
+        return self.left(self.weights(values - own.mean()))
+
+    @cached_property
+    def variances_of_means(self) -> FloatArray:
+        """Variances of the means of blocks, each given all others, [blocks]."""
+        variances: FloatArray = np.linalg.inv(self.alone).mean(axis=(1, 2))
+        return variances
 
     def weights(self, values: FloatArray) -> FloatArray:
         """What the expectation weighs the covariances with each of these coalitions by, [n], from all `values`."""
@@ -177,8 +214,10 @@ class Sampled:
     Attributes:
         values: of the coalitions that the process is given, [n].
         left: see `Fit.left`; `halves` are that of fits to either half.
-        variance: of the process, as each sample alone shows it: their mean is the most likely value (ibid. 5.4.1). A
-            parameter that was fitted takes a sample, as in a regression.
+        variance: of the process, as each block alone shows it: their mean is the most likely value (ibid. 5.4.1). A
+            parameter that was fitted takes a sample, as in a regression. A block counts as its mean: of a coalition and
+            its complement, an interaction is the same by either, so that their difference tells nothing of it.
+        optimism: see `ml.explain.optimism`; what squared residuals are multiplied by.
         residuals: what is left of the values beyond, which the process is not given, [m].
     """
 
@@ -187,7 +226,14 @@ class Sampled:
     left: FloatArray
     halves: list[FloatArray]
     variance: float
+    optimism: float
     residuals: FloatArray
+
+
+def _standardized(values: FloatArray) -> FloatArray:
+    """`values` [n] without their mean, and of a variance about 1."""
+    centred: FloatArray = values - values.mean()
+    return centred / _scale(centred)
 
 
 def _scale(centred: FloatArray) -> float:

@@ -182,7 +182,7 @@ class Run(Work):
             unchanged=self.problem.perturbation.unchanged,
             doubts=[
                 *doubts.of_question(self._model.tokenizer, self.problem.encoding, target),
-                *doubts.of_method(self._spec.method),
+                *doubts.of_method(self._spec.method, len(self.problem.features)),
             ],
         )
 
@@ -276,6 +276,7 @@ def _errors(standard_errors: FloatArray) -> tuple[float, ...]:
 def _interactions(estimate: Estimate) -> tuple[Interaction, ...]:
     if (found := estimate.interactions) is None:
         return ()
-    pairs = zip(*np.triu_indices(len(estimate.attributions), 1), strict=True)
+    members = np.triu_indices(len(estimate.attributions), 1) if found.members is None else found.members
+    pairs = zip(*members, strict=True)
     numbers = zip(pairs, found.values.tolist(), found.standard_errors.tolist(), strict=True)
     return tuple(Interaction(int(i), int(j), value, known(error)) for (i, j), value, error in numbers)

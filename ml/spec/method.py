@@ -10,6 +10,7 @@ from ml.errors import InputError
 from ml.spec.checks import Checked, Range
 
 __all__ = [
+    "DEFAULT_DEPTH",
     "MAX_STEPS",
     "AttentionRollout",
     "ContextAttribution",
@@ -29,6 +30,7 @@ __all__ = [
 PENALTY = Range(0, 1e9)
 """Of a surrogate: at most by far enough to leave nothing of any coefficient."""
 DEPTH = Range(1, 8)
+DEFAULT_DEPTH = 3
 """Of a decision tree."""
 MAX_STEPS = 1000
 """Points of an integral."""
@@ -62,16 +64,29 @@ class Occlusion(Checked):
             raise InputError("stride", f"must be between 1 and the window ({self.window}), not {self.stride}")
 
 
+def check_depth(surrogate: SurrogateKind, max_depth: int | None) -> None:
+    """Raise `InputError` where a depth is given and what it is the depth of is no tree."""
+    if max_depth is not None and surrogate is not SurrogateKind.DECISION_TREE:
+        raise InputError("max_depth", f"a {surrogate.value} has no depth; leave it unset, or choose a decision tree")
+
+
 @dataclass(frozen=True)
 class Lime(Checked):
-    """A surrogate fitted around the prompt; `alpha` None is 1 for the ridge and 0.01 for the lasso."""
+    """A surrogate fitted around the prompt.
+
+    `alpha` None is 1 for the ridge and 0.01 for the lasso, `max_depth` None is `DEFAULT_DEPTH` for the tree.
+    """
 
     surrogate: SurrogateKind = SurrogateKind.RIDGE
     alpha: Annotated[float | None, PENALTY] = None
     # In hundredths of the cosine distance, which is at most 100: beyond this range all samples weigh alike, or none.
     kernel_width: Annotated[float, Range(0.01, 1e6)] = 25.0
-    max_depth: Annotated[int, DEPTH] = 3
+    max_depth: Annotated[int | None, DEPTH] = None
     estimator: Estimator = Estimator.CONTROL_VARIATES
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_depth(self.surrogate, self.max_depth)
 
 
 @dataclass(frozen=True)

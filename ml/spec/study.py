@@ -9,7 +9,7 @@ from typing import Annotated
 from ml.errors import InputError
 from ml.spec.budget import Budget, PrecisionPolicy
 from ml.spec.checks import Checked, Range, check_text
-from ml.spec.method import DEPTH, SurrogateKind
+from ml.spec.method import DEPTH, SurrogateKind, check_depth
 from ml.spec.prompt import Prompt
 from ml.spec.target import Target
 
@@ -28,7 +28,7 @@ class GlobalSurrogate(Checked):
     prompts: tuple[Prompt, ...]
     surrogate: SurrogateKind = SurrogateKind.RIDGE
     held_out: Annotated[float, Range(0, 1, open=True)] = 0.2
-    max_depth: Annotated[int, DEPTH] = 3
+    max_depth: Annotated[int | None, DEPTH] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -39,6 +39,7 @@ class GlobalSurrogate(Checked):
             raise InputError("prompts", f"only {different} of them differ; send at least {MIN_PROMPTS} that do")
         if self.surrogate is SurrogateKind.LASSO:
             raise InputError("surrogate", "choose a ridge or a decision tree")
+        check_depth(self.surrogate, self.max_depth)
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,13 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import click
 import grpc
 import pytest
 from click.testing import CliRunner, Result
 
 from gloss import v1
-from gloss.cli import COMMANDS, main
+from gloss.cli import COMMANDS, main, studies
 from gloss.durations import duration
 from tests.fixtures.certificates import Authority
 from tests.unit.gloss import fake
@@ -536,3 +537,9 @@ def test_a_connection_that_tls_prevents_is_told_with_its_cause(authority: Author
 def test_a_deadline_is_explained(run: Run, script: fake.Script) -> None:
     script.failures["Tokenize"].append(grpc.StatusCode.DEADLINE_EXCEEDED)
     assert "--timeout" in run("tokenize", "hello").stderr
+
+
+def test_a_study_offers_only_surrogates_that_it_takes() -> None:
+    [option] = [each for each in studies.surrogate.params if each.name == "surrogate"]
+    assert isinstance(option.type, click.Choice)
+    assert list(option.type.choices) == ["ridge", "decision-tree"]

@@ -383,6 +383,20 @@ def test_spans_count_in_code_points() -> None:
     assert [segment for segment, _ in words.segments(result)] == ["😀 ", "né", " ok"]
 
 
+def test_tokens_of_one_character_are_told_apart() -> None:
+    span = v1.CharacterSpan(start=0, end=1)
+    parts = [b"\xf0\x9f", b"\x98\x80"]
+    result = v1.ExplanationResult(
+        text="😀 ok",
+        tokens=[v1.Token(text="\ufffd", bytes=part, span=span) for part in parts],
+        attributions=[
+            v1.FeatureAttribution(text="😀", span=span, positions=[index], attribution=index) for index in range(2)
+        ],
+    )
+    assert [part.text for part in words.ranked(result)] == [r"\x98\x80", r"\xf0\x9f"]
+    assert "".join(segment for segment, _ in words.segments(result)) == "😀 ok"
+
+
 def test_models_tell_on_request_how_they_are_computed():
     info = v1.ModelInfo(
         version=v1.ModelVersion(name="phi", digest="ab"),

@@ -119,6 +119,7 @@ class TestToQuestion:
         [
             ("method", {}),
             ("global_surrogate.prompts", {"global_surrogate": pb.GlobalSurrogate(prompts=MANY[1:])}),
+            ("global_surrogate.max_depth", {"global_surrogate": pb.GlobalSurrogate(prompts=MANY, max_depth=2)}),
             (
                 "global_surrogate.prompts[3].text",
                 {"global_surrogate": pb.GlobalSurrogate(prompts=[*MANY[:3], pb.Prompt(text=" ")])},
@@ -188,7 +189,9 @@ class TestToQuestion:
             ("lime.kernel_width", {"lime": pb.Lime(kernel_width=1e-200)}),
             ("lime.kernel_width", {"lime": pb.Lime(kernel_width=1e155)}),
             ("context_attribution.alpha", {"context_attribution": pb.ContextAttribution(alpha=1e306)}),
-            ("lime.max_depth", {"lime": pb.Lime(max_depth=9)}),
+            ("lime.max_depth", {"lime": pb.Lime(surrogate=pb.SURROGATE_DECISION_TREE, max_depth=9)}),
+            ("lime.max_depth", {"lime": pb.Lime(max_depth=2)}),
+            ("lime.max_depth", {"lime": pb.Lime(surrogate=pb.SURROGATE_LASSO, max_depth=2)}),
             ("lime.surrogate", {"lime": pb.Lime(surrogate=77)}),
             ("budget.max_evaluations", {"budget": pb.Budget(max_evaluations=0)}),
             ("budget.max_duration", {"budget": pb.Budget(max_duration=Duration())}),

@@ -45,6 +45,12 @@ def crooked(features: int) -> ToyGame:
     )
 
 
+def votes(features: int) -> ToyGame:
+    """A motion that passes from half of the weighted votes on: a step, and flat on either side."""
+    weights = 1.0 / np.arange(1, features + 1)
+    return ToyGame(features, lambda present: (present @ weights > weights.sum() / 2) * 1.0)
+
+
 def shapley_values(game: ToyGame) -> FloatArray:
     """By the definition: Σ over S without i of |S|! (d − |S| − 1)! / d! · [v(S ∪ i) − v(S)]."""
     d = game.features

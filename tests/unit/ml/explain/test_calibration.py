@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 
+from ml.explain.interactions import InteractionsExplainer
 from ml.explain.interval import two_sided_95
 from ml.explain.kernel_shap import KernelShapExplainer
 from ml.explain.lime import LimeExplainer
@@ -21,6 +22,7 @@ from tests.unit.ml.explain.games import (
     lime_weights,
     saturating,
     shapley_values,
+    votes,
 )
 from tests.unit.ml.explain.toys import ToyGame, estimates
 
@@ -155,6 +157,26 @@ def test_kernel_shap(make, features, evaluations, control):
     assert usual < 1.6
 
 
+@pytest.mark.parametrize(("features", "evaluations"), [(8, 166), (12, 166), (16, 333)])
+def test_a_kernel_that_follows_accidents_is_found_out(features, evaluations):
+    """A weighted vote is a step: whatever kernel fits the samples best, fits the others worse."""
+    game = votes(features)
+    covered, mean, _ = calibration(
+        lambda seed: kernel_shap(game, seed, evaluations=evaluations, control=True),
+        shapley_values(game),
+        16,
+    )
+    assert covered >= 0.8
+    assert mean > 0.65
+
+
+@pytest.mark.parametrize("evaluations", [166, 333])
+def test_pairs_are_not_blamed_for_what_features_do_alone(evaluations):
+    """What differs between a coalition and its complement tells nothing of interactions, so nor of their errors."""
+    last = estimates(InteractionsExplainer(12, Budget(max_evaluations=evaluations)), votes(12))[-1]
+    assert last.interactions.standard_errors.max() < last.standard_errors.max() / 100
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("explain", [lime, kernel_shap])
@@ -195,11 +217,14 @@ def row_estimates(explain, features, seed, **how):
 @pytest.mark.parametrize(("explain", "truth"), [(kernel_shap, shapley_values), (lime, lime_coefficients)])
 @pytest.mark.parametrize("control", [False, True])
 def test_rows_are_honest(explain, truth, control):
-    """Of games as unlike their sum as a token of an answer hardly is, errors are rather too large than too small."""
+    """Also of games as unlike their sum as a token of an answer hardly is.
+
+    In one seed in sixteen the sum hides from the kernel a player who matters to one row alone.
+    """
     truth = partial(lime_coefficients, samples=1000 if control else 166) if explain is lime else truth
     found = [row_estimates(explain, 12, seed, evaluations=166, control=control) for seed in range(16)]
     for row, make in enumerate(ROWS):
         covered, mean, usual = calibration(lambda seed, row=row: found[seed][row], truth(make(12)), len(found))
-        assert covered >= 0.8
-        assert mean > 0.75
-        assert usual < 3
+        assert covered >= 0.88
+        assert mean > 0.4
+        assert usual < 1.5

@@ -8,11 +8,13 @@ from math import comb
 import numpy as np
 import pytest
 
-from ml.explain import product_games
+from ml.explain import covariance, product_games
 from ml.explain.covariance import Covariance
 from ml.explain.indices import Index
-from tests.unit.ml.explain.games import shapley_values, subsets
-from tests.unit.ml.explain.toys import ToyGame
+from ml.explain.lime import LimeExplainer
+from ml.spec import Budget, Lime
+from tests.unit.ml.explain.games import bumpy, shapley_values, subsets
+from tests.unit.ml.explain.toys import ToyGame, estimates
 
 FEATURES = 5
 COVARIANCE = replace(Covariance.of(np.arange(1.0, 6.0)), growth=0.4)
@@ -136,3 +138,15 @@ def test_what_matters_is_found():
 
 def test_values_that_are_all_alike_tell_nothing():
     assert COVARIANCE.fitted(EVERY, np.zeros(len(EVERY))) == COVARIANCE
+
+
+def test_parameters_stay_while_more_samples_come(monkeypatch):
+    game, asked = bumpy(12), list[np.ndarray]()
+    search = covariance.minimize
+    monkeypatch.setattr(covariance, "minimize", lambda *some, **how: asked.append(some[1]) or search(*some, **how))
+    explainer = LimeExplainer(12, Lime(), Budget(max_evaluations=1000, seed=7), control=True)
+    last = estimates(explainer, game)[-1]
+    fits = len(asked)
+    again = estimates(explainer, game)[-1]
+    assert fits <= 3 * 6  # of all samples and either half, as long as there are fewer than the parameters are fitted to
+    assert (again.attributions == last.attributions).all()

@@ -400,12 +400,27 @@ def test_interactions_of_a_toy():
     assert {each.text: each.attribution for each in result.attributions}["not"] == pytest.approx(-1.5)
 
 
-def test_too_many_features_for_pairs():
-    words = " ".join(["film"] * 129)
-    model = ToyModel(EFFECTS, tokenizer=word_tokenizer(context=200))
-    with pytest.raises(InputError, match="at most 128") as error:
-        Run(model, ExplanationSpec(Prompt(text=words), Interactions(), target=YES_RATHER_THAN_NO))
-    assert error.value.field == "features"
+@pytest.mark.parametrize(
+    ("features", "rows", "field"), [(1025, None, "features"), (129, Rows(Unit.TOKEN, pairs=True), "rows.pairs")]
+)
+def test_too_many_features_for_pairs(features, rows, field):
+    words = " ".join(["film"] * features)
+    model = ToyModel(EFFECTS, tokenizer=word_tokenizer(context=2000))
+    target = Target(Continuation(text="yes")) if rows else YES_RATHER_THAN_NO
+    with pytest.raises(InputError, match="at most") as error:
+        Run(model, ExplanationSpec(Prompt(text=words), Interactions(), target=target, rows=rows))
+    assert error.value.field == field
+
+
+def test_of_many_features_only_pairs_that_are_found_are_told():
+    words = " ".join(["the"] * 70 + ["not"] + ["the"] * 70 + ["good"])
+    model = ToyModel(EFFECTS, {("not", "good"): -3.0}, tokenizer=word_tokenizer(context=200))
+    asked = ExplanationSpec(
+        Prompt(text=words), Interactions(), target=YES_RATHER_THAN_NO, quality=Quality(faithfulness=False)
+    )
+    result = last(Run(model, asked))
+    assert [(each.first, each.second) for each in result.interactions] == [(70, 141)]
+    assert "not all pairs can be told apart" in " ".join(result.trust.reasons)
 
 
 @pytest.mark.parametrize("method", [KernelShap(), ShapleyPermutation(), Lime()])
