@@ -28,6 +28,7 @@ from ml.result import (
     AttributionRow,
     ExplanationResult,
     Faithfulness,
+    Hierarchy,
     Interaction,
     Interval,
     Stage,
@@ -227,6 +228,7 @@ class Run(Work):
             stability=estimate.stability,
             completeness_error=estimate.completeness_error,
             outside_share=estimate.outside_share,
+            hierarchy=_hierarchy(estimate.hierarchy, self._evaluator.noise),
             precision=self._precision,
             converged=estimate.converged,
             cost=self._cost(value, estimate.stop),
@@ -237,6 +239,24 @@ def _with_noise(standard_errors: FloatArray, noise: float) -> FloatArray:
     """Standard errors of attributions, each a difference of two values with the engine's noise in it."""
     errors: FloatArray = np.hypot(standard_errors, math.sqrt(2) * noise)
     return errors
+
+
+def _hierarchy(found: Hierarchy | None, noise: float) -> Hierarchy | None:
+    """The parts of the text, with the engine's noise in their errors and in what they may hide."""
+    if found is None or not noise:
+        return found
+    reach = two_sided_95(math.inf) * math.sqrt(2) * noise
+    return replace(
+        found,
+        nodes=tuple(
+            replace(
+                node,
+                standard_error=math.hypot(node.standard_error or 0.0, math.sqrt(2) * noise),
+                hidden=None if node.hidden is None else node.hidden + reach,
+            )
+            for node in found.nodes
+        ),
+    )
 
 
 def _row(row: Row, estimate: Estimate, base: float, full: float, noise: float) -> AttributionRow:

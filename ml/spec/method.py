@@ -14,12 +14,14 @@ __all__ = [
     "AttentionRollout",
     "ContextAttribution",
     "Estimator",
+    "Hierarchical",
     "InputTimesGradient",
     "IntegratedGradients",
     "Interactions",
     "KernelShap",
     "Lime",
     "Method",
+    "NodeValue",
     "Occlusion",
     "ShapleyPermutation",
     "SurrogateKind",
@@ -39,6 +41,13 @@ class Estimator(Enum):
 
     CONTROL_VARIATES = "control variates"
     TEXTBOOK = "textbook"
+
+
+class NodeValue(Enum):
+    """What the value of a part of the text is; see `ml.explain.hierarchical`."""
+
+    REMOVAL = "removal"
+    OWEN = "Owen"
 
 
 class SurrogateKind(Enum):
@@ -120,6 +129,14 @@ class Interactions:
     """What pairs of features do together."""
 
 
+@dataclass(frozen=True)
+class Hierarchical(Checked):
+    """Parts of the text first, and what is in those whose value is at least `threshold` times the largest."""
+
+    node_value: NodeValue = NodeValue.REMOVAL
+    threshold: Annotated[float, Range(0, 1)] = 0.05
+
+
 Method = (
     Occlusion
     | Lime
@@ -131,4 +148,5 @@ Method = (
     | ValueZeroing
     | ContextAttribution
     | Interactions
+    | Hierarchical
 )
