@@ -67,9 +67,9 @@ def shaped(sizes):
 
 
 @st.composite
-def trees(draw, features=st.integers(2, 9)):
+def trees(draw, smallest=2, largest=9):
     """Any tree over some features whose nodes have two children at least."""
-    nodes = [leaf(at) for at in range(draw(features))]
+    nodes = [leaf(at) for at in range(draw(st.integers(smallest, largest)))]
     while len(nodes) > 1:
         start = draw(st.integers(0, len(nodes) - 2))
         stop = draw(st.integers(start + 2, len(nodes)))
@@ -180,7 +180,7 @@ def test_owen_values_of_a_flat_tree_are_shapley_values():
 
 
 @settings(max_examples=40, deadline=None)
-@given(root=trees(st.integers(4, 12)), exact=st.booleans(), seed=st.integers(0, 99))
+@given(root=trees(4, 12), exact=st.booleans(), seed=st.integers(0, 99))
 def test_children_sum_to_their_node(root, exact, seed):
     fewest = HierarchicalExplainer(root, Hierarchical(OWEN, 0.0), Budget(max_evaluations=2)).min_evaluations
     budget = {} if exact else {"max_evaluations": max(fewest, min(150, owen_coalitions(root) - 1)), "seed": seed}
@@ -196,7 +196,7 @@ def test_children_sum_to_their_node(root, exact, seed):
 
 @settings(max_examples=60, deadline=None)
 @given(
-    root=trees(st.integers(2, 12)),
+    root=trees(2, 12),
     node_value=st.sampled_from(NodeValue),
     threshold=st.sampled_from([0.0, 0.05, 0.5]),
     limit=st.none() | st.integers(2, 80),
@@ -209,3 +209,231 @@ def test_no_more_is_asked_than_was_planned(root, node_value, threshold, limit):
     *_, last = estimates(explainer, game)
     assert game.asked <= explainer.max_evaluations <= (limit or np.inf)
     assert last.stop in {StopReason.COMPLETE, StopReason.EVALUATIONS}
+
+
+def planted(features, effects):
+    """A game that is the sum of a few features' effects."""
+    every = np.zeros(features)
+    for feature, effect in effects.items():
+        every[feature] = effect
+    return additive(every)
+
+
+def deep(features):
+    """A tree of parts of three."""
+    nodes = [leaf(at) for at in range(features)]
+    while len(nodes) > 3:
+        nodes = [above(nodes[at : at + 3]) if len(nodes) - at > 1 else nodes[at] for at in range(0, len(nodes), 3)]
+    return above(nodes)
+
+
+def test_a_planted_source_is_found_with_few_evaluations():
+    found = explain(deep(81), planted(81, {40: 3.0, 70: 1.0}), max_evaluations=2 + 3 * 4 + 1)[-1]
+    assert int(found.attributions.argmax()) == 40
+    assert found.attributions[40] == pytest.approx(3.0)
+    assert (found.stop, found.converged) == (StopReason.EVALUATIONS, False)
+
+
+def test_only_what_carries_more_than_the_threshold_is_looked_into():
+    game = planted(81, {40: 3.0, 70: 1.0, 3: 0.1})
+    found = explain(deep(81), game, threshold=0.05)[-1]
+    assert {40, 70} == set(np.flatnonzero(found.standard_errors + (found.attributions < 0.2) == 0))
+    assert (found.stop, found.converged) == (StopReason.COMPLETE, True)
+    hidden = [node for node in found.hierarchy.nodes if node.hidden is not None]
+    assert max(node.hidden for node in hidden) == pytest.approx(0.1)
+    assert found.hierarchy.rest_value == pytest.approx(0.1)
+    assert game.asked < 2 + 3 * 7 + 2
+
+
+@settings(max_examples=60, deadline=None)
+@given(root=trees(3, 12), seed=st.integers(0, 999), limit=st.integers(6, 16), node_value=st.sampled_from(NodeValue))
+def test_what_a_monotone_game_hides_is_bounded(root, seed, limit, node_value):
+    """Where leaving out more never raises the value, and parts do not make up for each other."""
+    weights = np.random.default_rng(seed).exponential(size=len(root)) ** 2
+    explainer = HierarchicalExplainer(root, Hierarchical(node_value, 0.0), Budget(max_evaluations=limit))
+    if explainer.min_evaluations > limit:
+        return
+    game = additive(weights)
+    *_, found = estimates(explainer, game)
+    for node in found.hierarchy.nodes:
+        if node.hidden is not None:
+            within = weights[node.first_feature : node.first_feature + node.feature_count]
+            assert within.max() <= node.hidden + 1e-9
+
+
+def test_a_fact_that_stands_twice_is_seen_by_what_is_left_out_together():
+    """Leave-one-out sees neither of two sentences that say the same; what it says of the rest must not hide that."""
+
+    def value(present):
+        return 5.0 * (present[:, 4] | present[:, 70]) + 1.0 * present[:, 40]
+
+    found = explain(deep(81), ToyGame(81, value), threshold=0.05)[-1]
+    assert found.attributions[[4, 70]].tolist() == [0, 0]
+    assert found.hierarchy.rest_value == pytest.approx(5.0)
+    assert {node.value for node in found.hierarchy.nodes if node.in_rest} == {0.0}
+    owen = explain(deep(81), ToyGame(81, value), OWEN, threshold=0.05, max_evaluations=2000)[-1]
+    assert owen.attributions[[4, 70]] == pytest.approx([2.5, 2.5], abs=1.2)
+    assert owen.hierarchy.rest_value is None
+
+
+def test_one_part_that_is_left_over_is_not_asked_for_again():
+    game = planted(4, {0: 1.0})
+    found = explain(shaped([[2], [2]]), game, threshold=0.5)[-1]
+    assert found.hierarchy.rest_value == 0
+    assert found.hierarchy.nodes[-1].hidden == 0
+
+
+def test_sampled_owen_values_are_off_by_their_errors():
+    root, off = deep(12), []
+    exact = owen_by_dividends(root, crooked(12))
+    for seed in range(20):
+        found = explain(root, crooked(12), OWEN, max_evaluations=300, seed=seed)[-1]
+        assert found.stop is StopReason.EVALUATIONS
+        assert np.isfinite(found.standard_errors).all()
+        off.append((found.attributions - exact) / np.maximum(found.standard_errors, 1e-12))
+    assert 0.7 < np.sqrt(np.mean(np.square(off))) < 1.4
+
+
+def test_sampling_ends_below_the_standard_error():
+    found = explain(deep(12), crooked(12), OWEN, max_evaluations=1400, standard_error=0.1)[-1]
+    assert found.stop is StopReason.STANDARD_ERROR
+    assert max(node.standard_error for node in found.hierarchy.nodes) < 0.1
+    assert found.converged
+
+
+def test_the_same_seed_makes_the_same_draws():
+    first, again, other = (
+        explain(deep(12), crooked(12), OWEN, max_evaluations=200, seed=seed)[-1].attributions.tolist()
+        for seed in (1, 1, 2)
+    )
+    assert first == again != other
+
+
+@pytest.mark.parametrize("node_value", NodeValue)
+@pytest.mark.parametrize("patience", [0, 1, 3, 7, 12, 13, 40])
+def test_without_time_the_rest_is_not_looked_into(node_value, patience):
+    game = bumpy(12)
+    game._patience = patience
+    *_, found = explain(deep(12), game, node_value, max_evaluations=4096)
+    assert np.isfinite(found.attributions).all()
+    if found.stop is StopReason.DURATION:
+        assert not found.converged
+    if patience < 2:
+        assert found.hierarchy is None
+        assert np.isinf(found.standard_errors).all()
+
+
+def test_a_single_feature_is_the_whole_text():
+    for node_value in NodeValue:
+        found = explain(leaf(0), additive([2.0]), node_value)[-1]
+        assert found.attributions.tolist() == [2.0]
+        assert [len(node.children) for node in found.hierarchy.nodes] == [0]
+        assert (found.stop, found.converged) == (StopReason.COMPLETE, True)
+
+
+TEXT = "the film was not good . the film was very bad ! and the film was good . yes and no ."
+
+
+def toy():
+    return ToyModel({"good": 2.0, "bad": -1.5, "film": 0.25}, {("not", "good"): -3.0})
+
+
+def asked(node_value=REMOVAL, threshold=0.0, **parts):
+    plain = {"target": YES_RATHER_THAN_NO, "quality": Quality(faithfulness=False)}
+    return ExplanationSpec(Prompt(text=TEXT), Hierarchical(node_value, threshold), **(plain | parts))
+
+
+def last(run):
+    *_, update = run
+    return update.result
+
+
+@pytest.mark.parametrize("kind", RemovalKind)
+@pytest.mark.parametrize("unit", Unit)
+def test_leaves_are_occlusions_however_features_are_removed(kind, unit):
+    removal = Removal(kind, "very" if kind in (RemovalKind.TEXT, RemovalKind.TEXT_AND_DELETE) else "")
+    if kind is RemovalKind.MEAN_EMBEDDING:
+        removal = Removal(RemovalKind.DELETE)
+    spec = asked(removal=removal, features=Features(unit))
+    found, flat_one = last(Run(toy(), spec)), last(Run(toy(), replace(spec, method=Occlusion())))
+    assert [each.attribution for each in found.attributions] == [each.attribution for each in flat_one.attributions]
+    assert [each.standard_error for each in found.attributions] == [0] * len(flat_one.attributions)
+
+
+def test_nodes_stand_where_their_features_do():
+    found = last(Run(toy(), asked()))
+    for node in found.hierarchy.nodes:
+        first = found.attributions[node.first_feature]
+        ending = found.attributions[node.first_feature + node.feature_count - 1]
+        assert node.span == (first.span[0], ending.span[1])
+    assert [node.level for node in found.hierarchy.nodes][:2] == [NodeLevel.TEXT, NodeLevel.SENTENCE]
+    assert found.hierarchy.nodes[0].value == pytest.approx(found.full_value - found.base_value)
+
+
+def test_what_was_not_looked_into_is_said():
+    found = last(Run(toy(), asked(budget=Budget(max_evaluations=7))))
+    assert found.trust.verdict is not Verdict.TRUSTED
+    assert any("not looked into" in reason for reason in found.trust.reasons)
+    assert not any("Time ran out" in reason for reason in found.trust.reasons)
+    unknown = [each for each in found.attributions if each.standard_error is None]
+    assert unknown
+    assert all(each.interval is None for each in unknown)
+
+
+def test_what_makes_up_for_each_other_is_said():
+    model = ToyModel({"very": 0.5})
+    model._sum = lambda ids: 4.0 * bool({"good", "bad"} & {model.tokenizer.token_text(each).strip() for each in ids})
+    text = "the film was good . and the film was the film . the film was bad . yes no yes ."
+    spec = replace(asked(threshold=0.05), prompt=Prompt(text=text), features=Features(Unit.SENTENCE))
+    found = last(Run(model, spec))
+    assert all(abs(each.attribution) < 1e-9 for each in found.attributions)
+    assert found.hierarchy.rest_value is None or found.hierarchy.rest_value == pytest.approx(4.0)
+
+
+def test_an_attempt_goes_on_from_a_checkpoint():
+    whole = Run(toy(), asked())
+    updates, model = iter(whole), toy()
+    for _ in range(4):
+        next(updates)
+    resumed = Run(model, asked(), whole.checkpoint())
+    again = last(resumed)
+    assert again.attributions == last(Run(toy(), asked())).attributions
+
+
+def test_more_than_the_budget_is_refused_with_its_reason():
+    model = toy()
+    with pytest.raises(InputError, match="at least 6 evaluations") as caught:
+        prepare(model.tokenizer, model.info, asked(budget=Budget(max_evaluations=3)))
+    assert caught.value.field == "budget.max_evaluations"
+
+
+@pytest.mark.parametrize("text", ["é🦊 漢字。かな。", "مرحبا بالعالم. كيف الحال؟", "a\u200db c\u0301. \n\n d", "."])
+@pytest.mark.parametrize("node_value", NodeValue)
+def test_texts_of_all_kinds(text, node_value):
+    model = toy()
+    spec = replace(asked(node_value), prompt=Prompt(text=text), target=Target(Continuation(text="yes")))
+    found = last(Run(model, spec))
+    assert found.hierarchy.nodes[0].feature_count == len(found.attributions)
+
+
+def test_levels_of_a_text_with_everything():
+    text = "# film\n\nthe film . was good !\n\nvery bad .\n\n# and\n- yes\n- no\n"
+    model = toy()
+    found = last(Run(model, replace(asked(), prompt=Prompt(text=text))))
+    levels = {(node.level, text[slice(*node.span)]) for node in found.hierarchy.nodes}
+    assert (NodeLevel.SECTION, "# film\n\nthe film . was good !\n\nvery bad .") in levels
+    assert (NodeLevel.PARAGRAPH, "the film . was good !") in levels
+    assert (NodeLevel.SENTENCE, "the film .") in levels
+    assert (NodeLevel.WORD, "bad") in levels
+
+
+def test_a_flat_text_has_groups():
+    model = ToyModel({"good": 2.0}, tokenizer=word_tokenizer(context=2048))
+    text = " ".join(["the film was bad ."] * 150 + ["the film was good ."] + ["the film was bad ."] * 49)
+    spec = replace(asked(budget=Budget(max_evaluations=30)), prompt=Prompt(text=text), features=Features(Unit.SENTENCE))
+    found = last(Run(model, spec))
+    assert len(found.attributions) == 200
+    assert max(len(node.children) for node in found.hierarchy.nodes) <= 4
+    top = max(found.attributions, key=lambda each: each.attribution)
+    assert top.text == "the film was good ."
+    assert top.attribution == pytest.approx(2.0)
