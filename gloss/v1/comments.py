@@ -250,7 +250,7 @@ COMMENTS: dict[str, str] = {
     'HierarchyNode.feature_count': 'How many features it has.',
     'HierarchyNode.first_feature': 'Its first feature, an index into the attributions.',
     'HierarchyNode.hidden': "For a part that was not looked into: the most that any part of it is expected to carry, alone and beside all that the prompt holds. It is the size of the part's own value, plus the most by which a child was seen to exceed its part in this text, plus two standard errors. It is a bound where leaving out more never makes up for what was left out before; elsewhere it is an estimate. For REMOVAL it says nothing of what stands in several parts: see `rest_value`.",
-    'HierarchyNode.in_rest': 'For REMOVAL: whether it is a part of what `rest_value` is about: it was not looked into, or is a leaf that carries less than the threshold.',
+    'HierarchyNode.in_rest': 'For REMOVAL: whether it is a part of what `rest_value` is about: it was not looked into, or is a leaf that carries no more than the threshold.',
     'HierarchyNode.level': 'What kind of part it is.',
     'HierarchyNode.looked_into': 'Whether it was looked into, so that its children are here. A leaf has nothing to look into.',
     'HierarchyNode.span': "Where it stands in the result's text: from its first feature to its last.",

@@ -99,7 +99,7 @@ class Way(Protocol):
         ...
 
     def look_into(self, node: Node) -> dict[Node, Contribution]:
-        """What each child contributes; the coalitions are asked for."""
+        """What the children contribute, and perhaps other known parts; the coalitions are asked for."""
         ...
 
 
@@ -204,8 +204,7 @@ class SampledOwen:
     def look_into(self, node: Node) -> dict[Node, Contribution]:
         """See `Way`."""
         self._looked_into.append(node)
-        found = self._contributions()
-        return {child: found[child] for child in node.children}
+        return self._contributions()
 
     def _contributions(self) -> dict[Node, Contribution]:
         nothing = np.zeros((2 * self.pairs, self._asked.features), dtype=np.bool_)

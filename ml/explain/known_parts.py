@@ -63,8 +63,8 @@ class KnownParts:
         return sorted(found, key=lambda node: -abs(self.values[node]))
 
     def little(self) -> list[Node]:
-        """What seems to carry little: parts that were not looked into, and leaves below the threshold."""
-        return [node for node in self._ends() if node.children or abs(self.values[node]) < self.least]
+        """What seems to carry little: parts that were not looked into, and leaves of no more than the threshold."""
+        return [node for node in self._ends() if node.children or abs(self.values[node]) <= self.least]
 
     def estimate(self) -> Estimate:
         """What is known of the features. Where a part was not looked into, each has an equal share of its value."""

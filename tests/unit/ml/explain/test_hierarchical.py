@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import permutations, product
+from itertools import count, permutations, product
 
 import numpy as np
 import pytest
@@ -146,10 +146,9 @@ def leave_one_out(game):
 @given(root=trees(), make=st.sampled_from([bumpy, crooked, saturating]))
 def test_with_nothing_left_out_leaves_are_leave_one_out(root, make):
     found = explain(root, make(len(root)))[-1]
-    assert found.attributions.tolist() == leave_one_out(make(len(root))).tolist()
+    assert found.attributions == pytest.approx(leave_one_out(make(len(root))), abs=1e-12)
     assert (found.standard_errors == 0).all()
     assert (found.stop, found.converged) == (StopReason.COMPLETE, True)
-    assert found.hierarchy.rest_value is None
     assert all(node.hidden is None for node in found.hierarchy.nodes)
 
 
@@ -277,33 +276,36 @@ def test_a_fact_that_stands_twice_is_seen_by_what_is_left_out_together():
 
 
 def test_one_part_that_is_left_over_is_not_asked_for_again():
-    game = planted(4, {0: 1.0})
-    found = explain(shaped([[2], [2]]), game, threshold=0.5)[-1]
-    assert found.hierarchy.rest_value == 0
-    assert found.hierarchy.nodes[-1].hidden == 0
+    game = planted(3, {0: 1.0})
+    found = explain(shaped([1, [2]]), game, threshold=0.5)[-1]
+    assert [node.in_rest for node in found.hierarchy.nodes] == [False, False, True]
+    assert found.hierarchy.rest_value == found.hierarchy.nodes[-1].hidden == 0
+    assert game.asked == 4
 
 
-def test_sampled_owen_values_are_off_by_their_errors():
-    root, off = deep(12), []
+@pytest.mark.parametrize("sizes", [[12], [[7], [5]]], ids=str)
+def test_sampled_owen_values_are_off_by_their_errors(sizes):
+    root, off = shaped(sizes), []
     exact = owen_by_dividends(root, crooked(12))
     for seed in range(20):
         found = explain(root, crooked(12), OWEN, max_evaluations=300, seed=seed)[-1]
         assert found.stop is StopReason.EVALUATIONS
-        assert np.isfinite(found.standard_errors).all()
-        off.append((found.attributions - exact) / np.maximum(found.standard_errors, 1e-12))
+        known = np.isfinite(found.standard_errors)
+        off += ((found.attributions - exact)[known] / found.standard_errors[known]).tolist()
+    assert len(off) > 100
     assert 0.7 < np.sqrt(np.mean(np.square(off))) < 1.4
 
 
 def test_sampling_ends_below_the_standard_error():
-    found = explain(deep(12), crooked(12), OWEN, max_evaluations=1400, standard_error=0.1)[-1]
+    found = explain(flat(12), crooked(12), OWEN, max_evaluations=4000, standard_error=0.1)[-1]
     assert found.stop is StopReason.STANDARD_ERROR
-    assert max(node.standard_error for node in found.hierarchy.nodes) < 0.1
+    assert found.standard_errors.max() < 0.1
     assert found.converged
 
 
 def test_the_same_seed_makes_the_same_draws():
     first, again, other = (
-        explain(deep(12), crooked(12), OWEN, max_evaluations=200, seed=seed)[-1].attributions.tolist()
+        explain(flat(12), crooked(12), OWEN, max_evaluations=200, seed=seed)[-1].attributions.tolist()
         for seed in (1, 1, 2)
     )
     assert first == again != other
@@ -331,7 +333,7 @@ def test_a_single_feature_is_the_whole_text():
         assert (found.stop, found.converged) == (StopReason.COMPLETE, True)
 
 
-TEXT = "the film was not good . the film was very bad ! and the film was good . yes and no ."
+TEXT = "the film was not good .\n\nthe film was very bad !\n\nand the film was good .\n\nyes and no ."
 
 
 def toy():
@@ -355,9 +357,9 @@ def test_leaves_are_occlusions_however_features_are_removed(kind, unit):
     if kind is RemovalKind.MEAN_EMBEDDING:
         removal = Removal(RemovalKind.DELETE)
     spec = asked(removal=removal, features=Features(unit))
-    found, flat_one = last(Run(toy(), spec)), last(Run(toy(), replace(spec, method=Occlusion())))
-    assert [each.attribution for each in found.attributions] == [each.attribution for each in flat_one.attributions]
-    assert [each.standard_error for each in found.attributions] == [0] * len(flat_one.attributions)
+    found, alone = (last(Run(toy(), each)).attributions for each in (spec, replace(spec, method=Occlusion())))
+    assert [each.attribution for each in found] == pytest.approx([each.attribution for each in alone], abs=1e-12)
+    assert {each.standard_error for each in found} == {0.0}
 
 
 def test_nodes_stand_where_their_features_do():
@@ -366,7 +368,7 @@ def test_nodes_stand_where_their_features_do():
         first = found.attributions[node.first_feature]
         ending = found.attributions[node.first_feature + node.feature_count - 1]
         assert node.span == (first.span[0], ending.span[1])
-    assert [node.level for node in found.hierarchy.nodes][:2] == [NodeLevel.TEXT, NodeLevel.SENTENCE]
+    assert [node.level for node in found.hierarchy.nodes][:2] == [NodeLevel.TEXT, NodeLevel.PARAGRAPH]
     assert found.hierarchy.nodes[0].value == pytest.approx(found.full_value - found.base_value)
 
 
@@ -381,23 +383,27 @@ def test_what_was_not_looked_into_is_said():
 
 
 def test_what_makes_up_for_each_other_is_said():
-    model = ToyModel({"very": 0.5})
-    model._sum = lambda ids: 4.0 * bool({"good", "bad"} & {model.tokenizer.token_text(each).strip() for each in ids})
-    text = "the film was good . and the film was the film . the film was bad . yes no yes ."
+    class EitherWillDo(ToyModel):
+        def _sum(self, sequence):
+            return 4.0 * any(self._id(word) in sequence for word in ("good", "bad"))
+
+    text = "the film was good .\n\nyes no yes .\n\nthe film was bad .\n\nno yes no ."
     spec = replace(asked(threshold=0.05), prompt=Prompt(text=text), features=Features(Unit.SENTENCE))
-    found = last(Run(model, spec))
-    assert all(abs(each.attribution) < 1e-9 for each in found.attributions)
-    assert found.hierarchy.rest_value is None or found.hierarchy.rest_value == pytest.approx(4.0)
+    found = last(Run(EitherWillDo({}), spec))
+    assert [each.attribution for each in found.attributions] == [0] * 4
+    assert found.hierarchy.rest_value == pytest.approx(4.0)
+    assert any("stands in several parts" in reason for reason in found.trust.reasons)
 
 
 def test_an_attempt_goes_on_from_a_checkpoint():
-    whole = Run(toy(), asked())
-    updates, model = iter(whole), toy()
-    for _ in range(4):
-        next(updates)
-    resumed = Run(model, asked(), whole.checkpoint())
-    again = last(resumed)
-    assert again.attributions == last(Run(toy(), asked())).attributions
+    ticks, model = count(), toy()
+    begun = Run(toy(), asked(), clock=lambda: next(ticks) * 0.1)
+    for update in begun:
+        if update.result is not None and update.result.hierarchy is not None:
+            break
+    again, whole = last(Run(model, asked(), begun.checkpoint())), last(Run(toy(), asked()))
+    assert replace(again, cost=whole.cost) == whole
+    assert 0 < len(model.read) < whole.cost.evaluations
 
 
 def test_more_than_the_budget_is_refused_with_its_reason():
@@ -417,23 +423,23 @@ def test_texts_of_all_kinds(text, node_value):
 
 
 def test_levels_of_a_text_with_everything():
-    text = "# film\n\nthe film . was good !\n\nvery bad .\n\n# and\n- yes\n- no\n"
+    text = "# film\n\nThe film. Was good!\n\nvery bad .\n\n# and\n- yes\n- no\n"
     model = toy()
     found = last(Run(model, replace(asked(), prompt=Prompt(text=text))))
     levels = {(node.level, text[slice(*node.span)]) for node in found.hierarchy.nodes}
-    assert (NodeLevel.SECTION, "# film\n\nthe film . was good !\n\nvery bad .") in levels
-    assert (NodeLevel.PARAGRAPH, "the film . was good !") in levels
-    assert (NodeLevel.SENTENCE, "the film .") in levels
+    assert (NodeLevel.SECTION, "# film\n\nThe film. Was good!\n\nvery bad .") in levels
+    assert (NodeLevel.PARAGRAPH, "The film. Was good!") in levels
+    assert (NodeLevel.SENTENCE, "The film.") in levels
     assert (NodeLevel.WORD, "bad") in levels
 
 
 def test_a_flat_text_has_groups():
     model = ToyModel({"good": 2.0}, tokenizer=word_tokenizer(context=2048))
-    text = " ".join(["the film was bad ."] * 150 + ["the film was good ."] + ["the film was bad ."] * 49)
+    text = " ".join(["The film was bad."] * 150 + ["The film was good."] + ["The film was bad."] * 49)
     spec = replace(asked(budget=Budget(max_evaluations=30)), prompt=Prompt(text=text), features=Features(Unit.SENTENCE))
     found = last(Run(model, spec))
     assert len(found.attributions) == 200
     assert max(len(node.children) for node in found.hierarchy.nodes) <= 4
     top = max(found.attributions, key=lambda each: each.attribution)
-    assert top.text == "the film was good ."
+    assert top.text == "The film was good."
     assert top.attribution == pytest.approx(2.0)
