@@ -14,7 +14,7 @@ from ml.errors import InputError
 from ml.explain import Run, prepare
 from ml.explain.contributions import owen_coalitions
 from ml.explain.hierarchical import HierarchicalExplainer
-from ml.explain.hierarchy import Node
+from ml.explain.hierarchy import Node, tree
 from ml.result import NodeLevel, StopReason, Verdict
 from ml.spec import (
     Budget,
@@ -233,6 +233,18 @@ def test_a_planted_source_is_found_with_few_evaluations():
     assert (found.stop, found.converged) == (StopReason.EVALUATIONS, False)
 
 
+def test_five_of_two_hundred_are_found_within_sixty():
+    root, found = tree([], [(at, at + 1) for at in range(200)], NodeLevel.SENTENCE), []
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        sources = random.choice(200, 5, replace=False)
+        noise = random.normal(scale=0.02, size=200)
+        noise[sources] += random.uniform(1, 3, size=5)
+        last = explain(root, additive(noise), max_evaluations=60)[-1]
+        found.append(len(set(np.argsort(-last.attributions)[:5].tolist()) & set(sources.tolist())))
+    assert np.mean(found) >= 4.5
+
+
 def test_only_what_carries_more_than_the_threshold_is_looked_into():
     game = planted(81, {40: 3.0, 70: 1.0, 3: 0.1})
     found = explain(deep(81), game, threshold=0.05)[-1]
@@ -293,7 +305,7 @@ def test_sampled_owen_values_are_off_by_their_errors(sizes):
         known = np.isfinite(found.standard_errors)
         off += ((found.attributions - exact)[known] / found.standard_errors[known]).tolist()
     assert len(off) > 100
-    assert 0.7 < np.sqrt(np.mean(np.square(off))) < 1.4
+    assert 0.4 < np.sqrt(np.mean(np.square(off))) < 1.2  # the mean of all variances makes the small ones larger
 
 
 def test_sampling_ends_below_the_standard_error():
