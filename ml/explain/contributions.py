@@ -15,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
-from ml.explain.estimator import BoolArray, FloatArray, Game, IntArray
+from ml.explain.estimator import BoolArray, FloatArray, Game, IntArray, empty_and_full
 from ml.explain.hierarchy import Node
 
 EMPTY, FULL = 0, 1
@@ -34,7 +34,7 @@ class Asked:
         self.values: FloatArray = np.empty(0)
         self._coalitions: list[BoolArray] = []
         self._numbers: dict[bytes, int] = {}
-        self.numbers(np.repeat([[False], [True]], features, axis=1))
+        self.numbers(empty_and_full(features))
 
     def __len__(self) -> int:
         return len(self._coalitions)
@@ -208,7 +208,8 @@ class SampledOwen:
 
     def _contributions(self) -> dict[Node, Contribution]:
         nothing = np.zeros((2 * self.pairs, self._asked.features), dtype=np.bool_)
-        before, found = {self._root: nothing}, {}
+        before = {self._root: nothing}
+        found: dict[Node, Contribution] = {}
         for node in self._looked_into:  # a parent before its children
             ranks = self._ranks(node)
             members = np.array([child.members(self._asked.features) for child in node.children])
