@@ -78,13 +78,13 @@ def planted(number: int, count: int) -> Context:
         for state in _STATES.split()
     ]
     lines = [fillers[index] for index in random.choice(len(fillers), count - PLANTED, replace=False)]
-    places = np.sort(random.choice(count, PLANTED, replace=False))
+    positions = np.sort(random.choice(count, PLANTED, replace=False))
     order = random.permutation(PLANTED)
-    for place, index in zip(places.tolist(), order.tolist(), strict=True):
+    for place, index in zip(positions.tolist(), order.tolist(), strict=True):
         lines.insert(place, f"The code of {people[index]} is {codes[index]}.")
     context = " ".join(lines)
     said = " ".join(f"The code of {person} is {code}." for person, code in zip(people, codes, strict=True))
-    return Context(f"planted {number}", context, len(context), f" {said}", frozenset(places.tolist()))
+    return Context(f"planted {number}", context, len(context), f" {said}", frozenset(positions.tolist()))
 
 
 def real(lines: Sequence[str], count: int, words: int, contexts: int) -> Iterator[Context]:

@@ -69,7 +69,7 @@ class HierarchicalExplainer:
         removal = LeaveOneOut(known.asked) if self.method.node_value is NodeValue.REMOVAL else None
         way = removal or ExactOwen(known.asked, self.root)
         reserved = 0 if removal is None else 1
-        waiting, told = [(-math.inf, 0, self.root)], 0
+        waiting, reported = [(-math.inf, 0, self.root)], 0
         stop = StopReason.COMPLETE
         while waiting:
             size, _, node = heapq.heappop(waiting)
@@ -86,8 +86,8 @@ class HierarchicalExplainer:
             for child in node.children:
                 if child.children:
                     heapq.heappush(waiting, (-abs(known.values[child]), child.start, child))
-            if len(known.asked) >= (1 + PLAIN_GROWTH) * told:
-                told = len(known.asked)
+            if len(known.asked) >= (1 + PLAIN_GROWTH) * reported:
+                reported = len(known.asked)
                 yield known.estimate()
         if removal is not None and (little := known.little()) and len(known.asked) < self.max_evaluations:
             known.rest = removal.without(little)

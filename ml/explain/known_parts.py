@@ -83,11 +83,11 @@ class KnownParts:
 
         found = with_rows(estimate, self.asked.coalitions, self.asked.values)
         values, errors, _ = _reckoned(contributions, self.asked.values)
-        settled = not errors.any() or has_converged(values[ends], errors[ends], self._limit)
+        precise = not errors.any() or has_converged(values[ends], errors[ends], self._limit)
         sums = self._method.node_value is NodeValue.OWEN
         return replace(
             found,
-            converged=settled and not self.candidates(),
+            converged=precise and not self.candidates(),
             completeness_error=completeness_error(found.attributions, float(values[0])) if sums else None,
             stability=self._stability([contributions[index] for index in ends]),
             hierarchy=self._hierarchy(nodes, values, errors),
@@ -101,8 +101,8 @@ class KnownParts:
         return stability(pairs[:, 0::2].mean(axis=1), pairs[:, 1::2].mean(axis=1))
 
     def _hierarchy(self, nodes: Sequence[Node], values: FloatArray, errors: FloatArray) -> Hierarchy:
-        places = {node: place for place, node in enumerate(nodes)}
-        parts = {node: [child for child in node.children if child in places] for node in nodes}
+        indices = {node: place for place, node in enumerate(nodes)}
+        parts = {node: [child for child in node.children if child in indices] for node in nodes}
         sizes = dict(zip(nodes, np.abs(values).tolist(), strict=True))
         excess = max((sizes[child] - sizes[node] for node in nodes for child in parts[node]), default=0.0)
         removal = self._method.node_value is NodeValue.REMOVAL
@@ -123,7 +123,7 @@ class KnownParts:
                     value=value,
                     standard_error=error,
                     looked_into=bool(parts[node]),
-                    children=tuple(places[child] for child in parts[node]),
+                    children=tuple(indices[child] for child in parts[node]),
                     hidden=hidden.get(node),
                     in_rest=node in little,
                 )

@@ -181,8 +181,8 @@ def test_owen_values_of_a_flat_tree_are_shapley_values():
 @settings(max_examples=40, deadline=None)
 @given(root=trees(4, 12), exact=st.booleans(), seed=st.integers(0, 99))
 def test_children_sum_to_their_node(root, exact, seed):
-    fewest = HierarchicalExplainer(root, Hierarchical(OWEN, 0.0), Budget(max_evaluations=2)).min_evaluations
-    budget = {} if exact else {"max_evaluations": max(fewest, min(150, owen_coalitions(root) - 1)), "seed": seed}
+    minimum = HierarchicalExplainer(root, Hierarchical(OWEN, 0.0), Budget(max_evaluations=2)).min_evaluations
+    budget = {} if exact else {"max_evaluations": max(minimum, min(150, owen_coalitions(root) - 1)), "seed": seed}
     for found in explain(root, bumpy(len(root)), OWEN, **budget):
         nodes = found.hierarchy.nodes
         for node in nodes:
