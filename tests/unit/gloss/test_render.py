@@ -135,7 +135,7 @@ def test_the_parts_of_a_text_are_drawn_as_far_as_they_were_looked_into() -> None
     shown = draw(terminal.explanation(found))
     assert re.search(r"\+3.50 text The capital of France is", shown)
     assert re.search(r"−0.50 ± 0.25 sentence The capital  not looked into, may hide up to 0.75", shown)
-    assert re.search(r"\+2.50 word France\n", shown)
+    assert re.search(r"\+2.50 word France +\n", shown)
     assert "and 1 smaller" in shown
     for text in (shown, html.page(found)):
         assert "The 3 that carry little" in " ".join(text.split())
