@@ -171,6 +171,7 @@ def agreement(served: ExplainableModel, local: ExplainableModel) -> dict[str, fl
         "occlusion, a continuation": ExplanationSpec(prompt, spec.Occlusion(), continuation),
         "occlusion, a generation": ExplanationSpec(prompt, spec.Occlusion(), Target(GenerationTarget(4))),
         "occlusion, a contrast": ExplanationSpec(prompt, spec.Occlusion(), contrast),
+        "hierarchical": ExplanationSpec(prompt, spec.Hierarchical(threshold=0.0)),
         "LIME": ExplanationSpec(prompt, spec.Lime(), budget=large),
         "KernelSHAP": ExplanationSpec(prompt, spec.KernelShap(), budget=large),
         "Shapley permutation": ExplanationSpec(prompt, spec.ShapleyPermutation(), budget=large),

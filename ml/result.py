@@ -10,7 +10,7 @@ import builtins
 from dataclasses import dataclass, field
 from enum import Enum
 
-from ml.spec import RemovalKind, Scale, Span, SurrogateKind
+from ml.spec import NodeValue, RemovalKind, Scale, Span, SurrogateKind
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,52 @@ class Interaction:
     second: int
     value: float
     standard_error: float | None = 0.0
+
+
+class NodeLevel(Enum):
+    """Kinds of parts of a text."""
+
+    TEXT = "text"
+    MESSAGE = "message"
+    SECTION = "section"
+    PARAGRAPH = "paragraph"
+    SENTENCE = "sentence"
+    WORD = "word"
+    TOKEN = "token"  # noqa: S105
+    SPAN = "span"
+    GROUP = "group"
+
+
+@dataclass(frozen=True)
+class HierarchyNode:
+    """A part of a text: `feature_count` features from `first_feature` on, and what they did together.
+
+    Attributes:
+        standard_error: 0 where nothing was sampled, None where too little is known yet.
+        children: by their indices among the nodes; empty for a leaf and for what was not looked into.
+        hidden: the most that any part of a node that was not looked into is expected to carry.
+        in_rest: whether it is among what the hierarchy's `rest_value` is about.
+    """
+
+    level: NodeLevel
+    span: Span
+    first_feature: int
+    feature_count: int
+    value: float
+    standard_error: float | None = 0.0
+    looked_into: bool = False
+    children: tuple[int, ...] = ()
+    hidden: float | None = None
+    in_rest: bool = False
+
+
+@dataclass(frozen=True)
+class Hierarchy:
+    """The parts of a text, the whole first; `rest_value` is what all that seems to carry little carries together."""
+
+    nodes: tuple[HierarchyNode, ...]
+    node_value: NodeValue
+    rest_value: float | None = None
 
 
 @dataclass(frozen=True)
@@ -329,6 +375,7 @@ class ExplanationResult:
     cost: Cost = field(default_factory=Cost)
     precision: Precision = field(default_factory=Precision)
     rows: tuple[AttributionRow, ...] = ()
+    hierarchy: Hierarchy | None = None
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from ml.spec import (
     ExplanationSpec,
     Features,
     GlobalSurrogate,
+    Hierarchical,
     InputTimesGradient,
     IntegratedGradients,
     Interactions,
@@ -201,6 +202,7 @@ class Comparison:
             ("Shapley permutations", "nats", ShapleyPermutation(), {"budget": few}),
             ("context attribution", "gradient", ContextAttribution(), {"budget": few}),
             ("interactions", "nats", Interactions(), {"budget": few}),
+            ("hierarchical", "nats", Hierarchical(threshold=0.0), {}),
             ("continuation", "nats", Occlusion(), {"target": Target(Continuation(" in the rain"))}),
             (
                 "contrast",

@@ -17,6 +17,7 @@ from google.protobuf.text_format import MessageToString
 from gloss import v1
 from gloss.render import surrogates, words
 from gloss.render.findings import Finding, findings
+from gloss.render.hierarchy import Branch, branches, rest_line
 from gloss.render.rows import RowTable, rows
 from gloss.render.surrogates import Fitted
 
@@ -95,6 +96,9 @@ def _details(result: v1.ExplanationResult | v1.StudyResult, fitted: Fitted | Non
     """What a method found beside attributions."""
     for finding in findings(result, top=50):
         yield from _finding(finding)
+    if isinstance(result, v1.ExplanationResult) and (root := branches(result)) is not None:
+        yield f'<h2>Parts of the text</h2><ul class="tree">{_part(root)}</ul>'
+        yield f'<p class="soft">{safe(line)}</p>' if (line := rest_line(result)) else ""
     if fitted is not None:
         yield f"<h2>Surrogate</h2><p>{safe(fitted.sentence)}</p>"
         if fitted.nodes:
@@ -284,6 +288,18 @@ def _branch(fitted: Fitted, index: int, answer: str) -> str:
     children = _branch(fitted, node.present, "present: ") + _branch(fitted, node.absent, fitted.absent)
     return (
         f'<li>{line} <span class="soft">{node.samples:,} samples</span> · <em>{feature}</em>?<ul>{children}</ul></li>'
+    )
+
+
+def _part(branch: Branch) -> str:
+    """A part of the text, with those in it that were looked into."""
+    note = f' <span class="soft">{safe(branch.note)}</span>' if branch.note else ""
+    below = "".join(map(_part, branch.children))
+    if branch.smaller:
+        below += f'<li class="soft">and {branch.smaller} smaller</li>'
+    return (
+        f'<li><strong dir="ltr">{safe(branch.figures)}</strong> <span class="soft">{safe(branch.level)}</span>'
+        f" <bdi>{safe(branch.text)}</bdi>{note}{f'<ul>{below}</ul>' if below else ''}</li>"
     )
 
 

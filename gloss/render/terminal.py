@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from rich.bar import Bar
 from rich.console import Group, RenderableType
 from rich.padding import Padding
+from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
@@ -15,6 +16,7 @@ from rich.tree import Tree
 from gloss import v1
 from gloss.render import surrogates, words
 from gloss.render.findings import Finding, findings
+from gloss.render.hierarchy import Branch, branches, rest_line
 from gloss.render.paint import AGAINST, FOR, Shaded, hexadecimal, plain, shade
 from gloss.render.rows import RowTable, rows
 from gloss.render.surrogates import Fitted
@@ -115,6 +117,25 @@ def tree(fitted: Fitted) -> Tree:
     return root
 
 
+def parts(root: Branch) -> Tree:
+    """The parts of a text, as far as they were looked into."""
+
+    def label(branch: Branch) -> Text:
+        tone = FOR if branch.value >= 0 else AGAINST
+        figures = Text.assemble((branch.figures, Style(color=hexadecimal(tone[1]), bold=True)), " ")
+        figures.append_text(Text.assemble((f"{branch.level} ", "dim"), branch.text))
+        return figures.append_text(Text(f"  {branch.note}" if branch.note else "", "yellow"))
+
+    def grow(drawn: Tree, branch: Branch) -> Tree:
+        for child in branch.children:
+            grow(drawn.add(label(child)), child)
+        if branch.smaller:
+            drawn.add(Text(f"and {branch.smaller} smaller", "dim"))
+        return drawn
+
+    return grow(Tree(label(root), guide_style="dim"), root)
+
+
 def verdict(result: v1.ExplanationResult | v1.StudyResult, fitted: Fitted | None) -> Iterator[RenderableType]:
     """Whether to rely on it: the trust verdict, and how well a surrogate fits."""
     if result.HasField("trust"):
@@ -180,6 +201,10 @@ def _heading(found: v1.Explanation) -> Text:
 def _details(result: v1.ExplanationResult | v1.StudyResult, fitted: Fitted | None) -> Iterator[RenderableType]:
     """What a method found beside attributions."""
     yield from (Padding(table(finding), (0, 2, 1, 2)) for finding in findings(result))
+    if isinstance(result, v1.ExplanationResult) and (root := branches(result)) is not None:
+        yield Padding(parts(root), (0, 2, 1, 2))
+        if line := rest_line(result):
+            yield Padding(plain(line), (0, 2, 1, 2))
     if fitted is not None and fitted.nodes:
         yield Padding(tree(fitted), (0, 2, 1, 2))
 

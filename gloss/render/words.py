@@ -11,7 +11,7 @@ from gloss import v1
 from gloss.durations import seconds
 from gloss.values import enum_names
 
-WithError = v1.FeatureAttribution | v1.Interaction | v1.WordCoefficient | v1.GroupDifference
+WithError = v1.FeatureAttribution | v1.Interaction | v1.WordCoefficient | v1.GroupDifference | v1.HierarchyNode
 
 _METHODS = {
     "lime": "LIME",

@@ -21,6 +21,19 @@ class AttributionUnit(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ATTRIBUTION_UNIT_SHARE: _ClassVar[AttributionUnit]
     ATTRIBUTION_UNIT_IMPURITY_SHARE: _ClassVar[AttributionUnit]
 
+class NodeLevel(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    NODE_LEVEL_UNSPECIFIED: _ClassVar[NodeLevel]
+    NODE_LEVEL_TEXT: _ClassVar[NodeLevel]
+    NODE_LEVEL_MESSAGE: _ClassVar[NodeLevel]
+    NODE_LEVEL_SECTION: _ClassVar[NodeLevel]
+    NODE_LEVEL_PARAGRAPH: _ClassVar[NodeLevel]
+    NODE_LEVEL_SENTENCE: _ClassVar[NodeLevel]
+    NODE_LEVEL_WORD: _ClassVar[NodeLevel]
+    NODE_LEVEL_TOKEN: _ClassVar[NodeLevel]
+    NODE_LEVEL_SPAN: _ClassVar[NodeLevel]
+    NODE_LEVEL_GROUP: _ClassVar[NodeLevel]
+
 class TrustVerdict(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     TRUST_VERDICT_UNSPECIFIED: _ClassVar[TrustVerdict]
@@ -43,6 +56,16 @@ ATTRIBUTION_UNIT_PROBABILITY: AttributionUnit
 ATTRIBUTION_UNIT_LOG_ODDS: AttributionUnit
 ATTRIBUTION_UNIT_SHARE: AttributionUnit
 ATTRIBUTION_UNIT_IMPURITY_SHARE: AttributionUnit
+NODE_LEVEL_UNSPECIFIED: NodeLevel
+NODE_LEVEL_TEXT: NodeLevel
+NODE_LEVEL_MESSAGE: NodeLevel
+NODE_LEVEL_SECTION: NodeLevel
+NODE_LEVEL_PARAGRAPH: NodeLevel
+NODE_LEVEL_SENTENCE: NodeLevel
+NODE_LEVEL_WORD: NodeLevel
+NODE_LEVEL_TOKEN: NodeLevel
+NODE_LEVEL_SPAN: NodeLevel
+NODE_LEVEL_GROUP: NodeLevel
 TRUST_VERDICT_UNSPECIFIED: TrustVerdict
 TRUST_VERDICT_TRUSTED: TrustVerdict
 TRUST_VERDICT_CAUTION: TrustVerdict
@@ -56,7 +79,7 @@ STOP_REASON_CANCELLED: StopReason
 STOP_REASON_RANKED: StopReason
 
 class ExplanationResult(_message.Message):
-    __slots__ = ("text", "tokens", "target", "removal", "attributions", "base_value", "full_value", "surrogate", "interactions", "completeness_error", "stability", "faithfulness", "converged", "trust", "cost", "precision", "attribution_unit", "outside_share", "rows")
+    __slots__ = ("text", "tokens", "target", "removal", "attributions", "base_value", "full_value", "surrogate", "interactions", "completeness_error", "stability", "faithfulness", "converged", "trust", "cost", "precision", "attribution_unit", "outside_share", "rows", "hierarchy")
     TEXT_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
@@ -76,6 +99,7 @@ class ExplanationResult(_message.Message):
     ATTRIBUTION_UNIT_FIELD_NUMBER: _ClassVar[int]
     OUTSIDE_SHARE_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
+    HIERARCHY_FIELD_NUMBER: _ClassVar[int]
     text: str
     tokens: _containers.RepeatedCompositeFieldContainer[_common_pb2.Token]
     target: ResolvedTarget
@@ -95,7 +119,8 @@ class ExplanationResult(_message.Message):
     attribution_unit: AttributionUnit
     outside_share: float
     rows: _containers.RepeatedCompositeFieldContainer[AttributionRow]
-    def __init__(self, text: _Optional[str] = ..., tokens: _Optional[_Iterable[_Union[_common_pb2.Token, _Mapping]]] = ..., target: _Optional[_Union[ResolvedTarget, _Mapping]] = ..., removal: _Optional[_Union[ResolvedRemoval, _Mapping]] = ..., attributions: _Optional[_Iterable[_Union[FeatureAttribution, _Mapping]]] = ..., base_value: _Optional[float] = ..., full_value: _Optional[float] = ..., surrogate: _Optional[_Union[SurrogateFit, _Mapping]] = ..., interactions: _Optional[_Iterable[_Union[Interaction, _Mapping]]] = ..., completeness_error: _Optional[float] = ..., stability: _Optional[float] = ..., faithfulness: _Optional[_Union[Faithfulness, _Mapping]] = ..., converged: _Optional[bool] = ..., trust: _Optional[_Union[Trust, _Mapping]] = ..., cost: _Optional[_Union[Cost, _Mapping]] = ..., precision: _Optional[_Union[Precision, _Mapping]] = ..., attribution_unit: _Optional[_Union[AttributionUnit, str]] = ..., outside_share: _Optional[float] = ..., rows: _Optional[_Iterable[_Union[AttributionRow, _Mapping]]] = ...) -> None: ...
+    hierarchy: Hierarchy
+    def __init__(self, text: _Optional[str] = ..., tokens: _Optional[_Iterable[_Union[_common_pb2.Token, _Mapping]]] = ..., target: _Optional[_Union[ResolvedTarget, _Mapping]] = ..., removal: _Optional[_Union[ResolvedRemoval, _Mapping]] = ..., attributions: _Optional[_Iterable[_Union[FeatureAttribution, _Mapping]]] = ..., base_value: _Optional[float] = ..., full_value: _Optional[float] = ..., surrogate: _Optional[_Union[SurrogateFit, _Mapping]] = ..., interactions: _Optional[_Iterable[_Union[Interaction, _Mapping]]] = ..., completeness_error: _Optional[float] = ..., stability: _Optional[float] = ..., faithfulness: _Optional[_Union[Faithfulness, _Mapping]] = ..., converged: _Optional[bool] = ..., trust: _Optional[_Union[Trust, _Mapping]] = ..., cost: _Optional[_Union[Cost, _Mapping]] = ..., precision: _Optional[_Union[Precision, _Mapping]] = ..., attribution_unit: _Optional[_Union[AttributionUnit, str]] = ..., outside_share: _Optional[float] = ..., rows: _Optional[_Iterable[_Union[AttributionRow, _Mapping]]] = ..., hierarchy: _Optional[_Union[Hierarchy, _Mapping]] = ...) -> None: ...
 
 class FeatureAttribution(_message.Message):
     __slots__ = ("text", "span", "positions", "attribution", "standard_error", "interval")
@@ -112,6 +137,40 @@ class FeatureAttribution(_message.Message):
     standard_error: float
     interval: Interval
     def __init__(self, text: _Optional[str] = ..., span: _Optional[_Union[_common_pb2.CharacterSpan, _Mapping]] = ..., positions: _Optional[_Iterable[int]] = ..., attribution: _Optional[float] = ..., standard_error: _Optional[float] = ..., interval: _Optional[_Union[Interval, _Mapping]] = ...) -> None: ...
+
+class Hierarchy(_message.Message):
+    __slots__ = ("nodes", "node_value", "rest_value")
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    NODE_VALUE_FIELD_NUMBER: _ClassVar[int]
+    REST_VALUE_FIELD_NUMBER: _ClassVar[int]
+    nodes: _containers.RepeatedCompositeFieldContainer[HierarchyNode]
+    node_value: _explanation_spec_pb2.NodeValue
+    rest_value: float
+    def __init__(self, nodes: _Optional[_Iterable[_Union[HierarchyNode, _Mapping]]] = ..., node_value: _Optional[_Union[_explanation_spec_pb2.NodeValue, str]] = ..., rest_value: _Optional[float] = ...) -> None: ...
+
+class HierarchyNode(_message.Message):
+    __slots__ = ("level", "span", "first_feature", "feature_count", "value", "standard_error", "looked_into", "children", "hidden", "in_rest")
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
+    SPAN_FIELD_NUMBER: _ClassVar[int]
+    FIRST_FEATURE_FIELD_NUMBER: _ClassVar[int]
+    FEATURE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    STANDARD_ERROR_FIELD_NUMBER: _ClassVar[int]
+    LOOKED_INTO_FIELD_NUMBER: _ClassVar[int]
+    CHILDREN_FIELD_NUMBER: _ClassVar[int]
+    HIDDEN_FIELD_NUMBER: _ClassVar[int]
+    IN_REST_FIELD_NUMBER: _ClassVar[int]
+    level: NodeLevel
+    span: _common_pb2.CharacterSpan
+    first_feature: int
+    feature_count: int
+    value: float
+    standard_error: float
+    looked_into: bool
+    children: _containers.RepeatedScalarFieldContainer[int]
+    hidden: float
+    in_rest: bool
+    def __init__(self, level: _Optional[_Union[NodeLevel, str]] = ..., span: _Optional[_Union[_common_pb2.CharacterSpan, _Mapping]] = ..., first_feature: _Optional[int] = ..., feature_count: _Optional[int] = ..., value: _Optional[float] = ..., standard_error: _Optional[float] = ..., looked_into: _Optional[bool] = ..., children: _Optional[_Iterable[int]] = ..., hidden: _Optional[float] = ..., in_rest: _Optional[bool] = ...) -> None: ...
 
 class AttributionRow(_message.Message):
     __slots__ = ("text", "span", "positions", "base_value", "full_value", "attributions", "standard_errors", "interval_reach", "interval_level", "interactions", "interaction_standard_errors", "r_squared")

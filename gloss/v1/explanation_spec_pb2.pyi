@@ -46,6 +46,12 @@ class Surrogate(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     SURROGATE_LASSO: _ClassVar[Surrogate]
     SURROGATE_DECISION_TREE: _ClassVar[Surrogate]
 
+class NodeValue(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    NODE_VALUE_UNSPECIFIED: _ClassVar[NodeValue]
+    NODE_VALUE_REMOVAL: _ClassVar[NodeValue]
+    NODE_VALUE_OWEN: _ClassVar[NodeValue]
+
 class PrecisionPolicy(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     PRECISION_POLICY_UNSPECIFIED: _ClassVar[PrecisionPolicy]
@@ -71,12 +77,15 @@ SURROGATE_UNSPECIFIED: Surrogate
 SURROGATE_RIDGE: Surrogate
 SURROGATE_LASSO: Surrogate
 SURROGATE_DECISION_TREE: Surrogate
+NODE_VALUE_UNSPECIFIED: NodeValue
+NODE_VALUE_REMOVAL: NodeValue
+NODE_VALUE_OWEN: NodeValue
 PRECISION_POLICY_UNSPECIFIED: PrecisionPolicy
 PRECISION_POLICY_FLOAT32: PrecisionPolicy
 PRECISION_POLICY_AUTO: PrecisionPolicy
 
 class ExplanationSpec(_message.Message):
-    __slots__ = ("model", "prompt", "target", "features", "removal", "budget", "quality", "precision", "rows", "occlusion", "lime", "kernel_shap", "shapley_permutation", "input_times_gradient", "integrated_gradients", "attention_rollout", "value_zeroing", "context_attribution", "interactions")
+    __slots__ = ("model", "prompt", "target", "features", "removal", "budget", "quality", "precision", "rows", "occlusion", "lime", "kernel_shap", "shapley_permutation", "input_times_gradient", "integrated_gradients", "attention_rollout", "value_zeroing", "context_attribution", "interactions", "hierarchical")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
@@ -96,6 +105,7 @@ class ExplanationSpec(_message.Message):
     VALUE_ZEROING_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_ATTRIBUTION_FIELD_NUMBER: _ClassVar[int]
     INTERACTIONS_FIELD_NUMBER: _ClassVar[int]
+    HIERARCHICAL_FIELD_NUMBER: _ClassVar[int]
     model: str
     prompt: _common_pb2.Prompt
     target: Target
@@ -115,7 +125,8 @@ class ExplanationSpec(_message.Message):
     value_zeroing: ValueZeroing
     context_attribution: ContextAttribution
     interactions: Interactions
-    def __init__(self, model: _Optional[str] = ..., prompt: _Optional[_Union[_common_pb2.Prompt, _Mapping]] = ..., target: _Optional[_Union[Target, _Mapping]] = ..., features: _Optional[_Union[Features, _Mapping]] = ..., removal: _Optional[_Union[Removal, _Mapping]] = ..., budget: _Optional[_Union[Budget, _Mapping]] = ..., quality: _Optional[_Union[Quality, _Mapping]] = ..., precision: _Optional[_Union[PrecisionPolicy, str]] = ..., rows: _Optional[_Union[Rows, _Mapping]] = ..., occlusion: _Optional[_Union[Occlusion, _Mapping]] = ..., lime: _Optional[_Union[Lime, _Mapping]] = ..., kernel_shap: _Optional[_Union[KernelShap, _Mapping]] = ..., shapley_permutation: _Optional[_Union[ShapleyPermutation, _Mapping]] = ..., input_times_gradient: _Optional[_Union[InputTimesGradient, _Mapping]] = ..., integrated_gradients: _Optional[_Union[IntegratedGradients, _Mapping]] = ..., attention_rollout: _Optional[_Union[AttentionRollout, _Mapping]] = ..., value_zeroing: _Optional[_Union[ValueZeroing, _Mapping]] = ..., context_attribution: _Optional[_Union[ContextAttribution, _Mapping]] = ..., interactions: _Optional[_Union[Interactions, _Mapping]] = ...) -> None: ...
+    hierarchical: Hierarchical
+    def __init__(self, model: _Optional[str] = ..., prompt: _Optional[_Union[_common_pb2.Prompt, _Mapping]] = ..., target: _Optional[_Union[Target, _Mapping]] = ..., features: _Optional[_Union[Features, _Mapping]] = ..., removal: _Optional[_Union[Removal, _Mapping]] = ..., budget: _Optional[_Union[Budget, _Mapping]] = ..., quality: _Optional[_Union[Quality, _Mapping]] = ..., precision: _Optional[_Union[PrecisionPolicy, str]] = ..., rows: _Optional[_Union[Rows, _Mapping]] = ..., occlusion: _Optional[_Union[Occlusion, _Mapping]] = ..., lime: _Optional[_Union[Lime, _Mapping]] = ..., kernel_shap: _Optional[_Union[KernelShap, _Mapping]] = ..., shapley_permutation: _Optional[_Union[ShapleyPermutation, _Mapping]] = ..., input_times_gradient: _Optional[_Union[InputTimesGradient, _Mapping]] = ..., integrated_gradients: _Optional[_Union[IntegratedGradients, _Mapping]] = ..., attention_rollout: _Optional[_Union[AttentionRollout, _Mapping]] = ..., value_zeroing: _Optional[_Union[ValueZeroing, _Mapping]] = ..., context_attribution: _Optional[_Union[ContextAttribution, _Mapping]] = ..., interactions: _Optional[_Union[Interactions, _Mapping]] = ..., hierarchical: _Optional[_Union[Hierarchical, _Mapping]] = ...) -> None: ...
 
 class Target(_message.Message):
     __slots__ = ("next_token", "continuation", "generation", "contrast", "scale")
@@ -240,6 +251,14 @@ class ContextAttribution(_message.Message):
 class Interactions(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class Hierarchical(_message.Message):
+    __slots__ = ("node_value", "threshold")
+    NODE_VALUE_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    node_value: NodeValue
+    threshold: float
+    def __init__(self, node_value: _Optional[_Union[NodeValue, str]] = ..., threshold: _Optional[float] = ...) -> None: ...
 
 class Budget(_message.Message):
     __slots__ = ("max_evaluations", "max_duration", "standard_error", "seed")

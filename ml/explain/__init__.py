@@ -6,6 +6,7 @@ Evaluator (evaluation.py)   prompts in, log-probabilities of the target's tokens
 TargetTokens (target.py)    what is measured, and the objective that makes a value of the log-probabilities
 PromptInternals             one prompt inside a model, for methods that look there (internals.py)
 OcclusionExplainer, ...     estimators over any game, which a value function is one of
+Node (hierarchy.py)         the tree of a text's parts, for what goes from coarse to fine (hierarchical.py)
 anytime (sampling.py)       what those that sample do alike: growing batches, limits, when to stop
 Control (control.py)        what a fitted game explains of the samples' values, for those that sample
 Work (work.py)              a question at work: updates, checkpoint, clock

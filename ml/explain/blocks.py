@@ -47,10 +47,12 @@ class Block:
 
     Attributes:
         is_unit: whether it is one as it stands; what is none is prose.
+        rank: of a heading, 1 for the highest; 0 for all others.
     """
 
     span: Span
     is_unit: bool
+    rank: int = 0
 
 
 def blocks(text: str) -> list[Block]:
@@ -69,7 +71,11 @@ def blocks(text: str) -> list[Block]:
     kinds.setdefault(0, "paragraph_open")  # blank lines before the first one
     starts = [0, *accumulate(map(len, lines))]
     return [
-        Block((starts[line], starts[following]), kinds[line] in _UNITS)
+        Block(
+            (starts[line], starts[following]),
+            kinds[line] in _UNITS,
+            _rank(lines[line]) if kinds[line] == "heading_open" else 0,
+        )
         for line, following in pairwise([*sorted(kinds), len(lines)])
     ]
 
@@ -118,6 +124,11 @@ def _end_of_item(lines: Sequence[str], first: int, kinds: dict[int, str]) -> int
         if not line[:1].isspace() and not line_goes_on(lines[index - 1], line):
             return index
     return None
+
+
+def _rank(heading: str) -> int:
+    """1 for the highest, by the signs that a heading begins with; one in a quotation or an item counts as lowest."""
+    return len(heading.strip()) - len(heading.strip().lstrip("#")) or 6
 
 
 def _columns(character: str) -> int:

@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ml.result import StopReason, SurrogateFit
+from ml.result import Hierarchy, StopReason, SurrogateFit
 
 BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.int64]
@@ -92,6 +92,7 @@ class Estimate:
         freedom: degrees of freedom of the standard errors, infinite where there are plenty.
         completeness_error: |Σ attributions − (v(all) − v(nothing))|, for methods that promise 0.
         outside_share: the share of tokens that belong to no feature, for methods whose attributions are shares.
+        hierarchy: of the parts of the text, for methods that go from coarse to fine.
         rows: what is known of every feature in each row of the target, in their order, by the same fit where the method
             is linear; see `with_rows`. It is worked out when asked for, as it may take a while. None for what has no
             rows, and where nothing is known.
@@ -107,6 +108,7 @@ class Estimate:
     freedom: float = np.inf
     completeness_error: float | None = None
     outside_share: float | None = None
+    hierarchy: Hierarchy | None = None
     rows: Callable[[RowValues], Iterable[Estimate]] | None = None
 
     @classmethod

@@ -54,7 +54,7 @@ def segment(
         spans = _token_spans(encoding) if unit is Unit.TOKEN else _units(text, unit, encoding.editable)
         if features.within is not None:
             start, end = features.within
-            spans = [span for span in spans if start <= _first_visible(text, span) < end]
+            spans = [span for span in spans if start <= first_visible(text, span) < end]
         cut = _by_token(encoding, spans) if unit is Unit.TOKEN else _own(encoding, spans, merge=True)
         if not cut:
             where = field if features.within is None else f"{field}.within"
@@ -93,7 +93,7 @@ def _own(encoding: Encoding, spans: Sequence[Span], *, merge: bool) -> list[Feat
     for position, span in enumerate(encoding.spans):
         if span is None or span[0] == span[1]:
             continue
-        anchor = _first_visible(encoding.text, span)
+        anchor = first_visible(encoding.text, span)
         index = bisect_right(starts, anchor) - 1
         if index >= 0 and anchor < spans[index][1]:
             owned[index].append(position)
@@ -114,7 +114,7 @@ def _own(encoding: Encoding, spans: Sequence[Span], *, merge: bool) -> list[Feat
 def _token_spans(encoding: Encoding) -> list[Span]:
     """Spans of the tokens that begin in an editable part, one entry a token."""
     spans = [span for span in encoding.spans if span is not None and span[0] < span[1]]
-    anchors = [_first_visible(encoding.text, span) for span in spans]
+    anchors = [first_visible(encoding.text, span) for span in spans]
     return [
         span
         for span, anchor in zip(spans, anchors, strict=True)
@@ -132,7 +132,8 @@ def _by_token(encoding: Encoding, spans: Sequence[Span]) -> list[Feature]:
     ]
 
 
-def _first_visible(text: str, span: Span) -> int:
+def first_visible(text: str, span: Span) -> int:
+    """Where the first character of a span is that is no white space, else its start."""
     start, end = span
     return next((index for index in range(start, end) if not text[index].isspace()), start)
 

@@ -12,6 +12,8 @@ from ml.explain.context import ContextExplainer, link
 from ml.explain.estimator import Explainer
 from ml.explain.flow import AttentionRolloutExplainer, ValueZeroingExplainer
 from ml.explain.gradients import InputTimesGradientExplainer, IntegratedGradientsExplainer
+from ml.explain.hierarchical import HierarchicalExplainer
+from ml.explain.hierarchy import Node
 from ml.explain.interactions import MAX_FEATURES, InteractionsExplainer
 from ml.explain.internals import InternalsExplainer
 from ml.explain.kernel_shap import KernelShapExplainer
@@ -55,6 +57,7 @@ def explainer(
     asked: ExplanationSpec,
     info: ModelInfo,
     perturbed: Perturbation,
+    hierarchy: Node,
     *,
     appended: int,
     rows: int = 0,
@@ -63,6 +66,7 @@ def explainer(
 
     Args:
         perturbed: the prompt; `appended` is the most tokens that the model reads behind it.
+        hierarchy: the tree over its features.
         rows: the most that the target has.
 
     Raises:
@@ -77,7 +81,7 @@ def explainer(
     features = perturbed.features
     _check_rows(asked)
     internals = _of_internals(asked, info, perturbed, len(perturbed.ids) + appended, rows)
-    chosen = internals or _of_a_game(asked, features)
+    chosen = internals or _of_a_game(asked, features, hierarchy)
     needed = chosen.min_evaluations * (1 if isinstance(chosen, InternalsExplainer) else removals)
     if limit is not None and needed > limit:
         raise InputError(
@@ -94,8 +98,8 @@ def _check_reach(asked: ExplanationSpec, info: ModelInfo, perturbed: Perturbatio
         return
     if isinstance(asked.method, _INTERNALS):
         instead = (
-            "choose occlusion, LIME, KernelSHAP, Shapley permutation, interactions or context attribution, or load the"
-            " model in Gloss"
+            "choose occlusion, LIME, KernelSHAP, Shapley permutation, interactions, context attribution or the"
+            " hierarchical method, or load the model in Gloss"
         )
         raise OutOfReachError(info.name, info.engine, "gives log-probabilities, no gradients and no attention", instead)
     if perturbed.resolved.kind is RemovalKind.MEAN_EMBEDDING:
@@ -130,7 +134,7 @@ def _gradients(asked: ExplanationSpec, rows: int) -> int:
     return rows if share_all and asked.target.scale is Scale.LOG_PROBABILITY else 1 + rows
 
 
-def _of_a_game(asked: ExplanationSpec, features: int) -> Explainer:
+def _of_a_game(asked: ExplanationSpec, features: int, hierarchy: Node) -> Explainer:
     match asked.method:
         case spec.Occlusion():
             return OcclusionExplainer(features, asked.method)
@@ -139,23 +143,23 @@ def _of_a_game(asked: ExplanationSpec, features: int) -> Explainer:
             return LimeExplainer(features, asked.method, asked.budget, control=controlled)
         case spec.ContextAttribution():
             return ContextExplainer(features, asked.method, asked.budget, link(asked.target))
-        case spec.KernelShap(estimator):
-            return _kernel_shap(features, asked.budget, control=estimator is Estimator.CONTROL_VARIATES)
-        case spec.ShapleyPermutation():
-            return _enumerated(features, asked.budget) or PermutationExplainer(features, asked.budget)
+        case spec.KernelShap() | spec.ShapleyPermutation():
+            return _shapley(asked.method, features, asked.budget)
         case spec.Interactions():
             return _interactions(asked, features)
+        case spec.Hierarchical():
+            return HierarchicalExplainer(hierarchy, asked.method, asked.budget)
         case _:
             raise AssertionError(f"{asked.method} is no game's")
 
 
-def _kernel_shap(features: int, budget: spec.Budget, *, control: bool) -> Explainer:
-    return _enumerated(features, budget) or KernelShapExplainer(features, budget, control=control)
-
-
-def _enumerated(features: int, budget: spec.Budget) -> Explainer | None:
+def _shapley(method: spec.KernelShap | spec.ShapleyPermutation, features: int, budget: spec.Budget) -> Explainer:
     """Exact Shapley values, where all coalitions are within the budget."""
-    return EnumerationExplainer(features, budget) if is_enumerable(features, budget) else None
+    if is_enumerable(features, budget):
+        return EnumerationExplainer(features, budget)
+    if isinstance(method, spec.ShapleyPermutation):
+        return PermutationExplainer(features, budget)
+    return KernelShapExplainer(features, budget, control=method.estimator is Estimator.CONTROL_VARIATES)
 
 
 def _check_rows(asked: ExplanationSpec) -> None:

@@ -15,6 +15,7 @@ from ml.errors import InputError
 from ml.explain import faithfulness, methods, rows, target
 from ml.explain.estimator import Explainer
 from ml.explain.features import Feature, segment
+from ml.explain.hierarchy import hierarchy
 from ml.explain.internals import InternalsExplainer
 from ml.explain.occlusion import OcclusionExplainer
 from ml.explain.removal import Perturbation, perturbation
@@ -127,7 +128,14 @@ def prepare(tokenizer: Tokenizer, info: ModelInfo, spec: ExplanationSpec) -> Pro
         features=features,
         perturbation=perturbed,
         target=planned_target,
-        explainer=methods.explainer(spec, info, perturbed, appended=planned_target.longest, rows=max_rows),
+        explainer=methods.explainer(
+            spec,
+            info,
+            perturbed,
+            hierarchy(encoding, features, spec.features),
+            appended=planned_target.longest,
+            rows=max_rows,
+        ),
         quality=faithfulness.Plan.of(len(features), len(encoding.ids)) if measured else None,
         max_rows=max_rows,
     )

@@ -28,6 +28,7 @@ from ml.result import (
     AttributionRow,
     ExplanationResult,
     Faithfulness,
+    Hierarchy,
     Interaction,
     Interval,
     Stage,
@@ -227,6 +228,7 @@ class Run(Work):
             stability=estimate.stability,
             completeness_error=estimate.completeness_error,
             outside_share=estimate.outside_share,
+            hierarchy=estimate.hierarchy,
             precision=self._precision,
             converged=estimate.converged,
             cost=self._cost(value, estimate.stop),
@@ -235,20 +237,42 @@ class Run(Work):
     def _with_errors_of_values(self, estimate: Estimate, noise: float, number: int = 0) -> Estimate:
         """`estimate` with standard errors that count those of the values.
 
-        What is sampled shows the rounding of its values as it shows their spread, and has it in its standard errors.
-
         Args:
             noise: standard deviation of a value, by what an engine elsewhere computes beside.
             number: what it estimates: 0 for the target's value, else a row's, from 1.
         """
-        errors: FloatArray = np.hypot(estimate.standard_errors, math.sqrt(2) * noise)  # of a difference of two values
         freedom, rounding = estimate.freedom, self._evaluator.rounding
-        exact = estimate.standard_errors == 0
-        if rounding is not None and exact.any():
-            # Of two values, that of the whole prompt is never rounded.
-            errors = np.where(exact, np.hypot(errors, rounding.deviations[number]), errors)
+        if rounding is not None and (estimate.standard_errors == 0).any():
             freedom = min(freedom, rounding.measured)
-        return replace(estimate, standard_errors=errors, freedom=freedom)
+        errors = self._errors_of_values(estimate.standard_errors, noise, number)
+        hierarchy = estimate.hierarchy and self._hierarchy(estimate.hierarchy, noise, two_sided_95(freedom))
+        return replace(estimate, standard_errors=errors, freedom=freedom, hierarchy=hierarchy)
+
+    def _errors_of_values(self, standard_errors: FloatArray, noise: float, number: int) -> FloatArray:
+        """Standard errors of differences of two values, with what is known of the errors of those.
+
+        What is sampled shows the rounding of its values as it shows their spread, and has it in its standard errors.
+        """
+        errors: FloatArray = np.hypot(standard_errors, math.sqrt(2) * noise)
+        if (rounding := self._evaluator.rounding) is None:
+            return errors
+        # Of two values, that of the whole prompt is never rounded.
+        return np.where(standard_errors == 0, np.hypot(errors, rounding.deviations[number]), errors)
+
+    def _hierarchy(self, found: Hierarchy, noise: float, reach: float) -> Hierarchy:
+        """The parts of the text, with the errors of the values in theirs and, `reach` times, in what they may hide."""
+        sampled = np.array([node.standard_error or 0.0 for node in found.nodes])
+        errors = self._errors_of_values(sampled, noise, 0)
+        added = reach * np.sqrt(errors**2 - sampled**2)
+        nodes = (
+            replace(
+                node,
+                standard_error=None if node.standard_error is None else error,
+                hidden=None if node.hidden is None else node.hidden + more,
+            )
+            for node, error, more in zip(found.nodes, errors.tolist(), added.tolist(), strict=True)
+        )
+        return replace(found, nodes=tuple(nodes))
 
 
 def _row(row: Row, estimate: Estimate, base: float, full: float) -> AttributionRow:

@@ -37,6 +37,7 @@ from ml.explain.estimator import (
 )
 from ml.explain.sampling import DEFAULT_SAMPLES, anytime, has_converged, stability
 from ml.explain.shapley import completeness_error
+from ml.explain.stopping import Stopping
 from ml.result import StopReason
 
 MAX_FEATURES = 1024
@@ -79,8 +80,7 @@ class SparseInteractionsExplainer:
             lambda coalitions, values: self._estimate(coalitions, np.concatenate([ends, values.ravel()])),
             rows=2,
             blocks=self._pairs,
-            limit=self.budget.standard_error,
-            enough=self.features,
+            stopping=Stopping.of(self.budget, self.features, ranks=False),
             growth=1.0,
         )
 

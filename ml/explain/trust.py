@@ -47,7 +47,7 @@ def judge(
     reasons = [*_unchanged(result, unchanged)]
     if not unchanged or len(unchanged) < len(result.attributions):
         reasons += _effect(result, in_units)
-    reasons += [*_precision(result), *_noise(result), *_completeness(result), *_interactions(result)]
+    reasons += [*_precision(result), *_hidden(result), *_noise(result), *_completeness(result), *_interactions(result)]
     reasons += [*_target(result.target), *doubts, *_sink(result)]
     if result.surrogate is not None:
         reasons += _fit(result.surrogate, result.surrogate.r_squared, "around this prompt")
@@ -149,7 +149,7 @@ def _precision(result: ExplanationResult) -> Iterator[Reason]:
     largest = _largest(result)
     errors = [each.standard_error for each in result.attributions if each.standard_error is not None]
     worst = max(errors, default=0.0)
-    if unknown := len(result.attributions) - len(errors):
+    if result.hierarchy is None and (unknown := len(result.attributions) - len(errors)):
         yield (
             Verdict.NOT_TRUSTED,
             f"Time ran out before {unknown} of {len(result.attributions)} features were measured; they show 0.",
@@ -159,6 +159,32 @@ def _precision(result: ExplanationResult) -> Iterator[Reason]:
             Verdict.NOT_TRUSTED if worst > largest else Verdict.CAUTION,
             f"The samples are too few: the largest standard error is {worst:.2g} and the largest attribution"
             f" {largest:.2g}.",
+        )
+
+
+def _hidden(result: ExplanationResult) -> Iterator[Reason]:
+    """What parts of the text may hide that were not looked into, or that make up for each other."""
+    if (found := result.hierarchy) is None:
+        return
+    largest = max((abs(node.value) for node in found.nodes if node.feature_count == 1), default=0.0)
+    pruned = [node for node in found.nodes if node.hidden is not None]
+    hidden = max((node.hidden or 0.0 for node in pruned), default=0.0)
+    if hidden > largest / 2:
+        features = sum(node.feature_count for node in pruned)
+        yield (
+            Verdict.CAUTION,
+            f"{features} of {len(result.attributions)} features are in parts that were not looked into, and one of them"
+            f" may carry as much as {hidden:.2g}; the largest that was found carries {largest:.2g}. Allow more"
+            " evaluations.",
+        )
+    alone = math.fsum(node.value for node in found.nodes if node.in_rest)
+    together = found.rest_value or 0.0
+    if abs(together) > largest and abs(together - alone) > abs(together) / 2:
+        yield (
+            Verdict.CAUTION,
+            f"What seems to carry little, {_figures(alone, '.2g')} in all where each part is left out alone,"
+            f" carries {_figures(together, '.2g')} together: some of it stands in several parts, which leaving"
+            " out one at a time does not show. Ask for Owen values.",
         )
 
 

@@ -15,12 +15,14 @@ __all__ = [
     "AttentionRollout",
     "ContextAttribution",
     "Estimator",
+    "Hierarchical",
     "InputTimesGradient",
     "IntegratedGradients",
     "Interactions",
     "KernelShap",
     "Lime",
     "Method",
+    "NodeValue",
     "Occlusion",
     "ShapleyPermutation",
     "SurrogateKind",
@@ -41,6 +43,13 @@ class Estimator(Enum):
 
     CONTROL_VARIATES = "control variates"
     TEXTBOOK = "textbook"
+
+
+class NodeValue(Enum):
+    """What the value of a part of the text is; see `ml.explain.hierarchical`."""
+
+    REMOVAL = "removal"
+    OWEN = "Owen"
 
 
 class SurrogateKind(Enum):
@@ -135,6 +144,14 @@ class Interactions:
     """What pairs of features do together."""
 
 
+@dataclass(frozen=True)
+class Hierarchical(Checked):
+    """Parts of the text first, and what is in those whose value is at least `threshold` times the largest."""
+
+    node_value: NodeValue = NodeValue.REMOVAL
+    threshold: Annotated[float, Range(0, 1)] = 0.05
+
+
 Method = (
     Occlusion
     | Lime
@@ -146,4 +163,5 @@ Method = (
     | ValueZeroing
     | ContextAttribution
     | Interactions
+    | Hierarchical
 )

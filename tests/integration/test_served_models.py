@@ -99,6 +99,8 @@ EXACT = {
     "occlusion of windows": spec.Occlusion(window=3),
     "exact Shapley values": spec.KernelShap(),
     "interactions": spec.Interactions(),
+    "hierarchical": spec.Hierarchical(threshold=0.0),
+    "Owen values": spec.Hierarchical(spec.NodeValue.OWEN, threshold=0.0),
 }
 SAMPLED = {
     "LIME": spec.Lime(),

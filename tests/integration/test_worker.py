@@ -242,6 +242,7 @@ METHODS = {
     "value_zeroing": pb.ValueZeroing(),
     "context_attribution": pb.ContextAttribution(),
     "interactions": pb.Interactions(),
+    "hierarchical": pb.Hierarchical(),
 }
 STUDIES = {
     "global_surrogate": pb.GlobalSurrogate(
@@ -278,6 +279,7 @@ def test_every_method_of_the_contract(model, store, method):
     assert result.trust.verdict != pb.TRUST_VERDICT_UNSPECIFIED
     assert result.HasField("faithfulness")
     assert bool(result.interactions) == (method == "interactions")
+    assert result.HasField("hierarchy") == (method == "hierarchical")
     assert explanation.progress.evaluations_done == explanation.progress.evaluations_planned
     assert explanation.progress.stage == pb.STAGE_DONE
 

@@ -75,6 +75,9 @@ def everything() -> v1.ExplanationResult:
         )
     )
     result.precision.measured_error = 0.1
+    whole = v1.CharacterSpan(start=0, end=len(result.text))
+    result.hierarchy.nodes.append(v1.HierarchyNode(span=whole, looked_into=True, children=[1]))
+    result.hierarchy.nodes.append(v1.HierarchyNode(span=whole, value=1.0, hidden=2.0))
     return result
 
 

@@ -109,6 +109,40 @@ def test_pairs_are_drawn_with_the_largest_first() -> None:
     assert "capital + France" in html.page(found)
 
 
+def test_the_parts_of_a_text_are_drawn_as_far_as_they_were_looked_into() -> None:
+    found = explained()
+    found.result.hierarchy.nodes.extend(
+        [
+            v1.HierarchyNode(
+                level=v1.NODE_LEVEL_TEXT, span=v1.CharacterSpan(start=0, end=24), feature_count=5, value=3.5,
+                standard_error=0, looked_into=True, children=[1, 2, 3],
+            ),
+            v1.HierarchyNode(
+                level=v1.NODE_LEVEL_SENTENCE, span=v1.CharacterSpan(start=0, end=11), feature_count=2, value=-0.5,
+                standard_error=0.25, hidden=0.75, in_rest=True,
+            ),
+            v1.HierarchyNode(
+                level=v1.NODE_LEVEL_WORD, span=v1.CharacterSpan(start=15, end=21), first_feature=3, feature_count=1,
+                value=2.5, standard_error=0,
+            ),
+            v1.HierarchyNode(
+                level=v1.NODE_LEVEL_WORD, span=v1.CharacterSpan(start=22, end=24), first_feature=4, feature_count=1,
+                value=0.01, standard_error=0, in_rest=True,
+            ),
+        ]
+    )  # fmt: skip
+    found.result.hierarchy.rest_value = 1.5
+    shown = draw(terminal.explanation(found))
+    assert re.search(r"\+3.50 text The capital of France is", shown)
+    assert re.search(r"−0.50 ± 0.25 sentence The capital  not looked into, may hide up to 0.75", shown)
+    assert re.search(r"\+2.50 word France +\n", shown)
+    assert "and 1 smaller" in shown
+    for text in (shown, html.page(found)):
+        assert "The 3 that carry little" in " ".join(text.split())
+        assert "+1.50 when left out together" in " ".join(text.split())
+    assert "may hide up to 0.75" in html.page(found)
+
+
 def studied(result: v1.StudyResult, **study: object) -> v1.Explanation:
     """A finished study."""
     spec = v1.StudySpec(**study)

@@ -97,6 +97,11 @@ class TestToQuestion:
             ({"context_attribution": pb.ContextAttribution(alpha=0)}, spec.ContextAttribution(0)),
             ({"integrated_gradients": pb.IntegratedGradients(steps=7)}, spec.IntegratedGradients(7)),
             ({"value_zeroing": pb.ValueZeroing()}, spec.ValueZeroing()),
+            ({"hierarchical": pb.Hierarchical()}, spec.Hierarchical(spec.NodeValue.REMOVAL, 0.05)),
+            (
+                {"hierarchical": pb.Hierarchical(node_value=pb.NODE_VALUE_OWEN, threshold=0)},
+                spec.Hierarchical(spec.NodeValue.OWEN, 0.0),
+            ),
         ],
     )
     def test_methods(self, parts, method):
@@ -192,6 +197,8 @@ class TestToQuestion:
             ("lime.max_depth", {"lime": pb.Lime(surrogate=pb.SURROGATE_DECISION_TREE, max_depth=9)}),
             ("lime.max_depth", {"lime": pb.Lime(max_depth=2)}),
             ("lime.max_depth", {"lime": pb.Lime(surrogate=pb.SURROGATE_LASSO, max_depth=2)}),
+            ("hierarchical.threshold", {"hierarchical": pb.Hierarchical(threshold=1.5)}),
+            ("hierarchical.node_value", {"hierarchical": pb.Hierarchical(node_value=77)}),
             ("lime.surrogate", {"lime": pb.Lime(surrogate=77)}),
             ("budget.max_evaluations", {"budget": pb.Budget(max_evaluations=0)}),
             ("budget.max_duration", {"budget": pb.Budget(max_duration=Duration())}),

@@ -64,6 +64,9 @@ METHODS = st.one_of(
         lambda method: {"integrated_gradients": method}
     ),
     message(pb.ContextAttribution, alpha=number(0, 1e9)).map(lambda method: {"context_attribution": method}),
+    message(pb.Hierarchical, node_value=st.sampled_from([1, 2]), threshold=number(0, 1)).map(
+        lambda method: {"hierarchical": method}
+    ),
     st.sampled_from(EMPTY).map(lambda name: {name: getattr(pb, name.title().replace("_", ""))()}),
 )
 STUDIES = st.one_of(

@@ -21,11 +21,13 @@ from ml.spec import (
     Estimator,
     ExplanationSpec,
     GenerationTarget,
+    Hierarchical,
     IntegratedGradients,
     Interactions,
     KernelShap,
     Lime,
     NextTokenTarget,
+    NodeValue,
     Occlusion,
     Prompt,
     Quality,
@@ -60,6 +62,8 @@ LINEAR = {
     "permutations": (ShapleyPermutation(), SAMPLED),
     "interactions": (Interactions(), SAMPLED),
     "interactions, exact": (Interactions(), EXACT),
+    "hierarchical": (Hierarchical(threshold=0.0), EXACT),
+    "hierarchical, Owen values": (Hierarchical(NodeValue.OWEN, threshold=0.0), EXACT),
 }
 REFITTED = {
     "lasso": (Lime(SurrogateKind.LASSO), SAMPLED),

@@ -14,11 +14,13 @@ from ml.spec import (
     ExplanationSpec,
     Features,
     GenerationTarget,
+    Hierarchical,
     InputTimesGradient,
     IntegratedGradients,
     Interactions,
     KernelShap,
     Lime,
+    NodeValue,
     Occlusion,
     Prompt,
     Quality,
@@ -105,7 +107,17 @@ def test_progress_moves_forward_to_its_end():
 
 
 @pytest.mark.parametrize(
-    "method", [Occlusion(), Lime(), KernelShap(), ShapleyPermutation(), ContextAttribution(), Interactions()]
+    "method",
+    [
+        Occlusion(),
+        Lime(),
+        KernelShap(),
+        ShapleyPermutation(),
+        ContextAttribution(),
+        Interactions(),
+        Hierarchical(),
+        Hierarchical(NodeValue.OWEN),
+    ],
 )
 @pytest.mark.parametrize("faithfulness", [True, False])
 def test_a_forecast_is_the_run_before_its_first_step(method, faithfulness):

@@ -20,9 +20,11 @@ from ml.spec import (
     ContrastTarget,
     ExplanationSpec,
     GenerationTarget,
+    Hierarchical,
     Interactions,
     KernelShap,
     Lime,
+    NodeValue,
     Occlusion,
     Prompt,
     Scale,
@@ -48,6 +50,8 @@ METHODS = {
     "permutations": ShapleyPermutation(),
     "interactions": Interactions(),
     "context attribution": ContextAttribution(),
+    "hierarchical": Hierarchical(),
+    "Owen values": Hierarchical(NodeValue.OWEN),
 }
 
 

@@ -1,0 +1,30 @@
+"""What a model said, kept in a file as well: a run that is started again goes on behind it."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+import numpy as np
+
+from ml.explain.cache import ValueCache
+from ml.explain.estimator import FloatArray
+
+
+class KeptCache(ValueCache):
+    """A cache of values that writes each down, a line of key and numbers, when it is new."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(max_bytes=2**30)
+        for line in path.read_text(encoding="ascii").splitlines() if path.exists() else []:
+            if line.count(" ") == 1 and len(line) % 4 == 1:  # whole: the last one may have been cut off
+                key, numbers = line.split()
+                super().put(bytes.fromhex(key), np.frombuffer(base64.b64decode(numbers)))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("a", encoding="ascii")
+
+    def put(self, key: bytes, log_probabilities: FloatArray) -> None:
+        """Keep it, in the file too."""
+        super().put(key, log_probabilities)
+        self._file.write(f"{key.hex()} {base64.b64encode(log_probabilities.tobytes()).decode()}\n")
+        self._file.flush()

@@ -1,0 +1,181 @@
+"""Does coarse to fine find the sources that asking for every one finds, and from how many evaluations?
+
+    python -m benchmarks.hierarchical TEXT [--model FOLDER] [--figure hundred | real | planted] [--contexts 20]
+        [--bfloat16] [--seconds 480] [--json FILE]
+
+TEXT is the folder of WikiText-2. `hundred` and `real` are texts of 100 and 200 sentences of it, and the model's own
+continuation; `planted` are lists of 200 sentences, five of which hold what the continuation says. Each is explained
+twice: every sentence left out alone, and coarse to fine within 25 evaluations of 100 sentences, 60 of 200.
+
+What the model says is kept in the JSON file's neighbour `.cache`, and a run that is started again goes on behind it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.finding.contexts import Context, planted, real, wikitext
+from benchmarks.finding.kept import KeptCache
+from benchmarks.machine import processor
+from ml.explain import Run
+from ml.memory import expect_to_stay, keep_freed_memory
+from ml.models.base import LanguageModel
+from ml.models.loading import load
+from ml.result import ExplanationResult
+from ml.spec import Budget, ExplanationSpec, Hierarchical, Occlusion
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A goal: contexts of so many sentences, real ones with at most so many words each, and the evaluations allowed."""
+
+    sentences: int
+    evaluations: int
+    words: int = 0
+
+    def contexts(self, text: Path, count: int) -> Iterator[Context]:
+        """The first contexts."""
+        if self.words:
+            return real(wikitext(text), self.sentences, self.words, count)
+        return (planted(number, self.sentences) for number in range(count))
+
+
+FIGURES = {"hundred": Figure(100, 25, words=15), "real": Figure(200, 60, words=10), "planted": Figure(200, 60)}
+TOP = 5
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the two ways found of one context.
+
+    Attributes:
+        tokens: of the prompt.
+        flat_evaluations, evaluations: asked for by either, known ones as well.
+        flat_top, top: the sentences that support the answer most, first to fifth.
+        planted: those that hold the answer, where that is known.
+        covered, pruned: of the parts that were not looked into, how many hide no more than they say, and how many
+            there are.
+    """
+
+    context: str
+    tokens: int
+    flat_evaluations: int
+    evaluations: int
+    flat_top: tuple[int, ...]
+    top: tuple[int, ...]
+    planted: tuple[int, ...]
+    covered: int
+    pruned: int
+
+    @property
+    def same_first(self) -> bool:
+        """Whether the first source is the same."""
+        return self.top[0] == self.flat_top[0]
+
+    @property
+    def same(self) -> int:
+        """How many of the first five are."""
+        return len({*self.top} & {*self.flat_top})
+
+
+def find(model: LanguageModel, context: Context, figure: Figure, cache: KeptCache, until: float) -> Found | None:
+    """Explain a context both ways; None where time runs out."""
+    flat = _result(model, context.asked(Occlusion()), cache, until)
+    budget = Budget(max_evaluations=figure.evaluations)
+    ours = (
+        None
+        if flat is None
+        else _result(model, context.asked(Hierarchical(threshold=0.0), budget=budget), cache, until)
+    )
+    if flat is None or ours is None or ours.hierarchy is None:
+        return None
+    alone = np.array([each.attribution for each in flat.attributions])
+    pruned = [node for node in ours.hierarchy.nodes if node.hidden is not None]
+    hides = [np.abs(alone[node.first_feature :][: node.feature_count]).max() - (node.hidden or 0.0) for node in pruned]
+    return Found(
+        context.name,
+        len(flat.tokens),
+        flat.cost.evaluations + flat.cost.cache_hits,
+        ours.cost.evaluations + ours.cost.cache_hits,
+        _top(flat),
+        _top(ours),
+        tuple(sorted(context.planted)),
+        sum(each <= 1e-9 for each in hides),
+        len(pruned),
+    )
+
+
+def _result(model: LanguageModel, asked: ExplanationSpec, cache: KeptCache, until: float) -> ExplanationResult | None:
+    result = None
+    for update in Run(model, asked, cache=cache):
+        if time.monotonic() > until:
+            return None
+        result = update.result
+    if not isinstance(result, ExplanationResult):
+        raise AssertionError("an explanation ends with its result")
+    return result
+
+
+def _top(result: ExplanationResult) -> tuple[int, ...]:
+    attributions = np.array([each.attribution for each in result.attributions])
+    return tuple(np.argsort(-attributions, kind="stable")[:TOP].tolist())
+
+
+def show(found: Sequence[Found], name: str) -> None:
+    """Print what was found of the contexts of a figure."""
+    table = Table("context", "tokens", "evaluations", "first", "of five", "bounded", title=name)
+    for one in found:
+        evaluations = f"{one.evaluations} of {one.flat_evaluations}"
+        first = "same" if one.same_first else "another"
+        table.add_row(one.context, str(one.tokens), evaluations, first, str(one.same), f"{one.covered} of {one.pruned}")
+    Console().print(table)
+
+
+def main() -> None:
+    """Explain contexts until the time is up, print a table, and write JSON where asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("text", type=Path, help="folder of WikiText-2")
+    parser.add_argument("--model", default="lstm", help="shipped name or folder")
+    parser.add_argument("--figure", choices=list(FIGURES), default="hundred")
+    parser.add_argument("--contexts", type=int, default=20)
+    parser.add_argument("--bfloat16", action="store_true", help="compute in bfloat16")
+    parser.add_argument("--seconds", type=float, default=480.0)
+    parser.add_argument("--json", type=Path, default=Path("benchmarks/results/hierarchical.json"))
+    options = parser.parse_args()
+    keep_freed_memory()
+    until = time.monotonic() + options.seconds
+    model = load(options.model, device="cpu", threads=1)
+    if options.bfloat16 and (fast := model.in_bfloat16()) is not None:
+        model = fast
+    expect_to_stay()
+    cache, figure = KeptCache(options.json.with_suffix(".cache")), FIGURES[options.figure]
+    found: list[Found] = []
+    for context in figure.contexts(options.text, options.contexts):
+        one = find(model, context, figure, cache, until)
+        if one is None:
+            break
+        found.append(one)
+    show(found, f"{model.info.name}, {options.figure}")
+    figures = json.loads(options.json.read_text()) if options.json.exists() else {}
+    figures.setdefault(model.info.name, {})[options.figure] = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "processor": processor(),
+        "dtype": model.info.dtype,
+        "contexts": [asdict(one) for one in found],
+    }
+    if found:
+        options.json.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
