@@ -166,7 +166,7 @@ def test_tour(gloss: Gloss, stack: str) -> None:
         "Where does it look?",
         "Occlusion ·",
         "LIME ·",
-        "Sources",
+        "gloss cite",
         "More to try",
     ):
         assert part in shown

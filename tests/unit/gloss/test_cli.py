@@ -85,11 +85,21 @@ def test_next_takes_several_texts(run: Run, script: fake.Script) -> None:
         (["bias", "The {} said", "--group", "a=b", "--group", "c=d"], "study_result"),
         (["jobs", "list"], "explanations"),
         (["tour"], "lime"),
-        (["cite", "--context", "-", "--question", "Why?"], "sentences"),
     ],
 )
 def test_json_is_alone_on_standard_output(run: Run, arguments: list[str], key: str) -> None:
     assert key in json.loads(output(run(*arguments, "--json")))
+
+
+def test_a_citation_of_standard_input(run: Run) -> None:
+    asked = ("cite", "--context", "-", "--question", "Why?")
+    found = json.loads(output(run(*asked, "--json", input="One line.\n\nAnother.\n")))
+    [sentence] = found["sentences"]
+    assert [(each["file"], each["first_line"]) for each in sentence["citations"]] == [
+        ("standard input", 1),
+        ("standard input", 3),
+    ]
+    assert "[1]" in output(run(*asked, input="One line.\n\nAnother.\n"))
 
 
 def test_json_keeps_zeros_and_the_contracts_names(run: Run) -> None:
