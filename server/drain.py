@@ -49,7 +49,7 @@ class Drain:
         One that comes while gRPC closes its connection ends with CANCELLED, which clients do not retry. They come in
         waves: whoever was refused or cut tries again.
         """
-        while (left := self._last + _QUIET_SECONDS - time.monotonic()) > 0:
+        while (left := self._last + _QUIET_SECONDS - time.monotonic()) > 0:  # noqa: ASYNC110 -- silence is no event
             await asyncio.sleep(left)
 
     def cut(self) -> None:
