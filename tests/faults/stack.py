@@ -63,7 +63,8 @@ class Stack:
     def start_server(self, **settings: str) -> Child:
         """Start the server, and connect to it."""
         self.server = self._start("server", settings)
-        self.address = self.server.wait_ready(START_SECONDS)["grpc"]
+        ready = self.server.wait_ready(START_SECONDS)
+        self.address, self.page = ready["grpc"], ready["metrics"]
         self.channel = self._closing.enter_context(grpc.insecure_channel(self.address))
         self.inference = InferenceServiceStub(self.channel)
         self.explanations = ExplanationServiceStub(self.channel)
@@ -83,7 +84,7 @@ class Stack:
 
     def _start(self, name: str, settings: dict[str, str]) -> Child:
         self._started += 1
-        env = environment(GLOSS_REDIS_URL=self.redis.url, GLOSS_MODEL=self._model, **settings)
+        env = environment(**{"GLOSS_REDIS_URL": self.redis.url, "GLOSS_MODEL": self._model, **settings})
         child = Child(name, [sys.executable, "-m", name], self._folder / f"{name}-{self._started}.log", env)
         self._closing.callback(self._end, child)
         return child

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
@@ -14,6 +15,7 @@ from gloss.v1.inference_service_pb2_grpc import InferenceServiceStub
 from tests.faults import peers, traffic
 from tests.faults.report import Measure, Row, keep, percentile
 from tests.faults.stack import Stack, resident_bytes, wait_for
+from tests.integration.test_unread import UNREADY
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
 
@@ -33,6 +35,13 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         yield stack
 
 
+def paused(stack: Stack) -> int:
+    """Texts whose client does not read."""
+    with urllib.request.urlopen(f"http://{stack.page}/metrics", timeout=5) as page:
+        lines = page.read().decode().splitlines()
+    return int(float(next(line for line in lines if line.startswith('gloss_generations{state="paused"}')).split()[1]))
+
+
 def others(stack: Stack) -> list[float]:
     """Seconds of the calls that others make, one after the other."""
     with traffic.next_tokens(stack, pause=0.005) as asked:
@@ -44,8 +53,9 @@ def others(stack: Stack) -> list[float]:
 @contextmanager
 def unread_streams(stack: Stack, count: int) -> Iterator[None]:
     request = pb.GenerateRequest(prompt=pb.Prompt(text=traffic.TEXT), max_tokens=400, top_k=1000)
-    with grpc.insecure_channel(stack.address, [("gloss.peer", 1)]) as channel:
+    with grpc.insecure_channel(stack.address, UNREADY) as channel:
         calls = [InferenceServiceStub(channel).Generate(request, timeout=120) for _ in range(count)]
+        wait_for(lambda: paused(stack) == count, timeout=60)
         yield
         for call in calls:
             call.cancel()
