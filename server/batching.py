@@ -212,8 +212,8 @@ class Queue(Generic[T]):
         if first.padded:  # Within one round of turns, those nearest in length come first.
             window = iter(sorted(window, key=lambda rank: (rank[0], abs(rank[1].tokens - first.tokens))))
         several = len(self._seen) > 1
-        for turn, item in window:
-            batch.add_if_it_fits(item, item.shared_tokens if several and turn else None)
+        for rank, item in window:
+            batch.add_if_it_fits(item, item.shared_tokens if several and rank else None)
         return batch.items
 
     def _turns(self) -> Iterator[tuple[int, Item[T]]]:

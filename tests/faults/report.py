@@ -25,12 +25,12 @@ class Measure:
     what: str
     value: float
     unit: str = ""
-    most: float | None = None
+    limit: float | None = None
 
     @property
     def met(self) -> bool:
         """Whether the number is what it is meant to be."""
-        return self.most is None or self.value <= self.most
+        return self.limit is None or self.value <= self.limit
 
 
 @dataclass(frozen=True)

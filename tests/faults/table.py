@@ -13,7 +13,7 @@ BEGIN, END = "<!-- measured: begin -->\n", "<!-- measured: end -->\n"
 
 def render(found: Sequence[Row]) -> str:
     """The table in Markdown."""
-    limits = [measure for row in found for measure in row.measures if measure.most is not None]
+    limits = [measure for row in found for measure in row.measures if measure.limit is not None]
     where = "; ".join(sorted({f"{row.machine}, {row.when}" for row in found}))
     lines = [
         f"{len(found)} scenarios, {sum(row.failed for row in found)} failures; {sum(one.met for one in limits)} of "
@@ -31,10 +31,10 @@ def render(found: Sequence[Row]) -> str:
 
 def _cell(measure: Measure) -> str:
     value = "none" if math.isnan(measure.value) else f"{_number(measure.value)} {measure.unit}".strip()
-    if measure.most is None:
+    if measure.limit is None:
         return f"{measure.what}: {value}"
     verdict = "met" if measure.met else "**not met**"
-    return f"{measure.what}: {value} (at most {_number(measure.most)}: {verdict})"
+    return f"{measure.what}: {value} (at most {_number(measure.limit)}: {verdict})"
 
 
 def _number(value: float) -> str:

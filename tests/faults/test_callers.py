@@ -117,7 +117,7 @@ def test_nothing_of_others_is_seen(callers: Callers) -> None:
     assert not seen
 
 
-def told_apart(some: list[float], others: list[float]) -> float:
+def distinguishable(some: list[float], others: list[float]) -> float:
     """How often a guess by time is right which of two is which; 0.5 is chance."""
     faster = np.asarray(some)[:, None] < np.asarray(others)[None, :]
     return float(faster.mean())
@@ -136,7 +136,7 @@ def test_time_does_not_tell_what_others_asked(callers: Callers) -> None:
         of_hers.append(callers.seconds("bob", one))
         of_fresh.append(callers.seconds("bob", another))
     control = [callers.seconds("alice", ids) for ids in hers]
-    by_prefix = told_apart(of_hers, of_fresh)
+    by_prefix = distinguishable(of_hers, of_fresh)
     cached = sum(
         callers.ask(
             "carol", "NextToken", prompts=[pb.Prompt(token_ids=pb.TokenIds(ids=ids))], top_k=1
@@ -154,7 +154,7 @@ def test_time_does_not_tell_what_others_asked(callers: Callers) -> None:
             int(cached > 0) + int(shared),
             [
                 Measure("right guesses by time (chance: 0.5)", by_prefix, "", 0.65),
-                Measure("right guesses of one's own", told_apart(control, of_fresh)),
+                Measure("right guesses of one's own", distinguishable(control, of_fresh)),
                 Measure("cached tokens of others", cached, "", 0),
                 Measure("cached values of others", second.cache_hits - first.cache_hits, "", 0),
             ],

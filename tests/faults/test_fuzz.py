@@ -171,9 +171,9 @@ def test_accepted_specs(stack: Stack, models: list[Path]) -> None:
     waiting: list[str] = []
     began = time.monotonic()
 
-    def collect(most: int) -> None:
+    def collect(count: int) -> None:
         """Wait until no more than so many have not ended."""
-        while len(waiting) > most:
+        while len(waiting) > count:
             found = get(stack, waiting[0])
             if found.state not in FINAL:
                 assert time.monotonic() < began + 2 * SPECS_SECONDS, f"not ended: {found}"

@@ -121,13 +121,13 @@ def survive(
     strike: Callable[[Resumptions], float],
     *,
     jobs: int,
-    most: float,
+    limit: float,
 ) -> None:
     """Let `jobs` explanations run under `strike`, and judge what came of them.
 
     Args:
         strike: kills; called again after the seconds that it returns.
-        most: the seconds within which explanations are meant to be resumed.
+        limit: the seconds within which explanations are meant to be resumed.
     """
     client = stack.client()
     resumptions = Resumptions(client)
@@ -159,7 +159,7 @@ def survive(
             len({*wrong, *twice}),
             [
                 Measure("resumed, p50", percentile(resumptions.seconds, 50), "s"),
-                Measure("resumed, p95", percentile(resumptions.seconds, 95), "s", most),
+                Measure("resumed, p95", percentile(resumptions.seconds, 95), "s", limit),
                 Measure("all together", seconds, "s"),
             ],
         )
@@ -184,7 +184,7 @@ def test_the_child_is_killed(stack: Stack, undisturbed: list[list[float]]) -> No
         resumptions.kill(child_of(worker))
         return CHILD_SECONDS
 
-    survive(stack, undisturbed, f"the child is killed every {CHILD_SECONDS:g} s", strike, jobs=JOBS, most=2.0)
+    survive(stack, undisturbed, f"the child is killed every {CHILD_SECONDS:g} s", strike, jobs=JOBS, limit=2.0)
     assert worker.exit_code() is None, "a worker outlives its children"
     assert "Traceback" not in worker.output()
 
@@ -205,7 +205,12 @@ def test_the_worker_is_killed(stack: Stack, undisturbed: list[list[float]]) -> N
         return 0.05
 
     survive(
-        stack, undisturbed, f"the worker is killed {WORKER_SECONDS:g} s after it came", strike, jobs=FEW_JOBS, most=10.0
+        stack,
+        undisturbed,
+        f"the worker is killed {WORKER_SECONDS:g} s after it came",
+        strike,
+        jobs=FEW_JOBS,
+        limit=10.0,
     )
 
 
@@ -226,4 +231,4 @@ def test_two_workers_are_killed_by_turns(stack: Stack, undisturbed: list[list[fl
     scenario = (
         f"two workers, a child of theirs is killed every {EITHER_SECONDS:g} s, each fifth time a worker if both serve"
     )
-    survive(stack, undisturbed, scenario, strike, jobs=JOBS, most=10.0)
+    survive(stack, undisturbed, scenario, strike, jobs=JOBS, limit=10.0)

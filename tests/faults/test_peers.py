@@ -89,7 +89,7 @@ def test_memory_comes_back_and_others_go_on(stack: Stack, scenario: str) -> None
     before = resident_bytes(stack.server.pid)
     with open_them(stack, count):
         beside = others(stack)
-        most = resident_bytes(stack.server.pid)
+        peak = resident_bytes(stack.server.pid)
     spare = max(SPARE_BYTES, before // 10)
     deadline = time.monotonic() + 10
     while (after := resident_bytes(stack.server.pid)) - before > spare and time.monotonic() < deadline:
@@ -102,14 +102,14 @@ def test_memory_comes_back_and_others_go_on(stack: Stack, scenario: str) -> None
             0,
             [
                 Measure("memory beside before, afterwards", (after - before) / mebibytes, "MiB", spare // mebibytes),
-                Measure("memory beside before, meanwhile", (most - before) / mebibytes, "MiB"),
+                Measure("memory beside before, meanwhile", (peak - before) / mebibytes, "MiB"),
                 Measure("others' p99, alone", 1e3 * percentile(alone, 99), "ms"),
                 Measure("others' p99, times alone", percentile(beside, 99) / percentile(alone, 99), "", 2.0),
             ],
         )
     )
     assert stack.server.exit_code() is None
-    assert most - before < BOUND_BYTES
+    assert peak - before < BOUND_BYTES
     assert after - before < BOUND_BYTES
     assert "Traceback" not in stack.server.output()
     wait_for(lambda: stack.inference.ListModels(pb.ListModelsRequest(), timeout=20).models)
