@@ -24,7 +24,7 @@ _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
-class _Servicer(aio.HealthServicer):
+class _Servicer(aio.HealthServicer):  # type: ignore[misc]  # it has no types
     """gRPC's own, with the method that it lacks: each call of it would write a traceback into the log."""
 
     async def List(  # noqa: N802
