@@ -16,7 +16,7 @@ PIP := $(BIN)/python -m pip
 LINTED := $(wildcard benchmarks deploy gloss jobs ml proto schema server setup.py tests worker)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test test-slow test-wheel test-zoo test-engine test-containers train-deps lint format proto contract-baseline \
+.PHONY: help demo up test test-slow test-wheel test-zoo test-engine test-containers test-faults train-deps lint format proto contract-baseline \
         lock clean
 
 help: ## This list
@@ -46,6 +46,9 @@ test-engine: $(VENV)/.dev ## Install a vLLM for this processor, and run the test
 
 test-containers: $(VENV)/.dev ## Build the image, run docker-compose.yml, and give a tour of it (COMPOSE="podman-compose")
 	COMPOSE="$(COMPOSE)" $(BIN)/python -m pytest -m containers -s $(PYTEST_ARGS)
+
+test-faults: $(VENV)/.dev ## Kill, starve and lie to real processes, and write docs/reliability.md
+	$(BIN)/python -m pytest -m faults tests/faults $(PYTEST_ARGS); code=$$?; $(BIN)/python -m tests.faults.table; exit $$code
 
 train-deps: $(VENV)/.train ## Install what training a model needs beside (docs/training.md)
 

@@ -65,6 +65,8 @@ class RedisServer:
         self._pass_fds = pass_fds
         self.child: Child | None = None
         """The server's process, once it was started."""
+        self.settings: dict[str, str] = {}
+        """More of Redis's own settings, for the next start."""
         self._socket_folder: Path | None = None
         self.socket = self.folder / "redis.sock"
         if len(os.fsencode(self.socket)) > _LONGEST_SOCKET_PATH:
@@ -94,6 +96,7 @@ class RedisServer:
             "appendonly": "yes",
             "save": "",
             "daemonize": "no",
+            **self.settings,
         }
         command = [str(find_executable()), *(word for key, value in settings.items() for word in (f"--{key}", value))]
         self.child = child = Child("Redis server", command, self.folder / "redis.log", pass_fds=self._pass_fds)

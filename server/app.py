@@ -57,7 +57,7 @@ _logger = logging.getLogger(__name__)
 
 _CANCEL_SECONDS = 0.05
 _FLUSH_SECONDS = 0.5
-"""What gRPC gets to send the last replies once every call has been answered."""
+"""What gRPC gets to send the last replies once every call has been answered, and callers to stop coming."""
 
 
 class Server:
@@ -147,6 +147,8 @@ class Server:
             self.drain.cut()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self.drain.wait_idle(), _FLUSH_SECONDS)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.drain.wait_quiet(), _FLUSH_SECONDS)
         await self._grpc.stop(_FLUSH_SECONDS)
         await self._closing.aclose()
         _logger.info("stopped")

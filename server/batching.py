@@ -1,6 +1,6 @@
 """Which waiting work runs next: pure policy, free of torch, gRPC, threads and clocks.
 
-The policy in six rules:
+The policy in seven rules:
 
 1. Nothing waits while the model is idle: `Queue.take` gives a batch whenever anything waits that can run.
 2. Callers take turns, whatever they ask. A batch begins with an item of the caller who has waited longest for a turn,
@@ -10,7 +10,9 @@ The policy in six rules:
 4. A long prompt is read in chunks. Each is an item, the next one waits for its turn behind all others, and a batch has
    few tokens of them. What becomes a running sequence waits until there is a place for one more.
 5. Where a model pads, similar lengths go together: padding may take a small share of a batch only.
-6. What nobody waits for any more is dropped before it costs anything, and a full queue refuses at once: items, tokens
+6. Where several callers come, a batch is no longer than a turn of each needs: more than one item of a caller is in it
+   only up to a few tokens. So nobody waits for all that another sent at once. Who is alone has whole batches.
+7. What nobody waits for any more is dropped before it costs anything, and a full queue refuses at once: items, tokens
    and sequences that wait are bounded. A caller with less than an equal share of them is let in all the same.
 """
 
@@ -87,6 +89,10 @@ class Item(Generic[T]):
     chunk_tokens: int | None = None
     """Of a chunk: tokens of all chunks of a batch, unless one alone has more."""
 
+    shared_tokens: int | None = None
+    """Tokens of a batch up to which it may hold this item beside another of its caller, while others come too; None is
+    as many as fit."""
+
     pool: Hashable = None
     """Of which pool it takes a running sequence; None where it needs none, or has one."""
 
@@ -111,11 +117,16 @@ class Queue(Generic[T]):
     # enough that scheduling costs far less than the batch.
     _WINDOW = 4
 
+    # How long a caller counts as one who comes: others' batches stay short in between.
+    _SEEN_SECONDS = 1.0
+
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         # Callers, and each caller's calls, in the order of their turns; a dict serves as an ordered set of items.
         self._callers: dict[Hashable, dict[Hashable, dict[Item[T], None]]] = {}
         self._admission = Admission(limits.waiting_items, limits.waiting_tokens)
+        self._seen: dict[Hashable, float] = {}
+        """When each caller last waited for a batch."""
 
     def __len__(self) -> int:
         return self._admission.total.items
@@ -180,6 +191,8 @@ class Queue(Generic[T]):
         """
         expired = tuple(item for _, item in self._turns() if item.deadline <= now)
         self.withdraw(expired)
+        self._seen |= dict.fromkeys(self._callers, now)
+        self._seen = {caller: when for caller, when in self._seen.items() if when > now - self._SEEN_SECONDS}
         batch = tuple(self._next_batch(free))
         self.withdraw(batch)
         for item in batch:
@@ -198,8 +211,9 @@ class Queue(Generic[T]):
         )
         if first.padded:  # Within one round of turns, those nearest in length come first.
             window = iter(sorted(window, key=lambda rank: (rank[0], abs(rank[1].tokens - first.tokens))))
-        for _, item in window:
-            batch.add_if_it_fits(item)
+        several = len(self._seen) > 1
+        for rank, item in window:
+            batch.add_if_it_fits(item, item.shared_tokens if several and rank else None)
         return batch.items
 
     def _turns(self) -> Iterator[tuple[int, Item[T]]]:
@@ -227,7 +241,8 @@ class _Batch(Generic[T]):
         self._tokens = self._longest = self._useful = self._bytes = self._chunk_tokens = 0
         self._add(first)
 
-    def add_if_it_fits(self, item: Item[T]) -> None:
+    def add_if_it_fits(self, item: Item[T], max_tokens: int | None = None) -> None:
+        """Add an item, if the batch has no more than `max_tokens` with it, and keeps its other bounds."""
         limits = self._limits
         count = len(self.items) + 1
         longest = max(self._longest, item.tokens)
@@ -236,6 +251,7 @@ class _Batch(Generic[T]):
         total = count * max(longest, limits.shortest) if self._padded else useful
         if (
             count <= limits.batch_items
+            and (max_tokens is None or tokens <= max_tokens)
             and (count * longest if self._padded else tokens) <= limits.batch_tokens
             and total - useful <= limits.padding * total
             and self._bytes + item.output_bytes <= limits.batch_bytes

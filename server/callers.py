@@ -12,6 +12,9 @@ from jobs.access import UNNAMED, Access
 from server.interceptors import Context, Sent
 from server.keys import Key
 
+_UNREAD_SAN = b"other types of SAN"
+"""What gRPC has in place of an alternative name that is no DNS name, address, URI or mail address."""
+
 
 @dataclass(frozen=True)
 class Caller:
@@ -33,10 +36,11 @@ class Caller:
     def of_certificate(cls, certificate: Mapping[str, Iterable[bytes]]) -> Caller:
         """The caller with a client certificate, given as gRPC's `auth_context`: by its first SAN, else its CN.
 
-        One with neither is a tenant by the certificate's digest, never the tenant without a name.
+        One with neither is a tenant by the certificate's digest, never the tenant without a name. A SAN that gRPC does
+        not read is passed over, since it looks the same in all certificates.
         """
         names = (
-            *certificate.get("x509_subject_alternative_name", ()),
+            *(name for name in certificate.get("x509_subject_alternative_name", ()) if name != _UNREAD_SAN),
             *certificate.get("x509_common_name", ()),
             *(hashlib.sha256(pem).hexdigest().encode() for pem in certificate.get("x509_pem_cert", ())),
         )

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from server.errors import DrainingError
 from server.interceptors import Context, Sent
+
+_QUIET_SECONDS = 0.1
+"""Without a call, after which none is taken to be on its way."""
 
 
 class Drain:
@@ -20,6 +24,7 @@ class Drain:
         self._idle.set()
         self._begun = asyncio.Event()
         self._cut = False
+        self._last = float("-inf")
 
     @property
     def begun(self) -> bool:
@@ -38,6 +43,15 @@ class Drain:
         """Wait until no call is in progress."""
         await self._idle.wait()
 
+    async def wait_quiet(self) -> None:
+        """Wait until no call has come or ended for a while, refused ones among them.
+
+        One that comes while gRPC closes its connection ends with CANCELLED, which clients do not retry. They come in
+        waves: whoever was refused or cut tries again.
+        """
+        while (left := self._last + _QUIET_SECONDS - time.monotonic()) > 0:  # noqa: ASYNC110 -- silence is no event
+            await asyncio.sleep(left)
+
     def cut(self) -> None:
         """End the calls in progress with UNAVAILABLE, after which a client tries again elsewhere."""
         self._cut = True
@@ -52,6 +66,7 @@ class Drain:
         Raises:
             DrainingError: the server is stopping, or was stopped before the call ended.
         """
+        self._last = time.monotonic()
         if self.begun:
             raise DrainingError
         task = asyncio.current_task()
@@ -65,6 +80,7 @@ class Drain:
             task.uncancel()
             raise DrainingError from None
         finally:
+            self._last = time.monotonic()
             self._active.discard(task)
             if not self._active:
                 self._idle.set()

@@ -23,7 +23,7 @@ from server.calls import Answer, Call, Done, Work
 from server.errors import OverloadedError
 from server.generation import GenerationLimits, Generations, insert_prefixes
 from server.metrics import Metrics
-from server.prefill import LongPrompt, Prefill, is_long
+from server.prefill import LongPrompt, Prefill, chunk_tokens, is_long
 from server.questions import AttentionTask, Task
 from server.tasks import batch_key, output_bytes
 from server.text_stream import Stream
@@ -180,6 +180,7 @@ class Engine:
             output_bytes=output_bytes(model, task),
             padded=self._runners[name].pads,
             deadline=deadline,
+            shared_tokens=None if self._runners[name].pads else chunk_tokens(model.info),
         )
 
     def _offer(self, items: Sequence[Item[Work | Prefill]]) -> None:

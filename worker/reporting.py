@@ -14,6 +14,8 @@ from schema import convert
 
 REPORT_SECONDS = 0.25
 CHECKPOINT_SECONDS = 1.0
+"""The most between two checkpoints of a young attempt. They begin with the second report: workers that live for less
+than this would otherwise lose all that they do, however many follow each other."""
 _CHECKPOINT_SHARE = 0.05
 """Largest share of the time that checkpoints may take; those of long explanations are large."""
 _AWAY_SECONDS = 2.0
@@ -46,7 +48,8 @@ class _Reporter:
         self._shown_result = False
         self._unshown: ExplanationResult | StudyResult | None = None
         self._next_report = 0.0
-        self._next_checkpoint = time.monotonic() + CHECKPOINT_SECONDS
+        self._began = time.monotonic()
+        self._next_checkpoint = self._began + REPORT_SECONDS
 
     def __call__(self, update: Update) -> None:
         self._unshown = update.result or self._unshown
@@ -73,5 +76,6 @@ class _Reporter:
             return None
         saved = self._checkpoint()
         took = time.monotonic() - started
-        self._next_checkpoint = started + max(CHECKPOINT_SECONDS, took / _CHECKPOINT_SHARE)
+        doubled = started - self._began
+        self._next_checkpoint = started + max(min(doubled, CHECKPOINT_SECONDS), took / _CHECKPOINT_SHARE)
         return saved

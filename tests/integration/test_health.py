@@ -16,6 +16,7 @@ from gloss.v1.inference_service_pb2_grpc import InferenceServiceStub
 from jobs import names
 from jobs.attempts import AttemptStore
 from jobs.connection import connect
+from tests.integration import contract
 from tests.integration.explanations import wait_for
 from tests.integration.serving import serve
 
@@ -101,3 +102,14 @@ def test_what_cannot_be_done_ends_the_process_with_one_line(server_process, tiny
     assert len(errors) == 1
     assert says in errors[0]
     assert "Traceback" not in server.log
+
+
+def test_every_method_of_health_is_answered(served, caplog):
+    (service,) = health_pb2.DESCRIPTOR.services_by_name.values()
+    for method in service.methods:
+        assert contract.ask(served.channel, method, contract.request_of(method))
+    stub = health_pb2_grpc.HealthStub(served.channel)
+    statuses = stub.List(health_pb2.HealthListRequest(), timeout=20).statuses
+    assert statuses[""].status == statuses["gloss.v1.InferenceService"].status == health_pb2.HealthCheckResponse.SERVING
+    assert statuses["gloss.v1.ExplanationService"].status == health_pb2.HealthCheckResponse.NOT_SERVING
+    assert not [record for record in caplog.records if record.exc_info]

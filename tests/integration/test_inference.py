@@ -14,6 +14,7 @@ import torch
 
 from gloss import v1 as pb
 from gloss.durations import seconds
+from gloss.v1.inference_service_pb2_grpc import InferenceServiceStub
 from ml import spec
 from tests.integration.explanations import wait_for
 from tests.integration.serving import Code, Refusal, refused, serve
@@ -389,6 +390,27 @@ def test_what_is_cut_when_the_grace_ends_may_be_tried_again(gate, gated):
             refusal = Refusal(failed)
             assert (refusal.code, refusal.reason) == (Code.UNAVAILABLE, "DRAINING")
             assert refusal.retry_seconds is not None
+        gate.open.set()
+
+
+def test_who_is_cut_and_tries_again_at_once_is_not_cancelled(gate, gated):
+    def insist(address: str, connection: int) -> list[grpc.StatusCode]:
+        codes = []
+        with grpc.insecure_channel(address, [("gloss.connection", connection)]) as channel:
+            stub = InferenceServiceStub(channel)
+            for _ in range(3):
+                with pytest.raises(grpc.RpcError) as caught:
+                    stub.NextToken(pb.NextTokenRequest(prompts=[text("waits")]), timeout=20)
+                codes.append(caught.value.code())
+        return codes
+
+    with gated(grace_seconds=0.1) as server, ThreadPoolExecutor(8) as clients:
+        gate.open.clear()
+        address = f"127.0.0.1:{server.server.port}"
+        calls = [clients.submit(insist, address, connection) for connection in range(8)]
+        wait_for(lambda: len(server.server.drain._active) == 8)
+        server.on_loop(server.server.stop())
+        assert {code for call in calls for code in call.result(20)} == {Code.UNAVAILABLE}
         gate.open.set()
 
 

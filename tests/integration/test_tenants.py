@@ -302,10 +302,16 @@ def test_a_client_certificate_is_a_tenant(gpt2_worker, client, authority, tiny_g
         with grpc.secure_channel(f"localhost:{served.server.port}", identify(authority, pair)) as channel:
             return contract.ask(channel, SERVICE[method], contract.request_of(SERVICE[method], **fields), key)
 
-    pairs = {"client": authority.client, "first.example": authority.alternative, "": authority.nameless}
+    pairs = {
+        "client": authority.client,
+        "first.example": authority.alternative,
+        "third.example": authority.principal,
+        "registered": authority.registered,
+        "": authority.nameless,
+    }
     with serve([tiny_gpt2], **tls) as served:
         created = {who: ask(served, pair, "CreateExplanation", spec=QUESTION).name for who, pair in pairs.items()}
-        assert len(set(created.values())) == 3
+        assert len(set(created.values())) == len(pairs)
         for who, pair in pairs.items():
             assert ask(served, pair, "CreateExplanation", spec=QUESTION).name == created[who]
             listed = ask(served, pair, "ListExplanations").explanations
@@ -315,8 +321,8 @@ def test_a_client_certificate_is_a_tenant(gpt2_worker, client, authority, tiny_g
                     ask(served, pair, "GetExplanation", name=other)
                 assert caught.value.code() is Code.NOT_FOUND
     tenants = {entry["resource"]: entry["tenant"] for entry in map(json.loads, audit.read_text().splitlines())}
-    assert tenants[created["client"]] == "certificate:client"
-    assert tenants[created["first.example"]] == "certificate:first.example"
+    for who in pairs.keys() - {""}:
+        assert tenants[created[who]] == f"certificate:{who}"
     assert len(tenants[created[""]]) > 64, "no name, so its digest"
 
     key = keys("client")

@@ -1,4 +1,4 @@
-"""The batching policy, by its five rules: properties over arbitrary queues, and a worked example for each."""
+"""The batching policy, by its rules: properties over arbitrary queues, and a worked example for each."""
 
 from __future__ import annotations
 
@@ -124,6 +124,46 @@ def test_a_caller_waits_at_most_one_batch_for_each_other_caller(asked):
         for caller, items_left in left.items():
             waited[caller] = 0 if caller in served or not items_left else waited[caller] + 1
             assert waited[caller] < len(left)
+
+
+class TestShortBatches:
+    """One caller has sent much at once, and others come and go."""
+
+    @staticmethod
+    def flooded(shared: int | None = 24) -> Queue[int]:
+        queue: Queue[int] = Queue(Limits(batch_tokens=400, batch_items=50))
+        for number in range(200):
+            item = Item(number, tokens=8, batch_key="m", caller="greedy", call=number, padded=False)
+            item.shared_tokens = shared
+            queue.offer([item])
+        return queue
+
+    @staticmethod
+    def come(queue: Queue[int], callers: int) -> None:
+        for number in range(callers):
+            queue.offer([Item(number, 8, "m", f"modest {number}", number, padded=False, shared_tokens=24)])
+
+    def test_who_is_alone_has_whole_batches(self):
+        assert len(self.flooded().take(NOW).batch) == 50
+
+    def test_others_wait_for_few_tokens(self):
+        queue = self.flooded()
+        self.come(queue, 1)
+        assert [item.caller for item in queue.take(NOW).batch] == ["greedy", "modest 0", "greedy"]
+        assert len(queue.take(NOW + 0.5).batch) == 3, "the modest one may come again"
+        assert len(queue.take(NOW + 1.5).batch) == 50, "it has gone"
+
+    def test_one_item_of_every_caller_is_let_in(self):
+        queue = self.flooded()
+        self.come(queue, 20)
+        assert Counter(item.caller for item in queue.take(NOW).batch) == Counter(
+            {"greedy": 1, **{f"modest {number}": 1 for number in range(20)}}
+        )
+
+    def test_where_a_model_gains_by_it_batches_are_full(self):
+        queue = self.flooded(shared=None)
+        self.come(queue, 1)
+        assert len(queue.take(NOW).batch) == 50
 
 
 @given(st.lists(ASKED, max_size=40), st.data())

@@ -76,14 +76,22 @@ def test_the_first_result_does_not_wait(clock):
 def test_a_result_between_two_reports_is_not_lost(clock):
     store = Store()
     report(store, clock, [(0, update(1, base=1)), (0.1, update(2, base=2)), (0.3, update(3)), (0.6, update(4))])
-    assert store.written == [(1, 1.0, None), (3, 2.0, None), (4, None, None)]
+    assert [written[:2] for written in store.written] == [(1, 1.0), (3, 2.0), (4, None)]
 
 
-def test_checkpoints_come_once_a_second(clock):
+def test_checkpoints_come_early_and_then_once_a_second(clock):
     store = Store()
-    report(store, clock, [(n / 10, update(n)) for n in range(40)])
+    report(store, clock, [(n / 8, update(n)) for n in range(41)])
     saved = [done for done, _, checkpoint in store.written if checkpoint]
-    assert saved == [12, 24, 36]  # with the first report after each second
+    assert saved == [2, 4, 8, 16, 24, 32, 40]
+
+
+@pytest.mark.parametrize("life", [0.3, 0.6, 1.2, 5.0])
+def test_an_attempt_that_dies_keeps_half_of_its_work(clock, life):
+    store = Store()
+    report(store, clock, [(n / 1000, update(n)) for n in range(int(life * 1000))])
+    *_, saved = [done for done, _, checkpoint in store.written if checkpoint]
+    assert saved >= min(0.5, 1 - 1.25 / life) * life * 1000 - 1
 
 
 def test_slow_checkpoints_come_seldom(clock):
