@@ -3,10 +3,10 @@
     python -m benchmarks.interactions [--model transformer | lstm | FOLDER] [--seeds 20] [--json FILE]
 
 The truth is exact, by shapiq's own computer: of prompts of twelve words all 4,096 coalitions are evaluated, and what
-each way asks for is looked up there. shapiq (`pip install shapiq lightgbm`) estimates the same index from as many
-evaluations: by permutations, weighted sums, stratified means, two regressions, and its sparse proxy. An error is the
-root mean square over pairs and seeds, as a part of the true interactions' standard deviation. Coverage is the share of
-95 % intervals that hold the truth, of all pairs and of the ten largest. No figure here depends on the machine's speed.
+each way asks for is looked up there. shapiq estimates the same index from as many evaluations: by permutations,
+weighted sums, stratified means, two regressions, and its sparse proxy (`pip install lightgbm`). An error is the root
+mean square over pairs and seeds, as a part of the true interactions' standard deviation. Coverage is the share of 95 %
+intervals that hold the truth, of all pairs and of the ten largest. No figure here depends on the machine's speed.
 """
 
 from __future__ import annotations

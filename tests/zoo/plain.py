@@ -70,8 +70,8 @@ class Plain(OpenModel):
         for index, (ids, tail) in enumerate(zip(sequences, logit_counts, strict=True)):
             yield Batch([index], [self.row(ids, tail)], len(ids), 0)
 
-    def in_bfloat16(self) -> None:
-        return None
+    def in_bfloat16(self) -> tuple[()]:
+        return ()
 
     def attention(self, ids: Sequence[int], layers: Sequence[int], queries: Sequence[int], sink: AttentionSink) -> None:
         found = self.weights(ids)

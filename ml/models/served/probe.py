@@ -155,10 +155,9 @@ async def _largest_top(client: EngineClient, replica: str, plain: Query, abiliti
 
     Of a prompt's own token: a list of next tokens may be cut short by what the engine does for others beside.
     """
-    named = await _tried(client, replica, replace(plain, top=1), abilities)
-    if named is None or not named[0].top:
+    if not await _answers(client, replica, replace(plain, top=1), abilities):
         return 0
-    lower, upper, middle = 1, largest, largest
+    lower, upper, middle = 0, largest, largest
     while lower < upper:
         if await _answers(client, replica, replace(plain, tail=1, top=middle), abilities):
             lower = middle

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from ml import spec
+from ml.explain.hierarchy import Node
 from ml.explain.interactions import InteractionsExplainer
 from ml.explain.methods import _of_a_game
+from ml.result import NodeLevel
 from ml.spec import Budget, ExplanationSpec, KernelShap, Prompt, ShapleyPermutation
 from tests.unit.ml.explain.games import saturating
 from tests.unit.ml.explain.toys import estimates
@@ -17,7 +19,8 @@ FEATURES = (1, 2, 3, 6)
 
 def exact(game, method):
     asked = ExplanationSpec(Prompt(text="any"), method, budget=Budget(max_evaluations=64))
-    found = estimates(_of_a_game(asked, game.features), game)[-1]
+    text = Node(NodeLevel.TEXT, 0, game.features, (0, 0))
+    found = estimates(_of_a_game(asked, game.features, text), game)[-1]
     assert (found.standard_errors == 0).all()
     return found
 
@@ -37,7 +40,8 @@ def test_shapley_values_are_those_of_shap(features, method):
 @pytest.mark.parametrize("features", FEATURES[1:])
 @pytest.mark.filterwarnings("ignore")
 def test_interactions_are_those_of_shapiq(features):
-    shapiq = pytest.importorskip("shapiq")
+    import shapiq
+
     game = saturating(features)
     computer = shapiq.ExactComputer(n_players=features, game=lambda kept: game._value(np.asarray(kept) == 1) * 1.0)
     found = exact(game, spec.Interactions())

@@ -41,7 +41,7 @@ def assert_close(some: Sequence[torch.Tensor], others: Sequence[torch.Tensor]) -
 
 def test_it_is_the_same_model(divided: LanguageModel, whole: LanguageModel) -> None:
     assert divided.info == whole.info
-    assert divided.in_bfloat16() is None
+    assert divided.in_bfloat16() == ()
     assert divided.sequence_bytes == whole.sequence_bytes
 
 

@@ -82,7 +82,7 @@ def test_fixed_steps_give_what_other_steps_give(folder: Path) -> None:
         step.set(table_rows, ids, positions)
         found = step.pass_through()[:3]
         again = DecodingStep(sequences, spans_of(model.module), table_rows=table_rows, ids=ids, positions=positions)
-        torch.testing.assert_close(found, again.run(model.module).float(), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(found, again.run(model.module).float(), atol=3e-5, rtol=1e-5)
         for text, token in zip(texts, ids.tolist(), strict=True):
             text.append(token)
         for row, text in zip(found, texts, strict=True):
