@@ -107,6 +107,7 @@ def test_an_engine_that_stumbles_in_mid_job_costs_time_only(
     assert not engine.faults
 
 
+@pytest.mark.slow
 def test_an_engine_that_stays_away_fails_the_job_and_not_the_worker(
     engine: TestEngine,
     model: pb.ModelVersion,

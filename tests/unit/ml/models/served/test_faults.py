@@ -223,6 +223,7 @@ def test_a_pause_longer_than_patience_is_not_waited_for(engine: TestEngine) -> N
     model.close()
 
 
+@pytest.mark.slow
 def test_the_pauses_of_one_failure_are_not_the_next_ones(engine: TestEngine, local_model: LocalModel) -> None:
     model = open_model(engine.address, EngineOptions(patience=1.0))
     for _ in range(3):
