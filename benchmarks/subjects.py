@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
-from ml.models.loading.files import PRETRAINED
+from ml.model_folders import PRETRAINED
 from ml.models.lstm import LstmConfig, WordLSTM, save_lstm
 from ml.models.words import END, UNKNOWN, wikitext_tokenizer
 

@@ -15,10 +15,8 @@ from huggingface_hub import model_info, snapshot_download
 from huggingface_hub.errors import HFValidationError
 
 from ml.errors import ModelLoadError
+from ml.model_folders import PRETRAINED, TOKENIZER_FILES
 from ml.models.loading import adapters, formats
-
-PRETRAINED = Path(__file__).parents[2] / "pretrained"
-"""The models that ship with Gloss, a folder each."""
 
 CONFIG = "config.json"
 
@@ -26,16 +24,7 @@ _DESCRIPTIONS = (
     CONFIG,
     adapters.CONFIG,
     "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
+    *TOKENIZER_FILES,
     formats.INDEX,
 )
 

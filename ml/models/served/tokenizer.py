@@ -12,23 +12,8 @@ from huggingface_hub import snapshot_download
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from ml.errors import ModelLoadError
+from ml.model_folders import PRETRAINED, TOKENIZER_FILES
 from ml.tokens import Tokenizer
-
-_SHIPPED = Path(__file__).parents[2] / "pretrained"
-
-_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
-)
-"""Which decide how a text is cut."""
 
 _DESCRIPTIONS = ("config.json", "generation_config.json")
 """Which tell of the model what its engine does not."""
@@ -43,7 +28,7 @@ class Files:
     def digest(self) -> str:
         """SHA-256 over names and contents of what decides how a text is cut, in hexadecimal."""
         total = hashlib.sha256()
-        for name in sorted(name for name in _FILES if (self.folder / name).is_file()):
+        for name in sorted(name for name in TOKENIZER_FILES if (self.folder / name).is_file()):
             with (self.folder / name).open("rb") as file:
                 total.update(name.encode() + b"\0" + hashlib.file_digest(file, "sha256").digest())
         return total.hexdigest()
@@ -94,11 +79,13 @@ def find(asked: str, origin: str, revision: str) -> Files:
     source = asked or origin
     if not source:
         raise ModelLoadError("the engine does not say where its model is from; set GLOSS_TOKENIZER to a folder or name")
-    for folder in (_SHIPPED / source, Path(source)):
+    for folder in (PRETRAINED / source, Path(source)):
         if folder.is_dir():
             return Files(folder.resolve())
     try:
-        fetched = snapshot_download(source, revision=revision or None, allow_patterns=[*_FILES, *_DESCRIPTIONS])
+        fetched = snapshot_download(
+            source, revision=revision or None, allow_patterns=[*TOKENIZER_FILES, *_DESCRIPTIONS]
+        )
     except Exception as error:  # the Hub's own errors, those of its connection, and names that are none
         reason = str(error).strip().partition("\n")[0]
         named = "GLOSS_TOKENIZER" if asked else "the engine"

@@ -11,8 +11,8 @@ import pytest
 
 from benchmarks.citing.contexts import PROMPT, planted
 from benchmarks.citing.ours import scores
+from ml.model_folders import PRETRAINED
 from ml.models.base import LanguageModel
-from ml.models.loading.files import PRETRAINED
 
 SOURCES = (
     "The capital of France is Paris .",

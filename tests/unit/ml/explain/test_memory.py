@@ -48,7 +48,7 @@ def test_a_long_prompt_stays_within_bounds(tmp_path: Path) -> None:
     import torch
     from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
-    from ml.models.loading.files import PRETRAINED
+    from ml.model_folders import PRETRAINED
 
     torch.manual_seed(0)
     folder = tmp_path / "gpt2-small"
