@@ -22,7 +22,7 @@ from rich.progress import track
 from ml.errors import GlossError
 from ml.models.base import LanguageModel
 from ml.models.loading import load
-from ml.models.lstm import LstmModel
+from ml.models.lstm.model import LstmModel
 from ml.spec import Prompt
 from ml.train.corpus import FILES, count_words, read_split
 from ml.train.natural import natural_text
