@@ -89,7 +89,7 @@ def place(model: LanguageModel, case: Planted) -> dict[str, Any]:
     """Let the model answer, and see which source comes first."""
     prompt = f"{' '.join(case.sentences)}\n\nQuestion: {case.question}\nAnswer:"
     ids = model.tokenizer.encode(Prompt(text=prompt)).ids
-    generated = list(model.generate_greedily(ids, TOKENS, banned=model.tokenizer.placeholder_ids))
+    generated = list(model.generate_greedily(ids, TOKENS, banned=model.tokenizer.special.placeholders))
     answer = model.tokenizer.decode(generated).split("\n")[0].rstrip()
     found: dict[str, Any] = {"answer": answer, "right": case.answer.casefold() in answer.casefold()}
     if not found["right"]:

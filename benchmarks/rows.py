@@ -81,7 +81,9 @@ def measure(model: LanguageModel, name: str, rounds: int) -> Measurement:
     prompt = " ".join(TEXT.split()[:WORDS])
     ids = model.tokenizer.encode(Prompt(text=prompt)).ids
     answer = tuple(
-        model.generate_greedily(ids, TOKENS, banned=(*model.tokenizer.end_ids, *model.tokenizer.placeholder_ids))
+        model.generate_greedily(
+            ids, TOKENS, banned=(*model.tokenizer.special.ends, *model.tokenizer.special.placeholders)
+        )
     )
     beside = ExplanationSpec(
         Prompt(text=prompt),

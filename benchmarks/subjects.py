@@ -11,7 +11,8 @@ import torch
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from ml.model_folders import PRETRAINED
-from ml.models.lstm import LstmConfig, WordLSTM, save_lstm
+from ml.models.lstm.files import save_lstm
+from ml.models.lstm.network import LstmConfig, WordLSTM
 from ml.models.words import END, UNKNOWN, wikitext_tokenizer
 
 GPT2_SMALL = "gpt2-small"

@@ -30,7 +30,7 @@ from torch.optim import AdamW
 
 from benchmarks.machine import processor
 from ml.memory import keep_freed_memory
-from ml.models.lstm import LstmConfig, WordLSTM
+from ml.models.lstm.network import LstmConfig, WordLSTM
 from ml.train.corpus import read_split
 from ml.train.loss import cross_entropy, sampled_cross_entropy
 from ml.train.precision import Precision

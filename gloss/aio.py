@@ -11,7 +11,8 @@ from typing import Any, Concatenate, ParamSpec
 
 import grpc
 
-from gloss import calls, citing, v1
+from gloss import citing, v1
+from gloss.calls import explanations, inference
 from gloss.connection import Connection, as_method, planned
 from gloss.errors import GlossError, unicode_only
 from gloss.patience import Patience, is_final
@@ -83,24 +84,24 @@ class AsyncClient(Connection):
     The arguments are those of `Connection`.
     """
 
-    next_token = _unary(calls.next_token)
-    score = _unary(calls.score)
-    score_many = _unary(calls.score_many)
-    generate = _stream(calls.generate)
-    attention = _unary(calls.attention)
-    tokenize = _unary(calls.tokenize)
-    models = _unary(calls.models)
+    next_token = _unary(inference.next_token)
+    score = _unary(inference.score)
+    score_many = _unary(inference.score_many)
+    generate = _stream(inference.generate)
+    attention = _unary(inference.attention)
+    tokenize = _unary(inference.tokenize)
+    models = _unary(inference.models)
 
-    explain = _explain(calls.explain)
-    study = _explain(calls.study)
+    explain = _explain(explanations.explain)
+    study = _explain(explanations.study)
     cite = _conversation(citing.cite)
-    create = _unary(calls.create)
-    estimate = _unary(calls.estimate)
-    get = _unary(calls.get)
-    list = _pages(calls.list_)
-    watch = _watch(calls.watch)
-    cancel = _unary(calls.cancel)
-    delete = _unary(calls.delete)
+    create = _unary(explanations.create)
+    estimate = _unary(explanations.estimate)
+    get = _unary(explanations.get)
+    list = _pages(explanations.list_)
+    watch = _watch(explanations.watch)
+    cancel = _unary(explanations.cancel)
+    delete = _unary(explanations.delete)
 
     @cached_property
     def _channel(self) -> grpc.aio.Channel:

@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 import grpc
 
-from gloss import build, calls, documents, sources, v1
+from gloss import build, documents, sources, v1
 from gloss.build import MethodLike, PrecisionName
+from gloss.calls import explanations, inference
 from gloss.citations import LEVEL, LIMIT, SHARE, Citations, Rule, Sentence, joint_level, judge
 from gloss.documents import CHAT, PLAIN, ContextLike, Span
 from gloss.durations import DurationLike
@@ -93,7 +94,7 @@ def cite(
             precision=precision,
             rows=build.rows("sentence"),
         )
-        return Explain(calls.create(spec, fresh=fresh), True, on_progress, timeout)
+        return Explain(explanations.create(spec, fresh=fresh), True, on_progress, timeout)
 
     def steps() -> Steps[Citations]:
         asked = yield from _asked(written, unit, model, is_plain=template is not None)
@@ -168,12 +169,12 @@ def _asked(plain: documents.Prompt, unit: SourceUnit, model: str, *, is_plain: b
     """
     written, prompt = plain, build.prompt(plain.text)
     if not is_plain:
-        served: v1.ListModelsResponse = yield calls.models()
+        served: v1.ListModelsResponse = yield inference.models()
         meant = [info for info in served.models if (info.version.name == model if model else info.is_default)]
         if any(info.has_chat_template for info in meant):
             written = documents.prompt(CHAT, plain.documents, plain.text[slice(*plain.question)])
             prompt = build.prompt([("user", written.text)])
-    read: v1.TokenizeResponse = yield from _fitting(calls.tokenize(prompt, model=model))
+    read: v1.TokenizeResponse = yield from _fitting(inference.tokenize(prompt, model=model))
     answer_tokens = read.context_length - len(read.tokens)
     if answer_tokens < 1:
         why = f"the prompt has {len(read.tokens)} tokens, and nothing is left of {read.context_length} for an answer"
@@ -182,7 +183,7 @@ def _asked(plain: documents.Prompt, unit: SourceUnit, model: str, *, is_plain: b
     sources.check_commands(written, read, start)
     units: list[Sequence[v1.CharacterSpan]] = []
     for document in written.documents:
-        cut: v1.TokenizeResponse = yield calls.tokenize(document.text, unit=unit, model=model)
+        cut: v1.TokenizeResponse = yield inference.tokenize(document.text, unit=unit, model=model)
         units.append(cut.units)
     found = sources.sources(written, read, start, units)
     last = written.question[1]
@@ -194,7 +195,7 @@ def _asked(plain: documents.Prompt, unit: SourceUnit, model: str, *, is_plain: b
 def _said(asked: _Asked, max_tokens: int | None, model: str, timeout: float | None) -> Steps[tuple[str, bool]]:
     """The model's own answer, and whether it ended by itself."""
     limit = min(MAX_TOKENS, asked.answer_tokens) if max_tokens is None else max_tokens
-    step = calls.generate(asked.prompt, max_tokens=limit, stop=asked.stop, model=model, timeout=timeout)
+    step = inference.generate(asked.prompt, max_tokens=limit, stop=asked.stop, model=model, timeout=timeout)
     replies: list[v1.GenerateResponse] = yield from _fitting(step)
     text = "".join(reply.text for reply in replies).rstrip()
     return text, replies[-1].finish_reason != v1.FINISH_REASON_LENGTH
@@ -203,7 +204,7 @@ def _said(asked: _Asked, max_tokens: int | None, model: str, timeout: float | No
 def _given(asked: _Asked, answer: str, model: str) -> Steps[str]:
     """An answer of somebody else's, as it stands behind the prompt."""
     try:
-        read: v1.TokenizeResponse = yield calls.tokenize(answer, model=model)
+        read: v1.TokenizeResponse = yield inference.tokenize(answer, model=model)
     except GlossError as error:
         if error.reason != "PROMPT_TOO_LONG":
             raise
@@ -249,7 +250,7 @@ def _scores_without(
     for first in range(0, len(parts), at_once):
         batch = parts[first : first + at_once]
         prompts = [[token.id for at, token in enumerate(result.tokens) if at not in part] for part in batch]
-        scored: v1.ScoreResponse = yield calls.score_many([(prompt, answer) for prompt in prompts], model=model)
+        scored: v1.ScoreResponse = yield inference.score_many([(prompt, answer) for prompt in prompts], model=model)
         for part, score in zip(batch, scored.scores, strict=True):
             found[part] = [token.log_probability for token in score.tokens]
     return found

@@ -22,7 +22,7 @@ from rich.progress import track
 from ml.errors import GlossError
 from ml.models.base import LanguageModel
 from ml.models.loading import load
-from ml.models.lstm import LstmModel
+from ml.models.lstm.model import LstmModel
 from ml.spec import Prompt
 from ml.train.corpus import FILES, count_words, read_split
 from ml.train.natural import natural_text
@@ -57,7 +57,7 @@ def stream(model: LanguageModel, lines: list[str]) -> tuple[int, torch.Tensor]:
     The start is what the tokenizer begins every prompt with, else what ends a text.
     """
     whole, alone = model.tokenizer.encode(Prompt(text="a")).ids, model.tokenizer.ids("a")
-    start = whole[0] if len(whole) > len(alone) else min(model.tokenizer.end_ids, default=0)
+    start = whole[0] if len(whole) > len(alone) else min(model.tokenizer.special.ends, default=0)
     if isinstance(model, LstmModel):
         # Line by line, each with its end, which the tokenizer turns into <eos>.
         return start, torch.tensor([token for line in lines for token in model.tokenizer.ids(line + "\n")])

@@ -108,7 +108,7 @@ class Generation:
         """Continue `prompt` by at most `max_tokens` tokens."""
         self.spec = spec
         self.max_tokens = max_tokens
-        self._ends = tokenizer.end_ids
+        self._ends = tokenizer.special.ends
         self._left = max_tokens
         self._draws = np.random.default_rng(spec.seed)
         self._decoder = tokenizer.decoder(prompt)

@@ -6,7 +6,7 @@ holds it. A character that takes several tokens (an emoji in byte-level BPE) giv
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 
@@ -22,6 +22,7 @@ from ml.junction import Junction, spell, split
 from ml.long_text import least_tokens
 from ml.result import Token
 from ml.spec import ChatMessage, Continuation, Prompt, Span, check_ids
+from ml.special_tokens import SpecialTokens
 
 _REACH = 64
 """Characters before a text that decide how it is cut; looking at more would take a long prompt's features seconds."""
@@ -50,8 +51,7 @@ class Tokenizer:
         """
         self.context_length = context_length
         self.vocabulary_size = len(fast) if vocabulary_size is None else vocabulary_size
-        own_end = () if fast.eos_token_id is None else (fast.eos_token_id,)
-        self.end_ids = frozenset((*own_end, *end_ids))
+        self.special = SpecialTokens(fast, end_ids)
         self._fast = fast
         self._model = model
         self._backend = fast.backend_tokenizer
@@ -66,29 +66,7 @@ class Tokenizer:
     @property
     def mask_token(self) -> tuple[int, str] | None:
         """Id and text of the mask token, else of the unknown token; None where the model has neither."""
-        return next(((token_id, self.token_text(token_id)) for token_id in self.placeholder_ids), None)
-
-    @property
-    def placeholder_ids(self) -> tuple[int, ...]:
-        """The mask token and the unknown token, as far as the model has them: they stand in the place of any text.
-
-        Many byte-level models name their end-of-text token as the unknown one, which it is not: they know every byte.
-        """
-        others = self.end_ids | {self._fast.bos_token_id, self._fast.pad_token_id}
-        named = (self._fast.mask_token_id, self._fast.unk_token_id)
-        return tuple(dict.fromkeys(each for each in named if each is not None and each not in others))
-
-    @cached_property
-    def special_ids(self) -> frozenset[int]:
-        """Tokens that are commands to the model and not text: starts and ends of texts, marks of a chat's turns.
-
-        Not all tokenizers say so of those that their chat template writes.
-        """
-        template = str(self._fast.chat_template or "")
-        named = {self._fast.bos_token_id, self._fast.pad_token_id} - {None, self._fast.unk_token_id}
-        added = self._fast.added_tokens_decoder.items()
-        commands = {number for number, token in added if token.special or _is_mark(token.content, template)}
-        return frozenset((commands | named | self.end_ids) - {*self.placeholder_ids})
+        return next(((token_id, self.token_text(token_id)) for token_id in self.special.placeholders), None)
 
     @property
     def has_chat_template(self) -> bool:
@@ -300,7 +278,7 @@ class Tokenizer:
         if spelled:  # it takes the place of the one that is added
             spans[0] = (0, spelled)
         encoding = Encoding(text, tuple(raw.ids), tuple(spans), ((0, len(text)),), special)
-        return replace(encoding, editable=self._editable(encoding))
+        return replace(encoding, editable=self.special.editable(encoding))
 
     def _encode_chat(self, field: str, messages: Sequence[ChatMessage]) -> Encoding:
         if not self.has_chat_template:
@@ -308,7 +286,7 @@ class Tokenizer:
         text = chat.render(self._fast, field, messages)
         encoding = self._encode_text(field, text, special=False)
         written = replace(encoding, editable=chat.contents(self._fast, text, messages))
-        return replace(written, editable=self._editable(written))
+        return replace(written, editable=self.special.editable(written))
 
     def _encode_ids(self, field: str, ids: tuple[int, ...]) -> Encoding:
         check_ids(field, ids, self.vocabulary_size)
@@ -316,34 +294,7 @@ class Tokenizer:
             raise PromptTooLongError(field, len(ids), self.context_length)
         text, spans = self.written(ids)
         encoding = Encoding(text, ids, spans, ((0, len(text)),))
-        return replace(encoding, editable=self._editable(encoding))
-
-    def _editable(self, encoding: Encoding) -> tuple[Span, ...]:
-        """What is editable without starts and ends of text, which are no words of a prompt that spells them out."""
-        around = self.end_ids | {self._fast.bos_token_id}
-        if self._fast.pad_token_id != self._fast.unk_token_id:
-            around |= {self._fast.pad_token_id}
-        marks = [
-            span for token_id, span in zip(encoding.ids, encoding.spans, strict=True) if span and token_id in around
-        ]
-        return tuple(part for region in encoding.editable for part in _outside(marks, region))
-
-
-def _is_mark(text: str, template: str) -> bool:
-    """Whether an added token is one of those marks by which a chat template sets messages apart."""
-    mark = text.strip()
-    return bool(mark) and not mark.isalnum() and mark in template
-
-
-def _outside(marks: Sequence[Span], region: Span) -> Iterator[Span]:
-    """What ascending `marks` leave of a region."""
-    start, end = region
-    for mark in marks:
-        if start < min(mark[0], end):
-            yield start, min(mark[0], end)
-        start = max(start, mark[1])
-    if start < end:
-        yield start, end
+        return replace(encoding, editable=self.special.editable(encoding))
 
 
 def _with_whole_offsets(processor: PostProcessor) -> PostProcessor:

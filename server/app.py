@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import signal
-import threading
 import time
-from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from grpc_health.v1 import health_pb2_grpc
@@ -18,11 +15,8 @@ from grpc_health.v1.health import SERVICE_NAME as HEALTH
 from grpc_reflection.v1alpha import reflection
 
 from gloss.v1 import explanation_service_pb2_grpc, inference_service_pb2_grpc
-from ml.errors import ModelLoadError
-from ml.memory import expect_to_stay, keep_freed_memory
-from ml.models.protocol import Closeable, ExplainableModel
-from ml.models.served.address import is_served_elsewhere
-from ml.models.served.model import ServedModel, open_model
+from ml.memory import expect_to_stay
+from ml.models.served.model import ServedModel
 from server.audit import Audit, AuditLog
 from server.batching import Limits
 from server.call_metrics import count_calls, count_unknown
@@ -35,8 +29,9 @@ from server.helpers import Helpers
 from server.interceptors import OWN_SERVICES, Interceptor, Interceptors, Surround
 from server.keys import key_file
 from server.listener import Listener
+from server.loading import load
 from server.metrics import Metrics, MetricsPage
-from server.ports import StartError, address, take
+from server.ports import address, take
 from server.registry import Registry
 from server.requests import Parser
 from server.served import ServedEngine
@@ -50,8 +45,6 @@ from server.tls import credentials
 
 if TYPE_CHECKING:
     from server.engine import Engine
-
-T = TypeVar("T")
 
 _logger = logging.getLogger(__name__)
 
@@ -106,7 +99,7 @@ class Server:
         try:
             # The ports come first: a taken one should be told before minutes of loading.
             self._listen()
-            registry = await _apart(self._load)
+            registry = await load(self.settings, self.metrics, self._closing)
             engines = Engines()
             self._reach(registry, engines)
             await self._warm_up(registry, engines)
@@ -167,40 +160,6 @@ class Server:
         )
         self._closing.callback(page.close)
         self.metrics_port = page.port
-
-    def _load(self) -> Registry:
-        keep_freed_memory()
-        models = [self._load_one(source) for source in self.settings.models]
-        try:
-            return Registry(models)
-        except ValueError as error:
-            raise StartError(f"GLOSS_MODEL: {error}", 2) from None
-
-    def _load_one(self, source: str) -> ExplainableModel:
-        _logger.info("loading model=%s", source)
-        began = time.perf_counter()
-        try:
-            model = (
-                open_model(source, self.settings.engine)
-                if is_served_elsewhere(source)
-                else _loaded(source, self.settings)
-            )
-        except ModelLoadError as error:
-            raise StartError(f"cannot load model {source!r}: {error}", 1) from error
-        if isinstance(model, Closeable):
-            self._closing.callback(model.close)
-        seconds = time.perf_counter() - began
-        self.metrics.register_model(model.info, seconds)
-        _logger.info(
-            "loaded model=%s parameters=%d device=%s dtype=%s seconds=%.2f digest=%.12s",
-            model.info.name,
-            model.info.parameters,
-            model.info.device,
-            model.info.dtype,
-            seconds,
-            model.info.digest,
-        )
-        return model
 
     def _reach(self, registry: Registry, engines: Engines) -> None:
         """Connect to the engines that serve models elsewhere."""
@@ -300,52 +259,6 @@ async def run(settings: Settings) -> None:
         await server.serve_until_signalled()
     finally:
         await server.stop()
-
-
-def _loaded(source: str, settings: Settings) -> ExplainableModel:
-    """A model that this process computes."""
-    import ml.models.loading  # noqa: PLC0415 -- a server of models that are served elsewhere has no torch
-
-    return ml.models.loading.load(
-        source,
-        device=settings.device,
-        dtype=settings.dtype,
-        threads=settings.threads,
-        max_bytes=settings.max_model_bytes,
-        tensor_parallel=settings.tensor_parallel,
-    )
-
-
-async def _apart(work: Callable[[], T]) -> T:
-    """The result of `work`, done in a thread that ends with it.
-
-    Each thread that multiplies matrices gets helpers of OpenMP's, for as long as it lives. Where there are more of them
-    than cores, OpenMP lets all of them sleep between two operations, and the model's own thread would take twice as
-    long for each batch.
-    """
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[T] = loop.create_future()
-
-    def deliver(result: Callable[[], None]) -> None:
-        if not done.done():
-            result()
-
-    def run() -> None:
-        try:
-            found = work()
-        except BaseException as error:  # noqa: BLE001 -- it is raised where the result is awaited
-            finish = functools.partial(done.set_exception, error)
-        else:
-            finish = functools.partial(done.set_result, found)
-        with suppress(RuntimeError):  # the loop has closed: nobody waits any more
-            loop.call_soon_threadsafe(deliver, finish)
-
-    # A daemon: a signal that ends the process while a model is loading need not wait for it.
-    thread = threading.Thread(target=run, name="loading", daemon=True)
-    thread.start()
-    result = await done
-    thread.join()
-    return result
 
 
 async def _cancel(task: asyncio.Future[Any]) -> None:

@@ -28,7 +28,7 @@ def preload() -> None:
     for name in (
         "worker.context",
         "worker.tasks",
-        *(("ml.models.served.model",) if served else ("ml.models.loading.huggingface", "ml.models.lstm")),
+        *(("ml.models.served.model",) if served else ("ml.models.loading.huggingface", "ml.models.lstm.model")),
         "sklearn.linear_model",
         "sklearn.tree",
     ):

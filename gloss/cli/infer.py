@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from gloss import v1
-from gloss.calls import ReductionName
+from gloss.calls.inference import ReductionName
 from gloss.cli.session import INT32, TEXT, Session, as_dict, connected, emit, interrupted, with_model
 from gloss.render import inference, words
 from gloss.tensors import unpack

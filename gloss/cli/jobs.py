@@ -9,7 +9,7 @@ from typing import get_args
 import click
 
 from gloss import v1
-from gloss.calls import StateName, ViewName
+from gloss.calls.explanations import StateName, ViewName
 from gloss.cli.asking import known, present, write_page
 from gloss.cli.session import Session, as_dict, connected, emit, say
 from gloss.cli.waiting import follow, succeeded

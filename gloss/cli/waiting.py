@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
 from gloss import v1
-from gloss.calls import ViewName
+from gloss.calls.explanations import ViewName
 from gloss.cli.session import Session, interrupted, say
 from gloss.durations import seconds
 from gloss.errors import ExplanationFailedError

@@ -170,7 +170,7 @@ def perturbation(
             ids=np.array(encoding.ids, dtype=np.int64),
             owner=owner,
             replacements=replacements,
-            nothing=(min(tokenizer.end_ids, default=encoding.ids[0]),),
+            nothing=(min(tokenizer.special.ends, default=encoding.ids[0]),),
             resolved=ResolvedRemoval(kind, replacement),
         )
         for replacements in replaced

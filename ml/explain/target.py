@@ -237,7 +237,7 @@ def resolve(model: ExplainableModel, encoding: Encoding, planned: TargetPlan) ->
     """
     if planned.tokens is not None:
         return replace(planned.tokens, spaced=_likelier(model, encoding.ids, planned.tokens, planned.spaced))
-    placeholders = model.tokenizer.placeholder_ids
+    placeholders = model.tokenizer.special.placeholders
     generated: list[int] = []
     skipped: tuple[int, ...] = ()
     for banned in ((), placeholders):  # none is banned before one turns up, so that the result can tell of it
@@ -246,7 +246,7 @@ def resolve(model: ExplainableModel, encoding: Encoding, planned: TargetPlan) ->
             if not banned and token_id in placeholders:
                 skipped = (token_id,)
                 break
-            if generated and token_id in model.tokenizer.end_ids:
+            if generated and token_id in model.tokenizer.special.ends:
                 return TargetTokens(tuple(generated), planned.scale, skipped=skipped)
             generated.append(token_id)
             yield

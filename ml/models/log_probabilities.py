@@ -89,6 +89,6 @@ class LogitsModel(ABC):
                 logits = logits.index_fill(0, torch.tensor([*banned], device=logits.device), -torch.inf)
             token = int(logits.argmax())
             yield token
-            if token in self.tokenizer.end_ids:
+            if token in self.tokenizer.special.ends:
                 return
             read.append(token)

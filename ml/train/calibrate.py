@@ -27,7 +27,9 @@ from torch import Tensor
 from ml.errors import GlossError
 from ml.evaluate import stream
 from ml.models.loading.files import CONFIG, replacing
-from ml.models.lstm import LstmModel, WordLSTM, load_lstm, load_module, save_weights
+from ml.models.lstm.files import load_module, save_weights
+from ml.models.lstm.model import LstmModel, load_lstm
+from ml.models.lstm.network import WordLSTM
 from ml.train.corpus import read_split
 from ml.train.errors import StorageError
 from ml.train.loss import cross_entropy_sum

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, AdamW, Optimizer
 
-from ml.models.lstm import LstmConfig, State, WordLSTM, save_lstm
+from ml.models.lstm.files import save_lstm
+from ml.models.lstm.network import LstmConfig, State, WordLSTM
 from ml.train.corpus import Corpus, count_words, fingerprint
 from ml.train.errors import DataError, OptionError
 from ml.train.loss import cross_entropy, sampled_cross_entropy
@@ -177,7 +178,7 @@ class LstmTask:
         return Perplexity(sum(nats for nats, _ in parts), len(self._valid_ids), self._valid_words)
 
     def export(self, folder: Path) -> None:
-        """A folder that `ml.models.lstm.load_lstm` reads, with weights in half precision."""
+        """A folder that `ml.models.lstm.model.load_lstm` reads, with weights in half precision."""
         save_lstm(self.module, self._words.exported, folder)
 
     def state_dict(self) -> dict[str, Any]:

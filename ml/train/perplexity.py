@@ -14,7 +14,7 @@ from ml.train.loss import cross_entropy_sum
 
 if TYPE_CHECKING:
     from ml.models.base import LanguageModel
-    from ml.models.lstm import WordLSTM
+    from ml.models.lstm.network import WordLSTM
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ def tokenized(model: ExplainableModel, request: pb.TokenizeRequest) -> pb.Tokeni
     """
     unit = _text_unit(request.unit)
     found = encoding(model, request.prompt)
-    special = model.tokenizer.special_ids
+    special = model.tokenizer.special.controls
     return pb.TokenizeResponse(
         units=[] if unit is None else _units(found, unit),
         special_positions=[position for position, token_id in enumerate(found.ids) if token_id in special],

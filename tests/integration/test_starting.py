@@ -103,7 +103,7 @@ def test_a_call_that_ends_grpc_ends_no_more_than_that(server_process, tiny_gpt2)
     wait_for(lambda: answers(server.grpc))
     assert ask(server.grpc) == answered
     assert server.child.exit_code() is None
-    assert server.log.count("server.app loading model=") == 1
+    assert server.log.count("server.loading loading model=") == 1
     os.kill(server.pid, signal.SIGTERM)
     wait_for(lambda: server.child.exit_code() is not None)
     assert server.child.exit_code() == 0

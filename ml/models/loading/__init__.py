@@ -76,7 +76,7 @@ def load(
     if kind == LSTM:
         if placement.spread or placement.ranks > 1:
             raise ModelLoadError("a word-level LSTM lies on one device; set device to auto and tensor parallelism to 1")
-        from ml.models.lstm import load_lstm  # noqa: PLC0415 - each kind of model imports only what it needs
+        from ml.models.lstm.model import load_lstm  # noqa: PLC0415 - each kind of model imports only what it needs
 
         return load_lstm(folder, placement.device, name, checksum)
     if placement.ranks > 1:

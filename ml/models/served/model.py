@@ -143,7 +143,7 @@ class ServedModel:
 
         for token in self._loop.run(generated):
             yield token
-            if token in self.tokenizer.end_ids:
+            if token in self.tokenizer.special.ends:
                 return
 
     def in_bfloat16(self) -> tuple[RoundedModel, ...]:

@@ -10,7 +10,8 @@ from typing import Any, cast
 
 import pytest
 
-from gloss import build, calls, durations, tensors, v1
+from gloss import build, durations, tensors, v1
+from gloss.calls import inference
 
 
 def test_prompts() -> None:
@@ -156,7 +157,7 @@ def test_a_value_that_the_contract_cannot_hold_is_named(make: Callable[[], objec
 def test_one_text_is_not_a_list_of_letters() -> None:
     assert build.bias_probe("So {} was", {"men": "king"}) == build.bias_probe(["So {} was"], {"men": ["king"]})
     assert build.global_surrogate("one") == build.global_surrogate(["one"])
-    assert calls.generate("one", stop="end").request == calls.generate("one", stop=["end"]).request
+    assert inference.generate("one", stop="end").request == inference.generate("one", stop=["end"]).request
 
 
 def test_a_replacement_beside_a_message_is_not_dropped() -> None:

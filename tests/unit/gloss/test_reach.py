@@ -11,7 +11,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 
 from gloss import build, v1
-from gloss.calls import explain, study
+from gloss.calls.explanations import explain, study
 from gloss.cli import main
 from gloss.values import enum_names
 from tests.unit.gloss import fake

@@ -43,7 +43,7 @@ def certain(kind: str, ids: Sequence[int]) -> str:
 
 def endless(kind: str, ids: Sequence[int]) -> list[int]:
     """At least one token, and none that ends a text."""
-    return [token_id for token_id in ids if token_id not in tokenizer(kind).end_ids] or [5]
+    return [token_id for token_id in ids if token_id not in tokenizer(kind).special.ends] or [5]
 
 
 def generated(kind: str, prompt: Sequence[int], ids: Sequence[int], *stop: str) -> tuple[list[str], FinishReason]:

@@ -74,7 +74,7 @@ def test_what_may_become_a_stop_text_is_held_back():
 
 
 def test_the_end_of_text_ends_it():
-    end = next(iter(BYTES.end_ids))
+    end = next(iter(BYTES.special.ends))
     steps = said(GenerationSpec(stop=("ab",)), [*by_bytes("a"), end, *by_bytes("b")])
     assert [(step.text, step.finish) for step in steps] == [("", None), ("a", FinishReason.END_OF_TEXT)]
 

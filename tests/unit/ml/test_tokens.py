@@ -90,7 +90,7 @@ def test_words(words: Tokenizer) -> None:
     expected = [("<eos>", None), ("The", "The"), ("<unk>", "capitol"), ("of", "of"), ("Paris", "Paris")]
     assert shown(words, Prompt(text="The capitol  of Paris")) == expected
     assert words.mask_token == (0, "<unk>")
-    assert words.end_ids == {1}
+    assert words.special.ends == {1}
     assert shown(words, Prompt(token_ids=(2, 7))) == [("The", "The"), ("Paris", "Paris")]
 
 
@@ -237,7 +237,7 @@ def test_truncation_stored_with_a_tokenizer_is_ignored() -> None:
 def test_end_of_text_is_no_unknown_token() -> None:
     tokenizer = Tokenizer(byte_level(unknown=START), 64, end_ids=(7,), vocabulary_size=500)
     assert tokenizer.mask_token is None
-    assert tokenizer.end_ids == {0, 7}
+    assert tokenizer.special.ends == {0, 7}
     assert tokenizer.token_text(499) == "<499>"
 
 

@@ -8,7 +8,7 @@ from ml.errors import InputError
 from ml.explain import Run
 from ml.explain.context import ContextExplainer, draw, link, log_odds_of_probability
 from ml.models.objective import log_odds
-from ml.result import StopReason, SurrogateKind
+from ml.result import StopReason
 from ml.spec import (
     Budget,
     ContextAttribution,
@@ -18,6 +18,7 @@ from ml.spec import (
     Prompt,
     Quality,
     Scale,
+    SurrogateKind,
     Target,
 )
 from tests.unit.ml.explain.games import every_coalition

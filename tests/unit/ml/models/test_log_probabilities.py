@@ -146,9 +146,9 @@ def test_greedy_generation_ends_with_the_text(
     read = list(PROMPTS[0])
     for token in generated:
         assert token == int(model.logits([read])[0][-1].argmax())
-        assert read == PROMPTS[0] or read[-1] not in model.tokenizer.end_ids
+        assert read == PROMPTS[0] or read[-1] not in model.tokenizer.special.ends
         read.append(token)
-    assert len(generated) == 12 or generated[-1] in model.tokenizer.end_ids
+    assert len(generated) == 12 or generated[-1] in model.tokenizer.special.ends
 
 
 @given(st.lists(tokens, min_size=1, max_size=4))

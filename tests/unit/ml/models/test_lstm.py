@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from ml.errors import ModelLoadError, NoAttentionError
-from ml.models.lstm import LstmConfig, LstmModel, WordLSTM, load_lstm, save_lstm
+from ml.models.lstm.files import save_lstm
+from ml.models.lstm.model import LstmModel, load_lstm
+from ml.models.lstm.network import LstmConfig, WordLSTM
 from ml.models.words import wikitext_tokenizer
 
 WORDS = ["<unk>", "<eos>", *(f"w{i}" for i in range(40))]

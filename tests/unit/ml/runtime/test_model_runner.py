@@ -15,7 +15,8 @@ from ml.models.base import Chunk, Runner
 from ml.models.fallback.by_length import RunnerByLength
 from ml.models.fallback.cache_runner import CacheRunner
 from ml.models.fallback.padded_batches import batch_logits
-from ml.models.lstm import LstmConfig, LstmModel, LstmRunner, WordLSTM
+from ml.models.lstm.model import LstmModel, LstmRunner
+from ml.models.lstm.network import LstmConfig, WordLSTM
 from ml.runtime.kv_cache import KvCache
 from ml.runtime.model_runner import ModelRunner
 from ml.runtime.prefix_cache import BLOCK

@@ -12,7 +12,9 @@ import torch
 from ml.kernels.onednn_linear import PackedLinear
 from ml.kernels.processors import Rule
 from ml.models.loading import load
-from ml.models.lstm import LstmConfig, LstmModel, WordLSTM, load_module, save_lstm
+from ml.models.lstm.files import load_module, save_lstm
+from ml.models.lstm.model import LstmModel
+from ml.models.lstm.network import LstmConfig, WordLSTM
 from ml.models.words import wikitext_tokenizer
 from ml.train import calibrate as command
 from ml.train.calibrate import TEMPERATURES, TILTS, Text, calibrate, main

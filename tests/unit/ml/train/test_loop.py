@@ -114,7 +114,7 @@ def test_it_learns_and_leaves_a_model_that_loads(
     mask = model.tokenizer.mask_token
     assert mask is not None
     assert mask[1].strip() == "<unk>"
-    assert mask[0] not in model.tokenizer.end_ids
+    assert mask[0] not in model.tokenizer.special.ends
 
 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(data: Path, tmp_path: Path) -> None:

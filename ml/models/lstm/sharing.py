@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +16,7 @@ import torch
 from torch import Tensor
 
 from ml.models.base import MEAN, Batch
-
-if TYPE_CHECKING:
-    from ml.models.lstm import State, WordLSTM
+from ml.models.lstm.network import State, WordLSTM
 
 STAGE = 8
 """Words of a stage: fewer share more, and cost more calls."""

@@ -1,23 +1,13 @@
-"""The word-level LSTM language model: its module, its folder on disk, and its place behind `LanguageModel`.
-
-The recurrent model of Zaremba et al. 2014 ("Recurrent neural network regularization"), with what later work found to
-help as options: tied input and output embeddings (Press & Wolf 2017), dropout that keeps one mask over time (Gal &
-Ghahramani 2016), and dropout of whole embedding rows and of recurrent weights (Merity et al. 2018, AWD-LSTM).
-"""
+"""A word-level LSTM behind `LanguageModel`."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import torch
-import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from ml.errors import ModelLoadError, NoAttentionError
@@ -26,114 +16,12 @@ from ml.models.base import AttentionSink, Batch, Chunk, ModelInfo, Prefix
 from ml.models.fallback.serial_runner import SerialRunner
 from ml.models.internals.objective import LogitsObjective
 from ml.models.internals.open_model import OpenModel
-from ml.models.loading.files import replacing
-from ml.models.lstm_sharing import LstmPrefix, stream
+from ml.models.lstm.files import load_module
+from ml.models.lstm.network import State, WordLSTM
+from ml.models.lstm.sharing import LstmPrefix, stream
 from ml.models.protocol import RoundedModel
 from ml.runtime.embedding import lookup
 from ml.tokens import Tokenizer
-
-MODEL_TYPE = "gloss_lstm"
-
-State = list[tuple[Tensor, Tensor]]
-"""The recurrent state: for each layer its hidden and cell state, each [1, batch, hidden]."""
-
-
-@dataclass(frozen=True)
-class LstmConfig:
-    """Shape and regularisation of a `WordLSTM`. The dropouts are probabilities and act in training only."""
-
-    vocabulary_size: int
-    embedding_size: int = 200
-    hidden_size: int = 200
-    layers: int = 2
-    tied: bool = True
-    """Output embedding = input embedding; needs embedding_size == hidden_size."""
-    dropout: float = 0.5
-    """Between the layers, before the first and after the last."""
-    variational: bool = False
-    """One dropout mask for all time steps of a window, in place of a fresh one for each."""
-    embedding_dropout: float = 0.0
-    """Whole words, wherever they occur in the batch."""
-    weight_dropout: float = 0.0
-    """Single recurrent weights, for all time steps of a window."""
-    context_length: int = 2048
-    """The longest prompt served. The recurrence itself has no limit."""
-
-    def __post_init__(self) -> None:
-        if self.tied and self.embedding_size != self.hidden_size:
-            raise ValueError(
-                f"tied weights need an embedding ({self.embedding_size}) as wide as the hidden state "
-                f"({self.hidden_size})"
-            )
-
-
-class WordLSTM(nn.Module):
-    """Embedding, LSTM layers and a linear head over the vocabulary.
-
-    `forward` stops before the head, so that the caller chooses which positions pay for it: with 33,278 words it costs
-    ten times as much as the recurrence.
-    """
-
-    def __init__(self, config: LstmConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.embedding = nn.Embedding(config.vocabulary_size, config.embedding_size)
-        widths = [config.embedding_size] + [config.hidden_size] * config.layers
-        self.layers = nn.ModuleList(nn.LSTM(width, config.hidden_size, batch_first=True) for width in widths[:-1])
-        self.head = nn.Linear(config.hidden_size, config.vocabulary_size)
-        if config.tied:
-            self.head.weight = self.embedding.weight
-        nn.init.uniform_(self.embedding.weight, -0.1, 0.1)
-        nn.init.uniform_(self.head.weight, -0.1, 0.1)
-        nn.init.zeros_(self.head.bias)
-
-    def initial_state(self, batch: int) -> State:
-        """The state before any word: zeros."""
-        zeros = self.embedding.weight.new_zeros(1, batch, self.config.hidden_size)
-        return [(zeros, zeros) for _ in self.layers]
-
-    def forward(self, ids: Tensor, state: State) -> tuple[Tensor, State]:
-        """Read `ids` [batch, time] on from `state`.
-
-        Returns:
-            The last layer's output [batch, time, hidden], ready for `head`, and the state after the last word.
-        """
-        return self.read(self._dropped(self._embed(ids)), state)
-
-    def read(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """As `forward`, from embeddings [batch, time, size]."""
-        after = []
-        for layer, before in zip(self.layers, state, strict=True):
-            x, last = self._recur(cast(nn.LSTM, layer), x, before)
-            x = self._dropped(x)
-            after.append(last)
-        return x, after
-
-    def _embed(self, ids: Tensor) -> Tensor:
-        if not self.training:
-            return lookup(self.embedding, ids)
-        x: Tensor = self.embedding(ids)
-        if self.config.embedding_dropout:
-            # Scaling the rows that were looked up, not the matrix, spares a copy of the whole vocabulary.
-            kept = F.dropout(x.new_ones(self.config.vocabulary_size, 1), self.config.embedding_dropout)
-            x = x * F.embedding(ids, kept)
-        return x
-
-    def _recur(self, layer: nn.LSTM, x: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        if not (self.training and self.config.weight_dropout):
-            y, after = layer(x, state)
-            return y, after
-        inward, recurrent, *biases = cast(list[Tensor], layer.all_weights[0])
-        weights = [inward, F.dropout(recurrent, self.config.weight_dropout), *biases]
-        y, h, c = torch.lstm(x, list(state), weights, True, 1, 0.0, True, False, True)
-        return y, (h, c)
-
-    def _dropped(self, x: Tensor) -> Tensor:
-        if not (self.training and self.config.dropout):
-            return x
-        if not self.config.variational:
-            return F.dropout(x, self.config.dropout)
-        return x * F.dropout(x.new_ones(x.shape[0], 1, x.shape[2]), self.config.dropout)
 
 
 class LstmModel(OpenModel):
@@ -288,50 +176,6 @@ def _shared_prefix(sequences: Sequence[Sequence[int]], logit_counts: Sequence[in
         if any(ids[position] != sequences[0][position] for ids in sequences):
             return position
     return limit
-
-
-def save_lstm(
-    module: WordLSTM, tokenizer: PreTrainedTokenizerFast, folder: str | Path, dtype: torch.dtype = torch.float16
-) -> None:
-    """Write the model's folder: config.json, model.safetensors (weights in `dtype`) and the tokenizer's files.
-
-    A model that lies there already is replaced whole or not at all; see `ml.models.loading.files.replacing`.
-    """
-    with replacing(Path(folder)) as scratch:
-        config = {"model_type": MODEL_TYPE, "architectures": ["WordLSTM"], **asdict(module.config)}
-        (scratch / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-        save_weights(module, scratch, dtype)
-        tokenizer.save_pretrained(scratch)
-
-
-def save_weights(module: WordLSTM, folder: Path, dtype: torch.dtype) -> None:
-    """Write the folder's model.safetensors. `module` is a plain one: without fast layers, which cannot be saved."""
-    weights = {name: tensor.detach().to(dtype).contiguous() for name, tensor in module.state_dict().items()}
-    if module.config.tied:
-        del weights["head.weight"]
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-
-
-def load_module(folder: str | Path) -> WordLSTM:
-    """The module of a folder that `save_lstm` wrote, in float32 on the CPU and in evaluation mode.
-
-    Raises:
-        ModelLoadError: a file is missing or does not hold what it should.
-    """
-    folder = Path(folder)
-    try:
-        stored = json.loads((folder / "config.json").read_text())
-        config = LstmConfig(**{part.name: stored[part.name] for part in fields(LstmConfig) if part.name in stored})
-        weights = {name: tensor.float() for name, tensor in load_file(folder / "model.safetensors").items()}
-        if config.tied:
-            weights["head.weight"] = weights["embedding.weight"]
-        module = WordLSTM(config)
-        module.load_state_dict(weights)
-    except FileNotFoundError as error:
-        raise ModelLoadError(f"{folder} lacks {Path(str(error.filename or 'model.safetensors')).name}") from error
-    except (ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ModelLoadError(f"{folder} does not hold a word-level LSTM: {error}") from error
-    return module.eval()
 
 
 def load_lstm(
