@@ -190,7 +190,7 @@ class Server:
             loaded,
             limits,
             self.metrics,
-            GenerationLimits(texts=settings.max_generations, bytes=settings.max_generation_bytes),
+            GenerationLimits(sequences=settings.max_generations, bytes=settings.max_generation_bytes),
             prefix_bytes=settings.prefix_cache_bytes,
             waiting_seconds=settings.max_waiting_seconds,
         )

@@ -1,7 +1,7 @@
 """The engine: one thread that owns the models and runs what waits, batch after batch.
 
-Each batch is followed by one step of all texts that are being generated, and what is read of prompts at a time is
-bounded: so neither waits for the other's end.
+Each batch is followed by one step of all running sequences, and a batch prefills a bounded number of prompt tokens: so
+neither short calls nor generated texts wait long for each other.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from server.calls import Answer, Call, Done, Work
 from server.errors import OverloadedError
 from server.generation import GenerationLimits, Generations, insert_prefixes
 from server.metrics import Metrics
-from server.prefill import LongPrompt, Prefill, chunk_tokens, is_long
 from server.questions import AttentionTask, Task
+from server.sequences import ChunkedSequence, LongPrompt, chunk_tokens, is_long
 from server.tasks import batch_key, output_bytes
 from server.text_stream import Stream
 from server.throughput import Throughput
@@ -32,7 +32,7 @@ from server.throughput import Throughput
 _logger = logging.getLogger(__name__)
 
 _SHORTEST_RETRY, _LONGEST_RETRY = 0.05, 30.0
-"""Seconds after which a refused caller is told to try again, at least and at most."""
+"""Shortest and longest delay, in seconds, after which a refused caller may retry."""
 
 
 class Engine:
@@ -51,14 +51,14 @@ class Engine:
         """Run `models`.
 
         Args:
-            prefix_bytes: memory of each for cached prefixes; 0 is none.
-            waiting_seconds: calls are refused that would wait longer than this, at the throughput of late.
+            prefix_bytes: memory for cached prefixes of each model; 0 caches none.
+            waiting_seconds: calls that would wait longer than this, by recent throughput, are refused.
         """
         self._models = models
         self._runners = {name: model.runner(prefix_bytes) for name, model in models.items()}
         self._metrics = metrics
         self._loop = asyncio.get_running_loop()
-        self._queue: Queue[Work | Prefill] = Queue(limits)
+        self._queue: Queue[Work | ChunkedSequence] = Queue(limits)
         self._changed = threading.Condition()  # Guards the queue, and `_stopping`.
         self._generations = Generations(
             models,
@@ -66,7 +66,7 @@ class Engine:
             generation,
             metrics,
             wait=self._wait,
-            deliver=lambda text, answer: self._to_loop(text.receive, answer),
+            deliver=lambda sequence, answer: self._to_loop(sequence.receive, answer),
         )
         self._batches = Batches(models, self._runners, metrics)
         self._stopping = False
@@ -74,7 +74,7 @@ class Engine:
         self._shortest = limits.shortest
         self._throughput = Throughput()
         self.crashed: asyncio.Future[None] = self._loop.create_future()
-        """Holds the error that ended the model's thread, should there ever be one."""
+        """The error that ended the model's thread, if there was one."""
         self._thread = threading.Thread(target=in_front(self._serve), name="model", daemon=True)
         metrics.watch_queue(lambda: float(len(self._queue)))
         metrics.generations.labels("waiting").set_function(lambda: float(sum(map(self._queue.sequences, models))))
@@ -86,7 +86,7 @@ class Engine:
         self._thread.start()
 
     async def stop(self, seconds: float) -> None:
-        """Stop after the batch under way, or leave the thread behind after `seconds`."""
+        """Stop after the batch in progress, or stop waiting for the thread after `seconds`."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
@@ -101,17 +101,17 @@ class Engine:
         namespace: str = "",
         seconds: float | None = None,
     ) -> Answer:
-        """Run `tasks` on `model` in whatever batches they fit into, and wait for all of them.
+        """Run `tasks` on `model`, in one batch or several, and wait for all of them.
 
-        Whoever stops waiting (by cancelling this coroutine) withdraws the tasks that have not begun.
+        Cancelling this coroutine withdraws the tasks that have not begun.
 
         Args:
-            caller: callers take turns.
+            caller: who asks; the queue goes round the callers.
             namespace: whose cached prefixes may be used.
-            seconds: nobody waits for the answer any longer than this.
+            seconds: the caller waits no longer than this.
 
         Raises:
-            OverloadedError: too much is waiting already; nothing was begun.
+            OverloadedError: too much waits already; nothing was begun.
         """
         answer: asyncio.Future[Answer] = self._loop.create_future()
         call = Call(model, len(tasks), answer, namespace)
@@ -125,10 +125,10 @@ class Engine:
                 self._withdraw(call)
 
     def check_capacity(self, caller: Hashable = None) -> None:
-        """Spare a caller the work of preparing what would be refused.
+        """Refuse early, before the work of preparing a call.
 
         Raises:
-            OverloadedError: too much is waiting already.
+            OverloadedError: too much waits already.
         """
         with self._changed:
             try:
@@ -137,7 +137,7 @@ class Engine:
                 raise _overloaded(error.tokens / self._throughput.tokens_per_second) from None
 
     def forget_throughput(self) -> None:
-        """Forget how long batches took: a model's first ones take longer than all others."""
+        """Forget how long batches took: a model's first ones are not typical."""
         self._throughput = Throughput()
 
     def generate(
@@ -149,22 +149,22 @@ class Engine:
         caller: Hashable = None,
         namespace: str = "",
     ) -> Stream:
-        """Begin to continue `ids` as soon as there is a place.
+        """Generate a continuation of `ids`, as soon as memory for one more sequence is free.
 
         Args:
-            caller: callers take turns.
+            caller: who asks; the queue goes round the callers.
             namespace: whose cached prefixes may be used.
 
         Raises:
-            OverloadedError: too much is waiting already.
+            OverloadedError: too much waits already.
         """
         stream = Stream(model, ids, generation, self._wake, caller=caller, namespace=namespace)
         stream.item = self._generations.item(stream)
         self._offer([stream.item])
         return stream
 
-    def _item(self, work: Work, caller: Hashable, deadline: float) -> Item[Work | Prefill]:
-        """What waits for the model on behalf of a task."""
+    def _item(self, work: Work, caller: Hashable, deadline: float) -> Item[Work | ChunkedSequence]:
+        """The queue's item for a task."""
         name, task = work.call.model, work.task
         model = self._models[name]
         if not isinstance(task, AttentionTask) and is_long(model.info, len(task.ids)):
@@ -183,11 +183,11 @@ class Engine:
             shared_tokens=None if self._runners[name].pads else chunk_tokens(model.info),
         )
 
-    def _offer(self, items: Sequence[Item[Work | Prefill]]) -> None:
-        """Let all items of a call wait, or none.
+    def _offer(self, items: Sequence[Item[Work | ChunkedSequence]]) -> None:
+        """Put all items of a call into the queue, or none.
 
         Raises:
-            OverloadedError: too much is waiting already.
+            OverloadedError: too much waits already.
         """
         model = items[0].payload.model
         per_second = self._generations.ends_per_second(model)
@@ -201,18 +201,18 @@ class Engine:
             self._changed.notify()
 
     def _withdraw(self, call: Call) -> None:
-        """Let what is left of a call wait no more."""
+        """Take what still waits of a call out of the queue."""
         with self._changed:
             self._queue.withdraw(call.items)
         for item in call.items:
             if isinstance(item.payload, LongPrompt):
-                item.payload.leave()
+                item.payload.abandon()
 
-    def _wake(self, text: Prefill) -> None:
-        """Take note that a text's caller has left or reads on."""
+    def _wake(self, sequence: ChunkedSequence) -> None:
+        """React to a sequence whose caller has left or reads on."""
         with self._changed:
-            if text.left and text.item is not None:
-                self._queue.withdraw([text.item])
+            if sequence.abandoned and sequence.item is not None:
+                self._queue.withdraw([sequence.item])
             self._changed.notify()
 
     # The model's thread.
@@ -225,7 +225,7 @@ class Engine:
                 if work:
                     self._reply(self._batches.run(work))
                     insert_prefixes(work[0].call.model, self._runners[work[0].call.model])
-                self._generations.step([item.payload for item in batch if isinstance(item.payload, Prefill)])
+                self._generations.step([item.payload for item in batch if isinstance(item.payload, ChunkedSequence)])
                 if batch:
                     tokens = sum(max(item.tokens, self._shortest) for item in batch)
                     self._throughput.note(tokens, time.monotonic() - began)
@@ -233,8 +233,8 @@ class Engine:
             _logger.critical("the model's thread died", exc_info=error)
             self._to_loop(self._crash, error)
 
-    def _schedule(self) -> tuple[Item[Work | Prefill], ...] | None:
-        """Wait for work and take the next batch, empty if only texts are to grow; None when the engine stops."""
+    def _schedule(self) -> tuple[Item[Work | ChunkedSequence], ...] | None:
+        """Wait for work and take the next batch: empty if only running sequences need a step, None to stop."""
         with self._changed:
             while not self._stopping:
                 schedule = self._queue.take(time.monotonic(), self._generations.free())
@@ -245,17 +245,17 @@ class Engine:
                 self._changed.wait()
         return None
 
-    def _wait(self, text: Prefill) -> None:
-        """Let a text wait for its next chunk, or for a place, unless its caller has left."""
+    def _wait(self, sequence: ChunkedSequence) -> None:
+        """Put a sequence into the queue, for its next chunk or to start, unless its caller has left."""
         with self._changed:
-            if text.item is not None:
-                self._queue.withdraw([text.item])
-            if not text.left:
-                text.item = self._generations.item(text)
-                self._queue.put(text.item)
+            if sequence.item is not None:
+                self._queue.withdraw([sequence.item])
+            if not sequence.abandoned:
+                sequence.item = self._generations.item(sequence)
+                self._queue.put(sequence.item)
 
     def _reply(self, done: Done) -> None:
-        """Hand the values over to the event loop. What is left of a call that failed runs no more."""
+        """Send the values to the event loop, and withdraw the rest of a call that failed."""
         for work, value in zip(done.work, done.values, strict=True):
             if isinstance(value, Exception):
                 self._withdraw(work.call)
@@ -264,15 +264,15 @@ class Engine:
     def _to_loop(self, callback: Any, *arguments: Any) -> None:
         try:
             self._loop.call_soon_threadsafe(callback, *arguments)
-        except RuntimeError:  # The loop has closed: nobody waits any more.
+        except RuntimeError:  # The loop is closed: no caller waits.
             self._stopping = True
 
     # Back on the event loop.
 
-    def _expire(self, expired: Work | Prefill) -> None:
+    def _expire(self, expired: Work | ChunkedSequence) -> None:
         if isinstance(expired, LongPrompt):
             expired = expired.work
-        if isinstance(expired, Work):  # a text's caller leaves by itself
+        if isinstance(expired, Work):  # the caller of a generated text leaves by itself
             self._metrics.of_model(expired.model).dropped.inc()
             expired.call.answer.cancel()
 
@@ -282,10 +282,10 @@ class Engine:
 
     @property
     def _max_tokens(self) -> float:
-        """Tokens that may wait at the throughput of late."""
+        """Tokens that may wait, by recent throughput."""
         return self._waiting_seconds * self._throughput.tokens_per_second
 
 
 def _overloaded(seconds: float) -> OverloadedError:
-    """What a caller is told for whom it would take `seconds` to have a turn."""
+    """The error for a caller who would wait for `seconds`."""
     return OverloadedError(min(max(seconds, _SHORTEST_RETRY), _LONGEST_RETRY))

@@ -11,14 +11,14 @@ from server.questions import Task
 
 
 class Text(Protocol):
-    """A text on its way to its caller. Iterate over its steps; whoever stops says `leave`."""
+    """A generated text. Iterate over its steps; call `abandon` to stop early."""
 
     queue_seconds: float
     model_seconds: float
     cached_tokens: int | None
 
-    def leave(self) -> None:
-        """Nobody waits for the rest."""
+    def abandon(self) -> None:
+        """Generate no more of it."""
         ...
 
     def __aiter__(self) -> AsyncIterator[Step]: ...

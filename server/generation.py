@@ -1,12 +1,12 @@
-"""Texts in the making: the model's thread takes one step of all of them after the other.
+"""Continuous batching: the model's thread takes one step of all running sequences after another.
 
-Between two steps texts join and leave, so a new one waits for a step and for a place, never for another text's end
-when there is one. A text's place is the memory for its keys and values; how many there are follows from a bound on
-that memory. Whose turn it is to get a place, or to have a chunk of a prompt read, the queue says (`server.batching`).
+Sequences start and stop between steps, so a new one waits for a step and for memory, never for another's end while
+memory is free. How many may run follows from a bound on the memory of their keys and values. Which of the waiting ones
+starts, and whose prompt is prefilled next, is up to the queue (`server.batching`).
 
-What a text's caller has not read yet is bounded. A text whose caller does not read pauses: it keeps its place while
-nobody else wants it. When its caller reads on, it goes on, if need be by reading its own text anew. How long a caller
-may take to read is not decided here; see `server.streams`.
+What a caller has not read of its text is bounded. A text whose caller does not read pauses. It keeps its memory until
+another sequence needs it; then it is preempted, and is prefilled again, with what it had generated, when its caller
+reads on. `server.streams` decides how long a caller may take to read.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from ml.models.base import LanguageModel, Runner, StepResult
 from server.batching import Item
 from server.errors import of_model
 from server.metrics import Metrics
-from server.prefill import Prefill, chunk_tokens
-from server.running_texts import RunningTexts, Step
+from server.running_sequences import RunningSequences, Step
+from server.sequences import ChunkedSequence, chunk_tokens
 from server.text_stream import Stream
 from server.throughput import Turnover
 
@@ -37,24 +37,24 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class GenerationLimits:
-    """Bounds of what is generated at once."""
+    """Bounds on running sequences."""
 
-    texts: int = 16
-    """Texts of one model that grow together."""
+    sequences: int = 16
+    """Running sequences of one model."""
 
     bytes: int = 1024**3
-    """Memory for keys and values of one model's texts; at least one text has a place."""
+    """Memory for keys and values of one model's running sequences; one may always run."""
 
-    displaced: int = 128
-    """Texts of all models that paused and gave their place to another."""
+    preempted: int = 128
+    """Preempted sequences of all models."""
 
     def capacity(self, model: LanguageModel) -> int:
-        """How many texts of `model` may grow together."""
-        return max(1, min(self.texts, self.bytes // max(1, model.sequence_bytes)))
+        """How many sequences of `model` may run at once."""
+        return max(1, min(self.sequences, self.bytes // max(1, model.sequence_bytes)))
 
 
 def insert_prefixes(model: str, runner: Runner) -> None:
-    """Let `runner` cache what it computed. Where it cannot, prompts to come only take longer."""
+    """Let `runner` cache the prefixes that it computed. A failure costs only time for later prompts."""
     try:
         runner.insert_prefixes()
     except Exception:
@@ -62,7 +62,7 @@ def insert_prefixes(model: str, runner: Runner) -> None:
 
 
 class Generations:
-    """All texts that have a place, or gave it away. What is not said to be otherwise is for the model's thread."""
+    """All sequences that run or were preempted. For the model's thread, except where a method says otherwise."""
 
     def __init__(
         self,
@@ -71,215 +71,224 @@ class Generations:
         limits: GenerationLimits,
         metrics: Metrics,
         *,
-        wait: Callable[[Prefill], None],
-        deliver: Callable[[Prefill, Any], None],
+        wait: Callable[[ChunkedSequence], None],
+        deliver: Callable[[ChunkedSequence, Any], None],
     ) -> None:
-        """Run texts of `models`.
+        """Run sequences of `models`.
 
         Args:
-            wait: lets a text wait in the queue for its next chunk, or for a place.
-            deliver: tells a text's caller a step, a value, or an error.
+            wait: puts a sequence into the queue, for its next chunk or to start.
+            deliver: sends a sequence's caller a step, a value, or an error.
         """
         self._models = models
         self._runners = runners
         self._limits = limits
         self._metrics = metrics
-        self._wait_in_queue = wait
+        self._enqueue = wait
         self._deliver = deliver
-        self._displaced: list[Prefill] = []
-        """Texts that paused, and whose place another took."""
-        self._running: dict[str, RunningTexts] = {}
+        self._preempted: list[ChunkedSequence] = []
+        self._running: dict[str, RunningSequences] = {}
         self._turnovers = {name: Turnover() for name in models}
         self._unread = False
-        """Whether a text that paused has been dropped since memory was last given back."""
-        metrics.generations.labels("growing").set_function(lambda: float(sum(not s.paused for s in self._placed())))
+        """Whether a paused sequence was abandoned since memory was last returned to the system."""
+        metrics.generations.labels("running").set_function(
+            lambda: float(sum(not s.paused for s in self._all_running()))
+        )
         metrics.generations.labels("paused").set_function(
-            lambda: float(len(self._displaced) + sum(s.paused for s in self._placed()))
+            lambda: float(len(self._preempted) + sum(s.paused for s in self._all_running()))
         )
 
     @property
     def busy(self) -> bool:
-        """Whether there is anything to do beside what waits in the queue."""
-        return any(text.left or (text.is_read and not text.waits_for_reader()) for text in self._placed()) or any(
-            text.left or not text.waits_for_reader() for text in self._displaced
-        )
+        """Whether there is anything to do besides what waits in the queue."""
+        return any(
+            sequence.abandoned or (sequence.is_prefilled and not sequence.waits_for_reader())
+            for sequence in self._all_running()
+        ) or any(sequence.abandoned or not sequence.waits_for_reader() for sequence in self._preempted)
 
-    def item(self, text: Prefill) -> Item[Any]:
-        """What waits in the queue for the next chunk of `text`; for whoever holds the engine's lock."""
-        size = chunk_tokens(self._models[text.model].info)
-        tokens, later = text.next_tokens(size)
-        shared = (text.model, "chunks") if self._runners[text.model].pads else text.model
+    def item(self, sequence: ChunkedSequence) -> Item[Any]:
+        """The queue's item for the next chunk of `sequence`. The caller holds the engine's lock."""
+        size = chunk_tokens(self._models[sequence.model].info)
+        tokens, later = sequence.next_tokens(size)
+        shared = (sequence.model, "chunks") if self._runners[sequence.model].pads else sequence.model
         return Item(
-            text,
+            sequence,
             tokens=tokens,
             later_tokens=later,
             chunk_tokens=size,
-            batch_key=text if text.alone else shared,
-            caller=text.caller,
-            call=text,
+            batch_key=sequence if sequence.alone else shared,
+            caller=sequence.caller,
+            call=sequence,
             padded=False,
-            deadline=text.deadline,
-            pool=text.model if text.number is None else None,
+            deadline=sequence.deadline,
+            pool=sequence.model if sequence.number is None else None,
         )
 
     def free(self) -> dict[Hashable, int]:
-        """How many places there are, by model: those that are free, and those of texts that pause."""
-        found: dict[Hashable, int] = dict.fromkeys(
-            self._models, 1
-        )  # Where nothing ran yet, what a place takes is not known.
+        """How many more sequences of each model may start, those counted in whose memory a paused one would give up."""
+        # Before the first one runs, the memory of a sequence is not known.
+        found: dict[Hashable, int] = dict.fromkeys(self._models, 1)
         for name, running in self._running.items():
-            paused = sum(text.waits_for_reader() for text in running)
-            found[name] = running.capacity - len(running) + min(paused, self._limits.displaced - len(self._displaced))
+            paused = sum(sequence.waits_for_reader() for sequence in running)
+            found[name] = running.capacity - len(running) + min(paused, self._limits.preempted - len(self._preempted))
         return found
 
     def ends_per_second(self, model: str) -> float:
-        """How often a place becomes free of late; for any thread. Infinite where nothing is known."""
+        """How many sequences of `model` ended per second of late; infinite where nothing is known. For any thread."""
         running = self._running.get(model)
         return float("inf") if running is None else self._turnovers[model].per_second(running.capacity)
 
-    def step(self, prompts: Sequence[Prefill]) -> None:
-        """Read a chunk of each of `prompts`, and let every text that is read and does not pause grow by a token."""
-        begun = [text for text in prompts if not text.left and (text.number is not None or self._begin(text))]
+    def step(self, prompts: Sequence[ChunkedSequence]) -> None:
+        """Prefill a chunk of each of `prompts`, and decode a token of every running sequence that does not pause."""
+        started = [
+            sequence
+            for sequence in prompts
+            if not sequence.abandoned and (sequence.number is not None or self._start(sequence))
+        ]
         for name, running in list(self._running.items()):
             with self._failures_of(name):
-                for text in [text for text in running if text.left]:
-                    self._unread |= text.paused
-                    self._leave(running, text)
-        displaced, self._displaced = self._displaced, []
-        for text in displaced:
-            self._wait(text)
+                for sequence in [sequence for sequence in running if sequence.abandoned]:
+                    self._unread |= sequence.paused
+                    self._stop(running, sequence)
+        preempted, self._preempted = self._preempted, []
+        for sequence in preempted:
+            self._wait(sequence)
         for name, running in list(self._running.items()):
-            for step in running.schedule([text for text in begun if text in running]):
+            for step in running.schedule([sequence for sequence in started if sequence in running]):
                 with self._failures_of(name, *step):
                     self._run(running, step)
-                if self._running.get(name) is not running:  # it failed, and all sequences are lost
+                if self._running.get(name) is not running:  # It failed, and all sequences lost their memory.
                     break
-        if self._unread and not (self._displaced or self._placed()):
+        if self._unread and not (self._preempted or self._all_running()):
             self._unread = False
             give_back()
 
     @contextmanager
-    def _failures_of(self, model: str, *party: Prefill) -> Iterator[None]:
-        """Whatever fails within costs all of a model's texts their sequences, and nobody else anything.
+    def _failures_of(self, model: str, *batch: ChunkedSequence) -> Iterator[None]:
+        """Handle an error in a step: every running sequence of the model is prefilled again.
 
-        All are read anew: those of `party`, whose fault it may be, each alone, so that only the culprit's caller is
-        told. Where it can only be the fault of one, its caller is told at once.
+        Those of `batch`, any of which may have caused it, run alone next, so that only the caller of the one that fails
+        again gets the error. A batch of one gets it at once.
         """
         try:
             yield
-        except Exception as error:  # noqa: BLE001 -- nobody knows whose fault it is
+        except Exception as error:  # noqa: BLE001 -- which sequence caused it is not known
             lost = self._running.pop(model, None)
-            texts = dict.fromkeys([*(lost or ()), *party])
+            sequences = dict.fromkeys([*(lost or ()), *batch])
             _logger.warning(
-                "model=%s a step of %d texts failed, %d texts are lost: %s",
+                "model=%s a step of %d sequences failed, %d are prefilled again: %s",
                 model,
-                len(party),
-                len(texts),
+                len(batch),
+                len(sequences),
                 type(error).__name__,
             )
-            for text in texts:
-                if lost and text in lost:
+            for sequence in sequences:
+                if lost and sequence in lost:
                     with suppress(Exception):
-                        lost.leave(text)
-                if text.ended:
+                        lost.stop(sequence)
+                if sequence.finished:
                     continue
-                if text not in party or (len(party) > 1 and text.read_anew_alone()):
-                    self._wait(text)
+                if sequence not in batch or (len(batch) > 1 and sequence.retry_alone()):
+                    self._wait(sequence)
                 else:
-                    self._deliver(text, of_model(model, error))
+                    self._deliver(sequence, of_model(model, error))
 
-    def _wait(self, text: Prefill) -> None:
-        """Let a text wait for its next chunk or for a place; or, where it pauses without one, for its reader."""
-        if text.left:
-            self._unread |= text.paused
-        elif text.number is None and text.waits_for_reader():
-            self._displaced.append(text)
+    def _wait(self, sequence: ChunkedSequence) -> None:
+        """Let a sequence wait in the queue, or, where it is preempted and paused, for its reader."""
+        if sequence.abandoned:
+            self._unread |= sequence.paused
+        elif sequence.number is None and sequence.waits_for_reader():
+            self._preempted.append(sequence)
         else:
-            self._wait_in_queue(text)
+            self._enqueue(sequence)
 
-    def _begin(self, text: Prefill) -> bool:
-        """Give a text a place, if need be that of one that pauses. Returns whether it has one now."""
-        running = self._running.get(text.model)
+    def _start(self, sequence: ChunkedSequence) -> bool:
+        """Let a sequence run, and preempt a paused one if need be. Returns whether it runs now."""
+        running = self._running.get(sequence.model)
         if running is not None and running.full:
-            with self._failures_of(text.model):
+            with self._failures_of(sequence.model):
                 paused = next(each for each in running if each.paused)
-                self._displaced.append(paused)
-                self._leave(running, paused)
-        with self._failures_of(text.model, text):
-            self._running_of(text.model).begin(text)
-        return text.number is not None
+                self._preempted.append(paused)
+                self._stop(running, paused)
+        with self._failures_of(sequence.model, sequence):
+            self._running_of(sequence.model).start(sequence)
+        return sequence.number is not None
 
-    def _running_of(self, model: str) -> RunningTexts:
+    def _running_of(self, model: str) -> RunningSequences:
         if model not in self._running:
             info, capacity = self._models[model].info, self._limits.capacity(self._models[model])
-            self._running[model] = RunningTexts(model, self._runners[model], capacity, chunk_tokens(info))
+            self._running[model] = RunningSequences(model, self._runners[model], capacity, chunk_tokens(info))
         return self._running[model]
 
-    def _leave(self, running: RunningTexts, text: Prefill) -> None:
-        self._turnovers[text.model].note(running.leave(text))
+    def _stop(self, running: RunningSequences, sequence: ChunkedSequence) -> None:
+        self._turnovers[sequence.model].note(running.stop(sequence))
 
-    def _run(self, running: RunningTexts, step: Step) -> None:
-        """Take a step of some of a model's texts."""
+    def _run(self, running: RunningSequences, step: Step) -> None:
+        """Run one step of a model."""
         began = time.monotonic()
-        prompts = [text for text in step if not text.is_read]
-        for text in prompts:
-            if not text.queue_seconds:
-                text.queue_seconds = began - text.began
-                self._metrics.of_model(text.model).queue_seconds.observe(text.queue_seconds)
+        prompts = [sequence for sequence in step if not sequence.is_prefilled]
+        for sequence in prompts:
+            if not sequence.queue_seconds:
+                sequence.queue_seconds = began - sequence.began
+                self._metrics.of_model(sequence.model).queue_seconds.observe(sequence.queue_seconds)
         result = running.run(step)
         self._observe(step, result, prompts)
-        rows = {text: logits for (text, chunk), logits in zip(step.items(), result.logits, strict=True) if chunk.logits}
-        for text in [text for text in step if text not in rows]:
-            text.model_seconds += time.monotonic() - began
-            self._wait(text)
+        rows = {
+            sequence: logits
+            for (sequence, chunk), logits in zip(step.items(), result.logits, strict=True)
+            if chunk.logits
+        }
+        for sequence in [sequence for sequence in step if sequence not in rows]:
+            sequence.model_seconds += time.monotonic() - began
+            self._wait(sequence)
         if rows:
-            self._advance(running, rows, began)
+            self._answer(running, rows, began)
         if prompts:
             insert_prefixes(running.model, running.runner)
 
-    def _observe(self, step: Step, result: StepResult, prompts: Collection[Prefill]) -> None:
-        """Count what was read of `prompts`, and note of those that were read to their end what was cached of them."""
-        for (text, chunk), cached in zip(step.items(), result.cached_tokens, strict=True):
-            if text not in prompts:
+    def _observe(self, step: Step, result: StepResult, prompts: Collection[ChunkedSequence]) -> None:
+        """Count the prompt tokens of a step, and the cached ones of each prompt that is prefilled now."""
+        for (sequence, chunk), cached in zip(step.items(), result.cached_tokens, strict=True):
+            if sequence not in prompts:
                 continue
-            metrics = self._metrics.of_model(text.model)
+            metrics = self._metrics.of_model(sequence.model)
             metrics.prompt_tokens.inc(len(chunk.ids))
             metrics.saved_tokens.inc(cached)
-            if text.is_read:
-                metrics.note_cached([text.read_cached])
+            if sequence.is_prefilled:
+                metrics.note_cached([sequence.prefilled_from_cache])
 
-    def _advance(self, running: RunningTexts, rows: Mapping[Prefill, Tensor], began: float) -> None:
-        """Choose the next token of texts, each by its row of logits, answer long prompts, and tell the callers."""
-        texts = [text for text in rows if isinstance(text, Stream)]
-        found: dict[Prefill, Any] = dict(rows)
-        if texts:
-            logits = torch.cat([rows[text] for text in texts])
-            found.update(zip(texts, torch.log_softmax(logits.double(), dim=-1).cpu().numpy(), strict=True))
+    def _answer(self, running: RunningSequences, rows: Mapping[ChunkedSequence, Tensor], began: float) -> None:
+        """Turn each sequence's logits into its next token, or a long prompt's value, and send them to the callers."""
+        streams = [sequence for sequence in rows if isinstance(sequence, Stream)]
+        found: dict[ChunkedSequence, Any] = dict(rows)
+        if streams:
+            logits = torch.cat([rows[stream] for stream in streams])
+            found.update(zip(streams, torch.log_softmax(logits.double(), dim=-1).cpu().numpy(), strict=True))
         seconds = time.monotonic() - began
-        answers: dict[Prefill, Any] = {}
-        again: list[Prefill] = []
-        for text, numbers in found.items():
-            text.model_seconds += seconds
+        answers: dict[ChunkedSequence, Any] = {}
+        retried: list[ChunkedSequence] = []
+        for sequence, numbers in found.items():
+            sequence.model_seconds += seconds
             try:
-                answers[text] = text.answer(numbers)
-            except Exception as error:  # noqa: BLE001 -- a text that cannot go on ends alone
-                # Numbers that are none may be of a prompt that was read beside its own.
-                if isinstance(error, GlossError) and text.read_anew_alone():
-                    again.append(text)
+                answers[sequence] = sequence.answer(numbers)
+            except Exception as error:  # noqa: BLE001 -- a sequence that cannot go on ends alone
+                # A prompt beside it in the step may have made its logits NaN.
+                if isinstance(error, GlossError) and sequence.retry_alone():
+                    retried.append(sequence)
                 else:
-                    answers[text] = of_model(text.model, error)
-                    text.ended = True
-        generated = sum(isinstance(text, Stream) for text in answers)
+                    answers[sequence] = of_model(sequence.model, error)
+                    sequence.finished = True
+        generated = sum(isinstance(sequence, Stream) for sequence in answers)
         self._metrics.of_model(running.model).generated_tokens.inc(generated)
         try:
-            for text in (*(text for text in answers if text.ended), *again):
-                self._leave(running, text)
-            for text in again:
-                self._wait(text)
-        finally:
-            for text, answer in answers.items():  # Only now: who hears of an end may count on the place.
-                self._deliver(text, answer)
+            for sequence in (*(sequence for sequence in answers if sequence.finished), *retried):
+                self._stop(running, sequence)
+            for sequence in retried:
+                self._wait(sequence)
+        finally:  # After the memory is freed: a caller who learns of an end may count on it.
+            for sequence, answer in answers.items():
+                self._deliver(sequence, answer)
 
-    def _placed(self) -> list[Prefill]:
-        """Texts that have a place; for any thread."""
-        return [text for running in list(self._running.values()) for text in list(running)]
+    def _all_running(self) -> list[ChunkedSequence]:
+        """Running sequences of all models. For any thread."""
+        return [sequence for running in list(self._running.values()) for sequence in list(running)]

@@ -206,7 +206,7 @@ class ServedEngine:
 
 
 class ServedText:
-    """One text on its way from an engine to its caller. Iterate over its steps; whoever stops says `leave`."""
+    """One text on its way from an engine to its caller. Iterate over its steps; call `abandon` to stop early."""
 
     cached_tokens: int | None = None
     queue_seconds = 0.0
@@ -231,7 +231,7 @@ class ServedText:
         self._ended = False
         self._reading = asyncio.create_task(self._read())
 
-    def leave(self) -> None:
+    def abandon(self) -> None:
         """End the engine's request, if it is still under way."""
         self._ended = True
         self._reading.cancel()

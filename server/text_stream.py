@@ -1,4 +1,4 @@
-"""A text on its way from the model's thread to its caller, who may read slower than it grows."""
+"""A generated text on its way from the model's thread to its caller, who may read more slowly than it is generated."""
 
 from __future__ import annotations
 
@@ -12,58 +12,55 @@ import numpy.typing as npt
 
 from ml.errors import GlossError
 from ml.generation import Generation, Step
-from server.prefill import Prefill
+from server.sequences import ChunkedSequence
 
 _MAX_UNREAD = 32
-"""Steps of one text that wait for its caller to read them, up to 12 KB each; then the text pauses."""
+"""Steps of one text that its caller has not read, up to 12 KB each; then the text pauses."""
 
 
-class Stream(Prefill):
-    """One text on its way to its caller. Iterate over its steps on the event loop; whoever stops says `leave`.
-
-    Its `ids` are the prompt and what was generated.
-    """
+class Stream(ChunkedSequence):
+    """One generated text. Iterate over its steps on the event loop; call `abandon` to stop early."""
 
     def __init__(
         self,
         model: str,
         ids: Sequence[int],
         generation: Generation,
-        wake: Callable[[Prefill], None],
+        wake: Callable[[ChunkedSequence], None],
         *,
         caller: Hashable = None,
         namespace: str = "",
     ) -> None:
-        """Continue `ids` by `generation`; see `Prefill`."""
+        """Continue `ids` by `generation`; see `ChunkedSequence`."""
         super().__init__(model, ids, wake, caller=caller, namespace=namespace)
         self.generation = generation
         self._steps: asyncio.Queue[PackedStep | Exception] = asyncio.Queue()
-        # The model's thread counts what it computed, the event loop what was taken: neither writes the other's number.
+        # Only the model's thread writes the first, and only the event loop the second.
         self._computed = self._taken = 0
 
-    def leave(self) -> None:
-        """Give the place up after the step under way, and what was not read at once."""
+    def abandon(self) -> None:
+        """Drop unread steps at once, and stop after the step in progress."""
         while not self._steps.empty():
             self._steps.get_nowait()
-        super().leave()
+        super().abandon()
 
     def answer(self, numbers: npt.NDArray[np.float64]) -> PackedStep:
-        """The next step, by the log-probabilities `numbers` [vocabulary]; see `Prefill.answer`."""
+        """The next step, by the log-probabilities `numbers` [vocabulary]; see `ChunkedSequence.answer`."""
         if numbers[0] != numbers[0]:
             raise GlossError(f"model {self.model!r} gives no probabilities (not a number); its weights may be damaged")
         step = self.generation.advance(numbers)
         self.ids.append(step.token_id)
         self._computed += 1
-        self.ended = step.finish is not None
+        self.finished = step.finish is not None
         return PackedStep.of(step)
 
     def receive(self, answer: PackedStep | Exception) -> None:
-        """Take what comes next, for the caller to read. For the event loop."""
-        if not self.left:
+        """Queue a step, or an error, for the caller to read. For the event loop."""
+        if not self.abandoned:
             self._steps.put_nowait(answer)
 
     def waits_for_reader(self) -> bool:
-        """Whether it pauses: from too much that is unread until all of it has been read. For the model's thread."""
+        """Whether it pauses: from too many unread steps until all are read. For the model's thread."""
         unread = self._computed - self._taken
         self.paused = unread > 0 if self.paused else unread >= _MAX_UNREAD
         return self.paused
@@ -75,21 +72,21 @@ class Stream(Prefill):
         """The next step.
 
         Raises:
-            StopAsyncIteration: the last one came before.
-            Exception: what went wrong in the model.
+            StopAsyncIteration: the text is complete.
+            Exception: the model failed.
         """
-        if self.left:
+        if self.abandoned:
             raise StopAsyncIteration
         try:
             item = await self._steps.get()
         except asyncio.CancelledError:
-            self.leave()
+            self.abandon()
             raise
         if isinstance(item, Exception):
-            self.left = True
+            self.abandoned = True
             raise item
         step = item.unpacked()
-        self.left = step.finish is not None
+        self.abandoned = step.finish is not None
         self._taken += 1
         if self._computed == self._taken:  # If it paused, it goes on.
             self._wake(self)
@@ -98,7 +95,7 @@ class Stream(Prefill):
 
 @dataclass(frozen=True, slots=True)
 class PackedStep:
-    """A step that waits for its caller. As Python's numbers, a thousand alternatives would take ten times as much."""
+    """A step that waits for its caller, in a tenth of the memory that its alternatives take as Python objects."""
 
     step: Step
     ids: array[int]

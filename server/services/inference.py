@@ -136,7 +136,7 @@ class InferenceService(InferenceServiceServicer):
                     clock.write_timings(reply.timings)
                 yield reply
         finally:
-            stream.leave()
+            stream.abandon()
 
     async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:  # noqa: N802
         """Show how a prompt is cut into tokens."""

@@ -48,8 +48,8 @@ class Bench:
         self.model = model
         self.metrics = Metrics()
         models = {model.info.name: model}
-        texts = GenerationLimits(**limits)
-        self.engine = Engine(models, queue or Limits(), self.metrics, texts, prefix_bytes=prefix_bytes)
+        generation = GenerationLimits(**limits)
+        self.engine = Engine(models, queue or Limits(), self.metrics, generation, prefix_bytes=prefix_bytes)
 
     def begin(self, ids: Sequence[int], *, caller: str | None = None, **settings: Any) -> Stream:
         spec = GenerationSpec(**settings)
@@ -78,18 +78,18 @@ def ids_of(steps: Sequence[Step]) -> list[int]:
     return [step.token_id for step in steps]
 
 
-@pytest.mark.parametrize("texts", [1, 2, 8])
+@pytest.mark.parametrize("sequences", [1, 2, 8])
 @on_a_loop
-async def test_texts_in_company_are_what_they_are_alone(llama: LanguageModel, texts: int):
+async def test_texts_in_company_are_what_they_are_alone(llama: LanguageModel, sequences: int):
     prompts = [[5 + i, 6, 7] * (i + 1) for i in range(5)]
     settings = {"temperature": 0.7, "top_p": 0.9, "max_tokens": 9}
-    async with engine_of(llama, texts=1) as bench:
+    async with engine_of(llama, sequences=1) as bench:
         alone = [ids_of(await all_of(bench.begin(ids, seed=i, **settings))) for i, ids in enumerate(prompts)]
-    async with engine_of(llama, texts=texts) as bench:
+    async with engine_of(llama, sequences=sequences) as bench:
         streams = [bench.begin(ids, seed=i, **settings) for i, ids in enumerate(prompts)]
         found = [ids_of(steps) for steps in await asyncio.gather(*map(all_of, streams))]
         assert found == alone
-        assert bench.gauge("growing") == 0
+        assert bench.gauge("running") == 0
 
 
 @pytest.mark.parametrize("length", [30, 31, 32, 63])
@@ -108,20 +108,20 @@ async def test_what_a_text_leaves_behind_is_what_was_read(llama: LanguageModel, 
 
 @on_a_loop
 async def test_who_leaves_frees_the_place(llama: LanguageModel):
-    async with engine_of(llama, texts=1) as bench:
+    async with engine_of(llama, sequences=1) as bench:
         first = bench.begin([5, 6], max_tokens=120)
         await anext(first)
         second = bench.begin([7], max_tokens=2)
-        first.leave()
+        first.abandon()
         steps = await all_of(second)
         assert steps[-1].finish is FinishReason.LENGTH
         assert await all_of(first) == []
-        assert (bench.gauge("growing"), bench.gauge("waiting")) == (0, 0)
+        assert (bench.gauge("running"), bench.gauge("waiting")) == (0, 0)
 
 
 @on_a_loop
 async def test_who_is_cancelled_frees_the_place(llama: LanguageModel):
-    async with engine_of(llama, texts=1) as bench:
+    async with engine_of(llama, sequences=1) as bench:
         waiting = asyncio.create_task(all_of(bench.begin([5, 6], max_tokens=120)))
         await asyncio.sleep(0)
         waiting.cancel()
@@ -132,7 +132,7 @@ async def test_who_is_cancelled_frees_the_place(llama: LanguageModel):
 
 @on_a_loop
 async def test_too_many_waiting_texts_are_refused(llama: LanguageModel):
-    bench = Bench(llama, texts=1, queue=Limits(waiting_items=2))  # not started: all of them wait
+    bench = Bench(llama, sequences=1, queue=Limits(waiting_items=2))  # not started: all of them wait
     for _ in range(2):
         bench.begin([5])
     with pytest.raises(OverloadedError):
@@ -142,7 +142,7 @@ async def test_too_many_waiting_texts_are_refused(llama: LanguageModel):
 @on_a_loop
 async def test_texts_may_arrive_at_any_moment(llama: LanguageModel):
     """They are offered on the event loop while the model's thread gives places to those before them."""
-    async with engine_of(llama, texts=2) as bench:
+    async with engine_of(llama, sequences=2) as bench:
         tasks = []
         for i in range(300):
             tasks.append(asyncio.create_task(all_of(bench.begin([5 + i % 40], caller=str(i % 7), max_tokens=1))))
@@ -157,8 +157,8 @@ async def test_other_work_goes_on_between_the_steps(llama: LanguageModel):
         await anext(stream)
         answer = await bench.engine.submit(llama.info.name, [NextTokenTask((5, 6, 7))])
         assert answer.values[0].ids
-        assert not stream.left
-        stream.leave()
+        assert not stream.abandoned
+        stream.abandon()
 
 
 async def reached(bench: Bench, **states: int) -> None:
@@ -179,7 +179,7 @@ async def test_an_unread_text_pauses_and_goes_on_as_if_it_had_not(llama: Languag
         expected = await all_of(bench.begin([5, 6], max_tokens=100, top_k=50))
         before = generated()
         stream = bench.begin([5, 6], max_tokens=100, top_k=50)
-        await reached(bench, paused=1, growing=0)
+        await reached(bench, paused=1, running=0)
         assert generated() - before == 32
         other = await all_of(bench.begin([7], max_tokens=100))
         assert len(other) == 100, "others go on"
@@ -191,24 +191,24 @@ async def test_an_unread_text_pauses_and_goes_on_as_if_it_had_not(llama: Languag
 
 @on_a_loop
 async def test_a_text_that_pauses_gives_its_place_to_whoever_wants_it(llama: LanguageModel):
-    async with engine_of(llama, texts=1) as bench:
+    async with engine_of(llama, sequences=1) as bench:
         settings = {"max_tokens": 80, "temperature": 0.7, "seed": 3}
         expected = ids_of(await all_of(bench.begin([5, 6], **settings)))
         unread = [bench.begin([5, 6], **settings) for _ in range(3)]
-        await reached(bench, paused=3, growing=0, waiting=0)
+        await reached(bench, paused=3, running=0, waiting=0)
         assert len(await all_of(bench.begin([7], max_tokens=100))) == 100
-        unread[0].leave()
+        unread[0].abandon()
         found = await asyncio.gather(*map(all_of, unread))
         assert [ids_of(steps) for steps in found] == [[], expected, expected]
-        await reached(bench, paused=0, growing=0, waiting=0)
+        await reached(bench, paused=0, running=0, waiting=0)
 
 
 @on_a_loop
 async def test_what_is_unread_goes_with_its_caller(llama: LanguageModel):
-    async with engine_of(llama, texts=1) as bench:
+    async with engine_of(llama, sequences=1) as bench:
         stream = bench.begin([5, 6], max_tokens=100)
         await reached(bench, paused=1)
-        stream.leave()
+        stream.abandon()
         assert stream._steps.empty()
         await reached(bench, paused=0)
 
@@ -217,7 +217,7 @@ async def test_what_is_unread_goes_with_its_caller(llama: LanguageModel):
 async def test_cached_tokens_are_those_of_the_prompt(llama: LanguageModel):
     """A text that gave its place away reads itself anew, mostly from the prefix cache; its prompt was not cached."""
     ids = [5 + i % 50 for i in range(40)]
-    async with engine_of(llama, texts=1, prefix_bytes=1 << 22) as bench:
+    async with engine_of(llama, sequences=1, prefix_bytes=1 << 22) as bench:
         first = bench.begin(ids, max_tokens=80)
         await reached(bench, paused=1)
         await all_of(bench.begin([7], max_tokens=2))
@@ -228,9 +228,9 @@ async def test_cached_tokens_are_those_of_the_prompt(llama: LanguageModel):
 
 
 def test_memory_bounds_the_places(llama: LanguageModel):
-    assert GenerationLimits(texts=16, bytes=3 * llama.sequence_bytes).capacity(llama) == 3
-    assert GenerationLimits(texts=16, bytes=1).capacity(llama) == 1
-    assert GenerationLimits(texts=2).capacity(llama) == 2
+    assert GenerationLimits(sequences=16, bytes=3 * llama.sequence_bytes).capacity(llama) == 3
+    assert GenerationLimits(sequences=16, bytes=1).capacity(llama) == 1
+    assert GenerationLimits(sequences=2).capacity(llama) == 2
 
 
 class Failing:
@@ -277,14 +277,14 @@ async def test_a_failure_reaches_its_caller_and_no_other(
     async with engine_of(llama) as bench:
         with pytest.raises(Exception, match=message):
             await all_of(bench.begin(prompt))
-        assert bench.gauge("growing") == 0
+        assert bench.gauge("running") == 0
         await check_alive(bench)
 
 
 async def check_alive(bench: Bench) -> None:
     """The model's thread goes on."""
     assert len(await all_of(bench.begin([5, 6], max_tokens=2))) == 2
-    assert (bench.gauge("growing"), bench.gauge("waiting")) == (0, 0)
+    assert (bench.gauge("running"), bench.gauge("waiting")) == (0, 0)
 
 
 @on_a_loop
@@ -323,6 +323,6 @@ async def test_a_sequence_that_cannot_be_dropped_harms_nobody(
             assert len(await all_of(stream)) == 1
         else:
             await anext(stream)
-            stream.leave()
+            stream.abandon()
         failing.drops = True
         await check_alive(bench)

@@ -10,7 +10,7 @@ import pytest
 from ml.models.base import LanguageModel
 from server.calls import Answer
 from server.errors import ModelFailedError, OverloadedError
-from server.prefill import CHUNK_TOKENS
+from server.sequences import CHUNK_TOKENS
 from server.tasks import NextTokenTask, ScoreTask, Task
 from tests.unit.server.test_generation import Bench, all_of, check_alive, engine_of, ids_of, on_a_loop
 from tests.unit.server.test_poison import poisoned
@@ -52,7 +52,7 @@ async def test_long_prompts_are_answered_as_if_read_as_a_whole(
                 found = answer.values[0]
                 assert found.log_probabilities == pytest.approx(expected.log_probabilities, abs=1e-4)
                 assert answer.model_seconds > 0
-        assert (bench.gauge("growing"), bench.gauge("waiting")) == (0, 0)
+        assert (bench.gauge("running"), bench.gauge("waiting")) == (0, 0)
 
 
 @pytest.mark.parametrize("verb", ["next token", "score"])
@@ -77,7 +77,7 @@ async def test_nobody_waits_for_a_long_prompt(llama: LanguageModel, monkeypatch:
 
 @on_a_loop
 async def test_callers_take_turns_whatever_they_ask(llama: LanguageModel, monkeypatch: pytest.MonkeyPatch):
-    async with watched(llama, monkeypatch, held=True, texts=4) as (bench, runner):
+    async with watched(llama, monkeypatch, held=True, sequences=4) as (bench, runner):
         tasks = [begin_as(bench, "first", [40])]
         await runner.hold()
         tasks += [begin_as(bench, "greedy", prompt(first)) for first in (50, 51, 52)]
@@ -134,7 +134,7 @@ async def test_a_long_prompt_that_fails_fails_its_call_alone(model: LanguageMode
 async def test_texts_that_would_wait_too_long_for_a_place_are_refused(
     llama: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ):
-    async with watched(llama, monkeypatch, texts=1) as (bench, runner):
+    async with watched(llama, monkeypatch, sequences=1) as (bench, runner):
         await all_of(bench.begin([5], max_tokens=2))
         bench.engine._generations._turnovers[llama.info.name].note(10.0)  # a text takes about five seconds
         bench.engine._waiting_seconds = 12.0

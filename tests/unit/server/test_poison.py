@@ -19,7 +19,7 @@ from ml.models.base import Chunk, LanguageModel, StepResult
 from ml.models.loading import load
 from ml.runtime.model_runner import ModelRunner
 from server.errors import ModelFailedError
-from server.prefill import CHUNK_TOKENS
+from server.sequences import CHUNK_TOKENS
 from server.tasks import AttentionTask, NextTokenTask, ScoreTask, Task
 from tests.fixtures.zoo import save
 from tests.unit.server.test_generation import Bench, all_of, engine_of, ids_of
@@ -122,7 +122,7 @@ def test_a_text_that_meets_it_on_its_way_ends_alone(model: LanguageModel) -> Non
                 else:
                     assert (ids, error) == (texts[which], None)
             assert ids_of(await all_of(bench.begin(GOOD[culprit], max_tokens=12))) == texts[culprit]
-            assert (bench.gauge("growing"), bench.gauge("waiting")) == (0, 0)
+            assert (bench.gauge("running"), bench.gauge("waiting")) == (0, 0)
 
     async def read(stream: Any) -> tuple[list[int], Exception | None]:
         ids: list[int] = []

@@ -10,7 +10,7 @@ import pytest
 from ml.models.base import Chunk, LanguageModel, StepResult
 from ml.runtime.prefix_cache import BLOCK
 from server.errors import ModelFailedError
-from server.prefill import CHUNK_TOKENS
+from server.sequences import CHUNK_TOKENS
 from server.tasks import NextTokenTask
 from tests.unit.server.test_generation import all_of, check_alive, engine_of, ids_of, on_a_loop
 from tests.unit.server.test_poison import poisoned
@@ -101,7 +101,7 @@ async def test_others_grow_with_every_chunk_that_is_read(llama: LanguageModel, m
 async def test_who_leaves_while_the_prompt_is_read_frees_the_place(
     model: LanguageModel, monkeypatch: pytest.MonkeyPatch, *, cancelled: bool
 ):
-    async with watched(model, monkeypatch, held=True, texts=1) as (bench, runner):
+    async with watched(model, monkeypatch, held=True, sequences=1) as (bench, runner):
         stream = bench.begin(LONG)
         reader = asyncio.create_task(all_of(stream))
         await runner.hold()
@@ -111,13 +111,13 @@ async def test_who_leaves_while_the_prompt_is_read_frees_the_place(
             reader.cancel()
             await asyncio.wait([reader])
         else:
-            stream.leave()
+            stream.abandon()
             reader.cancel()
         runner.gate.set()
         assert len(await other) == 3
         assert runner.read_of(LONG) == [0]
         assert not runner.sequences
-        assert (bench.gauge("growing"), bench.gauge("waiting")) == (0, 0)
+        assert (bench.gauge("running"), bench.gauge("waiting")) == (0, 0)
 
 
 @pytest.mark.parametrize("index", [0, 20, 44])
@@ -161,7 +161,7 @@ async def test_a_prompt_is_not_blamed_for_what_others_meet_while_it_is_read(
 
 @on_a_loop
 async def test_callers_take_turns_in_getting_places(llama: LanguageModel, monkeypatch: pytest.MonkeyPatch):
-    async with watched(llama, monkeypatch, held=True, texts=1) as (bench, runner):
+    async with watched(llama, monkeypatch, held=True, sequences=1) as (bench, runner):
         tasks = [begin_as(bench, "first", [40])]
         await runner.hold()
         asked = {"greedy": [50, 51, 52, 53], "modest": [60, 61], "late": [70]}

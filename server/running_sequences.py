@@ -1,0 +1,76 @@
+"""The running sequences of one model, and what its next step computes of each.
+
+A step decodes one token of every generated text, and prefills chunks of the prompts that the queue chose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ml.models.base import Chunk, Runner, StepResult
+from server.sequences import ChunkedSequence
+
+Step = dict[ChunkedSequence, Chunk]
+"""What one step computes of each sequence."""
+
+
+class RunningSequences:
+    """One model's running sequences. Iterates over them in the order in which they started."""
+
+    def __init__(self, model: str, runner: Runner, capacity: int, chunk_tokens: int) -> None:
+        """Let up to `capacity` sequences run. Prompts are prefilled `chunk_tokens` at a time."""
+        self.model = model
+        self.runner = runner
+        self.capacity = capacity
+        self._chunk_tokens = chunk_tokens
+        self._sequences: dict[ChunkedSequence, None] = {}
+
+    def __iter__(self) -> Iterator[ChunkedSequence]:
+        return iter(self._sequences)
+
+    def __len__(self) -> int:
+        return len(self._sequences)
+
+    def __contains__(self, sequence: ChunkedSequence) -> bool:
+        return sequence in self._sequences
+
+    @property
+    def full(self) -> bool:
+        """Whether no other sequence can start."""
+        return len(self._sequences) >= self.capacity
+
+    def start(self, sequence: ChunkedSequence) -> None:
+        """Reserve memory for a sequence's keys and values."""
+        sequence.start(self.runner.begin())
+        self._sequences[sequence] = None
+
+    def stop(self, sequence: ChunkedSequence) -> float:
+        """Free a sequence's memory. Returns for how many seconds it ran."""
+        del self._sequences[sequence]
+        number, seconds = sequence.number, sequence.stop()
+        if number is not None:
+            self.runner.drop(number)
+        return seconds
+
+    def schedule(self, prompts: Sequence[ChunkedSequence]) -> list[Step]:
+        """Plan the next steps: one that prefills chunks of `prompts` and decodes, and one for each that runs alone.
+
+        Paused sequences take no part.
+        """
+        alone = [sequence for sequence in prompts if sequence.alone]
+        step = {
+            sequence: Chunk(sequence.ids[-1:], 1, sequence.number)
+            for sequence in self._sequences
+            if sequence.is_prefilled and not sequence.waits_for_reader()
+        }
+        step |= {sequence: sequence.chunk(self._chunk_tokens) for sequence in prompts if sequence not in alone}
+        steps = [step, *({sequence: sequence.chunk(self._chunk_tokens)} for sequence in alone)]
+        return [each for each in steps if each]
+
+    def run(self, step: Step) -> StepResult:
+        """Run a planned step."""
+        result = self.runner.step(list(step.values()))
+        for (sequence, chunk), cached in zip(step.items(), result.cached_tokens, strict=True):
+            if not sequence.is_prefilled:
+                sequence.note_prefilled(chunk, cached)
+        return result
