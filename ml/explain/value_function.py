@@ -13,8 +13,8 @@ from ml.explain.cache import ValueCache
 from ml.explain.checkpoint import Memory
 from ml.explain.estimator import Asking, BoolArray, FloatArray
 from ml.explain.evaluation import Evaluator
+from ml.explain.prompts import Prompts
 from ml.explain.removal import Ids
-from ml.explain.texts import Prompts
 
 
 class ValueFunction:

@@ -11,8 +11,8 @@ from ml.explain import numbers
 from ml.explain.cache import ValueCache, scope
 from ml.explain.checkpoint import Memory
 from ml.explain.evaluation import Evaluator, rough_seconds
+from ml.explain.prompts import Prompts
 from ml.explain.target import TargetTokens
-from ml.explain.texts import Prompts
 from ml.explain.trial import MIN_EVALUATIONS
 from ml.explain.value_function import ValueFunction
 from ml.models.protocol import ExplainableModel, Marking, Namespaced
