@@ -27,8 +27,8 @@ from rich.progress import track
 from rich.table import Table
 
 from ml.explain import Run, ValueFunction, prepare
-from ml.explain.evaluation import Evaluator
 from ml.explain.target import TargetTokens
+from ml.explain.values.evaluation import Evaluator
 from ml.models.base import LanguageModel
 from ml.models.loading import load
 from ml.spec import (

@@ -27,10 +27,10 @@ from rich.table import Table
 
 from ml.explain import ValueFunction, prepare
 from ml.explain.estimator import Estimate, Pairwise
-from ml.explain.evaluation import Evaluator
-from ml.explain.interactions import InteractionsExplainer
-from ml.explain.interval import two_sided_95
+from ml.explain.explainers.interactions import InteractionsExplainer
+from ml.explain.sampling.interval import two_sided_95
 from ml.explain.target import TargetTokens
+from ml.explain.values.evaluation import Evaluator
 from ml.models.base import LanguageModel
 from ml.models.loading import load
 from ml.spec import Budget, ExplanationSpec, Interactions, Prompt

@@ -37,9 +37,9 @@ from benchmarks.answering.pairs import SAMPLE, Pair, read
 from benchmarks.machine import processor
 from benchmarks.subjects import folder_of
 from ml.explain import Problem
-from ml.explain.cache import ValueCache
-from ml.explain.evaluation import Evaluator
-from ml.explain.value_function import ValueFunction
+from ml.explain.values.cache import ValueCache
+from ml.explain.values.evaluation import Evaluator
+from ml.explain.values.value_function import ValueFunction
 from ml.models.base import LanguageModel
 from ml.models.huggingface import HuggingFaceModel
 from ml.models.loading import load

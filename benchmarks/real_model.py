@@ -26,7 +26,7 @@ from rich.table import Table
 from transformers import AutoModelForCausalLM
 
 from benchmarks.machine import processor
-from ml.explain.evaluation import chunk_tokens
+from ml.explain.values.evaluation import chunk_tokens
 from ml.memory import expect_to_stay, keep_freed_memory
 from ml.models.base import Chunk
 from ml.models.huggingface import HuggingFaceModel

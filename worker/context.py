@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from jobs.attempts import AttemptStore
 from jobs.connection import connect
 from jobs.outage import Outage
-from ml.explain.cache import ValueCache
+from ml.explain.values.cache import ValueCache
 from ml.memory import expect_to_stay, keep_freed_memory
 from ml.models.protocol import ExplainableModel, ModelInfo
 from ml.models.served.address import is_served_elsewhere

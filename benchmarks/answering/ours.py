@@ -11,7 +11,7 @@ import numpy.typing as npt
 from benchmarks.answering.pairs import Pair
 from ml.errors import CapabilityError, InputError
 from ml.explain import Problem, Run, prepare
-from ml.explain.cache import ValueCache
+from ml.explain.values.cache import ValueCache
 from ml.models.base import LanguageModel
 from ml.spec import (
     NEUTRAL,

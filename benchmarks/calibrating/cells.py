@@ -10,14 +10,14 @@ from functools import partial
 import numpy as np
 
 from ml import spec
-from ml.explain.context import ContextExplainer
 from ml.explain.estimator import BoolArray, Estimate, Explainer, FloatArray
-from ml.explain.interactions import InteractionsExplainer
-from ml.explain.interval import two_sided_95
-from ml.explain.kernel_shap import KernelShapExplainer
-from ml.explain.lime import LimeExplainer
-from ml.explain.permutation import PermutationExplainer
-from ml.explain.shapley import EnumerationExplainer, is_enumerable
+from ml.explain.explainers.context import ContextExplainer
+from ml.explain.explainers.interactions import InteractionsExplainer
+from ml.explain.explainers.kernel_shap import KernelShapExplainer
+from ml.explain.explainers.lime import LimeExplainer
+from ml.explain.explainers.permutation import PermutationExplainer
+from ml.explain.explainers.shapley import EnumerationExplainer, is_enumerable
+from ml.explain.sampling.interval import two_sided_95
 from ml.spec import Budget, SurrogateKind
 
 _ZERO = 1e-6  # an exact answer's error, and what it may be off by

@@ -15,12 +15,12 @@ from benchmarks.calibrating.games import ToyGame
 from benchmarks.subjects import TEXT
 from ml.explain import ValueFunction, prepare
 from ml.explain.estimator import BoolArray, Explainer, FloatArray
-from ml.explain.evaluation import Evaluator
-from ml.explain.interactions import InteractionsExplainer
-from ml.explain.kernel_shap import KernelShapExplainer
-from ml.explain.lime import LimeExplainer
+from ml.explain.explainers.interactions import InteractionsExplainer
+from ml.explain.explainers.kernel_shap import KernelShapExplainer
+from ml.explain.explainers.lime import LimeExplainer
 from ml.explain.problem import Problem
 from ml.explain.target import TargetTokens
+from ml.explain.values.evaluation import Evaluator
 from ml.models.base import LanguageModel
 from ml.models.loading import load
 from ml.spec import Budget, ExplanationSpec, Lime, Prompt

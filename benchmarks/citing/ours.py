@@ -9,8 +9,8 @@ from unittest import mock
 import numpy as np
 
 from ml.explain import Run
-from ml.explain.cache import ValueCache
 from ml.explain.estimator import BoolArray, FloatArray
+from ml.explain.values.cache import ValueCache
 from ml.models.base import LanguageModel
 from ml.result import ExplanationResult
 from ml.spec import (
@@ -67,8 +67,8 @@ def explained(
     model: LanguageModel, spec: ExplanationSpec, masks: BoolArray | None = None, cache: ValueCache | None = None
 ) -> ExplanationResult:
     """The result; `masks` [ablations, sources] take the place of context attribution's own draws."""
-    given = nullcontext() if masks is None else mock.patch("ml.explain.context.draw", return_value=iter(masks))
-    with given:
+    draw = "ml.explain.explainers.context.draw"
+    with nullcontext() if masks is None else mock.patch(draw, return_value=iter(masks)):
         *_, last = Run(model, spec, cache=cache)
     if not isinstance(last.result, ExplanationResult):
         raise AssertionError("an explanation ends with its result")

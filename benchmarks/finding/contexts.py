@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ml.explain.units import sentences
+from ml.explain.text.units import sentences
 from ml.spec import (
     Continuation,
     ExplanationSpec,

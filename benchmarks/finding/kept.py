@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ml.explain.cache import ValueCache
 from ml.explain.estimator import FloatArray
+from ml.explain.values.cache import ValueCache
 
 
 class KeptCache(ValueCache):

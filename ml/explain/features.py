@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from ml import spec
 from ml.encoding import Encoding
 from ml.errors import InputError
-from ml.explain.units import sentences, words
+from ml.explain.text.units import sentences, words
 from ml.spec import Span, Unit
 
 MAX_FEATURES = 4096

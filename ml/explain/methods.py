@@ -7,23 +7,23 @@ from dataclasses import replace
 from ml import attention, spec
 from ml.attention import AttentionSpec, Reduction
 from ml.errors import InputError, NoAttentionError, OutOfReachError
-from ml.explain import sparse_interactions
-from ml.explain.context import ContextExplainer, link
 from ml.explain.estimator import Explainer
-from ml.explain.flow import AttentionRolloutExplainer, ValueZeroingExplainer
-from ml.explain.gradients import InputTimesGradientExplainer, IntegratedGradientsExplainer
-from ml.explain.hierarchical import HierarchicalExplainer
-from ml.explain.hierarchy import Node
-from ml.explain.interactions import MAX_FEATURES, InteractionsExplainer
-from ml.explain.internals import InternalsExplainer
-from ml.explain.kernel_shap import KernelShapExplainer
-from ml.explain.lime import LimeExplainer
-from ml.explain.occlusion import OcclusionExplainer
-from ml.explain.permutation import PermutationExplainer
+from ml.explain.explainers import sparse_interactions
+from ml.explain.explainers.context import ContextExplainer, link
+from ml.explain.explainers.flow import AttentionRolloutExplainer, ValueZeroingExplainer
+from ml.explain.explainers.gradients import InputTimesGradientExplainer, IntegratedGradientsExplainer
+from ml.explain.explainers.hierarchical import HierarchicalExplainer
+from ml.explain.explainers.interactions import MAX_FEATURES, InteractionsExplainer
+from ml.explain.explainers.kernel_shap import KernelShapExplainer
+from ml.explain.explainers.lime import LimeExplainer
+from ml.explain.explainers.occlusion import OcclusionExplainer
+from ml.explain.explainers.permutation import PermutationExplainer
+from ml.explain.explainers.shapley import EnumerationExplainer, is_enumerable
+from ml.explain.explainers.sparse_interactions import SparseInteractionsExplainer
+from ml.explain.hierarchy.tree import Node
 from ml.explain.removal import Perturbation
-from ml.explain.shapley import EnumerationExplainer, is_enumerable
-from ml.explain.sparse_interactions import SparseInteractionsExplainer
 from ml.explain.target import unit as value_unit
+from ml.explain.values.internals import InternalsExplainer
 from ml.models.protocol import ModelInfo
 from ml.result import AttributionUnit
 from ml.spec import Estimator, ExplanationSpec, RemovalKind, Scale, SurrogateKind

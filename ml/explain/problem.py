@@ -12,14 +12,15 @@ from dataclasses import dataclass
 
 from ml.encoding import Encoding
 from ml.errors import InputError
-from ml.explain import faithfulness, methods, rows, target
+from ml.explain import methods, rows, target
 from ml.explain.estimator import Explainer
+from ml.explain.explainers.occlusion import OcclusionExplainer
 from ml.explain.features import Feature, segment
-from ml.explain.hierarchy import hierarchy
-from ml.explain.internals import InternalsExplainer
-from ml.explain.occlusion import OcclusionExplainer
+from ml.explain.hierarchy.tree import hierarchy
 from ml.explain.removal import Perturbation, perturbation
 from ml.explain.target import TargetPlan, TargetTokens
+from ml.explain.trust import faithfulness
+from ml.explain.values.internals import InternalsExplainer
 from ml.models.protocol import ModelInfo
 from ml.result import Token
 from ml.spec import ExplanationSpec

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ml.explain import problem
-from ml.explain.cache import ValueCache
 from ml.explain.problem import Problem
 from ml.explain.run import Run
-from ml.explain.study import StudyProblem, StudyRun, prepare_study
+from ml.explain.studies.study import StudyProblem, StudyRun, prepare_study
+from ml.explain.values.cache import ValueCache
 from ml.models.protocol import ExplainableModel, ModelInfo
 from ml.result import Progress
 from ml.spec import ExplanationSpec, StudySpec

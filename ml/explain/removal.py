@@ -50,12 +50,12 @@ class Perturbation:
 
     @property
     def empty_and_full(self) -> BoolArray:
-        """No feature and all of them; see `ml.explain.texts.Prompts.empty_and_full`."""
+        """No feature and all of them; see `ml.explain.values.prompts.Prompts.empty_and_full`."""
         return empty_and_full(self.features)
 
     @property
     def identity(self) -> Hashable:
-        """See `ml.explain.texts.Prompts.identity`."""
+        """See `ml.explain.values.prompts.Prompts.identity`."""
         others = tuple(other.identity for other in self.others)
         return tuple(self.ids.tolist()), tuple(self.owner.tolist()), self.replacements, self.nothing, others
 
@@ -76,11 +76,11 @@ class Perturbation:
 
     @property
     def removals(self) -> int:
-        """See `ml.explain.texts.Prompts.removals`."""
+        """See `ml.explain.values.prompts.Prompts.removals`."""
         return 1 + len(self.others)
 
     def variants(self, coalition: BoolArray) -> list[Ids]:
-        """See `ml.explain.texts.Prompts.variants`."""
+        """See `ml.explain.values.prompts.Prompts.variants`."""
         return [self(coalition), *(other(coalition) for other in self.others)]
 
     @property

@@ -11,16 +11,17 @@ from itertools import repeat
 import numpy as np
 
 from ml.errors import CapabilityError
-from ml.explain import doubts, faithfulness, methods, rows, trust
-from ml.explain.cache import ValueCache
+from ml.explain import methods, rows
 from ml.explain.estimator import Estimate, Estimating, FloatArray
-from ml.explain.internals import InternalsExplainer, PromptInternals
-from ml.explain.interval import two_sided_95
 from ml.explain.numbers import known
 from ml.explain.problem import prepare
 from ml.explain.rows import Row
+from ml.explain.sampling.interval import two_sided_95
 from ml.explain.target import TargetTokens, describe, resolve
-from ml.explain.value_function import ValueFunction
+from ml.explain.trust import doubts, faithfulness, verdict
+from ml.explain.values.cache import ValueCache
+from ml.explain.values.internals import InternalsExplainer, PromptInternals
+from ml.explain.values.value_function import ValueFunction
 from ml.explain.work import Work
 from ml.models.protocol import ExplainableModel, ModelInternals
 from ml.result import (
@@ -176,7 +177,7 @@ class Run(Work):
     def _judged(self, result: ExplanationResult, target: TargetTokens) -> Trust:
         explainer = self.problem.explainer
         in_units = not isinstance(explainer, InternalsExplainer) or explainer.in_units
-        return trust.judge(
+        return verdict.judge(
             result,
             faithfulness_asked=self._spec.quality.faithfulness,
             in_units=in_units,

@@ -8,13 +8,13 @@ from collections.abc import Callable, Generator
 from typing import Protocol, TypeVar
 
 from ml.explain import numbers
-from ml.explain.cache import ValueCache, scope
-from ml.explain.checkpoint import Memory
-from ml.explain.evaluation import Evaluator, rough_seconds
 from ml.explain.target import TargetTokens
-from ml.explain.texts import Prompts
-from ml.explain.trial import MIN_EVALUATIONS
-from ml.explain.value_function import ValueFunction
+from ml.explain.values.cache import ValueCache, scope
+from ml.explain.values.checkpoint import Memory
+from ml.explain.values.evaluation import Evaluator, rough_seconds
+from ml.explain.values.prompts import Prompts
+from ml.explain.values.trial import MIN_EVALUATIONS
+from ml.explain.values.value_function import ValueFunction
 from ml.models.protocol import ExplainableModel, Marking, Namespaced
 from ml.result import Cost, ExplanationResult, Precision, Progress, Stage, StopReason, StudyResult, Update
 from ml.spec import Budget, PrecisionPolicy

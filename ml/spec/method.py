@@ -39,14 +39,14 @@ MAX_STEPS = 1000
 
 
 class Estimator(Enum):
-    """How LIME and KernelSHAP sample and make attributions of it; see `ml.explain.lime` and `ml.explain.control`."""
+    """How LIME and KernelSHAP sample and make attributions of it; see `ml.explain.control_variates`."""
 
     CONTROL_VARIATES = "control variates"
     TEXTBOOK = "textbook"
 
 
 class NodeValue(Enum):
-    """What the value of a part of the text is; see `ml.explain.hierarchical`."""
+    """What the value of a part of the text is; see `ml.explain.explainers.hierarchical`."""
 
     REMOVAL = "removal"
     OWEN = "Owen"

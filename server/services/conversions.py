@@ -12,8 +12,8 @@ from gloss import v1 as pb
 from ml import explain
 from ml.encoding import Encoding
 from ml.errors import InputError, PromptTooLongError
-from ml.explain import passages
-from ml.explain.passages import TextUnit
+from ml.explain.text import passages
+from ml.explain.text.passages import TextUnit
 from ml.junction import Junction
 from ml.models.protocol import ExplainableModel
 from ml.prediction import Prediction, Score

@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from gloss.student import widened
-from ml.explain.interval import two_sided_95
+from ml.explain.sampling.interval import two_sided_95
 
 
 @pytest.mark.parametrize("freedom", [1, 2, 5, 9, 40, 1000, float("inf")])

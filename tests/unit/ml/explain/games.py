@@ -8,8 +8,8 @@ from math import comb, factorial
 import numpy as np
 
 from ml.explain.estimator import BoolArray, FloatArray, IntArray
-from ml.explain.lime_draws import kernel
-from ml.explain.surrogates import ridge
+from ml.explain.explainers.lime_draws import kernel
+from ml.explain.sampling.surrogates import ridge
 from tests.unit.ml.explain.toys import ToyGame
 
 

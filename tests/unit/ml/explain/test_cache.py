@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ml.explain import Run
-from ml.explain.cache import ValueCache
+from ml.explain.values.cache import ValueCache
 from ml.spec import Budget, Continuation, ExplanationSpec, Lime, Occlusion, Prompt, Rows, Scale, Target, Unit
 from tests.unit.ml.explain.toys import YES_RATHER_THAN_NO, ToyModel
 

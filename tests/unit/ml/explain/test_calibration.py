@@ -8,10 +8,10 @@ from functools import partial
 import numpy as np
 import pytest
 
-from ml.explain.interactions import InteractionsExplainer
-from ml.explain.interval import two_sided_95
-from ml.explain.kernel_shap import KernelShapExplainer
-from ml.explain.lime import LimeExplainer
+from ml.explain.explainers.interactions import InteractionsExplainer
+from ml.explain.explainers.kernel_shap import KernelShapExplainer
+from ml.explain.explainers.lime import LimeExplainer
+from ml.explain.sampling.interval import two_sided_95
 from ml.result import StopReason
 from ml.spec import Budget, Lime, SurrogateKind
 from tests.unit.ml.explain.games import (

@@ -6,7 +6,7 @@ from sklearn.preprocessing import StandardScaler
 
 from ml.errors import InputError
 from ml.explain import Run
-from ml.explain.context import ContextExplainer, draw, link, log_odds_of_probability
+from ml.explain.explainers.context import ContextExplainer, draw, link, log_odds_of_probability
 from ml.models.objective import log_odds
 from ml.result import StopReason
 from ml.spec import (

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from ml.explain.control import MAX_SAMPLES, Control
-from ml.explain.covariance import Covariance
-from ml.explain.indices import Index
-from ml.explain.kernel_shap import KernelShapExplainer
-from ml.explain.lime import LimeExplainer
-from ml.explain.lime_draws import Coefficients, Sizes
-from ml.explain.process import Draws, Process
-from ml.explain.surrogates import ridge
+from ml.explain.control_variates.control import MAX_SAMPLES, Control
+from ml.explain.control_variates.covariance import Covariance
+from ml.explain.control_variates.indices import Index
+from ml.explain.control_variates.process import Draws, Process
+from ml.explain.explainers.kernel_shap import KernelShapExplainer
+from ml.explain.explainers.lime import LimeExplainer
+from ml.explain.explainers.lime_draws import Coefficients, Sizes
+from ml.explain.sampling.surrogates import ridge
 from ml.spec import Budget, Lime
 from tests.unit.ml.explain.games import bumpy, every_coalition, lime_coefficients, saturating, shapley_values
 from tests.unit.ml.explain.toys import ToyGame, additive, estimates
@@ -102,7 +102,7 @@ def test_samples_beyond_the_fit_are_predicted_in_parts(monkeypatch):
     coalitions = every_coalition(10)[np.random.default_rng(0).permutation(1024)[:300]]
     draws = Draws(0, 1, coalitions.sum(axis=1), Sizes.of(10, 25.0).counts)
     whole = Control(np.arange(10.0), coalitions, game._value(coalitions), draws, max_samples=100).estimate(index)
-    monkeypatch.setattr("ml.explain.process._AT_ONCE", 7)
+    monkeypatch.setattr("ml.explain.control_variates.process._AT_ONCE", 7)
     parts = Control(np.arange(10.0), coalitions, game._value(coalitions), draws, max_samples=100).estimate(index)
     assert parts.values == pytest.approx(whole.values)
     assert parts.standard_errors == pytest.approx(whole.standard_errors)
@@ -119,7 +119,7 @@ def test_answers_about_games_that_sum_to_another_sum_to_its_own(index, max_sampl
     found = control.answers(index)(games)
     whole = control.estimate(index)
     assert sum(each.values for each in found) == pytest.approx(whole.values, rel=1e-9, abs=1e-7)
-    monkeypatch.setattr("ml.explain.indices._AT_ONCE", 2000)
+    monkeypatch.setattr("ml.explain.control_variates.indices._AT_ONCE", 2000)
     for each, other in zip(found, control.answers(index)(games), strict=True):
         assert other.values == pytest.approx(each.values)
         assert other.standard_errors == pytest.approx(each.standard_errors)

@@ -8,10 +8,10 @@ from math import comb
 import numpy as np
 import pytest
 
-from ml.explain import covariance, product_games
-from ml.explain.covariance import Covariance
-from ml.explain.indices import Index
-from ml.explain.lime import LimeExplainer
+from ml.explain.control_variates import covariance, product_games
+from ml.explain.control_variates.covariance import Covariance
+from ml.explain.control_variates.indices import Index
+from ml.explain.explainers.lime import LimeExplainer
 from ml.spec import Budget, Lime
 from tests.unit.ml.explain.games import bumpy, shapley_values, subsets
 from tests.unit.ml.explain.toys import ToyGame, estimates

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from ml.explain import Run
-from ml.explain.evaluation import Evaluator
 from ml.explain.removal import Ids
 from ml.explain.target import TargetTokens
-from ml.explain.trial import Sample
+from ml.explain.values.evaluation import Evaluator
+from ml.explain.values.trial import Sample
 from ml.kernels.bfloat16_linear import Bfloat16Copies
 from ml.models.huggingface import HuggingFaceModel
 from ml.models.loading import load
@@ -177,7 +177,7 @@ def test_an_automatic_precision_tells_what_it_chose(
 ):
     monkeypatch.setattr("ml.models.huggingface.has_fast_bfloat16", lambda _: True)
     # Processors round at different places, and this model is all noise.
-    monkeypatch.setattr("ml.explain.trial.TOLERANCE", 0.2)
+    monkeypatch.setattr("ml.explain.values.trial.TOLERANCE", 0.2)
     model = load(str(request.getfixturevalue(folder)), device="cpu")
     results = []
     for precision in PrecisionPolicy:

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from ml.explain.faithfulness import FRACTIONS, Plan, evaluate
+from ml.explain.trust.faithfulness import FRACTIONS, Plan, evaluate
 from tests.unit.ml.explain.toys import additive, conjunction
 
 

@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from ml.errors import CapabilityError, InputError
-from ml.explain import Run, gradients, internals, prepare
+from ml.explain import Run, prepare
+from ml.explain.explainers import gradients
+from ml.explain.values import internals
 from ml.result import Stage, StopReason, Verdict
 from ml.spec import (
     Budget,

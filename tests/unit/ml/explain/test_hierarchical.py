@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from ml.errors import InputError
 from ml.explain import Run, prepare
-from ml.explain.contributions import owen_coalitions
-from ml.explain.hierarchical import HierarchicalExplainer
-from ml.explain.hierarchy import Node, tree
+from ml.explain.explainers.hierarchical import HierarchicalExplainer
+from ml.explain.hierarchy.contributions import owen_coalitions
+from ml.explain.hierarchy.tree import Node, tree
 from ml.result import NodeLevel, StopReason, Verdict
 from ml.spec import (
     Budget,

@@ -8,13 +8,14 @@ from math import comb, factorial
 import numpy as np
 import pytest
 
-from ml.explain import indices, interactions
-from ml.explain.covariance import Covariance
+from ml.explain.control_variates import indices
+from ml.explain.control_variates.covariance import Covariance
+from ml.explain.control_variates.indices import Index
 from ml.explain.estimator import empty_and_full
-from ml.explain.indices import Index
-from ml.explain.interactions import InteractionsExplainer
-from ml.explain.interval import two_sided_95
-from ml.explain.kernel_shap import draw
+from ml.explain.explainers import interactions
+from ml.explain.explainers.interactions import InteractionsExplainer
+from ml.explain.explainers.kernel_shap import draw
+from ml.explain.sampling.interval import two_sided_95
 from ml.result import StopReason
 from ml.spec import Budget
 from tests.unit.ml.explain.games import crooked, glove, shapley_values

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from ml.explain.interval import two_sided_95
+from ml.explain.sampling.interval import two_sided_95
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from ml.explain.kernel_shap import KernelShapExplainer, Layers, draw
-from ml.explain.permutation import PermutationExplainer
-from ml.explain.shapley import Pairs
+from ml.explain.explainers.kernel_shap import KernelShapExplainer, Layers, draw
+from ml.explain.explainers.permutation import PermutationExplainer
+from ml.explain.explainers.shapley import Pairs
 from ml.spec import Budget
 from tests.unit.ml.explain.games import crooked, glove, shapley_values
 from tests.unit.ml.explain.toys import additive, conjunction, estimates

@@ -6,9 +6,9 @@ from sklearn.linear_model import Lasso
 from sklearn.metrics.pairwise import cosine_distances
 
 from ml.explain import Run
-from ml.explain.lime import LimeExplainer
-from ml.explain.lime_draws import draw, kernel
-from ml.explain.surrogates import ridge
+from ml.explain.explainers.lime import LimeExplainer
+from ml.explain.explainers.lime_draws import draw, kernel
+from ml.explain.sampling.surrogates import ridge
 from ml.result import StopReason
 from ml.spec import Budget, Estimator, ExplanationSpec, Lime, Prompt, Quality, Scale, SurrogateKind, Target
 from tests.unit.ml.explain.toys import ToyGame, additive, conjunction, estimates

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from ml.explain import Run
-from ml.explain.occlusion import OcclusionExplainer
+from ml.explain.explainers.occlusion import OcclusionExplainer
 from ml.result import StopReason
 from ml.spec import (
     ExplanationSpec,

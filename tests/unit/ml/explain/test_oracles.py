@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from ml import spec
-from ml.explain.hierarchy import Node
-from ml.explain.interactions import InteractionsExplainer
+from ml.explain.explainers.interactions import InteractionsExplainer
+from ml.explain.hierarchy.tree import Node
 from ml.explain.methods import _of_a_game
 from ml.result import NodeLevel
 from ml.spec import Budget, ExplanationSpec, KernelShap, Prompt, ShapleyPermutation

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ml.explain.passages import TextUnit, cut
+from ml.explain.text.passages import TextUnit, cut
 
 TEXT = """# Ships
 

@@ -3,7 +3,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from ml.explain.quadrature import clenshaw_curtis, gauss_legendre, nested
+from ml.explain.explainers.quadrature import clenshaw_curtis, gauss_legendre, nested
 
 
 @pytest.mark.parametrize("intervals", [1, 2, 3, 6, 7, 12, 48, 96])

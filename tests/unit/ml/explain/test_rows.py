@@ -10,7 +10,7 @@ import pytest
 
 from ml.errors import InputError
 from ml.explain import Run, prepare
-from ml.explain.cache import ValueCache
+from ml.explain.values.cache import ValueCache
 from ml.result import StopReason
 from ml.spec import (
     AttentionRollout,
@@ -303,7 +303,7 @@ def test_partial_results_have_rows_which_take_a_share_of_the_time(monkeypatch):
 
 
 def test_what_time_left_out_is_unknown_in_every_row(monkeypatch):
-    monkeypatch.setattr("ml.explain.evaluation.chunk_tokens", lambda _: 40)  # two prompts
+    monkeypatch.setattr("ml.explain.values.evaluation.chunk_tokens", lambda _: 40)  # two prompts
     result = last(Run(toy(), spec(budget=Budget(max_duration=1.0)), clock=ticking(0.1)))
     assert result.cost.stop_reason is StopReason.DURATION
     unknown = [each.standard_error is None for each in result.attributions]

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from ml.explain.interval import two_sided_95
-from ml.explain.sparse_interactions import SparseInteractionsExplainer
+from ml.explain.explainers.sparse_interactions import SparseInteractionsExplainer
+from ml.explain.sampling.interval import two_sided_95
 from ml.result import StopReason
 from ml.spec import Budget
 from tests.unit.ml.explain.toys import ToyGame, estimates

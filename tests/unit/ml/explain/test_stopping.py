@@ -7,13 +7,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from ml.explain.context import ContextExplainer
 from ml.explain.estimator import Estimate, Explainer
-from ml.explain.interval import two_sided_95
-from ml.explain.kernel_shap import KernelShapExplainer
-from ml.explain.lime import LimeExplainer
-from ml.explain.permutation import PermutationExplainer
-from ml.explain.stopping import Stopping, is_ranked
+from ml.explain.explainers.context import ContextExplainer
+from ml.explain.explainers.kernel_shap import KernelShapExplainer
+from ml.explain.explainers.lime import LimeExplainer
+from ml.explain.explainers.permutation import PermutationExplainer
+from ml.explain.sampling.interval import two_sided_95
+from ml.explain.sampling.stopping import Stopping, is_ranked
 from ml.result import StopReason
 from ml.spec import Budget, ContextAttribution, Lime
 from tests.unit.ml.explain.games import bumpy, crooked, saturating, shapley_values

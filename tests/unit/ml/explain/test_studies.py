@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from ml.errors import InputError, PromptTooLongError
 from ml.explain import StudyRun, prepare
-from ml.explain.bias import clustered_mean
-from ml.explain.global_surrogate import bag
+from ml.explain.studies.bias import clustered_mean
+from ml.explain.studies.global_surrogate import bag
 from ml.result import AttributionUnit, StopReason, Verdict
 from ml.spec import (
     BiasProbe,

@@ -3,7 +3,7 @@ import pytest
 from sklearn.linear_model import Lasso, Ridge
 from sklearn.tree import DecisionTreeRegressor
 
-from ml.explain.surrogates import decision_tree, lasso, r_squared, ridge
+from ml.explain.sampling.surrogates import decision_tree, lasso, r_squared, ridge
 from ml.spec import SurrogateKind
 
 

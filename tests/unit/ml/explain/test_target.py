@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from ml.errors import InputError, PromptTooLongError
-from ml.explain import Run, doubts, prepare, target
+from ml.explain import Run, prepare, target
+from ml.explain.trust import doubts
 from ml.spec import (
     Continuation,
     ContrastTarget,

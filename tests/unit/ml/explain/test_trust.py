@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from ml.explain.trust import judge
+from ml.explain.trust.verdict import judge
 from ml.result import (
     Attribution,
     ControlledCurve,

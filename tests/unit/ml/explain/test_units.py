@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ml.explain.blocks import blocks
-from ml.explain.units import sentences, words
+from ml.explain.text.blocks import blocks
+from ml.explain.text.units import sentences, words
 from ml.spec import Span
 
 Cut = Callable[[str], list[Span]]

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from ml.errors import GlossError
-from ml.explain.checkpoint import Memory, evaluations_of, vector_key
-from ml.explain.evaluation import Evaluator, chunk_tokens
 from ml.explain.problem import prepare
 from ml.explain.target import TargetTokens
-from ml.explain.value_function import ValueFunction
+from ml.explain.values.checkpoint import Memory, evaluations_of, vector_key
+from ml.explain.values.evaluation import Evaluator, chunk_tokens
+from ml.explain.values.value_function import ValueFunction
 from ml.spec import ExplanationSpec, Features, Occlusion, Prompt, Removal, RemovalKind
 from tests.unit.ml.explain.toys import YES_RATHER_THAN_NO, ToyModel, byte_tokenizer
 

@@ -1,0 +1,1 @@
+"""The methods that attribute: a module each."""

@@ -1,0 +1,120 @@
+"""Context attribution: which sources of a context an answer rests on (ContextCite; Cohen-Wang et al. 2024).
+
+A lasso on the logit of the target's probability over random coalitions that keep each feature with probability ½. The
+logit, log p/(1 − p), is closer to a sum over the sources than the probability or its logarithm. As in the authors'
+`context_cite` package the penalty falls on standardized samples; unlike there, it does not grow with the target's
+length. The sources are the caller's features: sentences, as in the paper, or others. Where all coalitions are within
+the budget they are enumerated: the fit to them is what ever more draws come to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from ml import spec
+from ml.explain.estimator import BoolArray, Estimate, Estimating, FloatArray, Game
+from ml.explain.explainers.shapley import is_enumerable
+from ml.explain.sampling.anytime import DEFAULT_SAMPLES, anytime, exactly_fitted, fitted, in_order
+from ml.explain.sampling.stopping import Stopping
+from ml.explain.sampling.surrogates import Fit, Fitting, lasso
+from ml.models.objective import log_odds
+from ml.result import StopReason
+from ml.spec import ContrastTarget, Scale
+
+Link = Callable[[FloatArray], FloatArray]
+"""From the value of a game to what is fitted, elementwise; NaN stays NaN."""
+
+_MIN_PROBABILITY = 1e-300  # below, float64 loses its digits
+
+
+def link(target: spec.Target) -> Link:
+    """The logit of the target's probability, whichever scale its value is on.
+
+    A contrast is a difference of log-probabilities, which already is the logit of A where A and B are the only
+    answers, or where one of them continues the other: it is fitted as it is.
+    """
+    if isinstance(target.kind, ContrastTarget):
+        return np.asarray
+    return log_odds_of_probability if target.scale is Scale.PROBABILITY else log_odds
+
+
+def log_odds_of_probability(values: FloatArray) -> FloatArray:
+    """log p − log(1 − p) from p."""
+    return log_odds(np.log(np.maximum(values, _MIN_PROBABILITY)))
+
+
+def draw(features: int, seed: int) -> Iterator[BoolArray]:
+    """Coalitions, bool [features], without end."""
+    random = np.random.default_rng(seed)
+    while True:
+        yield random.random(features) < 0.5
+
+
+def draw_every(features: int, seed: int) -> Iterator[BoolArray]:
+    """All coalitions, bool [features] each, in random order: those that are known when time runs out are a sample."""
+    members = 1 << np.arange(features, dtype=np.int64)
+    for number in np.random.default_rng(seed).permutation(2**features):
+        yield (number & members) > 0
+
+
+@dataclass(frozen=True)
+class ContextExplainer:
+    """The lasso with growing numbers of samples, until a limit of the budget. Attributions are in logits."""
+
+    features: int
+    method: spec.ContextAttribution
+    budget: spec.Budget
+    link: Link
+
+    @property
+    def max_evaluations(self) -> int:
+        """The samples, those drawn more than once counted each time; or all coalitions."""
+        return int(2**self.features) if self._every else self.budget.max_evaluations or DEFAULT_SAMPLES
+
+    @property
+    def min_evaluations(self) -> int:
+        """Two, the least that a surrogate can be fitted to."""
+        return 2
+
+    def __call__(self, game: Game) -> Estimating:
+        """Sample, fit, and tell, again and again. As for LIME, the limit waits for two samples a coefficient."""
+        draws = (draw_every if self._every else draw)(self.features, self.budget.seed)
+        return anytime(
+            game,
+            (coalition[None] for coalition in draws),
+            lambda coalitions, values: self._estimate(coalitions[:, 0], values[:, 0]),
+            rows=1,
+            blocks=self.max_evaluations,
+            stopping=Stopping.of(self.budget, 2 * (self.features + 1), ranks=not self._every),
+            end=StopReason.COMPLETE if self._every else StopReason.EVALUATIONS,
+        )
+
+    @property
+    def _every(self) -> bool:
+        return is_enumerable(self.features, self.budget)
+
+    def _estimate(self, coalitions: BoolArray, values: FloatArray) -> Estimate:
+        if len(values) < self.min_evaluations:
+            return Estimate.nothing(self.features)
+        if self._every and len(values) == self.max_evaluations:
+            coalitions, values = in_order(coalitions, values)
+            return exactly_fitted(self._fitting(coalitions), coalitions, values)
+        fitting = self._fitting(coalitions, known=len(values) / self.max_evaluations if self._every else 0.0)
+        return fitted(fitting, self._fitting, coalitions, values, self.budget.standard_error)
+
+    def _fitting(self, coalitions: BoolArray, *, known: float = 0.0) -> Fitting:
+        """The lasso of `coalitions`, which are `known` of all that there are where each comes once."""
+        deviations = coalitions.std(axis=0)
+        deviations[deviations == 0] = 1  # a feature that never changed has no coefficient
+        samples, weights = coalitions / deviations, np.ones(len(coalitions))
+        left_out = np.sqrt(1 - known)  # the correction for finite populations
+
+        def fit(values: FloatArray, *, errors: bool = True) -> Fit:
+            found = lasso(self.method.alpha, samples, self.link(values), weights, errors=errors)
+            standard_errors = left_out * found.standard_errors / deviations
+            return Fit(found.attributions / deviations, standard_errors, found.surrogate)
+
+        return fit

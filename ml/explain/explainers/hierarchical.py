@@ -1,0 +1,138 @@
+"""Coarse to fine: what the parts of a text do, and what is in those parts that do most.
+
+Hierarchical leave-one-out (AttriBoT: Liu, Kandpal & Raffel 2025) over all levels of a text, the largest values first;
+or Owen values of the same tree. What a part that was not looked into may hide is told beside it, as an estimate.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from dataclasses import dataclass, replace
+
+from ml import spec
+from ml.explain.estimator import Estimate, Estimating, Game
+from ml.explain.hierarchy.contributions import ExactOwen, LeaveOneOut, SampledOwen, owen_coalitions
+from ml.explain.hierarchy.known_parts import KnownParts
+from ml.explain.hierarchy.tree import Node
+from ml.explain.sampling.anytime import DEFAULT_SAMPLES, PLAIN_GROWTH
+from ml.result import StopReason
+from ml.spec import NodeValue
+
+_MAX_EXACT = 2**14
+"""Coalitions from which on Owen values are sampled, however large the budget."""
+_PAIRS, _MIN_PAIRS = 8, 2
+"""Pairs of orders in which parts are put at first; and the fewest that tell how sure it is."""
+
+
+@dataclass(frozen=True)
+class HierarchicalExplainer:
+    """Values of the parts of a tree, of which those with the largest are looked into, until a limit of the budget."""
+
+    root: Node
+    method: spec.Hierarchical
+    budget: spec.Budget
+
+    @property
+    def max_evaluations(self) -> int:
+        """The empty and the full coalition, one for each part and one for the rest; or what Owen values ask for."""
+        limit = self.budget.max_evaluations
+        if self._samples:
+            return limit or max(DEFAULT_SAMPLES, self.min_evaluations)
+        if self.method.node_value is NodeValue.OWEN:
+            return owen_coalitions(self.root)
+        every = 2 + sum(1 for _ in self.root)
+        return min(every, limit or every)
+
+    @property
+    def min_evaluations(self) -> int:
+        """What the parts of the whole text ask for."""
+        count = len(self.root.children)
+        if self._samples:
+            return 2 + 2 * _MIN_PAIRS * (count - 1)
+        return owen_coalitions(self.root) if self.method.node_value is NodeValue.OWEN else 2 + count
+
+    def __call__(self, game: Game) -> Estimating:
+        """Ask for the empty and the full coalition, then for parts, and tell as the tree grows."""
+        known = KnownParts(self.root, self.method, self.budget.standard_error)
+        if not (yield from known.asked.answer(game)):
+            yield Estimate.nothing(game.features, StopReason.DURATION)
+        elif not self.root.children:
+            yield replace(known.estimate(), stop=StopReason.COMPLETE)
+        elif self._samples:
+            yield from self._sample(game, known)
+        else:
+            yield from self._search(game, known)
+
+    def _search(self, game: Game, known: KnownParts) -> Estimating:
+        """Look into the part with the largest value, again and again, and see what is left over together."""
+        removal = LeaveOneOut(known.asked) if self.method.node_value is NodeValue.REMOVAL else None
+        way = removal or ExactOwen(known.asked, self.root)
+        reserved = 0 if removal is None else 1
+        waiting, reported = [(-math.inf, 0, self.root)], 0
+        stop = StopReason.COMPLETE
+        while waiting:
+            size, _, node = heapq.heappop(waiting)
+            if -size < known.least:
+                break
+            if node is not self.root and len(known.asked) + way.cost(node) + reserved > self.max_evaluations:
+                stop = StopReason.EVALUATIONS
+                continue  # another one may have fewer children
+            found = way.look_into(node)
+            if not (yield from known.asked.answer(game)):
+                yield _out_of_time(known)
+                return
+            known.add(found)
+            for child in node.children:
+                if child.children:
+                    heapq.heappush(waiting, (-abs(known.values[child]), child.start, child))
+            if len(known.asked) >= (1 + PLAIN_GROWTH) * reported:
+                reported = len(known.asked)
+                yield known.estimate()
+        if removal is not None and (little := known.little()) and len(known.asked) < self.max_evaluations:
+            known.rest = removal.without(little)
+            if not (yield from known.asked.answer(game)):
+                known.rest, stop = None, StopReason.DURATION
+        yield replace(known.estimate(), stop=stop)
+
+    def _sample(self, game: Game, known: KnownParts) -> Estimating:
+        """Put the parts in random orders, look into those that stand out, and draw more orders of all that is known."""
+        orders = SampledOwen(known.asked, self.root, self.budget.seed)
+        a_pair = 2 * (len(self.root.children) - 1)
+        orders.draw(max(_MIN_PAIRS, min(_PAIRS, self._left(orders) // a_pair)))
+        node: Node | None = self.root
+        stop: StopReason | None = None
+        while stop is None:
+            found = orders.draw(self._more(orders)) if node is None else orders.look_into(node)
+            if not (yield from known.asked.answer(game)):
+                yield _out_of_time(known)
+                return
+            known.add(found)
+            node = next((each for each in known.candidates() if orders.cost(each) <= self._left(orders)), None)
+            limit = self.budget.standard_error
+            if node is None and limit is not None and orders.pairs >= _PAIRS and known.largest_error < limit:
+                stop = StopReason.STANDARD_ERROR
+            elif node is None and not self._more(orders):
+                stop = StopReason.EVALUATIONS
+            yield replace(known.estimate(), stop=stop)
+
+    def _more(self, orders: SampledOwen) -> int:
+        """How many pairs of orders to draw next: a quarter more, as far as the budget reaches."""
+        return min(self._left(orders) // orders.pair_cost, max(1, int(PLAIN_GROWTH * orders.pairs)))
+
+    def _left(self, orders: SampledOwen) -> int:
+        """How many coalitions may still be drawn; those that come again count, or a small tree's would never end."""
+        return self.max_evaluations - 2 - orders.drawn
+
+    @property
+    def _samples(self) -> bool:
+        """Whether Owen values ask for more coalitions than there may be."""
+        if self.method.node_value is not NodeValue.OWEN:
+            return False
+        return owen_coalitions(self.root) > min(self.budget.max_evaluations or DEFAULT_SAMPLES, _MAX_EXACT)
+
+
+def _out_of_time(known: KnownParts) -> Estimate:
+    if not known.values:
+        return Estimate.nothing(known.asked.features, StopReason.DURATION)
+    return replace(known.estimate(), stop=StopReason.DURATION)

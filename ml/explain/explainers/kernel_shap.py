@@ -1,0 +1,228 @@
+"""KernelSHAP: Shapley values by weighted regression on sampled coalitions (Lundberg & Lee 2017), as it improves.
+
+Coalitions are drawn from the Shapley kernel together with their complements, and the constraint that the values sum to
+v(N) − v(∅) is kept (Covert & Lee 2021). Beyond these: sizes are drawn in proportion at any moment, not only in the long
+run, and no pair is drawn twice, so that small sizes soon are known whole and leave nothing to chance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ml import spec
+from ml.explain.control_variates.control import Control
+from ml.explain.control_variates.covariance import Covariance
+from ml.explain.control_variates.indices import Index
+from ml.explain.control_variates.process import Draws
+from ml.explain.estimator import (
+    BoolArray,
+    Estimate,
+    Estimating,
+    FloatArray,
+    Game,
+    empty_and_full,
+    with_ends,
+    with_rows,
+)
+from ml.explain.explainers.shapley import Pairs, Regression, kernel
+from ml.explain.sampling.anytime import (
+    CONTROLLED_GROWTH,
+    DEFAULT_SAMPLES,
+    GOLDEN,
+    PLAIN_GROWTH,
+    anytime,
+    completeness_error,
+    has_converged,
+    stability,
+    stratified,
+    subset_counts,
+)
+from ml.explain.sampling.stopping import Stopping
+from ml.result import StopReason
+
+_MIN_PAIRS = 32
+_TILT = 2  # of what tells a fitted game's Shapley values most
+_MIN_FOR_CONTROL = 2  # pairs a feature
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Pairs of coalitions by the smaller one's size, 1 to d/2.
+
+    Attributes:
+        layer_weights: the Shapley kernel's share of each layer, float64 [layers], sum 1.
+        counts: how many pairs there are in it, float64 [layers].
+    """
+
+    layer_weights: FloatArray
+    counts: FloatArray
+
+    @classmethod
+    def of(cls, features: int) -> Layers:
+        """The layers of `features` features."""
+        sizes = range(1, features // 2 + 1)
+        twice = np.array([1 if 2 * size == features else 2 for size in sizes])  # the middle is its own complement
+        counts = subset_counts(features)[1 : len(sizes) + 1]
+        return cls(kernel(features)[: len(sizes)] * twice, counts * twice / 2)
+
+
+def draw(features: int, seed: int, *, tilt: int = 0) -> Iterator[BoolArray]:
+    """Pairs of a coalition of at most half of the features and its complement, bool [2, features], each pair once.
+
+    Args:
+        tilt: sizes are drawn in proportion to the kernel's share times so high a power of the size. Above 0, for games
+            that are fitted, every other pair is a single feature and all others, until those are known.
+    """
+    random = np.random.default_rng(seed)
+    layers = Layers.of(features)
+    left, seen = layers.counts.copy(), set[bytes]()
+    level, drawn = random.random(), 0
+    tilted = layers.layer_weights * np.arange(1, len(layers.layer_weights) + 1) ** tilt
+    while left.any():
+        level, drawn = (level + GOLDEN) % 1, drawn + 1
+        bounds = np.where(left > 0, tilted, 0).cumsum()
+        layer = int(np.searchsorted(bounds, level * bounds[-1], side="right"))
+        if tilt and left[0] and drawn % 2:
+            layer = 0
+        coalition = np.zeros(features, dtype=np.bool_)
+        while True:
+            coalition[:] = False
+            coalition[random.choice(features, layer + 1, replace=False)] = True
+            if 2 * (layer + 1) == features and not coalition[0]:
+                coalition = ~coalition  # of two complements of the same size, always the same one
+            key = np.packbits(coalition).tobytes()
+            if key not in seen:
+                break
+        seen.add(key)
+        left[layer] -= 1
+        yield np.stack([coalition, ~coalition])
+
+
+@dataclass(frozen=True)
+class KernelShapExplainer:
+    """KernelSHAP with growing numbers of pairs, until a limit of the budget.
+
+    For problems that cannot be enumerated within the budget; `EnumerationExplainer` is for the others.
+    """
+
+    features: int
+    budget: spec.Budget
+    control: bool = False
+    """Whether control variates help the regression; see `ml.explain.control_variates`."""
+
+    @property
+    def max_evaluations(self) -> int:
+        """The empty and the full coalition and as many pairs as the budget has room for."""
+        return 2 + 2 * self._pairs
+
+    @property
+    def min_evaluations(self) -> int:
+        """Two pairs, as one alone does not tell how sure it is; or all coalitions, where they are fewer."""
+        return min(6, int(2**self.features))
+
+    def __call__(self, game: Game) -> Estimating:
+        """Ask for the empty and the full coalition, then for pairs."""
+        ends = yield from game(empty_and_full(self.features))
+        if not np.isfinite(ends).all():
+            yield Estimate.nothing(self.features, StopReason.DURATION)
+            return
+        yield from anytime(
+            game,
+            draw(self.features, self.budget.seed, tilt=_TILT if self.control else 0),
+            lambda coalitions, values: self._estimate(coalitions, np.concatenate([ends, values.ravel()])),
+            rows=2,
+            blocks=self._pairs,
+            stopping=Stopping.of(self.budget, max(_MIN_PAIRS, 2 * self.features)),
+            growth=CONTROLLED_GROWTH if self.control else PLAIN_GROWTH,
+        )
+
+    @property
+    def _pairs(self) -> int:
+        return (self.budget.max_evaluations or DEFAULT_SAMPLES) // 2 - 1
+
+    def _estimate(self, coalitions: BoolArray, values: FloatArray) -> Estimate:
+        """From `coalitions` [pairs, 2, features], and the values of both ends and theirs, [2 + 2 · pairs]."""
+        pairs, every = Pairs.of(coalitions), with_ends(coalitions)
+        if len(pairs) < 2:
+            return Estimate.nothing(self.features)
+        estimate = self._regressed(pairs)
+        if self.control and len(pairs) >= _MIN_FOR_CONTROL * self.features:
+            early = Covariance.first_samples(self.features) // 2
+            first = self._regressed(pairs[np.arange(len(pairs)) < early])(values[: 2 + 2 * early]).attributions
+            estimate = self._controlled(pairs, every, values, first)
+        found = with_rows(estimate, every, values)
+        return replace(
+            found,
+            converged=has_converged(found.attributions, found.standard_errors, self.budget.standard_error),
+            stability=self._stability(pairs, values),
+        )
+
+    def _regressed(self, pairs: Pairs) -> Callable[[FloatArray], Estimate]:
+        """The estimate by regression, as a function of the values."""
+        regress, counts = self._regression(pairs), Layers.of(self.features).counts
+        freedom = len(pairs) - (self.features - 1 if self._fits(pairs) else 1)
+
+        def estimate(values: FloatArray) -> Estimate:
+            gain = float(values[1] - values[0])
+            gamma, pulls = regress(pairs.differences(values[2:].reshape(-1, 2), gain))
+            standard_errors = stratified(pulls, pairs.sizes - 1, counts)
+            return _complete(gain / self.features + gamma, standard_errors, freedom, gain)
+
+        return estimate
+
+    def _controlled(
+        self, pairs: Pairs, every: BoolArray, values: FloatArray, first: FloatArray
+    ) -> Callable[[FloatArray], Estimate]:
+        """The estimate with a game fitted to `values` as control variate; `first` attributions tell what matters."""
+        draws = Draws(2, 2, pairs.sizes - 1, Layers.of(self.features).counts)
+        answers = Control(first, every, values, draws).answers(Index.of_features(self.features))
+
+        def estimate(values: FloatArray) -> Estimate:
+            [found] = answers(values[None])
+            gain = float(values[1] - values[0])
+            # What they sum to is known, but for rounding: the fit passes through both ends.
+            attributions = found.values + (gain - found.values.sum()) / self.features
+            return _complete(attributions, found.standard_errors, found.freedom, gain)
+
+        return estimate
+
+    def _stability(self, pairs: Pairs, values: FloatArray) -> float | None:
+        if len(pairs) < 4:
+            return None  # a half would be a single pair, or none
+        differences = pairs.differences(values[2:].reshape(-1, 2), float(values[1] - values[0]))
+        halves = np.arange(len(pairs)) // 2 % 2  # by twos, as every other pair may be a single feature and the others
+        return stability(*(self._regression(pairs[halves == half])(differences[halves == half])[0] for half in (0, 1)))
+
+    def _fits(self, pairs: Pairs) -> bool:
+        """Whether a regression would not follow the accidents of so few pairs."""
+        return len(pairs) >= 1.5 * self.features
+
+    def _regression(self, pairs: Pairs) -> Regression:
+        """γ and each pair's pull, from the pairs' differences.
+
+        A layer's pairs share its weight. With fewer than three pairs for two features the regression would follow their
+        accidents, and its matrix is the one that it has in expectation: Σ kernel zz' = (I − 11'/d) / 2H, where H is the
+        harmonic number of d − 1. That is the unbiased estimator of Covert & Lee, and its covariance theirs. With more,
+        the fit serves that estimator as a control variate: only what it leaves varies.
+        """
+        layers = Layers.of(self.features)
+        drawn = np.bincount(pairs.sizes - 1, minlength=len(layers.layer_weights))
+        weights = (layers.layer_weights / np.maximum(drawn, 1))[pairs.sizes - 1]
+        if self._fits(pairs):
+            return pairs.regression(weights)
+        weights *= 2 * (1 / np.arange(1, self.features)).sum() / layers.layer_weights[drawn > 0].sum()
+
+        def regress(differences: FloatArray) -> tuple[FloatArray, FloatArray]:
+            pulls: FloatArray = pairs.design * (weights * differences)[:, None]
+            return pulls.sum(axis=0), pulls
+
+        return regress
+
+
+def _complete(attributions: FloatArray, standard_errors: FloatArray, freedom: float, gain: float) -> Estimate:
+    """An estimate whose attributions should sum to `gain`."""
+    missed = completeness_error(attributions, gain)
+    return Estimate(attributions, standard_errors, freedom=freedom, completeness_error=missed)

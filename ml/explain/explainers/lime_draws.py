@@ -1,0 +1,171 @@
+"""Which coalitions LIME draws and what each of them weighs: the `lime` package's draw, and one of our own choice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from ml.explain.control_variates.covariance import Covariance
+from ml.explain.estimator import BoolArray, FloatArray
+from ml.explain.sampling.anytime import DEFAULT_SAMPLES, GOLDEN, subset_counts
+
+_EVENLY = 0.1
+"""Share of the draws that fall on all sizes alike, whatever they seem to be worth."""
+
+
+def draw(features: int, samples: int, seed: int) -> Iterator[BoolArray]:
+    """The first `samples` coalitions, bool [features] each, drawn as they are asked for.
+
+    The order of draws is the `lime` package's: all sizes first, then each sample's removed features.
+    """
+    # A seed of the contract has 64 bits; one of 32 means what it means to NumPy and so to `lime`.
+    words = (seed & 0xFFFFFFFF, seed >> 32)
+    random = np.random.RandomState(words[0] if words[1] == 0 else words)
+    sizes = random.randint(1, features + 1, samples - 1)
+    yield np.ones(features, dtype=np.bool_)
+    for size in sizes:
+        coalition = np.ones(features, dtype=np.bool_)
+        coalition[random.choice(features, size, replace=False)] = False
+        yield coalition
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How often each number of removed features, 0 to d, is drawn where the draw is ours to choose.
+
+    LIME draws all sizes alike and then hardly weighs most of them. A size that is drawn more often than that, with
+    weights lowered to match, estimates the same; what a sample then tells of a coefficient is about the same at every
+    size when sizes are drawn in proportion to kernel · √(share removed · share kept) (Neyman 1934). No coalition is
+    drawn twice, so that small sizes soon are known whole and leave nothing to chance.
+
+    Attributes:
+        probabilities: float64 [d + 1], of 0 to d removed features; 0 for the whole prompt, which is always a sample.
+        size_weights: what all coalitions of a size weigh together in a fit to 1,000 samples; float64 [d + 1].
+        counts: how many coalitions there are of each size, float64 [d + 1].
+    """
+
+    probabilities: FloatArray
+    size_weights: FloatArray
+    counts: FloatArray
+
+    @classmethod
+    def of(cls, features: int, width: float) -> Sizes:
+        """For a prompt of `features` features and the kernel's width."""
+        removed = np.arange(features + 1) / features
+        weights = _of_share(1 - removed, width)
+        worth = weights * np.sqrt(removed * (1 - removed)) + 1e-300
+        worth[0] = 0
+        probabilities = (1 - _EVENLY) * worth / worth.sum() + _EVENLY / features
+        probabilities[0] = 0
+        often = np.full(features + 1, (DEFAULT_SAMPLES - 1) / features)
+        often[0] = 1
+        return cls(probabilities, often * weights, subset_counts(features))
+
+    @property
+    def features(self) -> int:
+        """d."""
+        return len(self.counts) - 1
+
+    def draw(self, seed: int) -> Iterator[BoolArray]:
+        """Coalitions, bool [features] each and each once: the whole prompt, and then by size."""
+        random = np.random.default_rng([seed, 1])
+        yield np.ones(self.features, dtype=np.bool_)
+        level, left, seen = random.random(), self.counts.copy(), set[bytes]()
+        left[0] = 0
+        while left.any():
+            level = (level + GOLDEN) % 1
+            bounds = np.where(left > 0, self.probabilities, 0).cumsum()
+            size = int(np.searchsorted(bounds, level * bounds[-1], side="right"))
+            while True:
+                coalition = np.ones(self.features, dtype=np.bool_)
+                coalition[random.choice(self.features, size, replace=False)] = False
+                if (key := np.packbits(coalition).tobytes()) not in seen:
+                    break
+            seen.add(key)
+            left[size] -= 1
+            yield coalition
+
+    def weights(self, coalitions: BoolArray) -> FloatArray:
+        """What `coalitions` [n, features] weigh in a fit: each size its weight, however many are here. Returns [n].
+
+        A size that is not here counts with the nearest one.
+        """
+        removed = (~coalitions).sum(axis=1)
+        here = np.unique(removed)
+        nearest = here[np.abs(np.arange(self.features + 1)[:, None] - here).argmin(axis=1)]
+        size_weights = np.bincount(nearest, self.size_weights, self.features + 1)
+        weights: FloatArray = (size_weights / np.maximum(np.bincount(removed, minlength=self.features + 1), 1))[removed]
+        return weights
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """The coefficients of the ridge of all coalitions: linear in a game's values, as `control.Linear` asks."""
+
+    sizes: Sizes
+    alpha: float
+
+    def chunks(self, rows: int) -> Iterator[Coefficients]:
+        """All of them: there are only as many as features."""
+        yield self
+
+    def weights(self, coalitions: BoolArray) -> FloatArray:
+        """What each of `coalitions` [n, features] counts for, [n, features]."""
+        sizes = self.sizes
+        present = coalitions.mean(axis=1, keepdims=True)
+        design = (coalitions - present) / self._apart + (present - self._mean) / self._together
+        weights: FloatArray = design * (sizes.size_weights / sizes.counts)[(~coalitions).sum(axis=1)][:, None]
+        return weights
+
+    def cross(self, covariance: Covariance, others: BoolArray) -> FloatArray:
+        """The coefficients of the games k(·, t), t in `others` [m, features]. Returns [features, m]."""
+        total, own = covariance.by_size(others, self.sizes.size_weights[::-1])
+        together, apart = _parts(own - self._mean * total)
+        additive, unlike = _parts(covariance.additive(others))  # of which the penalty takes its share
+        coefficients: FloatArray = together / self._together + additive * (1 - self.alpha / self._together)
+        return coefficients + apart / self._apart + unlike * (1 - self.alpha / self._apart)
+
+    def prior(self, covariance: Covariance) -> None:
+        """Not needed: samples are many for each coefficient."""
+
+    @cached_property
+    def _mean(self) -> float:
+        """The share of coalitions that a feature is in."""
+        kept = 1 - np.arange(self.sizes.features + 1) / self.sizes.features
+        return float(np.average(kept, weights=self.sizes.size_weights))
+
+    # The normal matrix of all coalitions has one number on its diagonal and another beside it, so that it has two
+    # eigenvalues: of what features have in common, and of what sets them apart.
+
+    @cached_property
+    def _together(self) -> float:
+        d = self.sizes.features
+        kept = d - np.arange(d + 1)
+        return float(self.sizes.size_weights @ (kept - d * self._mean) ** 2) / d + self.alpha
+
+    @cached_property
+    def _apart(self) -> float:
+        d = self.sizes.features
+        removed = np.arange(d + 1)
+        return float(self.sizes.size_weights @ (removed * (d - removed))) / (d * (d - 1)) + self.alpha
+
+
+def _parts(each: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """The mean over features of `each` [features, m], [1, m], and what is left, [features, m]."""
+    mean = each.mean(axis=0, keepdims=True)
+    return mean, each - mean
+
+
+def kernel(coalitions: BoolArray, width: float) -> FloatArray:
+    """Weights of `coalitions` [n, features] by their cosine distance to the whole prompt, times 100. Returns [n]."""
+    return _of_share(coalitions.mean(axis=1), width)
+
+
+def _of_share(kept: FloatArray, width: float) -> FloatArray:
+    distances = 100 * (1 - np.sqrt(kept))
+    # A narrow kernel underflows; a weight of 0 for every sample of a half would leave nothing to fit.
+    weights: FloatArray = np.maximum(np.sqrt(np.exp(-(distances**2) / width**2)), 1e-100)
+    return weights

@@ -1,0 +1,138 @@
+"""Shapley values by permutations: a feature's mean contribution where it joins in random order, as it improves.
+
+Sampled permutations (Castro, Gómez & Tejada 2009), each with its reverse (antithetic; Mitchell et al. 2022): who joins
+early in one joins late in the other, so that their mean varies less than two of their own would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from ml import spec
+from ml.explain.estimator import (
+    BoolArray,
+    Estimate,
+    Estimating,
+    FloatArray,
+    Game,
+    empty_and_full,
+    with_ends,
+    with_rows,
+)
+from ml.explain.sampling.anytime import (
+    DEFAULT_SAMPLES,
+    anytime,
+    completeness_error,
+    has_converged,
+    moderated,
+    stability,
+)
+from ml.explain.sampling.stopping import Stopping
+from ml.result import StopReason
+
+_ENOUGH_PAIRS = 16
+
+
+@dataclass(frozen=True)
+class PermutationExplainer:
+    """Growing numbers of permutations with their reverses, until a limit of the budget.
+
+    For problems of two features or more that cannot be enumerated within the budget; `EnumerationExplainer` is for the
+    others.
+    """
+
+    features: int
+    budget: spec.Budget
+
+    @property
+    def max_evaluations(self) -> int:
+        """The empty and the full coalition, and those between them in as many permutations as the budget allows."""
+        return 2 + self._pairs * self._rows
+
+    @property
+    def min_evaluations(self) -> int:
+        """Two pairs, as one alone does not tell how sure it is; or all coalitions, where they are fewer."""
+        return min(2 + 2 * self._rows, int(2**self.features))
+
+    def __call__(self, game: Game) -> Estimating:
+        """Ask for the empty and the full coalition, then for the coalitions of pairs of permutations.
+
+        The standard-error limit is looked at once there are 16 pairs: features that rarely matter may not have
+        mattered yet, and look more certain than they are.
+        """
+        ends = yield from game(empty_and_full(game.features))
+        if not np.isfinite(ends).all():
+            yield Estimate.nothing(self.features, StopReason.DURATION)
+            return
+        yield from anytime(
+            game,
+            self._draws(),
+            lambda coalitions, values: self._estimate(coalitions, np.concatenate([ends, values.ravel()])),
+            rows=self._rows,
+            blocks=self._pairs,
+            stopping=Stopping.of(self.budget, _ENOUGH_PAIRS),
+        )
+
+    @property
+    def _rows(self) -> int:
+        """Coalitions between the ends of a permutation and of its reverse."""
+        return 2 * (self.features - 1)
+
+    @property
+    def _pairs(self) -> int:
+        limit = self.budget.max_evaluations or max(DEFAULT_SAMPLES, 2 + 2 * self._rows)
+        return (limit - 2) // self._rows
+
+    def _draws(self) -> Iterator[BoolArray]:
+        random = np.random.default_rng(self.budget.seed)
+        joined = np.arange(1, self.features)[:, None]  # how many features are present at each step
+        while True:
+            ranks = random.permutation(self.features)
+            yield np.concatenate([ranks < joined, ranks >= self.features - joined])
+
+    def _estimate(self, coalitions: BoolArray, values: FloatArray) -> Estimate:
+        """From `coalitions` [pairs, rows, features], and the values of both ends and theirs, [2 + pairs · rows]."""
+        pairs, rows, _ = coalitions.shape
+        if pairs < 2:
+            return Estimate.nothing(self.features)
+
+        def estimate(values: FloatArray) -> Estimate:
+            empty, whole = values[:2].tolist()
+            contributions = _contributions(coalitions, values[2:].reshape(pairs, rows), empty, whole)
+            attributions = contributions.mean(axis=0)
+            own = contributions.var(axis=0, ddof=1) / pairs
+            variances, freedom = moderated(own, np.full(self.features, pairs - 1.0))
+            standard_errors = np.sqrt(variances)
+            return Estimate(
+                attributions=attributions,
+                standard_errors=standard_errors,
+                converged=has_converged(attributions, standard_errors, self.budget.standard_error),
+                stability=stability(contributions[0::2].mean(axis=0), contributions[1::2].mean(axis=0)),
+                freedom=freedom,
+                completeness_error=completeness_error(attributions, whole - empty),
+            )
+
+        return with_rows(estimate, with_ends(coalitions), values)
+
+
+def _contributions(coalitions: BoolArray, values: FloatArray, empty: float, whole: float) -> FloatArray:
+    """What each feature added where it joined, mean of a permutation and its reverse.
+
+    Args:
+        coalitions: [pairs, rows, features], the inner coalitions of the permutation and then those of its reverse.
+        values: theirs, [pairs, rows].
+
+    Returns:
+        [pairs, features].
+    """
+    pairs, _, features = coalitions.shape
+    walked = np.pad(values.reshape(pairs, 2, features - 1), ((0, 0), (0, 0), (1, 1)))
+    walked[..., 0], walked[..., -1] = empty, whole
+    added = np.diff(walked, axis=-1)  # [pairs, 2, features], in the order of joining
+    # Who joins at step k is absent from the k coalitions before it, of the features − 1 inner ones.
+    steps = features - 1 - coalitions.reshape(pairs, 2, features - 1, features).sum(axis=2)
+    contributions: FloatArray = np.take_along_axis(added, steps, axis=-1).mean(axis=1)
+    return contributions

@@ -1,0 +1,260 @@
+"""Interactions among so many features that hardly any pair can matter: found first, then estimated.
+
+Of some hundred features there are more pairs than samples. Where few of them matter, few samples tell which (sparse
+Fourier transforms: Kang et al. 2025; Butler et al. 2025). With a coalition as signs sᵢ (1 for present, −1 for absent),
+a game is a sum of products of signs, and if it is of order three,
+
+    v(S) = Σ aᵢ sᵢ + Σ bᵢⱼ sᵢ sⱼ + Σ cᵢⱼₖ sᵢ sⱼ sₖ + constant
+
+has Shapley values 2 aᵢ + ⅔ Σ cᵢⱼₖ and interaction indices 4 bᵢⱼ. Of a coalition and its complement, half of the sum has
+the pairs alone, and half of the difference all that pairs are nothing to.
+
+Pairs are found by orthogonal matching pursuit (Pati et al. 1993) over all of them, in either half of the samples, and
+estimated from the other half: what a search makes of chance has no part in the estimate, so its errors are those of
+least squares (Cox 1975).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+import numpy as np
+
+from ml import spec
+from ml.explain.estimator import (
+    BoolArray,
+    Estimate,
+    Estimating,
+    FloatArray,
+    Game,
+    Pairwise,
+    empty_and_full,
+    with_ends,
+    with_rows,
+)
+from ml.explain.sampling.anytime import DEFAULT_SAMPLES, anytime, completeness_error, has_converged, stability
+from ml.explain.sampling.stopping import Stopping
+from ml.result import StopReason
+
+MAX_FEATURES = 1024
+"""523,776 pairs: seconds for each estimate."""
+_PER_FEATURE = 4  # evaluations, where the budget names none
+_PER_TERM = 4  # samples of a half for each term that may be found in it
+_MIN_PAIRS = 32
+_ROUNDING = 1e-6  # what is left below this part of the values is none of theirs
+
+Terms = Sequence[tuple[int, ...]]
+"""Products of signs, each by its features in ascending order."""
+
+
+@dataclass(frozen=True)
+class SparseInteractionsExplainer:
+    """Shapley values of all features, and the pairs that seem to matter, with growing numbers of coalitions."""
+
+    features: int
+    budget: spec.Budget
+
+    @property
+    def max_evaluations(self) -> int:
+        """The empty and the full coalition and as many pairs of coalitions as the budget has room for."""
+        return 2 + 2 * self._pairs
+
+    @property
+    def min_evaluations(self) -> int:
+        """A pair of coalitions for each feature."""
+        return 2 + 2 * max(_MIN_PAIRS, self.features)
+
+    def __call__(self, game: Game) -> Estimating:
+        """Ask for the empty and the full coalition, then for pairs of coalitions."""
+        ends = yield from game(empty_and_full(self.features))
+        if not np.isfinite(ends).all():
+            yield self._nothing(StopReason.DURATION)
+            return
+        yield from anytime(
+            game,
+            self._draw(),
+            lambda coalitions, values: self._estimate(coalitions, np.concatenate([ends, values.ravel()])),
+            rows=2,
+            blocks=self._pairs,
+            stopping=Stopping.of(self.budget, self.features, ranks=False),
+            growth=1.0,
+        )
+
+    @property
+    def _pairs(self) -> int:
+        return (self.budget.max_evaluations or max(DEFAULT_SAMPLES, _PER_FEATURE * self.features)) // 2 - 1
+
+    def _draw(self) -> Iterator[BoolArray]:
+        """Coalitions that keep each feature with probability ½, with their complements."""
+        random = np.random.default_rng(self.budget.seed)
+        while True:
+            coalition = random.random(self.features) < 0.5
+            yield np.stack([coalition, ~coalition])
+
+    def _nothing(self, stop: StopReason | None = None) -> Estimate:
+        return replace(Estimate.nothing(self.features, stop), interactions=Pairwise.of_none())
+
+    def _estimate(self, coalitions: BoolArray, values: FloatArray) -> Estimate:
+        """From `coalitions` [pairs, 2, features], and the values of both ends and theirs, [2 + 2 · pairs]."""
+        if len(coalitions) < _MIN_PAIRS:
+            return self._nothing()
+        signs = np.where(coalitions[:, 0], 1.0, -1.0)
+        parts = [slice(start, None, 2) for start in (0, 1)]
+        searches = [Half.of(signs[part], _odd(values)[part], _even(values)[part]) for part in parts]
+        chosen = sorted({pair for search in searches for pair in search.pairs})
+        halves = [search.estimator(signs[part]) for search, part in zip(searches, reversed(parts), strict=True)]
+
+        def apart(values: FloatArray) -> list[_Found]:
+            odd, even = _odd(values), _even(values)
+            return [half(odd[part], even[part]) for half, part in zip(halves, reversed(parts), strict=True)]
+
+        def estimate(values: FloatArray) -> Estimate:
+            return self._joined(apart(values), chosen, float(values[1] - values[0]))
+
+        found = with_rows(estimate, with_ends(coalitions), values)
+        return replace(
+            found,
+            converged=has_converged(found.attributions, found.standard_errors, self.budget.standard_error),
+            stability=stability(*(each.attributions for each in apart(values))),
+        )
+
+    def _joined(self, halves: Sequence[_Found], chosen: Terms, gain: float) -> Estimate:
+        """The mean of what either half says; of pairs, of those halves that were to look at them."""
+        attributions = np.mean([half.attributions for half in halves], axis=0)
+        variances = np.sum([half.variances for half in halves], axis=0) / len(halves) ** 2
+        attributions += (gain - attributions.sum()) / self.features  # what they sum to is known
+        pairs, errors = np.zeros((2, len(chosen)))
+        for index, pair in enumerate(chosen):
+            estimates = [half.pairs[pair] for half in halves if pair in half.pairs]
+            pairs[index] = np.mean([value for value, _ in estimates])
+            errors[index] = math.sqrt(sum(variance for _, variance in estimates)) / len(estimates)
+        members = np.array(chosen, dtype=np.int64).reshape(-1, 2).T
+        return Estimate(
+            attributions=attributions,
+            standard_errors=np.sqrt(variances),
+            interactions=Pairwise(pairs, errors, members),
+            completeness_error=completeness_error(attributions, gain),
+        )
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a half of the samples tells of the terms that it was asked about.
+
+    Attributes:
+        attributions: Shapley values, [features], and their `variances`.
+        pairs: the interaction index of each pair, and its variance.
+    """
+
+    attributions: FloatArray
+    variances: FloatArray
+    pairs: dict[tuple[int, ...], tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Half:
+    """What a half of the samples points to: features, and those triples all of whose pairs are among `pairs`."""
+
+    singles: Terms
+    pairs: Terms
+    triples: Terms
+
+    @classmethod
+    def of(cls, signs: FloatArray, odd: FloatArray, even: FloatArray) -> Half:
+        """From `signs` [n, features], and half of the difference and of the sum of each coalition's two values, [n]."""
+        pairs = pursue(signs, even - even.mean(), 2)
+        known = set(pairs)
+        members = sorted({feature for pair in pairs for feature in pair})
+        triples = [each for each in combinations(members, 3) if all(pair in known for pair in combinations(each, 2))]
+        return cls(pursue(signs, odd, 1), pairs, triples[: len(signs) // (2 * _PER_TERM)])
+
+    def estimator(self, signs: FloatArray) -> Callable[[FloatArray, FloatArray], _Found]:
+        """Estimates from other samples, of `signs` [n, features]: from their `odd` and `even` halves [n] of values."""
+        n = len(signs)
+        ones = np.ones((n, 1))
+        of_odd = _LeastSquares(_columns(signs, [*self.singles, *self.triples]))
+        of_even = _LeastSquares(np.hstack([ones, _columns(signs, self.pairs)]))
+
+        def found(odd: FloatArray, even: FloatArray) -> _Found:
+            coefficients, pulls, residuals = of_odd(odd)
+            # Those that no search has pointed to: each by itself, from what the others leave.
+            attributions = 2 * residuals @ signs / n
+            own = 2 * (residuals - residuals.mean())[:, None] * signs / n
+            for column, single in enumerate(self.singles):
+                attributions[single], own[:, single] = 2 * coefficients[column], 2 * pulls[:, [column]]
+            for column, triple in enumerate(self.triples, start=len(self.singles)):
+                members = list(triple)
+                attributions[members] += 2 / 3 * coefficients[column]
+                own[:, members] += 2 / 3 * pulls[:, [column]]
+            coefficients, pulls, _ = of_even(even)
+            values, variances = 4 * coefficients[1:], 16 * (pulls[:, 1:] ** 2).sum(axis=0)
+            numbers = zip(values.tolist(), variances.tolist(), strict=True)
+            return _Found(attributions, (own**2).sum(axis=0), dict(zip(self.pairs, numbers, strict=True)))
+
+        return found
+
+
+def pursue(signs: FloatArray, values: FloatArray, order: int) -> list[tuple[int, ...]]:
+    """The features (of order 1) or pairs (of order 2) that `values` [n] are made of, as far as chance would not be.
+
+    It ends where the next one is no more than the largest of as many that chance alone makes (Donoho & Johnstone 1994).
+    """
+    n, features = signs.shape
+    many = math.comb(features, order)
+    found: list[tuple[int, ...]] = []
+    residuals = values
+    upper = np.triu(np.ones((features, features), dtype=np.bool_), 1)
+    while len(found) < n // _PER_TERM and residuals @ residuals > _ROUNDING**2 * float(values @ values):
+        alike = signs.T @ residuals if order == 1 else np.where(upper, (signs.T * residuals) @ signs, 0.0)
+        best = np.unravel_index(int(np.abs(alike).argmax()), alike.shape)
+        chance = math.sqrt(2 * math.log(many) * float(residuals @ residuals))
+        term = tuple(int(each) for each in best)
+        if abs(float(alike[best])) <= chance or term in found:
+            break
+        found.append(term)
+        residuals = values - _fit(_columns(signs, found), values)
+    return found
+
+
+def _columns(signs: FloatArray, terms: Terms) -> FloatArray:
+    """Each term's product of signs, [n, terms]."""
+    columns = [signs[:, list(term)].prod(axis=1) for term in terms]
+    return np.array(columns).reshape(len(terms), len(signs)).T
+
+
+def _fit(columns: FloatArray, values: FloatArray) -> FloatArray:
+    """Least squares with an intercept."""
+    columns = np.hstack([np.ones((len(values), 1)), columns])
+    fitted: FloatArray = columns @ np.linalg.lstsq(columns, values, rcond=None)[0]
+    return fitted
+
+
+class _LeastSquares:
+    """Least squares on some columns [n, terms], with what each sample pulls the coefficients by (White 1980; HC2)."""
+
+    def __init__(self, columns: FloatArray) -> None:
+        self._columns = columns
+        self._inverse = np.linalg.pinv(columns)  # [terms, n]
+        leverage = np.einsum("nt,tn->n", columns, self._inverse)
+        self._free = np.sqrt(np.maximum(1 - leverage, 1e-6))
+
+    def __call__(self, values: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Coefficients [terms], their pulls [n, terms], and residuals as if no sample had been fitted, [n]."""
+        coefficients: FloatArray = self._inverse @ values
+        residuals: FloatArray = (values - self._columns @ coefficients) / self._free
+        return coefficients, self._inverse.T * residuals[:, None], residuals
+
+
+def _odd(values: FloatArray) -> FloatArray:
+    """Half of what each coalition's value is above its complement's, from those of the ends and of all pairs."""
+    odd: FloatArray = (values[2::2] - values[3::2]) / 2
+    return odd
+
+
+def _even(values: FloatArray) -> FloatArray:
+    """The mean of each coalition's value and its complement's."""
+    even: FloatArray = (values[2::2] + values[3::2]) / 2
+    return even

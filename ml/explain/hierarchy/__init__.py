@@ -1,0 +1,1 @@
+"""The tree of a text's parts, and what each part contributes."""

@@ -1,0 +1,228 @@
+"""What the parts of a text contribute, as differences of the values of two coalitions each: left out alone, or Owen's.
+
+An order that keeps every part together is an order of the children at each node. A part's Owen value is its mean
+contribution over such orders (Owen 1977 for one level, Winter 1989 for many). So the values of a node's children sum to
+its own, and none depends on what is in a part that was not looked into: what comes before a child are some of its
+siblings and whatever comes before its parent.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from ml.explain.estimator import BoolArray, FloatArray, Game, IntArray, empty_and_full
+from ml.explain.hierarchy.tree import Node
+
+EMPTY, FULL = 0, 1
+"""The numbers of the empty and the full coalition."""
+
+
+class Asked:
+    """Coalitions that a game was asked for or will be, each once, by their numbers.
+
+    Attributes:
+        values: of the coalitions, in their order, float64 [n]; NaN for those not answered.
+    """
+
+    def __init__(self, features: int) -> None:
+        self.features = features
+        self.values: FloatArray = np.empty(0)
+        self._coalitions: list[BoolArray] = []
+        self._numbers: dict[bytes, int] = {}
+        self.numbers(empty_and_full(features))
+
+    def __len__(self) -> int:
+        return len(self._coalitions)
+
+    @property
+    def coalitions(self) -> BoolArray:
+        """All of them, bool [n, features]."""
+        return np.array(self._coalitions)
+
+    def numbers(self, coalitions: BoolArray) -> IntArray:
+        """The numbers of `coalitions` [..., features], int64 [...], from now on asked for."""
+        found = np.empty(coalitions.shape[:-1], dtype=np.int64)
+        for place in np.ndindex(found.shape):
+            key = np.packbits(coalitions[place]).tobytes()
+            found[place] = number = self._numbers.setdefault(key, len(self._coalitions))
+            if number == len(self._coalitions):
+                self._coalitions.append(coalitions[place])
+        return found
+
+    def answer(self, game: Game) -> Generator[None, None, bool]:
+        """Ask `game` for the values that are not known. Returns whether all are known then."""
+        new = self._coalitions[len(self.values) :]
+        if new:
+            answers = yield from game(np.array(new))
+            self.values = np.concatenate([self.values, answers])
+        return bool(np.isfinite(self.values).all())
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """What a part adds: the mean of v(after) − v(before), over coalitions by their numbers.
+
+    Attributes:
+        after, before: int64 [n].
+        shares: of each difference in the mean, float64 [n]; None where they are a sample, of pairs one behind another.
+    """
+
+    after: IntArray
+    before: IntArray
+    shares: FloatArray | None = None
+
+    def value(self, values: FloatArray) -> float:
+        """The mean."""
+        if self.shares is None:
+            return float(self.of_pairs(values).mean())
+        return float(self.shares @ (values[self.after] - values[self.before]))
+
+    def of_pairs(self, values: FloatArray) -> FloatArray:
+        """Of each pair of a sample, its mean, float64 [pairs]."""
+        return np.asarray((values[self.after] - values[self.before]).reshape(-1, 2).mean(axis=1))
+
+
+WHOLE = Contribution(np.array([FULL]), np.array([EMPTY]), np.ones(1))
+"""Of the whole text."""
+
+
+class Way(Protocol):
+    """How the value of a part is found."""
+
+    def cost(self, node: Node) -> int:
+        """The most coalitions that looking into a node asks for."""
+        ...
+
+    def look_into(self, node: Node) -> dict[Node, Contribution]:
+        """What the children contribute, and perhaps other known parts; the coalitions are asked for."""
+        ...
+
+
+class LeaveOneOut:
+    """What falls when a part alone is left out."""
+
+    def __init__(self, asked: Asked) -> None:
+        self._asked = asked
+
+    def cost(self, node: Node) -> int:
+        """One for each child."""
+        return len(node.children)
+
+    def look_into(self, node: Node) -> dict[Node, Contribution]:
+        """See `Way`."""
+        return {child: self.without([child]) for child in node.children}
+
+    def without(self, nodes: list[Node]) -> Contribution:
+        """What falls when several parts are left out together."""
+        left_out = np.any([node.members(self._asked.features) for node in nodes], axis=0)
+        return Contribution(np.array([FULL]), self._asked.numbers(~left_out[None]), np.ones(1))
+
+
+class ExactOwen:
+    """All orders at once, by what may come before a node, each with the share of orders in which it does."""
+
+    def __init__(self, asked: Asked, root: Node) -> None:
+        self._asked = asked
+        self._before = {root: (np.zeros((1, asked.features), dtype=np.bool_), np.ones(1))}
+
+    def cost(self, node: Node) -> int:
+        """All that some of the children can be behind all that may come before."""
+        befores = len(self._before[node][1])
+        return befores * ((1 << len(node.children)) - 2)
+
+    def look_into(self, node: Node) -> dict[Node, Contribution]:
+        """See `Way`."""
+        before, shares = self._before.pop(node)
+        count, features = len(node.children), self._asked.features
+        members = np.array([child.members(features) for child in node.children])
+        some = (np.arange(2**count)[:, None] >> np.arange(count)) % 2 == 1  # [2 ** count, children]
+        coalitions = before[:, None] | (some @ members)  # [befores, 2 ** count, features]
+        numbers = self._asked.numbers(coalitions)
+        weights = np.array([1 / (count * math.comb(count - 1, size)) for size in range(count)])
+        found = {}
+        for place, child in enumerate(node.children):
+            without = np.flatnonzero(~some[:, place])
+            share = np.outer(shares, weights[some[without].sum(axis=1)]).ravel()
+            found[child] = Contribution(numbers[:, without + 2**place].ravel(), numbers[:, without].ravel(), share)
+            self._before[child] = coalitions[:, without].reshape(-1, features), share
+        return found
+
+
+def owen_coalitions(root: Node) -> int:
+    """How many coalitions the exact Owen values of a tree's leaves ask for, the empty and the full one among them."""
+
+    def within(node: Node, befores: int) -> int:
+        count = len(node.children)
+        if not count:
+            return 0
+        return befores * ((1 << count) - 2) + sum(within(child, befores << (count - 1)) for child in node.children)
+
+    return 2 + within(root, 1)
+
+
+class SampledOwen:
+    """Random orders in pairs of one and its reverse, whose mean varies less (Mitchell et al. 2022).
+
+    A node that is looked into late is put in order within all orders drawn by then: in every single one of them the
+    children's contributions sum to the node's.
+
+    Attributes:
+        pairs: how many were drawn.
+    """
+
+    def __init__(self, asked: Asked, root: Node, seed: int) -> None:
+        self.pairs = 0
+        self._asked = asked
+        self._seed = seed
+        self._root = root
+        self._numbers = {node: number for number, node in enumerate(root)}
+        self._looked_into: list[Node] = []
+
+    def cost(self, node: Node) -> int:
+        """What is between the ends of a node in each order."""
+        return 2 * self.pairs * (len(node.children) - 1)
+
+    @property
+    def drawn(self) -> int:
+        """How many coalitions were drawn, those that came more than once counted each time."""
+        return self.pairs * self.pair_cost
+
+    @property
+    def pair_cost(self) -> int:
+        """The most coalitions that a further pair of orders asks for."""
+        return 2 * sum(len(node.children) - 1 for node in self._looked_into)
+
+    def draw(self, pairs: int) -> dict[Node, Contribution]:
+        """Draw so many pairs more. Returns the contributions of all parts that are known."""
+        self.pairs += pairs
+        return self._contributions()
+
+    def look_into(self, node: Node) -> dict[Node, Contribution]:
+        """See `Way`."""
+        self._looked_into.append(node)
+        return self._contributions()
+
+    def _contributions(self) -> dict[Node, Contribution]:
+        nothing = np.zeros((2 * self.pairs, self._asked.features), dtype=np.bool_)
+        before = {self._root: nothing}
+        found: dict[Node, Contribution] = {}
+        for node in self._looked_into:  # a parent before its children
+            ranks = self._ranks(node)
+            members = np.array([child.members(self._asked.features) for child in node.children])
+            for place, child in enumerate(node.children):
+                before[child] = before[node] | ((ranks < ranks[:, place, None]) @ members)
+                after = self._asked.numbers(before[child] | members[place])
+                found[child] = Contribution(after, self._asked.numbers(before[child]))
+        return found
+
+    def _ranks(self, node: Node) -> IntArray:
+        """The place of each child in each order, int64 [2 · pairs, children]."""
+        count = len(node.children)
+        streams = ([self._seed, 2, pair, self._numbers[node]] for pair in range(self.pairs))
+        ranks = np.array([np.random.default_rng(stream).permutation(count) for stream in streams])
+        return np.stack([ranks, count - 1 - ranks], axis=1).reshape(-1, count)

@@ -1,0 +1,1 @@
+"""Questions about many texts: global surrogates and bias probes."""

@@ -1,0 +1,1 @@
+"""Whether to rely on a result: faithfulness, doubts and the verdict."""

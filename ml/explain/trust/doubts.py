@@ -1,0 +1,64 @@
+"""Doubts about a question: what was asked is likely not what was meant, or the method no good answer to it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+from ml.encoding import Encoding
+from ml.explain.explainers.interactions import MAX_FEATURES
+from ml.explain.target import TargetTokens
+from ml.explain.trust.verdict import Reason
+from ml.result import Verdict
+from ml.spec import AttentionRollout, InputTimesGradient, Interactions, Method, ValueZeroing
+from ml.tokens import Tokenizer
+
+_BY_CHANCE = {
+    AttentionRollout: "attention rollout",
+    ValueZeroing: "value zeroing",
+    InputTimesGradient: "input × gradient",
+}
+"""Methods that did no better than chance in `benchmarks.known_answers`, on one model at least."""
+
+
+def of_method(method: Method, features: int) -> Iterator[Reason]:
+    """What the method itself leaves in doubt about a prompt of so many features."""
+    if isinstance(method, Interactions) and features > MAX_FEATURES:
+        yield (
+            Verdict.CAUTION,
+            f"Of {features} features not all pairs can be told apart: only those are listed that a half of the samples"
+            " points to, and what more than three words do together is left out. A pair that is not listed may still"
+            " have a weaker interaction.",
+        )
+    if (name := _BY_CHANCE.get(type(method))) is not None:
+        yield (
+            Verdict.CAUTION,
+            f"Where the word that decides is known, {name} finds it about as often as chance does, or less; ask"
+            " KernelSHAP or occlusion which words matter.",
+        )
+
+
+def of_question(tokenizer: Tokenizer, encoding: Encoding, target: TargetTokens) -> Iterator[Reason]:
+    """What a prompt and its target leave in doubt, where a space is missing or is one too many."""
+    if target.spaced:
+        meant = json.dumps(tokenizer.token_text(target.spaced[0]), ensure_ascii=False)
+        yield (
+            Verdict.CAUTION,
+            f"The target begins without a space, and the model finds {meant} more likely; write the target with its"
+            " space if it is a word of its own.",
+        )
+    elif not target.apart and _ends_in_bare_space(tokenizer, encoding):
+        yield (
+            Verdict.CAUTION,
+            "The prompt ends in a space, and to this model a space is part of the word behind it, so few words can"
+            " follow; leave the space out.",
+        )
+
+
+def _ends_in_bare_space(tokenizer: Tokenizer, encoding: Encoding) -> bool:
+    """Whether the user's text ends in a token of spaces alone, where tokens of words begin with their space."""
+    written = bool(encoding.editable) and encoding.editable[-1][1] == len(encoding.text)
+    if not written or not encoding.text.endswith(" ") or tokenizer.token_text(encoding.ids[-1]).strip(" "):
+        return False
+    words = map(tokenizer.token_text, tokenizer.ids("It is of the first"))
+    return any(word.startswith(" ") and word.strip() for word in words)

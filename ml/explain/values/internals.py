@@ -1,0 +1,202 @@
+"""What explainers that look inside the model work with: one prompt, and what its internals say of each token."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from ml.explain.estimator import Estimating, FloatArray
+from ml.explain.removal import Perturbation
+from ml.explain.target import TargetTokens
+from ml.explain.values.checkpoint import evaluations_of, vector_key
+from ml.explain.values.evaluation import MIN_PREFIX, chunk_tokens
+from ml.explain.values.value_function import ValueFunction
+from ml.models.protocol import ExplainableModel, ModelInternals, Prefix
+
+_GRADIENT_COST = 3
+"""What a gradient costs beside a value: the backward pass has two matmuls for each of the forward's."""
+
+
+@runtime_checkable
+class InternalsExplainer(Protocol):
+    """An explainer that looks inside the model. Otherwise as `ml.explain.estimator.Explainer`."""
+
+    @property
+    def max_evaluations(self) -> int:
+        """The most evaluations that it will take."""
+        ...
+
+    @property
+    def min_evaluations(self) -> int:
+        """The fewest evaluations that it must be allowed to take."""
+        ...
+
+    @property
+    def in_units(self) -> bool:
+        """Whether attributions are in the value's unit; otherwise they are shares."""
+        ...
+
+    def explain(self, prompt: PromptInternals) -> Estimating:
+        """Estimate every feature's attribution."""
+        ...
+
+
+class PromptInternals:
+    """One prompt inside a model.
+
+    Attributes:
+        game: the prompt's value function, which keeps the clock and the costs.
+        features: how many there are.
+        rows: how many the target has.
+        numbers: those whose gradients tell of all of them: 0 for the target's value, unless it is the sum of its rows',
+            and each row's, from 1.
+    """
+
+    def __init__(
+        self,
+        model: ExplainableModel,
+        internals: ModelInternals,
+        perturbation: Perturbation,
+        target: TargetTokens,
+        game: ValueFunction,
+    ) -> None:
+        """Look into `internals`, which are `model`'s."""
+        self.game = game
+        self.features = perturbation.features
+        self.rows = len(target.rows)
+        self.numbers = range(1 if target.is_sum_of_rows else 0, 1 + self.rows)
+        self._model = model
+        self._internals = internals
+        self._perturbation = perturbation
+        self._target = target
+        self._tokens = len(perturbation.ids) + len(target.appended)
+
+    @property
+    def late(self) -> bool:
+        """Whether the time is up."""
+        return self.game.late
+
+    @property
+    def batch_size(self) -> int:
+        """How many gradients to ask for at once."""
+        return max(1, chunk_tokens(self._model.info) // (_GRADIENT_COST * (self._tokens - self._cached)))
+
+    def path_gradients(self, points: FloatArray, numbers: Sequence[int], *, from_removed: bool) -> FloatArray:
+        """Gradient × way at some points of a path to the prompt's embeddings, float64 [points, features].
+
+        See `ml.models.protocol.ModelInternals.path_gradients`.
+
+        Args:
+            points: where to take gradients, 0 at the path's start to 1 at the prompt.
+            numbers: of what, for each point: 0 for the target's value, else for that of a row, from 1.
+            from_removed: whether the path starts where every feature is removed, and not at embeddings of zeros.
+        """
+        kind = b"r" if from_removed else b"z"
+        keys = [vector_key(kind, *each) for each in zip(points.tolist(), numbers, strict=True)]
+        vectors = self.game.memory.vectors
+        missing = [index for index, key in enumerate(keys) if key not in vectors]
+        self.game.answered += len(points) - len(missing)
+        if missing:
+            missing_numbers = [numbers[index] for index in missing]
+            found = self._gradients(points[missing], missing_numbers, from_removed=from_removed)
+            self.game.keep({keys[index]: each for index, each in zip(missing, found, strict=True)})
+        return np.array([vectors[key] for key in keys])
+
+    def _gradients(self, points: FloatArray, numbers: Sequence[int], *, from_removed: bool) -> list[FloatArray]:
+        ids = self._read(removed=False)
+        found = self._internals.path_gradients(
+            ids,
+            self._target.objective,
+            points=points,
+            numbers=numbers,
+            baseline=self._read(removed=True) if from_removed else None,
+            prefix=self._prefix,
+        )
+        self.game.charge(len(points), len(points) * len(ids), saved=len(points) * self._cached)
+        return [self._by_feature(each) for each in found]
+
+    def attention_rollout(self) -> FloatArray:
+        """Attention rollout from the positions that predict the target, their mean, by feature, float64 [features].
+
+        What they lack of 1 is on tokens that belong to no feature.
+        """
+        if (known := self._known(b"a")) is not None:
+            return known
+        shares = self._internals.attention_rollout(self._sequence, self._queries)
+        self.game.charge(1, self._tokens)
+        return self._kept(b"a", 1, shares.mean(axis=0, dtype=np.float64))
+
+    def value_zeroing_rollout(self) -> Iterator[FloatArray | None]:
+        """Value zeroing rolled out over the layers, as `attention_rollout`; None after each batch before."""
+        if (known := self._known(b"v")) is not None:
+            yield known
+            return
+        layers, done, total = self._model.info.layers, 0, 0
+        work = self._internals.value_zeroing_rollout(
+            self._sequence, self._queries, max_tokens=chunk_tokens(self._model.info)
+        )
+        while True:
+            try:
+                positions = next(work)
+            except StopIteration as finished:
+                yield self._kept(b"v", total, finished.value.mean(axis=0, dtype=np.float64))
+                return
+            before, done = done, done + positions
+            # A batch of positions goes through one layer, and a sequence counts once it went through all of them.
+            sequences, tokens = (done // (layers * n) - before // (layers * n) for n in (self._tokens, 1))
+            self.game.charge(sequences, tokens)
+            total += sequences
+            yield None
+
+    def _known(self, kind: bytes) -> FloatArray | None:
+        """What an earlier attempt, or an earlier part of this one, has found; it counts as evaluated."""
+        for key, found in self.game.memory.vectors.items():
+            if key.startswith(kind):
+                self.game.answered += evaluations_of(key)
+                return found
+        return None
+
+    def _kept(self, kind: bytes, evaluations: int, tokens: FloatArray) -> FloatArray:
+        """Numbers of all tokens by feature; from here on they are known."""
+        found = self._by_feature(tokens)
+        self.game.keep({vector_key(kind, evaluations): found})
+        return found
+
+    def _by_feature(self, tokens: FloatArray) -> FloatArray:
+        """Sums over the tokens of each feature, float64 [features], of numbers of all tokens, or of the last ones."""
+        owner = self._perturbation.owner[self._tokens - len(tokens) :]
+        numbers = tokens[: len(owner)]
+        mine = owner >= 0
+        return np.bincount(owner[mine], weights=numbers[mine], minlength=self.features).astype(np.float64)
+
+    def _read(self, *, removed: bool) -> list[int]:
+        """What the model reads behind the prefix: the prompt, whole or with every feature removed, and the target."""
+        kept = np.full(self.features, not removed)
+        return [*self._perturbation(kept).tolist(), *self._target.appended][self._cached :]
+
+    @cached_property
+    def _prefix(self) -> Prefix | None:
+        """What the model keeps of the tokens that never change, where reading them once pays."""
+        ids = self._perturbation.shared_prefix
+        if not self._perturbation.keeps_positions or len(ids) < MIN_PREFIX:
+            return None
+        prefix = self._model.read_prefix(ids)
+        if prefix is not None:
+            self.game.charge(0, prefix.length)
+        return prefix
+
+    @property
+    def _cached(self) -> int:
+        return self._prefix.length if self._prefix else 0
+
+    @property
+    def _sequence(self) -> list[int]:
+        return [*self._perturbation.ids.tolist(), *self._target.appended]
+
+    @property
+    def _queries(self) -> Sequence[int]:
+        """The positions that predict the target."""
+        return range(self._tokens - self._target.positions, self._tokens)
