@@ -1,4 +1,4 @@
-"""How honest the errors of sampled explanations are, at every size: coverage of intervals, and errors beside the spread.
+"""How honest the errors of sampled explanations are: coverage of intervals, and errors beside the spread over seeds.
 
     python -m benchmarks.calibration [--quick] [--processes 2] [--json FILE] [--folder FOLDER] [--page]
 
