@@ -1,11 +1,10 @@
-"""A cell of the table: one way to explain one game with one number of evaluations, over many seeds."""
+"""Cells of the table: what one method reports of one game with one number of evaluations, over many seeds."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from collections.abc import Callable, Generator, Iterable, Mapping
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
@@ -20,6 +19,8 @@ from ml.explain.explainers.shapley import EnumerationExplainer, is_enumerable
 from ml.explain.sampling.interval import two_sided_95
 from ml.spec import Budget, SurrogateKind
 
+ROWS = "rows"
+"""The subject whose target has every toy game for a row: their sum is what is explained."""
 _ZERO = 1e-6  # an exact answer's error, and what it may be off by
 _MIN_SEEDS = 8
 
@@ -28,34 +29,51 @@ Values = Callable[[BoolArray], FloatArray]
 
 
 @dataclass(frozen=True)
+class Reading:
+    """What a cell looks at in an explanation: attributions of features, or of pairs of them.
+
+    Attributes:
+        truth: what it is compared with: the name of a subject's true answer, or None for the mean over seeds, where the
+            answer depends on the number of samples.
+    """
+
+    name: str
+    truth: str | None = None
+    pairs: bool = False
+
+
+@dataclass(frozen=True)
 class Way:
     """A method and how it uses its samples.
 
     Attributes:
         make: the explainer of so many features within a budget.
-        truth: what its answers are compared with: the name of a subject's true answer, or None for the mean over seeds,
-            where the answer depends on the number of samples.
+        readings: what its explanations are looked at for; each is a cell of its own.
+        fits_rows: whether it fits each row of a target by itself, as it fits the whole, so that rows teach nothing new.
+        otherwise_same: whether it is the way before it, except that it does not enumerate.
     """
 
-    name: str
     make: Callable[[int, Budget], Explainer]
-    truth: str | None = None
-    pairs: bool = False
-    beside: bool = False
-    """Whether the subject is one of the rows of a target, and the explained game its sum with the other subjects."""
-
+    readings: tuple[Reading, ...]
+    fits_rows: bool = False
     otherwise_same: bool = False
-    """Whether it is the way before it, except that it does not enumerate."""
 
-    def matters(self, features: int, evaluations: int) -> bool:
-        """Whether this cell is not another way's."""
+    @property
+    def name(self) -> str:
+        """The name of what is read first."""
+        return self.readings[0].name
+
+    def matters(self, subject: str, features: int, evaluations: int) -> bool:
+        """Whether these cells are not another way's, and not exact for a reason that another cell shows."""
         enumerable = is_enumerable(features, Budget(max_evaluations=evaluations))
-        return enumerable if self.otherwise_same else not (self.beside and enumerable)
+        if subject == ROWS:
+            return not (enumerable or self.otherwise_same or self.fits_rows)
+        return enumerable or not self.otherwise_same
 
 
 @dataclass(frozen=True)
-class Task:
-    """What a cell is of."""
+class Key:
+    """Which cell it is."""
 
     subject: str
     way: str
@@ -90,9 +108,9 @@ class Cell:
     refused: bool = False
 
     @property
-    def task(self) -> Task:
-        """What it is of."""
-        return Task(self.subject, self.way, self.features, self.evaluations, self.seeds)
+    def key(self) -> Key:
+        """Which cell it is."""
+        return Key(self.subject, self.way, self.features, self.evaluations, self.seeds)
 
     @property
     def off(self) -> bool:
@@ -119,53 +137,94 @@ class _Whole:
         return values
 
 
-def measure(way: Way, values: Values, truth: FloatArray | None, task: Task, beside: Values | None = None) -> Cell:
-    """Explain a game with so many seeds.
+@dataclass(frozen=True)
+class Task:
+    """The explanations of one subject by one way, over seeds: what several cells are read from."""
+
+    subject: str
+    way: str
+    features: int
+    evaluations: int
+    seeds: int
+
+    def keys(self, games: Iterable[str]) -> dict[Key, tuple[str, Reading]]:
+        """The cells, each with the name of its game and what is read.
+
+        Args:
+            games: the name of the subject alone, or, where it is a sum, of all of its rows.
+        """
+        prefix = "row of " if self.subject == ROWS else ""
+        return {
+            Key(game, prefix + reading.name, self.features, self.evaluations, self.seeds): (game, reading)
+            for game in games
+            for reading in WAYS[self.way].readings
+        }
+
+
+def measure(task: Task, games: Mapping[str, Values], truths: Callable[[str, str], FloatArray]) -> list[Cell]:
+    """Explain a subject with so many seeds.
 
     Args:
-        beside: the game that is one with it in what is explained, of which it is then a row.
-        truth: the true answer, float64 [features] or [pairs]; None for the mean over seeds.
+        games: the subject alone, or, where the subject is their sum, all of its rows.
+        truths: the true answer of a game, float64 [features] or [pairs], by the names of both.
     """
-    features, evaluations, seeds = task.features, task.evaluations, task.seeds
-    found, seconds = list[tuple[FloatArray, FloatArray, float]](), 0.0
-    for seed in range(seeds):
-        explainer = way.make(features, Budget(max_evaluations=evaluations, seed=seed))
-        if explainer.min_evaluations > evaluations:
-            return Cell(**asdict(task), refused=True)
-        game = _Whole(features, values if beside is None else _sum(values, beside))
+    way, keys = WAYS[task.way], task.keys(games)
+    found = {key: list[_Answer]() for key in keys}
+    seconds = 0.0
+    for seed in range(task.seeds):
+        explainer = way.make(task.features, Budget(max_evaluations=task.evaluations, seed=seed))
+        if explainer.min_evaluations > task.evaluations:
+            return [Cell(**asdict(key), refused=True) for key in keys]
+        whole = _Whole(task.features, lambda coalitions: sum(game(coalitions) for game in games.values()))
         begun = time.process_time()
-        *_, last = (step for step in explainer(game) if step is not None)
-        if last.rows is not None and beside is not None:
-            [last] = last.rows(lambda coalitions: values(coalitions)[None])
-        seconds += time.process_time() - begun - game.seconds
-        found.append((*_read(last, pairs=way.pairs), last.freedom))
-        if len(found) >= _MIN_SEEDS and all((errors == 0).all() for _, errors, _ in found):
+        *_, last = (step for step in explainer(whole) if step is not None)
+        estimates = dict.fromkeys(games, last)
+        if task.subject == ROWS and last.rows is not None:
+            rows = last.rows(lambda coalitions: np.stack([game(coalitions) for game in games.values()]))
+            estimates = dict(zip(games, rows, strict=True))
+        seconds += time.process_time() - begun - whole.seconds
+        for key, (game, reading) in keys.items():
+            found[key].append(_Answer.read(estimates[game], reading))
+        if seed + 1 >= _MIN_SEEDS and all((each.errors == 0).all() for every in found.values() for each in every):
             break  # it is exact; other seeds would say the same
-    answers, errors = (np.array(each) for each in list(zip(*found, strict=True))[:2])
-    reach = np.array([two_sided_95(freedom) for *_, freedom in found])[:, None]
+    each_takes = seconds / (seed + 1)
+    return [
+        _compared(key, found[key], truths(game, reading.truth) if reading.truth else None, each_takes)
+        for key, (game, reading) in keys.items()
+    ]
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What one explanation says: attributions, their standard errors, and the errors' degrees of freedom."""
+
+    attributions: FloatArray
+    errors: FloatArray
+    freedom: float
+
+    @classmethod
+    def read(cls, found: Estimate, reading: Reading) -> _Answer:
+        if not reading.pairs:
+            return cls(found.attributions, found.standard_errors, found.freedom)
+        if found.interactions is None:
+            raise AssertionError("interactions are what was asked for")
+        return cls(found.interactions.values, found.interactions.standard_errors, found.freedom)
+
+
+def _compared(key: Key, found: list[_Answer], truth: FloatArray | None, seconds: float) -> Cell:
+    answers, errors = np.array([each.attributions for each in found]), np.array([each.errors for each in found])
+    reach = np.array([two_sided_95(each.freedom) for each in found])[:, None]
     deviations = (answers - answers.mean(axis=0)) * np.sqrt(len(found) / (len(found) - 1))
     missed = deviations if truth is None else answers - truth
     exact = bool((errors < _ZERO).all() and (np.abs(missed) < _ZERO).all())
     return Cell(
-        **asdict(task),
+        **asdict(key),
         exact=exact,
         coverage=float((np.abs(missed) <= reach * errors + 1e-9).mean()),
         ratio=1.0 if exact else _rms(errors.mean(axis=0)) / max(_rms(deviations), 1e-12),
         error=_rms(missed),
-        seconds=seconds / len(found),
+        seconds=seconds,
     )
-
-
-def _sum(one: Values, other: Values) -> Values:
-    return lambda coalitions: one(coalitions) + other(coalitions)
-
-
-def _read(found: Estimate, *, pairs: bool) -> tuple[FloatArray, FloatArray]:
-    if not pairs:
-        return found.attributions, found.standard_errors
-    if found.interactions is None:
-        raise AssertionError("interactions are what was asked for")
-    return found.interactions.values, found.interactions.standard_errors
 
 
 def _rms(each: FloatArray) -> float:
@@ -195,27 +254,23 @@ def _context(features: int, budget: Budget) -> Explainer:
     return ContextExplainer(features, spec.ContextAttribution(), budget, link=np.asarray)
 
 
-_ALONE = (
-    Way("LIME, ridge", _lime(SurrogateKind.RIDGE, control=True), "lime"),
-    Way("LIME, ridge, textbook", _lime(SurrogateKind.RIDGE, control=False)),
-    Way("LIME, lasso", _lime(SurrogateKind.LASSO, control=True)),
-    Way("LIME, lasso, textbook", _lime(SurrogateKind.LASSO, control=False), otherwise_same=True),
-    Way("LIME, tree", _lime(SurrogateKind.DECISION_TREE, control=True)),
-    Way("LIME, tree, textbook", _lime(SurrogateKind.DECISION_TREE, control=False), otherwise_same=True),
-    Way("KernelSHAP", _kernel_shap(control=True), "shapley"),
-    Way("KernelSHAP, textbook", _kernel_shap(control=False), "shapley"),
-    Way("permutations", _permutations, "shapley"),
-    Way("context attribution", _context),
-    Way("interactions: features", InteractionsExplainer, "shapley"),
-    Way("interactions: pairs", partial(InteractionsExplainer, pair_rows=True), "interactions", pairs=True),
-)
-_REFITTED = ("LIME, lasso", "LIME, tree", "context attribution")
-"""A row of these is fitted by itself, as the whole is."""
-WAYS = (
-    *_ALONE,
-    *(
-        replace(way, name=f"row of {way.name}", beside=True)
-        for way in _ALONE
-        if not (way.otherwise_same or way.name in _REFITTED)
+_ALL = (
+    Way(_lime(SurrogateKind.RIDGE, control=True), (Reading("LIME, ridge", "lime"),)),
+    Way(_lime(SurrogateKind.RIDGE, control=False), (Reading("LIME, ridge, textbook", "lime"),)),
+    Way(_lime(SurrogateKind.LASSO, control=True), (Reading("LIME, lasso"),), fits_rows=True),
+    Way(_lime(SurrogateKind.LASSO, control=False), (Reading("LIME, lasso, textbook"),), otherwise_same=True),
+    Way(_lime(SurrogateKind.DECISION_TREE, control=True), (Reading("LIME, tree"),), fits_rows=True),
+    Way(_lime(SurrogateKind.DECISION_TREE, control=False), (Reading("LIME, tree, textbook"),), otherwise_same=True),
+    Way(_kernel_shap(control=True), (Reading("KernelSHAP", "shapley"),)),
+    Way(_kernel_shap(control=False), (Reading("KernelSHAP, textbook", "shapley"),)),
+    Way(_permutations, (Reading("permutations", "shapley"),)),
+    Way(_context, (Reading("context attribution"),), fits_rows=True),
+    Way(
+        lambda features, budget: InteractionsExplainer(features, budget, pair_rows=True),
+        (
+            Reading("interactions: features", "shapley"),
+            Reading("interactions: pairs", "interactions", pairs=True),
+        ),
     ),
 )
+WAYS: Mapping[str, Way] = {way.name: way for way in _ALL}

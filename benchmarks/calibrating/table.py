@@ -1,0 +1,85 @@
+"""The table of calibration, as a page of the documentation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import numpy as np
+
+from benchmarks.calibrating import games, models
+from benchmarks.calibrating.cells import Cell
+
+HEAD = """\
+# Calibration, cell by cell
+
+Written by `python -m benchmarks.calibration --page` from [what was measured](../benchmarks/results/calibration.jsonl).
+[How far the numbers can be trusted](fidelity.md) says what it means, and what falls outside and why.
+
+An entry is the share of 95 % intervals that hold the true answer, on average over the subjects and, in brackets, for
+the worst of them; then the least and the greatest ratio of the mean reported error to the spread of the answers over
+seeds. `*` marks entries of which a subject lies outside of 0.8 to 1.25, or covers less than 0.88 less three binomial
+deviations. *Exact*: errors of 0, and the true answer within 1e-6. *Too few*: refused.
+"""
+
+
+def page(cells: Sequence[Cell]) -> str:
+    """The tables of toy games and of shipped models, with the cells that are off listed below each."""
+    return "\n".join(
+        [
+            HEAD,
+            *_section("Games with known answers", games.NAMES, cells),
+            *_section("Shipped models", models.NAMES, cells),
+        ]
+    )
+
+
+def summary(cells: Sequence[Cell]) -> str:
+    """How many cells there are, how many are exact, the mean coverage of the others, and how many of them are off."""
+    sampled = [cell for cell in cells if not (cell.exact or cell.refused)]
+    measured = sum(not cell.refused for cell in cells)
+    exact = sum(cell.exact for cell in cells)
+    if not sampled:
+        return f"{measured} cells, all of them exact."
+    coverage = float(np.mean([cell.coverage for cell in sampled]))
+    off = sum(cell.off for cell in sampled)
+    return f"{measured} cells, {exact} of them exact. The others cover {coverage:.3f} on average; {off} are off."
+
+
+def _section(title: str, subjects: Sequence[str], cells: Iterable[Cell]) -> Iterator[str]:
+    own = [cell for cell in cells if cell.subject in subjects]
+    budgets = _different(own, lambda cell: cell.evaluations)
+    yield from (f"## {title}", "", f"{', '.join(subjects).capitalize()}. {summary(own)}", "")
+    yield "| method | features | " + " | ".join(f"{each:,} evaluations" for each in budgets) + " |"
+    yield "|---|---|" + "---|" * len(budgets)
+    for way in dict.fromkeys(cell.way for cell in own):
+        for features in _different(own, lambda cell: cell.features):
+            row = [cell for cell in own if (cell.way, cell.features) == (way, features)]
+            entries = [_entry([cell for cell in row if cell.evaluations == each]) for each in budgets]
+            if any(entries):
+                yield f"| {way} | {features} | " + " | ".join(entries) + " |"
+    yield from ("", "Off:", "")
+    for cell in own:
+        if cell.off:
+            yield (
+                f"- {cell.way}, {cell.subject}, {cell.features} features, {cell.evaluations:,} evaluations,"
+                f" {cell.seeds} seeds: coverage {cell.coverage:.3f}, ratio {cell.ratio:.2f}, error {cell.error:.1e}"
+            )
+    yield ""
+
+
+def _different(cells: Iterable[Cell], what: Callable[[Cell], int]) -> list[int]:
+    return sorted({what(cell) for cell in cells})
+
+
+def _entry(cells: Sequence[Cell]) -> str:
+    """What the subjects have in common."""
+    if not cells:
+        return ""
+    if all(cell.refused for cell in cells):
+        return "too few"
+    sampled = [cell for cell in cells if not cell.exact]
+    if not sampled:
+        return "exact"
+    coverage, ratio = [cell.coverage for cell in sampled], [cell.ratio for cell in sampled]
+    mark = "*" if any(cell.off for cell in sampled) else ""
+    return f"{np.mean(coverage):.2f} (≥ {min(coverage):.2f}); {min(ratio):.2f} to {max(ratio):.2f}{mark}"
