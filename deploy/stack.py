@@ -141,7 +141,7 @@ class Stack:
             time.sleep(0.2)
 
     def stop(self) -> None:
-        """Stop whoever runs: first those who take jobs, last the store they write to."""
+        """Stop all processes: first those that take jobs, last the store that they write to."""
         for signum in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signum, signal.SIG_IGN)  # a second Ctrl-C changes nothing; every wait below has its end
         grace = self.settings.grace_seconds + STOP_SECONDS

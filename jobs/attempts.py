@@ -38,7 +38,7 @@ class Attempt:
         token: of this part; only what the newest one writes is taken.
         waited_seconds: since the explanation was last put into the queue.
         ran_seconds: how long earlier parts of this attempt have run.
-        fresh: whether it must compute its values anew, whatever the worker knows from other explanations.
+        fresh: whether it must compute all values itself, even those that the worker knows from other explanations.
     """
 
     id: str

@@ -36,7 +36,7 @@ def owner(tenant: str) -> str:
 def key(explanation_id: str, owner: str) -> str:
     """What an explanation is stored under, and its job's id: ``ID-OWNER``, or its id where it has no owner.
 
-    So whoever does not know the owner cannot even name the record. Keys sort by age, as ids do.
+    Without knowing the owner one cannot even name the record. Keys sort by age, as ids do.
     """
     return f"{explanation_id}-{owner}" if owner else explanation_id
 
@@ -79,7 +79,7 @@ def index(state: str = "ALL", owner: str = "") -> str:
 
 
 def throughput(digest: str, method: str) -> str:
-    """Hash: tokens, and the seconds that workers took for them, of late, by one method on the model of a digest."""
+    """Hash: recent tokens, and the seconds that workers took for them, by one method on the model of a digest."""
     return f"gloss:throughput:{digest}:{method}"
 
 

@@ -33,7 +33,7 @@ def is_of_another_type(error: RedisError) -> bool:
 
 
 def in_words(error: RedisError) -> str:
-    """What is the matter with Redis, for whoever reads the log."""
+    """What is wrong with Redis, for the log."""
     away = isinstance(error, (RedisConnectionError, RedisTimeoutError))
     return f"Redis {'cannot be reached' if away else 'refuses'}: {str(error)[:_LONGEST_TEXT]}"
 

@@ -85,7 +85,7 @@ class ExplanationStore:
         """Queue an explanation or a study, or answer the one that exists.
 
         An equal question on a model of equal digest is the same explanation, unless that one failed or was cancelled,
-        or `fresh` is set: then it is computed anew, and from no values that were computed for others. An equal
+        or `fresh` is set: then it is computed again, and from no values that were computed for others. An equal
         `request_id` is the same explanation for as long as one is retained. One that cannot be read is forgotten.
         `cost` is its progress until work on it begins.
 
@@ -209,7 +209,7 @@ class ExplanationStore:
         Raises:
             ExplanationNotFoundError: there is none of that name.
             WrongStateError: it has succeeded or failed already.
-            DataCorruptError: it cannot be read; where that allows it, it is cancelled all the same.
+            DataCorruptError: it cannot be read; where that allows it, it is cancelled anyway.
         """
         key = self.key(name, access)
         before = self._cancel(key)
@@ -255,7 +255,7 @@ class ExplanationStore:
         return int(self._scripts("depth", names.queue(model)))
 
     def throughput(self, digest: str, method: str) -> float | None:
-        """Tokens a second that workers with a model of late went through by a method; None where none has told."""
+        """Tokens per second that workers with a model recently processed by a method; None where unknown."""
         try:
             row = cast("list[bytes | None]", self._redis.hmget(names.throughput(digest, method), ("tokens", "seconds")))
             tokens, seconds = (float(value or b"nan") for value in row)

@@ -152,7 +152,7 @@ class EngineModelChangedError(EngineError):
         super().__init__(
             model,
             f"what is served as {model!r} has changed: its log-probabilities of fixed prompts are {difference:.2g} nats"
-            f" from those at the start, and {tolerance:.2g} would be its own noise; start Gloss anew for the new model",
+            f" from those at the start, and {tolerance:.2g} would be its own noise; restart Gloss for the new model",
         )
         self.difference = difference
         self.tolerance = tolerance

@@ -22,7 +22,7 @@ class Junction:
     """A prompt and what follows it, in tokens.
 
     Attributes:
-        prompt: the prompt, less the tokens that `ids` write anew.
+        prompt: the prompt, less the tokens that `ids` write again.
         ids: the tokens that follow, none where the text has none.
         overlap: the end of the prompt's text that `ids` begin with: the part of a token in which it ends.
         apart: whether the prompt has other tokens here than alone.

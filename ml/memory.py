@@ -14,7 +14,7 @@ def keep_freed_memory() -> None:
     """Tell glibc to keep up to a gigabyte of what this process frees. For processes that run a model, at their start.
 
     By default it hands every block of more than a few megabytes back to the system at once, and the next step waits
-    while its pages are mapped and zeroed anew: a tenth of the time of training, and a seventh of an explanation's.
+    while its pages are mapped and zeroed again: a tenth of the time of training, and a seventh of an explanation's.
     Elsewhere than on glibc this does nothing.
     """
     if sys.platform != "linux":

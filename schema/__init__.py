@@ -1,1 +1,1 @@
-"""The contract's messages as `ml`'s dataclasses, and back, for whoever serves or computes. Imports no torch."""
+"""The contract's messages as `ml`'s dataclasses, and back. Imports no torch."""

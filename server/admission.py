@@ -1,7 +1,7 @@
-"""Who is let into the queue: what may wait is bounded, and where it is full, equal shares of it are not.
+"""Admission to the queue: what may wait is bounded, but no caller is refused an equal share of it.
 
-So a caller who asks for too much fills the queue for nobody else: whoever has less than an equal share waiting is let
-in all the same. With n callers, at most 1 + 1/2 + ... + 1/n times as much waits as the bounds say.
+So a greedy caller fills the queue only for itself: a caller with less than an equal share waiting is admitted to a full
+queue. With n callers, at most 1 + 1/2 + ... + 1/n times as much waits as the bounds say.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ _logger = logging.getLogger(__name__)
 
 _CANCEL_SECONDS = 0.05
 _FLUSH_SECONDS = 0.5
-"""What gRPC gets to send the last replies once every call has been answered, and callers to stop coming."""
+"""Time for gRPC to send the last replies once every call is answered, and for callers to stop calling."""
 
 
 class Server:
@@ -97,7 +97,7 @@ class Server:
             StartError: a port is taken or a model cannot be loaded.
         """
         try:
-            # The ports come first: a taken one should be told before minutes of loading.
+            # The ports come first: a taken one is reported before minutes of loading.
             self._listen()
             registry = await load(self.settings, self.metrics, self._closing)
             engines = Engines()
@@ -202,7 +202,7 @@ class Server:
             for task in warm_up(model):
                 try:
                     await engine.submit(name, [task])
-                except Exception as error:  # noqa: BLE001 -- what one kind of question meets, its callers are told
+                except Exception as error:  # noqa: BLE001 -- callers of this kind of task get the error
                     _logger.warning("model=%s cannot answer %s: %s", name, type(task).__name__, error)
             _logger.info("warm model=%s seconds=%.2f", name, time.perf_counter() - began)
         engine.forget_throughput()
@@ -249,7 +249,7 @@ class Server:
 
 
 async def run(settings: Settings) -> None:
-    """Run a server until it is told to stop. Its ready line goes to stdout, for whoever started it."""
+    """Run a server until it is signalled to stop. Print a ready line to stdout, for the process that started it."""
     server = Server(settings)
     await server.start()
     try:
@@ -276,7 +276,7 @@ def _audits(settings: Settings, metrics: Metrics) -> list[Audit]:
 
 
 def _gates(settings: Settings) -> list[Interceptor]:
-    """What finds out who calls. A key comes last: where both are asked for, it says more than the certificate."""
+    """What identifies callers. A key comes last: where both are required, it says more than the certificate."""
     keys = key_file(settings.api_keys_file)
     certificates = [] if settings.tls_client_ca is None else [Surround(lambda _: by_certificate, OWN_SERVICES)]
     return [*certificates, *([] if keys is None else [Gate(keys)])]

@@ -1,4 +1,4 @@
-"""The audit log: who changed what, when, and how that ended. It holds no prompt and no key."""
+"""The audit log: who changed what, when, and with what outcome. It holds no prompt and no key."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from server.metrics import Metrics
 from server.ports import StartError
 
 _READING = re.compile(r"/gloss\.v1\.(InferenceService/|\w+/(Get|List|Watch))")
-"""Methods that change nothing. Whatever else there will be is written down."""
+"""Methods that change nothing. Calls of all others are logged, future ones included."""
 _NAME = re.compile(r"[a-z]+/[A-Za-z0-9_-]{1,128}")
 
 _logger = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ class AuditLog:
 
 
 class Audit(Interceptor):
-    """Writes an entry for every call that changes something, before its caller hears how it ended.
+    """Writes an entry for every call that changes something, before its caller gets the outcome.
 
     Stands outside of what finds out who calls, so that it sees refusals by a limit too, and inside of `Statuses`.
     """
@@ -125,7 +125,7 @@ class Audit(Interceptor):
             code = _outcome(error, context)
             raise
         finally:
-            # Without a key that is known it is nobody's call, and a check of what may be asked changes nothing.
+            # A call without a valid key has no caller, and validation changes nothing.
             if code is not grpc.StatusCode.UNAUTHENTICATED and not getattr(request, "validate_only", False):
                 self._write(path, resource, context, code)
 

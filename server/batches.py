@@ -1,4 +1,4 @@
-"""Batches of tasks: each is run, measured, and told apart where it fails."""
+"""Run batches of tasks, measure them, and find out which task of a failed batch is to blame."""
 
 from __future__ import annotations
 

@@ -2,18 +2,18 @@
 
 The policy in seven rules:
 
-1. Nothing waits while the model is idle: `Queue.take` gives a batch whenever anything waits that can run.
-2. Callers take turns, whatever they ask. A batch begins with an item of the caller who has waited longest for a turn,
-   and is filled with one item of every caller, then a second, and so on; the calls of one caller take turns the same
-   way.
-3. A batch is bounded by its tokens, padding included, by its items and by the memory of what is read out.
-4. A long prompt is read in chunks. Each is an item, the next one waits for its turn behind all others, and a batch has
-   few tokens of them. What becomes a running sequence waits until there is a place for one more.
+1. Nothing waits while the model is idle: `Queue.take` returns a batch whenever something that can run waits.
+2. Round robin over callers, whatever they ask. A batch begins with an item of the caller who has waited longest for a
+   turn, and is filled with one item of every caller, then a second, and so on; likewise over the calls of one caller.
+3. A batch is bounded by its tokens, padding included, by its items and by the memory of its output.
+4. A long prompt is prefilled in chunks. Each is an item, the next one waits for its turn behind all others, and a batch
+   has few tokens of them. A sequence that is to run waits until one more may.
 5. Where a model pads, similar lengths go together: padding may take a small share of a batch only.
 6. Where several callers come, a batch is no longer than a turn of each needs: more than one item of a caller is in it
-   only up to a few tokens. So nobody waits for all that another sent at once. Who is alone has whole batches.
-7. What nobody waits for any more is dropped before it costs anything, and a full queue refuses at once: items, tokens
-   and sequences that wait are bounded. A caller with less than an equal share of them is let in all the same.
+   only up to a few tokens. So nobody waits for all that another sent at once. A caller who is
+   alone has whole batches.
+7. Expired items are dropped before they cost anything, and a full queue refuses at once: waiting items, tokens
+   and sequences are bounded. A caller with less than an equal share of them is admitted anyway.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Limits:
     """Items of a batch."""
 
     batch_bytes: int = 256 * 1024 * 1024
-    """Memory for what a batch reads out of the model."""
+    """Memory for a batch's output."""
 
     padding: float = 0.25
     """Largest share of a batch's tokens that may be padding."""
@@ -63,48 +63,48 @@ class Item(Generic[T]):
 
     payload: T
     tokens: int
-    """Tokens to be read now: all of the sequence, or a chunk."""
+    """Tokens to compute now: all of the sequence, or a chunk."""
 
     batch_key: Hashable
     """Items of equal batch key may share a batch, others never."""
 
     caller: Hashable
-    """Who asks; callers take turns."""
+    """Who asks."""
 
     call: Hashable
-    """Which of the caller's calls; a caller's calls take turns, and the items of one call keep their order."""
+    """Which of the caller's calls. The items of one call keep their order."""
 
     output_bytes: int = 0
-    """Memory for what this item reads out of the model."""
+    """Memory for this item's output."""
 
     padded: bool = True
     """Whether its model pads a batch's sequences to the longest; so do all of a batch key, or none."""
 
     deadline: float = float("inf")
-    """Nobody waits for the item at this moment or later, in seconds of the clock that `Queue.take` is given."""
+    """When the item expires, in seconds of the clock that `Queue.take` is given."""
 
     later_tokens: int = 0
-    """Tokens of the same sequence that are to be read after these."""
+    """Tokens of the same sequence that later chunks have."""
 
     chunk_tokens: int | None = None
-    """Of a chunk: tokens of all chunks of a batch, unless one alone has more."""
+    """For a chunk: the most tokens that all chunks of a batch have, unless one alone has more."""
 
     shared_tokens: int | None = None
     """Tokens of a batch up to which it may hold this item beside another of its caller, while others come too; None is
     as many as fit."""
 
     pool: Hashable = None
-    """Of which pool it takes a running sequence; None where it needs none, or has one."""
+    """The pool that limits how many such sequences run; None where it needs no running sequence, or has one."""
 
     @property
     def all_tokens(self) -> int:
-        """Of the sequence that are to be read, now and later."""
+        """Tokens of the sequence that remain, with those of later chunks."""
         return self.tokens + self.later_tokens
 
 
 @dataclass(frozen=True)
 class Schedule(Generic[T]):
-    """What to run now, and what expired while it waited."""
+    """What to run now, and what has expired."""
 
     batch: tuple[Item[T], ...]
     expired: tuple[Item[T], ...]
@@ -117,7 +117,7 @@ class Queue(Generic[T]):
     # enough that scheduling costs far less than the batch.
     _WINDOW = 4
 
-    # How long a caller counts as one who comes: others' batches stay short in between.
+    # How long a caller counts as present after its last item: others' batches stay short meanwhile.
     _SEEN_SECONDS = 1.0
 
     def __init__(self, limits: Limits) -> None:
@@ -126,7 +126,7 @@ class Queue(Generic[T]):
         self._callers: dict[Hashable, dict[Hashable, dict[Item[T], None]]] = {}
         self._admission = Admission(limits.waiting_items, limits.waiting_tokens)
         self._seen: dict[Hashable, float] = {}
-        """When each caller last waited for a batch."""
+        """When each caller last had an item waiting."""
 
     def __len__(self) -> int:
         return self._admission.total.items
@@ -141,10 +141,10 @@ class Queue(Generic[T]):
         return self._admission.total.sequences[pool]
 
     def check(self, caller: Hashable, max_tokens: float) -> None:
-        """Find out whether anything more of `caller` may wait; see `Admission.check`.
+        """Check whether `caller` may add anything; see `Admission.check`.
 
         Raises:
-            QueueOverflowError: nothing may.
+            QueueOverflowError: it may not.
         """
         self._admission.check(caller, Load(tokens=1), max_tokens, float("inf"))
 
@@ -165,7 +165,7 @@ class Queue(Generic[T]):
             self.put(item)
 
     def put(self, item: Item[T]) -> None:
-        """Add what was let in before: the next chunk of a prompt, or a text that is read anew."""
+        """Add an item of a call that was admitted before: its next chunk, or a sequence that is prefilled again."""
         self._callers.setdefault(item.caller, {}).setdefault(item.call, {})[item] = None
         self._admission.enter(item.caller, item.all_tokens, item.pool)
 
@@ -187,7 +187,7 @@ class Queue(Generic[T]):
         """Take out the next batch and whatever expired by `now`. The batch is empty only if nothing waits that can run.
 
         Args:
-            free: how many more running sequences there may be, by pool.
+            free: how many more sequences may run, by pool.
         """
         expired = tuple(item for _, item in self._turns() if item.deadline <= now)
         self.withdraw(expired)

@@ -1,4 +1,4 @@
-"""Who makes a call: by its key, else by its certificate, else nobody in particular."""
+"""Who makes a call, by its key, else by its certificate, else anonymous."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _UNREAD_SAN = b"other types of SAN"
 
 @dataclass(frozen=True)
 class Caller:
-    """A caller's name, "" where nobody asks for it, and which explanations it may see.
+    """A caller's name, "" where callers are anonymous, and which explanations it may see.
 
-    Tenants of keys, of certificates, and those that `--tenant` names are told apart even where they are called alike.
+    Tenants of keys, of certificates, and those that `--tenant` names differ even where their names are equal.
     """
 
     name: str = ""
@@ -53,12 +53,12 @@ _NOBODY = Caller()
 
 
 def caller() -> Caller:
-    """Who makes the call under way."""
+    """Who makes the current call."""
     return _current.get(_NOBODY)
 
 
 def admit(admitted: Caller) -> None:
-    """Note who makes the call under way."""
+    """Set who makes the current call."""
     _current.set(admitted)
 
 
@@ -70,5 +70,5 @@ def by_certificate(context: Context) -> Iterator[Sent]:
 
 
 def queued_as(context: Context) -> str:
-    """Who takes turns with others: a caller over all its connections; a connection, where nobody asks who calls."""
+    """The caller for the queue: over all its connections, or a connection where callers are anonymous."""
     return caller().name or context.peer()

@@ -1,4 +1,4 @@
-"""Calls on their way: what became of each of their tasks. A call is the event loop's; others only read it."""
+"""Calls in progress, and the results of their tasks. The event loop owns a call; other threads only read it."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from server.questions import Task
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of a call's tasks."""
+    """The results of a call's tasks."""
 
     values: tuple[Any, ...]
-    """One value a task, in the call's order."""
+    """One for each task, in order."""
 
     queue_seconds: float
-    """Time that the call waited for the model, altogether."""
+    """How long the call waited for the model."""
 
     model_seconds: float
     """Time of the batches that its tasks ran in."""
 
     cached_tokens: tuple[int, ...]
-    """How many first tokens of each task came from the prefix cache, in the call's order."""
+    """How many first tokens of each task came from the prefix cache, in order."""
 
 
 class Call:
-    """A call's tasks on their way."""
+    """A call whose tasks are in progress."""
 
     def __init__(self, model: str, tasks: int, answer: asyncio.Future[Answer], namespace: str) -> None:
         self.model = model
@@ -39,13 +39,13 @@ class Call:
         self.model_seconds = 0.0
         self.answer = answer
         self.items: list[Item[Any]] = []
-        """What was offered to the queue."""
+        """Its items in the queue."""
         self._values: list[Any] = [None] * tasks
         self._cached_tokens = [0] * tasks
         self._left = tasks
 
     def receive(self, index: int, value: Any, cached_tokens: int) -> None:
-        """Take the value of the task at `index`, or the error that ends the call."""
+        """Store the value of the task at `index`, or the error that ends the call."""
         if self.answer.done():
             return
         if isinstance(value, Exception):
@@ -75,7 +75,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Done:
-    """A batch that has run: for each task a value or an error, and its tokens from the prefix cache."""
+    """A batch that has run: a value or an error for each task, and its tokens from the prefix cache."""
 
     work: Sequence[Work]
     values: Sequence[Any]

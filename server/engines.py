@@ -67,7 +67,7 @@ class Engines:
         self._engines |= dict.fromkeys(models, engine)
 
     def check_capacity(self, model: str, caller: Hashable = None) -> None:
-        """Spare whoever calls the work of preparing tasks that would be refused.
+        """Refuse early, before the work of preparing tasks.
 
         Raises:
             OverloadedError: too much is waiting already.

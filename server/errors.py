@@ -1,7 +1,7 @@
 """From exceptions to gRPC statuses: the one place where the two meet.
 
-`describe` knows every error that a call can foresee; everything else becomes INTERNAL with an incident id and nothing
-of the inside. Reasons and their metadata are those of `proto/gloss/v1/error_reason.proto`.
+`describe` knows every expected error; any other becomes INTERNAL with an incident id, and shows nothing of the inside.
+Reasons and their metadata are those of `proto/gloss/v1/error_reason.proto`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _logger = logging.getLogger(__name__)
 DOMAIN = "gloss.v1"
 
 _ENGINE_RETRY_SECONDS = 5.0
-"""After which an engine elsewhere that gave an answer of no use may be asked again."""
+"""Delay before an engine elsewhere is asked again after an unusable answer."""
 
 _LONGEST_TEXT = 400
 """Bytes of a message or of a piece of metadata: statuses travel in trailers, which peers accept up to 8 KiB."""
@@ -51,7 +51,7 @@ class OverloadedError(Exception):
 
 
 class ModelFailedError(RuntimeError):
-    """The model called `model` raised what nobody foresaw; the error is the cause."""
+    """The model called `model` raised an unexpected error, which is the cause."""
 
     def __init__(self, model: str, error: Exception) -> None:
         reason = str(error).strip().partition("\n")[0]
@@ -69,10 +69,10 @@ class NoWorkerError(Exception):
 
 
 class UnauthenticatedError(Exception):
-    """A call came without an API key, or with one that is not known. The message does not say which is nearer."""
+    """A call came without an API key, or with an unknown one. The message does not say which."""
 
     def __init__(self) -> None:
-        super().__init__("this server wants an API key: send one that it knows as metadata authorization: Bearer KEY")
+        super().__init__("this server requires an API key: send a valid one as metadata authorization: Bearer KEY")
 
 
 class KeyLimitError(Exception):
@@ -101,7 +101,7 @@ class StreamAgeError(Exception):
 
 
 class UnreadError(Exception):
-    """The client of a stream has not read on for the `seconds` that the server waits."""
+    """The client of a stream has not read for the `seconds` that the server waits."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(f"the stream was not read for {seconds:g} seconds; open another, and read as it comes")
@@ -118,7 +118,7 @@ class MalformedRequestError(Exception):
 
 @dataclass(frozen=True)
 class Failure:
-    """What a failed call tells its caller."""
+    """What the caller of a failed call is sent."""
 
     code: grpc.StatusCode
     reason: str
@@ -131,7 +131,7 @@ class Failure:
 
 
 def describe(error: Exception) -> Failure | None:  # noqa: PLR0911, PLR0912 -- a table, written as a match
-    """What `error` tells the caller, or None for an error that nobody foresaw."""
+    """What the caller learns of `error`; None for an unexpected one."""
     code, message = grpc.StatusCode, str(error)
     match error:
         case ml_errors.PromptTooLongError():
@@ -202,24 +202,24 @@ def describe(error: Exception) -> Failure | None:  # noqa: PLR0911, PLR0912 -- a
 
 
 def of_model(model: str, error: Exception) -> Exception:
-    """`error`, which came out of `model`, as its caller is to be told of it: by the model's name where it is new."""
+    """`error` as its caller sees it: an unexpected one carries the name of the `model` that raised it."""
     return ModelFailedError(model, error) if describe(error) is None else error
 
 
 def to_status(error: Exception, method: str) -> grpc.Status:
-    """The status with which `method` ends after `error`. An error that nobody foresaw is logged beside its incident."""
+    """The status with which `method` ends after `error`. An unexpected error is logged with an incident id."""
     return _encode(describe(error) or _incident(error, method))
 
 
 def _incident(error: Exception, method: str) -> Failure:
     incident = secrets.token_hex(6)
     _logger.error("incident=%s method=%s", incident, method, exc_info=error)
-    what = "something unforeseen happened"
+    what = "an unexpected error occurred"
     if isinstance(error, ModelFailedError):
-        # What is written for callers they may read.
+        # A GlossError's message is written for callers.
         known = isinstance(error.__cause__, ml_errors.GlossError)
         what = str(error.__cause__) if known else f"model {error.model!r} failed at this call"
-    message = f"{what}; the server's log has it as incident {incident}"
+    message = f"{what}; the server's log has details under incident {incident}"
     return Failure(grpc.StatusCode.INTERNAL, "INTERNAL", message, {"incident": incident})
 
 

@@ -67,11 +67,11 @@ class Health:
 async def watch_explanations(
     health: Health, store: Store, registry: Registry, metrics: Metrics, seconds: float
 ) -> None:
-    """Look at Redis and the workers every `seconds`, for ever, and keep health and queue depths up to date.
+    """Check Redis and the workers every `seconds`, forever, and keep health and queue depths up to date.
 
     Explanations are ready while Redis answers and a worker is alive for some model of this server.
     """
-    before: str | None = "nobody has looked yet"
+    before: str | None = "not checked yet"
     while True:
         obstacle = await _look(store, registry, metrics)
         await health.explanations_ready(obstacle is None)

@@ -3,7 +3,7 @@
     python -m server.keys new NAME [--file FILE] [--tenant T] [--admin] [--calls N] [--prompts-per-minute N]
     python -m server.keys list | revoke NAME [--file FILE]
 
-A key is 256 random bits, so its plain SHA-256 is enough to keep: nobody can try out that many. The key itself is
+A key is 256 random bits, too many to try out, so keeping its plain SHA-256 is enough. The key itself is
 shown once, when it is made. A line of the file is
 ``NAME sha256:HASH [tenant=T] [admin] [calls=N] [prompts_per_minute=N]``.
 """

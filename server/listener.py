@@ -1,8 +1,8 @@
-"""What listens for gRPC calls, and is made anew where gRPC's own server ends.
+"""Listens for gRPC calls, and replaces gRPC's own server when it ends.
 
 A call whose method's name is not UTF-8 ends the main loop of gRPC's Python server, before any interceptor has seen it,
 and nothing in Python can keep it from that. So that whoever can reach the port cannot end the server, a new one listens
-on the same port within a second, with the same models, queues and services. Calls under way are cut.
+on the same port within a second, with the same models, queues and services. Calls in progress are cut.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Listener:
             stopping.cancel()
 
     async def keep(self) -> None:
-        """Look after the server, and make it anew where it ends, until this is cancelled.
+        """Watch the server, and replace it when it ends, until this is cancelled.
 
         Raises:
             ListenerError: the port cannot be had again.

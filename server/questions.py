@@ -1,4 +1,4 @@
-"""What is asked of a model, wherever it is computed: no tensor, no engine in here."""
+"""Tasks for a model, wherever it is computed. Nothing here needs tensors or an engine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class NextTokenTask:
 
     @property
     def rows(self) -> int:
-        """Last positions whose logits are read out."""
+        """How many of the last positions have their logits computed."""
         return 1
 
 
@@ -31,12 +31,12 @@ class ScoreTask:
 
     @property
     def ids(self) -> tuple[int, ...]:
-        """All tokens but the last, after which nothing is asked."""
+        """All tokens but the last, whose successor is not asked for."""
         return self.prompt + self.continuation[:-1]
 
     @property
     def rows(self) -> int:
-        """Last positions whose logits are read out: each predicts one token of the continuation."""
+        """How many of the last positions have their logits computed: each predicts a token of the continuation."""
         return len(self.continuation)
 
 

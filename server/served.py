@@ -232,7 +232,7 @@ class ServedText:
         self._reading = asyncio.create_task(self._read())
 
     def abandon(self) -> None:
-        """End the engine's request, if it is still under way."""
+        """End the engine's request, if it is still in progress."""
         self._ended = True
         self._reading.cancel()
 

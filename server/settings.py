@@ -1,4 +1,4 @@
-"""What the server can be told, each by one environment variable: the field's name in capitals after ``GLOSS_``."""
+"""The server's settings, each an environment variable: the field's name in capitals after ``GLOSS_``."""
 
 from __future__ import annotations
 
@@ -87,8 +87,8 @@ class Settings(BaseSettings):
     """Seconds that one request to an engine elsewhere may take, its own queue included; then it is sent again."""
 
     engine_patience_seconds: float = Field(default=60.0, ge=0)
-    """Seconds for which the server waits at its start for an engine elsewhere. Once started, callers are told of an
-    engine that is away within about ten seconds."""
+    """Seconds for which the server waits at its start for an engine elsewhere. Later, calls fail within about ten
+    seconds where the engine is away."""
 
     engine_price: float | None = Field(default=None, ge=0)
     """What an engine elsewhere takes for a million prompt tokens, in any currency: costs are then told in it, too."""
@@ -125,9 +125,9 @@ class Settings(BaseSettings):
     """Tokens waiting for the model, as above: it bounds how long the last in the queue can have to wait."""
 
     max_waiting_seconds: float = Field(default=5.0, gt=0)
-    """How long the model may need for what waits for it, and a text may wait for its turn to be generated, at the
-    throughput of late; a call that would wait longer is refused at once. It bounds the latency of what is accepted
-    under overload: set it to what your callers can bear."""
+    """The longest that a call, or a text to be generated, may wait for the model, estimated from recent throughput; one
+    that would wait longer is refused at once. It bounds the latency of accepted calls under overload: set it to what
+    your callers can bear."""
 
     prefix_cache_bytes: int = Field(default=256 * 1024 * 1024, ge=0)
     """Memory of each model for keys and values of cached prefixes, in bytes: a prefix that comes again is not computed
@@ -135,7 +135,7 @@ class Settings(BaseSettings):
 
     caches_by_tenant: bool = True
     """Whether each tenant has cached prefixes of its own, so that the time of an answer tells no caller what another
-    tenant asked. Their memory is shared all the same. Without keys and client certificates all callers are one tenant.
+    tenant asked. Their memory is shared anyway. Without keys and client certificates all callers are one tenant.
     For server and worker alike: workers keep the values of explanations apart by it."""
 
     max_generations: int = Field(default=16, ge=1)
@@ -156,7 +156,7 @@ class Settings(BaseSettings):
     """Seconds for which an explanation that has ended is kept."""
 
     watch_seconds: float = Field(default=3600.0, gt=0)
-    """Longest life of one WatchExplanation stream, in seconds: a client that vanished cannot hold one for ever."""
+    """Longest life of one WatchExplanation stream, in seconds: a client that vanished cannot hold one forever."""
 
     unread_seconds: float = Field(default=30.0, gt=0)
     """Seconds that a stream waits for its client to read on; then it ends with UNAVAILABLE. Until then a text whose
@@ -181,7 +181,7 @@ class Settings(BaseSettings):
             ]
             raise ValueError(
                 f"GLOSS_HOST: {self.host} is reachable from other machines, without {' and without '.join(missing)}; "
-                "set GLOSS_ALLOW_INSECURE=1 to listen there all the same"
+                "set GLOSS_ALLOW_INSECURE=1 to listen there anyway"
             )
         return self
 

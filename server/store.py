@@ -112,7 +112,7 @@ class Store:
         return await self._call(self._store.worker_alive, model, digest)
 
     async def throughput(self, digest: str, method: str) -> float | None:
-        """Tokens a second that workers went through of late by a method; None where nothing is known, or Redis away."""
+        """Tokens per second that workers recently processed by a method; None where unknown, or Redis is away."""
         try:
             return await self._call(self._store.throughput, digest, method)
         except redis.exceptions.RedisError:

@@ -1,6 +1,6 @@
-"""Sending what streams yield, as far as their clients read it.
+"""Sends what streams yield, at the speed at which their clients read.
 
-gRPC holds a message back until its client has read most of what came before, and would wait for that for ever.
+gRPC holds a message back until its client has read most of the ones before, and would wait for that forever.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the engine can run: how each kind of question reads the model, and what it makes of what it reads."""
+"""How the engine runs each kind of task: what it asks of the model, and what it computes from the output."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _LOGIT_BYTES = 4
 
 
 def batch_key(model: str, task: Task) -> Hashable:
-    """Tasks of equal batch key may run together: questions about logits do, whatever they ask; attention runs alone."""
+    """Tasks of equal batch key may run together: those about logits do; attention runs alone."""
     return task if isinstance(task, AttentionTask) else model
 
 
 def output_bytes(model: LanguageModel, task: Task) -> int:
-    """Memory for what a task reads out of the model."""
+    """Memory for a task's output of the model."""
     if isinstance(task, AttentionTask):
         return task.plan.reply_bytes
     return task.rows * model.info.vocabulary_size * _LOGIT_BYTES
@@ -30,14 +30,14 @@ def output_bytes(model: LanguageModel, task: Task) -> int:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of tasks of one batch key.
+    """The results of tasks of one batch key.
 
     Attributes:
-        values: one a task, in order.
+        values: one for each task, in order.
         cached_tokens: for each task how many of its first tokens the runner's prefix cache held; None where the cache
             was not asked.
         tokens_computed: positions that went through the model, padding left out.
-        tokens_padding: positions that went through it for nothing.
+        tokens_padding: positions of padding that went through it.
     """
 
     values: Sequence[Any]
@@ -60,7 +60,7 @@ def run(model: LanguageModel, runner: Runner, tasks: Sequence[Task], namespaces:
 
 
 def warm_up(model: LanguageModel) -> Iterator[Task]:
-    """One task of each kind, so that no caller waits for what a model does only the first time."""
+    """One task of each kind, so that no caller waits for what a model does only once."""
     ids = (0,) * min(16, model.info.context_length)
     yield NextTokenTask(ids)
     yield ScoreTask(ids[:1], (0,))

@@ -1,4 +1,4 @@
-"""How fast the model is of late: what is told from it is how long a call would wait."""
+"""How fast the model has been recently, from which a call's waiting time is estimated."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 
 class Throughput:
-    """How fast waiting prompts are worked off of late, whatever the model's thread does between them."""
+    """Tokens per second, with an exponential memory; what the model's thread does between batches counts too."""
 
     _MEMORY_SECONDS = 2.0
     _EVIDENCE_SECONDS = 0.5
@@ -16,7 +16,7 @@ class Throughput:
 
     @property
     def tokens_per_second(self) -> float:
-        """Infinite while too little is known: nobody is refused for one slow batch."""
+        """Infinite while too little is known, so that one slow batch refuses nobody."""
         return self._tokens / self._seconds if self._seconds >= self._EVIDENCE_SECONDS else float("inf")
 
     def note(self, tokens: int, seconds: float) -> None:
@@ -27,7 +27,7 @@ class Throughput:
 
 
 class Turnover:
-    """How often running sequences end of late, and another may begin."""
+    """How often running sequences end, and others may start."""
 
     _MEMORY_SEQUENCES = 16
 

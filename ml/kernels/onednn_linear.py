@@ -5,7 +5,7 @@ AMD processor's vector units idle (2.3 times the products a second by oneDNN on 
 shapes on Intel's. `ml.kernels.processors` knows which, by the weight's size and a call's rows; a layer that the table
 leaves to torch stays what it was. Each weight is kept once: where rows decide it lies input by input, which both
 libraries read; where oneDNN has every row and gains by it, it is laid out in the blocks that oneDNN multiplies, and the
-plain weight is let go, and made anew for whoever asks. The numbers are float32 products either way, and which library
+plain weight is let go, and made again for whoever asks. The numbers are float32 products either way, and which library
 multiplies depends on the processor and shapes alone, never on a clock: equal calls give equal bits.
 
 GPT-2's activation is written in transformers as seven passes over memory, and is one here. In a gated feed-forward

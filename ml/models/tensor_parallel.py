@@ -1,13 +1,13 @@
 """One model over several processes: each computes its part of every layer (tensor parallelism, by transformers' plans).
 
-The processes are ranks of one group. Rank 0 is whoever loads the model: it has the tokenizer, the callers and the
-answers. The others do what it does, call by call: every method that computes is first told to them, over a pipe, and
-then all run it, each on its own part of the weights with caches and slots of its own. What a call computes
+The processes are ranks of one group. Rank 0 loads the model, and has the tokenizer, the callers and the answers. The
+others repeat what it does, call by call: every method that computes is first sent to them, over a pipe, and then all
+run it, each on its own part of the weights with caches and slots of its own. What a call computes
 depends on its arguments and on the calls before, so the ranks meet in the same collectives in the same order. A pipe
 rather than a collective carries the calls, because waiting at one does not end, and an idle server waits for long.
 
-Whatever breaks the step of the group (a rank that dies, an error that nobody foresaw) ends the process of rank 0: it
-may wait inside a collective, which nothing can interrupt, and its orchestrator knows how to start anew.
+Whatever breaks the step of the group (a rank that dies, an unexpected error) ends the process of rank 0: it
+may wait inside a collective, which nothing can interrupt, and its orchestrator knows how to start again.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a GPU needs beside the model's own code: transfers that nobody waits for, and who computes first.
+"""What a GPU needs besides the model's own code: transfers without waiting, and priorities.
 
 On a CPU nothing here does anything.
 """

@@ -77,7 +77,7 @@ def asking(wish: Any) -> Iterator[None]:
 
 
 def asked() -> Any:
-    """What is wanted of the call under way; None where it is plain attention."""
+    """What the current call wants; None where it is plain attention."""
     return _wish.get()
 
 

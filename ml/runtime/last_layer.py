@@ -1,9 +1,9 @@
 """The last layer computes only the rows whose logits are asked for.
 
-Of most rows of a batch nobody asks for logits. In the last layer they matter only as keys and values of others, so its
-queries, its output projection and its feed-forward network, a twelfth of the work of a model with twelve layers, need
-the other rows alone. Hooks around the layer see to it, in a model that stays unmodified otherwise: the
-layer runs once on all rows, up to its attention, and then once on the rows that count.
+The logits of most rows of a batch are not needed. In the last layer these rows matter only as keys and values of
+others. So its queries, its output projection and its feed-forward network, a twelfth of the work of a model with twelve
+layers, need only the rows that are asked for. Hooks around the layer do this in a model that is otherwise unmodified:
+the layer runs once on all rows, up to its attention, and then once on the rows that count.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ class TrimmedForward(ABC):
         rows_kept: the rows whose logits are asked for, each once, ascending.
         kept: the same where the model is, and again the last one as often as rows are added.
         trims: whether the last layer is to run on those alone.
-        collecting: whether the last layer is under way for its keys and values only.
-        picked: whether it is under way on the kept rows alone.
+        collecting: whether the last layer runs for its keys and values only.
+        picked: whether it runs on the kept rows alone.
     """
 
     def __init__(self) -> None:

@@ -114,7 +114,7 @@ class BatchBuilder:
     """Builds a batch: a depth-first walk through the prefix tree of some sequences."""
 
     def __init__(self, first_slot: int = 0) -> None:
-        """Start at the root. Rows get the slots from `first_slot` on unless they are told others."""
+        """Start at the root. Rows get the slots from `first_slot` on unless others are given."""
         self._first_slot = first_slot
         self._ids: list[IntArray] = []
         self._positions: list[IntArray] = []

@@ -48,7 +48,7 @@ class Variants:
     """One model's way through some sequences.
 
     The first slots of its cache hold the path where the walk stands, position by position; behind them lie those of the
-    rows under way.
+    rows in progress.
     """
 
     def __init__(

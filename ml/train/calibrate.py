@@ -130,7 +130,7 @@ def _load(folder: Path) -> LstmModel:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Find temperature and tilt, fold them, and write the folder's weights anew. Returns 0, or 2 after a mistake."""
+    """Find temperature and tilt, fold them, and write the folder's weights again. Returns 0, or 2 after a mistake."""
     parser = argparse.ArgumentParser(prog="python -m ml.train.calibrate", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("folder", type=Path, help="of an LSTM that `python -m ml.train lstm` wrote")
     parser.add_argument("--data", type=Path, required=True, help="folder with train.txt and valid.txt")

@@ -65,7 +65,7 @@ class Training:
         state = load_checkpoint(self.folder.checkpoint)
         if state.get("settings") is None:
             raise ResumeError(
-                f"{self.folder.checkpoint} is of an earlier version of Gloss; start anew with --overwrite"
+                f"{self.folder.checkpoint} is of an earlier version of Gloss; start again with --overwrite"
             )
         self._compare(state["settings"])
         try:
@@ -91,13 +91,13 @@ class Training:
             )
         if before["text"] != self.task.fingerprint:
             raise ResumeError(
-                "the text in --data is another than the run began with: name that one, or start anew in another --out"
+                "the text in --data is another than the run began with: name that one, or start again in another --out"
             )
         changes = [*differences(self.task.settings, before["task"]), *differences(self.settings, before["run"])]
         fixed = ", ".join(str(change) for change in changes if change.fixed)
         if fixed:
             raise ResumeError(
-                f"a run that has begun cannot change {fixed}: leave it out to go on, or start anew in another --out"
+                f"a run that has begun cannot change {fixed}: leave it out to go on, or start again in another --out"
             )
         for change in changes:
             self.display.note(f"changed from here on: {change}")

@@ -44,7 +44,7 @@ def cross_entropy(
 
     Args:
         products: type of the matrix products and of the logits. In bfloat16 a logit is rounded to 8 bits; sums over the
-            vocabulary and gradients are float32 all the same.
+            vocabulary and gradients are float32 anyway.
     """
     return cast(Tensor, _CrossEntropy.apply(hidden, weight, bias, targets, products))  # type: ignore[no-untyped-call]
 

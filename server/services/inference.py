@@ -160,13 +160,13 @@ class InferenceService(InferenceServiceServicer):
         )
 
     def _namespace(self) -> str:
-        """Whose cached prefixes the call under way may use."""
+        """Whose cached prefixes the current call may use."""
         return caller().access.tenant if self._caches_by_tenant else ""
 
     async def _helped(
         self, size: int, context: Context, function: Callable[..., T], model: ExplainableModel, *arguments: Any
     ) -> T:
-        """The result of `function` on messages of `size` bytes, where it holds up nobody else."""
+        """The result of `function` on messages of `size` bytes, computed where it delays nobody else."""
         return await self._helpers.run(size, function, model, *arguments, caller=queued_as(context))
 
 

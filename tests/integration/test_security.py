@@ -60,7 +60,7 @@ def test_a_key_opens_what_it_should_and_none_stays_outside(tiny_gpt2, keys, capl
         assert "alice" not in served.page()
         assert keys_command(["revoke", "alice", "--file", str(keys.path)]) == 0
         keys("bob")
-        with Client(address, key=key) as client, pytest.raises(GlossError, match="wants an API key"):
+        with Client(address, key=key) as client, pytest.raises(GlossError, match="requires an API key"):
             client.models()
     assert key not in caplog.text
 

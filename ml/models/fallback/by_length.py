@@ -27,7 +27,7 @@ class _Growing:
 class RunnerByLength:
     """Runs sequences of up to `limit` tokens with one runner and longer ones with another; see `Runner`.
 
-    A sequence that outgrows the limit is read anew by the other runner, once.
+    A sequence that outgrows the limit is read again by the other runner, once.
     """
 
     pads = False

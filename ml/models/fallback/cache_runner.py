@@ -37,7 +37,7 @@ class CacheRunner(SerialRunner[Cached]):
 
     The model makes the cache: keys and values, states of a recurrence, or both. It is trusted to take one token more:
     so a prompt is read in one go with its last chunk, and a sequence that is longer than its cache can be trusted is
-    read anew for each token.
+    read again for each token.
     """
 
     def __init__(self, module: PreTrainedModel, logits: Logits, longest: float, *, pads: bool = True) -> None:

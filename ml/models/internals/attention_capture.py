@@ -56,7 +56,7 @@ class _Capture:
         """Hand over the weights of one layer, if they are wanted.
 
         Args:
-            layer: its number; none, or -1, of attention that several layers share, where it is the one under way.
+            layer: its number; None, or -1, for attention that several layers share: then it is the current layer.
             query: [1, heads, T, size].
             key: [1, key heads, T, size]; each serves as many neighbouring heads as there are more of them.
             mask: [1, 1 or heads, T, T], bool (True is seen) or added to the scores. None is causal.
@@ -73,7 +73,7 @@ class _Capture:
 
     @contextlib.contextmanager
     def following(self, module: PreTrainedModel) -> Iterator[None]:
-        """Within, it is known which layer of `module` is under way."""
+        """Within this context, it is known which layer of `module` runs."""
 
         def note(number: int, *_: Any) -> None:
             self._under_way = number
@@ -196,7 +196,7 @@ def read_eager(
     with eager(module):
         out = module(input_ids=input_ids, use_cache=False, logits_to_keep=1, output_attentions=True)
     weights = getattr(out, "attentions", None) or ()
-    # With fewer weights than layers nobody can tell whose they are.
+    # With fewer weights than layers it is unknown whose they are.
     complete = len(weights) == module.config.get_text_config().num_hidden_layers
     missing = {layer for layer in layers if not complete or weights[layer] is None}
     for layer in sorted(set(layers) - missing):

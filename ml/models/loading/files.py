@@ -148,7 +148,7 @@ def _check_fetched(name: str, folder: Path) -> Path:
     if not any(folder.glob("*.safetensors")):
         try:
             files = model_info(name, files_metadata=True).siblings or []
-        except Exception:  # noqa: BLE001 - out of reach, as in `_fetch`; what is missing is told all the same
+        except Exception:  # noqa: BLE001 - out of reach, as in `_fetch`; the missing file is reported anyway
             return folder
         if message := formats.foreign(name, {file.rfilename: file.size or 0 for file in files}):
             raise ModelLoadError(message)

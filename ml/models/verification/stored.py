@@ -1,7 +1,7 @@
 """What verification found, kept on disk, so that a process that starts again does not verify again.
 
 A record holds for the same weights, the same code (Gloss's, torch's and transformers'), device and type of numbers; its
-name is a digest of them. What cannot be read or written is found out anew, and nothing is said.
+name is a digest of them. What cannot be read or written is verified again, silently.
 """
 
 from __future__ import annotations

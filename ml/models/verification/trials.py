@@ -79,7 +79,7 @@ class Trials:
         return self._references[key][-tail:]
 
     def compute(self, ids: Sequence[int], tail: int) -> Tensor:
-        """The same, anew."""
+        """The same, again."""
         tensor = torch.tensor([list(ids)], device=self._module.device)
         logits: Tensor = self._module(input_ids=tensor, use_cache=False, logits_to_keep=tail).logits
         return logits[0, -tail:].float()
@@ -136,7 +136,7 @@ class Trials:
         family = self._family(stage)
         yield family, stage.length if stage.edge else 16
         if not stage.edge:
-            # So many rows that nobody asks about that the last layer is trimmed.
+            # Enough rows without logits that the last layer is trimmed.
             many = -(-2 * WORTH_TRIMMING // stage.length)
             yield [self.ids(stage.length, 10 + seed) for seed in range(many)], many * stage.length
         if stage.exact:

@@ -117,7 +117,7 @@ class _Verification:
     def __init__(
         self, module: PreTrainedModel, context_length: int, name: str, *, spread: bool, small: bool = False
     ) -> None:
-        """Verify `module`. `small`: whether it stands for a larger one, about which nothing is told."""
+        """Verify `module`. `small`: whether it stands for a larger one, and is not reported."""
         self._module, self._context, self._name, self._small = module, context_length, name, small
         self._half = module.dtype not in {torch.float32, torch.float64}
         self._tolerance = tolerance(module)
