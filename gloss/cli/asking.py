@@ -11,15 +11,12 @@ import click
 
 from gloss import build, v1
 from gloss.cli.options import with_fields
+from gloss.cli.page import with_page, write
 from gloss.cli.session import INT32, SCALE, TEXT, Session, say
 from gloss.cli.waiting import follow, queue, succeeded
 from gloss.render import html, terminal, words
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-HTML = click.option(
-    "--html", "page", type=click.Path(path_type=Path, dir_okay=False, writable=True), help="Write a page."
-)
 
 
 def with_question(command: Command) -> Command:
@@ -28,7 +25,7 @@ def with_question(command: Command) -> Command:
     They arrive as keyword arguments, of which `target_of` takes the target's and `ask` the last.
     """
     for option in (
-        HTML,
+        with_page(),
         click.option("--dry-run", is_flag=True, help="Check it and say what it would cost; queue nothing."),
         click.option("--no-wait", is_flag=True, help="Queue it and say its name."),
         click.option("--fresh", is_flag=True, help="Compute anew, even if the same was asked before."),
@@ -147,5 +144,4 @@ def present(session: Session, explanation: v1.Explanation, page: Path | None) ->
 def write_page(page: Path | None, explanation: v1.Explanation) -> None:
     """Write the HTML page, where one is wanted."""
     if page:
-        page.write_text(html.page(explanation), encoding="utf-8")
-        say(f"wrote {page}", err=True)
+        write(page, html.page(explanation))

@@ -9,10 +9,10 @@ import click
 
 from gloss import citations, v1
 from gloss.citing import MAX_TOKENS, METHOD, SourceUnit
-from gloss.cli.asking import HTML
 from gloss.cli.explain import METHODS
 from gloss.cli.options import with_fields
-from gloss.cli.session import INT32, TEXT, Session, connected, emit, say, with_model
+from gloss.cli.page import with_page, write
+from gloss.cli.session import INT32, TEXT, Session, connected, emit, with_model
 from gloss.cli.waiting import shown
 from gloss.documents import Document
 from gloss.render.citations import page as drawn
@@ -94,7 +94,7 @@ class ContextFile(click.ParamType[Document]):
 @with_fields(v1.Budget, leaving={"standard_error"})
 @with_fields(v1.ExplanationSpec, leaving={field.name for field in v1.ExplanationSpec.DESCRIPTOR.fields} - {"precision"})
 @click.option("--fresh", is_flag=True, help="Compute anew, even if the same was asked before.")
-@HTML
+@with_page()
 @with_model
 @connected
 def cite(session: Session, context: tuple[Document, ...], question: str, *, page: Path | None, **asked: Any) -> None:
@@ -113,5 +113,4 @@ def cite(session: Session, context: tuple[Document, ...], question: str, *, page
     else:
         session.show(terminal.citations(found))
     if page:
-        page.write_text(drawn.page(found), encoding="utf-8")
-        say(f"wrote {page}", err=True)
+        write(page, drawn.page(found))

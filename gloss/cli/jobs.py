@@ -11,12 +11,12 @@ import click
 from gloss import v1
 from gloss.calls.explanations import StateName, ViewName
 from gloss.cli.asking import known, present, write_page
+from gloss.cli.page import with_page
 from gloss.cli.session import Session, as_dict, connected, emit, say
 from gloss.cli.waiting import follow, succeeded
 from gloss.render import terminal, words
 
 VIEW = click.Choice(get_args(ViewName))
-PAGE = click.Path(path_type=Path, dir_okay=False, writable=True)
 
 
 @click.group(short_help="Explanations that were asked for: list, get, watch, cancel, delete.")
@@ -42,7 +42,7 @@ def list_(session: Session, state: StateName | None, limit: int, view: ViewName 
 
 @jobs.command()
 @click.argument("name")
-@click.option("--html", "page", type=PAGE, help="Write a page.")
+@with_page()
 @click.option("--view", type=VIEW, help="For --json: basic leaves out what was asked. [default: full]")
 @connected
 def get(session: Session, name: str, page: Path | None, view: ViewName | None) -> None:
@@ -56,7 +56,7 @@ def get(session: Session, name: str, page: Path | None, view: ViewName | None) -
 
 @jobs.command()
 @click.argument("name")
-@click.option("--html", "page", type=PAGE, help="Write a page at the end.")
+@with_page("Write the result to FILE as a web page, at the end.")
 @click.option("--view", type=VIEW, help="For --json: full has what was asked in each line, too. [default: basic]")
 @connected
 def watch(session: Session, name: str, page: Path | None, view: ViewName | None) -> None:
