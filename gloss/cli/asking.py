@@ -26,17 +26,25 @@ def with_question(command: Command) -> Command:
     """
     for option in (
         with_page(),
-        click.option("--dry-run", is_flag=True, help="Check it and say what it would cost; queue nothing."),
-        click.option("--no-wait", is_flag=True, help="Queue it and say its name."),
-        click.option("--fresh", is_flag=True, help="Compute anew, even if the same was asked before."),
+        click.option("--dry-run", is_flag=True, help="Only check the request and show its cost."),
+        click.option("--no-wait", is_flag=True, help="Queue the job, show its name, and do not wait."),
+        click.option("--fresh", is_flag=True, help="Compute again, even if the same was explained before."),
         with_fields(v1.ExplanationSpec, leaving={*_PARTS} - {"precision"}),
-        click.option("--ids", is_flag=True, help="Texts, of the target too, are token ids: 12,7,99."),
-        click.option("--chat", is_flag=True, help="A prompt is a user's message, or a JSON list of role and content."),
-        click.option("--scale", type=SCALE, help="Of the value that is looked at. [default: log-probability]"),
-        click.option("--generation", type=INT32, help="The model's own generation, of at most so many tokens."),
-        click.option("--continuation", type=TEXT, help="All tokens of this continuation."),
-        click.option("--against", type=TEXT, help="Why the target rather than this?"),
-        click.option("--target", type=TEXT, help="This next token. [default: the most likely one but masks]"),
+        click.option("--ids", is_flag=True, help="Texts, including the target, are token ids: 12,7,99."),
+        click.option(
+            "--chat",
+            is_flag=True,
+            help="A prompt is a user's message, or a JSON list of messages with role and content.",
+        ),
+        click.option("--scale", type=SCALE, help="Scale of the explained value. [default: log-probability]"),
+        click.option(
+            "--generation", type=INT32, help="Explain the model's own generation, of at most this many tokens."
+        ),
+        click.option("--continuation", type=TEXT, help="Explain all tokens of this continuation."),
+        click.option("--against", type=TEXT, help="Explain why the target is more likely than this continuation."),
+        click.option(
+            "--target", type=TEXT, help="Explain this next token. [default: the most likely one that is no mask token]"
+        ),
     ):
         command = option(command)
     return command
