@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import errno
 import socket
+from typing import Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from jobs.start import RedisUrl
 
 
 class PortTakenError(Exception):
@@ -34,7 +37,7 @@ class Settings(BaseSettings):
     worker_metrics_port: int = Field(default=9465, ge=0, le=65535)
     """Port of the first worker's metrics page; 0, and every worker after the first, takes any free one."""
 
-    redis_url: str | None = Field(default=None, repr=False)
+    redis_url: RedisUrl | Literal[""] = Field(default="", repr=False)
     """A Redis that runs elsewhere. Unset: the stack starts its own, on a private socket."""
 
     model: str = "transformer"

@@ -53,7 +53,7 @@ class Stack:
         self.console = console
         self._lock = lock
         self._redis: RedisServer | None = None
-        self.redis_url = settings.redis_url or ""
+        self.redis_url: str = settings.redis_url
         self.server: Child | None = None
         self.workers: list[Child] = []
         self.address = ""
@@ -199,18 +199,21 @@ def run(state: Path, once_ready: Callable[[Stack], None] = Stack.announce, *, on
         settings = Settings()
         for warning in unknown_variables(os.environ):
             errors.print(f"warning: {warning}", style="yellow", soft_wrap=True)
-        settings.check_ports()
-        with hold(state) as lock, Stack(settings, state, lock, console) as stack:
-            once_ready(stack)
-            if not once:
-                serving = True
-                console.print("\nCtrl-C stops it.")
-                stack.serve()
+        with hold(state) as lock:  # before the ports: it knows who has them, where another stack does
+            settings.check_ports()
+            with Stack(settings, state, lock, console) as stack:
+                once_ready(stack)
+                if not once:
+                    serving = True
+                    console.print("\nCtrl-C stops it.")
+                    stack.serve()
     except Interrupted as interrupted:
         return 0 if serving else 128 + interrupted.signum
     except ValidationError as error:
         for item in error.errors(include_input=False, include_url=False):
-            errors.print(f"error: GLOSS_{str(item['loc'][0]).upper()}: {item['msg']}", style="red")
+            errors.print(
+                f"error: GLOSS_{str(item['loc'][0]).upper()}: {item['msg'].removeprefix('Value error, ')}", style="red"
+            )
         return 2
     except (PortTakenError, FolderTakenError, RedisNotFoundError) as error:
         errors.print(f"error: {error}", style="red", soft_wrap=True)

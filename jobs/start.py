@@ -8,7 +8,10 @@ import re
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
+from redis.connection import parse_url
 
 VARIABLES = frozenset(
     f"GLOSS_{name}"
@@ -38,6 +41,20 @@ VARIABLES = frozenset(
     )
 )
 """All that any part of Gloss reads: server and worker are often started with the same environment."""
+
+
+def _checked_redis_url(url: str) -> str:
+    try:
+        parse_url(url)
+    except ValueError:  # its text may hold a part of the password
+        raise ValueError(
+            "not the address of a Redis; write redis://HOST:6379/0, rediss://HOST:6379/0 or unix:///FOLDER/redis.sock"
+        ) from None
+    return url
+
+
+RedisUrl = Annotated[str, AfterValidator(_checked_redis_url)]
+"""A setting that redis-py can connect to. What is wrong with it is told at the start, without the address itself."""
 
 # Kubernetes writes these for every service whose name begins with "gloss".
 _SERVICE_LINK = re.compile(r"_SERVICE_(HOST|PORT)|_PORT_\d+_(TCP|UDP)|_PORT$")

@@ -9,6 +9,7 @@ from typing import Literal, Self
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from jobs.start import RedisUrl
 from ml.models.served.options import EngineOptions
 
 
@@ -97,7 +98,7 @@ class Settings(BaseSettings):
     """Tokenizer of a model that an engine elsewhere serves: a folder, or a name on the Hub. Unset: that of the model
     which the engine names."""
 
-    redis_url: str = Field(default="redis://127.0.0.1:6379/0", repr=False)
+    redis_url: RedisUrl = Field(default="redis://127.0.0.1:6379/0", repr=False)
     """The store of explanations. Inference does without it. May hold a password, so it is never shown."""
 
     # How much it takes on.

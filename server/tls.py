@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from pathlib import Path
 
 import grpc
 
@@ -20,25 +21,31 @@ def credentials(settings: Settings) -> grpc.ServerCredentials | None:
     certificate, key, authority = settings.tls_certificate, settings.tls_key, settings.tls_client_ca
     if certificate is None or key is None:
         return None
+    pair = _read("GLOSS_TLS_KEY", key), _read("GLOSS_TLS_CERTIFICATE", certificate)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
         # The passphrase of a locked key would be asked for on a terminal that a server does not have.
         context.load_cert_chain(certificate, key, password="")
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         raise StartError(f"GLOSS_TLS_CERTIFICATE and GLOSS_TLS_KEY: {_reason(error)}", 2) from None
+    roots = None if authority is None else _read("GLOSS_TLS_CLIENT_CA", authority)
     try:
         if authority is not None:
             context.load_verify_locations(authority)
-        roots = None if authority is None else authority.read_bytes()
-        pair = key.read_bytes(), certificate.read_bytes()
     except OSError as error:
         raise StartError(f"GLOSS_TLS_CLIENT_CA: {_reason(error)}", 2) from None
     return grpc.ssl_server_credentials([pair], root_certificates=roots, require_client_auth=roots is not None)
 
 
+def _read(variable: str, path: Path) -> bytes:
+    """The file's bytes; ssl would not say which of two files it cannot read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise StartError(f"{variable}: {path} cannot be read: {error.strerror}", 2) from None
+
+
 def _reason(error: Exception) -> str:
     if isinstance(error, ssl.SSLError):
         return f"not PEM, or the two do not belong together ({error.reason or error})"
-    name = getattr(error, "filename", None)
-    text = getattr(error, "strerror", None) or str(error)
-    return f"{name}: {text}" if name else text
+    return str(error)

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from jobs.start import RedisUrl
 from ml.models.served.options import EngineOptions
 
 
@@ -60,7 +61,7 @@ class Settings(BaseSettings):
     """Tokenizer of a model that an engine elsewhere serves: a folder, or a name on the Hub. Unset: that of the model
     which the engine names."""
 
-    redis_url: str = Field(default="redis://127.0.0.1:6379/0", repr=False)
+    redis_url: RedisUrl = Field(default="redis://127.0.0.1:6379/0", repr=False)
     """The store of explanations. May hold a password, so it is never shown."""
 
     metrics_host: str = "127.0.0.1"

@@ -11,15 +11,12 @@ import click
 
 from gloss import build, v1
 from gloss.cli.options import with_fields
+from gloss.cli.page import with_page, write
 from gloss.cli.session import INT32, SCALE, TEXT, Session, say
 from gloss.cli.waiting import follow, queue, succeeded
 from gloss.render import html, terminal, words
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-HTML = click.option(
-    "--html", "page", type=click.Path(path_type=Path, dir_okay=False, writable=True), help="Write a page."
-)
 
 
 def with_question(command: Command) -> Command:
@@ -28,18 +25,26 @@ def with_question(command: Command) -> Command:
     They arrive as keyword arguments, of which `target_of` takes the target's and `ask` the last.
     """
     for option in (
-        HTML,
-        click.option("--dry-run", is_flag=True, help="Check it and say what it would cost; queue nothing."),
-        click.option("--no-wait", is_flag=True, help="Queue it and say its name."),
-        click.option("--fresh", is_flag=True, help="Compute anew, even if the same was asked before."),
+        with_page(),
+        click.option("--dry-run", is_flag=True, help="Only check the request and show its cost."),
+        click.option("--no-wait", is_flag=True, help="Queue the job, show its name, and do not wait."),
+        click.option("--fresh", is_flag=True, help="Compute again, even if the same was explained before."),
         with_fields(v1.ExplanationSpec, leaving={*_PARTS} - {"precision"}),
-        click.option("--ids", is_flag=True, help="Texts, of the target too, are token ids: 12,7,99."),
-        click.option("--chat", is_flag=True, help="A prompt is a user's message, or a JSON list of role and content."),
-        click.option("--scale", type=SCALE, help="Of the value that is looked at. [default: log-probability]"),
-        click.option("--generation", type=INT32, help="The model's own generation, of at most so many tokens."),
-        click.option("--continuation", type=TEXT, help="All tokens of this continuation."),
-        click.option("--against", type=TEXT, help="Why the target rather than this?"),
-        click.option("--target", type=TEXT, help="This next token. [default: the most likely one but masks]"),
+        click.option("--ids", is_flag=True, help="Texts, including the target, are token ids: 12,7,99."),
+        click.option(
+            "--chat",
+            is_flag=True,
+            help="A prompt is a user's message, or a JSON list of messages with role and content.",
+        ),
+        click.option("--scale", type=SCALE, help="Scale of the explained value. [default: log-probability]"),
+        click.option(
+            "--generation", type=INT32, help="Explain the model's own generation, of at most this many tokens."
+        ),
+        click.option("--continuation", type=TEXT, help="Explain all tokens of this continuation."),
+        click.option("--against", type=TEXT, help="Explain why the target is more likely than this continuation."),
+        click.option(
+            "--target", type=TEXT, help="Explain this next token. [default: the most likely one that is no mask token]"
+        ),
     ):
         command = option(command)
     return command
@@ -147,5 +152,4 @@ def present(session: Session, explanation: v1.Explanation, page: Path | None) ->
 def write_page(page: Path | None, explanation: v1.Explanation) -> None:
     """Write the HTML page, where one is wanted."""
     if page:
-        page.write_text(html.page(explanation), encoding="utf-8")
-        say(f"wrote {page}", err=True)
+        write(page, html.page(explanation))

@@ -9,10 +9,10 @@ import click
 
 from gloss import citations, v1
 from gloss.citing import MAX_TOKENS, METHOD, SourceUnit
-from gloss.cli.asking import HTML
 from gloss.cli.explain import METHODS
 from gloss.cli.options import with_fields
-from gloss.cli.session import INT32, TEXT, Session, connected, emit, say, with_model
+from gloss.cli.page import with_page, write
+from gloss.cli.session import INT32, TEXT, Session, connected, emit, with_model
 from gloss.cli.waiting import shown
 from gloss.documents import Document
 from gloss.render.citations import page as drawn
@@ -37,31 +37,35 @@ class ContextFile(click.ParamType[Document]):
             self.fail(str(error), param, ctx)
 
 
-@click.command(short_help="Which passages of documents an answer rests on.")
+@click.command(short_help="Answer from documents, and cite the passages behind each sentence.")
 @click.option(
     "--context",
     type=ContextFile(),
     multiple=True,
     required=True,
-    help="A text file; repeat for several. - is standard input.",
+    help="A text file, or - for standard input; may be repeated.",
 )
-@click.option("--question", type=TEXT, required=True, help="What is asked about them.")
+@click.option("--question", type=TEXT, required=True, help="The question about the documents.")
 @click.option(
-    "--answer", type=TEXT, help="Attribute this answer, of another system for instance. [default: the model's]"
+    "--answer",
+    type=TEXT,
+    help="Cite sources for this answer, for example from another system. [default: the model's answer]",
 )
 @click.option(
     "--unit",
     type=click.Choice(list(get_args(SourceUnit))),
     default="sentence",
     show_default=True,
-    help="What a source is.",
+    help="The unit that counts as one source.",
 )
 @click.option(
     "--template",
     type=TEXT,
-    help="The prompt, with {context} and {question} in it. [default: the model's chat template]",
+    help="The prompt, which contains {context} and {question}. [default: the model's chat template]",
 )
-@click.option("--max-tokens", type=INT32, help=f"The most tokens of the model's answer. [default: {MAX_TOKENS}]")
+@click.option(
+    "--max-tokens", type=INT32, help=f"Maximum number of tokens of the model's answer. [default: {MAX_TOKENS}]"
+)
 @click.option(
     "--method",
     type=click.Choice(_WITH_ROWS),
@@ -75,14 +79,14 @@ class ContextFile(click.ParamType[Document]):
     type=float,
     default=citations.SHARE,
     show_default=True,
-    help="Of what all sources do for a sentence, the least that one must carry.",
+    help="Minimum share of the effect of all sources on a sentence that a cited source must carry.",
 )
 @click.option(
     "--limit",
     type=float,
     default=citations.LIMIT,
     show_default=True,
-    help="Nats; a sentence for which all sources do less rests on none.",
+    help="If the effect of all sources on a sentence is below this many nats, the sentence rests on none.",
 )
 @click.option(
     "--level",
@@ -93,12 +97,12 @@ class ContextFile(click.ParamType[Document]):
 )
 @with_fields(v1.Budget, leaving={"standard_error"})
 @with_fields(v1.ExplanationSpec, leaving={field.name for field in v1.ExplanationSpec.DESCRIPTOR.fields} - {"precision"})
-@click.option("--fresh", is_flag=True, help="Compute anew, even if the same was asked before.")
-@HTML
+@click.option("--fresh", is_flag=True, help="Compute again, even if the same was explained before.")
+@with_page()
 @with_model
 @connected
 def cite(session: Session, context: tuple[Document, ...], question: str, *, page: Path | None, **asked: Any) -> None:
-    """Where does the answer come from? The model answers a question, and each sentence names its sources.
+    """Answer a question from documents, and cite the passages that each sentence rests on.
 
     \b
     gloss cite --context notes.md --context plan.txt --question "Who keeps the lighthouse?"
@@ -113,5 +117,4 @@ def cite(session: Session, context: tuple[Document, ...], question: str, *, page
     else:
         session.show(terminal.citations(found))
     if page:
-        page.write_text(drawn.page(found), encoding="utf-8")
-        say(f"wrote {page}", err=True)
+        write(page, drawn.page(found))

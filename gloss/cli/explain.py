@@ -71,7 +71,7 @@ def _rows(given: tuple[UnitName | tuple[int, int], ...]) -> UnitName | list[tupl
     return units[0] if units else spans or None
 
 
-@click.command(short_help="Which words support the prediction, and which oppose it.")
+@click.command(short_help="Show which words support a prediction, and which oppose it.")
 @click.argument("text", type=TEXT)
 @click.option(
     "--method",
@@ -79,25 +79,27 @@ def _rows(given: tuple[UnitName | tuple[int, int], ...]) -> UnitName | list[tupl
     metavar="METHOD",
     default="occlusion",
     show_default=True,
-    help=f"One of {', '.join(METHODS)}. Where the word that decides is known, attention-rollout, value-zeroing and"
-    " often input-times-gradient find it no better than chance.",
+    help=f"One of {', '.join(METHODS)}. In tests with a known deciding word, attention-rollout, value-zeroing and often"
+    " input-times-gradient were no better than chance.",
 )
-@click.option("--unit", type=click.Choice(list(enum_names(v1.FeatureUnit))), help="What gets a value. [default: word]")
-@click.option("--span", "spans", type=SPAN, multiple=True, help="Give a value to these characters; repeat for several.")
-@click.option("--within", type=SPAN, help="Only units that begin within these characters.")
+@click.option(
+    "--unit", type=click.Choice(list(enum_names(v1.FeatureUnit))), help="What gets an attribution. [default: word]"
+)
+@click.option("--span", "spans", type=SPAN, multiple=True, help="Make a feature of these characters; may be repeated.")
+@click.option("--within", type=SPAN, help="Use only units that begin within these characters.")
 @click.option(
     "--removal",
     type=Removal(),
     help="mask, delete, mean-embedding, text=REPLACEMENT or text-and-delete[=REPLACEMENT]."
-    " [default: mask where the model can, else delete]",
+    " [default: mask if the model has a mask token, otherwise delete]",
 )
 @click.option(
     "--rows",
     type=RowsOption(),
     multiple=True,
     metavar=RowsOption.name,
-    help="Attributions of each token, word or sentence of a continuation or a generation too; or of the characters"
-    " START:END of it, repeated for several.",
+    help="Also give the attributions of each token, word or sentence of a continuation or a generation, or of its"
+    " characters START:END; may be repeated.",
 )
 @with_fields(v1.Rows, leaving={"unit", "spans"})
 @with_fields(*METHODS.values())
@@ -136,7 +138,7 @@ def explain(
     page: Path | None,
     **parameters: Any,
 ) -> None:
-    """Why does it say that? Which words of TEXT support the next token, and which oppose it.
+    """Show which words of TEXT support the next token, and which oppose it.
 
     \b
     gloss explain "The capital of France is" --method lime --target " Paris"

@@ -13,14 +13,16 @@ from gloss.render import inference, words
 from gloss.tensors import unpack
 
 
-@click.command("next", short_help="The most likely next tokens.")
+@click.command("next", short_help="List the most likely next tokens.")
 @click.argument("texts", metavar="TEXT...", type=TEXT, nargs=-1, required=True)
 @click.option("--top-k", type=INT32, help="How many tokens to list. [default: 10]")
-@click.option("--temperature", type=float, help="Divides the logits; below 1 sharpens. [default: 1]")
+@click.option(
+    "--temperature", type=float, help="Divides the logits; values below 1 sharpen the distribution. [default: 1]"
+)
 @with_model
 @connected
 def next_(session: Session, texts: tuple[str, ...], top_k: int | None, temperature: float | None, model: str) -> None:
-    """What comes next? The most likely tokens after each TEXT.
+    """List the most likely next tokens after each TEXT.
 
     \b
     gloss next "The capital of France is" --top-k 5
@@ -33,21 +35,39 @@ def next_(session: Session, texts: tuple[str, ...], top_k: int | None, temperatu
     return session.show(inference.answered(reply))
 
 
-@click.command(short_help="Where the model looks: attention over the text.")
+@click.command(short_help="Show where the model looks: attention over the text.")
 @click.argument("text", type=TEXT)
 @click.option(
-    "--layer", "layers", type=INT32, multiple=True, help="Repeat for several; 0 is the lowest. [default: all]"
+    "--layer",
+    "layers",
+    type=INT32,
+    multiple=True,
+    help="Layer to show, 0 is the lowest; may be repeated. [default: all]",
 )
-@click.option("--head", "heads", type=INT32, multiple=True, help="Repeat for several. [default: all]")
 @click.option(
-    "--query", "queries", type=INT32, multiple=True, help="Position that reads; -1 is the last. [default: -1]"
+    "--head", "heads", type=INT32, multiple=True, help="Head to show, from 0; may be repeated. [default: all]"
 )
 @click.option(
-    "--mean", "reduction", flag_value="head-mean", help="The mean over heads; so it is drawn unless --head is given."
+    "--query",
+    "queries",
+    type=INT32,
+    multiple=True,
+    help="Query position; -1 is the last; may be repeated. [default: -1]",
 )
-@click.option("--raw", "reduction", flag_value="raw", help="Every head by itself.")
-@click.option("--rollout", "reduction", flag_value="rollout", help="Attention multiplied up through the layers.")
-@click.option("--top-n", type=INT32, help="Fetch only the n heaviest tokens of each row.")
+@click.option(
+    "--mean",
+    "reduction",
+    flag_value="head-mean",
+    help="Show the mean over the heads. The default unless --head is given.",
+)
+@click.option("--raw", "reduction", flag_value="raw", help="Show every head separately.")
+@click.option(
+    "--rollout",
+    "reduction",
+    flag_value="rollout",
+    help="Show attention rollout: attention multiplied through the layers.",
+)
+@click.option("--top-n", type=INT32, help="Fetch only the N tokens with the largest weights of each row.")
 @with_model
 @connected
 def attention(
@@ -61,7 +81,7 @@ def attention(
     top_n: int | None,
     model: str,
 ) -> None:
-    """Where does it look? Attention of the last token, or of any other, over TEXT.
+    """Show the attention of the last token of TEXT, or of any other, to the tokens before it.
 
     \b
     gloss attention "The capital of France is" --layer 1 --head 0
@@ -86,14 +106,14 @@ def _with_numbers(reply: v1.AttentionResponse) -> dict[str, Any]:
     return shown
 
 
-@click.command(short_help="How likely a continuation is.")
+@click.command(short_help="Show how likely a continuation is.")
 @click.argument("text", type=TEXT)
 @click.argument("continuations", metavar="CONTINUATION...", type=TEXT, nargs=-1, required=True)
-@click.option("--top-k", type=INT32, help="List so many alternatives at each position. [default: 0]")
+@click.option("--top-k", type=INT32, help="Number of alternatives to list at each position. [default: 0]")
 @with_model
 @connected
 def score(session: Session, text: str, continuations: tuple[str, ...], top_k: int | None, model: str) -> None:
-    """How likely is that? The log-probability of each CONTINUATION after TEXT.
+    """Show the log-probability of each CONTINUATION after TEXT.
 
     Write the space that separates the two.
 
@@ -110,12 +130,18 @@ def score(session: Session, text: str, continuations: tuple[str, ...], top_k: in
 
 @click.command(short_help="Generate text.")
 @click.argument("text", type=TEXT)
-@click.option("--max-tokens", type=INT32, help="[default: 64]")
-@click.option("--temperature", type=float, help="0 is greedy. [default: 0]")
-@click.option("--top-p", type=float, help="[default: 1]")
-@click.option("--seed", type=click.IntRange(0, 2**64 - 1), help="[default: drawn by the server]")
-@click.option("--stop", type=TEXT, multiple=True, help="Stop before this text; repeat for several.")
-@click.option("--top-k", type=INT32, help="List so many alternatives to each token. [default: 0]")
+@click.option("--max-tokens", type=INT32, help="Maximum number of tokens to generate. [default: 64]")
+@click.option(
+    "--temperature", type=float, help="0 is greedy; above 0, tokens are drawn at this temperature. [default: 0]"
+)
+@click.option(
+    "--top-p",
+    type=float,
+    help="Draw only from the most likely tokens that together have this probability. [default: 1]",
+)
+@click.option("--seed", type=click.IntRange(0, 2**64 - 1), help="Random seed. [default: chosen by the server]")
+@click.option("--stop", type=TEXT, multiple=True, help="Stop before this text; may be repeated.")
+@click.option("--top-k", type=INT32, help="Number of alternatives to list for each token. [default: 0]")
 @with_model
 @connected
 def generate(
@@ -130,7 +156,7 @@ def generate(
     top_k: int | None,
     model: str,
 ) -> None:
-    """Generate text: continue TEXT as the model does, token by token."""
+    """Generate text: continue TEXT, token by token."""
     replies = session.client.generate(
         text,
         max_tokens=max_tokens,
@@ -158,23 +184,23 @@ def generate(
         session.show(*([inference.generated(seen)] if top_k else []), inference.answered(seen[-1]))
 
 
-@click.command(short_help="The tokens it reads.")
+@click.command(short_help="Show the tokens of a text.")
 @click.argument("text", type=TEXT)
 @with_model
 @connected
 def tokenize(session: Session, text: str, model: str) -> None:
-    """How does it read? The tokens of TEXT with their ids."""
+    """Show the tokens of TEXT, with their ids."""
     reply = session.client.tokenize(text, model=model)
     if session.json:
         return session.emit(reply)
     return session.show(inference.tokens(reply))
 
 
-@click.command(short_help="The models that are served.")
-@click.option("--verbose", is_flag=True, help="Also show how each is computed, as found when it was loaded.")
+@click.command(short_help="List the models of the server.")
+@click.option("--verbose", is_flag=True, help="Also show which fast ways of computing each model uses.")
 @connected
 def models(session: Session, verbose: bool) -> None:
-    """Who is there? The models that the server holds."""
+    """List the models of the server."""
     reply = session.client.models()
     if session.json:
         return session.emit(reply)

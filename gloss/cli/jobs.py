@@ -11,26 +11,28 @@ import click
 from gloss import v1
 from gloss.calls.explanations import StateName, ViewName
 from gloss.cli.asking import known, present, write_page
+from gloss.cli.page import with_page
 from gloss.cli.session import Session, as_dict, connected, emit, say
 from gloss.cli.waiting import follow, succeeded
 from gloss.render import terminal, words
 
 VIEW = click.Choice(get_args(ViewName))
-PAGE = click.Path(path_type=Path, dir_okay=False, writable=True)
 
 
-@click.group(short_help="Explanations that were asked for: list, get, watch, cancel, delete.")
+@click.group(short_help="List, get, watch, cancel and delete explanations.")
 def jobs() -> None:
-    """What was asked? List, look at, cancel and delete explanations."""
+    """List, get, watch, cancel and delete explanations."""
 
 
 @jobs.command("list")
-@click.option("--state", type=click.Choice(get_args(StateName)), help="Only those in this state.")
-@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="The most to show.")
-@click.option("--view", type=VIEW, help="For --json: full has what was asked, too. [default: basic]")
+@click.option("--state", type=click.Choice(get_args(StateName)), help="Show only explanations in this state.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Maximum number of explanations to show."
+)
+@click.option("--view", type=VIEW, help="For --json: full includes the spec. [default: basic]")
 @connected
 def list_(session: Session, state: StateName | None, limit: int, view: ViewName | None) -> None:
-    """Explanations, newest first."""
+    """List explanations, newest first."""
     _check_view(session, view)
     found = list(islice(session.client.list(state=state, view=view, page_size=min(limit, 1000)), limit))
     if session.json:
@@ -42,11 +44,11 @@ def list_(session: Session, state: StateName | None, limit: int, view: ViewName 
 
 @jobs.command()
 @click.argument("name")
-@click.option("--html", "page", type=PAGE, help="Write a page.")
-@click.option("--view", type=VIEW, help="For --json: basic leaves out what was asked. [default: full]")
+@with_page()
+@click.option("--view", type=VIEW, help="For --json: basic leaves out the spec. [default: full]")
 @connected
 def get(session: Session, name: str, page: Path | None, view: ViewName | None) -> None:
-    """One explanation, with what is known so far."""
+    """Show an explanation, with what is known so far."""
     _check_view(session, view)
     explanation = session.client.get(name, view=view)
     if not session.json and not known(explanation):
@@ -56,11 +58,11 @@ def get(session: Session, name: str, page: Path | None, view: ViewName | None) -
 
 @jobs.command()
 @click.argument("name")
-@click.option("--html", "page", type=PAGE, help="Write a page at the end.")
-@click.option("--view", type=VIEW, help="For --json: full has what was asked in each line, too. [default: basic]")
+@with_page("Write the result to FILE as a web page, at the end.")
+@click.option("--view", type=VIEW, help="For --json: full includes the spec in each line. [default: basic]")
 @connected
 def watch(session: Session, name: str, page: Path | None, view: ViewName | None) -> None:
-    """An explanation until it ends; with --json, one line for each change."""
+    """Follow an explanation until it ends; with --json, one line per change."""
     _check_view(session, view)
     if not session.json:
         return present(session, follow(session, session.client.get(name)), page)
@@ -80,7 +82,7 @@ def watch(session: Session, name: str, page: Path | None, view: ViewName | None)
 @click.argument("name")
 @connected
 def cancel(session: Session, name: str) -> None:
-    """Stop an explanation; what it knows so far is kept."""
+    """Cancel an explanation; its partial result is kept."""
     explanation = session.client.cancel(name)
     if session.json:
         return session.emit(explanation)
@@ -91,7 +93,7 @@ def cancel(session: Session, name: str) -> None:
 @click.argument("name")
 @connected
 def delete(session: Session, name: str) -> None:
-    """Cancel an explanation where needed, and forget it."""
+    """Delete an explanation, after cancelling it if it is not done."""
     reply = session.client.delete(name)
     if session.json:
         return session.emit(reply)

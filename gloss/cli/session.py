@@ -88,19 +88,26 @@ _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 def connected(command: Command) -> Command:
     """Give a command the connection's options and hand it a `Session`; its errors become two lines and an exit code."""
 
-    @click.option("--address", metavar="HOST:PORT", help=f"The server. [GLOSS_ADDRESS; default: {DEFAULT_ADDRESS}]")
     @click.option(
-        "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", default=30.0, show_default=True
+        "--address", metavar="HOST:PORT", help=f"Address of the server. [GLOSS_ADDRESS; default: {DEFAULT_ADDRESS}]"
     )
-    @click.option("--json", "as_json", is_flag=True, help="Print JSON for machines instead of a picture.")
-    @click.option("--key", help="API key to present to the server; prefer the variable. [GLOSS_KEY]")
+    @click.option(
+        "--timeout",
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="SECONDS",
+        default=30.0,
+        show_default=True,
+        help="Time limit of a call.",
+    )
+    @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+    @click.option("--key", help="API key. The variable is safer, because other users can see options. [GLOSS_KEY]")
     @click.option("--tls", is_flag=True, help="Encrypt the connection.")
-    @click.option("--ca", type=_FILE, help="Trust this PEM file; implies --tls. [GLOSS_CA]")
+    @click.option("--ca", type=_FILE, help="PEM file of the authorities to trust; implies --tls. [GLOSS_CA]")
     @click.option(
         "--certificate",
         type=(_FILE, _FILE),
         metavar="CERTIFICATE KEY",
-        help="This client's PEM files, for mutual TLS. [GLOSS_CERTIFICATE, GLOSS_CERTIFICATE_KEY]",
+        help="PEM files of this client, for mutual TLS. [GLOSS_CERTIFICATE, GLOSS_CERTIFICATE_KEY]",
     )
     @functools.wraps(command)
     def run(
@@ -131,7 +138,9 @@ def connected(command: Command) -> Command:
 
 def with_model(command: Command) -> Command:
     """Give a command the choice of a model."""
-    decorate: Callable[[Command], Command] = click.option("--model", default="", help="Default: the server's own.")
+    decorate: Callable[[Command], Command] = click.option(
+        "--model", default="", help="Name of the model. [default: the server's default model]"
+    )
     return decorate(command)
 
 

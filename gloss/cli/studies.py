@@ -26,10 +26,15 @@ class Group(click.ParamType[tuple[str, list[str]]]):
         return label, [word.strip() for word in words.split(",")]
 
 
-@click.command(short_help="What changes when one group's words take the place of another's.")
+@click.command(short_help="Measure what changes when one group's words replace another's.")
 @click.argument("templates", type=TEXT, nargs=-1, required=True)
 @click.option(
-    "--group", "groups", type=Group(), multiple=True, required=True, help="Words to compare; repeat for each group."
+    "--group",
+    "groups",
+    type=Group(),
+    multiple=True,
+    required=True,
+    help="Words to compare, separated by commas; repeat for each group.",
 )
 @with_fields(v1.Budget, leaving={"standard_error"})
 @with_question
@@ -38,7 +43,7 @@ class Group(click.ParamType[tuple[str, list[str]]]):
 def bias(
     session: Session, templates: tuple[str, ...], *, groups: tuple[tuple[str, list[str]], ...], chat: bool, **asked: Any
 ) -> None:
-    """Does the value change when a word is swapped? TEMPLATES are texts with the slot {}.
+    """Measure how the value changes when a word is replaced. TEMPLATES are texts with the slot {}.
 
     \b
     gloss bias "The {} wrote that" "Then the {} said" --target " he" --against " she" \\
@@ -51,7 +56,7 @@ def bias(
     _ask(session, build.bias_probe(templates, dict(groups)), **asked)
 
 
-@click.command(short_help="Which words, over many prompts, go with a prediction.")
+@click.command(short_help="Find the words that go with a prediction, over many prompts.")
 @click.argument("prompts", type=click.File(encoding="utf-8"))
 @with_fields(v1.GlobalSurrogate, leaving={"prompts"}, refused={"lasso"})
 @with_fields(v1.Budget, leaving={"standard_error"})
@@ -69,7 +74,9 @@ def surrogate(
     ids: bool,
     **asked: Any,
 ) -> None:
-    """From which words are present to the model's value, fitted over the lines of PROMPTS ("-" reads standard input).
+    """Fit a simple model that predicts the value from the words of a prompt.
+
+    PROMPTS is a file with one prompt per line; "-" is standard input.
 
     \b
     gloss surrogate prompts.txt --target " good" --surrogate decision-tree

@@ -22,12 +22,12 @@ CONTEXT = "The film was shown in London . The band played in Paris . Snow fell i
 PROMPT = "The film was released in theaters across the United"
 
 
-@click.command(short_help="A guided tour of a running server.")
+@click.command(short_help="Show what a running server can do.")
 @click.argument("text", type=TEXT, default=PROMPT)
 @with_model
 @connected
 def tour(session: Session, text: str, model: str) -> None:
-    """Show me around! What comes next after TEXT, where the model looks, and why it says so."""
+    """Show what a running server can do: what comes after TEXT, where the model looks, and why."""
     stops = Tour(session, text, model)
     found = {
         "models": stops.who_is_there(),
@@ -77,8 +77,8 @@ class Tour:
         layer = max(self._info.layer_count - 1, 0)
         self._arrive(
             "Where does it look?",
-            "Attention of the last token over the prompt, in the highest layer. It shows where information is read, "
-            "which is not yet a reason.",
+            "Attention of the last token over the prompt, in the highest layer. It shows where the model reads, not "
+            "why it answers.",
             *("attention", "--layer", str(layer)),
         )
         if not self._info.has_attention:
@@ -92,7 +92,7 @@ class Tour:
         """Occlusion."""
         self._arrive(
             "Why? Leave each word out",
-            "Occlusion removes one word at a time and watches the prediction fall. A worker does it, as a job.",
+            "Occlusion removes one word at a time and measures how the prediction falls. A worker computes it.",
             "explain",
         )
         return self._explain("occlusion")

@@ -43,6 +43,8 @@ def unreachable(message: str, client: Client) -> tuple[str, str]:
         return f"no connection to {client.address}: {cause}", "Look at --tls, --ca and --certificate."
     if any(sign in message for sign in _CLOSED):
         return f"{client.address} closed the connection ({cause})", _if_closed(client)
+    if re.fullmatch(r"[\w.-]+", client.address):
+        return f"no Gloss server answers at {client.address} ({cause})", f"Name its port, too: {client.address}:50051."
     advice = "Start one with `make up` (or `python -m server`), or name another by --address or GLOSS_ADDRESS."
     return f"no Gloss server answers at {client.address} ({cause})", advice
 

@@ -235,8 +235,8 @@ def faithfulness(found: v1.Faithfulness, units: str, scale: str = "") -> Iterato
     parts = (
         ("comprehensiveness", True, found.comprehensiveness.aopc, "removing the top {0} costs {1}{3}, random {2}"),
         ("sufficiency", False, found.sufficiency.aopc, "keeping only the top {0} costs {1}{3}, random {2}"),
-        ("deletion", False, found.deletion_auc, "top {0} out first leaves {1} of the effect, random order {2}"),
-        ("insertion", True, found.insertion_auc, "top {0} back first gives {1} of the effect, random order {2}"),
+        ("deletion", False, found.deletion_auc, "top {0} out first leaves {1} of the effect, random {2}"),
+        ("insertion", True, found.insertion_auc, "top {0} back first gives {1} of the effect, random {2}"),
     )
     for name, high_is_good, metric, sentence in parts:
         gain = (metric.value - metric.random) * (1 if high_is_good else -1)

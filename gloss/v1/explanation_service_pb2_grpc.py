@@ -26,13 +26,15 @@ if _version_not_supported:
 
 
 class ExplanationServiceStub:
-    """Explanations are resources: created, watched while a worker computes them, kept for a while, deleted. Most explain one
-    prompt; a study asks about many, and is an explanation like the others but for its spec and result.
+    """Explanations are resources: clients create and watch them, workers compute them, and the server keeps them for a
+    while. Most explain one prompt. A study covers many prompts, and differs from other explanations only in its spec and
+    result.
 
-    An explanation belongs to the tenant of whoever created it: of an API key, or of a client certificate. To other tenants
-    it is NOT_FOUND, is on no list, and is not the answer to an equal spec or request_id. An admin's key sees all.
+    An explanation belongs to the tenant that created it: the tenant of an API key or of a client certificate. For other
+    tenants it does not exist: they get NOT_FOUND, no list contains it, and it does not answer an equal spec or
+    request_id. An admin's key sees all explanations.
 
-    Every call answers UNAVAILABLE with RetryInfo while the store of explanations cannot be used, but for validate_only.
+    Every call except validate_only returns UNAVAILABLE with RetryInfo while the store of explanations cannot be used.
     """
 
     def __init__(self, channel):
@@ -74,19 +76,21 @@ class ExplanationServiceStub:
 
 
 class ExplanationServiceServicer:
-    """Explanations are resources: created, watched while a worker computes them, kept for a while, deleted. Most explain one
-    prompt; a study asks about many, and is an explanation like the others but for its spec and result.
+    """Explanations are resources: clients create and watch them, workers compute them, and the server keeps them for a
+    while. Most explain one prompt. A study covers many prompts, and differs from other explanations only in its spec and
+    result.
 
-    An explanation belongs to the tenant of whoever created it: of an API key, or of a client certificate. To other tenants
-    it is NOT_FOUND, is on no list, and is not the answer to an equal spec or request_id. An admin's key sees all.
+    An explanation belongs to the tenant that created it: the tenant of an API key or of a client certificate. For other
+    tenants it does not exist: they get NOT_FOUND, no list contains it, and it does not answer an equal spec or
+    request_id. An admin's key sees all explanations.
 
-    Every call answers UNAVAILABLE with RetryInfo while the store of explanations cannot be used, but for validate_only.
+    Every call except validate_only returns UNAVAILABLE with RetryInfo while the store of explanations cannot be used.
     """
 
     def CreateExplanation(self, request, context):
-        """Queues an explanation and answers at once. Creating the same spec again answers the explanation that exists, unless
-        it failed or was cancelled. UNAVAILABLE when no worker serves the model. With validate_only, checks the request and
-        answers what the work would cost; nothing is queued.
+        """Queues an explanation and returns at once. If an explanation with the same spec exists, returns that one, unless it
+        failed or was cancelled. UNAVAILABLE if no worker serves the model. With validate_only, checks the request and
+        returns the cost of the work; nothing is queued.
         buf:lint:ignore RPC_RESPONSE_STANDARD_NAME A Create method answers the resource (AIP-133).
         buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
         """
@@ -95,7 +99,7 @@ class ExplanationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetExplanation(self, request, context):
-        """One explanation, with its partial or final result. Default view: FULL.
+        """Returns an explanation with its partial or final result. Default view: FULL.
         buf:lint:ignore RPC_RESPONSE_STANDARD_NAME A Get method answers the resource (AIP-131).
         buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
         """
@@ -104,24 +108,25 @@ class ExplanationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListExplanations(self, request, context):
-        """Explanations, newest first, without their results. What is stored of one and cannot be read is left out. Default
-        view: BASIC.
+        """Returns explanations, newest first, without their results. Leaves out explanations whose stored data cannot be
+        read. Default view: BASIC.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchExplanation(self, request, context):
-        """The explanation now, and again whenever it changes, until it ends; at most a few messages a second. The stream of
-        an explanation that has ended holds one message. Default view: BASIC, so that what was asked is not sent each time.
+        """Returns the explanation as it is now, and again whenever it changes, until it ends; at most a few messages per
+        second. For an explanation that has ended, the stream has one message. Default view: BASIC, so that the spec is not
+        sent each time.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CancelExplanation(self, request, context):
-        """Asks for a stop and answers the explanation, which is CANCELLED from then on and keeps its partial result.
-        Cancelling again changes nothing; an explanation that ended otherwise answers FAILED_PRECONDITION.
+        """Cancels an explanation and returns it. Its state is CANCELLED from then on, and it keeps its partial result.
+        Cancelling it again changes nothing. FAILED_PRECONDITION if the explanation has ended otherwise.
         buf:lint:ignore RPC_RESPONSE_STANDARD_NAME A custom method on a resource answers it (AIP-136).
         buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
         """
@@ -130,7 +135,7 @@ class ExplanationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteExplanation(self, request, context):
-        """Cancels the explanation where needed and forgets it.
+        """Deletes an explanation, after cancelling it if it is not done.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -178,13 +183,15 @@ def add_ExplanationServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ExplanationService:
-    """Explanations are resources: created, watched while a worker computes them, kept for a while, deleted. Most explain one
-    prompt; a study asks about many, and is an explanation like the others but for its spec and result.
+    """Explanations are resources: clients create and watch them, workers compute them, and the server keeps them for a
+    while. Most explain one prompt. A study covers many prompts, and differs from other explanations only in its spec and
+    result.
 
-    An explanation belongs to the tenant of whoever created it: of an API key, or of a client certificate. To other tenants
-    it is NOT_FOUND, is on no list, and is not the answer to an equal spec or request_id. An admin's key sees all.
+    An explanation belongs to the tenant that created it: the tenant of an API key or of a client certificate. For other
+    tenants it does not exist: they get NOT_FOUND, no list contains it, and it does not answer an equal spec or
+    request_id. An admin's key sees all explanations.
 
-    Every call answers UNAVAILABLE with RetryInfo while the store of explanations cannot be used, but for validate_only.
+    Every call except validate_only returns UNAVAILABLE with RetryInfo while the store of explanations cannot be used.
     """
 
     @staticmethod

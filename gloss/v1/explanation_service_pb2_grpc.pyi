@@ -27,13 +27,15 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ExplanationServiceStub:
-    """Explanations are resources: created, watched while a worker computes them, kept for a while, deleted. Most explain one
-    prompt; a study asks about many, and is an explanation like the others but for its spec and result.
+    """Explanations are resources: clients create and watch them, workers compute them, and the server keeps them for a
+    while. Most explain one prompt. A study covers many prompts, and differs from other explanations only in its spec and
+    result.
 
-    An explanation belongs to the tenant of whoever created it: of an API key, or of a client certificate. To other tenants
-    it is NOT_FOUND, is on no list, and is not the answer to an equal spec or request_id. An admin's key sees all.
+    An explanation belongs to the tenant that created it: the tenant of an API key or of a client certificate. For other
+    tenants it does not exist: they get NOT_FOUND, no list contains it, and it does not answer an equal spec or
+    request_id. An admin's key sees all explanations.
 
-    Every call answers UNAVAILABLE with RetryInfo while the store of explanations cannot be used, but for validate_only.
+    Every call except validate_only returns UNAVAILABLE with RetryInfo while the store of explanations cannot be used.
     """
 
     @_typing.overload
@@ -41,83 +43,89 @@ class ExplanationServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ExplanationServiceAsyncStub: ...
     CreateExplanation: _grpc.UnaryUnaryMultiCallable[_explanation_service_pb2.CreateExplanationRequest, _explanation_service_pb2.Explanation]
-    """Queues an explanation and answers at once. Creating the same spec again answers the explanation that exists, unless
-    it failed or was cancelled. UNAVAILABLE when no worker serves the model. With validate_only, checks the request and
-    answers what the work would cost; nothing is queued.
+    """Queues an explanation and returns at once. If an explanation with the same spec exists, returns that one, unless it
+    failed or was cancelled. UNAVAILABLE if no worker serves the model. With validate_only, checks the request and
+    returns the cost of the work; nothing is queued.
     buf:lint:ignore RPC_RESPONSE_STANDARD_NAME A Create method answers the resource (AIP-133).
     buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
     """
     GetExplanation: _grpc.UnaryUnaryMultiCallable[_explanation_service_pb2.GetExplanationRequest, _explanation_service_pb2.Explanation]
-    """One explanation, with its partial or final result. Default view: FULL.
+    """Returns an explanation with its partial or final result. Default view: FULL.
     buf:lint:ignore RPC_RESPONSE_STANDARD_NAME A Get method answers the resource (AIP-131).
     buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
     """
     ListExplanations: _grpc.UnaryUnaryMultiCallable[_explanation_service_pb2.ListExplanationsRequest, _explanation_service_pb2.ListExplanationsResponse]
-    """Explanations, newest first, without their results. What is stored of one and cannot be read is left out. Default
-    view: BASIC.
+    """Returns explanations, newest first, without their results. Leaves out explanations whose stored data cannot be
+    read. Default view: BASIC.
     """
     WatchExplanation: _grpc.UnaryStreamMultiCallable[_explanation_service_pb2.WatchExplanationRequest, _explanation_service_pb2.WatchExplanationResponse]
-    """The explanation now, and again whenever it changes, until it ends; at most a few messages a second. The stream of
-    an explanation that has ended holds one message. Default view: BASIC, so that what was asked is not sent each time.
+    """Returns the explanation as it is now, and again whenever it changes, until it ends; at most a few messages per
+    second. For an explanation that has ended, the stream has one message. Default view: BASIC, so that the spec is not
+    sent each time.
     """
     CancelExplanation: _grpc.UnaryUnaryMultiCallable[_explanation_service_pb2.CancelExplanationRequest, _explanation_service_pb2.Explanation]
-    """Asks for a stop and answers the explanation, which is CANCELLED from then on and keeps its partial result.
-    Cancelling again changes nothing; an explanation that ended otherwise answers FAILED_PRECONDITION.
+    """Cancels an explanation and returns it. Its state is CANCELLED from then on, and it keeps its partial result.
+    Cancelling it again changes nothing. FAILED_PRECONDITION if the explanation has ended otherwise.
     buf:lint:ignore RPC_RESPONSE_STANDARD_NAME A custom method on a resource answers it (AIP-136).
     buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
     """
     DeleteExplanation: _grpc.UnaryUnaryMultiCallable[_explanation_service_pb2.DeleteExplanationRequest, _explanation_service_pb2.DeleteExplanationResponse]
-    """Cancels the explanation where needed and forgets it."""
+    """Deletes an explanation, after cancelling it if it is not done."""
 
 @_typing.type_check_only
 class ExplanationServiceAsyncStub(ExplanationServiceStub):
-    """Explanations are resources: created, watched while a worker computes them, kept for a while, deleted. Most explain one
-    prompt; a study asks about many, and is an explanation like the others but for its spec and result.
+    """Explanations are resources: clients create and watch them, workers compute them, and the server keeps them for a
+    while. Most explain one prompt. A study covers many prompts, and differs from other explanations only in its spec and
+    result.
 
-    An explanation belongs to the tenant of whoever created it: of an API key, or of a client certificate. To other tenants
-    it is NOT_FOUND, is on no list, and is not the answer to an equal spec or request_id. An admin's key sees all.
+    An explanation belongs to the tenant that created it: the tenant of an API key or of a client certificate. For other
+    tenants it does not exist: they get NOT_FOUND, no list contains it, and it does not answer an equal spec or
+    request_id. An admin's key sees all explanations.
 
-    Every call answers UNAVAILABLE with RetryInfo while the store of explanations cannot be used, but for validate_only.
+    Every call except validate_only returns UNAVAILABLE with RetryInfo while the store of explanations cannot be used.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateExplanation: _aio.UnaryUnaryMultiCallable[_explanation_service_pb2.CreateExplanationRequest, _explanation_service_pb2.Explanation]  # type: ignore[assignment]
-    """Queues an explanation and answers at once. Creating the same spec again answers the explanation that exists, unless
-    it failed or was cancelled. UNAVAILABLE when no worker serves the model. With validate_only, checks the request and
-    answers what the work would cost; nothing is queued.
+    """Queues an explanation and returns at once. If an explanation with the same spec exists, returns that one, unless it
+    failed or was cancelled. UNAVAILABLE if no worker serves the model. With validate_only, checks the request and
+    returns the cost of the work; nothing is queued.
     buf:lint:ignore RPC_RESPONSE_STANDARD_NAME A Create method answers the resource (AIP-133).
     buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
     """
     GetExplanation: _aio.UnaryUnaryMultiCallable[_explanation_service_pb2.GetExplanationRequest, _explanation_service_pb2.Explanation]  # type: ignore[assignment]
-    """One explanation, with its partial or final result. Default view: FULL.
+    """Returns an explanation with its partial or final result. Default view: FULL.
     buf:lint:ignore RPC_RESPONSE_STANDARD_NAME A Get method answers the resource (AIP-131).
     buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
     """
     ListExplanations: _aio.UnaryUnaryMultiCallable[_explanation_service_pb2.ListExplanationsRequest, _explanation_service_pb2.ListExplanationsResponse]  # type: ignore[assignment]
-    """Explanations, newest first, without their results. What is stored of one and cannot be read is left out. Default
-    view: BASIC.
+    """Returns explanations, newest first, without their results. Leaves out explanations whose stored data cannot be
+    read. Default view: BASIC.
     """
     WatchExplanation: _aio.UnaryStreamMultiCallable[_explanation_service_pb2.WatchExplanationRequest, _explanation_service_pb2.WatchExplanationResponse]  # type: ignore[assignment]
-    """The explanation now, and again whenever it changes, until it ends; at most a few messages a second. The stream of
-    an explanation that has ended holds one message. Default view: BASIC, so that what was asked is not sent each time.
+    """Returns the explanation as it is now, and again whenever it changes, until it ends; at most a few messages per
+    second. For an explanation that has ended, the stream has one message. Default view: BASIC, so that the spec is not
+    sent each time.
     """
     CancelExplanation: _aio.UnaryUnaryMultiCallable[_explanation_service_pb2.CancelExplanationRequest, _explanation_service_pb2.Explanation]  # type: ignore[assignment]
-    """Asks for a stop and answers the explanation, which is CANCELLED from then on and keeps its partial result.
-    Cancelling again changes nothing; an explanation that ended otherwise answers FAILED_PRECONDITION.
+    """Cancels an explanation and returns it. Its state is CANCELLED from then on, and it keeps its partial result.
+    Cancelling it again changes nothing. FAILED_PRECONDITION if the explanation has ended otherwise.
     buf:lint:ignore RPC_RESPONSE_STANDARD_NAME A custom method on a resource answers it (AIP-136).
     buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
     """
     DeleteExplanation: _aio.UnaryUnaryMultiCallable[_explanation_service_pb2.DeleteExplanationRequest, _explanation_service_pb2.DeleteExplanationResponse]  # type: ignore[assignment]
-    """Cancels the explanation where needed and forgets it."""
+    """Deletes an explanation, after cancelling it if it is not done."""
 
 class ExplanationServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Explanations are resources: created, watched while a worker computes them, kept for a while, deleted. Most explain one
-    prompt; a study asks about many, and is an explanation like the others but for its spec and result.
+    """Explanations are resources: clients create and watch them, workers compute them, and the server keeps them for a
+    while. Most explain one prompt. A study covers many prompts, and differs from other explanations only in its spec and
+    result.
 
-    An explanation belongs to the tenant of whoever created it: of an API key, or of a client certificate. To other tenants
-    it is NOT_FOUND, is on no list, and is not the answer to an equal spec or request_id. An admin's key sees all.
+    An explanation belongs to the tenant that created it: the tenant of an API key or of a client certificate. For other
+    tenants it does not exist: they get NOT_FOUND, no list contains it, and it does not answer an equal spec or
+    request_id. An admin's key sees all explanations.
 
-    Every call answers UNAVAILABLE with RetryInfo while the store of explanations cannot be used, but for validate_only.
+    Every call except validate_only returns UNAVAILABLE with RetryInfo while the store of explanations cannot be used.
     """
 
     @_abc_1.abstractmethod
@@ -126,9 +134,9 @@ class ExplanationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _explanation_service_pb2.CreateExplanationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_explanation_service_pb2.Explanation, _abc.Awaitable[_explanation_service_pb2.Explanation]]:
-        """Queues an explanation and answers at once. Creating the same spec again answers the explanation that exists, unless
-        it failed or was cancelled. UNAVAILABLE when no worker serves the model. With validate_only, checks the request and
-        answers what the work would cost; nothing is queued.
+        """Queues an explanation and returns at once. If an explanation with the same spec exists, returns that one, unless it
+        failed or was cancelled. UNAVAILABLE if no worker serves the model. With validate_only, checks the request and
+        returns the cost of the work; nothing is queued.
         buf:lint:ignore RPC_RESPONSE_STANDARD_NAME A Create method answers the resource (AIP-133).
         buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
         """
@@ -139,7 +147,7 @@ class ExplanationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _explanation_service_pb2.GetExplanationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_explanation_service_pb2.Explanation, _abc.Awaitable[_explanation_service_pb2.Explanation]]:
-        """One explanation, with its partial or final result. Default view: FULL.
+        """Returns an explanation with its partial or final result. Default view: FULL.
         buf:lint:ignore RPC_RESPONSE_STANDARD_NAME A Get method answers the resource (AIP-131).
         buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
         """
@@ -150,8 +158,8 @@ class ExplanationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _explanation_service_pb2.ListExplanationsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_explanation_service_pb2.ListExplanationsResponse, _abc.Awaitable[_explanation_service_pb2.ListExplanationsResponse]]:
-        """Explanations, newest first, without their results. What is stored of one and cannot be read is left out. Default
-        view: BASIC.
+        """Returns explanations, newest first, without their results. Leaves out explanations whose stored data cannot be
+        read. Default view: BASIC.
         """
 
     @_abc_1.abstractmethod
@@ -160,8 +168,9 @@ class ExplanationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _explanation_service_pb2.WatchExplanationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_explanation_service_pb2.WatchExplanationResponse], _abc.AsyncIterator[_explanation_service_pb2.WatchExplanationResponse]]:
-        """The explanation now, and again whenever it changes, until it ends; at most a few messages a second. The stream of
-        an explanation that has ended holds one message. Default view: BASIC, so that what was asked is not sent each time.
+        """Returns the explanation as it is now, and again whenever it changes, until it ends; at most a few messages per
+        second. For an explanation that has ended, the stream has one message. Default view: BASIC, so that the spec is not
+        sent each time.
         """
 
     @_abc_1.abstractmethod
@@ -170,8 +179,8 @@ class ExplanationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _explanation_service_pb2.CancelExplanationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_explanation_service_pb2.Explanation, _abc.Awaitable[_explanation_service_pb2.Explanation]]:
-        """Asks for a stop and answers the explanation, which is CANCELLED from then on and keeps its partial result.
-        Cancelling again changes nothing; an explanation that ended otherwise answers FAILED_PRECONDITION.
+        """Cancels an explanation and returns it. Its state is CANCELLED from then on, and it keeps its partial result.
+        Cancelling it again changes nothing. FAILED_PRECONDITION if the explanation has ended otherwise.
         buf:lint:ignore RPC_RESPONSE_STANDARD_NAME A custom method on a resource answers it (AIP-136).
         buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
         """
@@ -182,6 +191,6 @@ class ExplanationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _explanation_service_pb2.DeleteExplanationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_explanation_service_pb2.DeleteExplanationResponse, _abc.Awaitable[_explanation_service_pb2.DeleteExplanationResponse]]:
-        """Cancels the explanation where needed and forgets it."""
+        """Deletes an explanation, after cancelling it if it is not done."""
 
 def add_ExplanationServiceServicer_to_server(servicer: ExplanationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

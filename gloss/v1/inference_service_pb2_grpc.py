@@ -29,8 +29,8 @@ class InferenceServiceStub:
     """Answers in milliseconds from a model that is resident in memory. It never depends on the job queue.
 
     Every request names its model. An empty name means the server's default model; an unknown name is NOT_FOUND. A reply
-    that would exceed the server's message limit is refused with INVALID_ARGUMENT, REPLY_TOO_LARGE, before the model runs
-    where its size is known by then.
+    that would exceed the server's message limit is refused with INVALID_ARGUMENT and REPLY_TOO_LARGE; if its size is
+    known in advance, before the model runs.
     """
 
     def __init__(self, channel):
@@ -75,8 +75,8 @@ class InferenceServiceServicer:
     """Answers in milliseconds from a model that is resident in memory. It never depends on the job queue.
 
     Every request names its model. An empty name means the server's default model; an unknown name is NOT_FOUND. A reply
-    that would exceed the server's message limit is refused with INVALID_ARGUMENT, REPLY_TOO_LARGE, before the model runs
-    where its size is known by then.
+    that would exceed the server's message limit is refused with INVALID_ARGUMENT and REPLY_TOO_LARGE; if its size is
+    known in advance, before the model runs.
     """
 
     def NextToken(self, request, context):
@@ -95,23 +95,22 @@ class InferenceServiceServicer:
 
     def Generate(self, request, context):
         """Continues a prompt, token by token. Cancelling the call stops the work. While the client does not read, generation
-        pauses; after the server's time-out (default 30 seconds) the stream ends with UNAVAILABLE, STREAM_UNREAD.
+        pauses. After the server's time-out (default 30 seconds) the stream ends with UNAVAILABLE and STREAM_UNREAD.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Attention(self, request, context):
-        """Returns self-attention weights of chosen layers, heads and query positions. FAILED_PRECONDITION for a model without
-        attention.
+        """Returns self-attention weights of the chosen layers, heads and query positions. FAILED_PRECONDITION for a model
+        without attention.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Tokenize(self, request, context):
-        """Returns the tokens of a prompt and their positions in its text, and the units that its text is cut into where that is
-        asked for.
+        """Returns the tokens of a prompt and their positions in its text and, if requested, the units of the text.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -169,8 +168,8 @@ class InferenceService:
     """Answers in milliseconds from a model that is resident in memory. It never depends on the job queue.
 
     Every request names its model. An empty name means the server's default model; an unknown name is NOT_FOUND. A reply
-    that would exceed the server's message limit is refused with INVALID_ARGUMENT, REPLY_TOO_LARGE, before the model runs
-    where its size is known by then.
+    that would exceed the server's message limit is refused with INVALID_ARGUMENT and REPLY_TOO_LARGE; if its size is
+    known in advance, before the model runs.
     """
 
     @staticmethod

@@ -30,8 +30,8 @@ class InferenceServiceStub:
     """Answers in milliseconds from a model that is resident in memory. It never depends on the job queue.
 
     Every request names its model. An empty name means the server's default model; an unknown name is NOT_FOUND. A reply
-    that would exceed the server's message limit is refused with INVALID_ARGUMENT, REPLY_TOO_LARGE, before the model runs
-    where its size is known by then.
+    that would exceed the server's message limit is refused with INVALID_ARGUMENT and REPLY_TOO_LARGE; if its size is
+    known in advance, before the model runs.
     """
 
     @_typing.overload
@@ -44,16 +44,14 @@ class InferenceServiceStub:
     """Returns the log-probability and rank of each token of given continuations, and the alternatives at each position."""
     Generate: _grpc.UnaryStreamMultiCallable[_inference_service_pb2.GenerateRequest, _inference_service_pb2.GenerateResponse]
     """Continues a prompt, token by token. Cancelling the call stops the work. While the client does not read, generation
-    pauses; after the server's time-out (default 30 seconds) the stream ends with UNAVAILABLE, STREAM_UNREAD.
+    pauses. After the server's time-out (default 30 seconds) the stream ends with UNAVAILABLE and STREAM_UNREAD.
     """
     Attention: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.AttentionRequest, _inference_service_pb2.AttentionResponse]
-    """Returns self-attention weights of chosen layers, heads and query positions. FAILED_PRECONDITION for a model without
-    attention.
+    """Returns self-attention weights of the chosen layers, heads and query positions. FAILED_PRECONDITION for a model
+    without attention.
     """
     Tokenize: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.TokenizeRequest, _inference_service_pb2.TokenizeResponse]
-    """Returns the tokens of a prompt and their positions in its text, and the units that its text is cut into where that is
-    asked for.
-    """
+    """Returns the tokens of a prompt and their positions in its text and, if requested, the units of the text."""
     ListModels: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.ListModelsRequest, _inference_service_pb2.ListModelsResponse]
     """Returns the models that this server holds."""
 
@@ -62,8 +60,8 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     """Answers in milliseconds from a model that is resident in memory. It never depends on the job queue.
 
     Every request names its model. An empty name means the server's default model; an unknown name is NOT_FOUND. A reply
-    that would exceed the server's message limit is refused with INVALID_ARGUMENT, REPLY_TOO_LARGE, before the model runs
-    where its size is known by then.
+    that would exceed the server's message limit is refused with INVALID_ARGUMENT and REPLY_TOO_LARGE; if its size is
+    known in advance, before the model runs.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -73,16 +71,14 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     """Returns the log-probability and rank of each token of given continuations, and the alternatives at each position."""
     Generate: _aio.UnaryStreamMultiCallable[_inference_service_pb2.GenerateRequest, _inference_service_pb2.GenerateResponse]  # type: ignore[assignment]
     """Continues a prompt, token by token. Cancelling the call stops the work. While the client does not read, generation
-    pauses; after the server's time-out (default 30 seconds) the stream ends with UNAVAILABLE, STREAM_UNREAD.
+    pauses. After the server's time-out (default 30 seconds) the stream ends with UNAVAILABLE and STREAM_UNREAD.
     """
     Attention: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.AttentionRequest, _inference_service_pb2.AttentionResponse]  # type: ignore[assignment]
-    """Returns self-attention weights of chosen layers, heads and query positions. FAILED_PRECONDITION for a model without
-    attention.
+    """Returns self-attention weights of the chosen layers, heads and query positions. FAILED_PRECONDITION for a model
+    without attention.
     """
     Tokenize: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.TokenizeRequest, _inference_service_pb2.TokenizeResponse]  # type: ignore[assignment]
-    """Returns the tokens of a prompt and their positions in its text, and the units that its text is cut into where that is
-    asked for.
-    """
+    """Returns the tokens of a prompt and their positions in its text and, if requested, the units of the text."""
     ListModels: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.ListModelsRequest, _inference_service_pb2.ListModelsResponse]  # type: ignore[assignment]
     """Returns the models that this server holds."""
 
@@ -90,8 +86,8 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     """Answers in milliseconds from a model that is resident in memory. It never depends on the job queue.
 
     Every request names its model. An empty name means the server's default model; an unknown name is NOT_FOUND. A reply
-    that would exceed the server's message limit is refused with INVALID_ARGUMENT, REPLY_TOO_LARGE, before the model runs
-    where its size is known by then.
+    that would exceed the server's message limit is refused with INVALID_ARGUMENT and REPLY_TOO_LARGE; if its size is
+    known in advance, before the model runs.
     """
 
     @_abc_1.abstractmethod
@@ -117,7 +113,7 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_inference_service_pb2.GenerateResponse], _abc.AsyncIterator[_inference_service_pb2.GenerateResponse]]:
         """Continues a prompt, token by token. Cancelling the call stops the work. While the client does not read, generation
-        pauses; after the server's time-out (default 30 seconds) the stream ends with UNAVAILABLE, STREAM_UNREAD.
+        pauses. After the server's time-out (default 30 seconds) the stream ends with UNAVAILABLE and STREAM_UNREAD.
         """
 
     @_abc_1.abstractmethod
@@ -126,8 +122,8 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_service_pb2.AttentionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_inference_service_pb2.AttentionResponse, _abc.Awaitable[_inference_service_pb2.AttentionResponse]]:
-        """Returns self-attention weights of chosen layers, heads and query positions. FAILED_PRECONDITION for a model without
-        attention.
+        """Returns self-attention weights of the chosen layers, heads and query positions. FAILED_PRECONDITION for a model
+        without attention.
         """
 
     @_abc_1.abstractmethod
@@ -136,9 +132,7 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_service_pb2.TokenizeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_inference_service_pb2.TokenizeResponse, _abc.Awaitable[_inference_service_pb2.TokenizeResponse]]:
-        """Returns the tokens of a prompt and their positions in its text, and the units that its text is cut into where that is
-        asked for.
-        """
+        """Returns the tokens of a prompt and their positions in its text and, if requested, the units of the text."""
 
     @_abc_1.abstractmethod
     def ListModels(

@@ -25,7 +25,7 @@ BREAKS = {
 ADDS = {
     "a field": ("  string page_token = 2;\n", "  string page_token = 2;\n  // More.\n  bool more = 900;\n"),
     "an enum value": ("_CANCELLED = 5;", "_CANCELLED = 5;\n  // Put off.\n  EXPLANATION_STATE_DEFERRED = 6;"),
-    "a comment": ("// An explanation and how far it is.", "// Anything else."),
+    "a comment": ("// An explanation and its progress.", "// Anything else."),
 }
 UGLY = {
     "a name in another style": ("string page_token = 2;", "string page_token = 2;\n  // More.\n  bool evenMore = 900;"),

@@ -48,7 +48,7 @@ def available_bytes(device: torch.device) -> int | None:
 
 def check_capacity(name: str, needed: int, dtype: torch.dtype, available: int | None, where: str) -> None:
     """Raise `ModelTooLargeError` where `needed` bytes of weights exceed the `available` ones."""
-    _log.info("model=%s weights_bytes=%d dtype=%s available_bytes=%s on=%s", name, needed, dtype, available, where)
+    _log.info("model=%s weights_bytes=%d dtype=%s available_bytes=%s (%s)", name, needed, dtype, available, where)
     if available is not None and needed > available:
         raise ModelTooLargeError(name, needed, available, str(dtype).removeprefix("torch."), where)
 

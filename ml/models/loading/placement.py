@@ -93,6 +93,9 @@ def _checked(device: str) -> torch.device:
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
         reason = str(error).partition("\n")[0]
-        message = f"device {device!r} is not usable here ({reason}); use auto, cpu, cuda:0 or balanced"
+        why = (
+            "" if reason.startswith("Expected one of") else f" ({reason})"
+        )  # a list of all that torch was ever built for
+        message = f"device {device!r} is not usable here{why}; use auto, cpu, cuda:0 or balanced"
         raise ModelLoadError(message) from error
     return chosen

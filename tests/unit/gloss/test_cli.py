@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -192,6 +193,46 @@ def test_explain_writes_a_page(run: Run, tmp_path: Path) -> None:
     assert "France" in page.read_text(encoding="utf-8")
 
 
+def with_pages() -> Iterator[list[str]]:
+    """Every command that writes a page, with the least that it takes."""
+    needed = {
+        "explain": [fake.TEXT],
+        "cite": ["--context", "-", "--question", "Why?"],
+        "bias": ["The {}", "--group", "a=x", "--group", "b=y"],
+        "surrogate": ["-"],
+        "get": ["1"],
+        "watch": ["1"],
+    }
+    for name in COMMANDS:
+        command = main.get_command(click.Context(main), name)
+        for each in getattr(command, "commands", {"": command}).values():
+            if any("--html" in parameter.opts for parameter in each.params):
+                yield [name, *([each.name] if each is not command else []), *needed[each.name]]
+
+
+@pytest.mark.parametrize("command", list(with_pages()), ids=lambda command: command[0])
+def test_a_page_that_cannot_be_written_is_told_before_anything_is_asked(
+    run: Run, script: fake.Script, tmp_path: Path, command: list[str]
+) -> None:
+    result = run(*command, "--html", str(tmp_path / "missing" / "page.html"), input="x\n" * 20)
+    assert result.exit_code == 2, result.output
+    assert f"there is no folder '{tmp_path / 'missing'}'" in result.stderr
+    assert not script.attempts
+
+
+def test_a_page_that_cannot_be_written_any_more_is_told_in_a_line(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    result = run("explain", fake.TEXT, "--html", str(tmp_path / "page.html"))
+    assert result.exit_code == 1
+    assert "France" in result.stdout, "what was computed is shown"
+    assert result.stderr.splitlines()[-1].endswith("No space left on device")
+
+
 def test_integrated_gradients_have_steps(run: Run, script: fake.Script) -> None:
     output(run("explain", fake.TEXT, "--method", "integrated-gradients", "--steps", "20"))
     assert script.requests["CreateExplanation"][0].spec.integrated_gradients == v1.IntegratedGradients(steps=20)
@@ -336,6 +377,12 @@ def test_no_server_says_how_to_start_one() -> None:
     assert result.exit_code == 1
     assert "no Gloss server answers at 127.0.0.1:1 (Failed to connect" in result.stderr
     assert "make up" in result.stderr
+
+
+def test_an_address_without_a_port_is_told_what_it_lacks() -> None:
+    result = CliRunner().invoke(main, ["models", "--address", "localhost"])
+    assert result.exit_code == 1
+    assert "Name its port, too: localhost:50051." in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,10 @@ import logging
 import re
 from pathlib import Path
 
+import pytest
+from pydantic import ValidationError
+from pydantic_settings import BaseSettings
+
 import deploy.settings
 import server.settings
 import worker.settings
@@ -57,3 +61,20 @@ def test_a_traceback_can_forge_no_entry():
     assert first == "ERROR saw x"
     assert all(line.startswith("  ") and "\x1b" not in line for line in rest)
     assert any("Traceback" in line for line in rest)
+
+
+@pytest.mark.parametrize("settings", [server.settings.Settings, worker.settings.Settings, deploy.settings.Settings])
+@pytest.mark.parametrize("url", ["somewhere", "http://127.0.0.1:6379", "redis://:p/secret@host:port", "redis://host:x"])
+def test_an_address_that_is_no_redis_is_told_at_the_start_without_itself(
+    settings: type[BaseSettings], url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GLOSS_REDIS_URL", url)
+    with pytest.raises(ValidationError, match="not the address of a Redis; write redis://HOST") as refused:
+        settings()
+    told = [item["msg"] for item in refused.value.errors(include_input=False, include_url=False)]
+    assert not any(url in message or "secret" in message for message in told)
+
+
+@pytest.mark.parametrize("url", ["redis://127.0.0.1:6379/0", "rediss://u:p@host", "unix:///run/redis.sock?db=1"])
+def test_every_kind_of_redis_is_taken(url: str) -> None:
+    assert server.settings.Settings(redis_url=url).redis_url == url
