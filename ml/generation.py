@@ -150,14 +150,14 @@ class Generation:
         if self.spec.temperature == 0:
             return int(log_probabilities.argmax())
         probabilities = np.exp(log_probabilities)
-        nucleus = _nucleus(probabilities, self.spec.top_p) if self.spec.top_p < 1 else None
-        cumulative = np.cumsum(probabilities if nucleus is None else probabilities[nucleus])
+        kept = nucleus(probabilities, self.spec.top_p) if self.spec.top_p < 1 else None
+        cumulative = np.cumsum(probabilities if kept is None else probabilities[kept])
         drawn = int(np.searchsorted(cumulative, self._draws.random() * cumulative[-1], side="right"))
         drawn = min(drawn, len(cumulative) - 1)
-        return drawn if nucleus is None else int(nucleus[drawn])
+        return drawn if kept is None else int(kept[drawn])
 
 
-def _nucleus(probabilities: npt.NDArray[np.float64], top_p: float) -> npt.NDArray[np.int64]:
+def nucleus(probabilities: npt.NDArray[np.float64], top_p: float) -> npt.NDArray[np.int64]:
     """The most likely tokens, in order, up to the one that first reaches `top_p` of the mass; it belongs to them."""
     wanted = top_p * probabilities.sum()
     some = _FIRST_NUCLEUS

@@ -28,7 +28,7 @@ class Gate(Interceptor):
     def __init__(self, keys: KeyFile, clock: Callable[[], float] = time.monotonic) -> None:
         self._keys = keys
         self._clock = clock
-        self._usage: dict[str, _Usage] = {}
+        self._usage: dict[str, Usage] = {}
 
     def wrap(self, handler: Handler, path: str) -> Handler:
         """Wrap the handlers of all services but health."""
@@ -82,7 +82,7 @@ class Gate(Interceptor):
         if key is None:
             raise UnauthenticatedError
         admit(Caller.of_key(key))
-        usage = self._usage.setdefault(key.name, _Usage())
+        usage = self._usage.setdefault(key.name, Usage())
         usage.enter(key, prompts(request), self._clock())
         try:
             yield
@@ -96,7 +96,7 @@ class Gate(Interceptor):
         return None
 
 
-class _Usage:
+class Usage:
     """What a key uses: its calls in progress, and a bucket of prompts that fills up again within a minute."""
 
     def __init__(self) -> None:

@@ -15,10 +15,13 @@ pytest_plugins = [
     "tests.fixtures.stack",
     "tests.fixtures.certificates",
     "tests.fixtures.keys",
-    "tests.fixtures.threads",
 ]
 
 wait_patiently()
+
+# Test files run beside each other. Where threads of torch and numpy outnumber the cores, each small product waits for
+# one of them that has none: some files took three times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # What is kept of a model's verification is these tests' own.
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="gloss-tests-")

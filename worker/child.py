@@ -62,11 +62,12 @@ def main() -> int:
     for line in sys.stdin.buffer:
         message = decode(line)
         if isinstance(message, Run):
-            notify(_perform(run_explanation, message.explanation_id))
+            notify(perform(run_explanation, message.explanation_id))
     return 0
 
 
-def _perform(run: Callable[[str], Ended], explanation_id: str) -> Ended:
+def perform(run: Callable[[str], Ended], explanation_id: str) -> Ended:
+    """How an explanation ended. Whatever escapes `run` is logged, and counts as lost."""
     try:
         return run(explanation_id)
     except Exception:  # noqa: BLE001 - one explanation must not cost the loaded model

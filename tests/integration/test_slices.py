@@ -30,6 +30,7 @@ from tests.integration.test_worker import METHODS, STUDIES, metric
 from tests.integration.test_worker_faults import child_of
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(sys.platform != "linux", reason="finds and watches processes in /proc"),
     pytest.mark.timeout(300),  # a worker's start takes a while on a busy machine
 ]
@@ -135,7 +136,6 @@ def test_a_long_one_of_another_tenant_lets_short_ones_pass(start, store, client,
     assert metric(worker, 'gloss_jobs_total{method="lime",outcome="lost"}') == 0
 
 
-@pytest.mark.slow
 def test_a_long_one_lets_others_of_its_own_tenant_pass(start, store, client):
     worker = start(GLOSS_JOB_SLICE_SECONDS=str(SLICE))
     model = model_of(client, worker.ready["queue"])
@@ -146,7 +146,6 @@ def test_a_long_one_lets_others_of_its_own_tenant_pass(start, store, client):
     assert store.cancel(long).attempt == 1
 
 
-@pytest.mark.slow
 def test_one_that_nobody_waits_for_goes_on(start, store, client):
     worker = start(GLOSS_JOB_SLICE_SECONDS="0.01")
     explanation = ended(store, store.create(lime(500), model_of(client, worker.ready["queue"])).name)
@@ -154,7 +153,6 @@ def test_one_that_nobody_waits_for_goes_on(start, store, client):
     assert yields(worker, "lime") == 0
 
 
-@pytest.mark.slow
 def test_every_method_finds_what_it_finds_undisturbed(start, store, client, llama):
     worker = start(GLOSS_JOB_SLICE_SECONDS="0.001")
     model = model_of(client, worker.ready["queue"])
@@ -176,7 +174,6 @@ def test_every_method_finds_what_it_finds_undisturbed(start, store, client, llam
     assert sum(yields(worker, name) for name in asked) > len(asked)
 
 
-@pytest.mark.slow
 def test_only_the_time_in_which_it_runs_counts(start, store, client):
     worker = start(GLOSS_JOB_SLICE_SECONDS="0.3", GLOSS_MAX_JOB_SECONDS="2")
     model = model_of(client, worker.ready["queue"])
@@ -192,7 +189,6 @@ def test_only_the_time_in_which_it_runs_counts(start, store, client):
     assert yields(worker, "lime") >= 4
 
 
-@pytest.mark.slow
 def test_the_budgets_duration_is_that_of_the_work(start, store, client):
     worker = start(GLOSS_JOB_SLICE_SECONDS="0.3")
     model = model_of(client, worker.ready["queue"])
@@ -210,7 +206,6 @@ def test_the_budgets_duration_is_that_of_the_work(start, store, client):
     assert yields(worker, "lime") >= 4
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("victim", ["child", "worker"])
 def test_killed_while_they_give_way(start, store, client, llama, victim):
     settings = {"GLOSS_JOB_SLICE_SECONDS": "0.2", "GLOSS_MAX_ATTEMPTS": "100"}

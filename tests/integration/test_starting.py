@@ -36,7 +36,7 @@ def truncated(folder, copy):
     return copy
 
 
-@pytest.mark.parametrize("kind", ["server_process", "worker_process"])
+@pytest.mark.parametrize("kind", ["server_process", pytest.param("worker_process", marks=pytest.mark.slow)])
 def test_a_model_that_does_not_fit_or_is_damaged_ends_the_process(kind, request, tiny_llama, tmp_path):
     start = request.getfixturevalue(kind)
     large = start(GLOSS_MODEL=str(tiny_llama), GLOSS_MAX_MODEL_BYTES="100000", wait=False)

@@ -307,6 +307,7 @@ def test_fails_when_the_model_has_changed(model, store):
     assert explanation.error.metadata == {"expected": former.digest, "actual": model.digest}
 
 
+@pytest.mark.slow  # it waits for the limit
 def test_fails_at_the_time_limit(model, store):
     explanation = ended(store, store.create(lime(10_000_000, seed=7), model).name)
     assert explanation.state == pb.EXPLANATION_STATE_FAILED

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import click
@@ -100,6 +101,7 @@ def words(name: str) -> list[str]:
     return [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)]
 
 
+@cache
 def private(name: str) -> list[str]:
     """The private words in a name, each with what to write."""
     return [f"{word} (write: {IN_NAMES[word]})" for word in words(name) if word in IN_NAMES]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
 from ml.errors import InputError, PromptTooLongError
-from ml.generation import FinishReason, Generation, GenerationSpec, Step, _nucleus
+from ml.generation import FinishReason, Generation, GenerationSpec, Step, nucleus
 from ml.models.base import Chunk, LanguageModel
 from ml.models.fallback.cache_runner import CacheRunner
 from ml.models.huggingface import HuggingFaceModel
@@ -207,7 +207,7 @@ def test_a_runner_without_sequences_holds_no_memory_for_them(tiny_llama: Path):
 def test_the_nucleus_is_the_smallest_set(tokens: int, top_p: float, seed: int) -> None:
     random = np.random.default_rng(seed)
     probabilities = random.dirichlet(np.full(tokens, random.choice([0.01, 0.3, 10.0])))
-    found = _nucleus(probabilities, top_p)
+    found = nucleus(probabilities, top_p)
     assert probabilities[found].sum() >= top_p * (1 - 1e-9)
     assert probabilities[found[:-1]].sum() < top_p * (1 + 1e-9)
     assert (np.diff(probabilities[found]) <= 0).all()

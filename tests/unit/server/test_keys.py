@@ -12,7 +12,7 @@ import pytest
 from gloss import v1 as pb
 from server.callers import Caller
 from server.errors import KeyLimitError
-from server.gate import _Usage, prompts
+from server.gate import Usage, prompts
 from server.keys import Key, KeyFile, KeyFileError, digest, main, parse
 
 
@@ -158,7 +158,7 @@ def test_files_that_are_no_help(path, tmp_path, capsys, monkeypatch):
 
 
 def test_calls_in_progress():
-    usage, key = _Usage(), Key("k", "", calls=2)
+    usage, key = Usage(), Key("k", "", calls=2)
     usage.enter(key, 1, 0.0)
     usage.enter(key, 1, 0.0)
     with pytest.raises(KeyLimitError) as caught:
@@ -169,7 +169,7 @@ def test_calls_in_progress():
 
 
 def test_prompts_a_minute():
-    usage, key = _Usage(), Key("k", "", prompts_per_minute=60)
+    usage, key = Usage(), Key("k", "", prompts_per_minute=60)
     usage.enter(key, 50, 100.0)
     with pytest.raises(KeyLimitError) as caught:
         usage.enter(key, 12, 100.0)
@@ -181,7 +181,7 @@ def test_prompts_a_minute():
 
 
 def test_a_call_of_more_than_a_minutes_worth_waits_for_all_of_it_and_pays_for_it():
-    usage, key = _Usage(), Key("k", "", prompts_per_minute=60)
+    usage, key = Usage(), Key("k", "", prompts_per_minute=60)
     usage.enter(key, 120, 0.0)
     with pytest.raises(KeyLimitError) as caught:
         usage.enter(key, 1, 0.0)

@@ -25,21 +25,19 @@ def short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(CHUNK_TOKENS, "cpu", CHUNK)
 
 
-@pytest.mark.parametrize("prefix_bytes", [0, 1 << 22])
 @on_a_loop
-async def test_texts_are_those_of_prompts_read_in_one_pass(
-    model: LanguageModel, monkeypatch: pytest.MonkeyPatch, prefix_bytes: int
-):
+async def test_texts_are_those_of_prompts_read_in_one_pass(model: LanguageModel, monkeypatch: pytest.MonkeyPatch):
     prompts = [LONG[:length] for length in (1, CHUNK - 1, CHUNK, CHUNK + 1, 4 * CHUNK, 45)]
     settings = {"max_tokens": 12, "temperature": 0.7, "top_p": 0.9}
     with monkeypatch.context() as patched:
         patched.setitem(CHUNK_TOKENS, "cpu", 1000)
         async with engine_of(model) as bench:
             whole = [ids_of(await all_of(bench.begin(ids, seed=i, **settings))) for i, ids in enumerate(prompts)]
-    async with engine_of(model, prefix_bytes=prefix_bytes) as bench:
-        for _ in range(2):  # with little cached, and with all of it
-            streams = [bench.begin(ids, seed=i, **settings) for i, ids in enumerate(prompts)]
-            assert [ids_of(steps) for steps in await asyncio.gather(*map(all_of, streams))] == whole
+    for prefix_bytes in (0, 1 << 22):
+        async with engine_of(model, prefix_bytes=prefix_bytes) as bench:
+            for _ in range(2 if prefix_bytes else 1):  # with little cached, and with all of it
+                streams = [bench.begin(ids, seed=i, **settings) for i, ids in enumerate(prompts)]
+                assert [ids_of(steps) for steps in await asyncio.gather(*map(all_of, streams))] == whole
 
 
 def test_chunks_end_where_blocks_of_the_prefix_cache_do():
@@ -120,21 +118,21 @@ async def test_who_leaves_while_the_prompt_is_read_frees_the_place(
         assert (bench.gauge("running"), bench.gauge("waiting")) == (0, 0)
 
 
-@pytest.mark.parametrize("index", [0, 20, 44])
 @on_a_loop
-async def test_a_prompt_that_fails_midway_fails_its_caller_alone(model: LanguageModel, index: int):
+async def test_a_prompt_that_fails_midway_fails_its_caller_alone(model: LanguageModel):
     prompts = [[5, 6, 7], LONG, prompt(9, 30), [11]]
-    bad = [*LONG[:index], POISON, *LONG[index + 1 :]]
     async with engine_of(model) as bench:
         expected = [ids_of(await all_of(bench.begin(ids, max_tokens=6))) for ids in prompts]
         assert not any(POISON in text for text in expected)
-        with poisoned(model, POISON):
-            streams = [bench.begin(ids, max_tokens=6) for ids in (*prompts[:2], bad, *prompts[2:])]
-            found = await asyncio.gather(*map(all_of, streams), return_exceptions=True)
-        failed = found.pop(2)
-        assert isinstance(failed, ModelFailedError)
-        assert [ids_of(steps) for steps in found] == expected
-        await check_alive(bench)
+        for index in (0, 20, 44):
+            bad = [*LONG[:index], POISON, *LONG[index + 1 :]]
+            with poisoned(model, POISON):
+                streams = [bench.begin(ids, max_tokens=6) for ids in (*prompts[:2], bad, *prompts[2:])]
+                found = await asyncio.gather(*map(all_of, streams), return_exceptions=True)
+            failed = found.pop(2)
+            assert isinstance(failed, ModelFailedError), index
+            assert [ids_of(steps) for steps in found] == expected, index
+            await check_alive(bench)
 
 
 @on_a_loop

@@ -17,9 +17,9 @@ from server.questions import NextTokenTask, ScoreTask
 from server.served import ServedEngine
 from tests.fixtures.engine import Fault, TestEngine
 from tests.fixtures.models import byte_level
-from tests.fixtures.served import LONGEST, SmallModel, engine, served_model, small_model, tokenizer_folder
+from tests.fixtures.served import LONGEST, SmallModel, engine, known_engine, served_model, small_model, tokenizer_folder
 
-__all__ = ["engine", "served_model", "small_model", "tokenizer_folder"]
+__all__ = ["engine", "known_engine", "served_model", "small_model", "tokenizer_folder"]
 
 LIMIT = 8
 TASK = NextTokenTask((1, 2, 3))

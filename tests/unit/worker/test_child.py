@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from worker.child import _perform
+from worker.child import perform
 from worker.protocol import Ended
 
 
@@ -13,7 +13,7 @@ def test_an_explanation_that_nobody_can_settle_counts_as_lost(caplog):
         raise ZeroDivisionError
 
     with caplog.at_level(logging.ERROR):
-        assert _perform(run, "1") == Ended("lost")
+        assert perform(run, "1") == Ended("lost")
     assert "ZeroDivisionError" in caplog.text
 
 
@@ -22,4 +22,4 @@ def test_what_asks_for_its_end_is_let_through():
         raise SystemExit
 
     with pytest.raises(SystemExit):
-        _perform(run, "1")
+        perform(run, "1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from itertools import count
 
 import numpy as np
@@ -73,6 +74,9 @@ REFITTED = {
     "context, exact": (ContextAttribution(), EXACT),
 }
 
+UNLIKE = ("occlusion", "LIME", "interactions", "lasso")
+"""Ways whose rows hold unlike numbers: without errors, with them, of pairs, of a surrogate."""
+
 
 def toy(**parts):
     return ToyModel({"good": 2.0, "bad": -1.5, "film": 0.25}, {("not", "good"): -3.0}, **parts)
@@ -86,6 +90,13 @@ def spec(method=None, **parts):
 def last(run):
     *_, update = run
     return update.result
+
+
+@cache
+def by_words(way):
+    """What a way finds of `ANSWER`, with a row for each word."""
+    method, budget = (LINEAR | REFITTED)[way]
+    return last(Run(toy(), spec(method, budget=budget)))
 
 
 def whole(result):
@@ -102,8 +113,7 @@ def timeless(result):
 
 @pytest.mark.parametrize("way", LINEAR)
 def test_rows_of_linear_methods_sum_to_the_whole(way):
-    method, budget = LINEAR[way]
-    result = last(Run(toy(), spec(method, budget=budget)))
+    result = by_words(way)
     assert [row.text for row in result.rows] == ["yes", "the", "good", ".", "no", "good", "!"]
     assert np.ptp(whole(result)) > 0.1
     assert each_row(result).sum(axis=0) == pytest.approx(whole(result), abs=1e-9)
@@ -116,7 +126,7 @@ def test_rows_of_linear_methods_sum_to_the_whole(way):
 @pytest.mark.parametrize("way", [*LINEAR, *REFITTED])
 def test_rows_take_no_evaluation_and_change_nothing(way):
     method, budget = (LINEAR | REFITTED)[way]
-    beside = last(Run(toy(), spec(method, budget=budget)))
+    beside = by_words(way)
     alone = last(Run(toy(), spec(method, budget=budget, rows=None)))
     assert beside.rows
     assert timeless(replace(beside, rows=())) == timeless(alone)
@@ -143,7 +153,7 @@ def test_a_row_of_everything_is_the_whole(way):
 def test_the_first_row_is_the_explanation_of_its_text_alone(way):
     """But for what control variates are fitted to, which is the whole."""
     method, budget = (LINEAR | REFITTED)[way]
-    row = last(Run(toy(), spec(method, budget=budget))).rows[0]
+    row = by_words(way).rows[0]
     alone = last(Run(toy(), spec(method, budget=budget, target=Target(Continuation(text="yes")), rows=None)))
     assert (row.base_value, row.full_value) == pytest.approx((alone.base_value, alone.full_value))
     errors = np.array([each.standard_error for each in alone.attributions])
@@ -232,13 +242,19 @@ def test_a_span_that_a_generation_does_not_reach_fails_the_explanation():
     assert caught.value.field == "rows.spans[0]"
 
 
-@pytest.mark.parametrize("unit", Unit)
-@pytest.mark.parametrize("way", [*LINEAR, *REFITTED])
+@pytest.mark.parametrize(
+    ("way", "unit"),
+    [
+        *((way, Unit.WORD) for way in (LINEAR | REFITTED)),
+        *((way, unit) for way in UNLIKE for unit in (Unit.TOKEN, Unit.SENTENCE)),
+    ],
+)
 def test_the_bytes_of_rows_are_known_before(way, unit):
     method, budget = (LINEAR | REFITTED)[way]
     for pairs in (False, True)[: 1 + isinstance(method, Interactions)]:
-        run = Run(toy(), spec(method, budget=budget, rows=Rows(unit, pairs=pairs)))
-        result = last(run)
+        asked = spec(method, budget=budget, rows=Rows(unit, pairs=pairs))
+        run = Run(toy(), asked)
+        result = by_words(way) if asked.rows == Rows(Unit.WORD) else last(run)
         without, beside = (EXPLANATION_RESULT.write(each).ByteSize() for each in (replace(result, rows=()), result))
         assert beside - without <= run.problem.row_bytes
         assert run.problem.row_bytes <= 3 * (beside - without) + 200 * len(result.rows)
