@@ -11,15 +11,13 @@ import click
 
 from gloss import build, v1
 from gloss.cli.options import with_fields
-from gloss.cli.session import INT32, SCALE, TEXT, Session, say
+from gloss.cli.session import INT32, PAGE, SCALE, TEXT, Session, say, write
 from gloss.cli.waiting import follow, queue, succeeded
 from gloss.render import html, terminal, words
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-HTML = click.option(
-    "--html", "page", type=click.Path(path_type=Path, dir_okay=False, writable=True), help="Write a page."
-)
+HTML = click.option("--html", "page", type=PAGE, help="Write a page.")
 
 
 def with_question(command: Command) -> Command:
@@ -147,5 +145,4 @@ def present(session: Session, explanation: v1.Explanation, page: Path | None) ->
 def write_page(page: Path | None, explanation: v1.Explanation) -> None:
     """Write the HTML page, where one is wanted."""
     if page:
-        page.write_text(html.page(explanation), encoding="utf-8")
-        say(f"wrote {page}", err=True)
+        write(page, html.page(explanation))

@@ -11,12 +11,11 @@ import click
 from gloss import v1
 from gloss.calls.explanations import StateName, ViewName
 from gloss.cli.asking import known, present, write_page
-from gloss.cli.session import Session, as_dict, connected, emit, say
+from gloss.cli.session import PAGE, Session, as_dict, connected, emit, say
 from gloss.cli.waiting import follow, succeeded
 from gloss.render import terminal, words
 
 VIEW = click.Choice(get_args(ViewName))
-PAGE = click.Path(path_type=Path, dir_okay=False, writable=True)
 
 
 @click.group(short_help="Explanations that were asked for: list, get, watch, cancel, delete.")

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, get_args
+from typing import IO, Any, NoReturn, TypeVar, get_args
 
 import click
 import grpc
@@ -71,6 +71,15 @@ def interrupted(*lines: str) -> NoReturn:
     sys.exit(INTERRUPTED)
 
 
+def write(page: Path, text: str) -> None:
+    """Write a page, and say so."""
+    try:
+        page.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise click.ClickException(f"{page}: {error.strerror}") from error
+    say(f"wrote {page}", err=True)
+
+
 def emit(value: dict[str, Any], *, lines: bool = False) -> None:
     """Print JSON, on one line where several follow each other. What a terminal would obey is escaped in it."""
     text = json.dumps(value, indent=None if lines else 2, ensure_ascii=False)
@@ -82,6 +91,8 @@ def as_dict(message: Message) -> dict[str, Any]:
     return MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
 
 
+_READ = f"{__name__}.read"
+"""In a context's notes: whether a text of the command was read from standard input."""
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
@@ -185,6 +196,33 @@ def _advice(error: GlossError, client: Client) -> str:
     return advice
 
 
+class Page(click.Path):
+    """A file to write a page to: that it can be there is known before anything is computed for it."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path, dir_okay=False, writable=True)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """A path into a folder that is there."""
+        page = super().convert(value, param, ctx)
+        if not page.parent.is_dir():
+            self.fail(f"{page}: there is no folder {page.parent}", param, ctx)
+        return page
+
+
+def standard_input(param: click.Parameter | None, ctx: click.Context | None) -> IO[bytes]:
+    """Standard input, for the one text of a command that it can be.
+
+    Raises:
+        click.BadParameter: another text of the command was read from it.
+    """
+    if ctx is not None:
+        if ctx.meta.get(_READ):
+            raise click.BadParameter("standard input can be one text only, and is another already", ctx, param)
+        ctx.meta[_READ] = True
+    return sys.stdin.buffer
+
+
 class Text(click.ParamType[str]):
     """A text from the command line, or from standard input for ``-``, without the last line's end."""
 
@@ -193,7 +231,7 @@ class Text(click.ParamType[str]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Read and check it."""
         try:
-            text = sys.stdin.buffer.read().decode().removesuffix("\n") if value == "-" else str(value)
+            text = standard_input(param, ctx).read().decode().removesuffix("\n") if value == "-" else str(value)
             text.encode()  # an argument in another encoding arrives with lone surrogates
         except UnicodeError:
             self.fail("the text is not valid UTF-8", param, ctx)
@@ -243,6 +281,7 @@ class Scale(click.ParamType[ScaleName]):
         return found[value]
 
 
+PAGE = Page()
 TEXT = Text()
 INT32 = Int32()
 SPAN = Span()
