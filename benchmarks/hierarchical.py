@@ -7,7 +7,8 @@ TEXT is the folder of WikiText-2. `hundred` and `real` are texts of 100 and 200 
 continuation; `planted` are lists of 200 sentences, five of which hold what the continuation says. Each is explained
 twice: every sentence left out alone, and coarse to fine within 25 evaluations of 100 sentences, 60 of 200.
 
-What the model says is kept in the JSON file's neighbour `.cache`, and a run that is started again goes on behind it.
+Each context is told, and kept in the JSON file, as soon as it is known. What the model says is kept in that file's
+neighbour `.cache`: a run that is started again goes on behind it.
 """
 
 from __future__ import annotations
@@ -21,16 +22,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from benchmarks.finding.contexts import Context, planted, real, wikitext
 from benchmarks.finding.kept import KeptCache
 from benchmarks.machine import processor
 from ml.explain import Run
 from ml.memory import expect_to_stay, keep_freed_memory
-from ml.models.base import LanguageModel
 from ml.models.loading import load
+from ml.models.protocol import ExplainableModel
 from ml.result import ExplanationResult
 from ml.spec import Budget, ExplanationSpec, Hierarchical, Occlusion
 
@@ -88,7 +87,7 @@ class Found:
         return len({*self.top} & {*self.flat_top})
 
 
-def find(model: LanguageModel, context: Context, figure: Figure, cache: KeptCache, until: float) -> Found | None:
+def find(model: ExplainableModel, context: Context, figure: Figure, cache: KeptCache, until: float) -> Found | None:
     """Explain a context both ways; None where time runs out."""
     flat = _result(model, context.asked(Occlusion()), cache, until)
     budget = Budget(max_evaluations=figure.evaluations)
@@ -115,7 +114,9 @@ def find(model: LanguageModel, context: Context, figure: Figure, cache: KeptCach
     )
 
 
-def _result(model: LanguageModel, asked: ExplanationSpec, cache: KeptCache, until: float) -> ExplanationResult | None:
+def _result(
+    model: ExplainableModel, asked: ExplanationSpec, cache: KeptCache, until: float
+) -> ExplanationResult | None:
     result = None
     for update in Run(model, asked, cache=cache):
         if time.monotonic() > until:
@@ -131,18 +132,39 @@ def _top(result: ExplanationResult) -> tuple[int, ...]:
     return tuple(np.argsort(-attributions, kind="stable")[:TOP].tolist())
 
 
-def show(found: Sequence[Found], name: str) -> None:
-    """Print what was found of the contexts of a figure."""
-    table = Table("context", "tokens", "evaluations", "first", "of five", "bounded", title=name)
-    for one in found:
-        evaluations = f"{one.evaluations} of {one.flat_evaluations}"
-        first = "same" if one.same_first else "another"
-        table.add_row(one.context, str(one.tokens), evaluations, first, str(one.same), f"{one.covered} of {one.pruned}")
-    Console().print(table)
+def told(one: Found) -> str:
+    """A line about a context."""
+    first = "the same" if one.same_first else "another"
+    return (
+        f"{one.context}: {one.tokens:,} tokens, {one.evaluations} evaluations for {one.flat_evaluations},"
+        f" {first} first, {one.same} of the first {TOP}, {one.covered} of {one.pruned} parts bounded"
+    )
+
+
+def summary(found: Sequence[Found]) -> str:
+    """A line about all contexts of a figure."""
+    first, same = sum(one.same_first for one in found), sum(one.same for one in found)
+    fewer = sum(one.flat_evaluations for one in found) / max(1, sum(one.evaluations for one in found))
+    return (
+        f"{len(found)} contexts: {fewer:.1f} times fewer evaluations, the same first in {first},"
+        f" {same / max(1, len(found)):.2f} of the first {TOP} on average"
+    )
+
+
+def keep(found: Sequence[Found], model: ExplainableModel, figure: str, path: Path) -> None:
+    """Write down what is known of a figure's contexts, beside that of the others."""
+    figures = json.loads(path.read_text()) if path.exists() else {}
+    figures.setdefault(model.info.name, {})[figure] = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "processor": processor(),
+        "dtype": model.info.dtype,
+        "contexts": [asdict(one) for one in found],
+    }
+    path.write_text(json.dumps(figures, indent=1) + "\n")
 
 
 def main() -> None:
-    """Explain contexts until the time is up, print a table, and write JSON where asked."""
+    """Explain contexts until the time is up, and tell and keep what is found of each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("text", type=Path, help="folder of WikiText-2")
     parser.add_argument("--model", default="lstm", help="shipped name or folder")
@@ -154,9 +176,9 @@ def main() -> None:
     options = parser.parse_args()
     keep_freed_memory()
     until = time.monotonic() + options.seconds
-    model = load(options.model, device="cpu", threads=1)
-    if options.bfloat16 and (fast := model.in_bfloat16()) is not None:
-        model = fast
+    model: ExplainableModel = load(options.model, device="cpu", threads=1)
+    if options.bfloat16 and (faster := model.in_bfloat16()):
+        model = faster[0].model
     expect_to_stay()
     cache, figure = KeptCache(options.json.with_suffix(".cache")), FIGURES[options.figure]
     found: list[Found] = []
@@ -165,16 +187,9 @@ def main() -> None:
         if one is None:
             break
         found.append(one)
-    show(found, f"{model.info.name}, {options.figure}")
-    figures = json.loads(options.json.read_text()) if options.json.exists() else {}
-    figures.setdefault(model.info.name, {})[options.figure] = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "processor": processor(),
-        "dtype": model.info.dtype,
-        "contexts": [asdict(one) for one in found],
-    }
-    if found:
-        options.json.write_text(json.dumps(figures, indent=1) + "\n")
+        print(told(one), flush=True)
+        keep(found, model, options.figure, options.json)
+    print(f"{model.info.name}, {options.figure}, {summary(found)}")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ A source is cited for a sentence where both hold:
   for each source and sentence. A method that does not sample has points for intervals.
 
 A sentence rests on none of the sources where they do less for it than a limit; then none is cited. It rests on the
-question where leaving that out costs more than leaving all sources out.
+question where leaving that out costs at least the limit, and more than leaving all sources out.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ class Rule:
 
     Attributes:
         share: of what all sources do for a sentence, the least that one must carry.
-        limit: nats; a sentence for which all sources together do less rests on none of them.
+        limit: nats; a sentence for which all sources together do less rests on none of them, and one for which the
+            question does less does not rest on that.
         level: confidence that no source is cited by chance, whatever the number of sources and sentences.
     """
 
@@ -97,6 +98,7 @@ class Sentence:
         effect: by how much leaving out all sources lowers that.
         citations: what it rests on, the largest first.
         rests_on_none: whether `effect` is below the limit.
+        rests_on_question: whether `question_effect` is above `effect`, and not below the limit.
         question_effect: by how much leaving out the question lowers log p; None where that was not tried.
         cited_effect: by how much leaving out all that is cited for it does.
     """
@@ -108,6 +110,7 @@ class Sentence:
     effect: float
     citations: tuple[Citation, ...] = ()
     rests_on_none: bool = False
+    rests_on_question: bool = False
     question_effect: float | None = None
     cited_effect: float | None = None
 
@@ -116,11 +119,6 @@ class Sentence:
         """The sources that are cited for it, by their index, the one that carries most first."""
         return [citation.source for citation in self.citations]
 
-    @property
-    def rests_on_question(self) -> bool:
-        """Whether leaving the question out costs more than leaving out all sources."""
-        return self.question_effect is not None and self.question_effect > self.effect
-
     def tried(self, rule: Rule, *, question: float, sources: Sequence[float], together: float) -> Sentence:
         """The sentence with what it costs, in nats, to leave out the question, each cited source, or all of these."""
         citations = tuple(
@@ -128,7 +126,13 @@ class Sentence:
             for citation, cost in zip(self.citations, sources, strict=True)
         )
         cited_effect = together if citations else None
-        return replace(self, citations=citations, question_effect=question, cited_effect=cited_effect)
+        return replace(
+            self,
+            citations=citations,
+            rests_on_question=question >= rule.limit and question > self.effect,
+            question_effect=question,
+            cited_effect=cited_effect,
+        )
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ CHAT = f"{CONTEXT}\n\n{QUESTION}"
 """The user's message for those that have one."""
 _BETWEEN = "\n\n"
 _LINE_END = re.compile(r"\r\n?")
+_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 Span = tuple[int, int]
 """A half-open range of characters."""
@@ -49,15 +51,20 @@ class Document:
 
     @classmethod
     def read(cls, name: str, file: IO[bytes]) -> Document:
-        """A document of a file in UTF-8.
+        """A document of a file in UTF-8, or in UTF-16 with a byte order mark, as Windows writes it.
 
         Raises:
-            ValueError: it is too large, or no text in UTF-8.
+            ValueError: it is too large, or no such text.
             OSError: it cannot be read.
         """
         content = file.read(MAX_BYTES + 1)
         if len(content) > MAX_BYTES:
             raise ValueError(f"{name} has more than {MAX_BYTES // 2**20} MiB, and no model reads so much at once")
+        if content.startswith(_UTF_16):
+            try:
+                return cls.of(name, content.decode("utf-16"))
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{name} is no text in UTF-16, though it begins as one: {error.reason}") from error
         if b"\0" in content:
             raise ValueError(f"{name} is no text in UTF-8: it holds a NUL character")
         try:

@@ -6,6 +6,7 @@ GlossError                      a call failed; `code` and `reason` say how
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +18,8 @@ from gloss.v1 import EXPLANATION_STATE_CANCELLED, ErrorReason, Explanation
 
 STATUS_DETAILS = "grpc-status-details-bin"
 """Trailing metadata that carries a serialized google.rpc.Status."""
+_TOO_LARGE = re.compile(r"Received message larger than max \((\d+) vs\. (\d+)\)")
+"""What gRPC says for the server, before the server sees anything."""
 
 
 class GlossError(Exception):
@@ -103,6 +106,9 @@ def from_rpc(error: grpc.RpcError) -> GlossError:
 
 def decode(code: grpc.StatusCode, message: str, trailers: Iterable[tuple[str, str | bytes]]) -> GlossError:
     """Read the google.rpc.Status among `trailers`, where there is one."""
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and (sizes := _TOO_LARGE.search(message)):
+        size, limit = map(int, sizes.groups())
+        message = f"what was sent has {size:,} bytes, and the server reads at most {limit:,} at once; shorten it"
     error = GlossError(code, message)
     for key, value in trailers:
         if key != STATUS_DETAILS or not isinstance(value, bytes):

@@ -45,7 +45,7 @@ VARIABLES = frozenset(
 
 def _checked_redis_url(url: str) -> str:
     try:
-        parse_url(url)
+        parse_url(url)  # type: ignore[no-untyped-call]
     except ValueError:  # its text may hold a part of the password
         raise ValueError(
             "not the address of a Redis; write redis://HOST:6379/0, rediss://HOST:6379/0 or unix:///FOLDER/redis.sock"

@@ -12,7 +12,7 @@ from gloss.citing import MAX_TOKENS, METHOD, SourceUnit
 from gloss.cli.explain import METHODS
 from gloss.cli.options import with_fields
 from gloss.cli.page import with_page, write
-from gloss.cli.session import INT32, TEXT, Session, connected, emit, with_model
+from gloss.cli.session import INT32, TEXT, Session, connected, emit, standard_input, with_model
 from gloss.cli.waiting import shown
 from gloss.documents import Document
 from gloss.render.citations import page as drawn
@@ -22,15 +22,17 @@ _WITH_ROWS = [name for name in METHODS if name not in ("attention-rollout", "val
 
 
 class ContextFile(click.ParamType[Document]):
-    """A file in UTF-8, or standard input for ``-``."""
+    """A text file, or standard input for ``-``."""
 
     name = "file"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Document:
         """Read it."""
         try:
-            with click.open_file(str(value), "rb") as file:
-                return Document.read("standard input" if value == "-" else str(value), file)
+            if value == "-":
+                return Document.read("standard input", standard_input(param, ctx))
+            with Path(value).open("rb") as file:
+                return Document.read(str(value), file)
         except OSError as error:
             self.fail(f"{value}: {error.strerror}", param, ctx)
         except ValueError as error:
@@ -43,7 +45,7 @@ class ContextFile(click.ParamType[Document]):
     type=ContextFile(),
     multiple=True,
     required=True,
-    help="A text file, or - for standard input; may be repeated.",
+    help="A text file, or - for standard input; may be repeated. A file counts once.",
 )
 @click.option("--question", type=TEXT, required=True, help="The question about the documents.")
 @click.option(
@@ -109,7 +111,7 @@ def cite(session: Session, context: tuple[Document, ...], question: str, *, page
     """
     try:
         with shown(session, "answering") as tell:
-            found = session.client.cite(context, question, on_progress=tell, **asked)
+            found = session.client.cite([*dict.fromkeys(context)], question, on_progress=tell, **asked)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     if session.json:

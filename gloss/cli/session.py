@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, get_args
+from typing import IO, Any, NoReturn, TypeVar, get_args
 
 import click
 import grpc
@@ -82,6 +82,8 @@ def as_dict(message: Message) -> dict[str, Any]:
     return MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
 
 
+_READ = f"{__name__}.read"
+"""In a context's notes: whether a text of the command was read from standard input."""
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
@@ -194,6 +196,19 @@ def _advice(error: GlossError, client: Client) -> str:
     return advice
 
 
+def standard_input(param: click.Parameter | None, ctx: click.Context | None) -> IO[bytes]:
+    """Standard input, for the one text of a command that it can be.
+
+    Raises:
+        click.BadParameter: another text of the command was read from it.
+    """
+    if ctx is not None:
+        if ctx.meta.get(_READ):
+            raise click.BadParameter("standard input can be one text only, and is another already", ctx, param)
+        ctx.meta[_READ] = True
+    return sys.stdin.buffer
+
+
 class Text(click.ParamType[str]):
     """A text from the command line, or from standard input for ``-``, without the last line's end."""
 
@@ -202,7 +217,7 @@ class Text(click.ParamType[str]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Read and check it."""
         try:
-            text = sys.stdin.buffer.read().decode().removesuffix("\n") if value == "-" else str(value)
+            text = standard_input(param, ctx).read().decode().removesuffix("\n") if value == "-" else str(value)
             text.encode()  # an argument in another encoding arrives with lone surrogates
         except UnicodeError:
             self.fail("the text is not valid UTF-8", param, ctx)

@@ -255,7 +255,8 @@ def trust(verdict: v1.Trust) -> tuple[str, Sequence[str]]:
 def cost(result: v1.ExplanationResult | v1.StudyResult) -> str:
     """What it took, in what precision where that is not the usual one, and why it stopped."""
     found, precision = result.cost, result.precision
-    parts = [f"{found.evaluations:,} model evaluations in {duration(seconds(found.duration))}"]
+    evaluations = f"{found.evaluations:,} model evaluation{'' if found.evaluations == 1 else 's'}"
+    parts = [f"{evaluations} in {duration(seconds(found.duration))}"]
     tokens = f"{found.tokens_computed:,} tokens computed"
     if found.tokens_saved:
         saved = found.tokens_saved / (found.tokens_saved + found.tokens_computed)

@@ -148,7 +148,7 @@ def test_the_command_draws_and_tells_machines(gloss: Gloss, tmp_path: Path) -> N
         assert f'id="source-{source["number"]}"' in html
 
 
-@pytest.mark.parametrize("content", [b"\x89PNG\r\n\x1a\n\x00\x00", b"na\xefve", b"", b" \r\n", "π".encode("utf-16")])
+@pytest.mark.parametrize("content", [b"\x89PNG\r\n\x1a\n\x00\x00", b"na\xefve", b"", b" \r\n", "π".encode("utf-16-le")])
 def test_a_context_that_is_no_text_is_refused(gloss: Gloss, content: bytes) -> None:
     refused = gloss("--context", "-", code=2, stdin=content).stderr
     assert "standard input" in refused or "the context is blank" in refused
@@ -178,6 +178,7 @@ def test_a_context_that_does_not_fit_is_refused_with_the_number_of_tokens(
             client.cite(context, QUESTION)
         assert refused.value.reason == "PROMPT_TOO_LONG"
     assert "by at least" in str(_error(client, "The capital of France. " * 10_000))
+    assert "and the server reads at most" in str(_error(client, "A bird. " * 2**20))
     answer = "The king and the queen lived in a castle. " * 12
     with pytest.raises(GlossError, match=r"by \d+ tokens: .*the target has"):
         client.cite(" ".join(SENTENCES), QUESTION, answer=answer)

@@ -21,18 +21,18 @@ TABLE = _DOCS / "models.md"
 
 _HEAD = """# Models
 
-This table shows what Gloss supports for each causal architecture of transformers {version}. Each result comes from a tiny
-random model of the architecture. It is compared with the plain forward pass of an untouched copy, with eager attention.
-Results agree within 1e-4 of the largest logit, or within ten times the difference between transformers' own two
-implementations of attention; gradients within 1e-3 of the largest. `make test-zoo` generates this table again, in some
-minutes.
+This table shows what Gloss supports for each causal architecture of transformers {version}. Each result comes from a
+tiny random model of the architecture. It is compared with the plain forward pass of an untouched copy, with eager
+attention. Results agree within 1e-4 of the largest logit, or within ten times the difference between transformers' own
+two implementations of attention; gradients within 1e-3 of the largest. `make test-zoo` generates this table again, in
+some minutes.
 
-- **ok**: the same result. **no**: refused, for the reason given below the table. **(ok)**: computed, but transformers has
-  nothing to compare it with.
+- **ok**: the same result. **no**: refused, for the reason given below the table. **(ok)**: computed, but transformers
+  has nothing to compare it with.
 - *Way*: how prompts are computed, and up to which length. *ragged*: one batch of rows that computes every shared prefix
-  once, with the prefix cache and batched decoding. *cached batches*: batches behind one shared prefix. *padded*: batches
-  without sharing. *one by one*: only the model's own forward pass. *cache*: generation uses the model's own cache; without
-  it, the text is read again for each token.
+  once, with the prefix cache and batched decoding. *cached batches*: batches behind one shared prefix. *padded*:
+  batches without sharing. *one by one*: only the model's own forward pass. *cache*: generation uses the model's own
+  cache; without it, the text is read again for each token.
 
 {counts}
 """

@@ -15,12 +15,11 @@ from gloss.render.html import filled, safe
 
 def page(found: Citations) -> str:
     """The page of an answer with its citations."""
-    method, origin = sayings.heading(found)
     explanation = found.explanation or v1.Explanation()
     return filled(
         f"Sources: {found.question[:60]}",
         found.question,
-        origin=f"{method} · {origin}",
+        origin=" · ".join(filter(None, sayings.heading(found))),
         body=_body(found),
         cost=sayings.cost(found),
         asked=explanation.spec,

@@ -23,8 +23,9 @@ def segments(found: Citations) -> Iterator[tuple[str, Sentence | None]]:
 
 
 def heading(found: Citations) -> tuple[str, str]:
-    """The method, and the model with the name of the job."""
-    explanation = found.explanation or v1.Explanation()
+    """The method, and the model with the name of the job; both empty where there was nothing to explain."""
+    if (explanation := found.explanation) is None:
+        return "", ""
     return words.method(explanation), f"{words.model(explanation.model)} · {words.visible(explanation.name)}"
 
 
@@ -82,15 +83,19 @@ def alone(citation: Citation) -> str:
 
 
 def rule(found: Citations) -> str:
-    """When a source is cited, and what the numbers are."""
+    """When a source is cited, and what the numbers are, where there are any."""
     sampled = any(citation.standard_error for sentence in found.sentences for citation in sentence.citations)
     by_chance = f" and is not there by chance ({100 * found.rule.level:g}% for all together)" if sampled else ""
     unit = "in log-odds" if _unit(found) == v1.ATTRIBUTION_UNIT_LOG_ODDS else "in nats"
     least = f"{100 * found.rule.share:g}%"
+    sources = f"{len(found.sources):,} sources were" if len(found.sources) != 1 else "1 source was"
+    carries = f"it carries at least {least} of what all do for a sentence{by_chance}"
+    when = f"{sources} looked at. One is cited where {carries}."
+    if not found.numbers:
+        return when
     return (
-        f"{len(found.sources)} sources were looked at. One is cited where it carries at least {least} of what all do"
-        f" for a sentence{by_chance}. What a source carries is {unit}. Alone: what leaving out nothing else costs, in"
-        f" nats; ✘ is less than {least}, as where others say the same."
+        f"{when} What a source carries is {unit}. Alone: what leaving out nothing else costs, in nats; ✘ is less than"
+        f" {least}, as where others say the same."
     )
 
 

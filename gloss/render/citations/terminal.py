@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rich.bar import Bar
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -16,6 +16,8 @@ from gloss.render.citations import sayings
 from gloss.render.paint import FOR, hexadecimal, plain
 
 _WIDTH = 16
+_NARROW = 56
+"""Columns below which numbers stand alone: what a source is called stands in the list of sources as well."""
 _NUMBER = "bold cyan"
 
 
@@ -24,9 +26,9 @@ def citations(found: Citations) -> Group:
     method, origin = sayings.heading(found)
     ending = sayings.ending(found)
     return Group(
-        Text.assemble((method, "bold"), (f" · {origin}", "dim")),
+        *([Text.assemble((method, "bold"), (f" · {origin}", "dim"))] if method else []),
         plain(found.question),
-        Padding(answer(found), (1, 2)),
+        *([Padding(answer(found), (1, 2))] if found.answer else []),
         *([plain(ending, "yellow")] if ending else []),
         *(each for index, sentence in enumerate(found.sentences) for each in _sentence(index, sentence, found)),
         *_sources(found),
@@ -50,29 +52,34 @@ def _sentence(index: int, sentence: Sentence, found: Citations) -> Iterator[Rend
     yield title
     yield Padding(Text(sayings.value_line(sentence), "dim"), (0, 0, 0, 3))
     if sentence.citations:
-        yield Padding(_table(sentence, found), (0, 0, 0, 3))
+        yield Padding(_Carried(sentence, found), (0, 0, 0, 3))
     yield from (Padding(plain(remark, "yellow"), (0, 0, 0, 3)) for remark in sayings.remarks(sentence, found))
     yield Text()
 
 
-def _table(sentence: Sentence, found: Citations) -> Table:
-    table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
-    table.add_column("", style=_NUMBER, justify="right")
-    table.add_column("source", no_wrap=True, overflow="ellipsis")
-    table.add_column("", width=_WIDTH)
-    for name in ("carries", "of all", "alone"):
-        table.add_column(name, justify="right", no_wrap=True)
-    largest = max(citation.value for citation in sentence.citations)
-    for citation in sentence.citations:
-        table.add_row(
-            f"[{found.numbers[citation.source]}]",
-            plain(found.sources[citation.source].place),
-            Bar(largest, 0, citation.value, width=_WIDTH, color=hexadecimal(FOR[1])),
-            sayings.value(citation),
-            sayings.share(citation),
-            sayings.alone(citation),
-        )
-    return table
+class _Carried:
+    """What each source carries that is cited for a sentence. Numbers are whole, however narrow the terminal."""
+
+    def __init__(self, sentence: Sentence, found: Citations) -> None:
+        self._citations, self._found = sentence.citations, found
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        wide = options.max_width >= _NARROW
+        table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
+        table.add_column("", style=_NUMBER, justify="right", no_wrap=True)
+        if wide:
+            table.add_column("source", overflow="fold")
+            table.add_column("", width=_WIDTH)
+        for name in ("carries", "of all", "alone"):
+            table.add_column(name, justify="right", no_wrap=True)
+        largest = max(citation.value for citation in self._citations)
+        for citation in self._citations:
+            place = plain(self._found.sources[citation.source].place)
+            bar = Bar(largest, 0, citation.value, width=_WIDTH, color=hexadecimal(FOR[1]))
+            numbers = sayings.value(citation), sayings.share(citation), sayings.alone(citation)
+            number = f"[{self._found.numbers[citation.source]}]"
+            table.add_row(number, *((place, bar) if wide else ()), *numbers)
+        yield table
 
 
 def _sources(found: Citations) -> Iterator[RenderableType]:
@@ -80,7 +87,7 @@ def _sources(found: Citations) -> Iterator[RenderableType]:
         return
     table = Table.grid(padding=(0, 1))
     table.add_column(style=_NUMBER, justify="right")
-    table.add_column(no_wrap=True, style="dim", overflow="ellipsis")
+    table.add_column(style="dim", overflow="fold")
     table.add_column(overflow="fold")
     for index, number in found.numbers.items():
         source = found.sources[index]

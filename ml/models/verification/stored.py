@@ -33,7 +33,7 @@ def load_or_verify(digest: str, device: torch.device, dtype: torch.dtype, verify
     if (known := _read(path)) is not None:
         _log.info("verification found at %s", path)
         return known
-    _log.info("comparing fast ways with the model's own forward pass; on a CPU this may take minutes, the first time only")
+    _log.info("comparing fast ways with the model's own forward pass; the first time this may take minutes on a CPU")
     found = verify()
     _write(path, found)
     return found

@@ -68,12 +68,33 @@ def test_the_limit_is_a_setting_and_may_be_zero() -> None:
     assert (nothing.rests_on_none, nothing.citations) == (False, ())
 
 
-@pytest.mark.parametrize(("question", "rests"), [(10.1, True), (10.0, False), (-3.0, False)])
-def test_a_sentence_rests_on_the_question_where_that_costs_more_than_all_sources(question: float, rests: bool) -> None:
+@pytest.mark.parametrize(
+    ("sources", "question", "rests"),
+    [
+        ([9.0, 1.0], 10.1, True),
+        ([9.0, 1.0], 10.0, False),
+        ([9.0, 1.0], -3.0, False),
+        ([0.1, 0.1], 0.9, False),  # more than the sources, and next to nothing
+        ([0.1, 0.1], 1.0, True),
+        ([-2.0, -1.0], -0.5, False),  # without the question it is likelier
+    ],
+)
+def test_a_sentence_rests_on_the_question_where_that_does_more_than_all_sources_and_more_than_little(
+    sources: list[float], question: float, rests: bool
+) -> None:
+    [sentence] = judge(result(sources), Rule())
+    assert (
+        sentence.tried(
+            Rule(), question=question, sources=[1.0] * len(sentence.citations), together=1.0
+        ).rests_on_question
+        is rests
+    )
+
+
+def test_what_is_left_out_confirms_a_citation_that_costs_its_share() -> None:
     [sentence] = judge(result([9.0, 1.0]), Rule())
     assert not sentence.rests_on_question  # it was not tried
-    tried = sentence.tried(Rule(), question=question, sources=[8.0, 0.1], together=9.5)
-    assert tried.rests_on_question is rests
+    tried = sentence.tried(Rule(), question=0.0, sources=[8.0, 0.1], together=9.5)
     assert [citation.confirmed for citation in tried.citations] == [True, False]
 
 

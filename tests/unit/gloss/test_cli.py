@@ -233,6 +233,28 @@ def test_a_page_that_cannot_be_written_any_more_is_told_in_a_line(
     assert result.stderr.splitlines()[-1].endswith("No space left on device")
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["cite", "--context", "-", "--context", "-", "--question", "Why?"],
+        ["cite", "--context", "-", "--question", "-"],
+        ["score", "-", "-"],
+    ],
+)
+def test_standard_input_is_one_text(run: Run, arguments: list[str]) -> None:
+    refused = run(*arguments, input="A text.")
+    assert refused.exit_code == 2
+    assert "standard input can be one text only" in refused.stderr
+
+
+def test_a_file_that_is_named_twice_is_one_document(run: Run, tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / name).write_text("One line.\n")
+    named = [part for name in "aba" for part in ("--context", str(tmp_path / name))]
+    found = json.loads(output(run("cite", *named, "--question", "Why?", "--json")))
+    assert found["sources_looked_at"] == 2
+
+
 def test_integrated_gradients_have_steps(run: Run, script: fake.Script) -> None:
     output(run("explain", fake.TEXT, "--method", "integrated-gradients", "--steps", "20"))
     assert script.requests["CreateExplanation"][0].spec.integrated_gradients == v1.IntegratedGradients(steps=20)

@@ -10,10 +10,13 @@ from gloss.documents import CHAT, MAX_BYTES, PLAIN, Document, documents, prompt
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
-@pytest.mark.parametrize("mark", ["", "\ufeff"])
-def test_lines_are_those_that_an_editor_shows(end: str, mark: str) -> None:
+@pytest.mark.parametrize(
+    ("mark", "encoding"),
+    [("", "utf-8"), ("\ufeff", "utf-8"), ("\ufeff", "utf-16-le"), ("\ufeff", "utf-16-be"), ("", "utf-16")],
+)
+def test_lines_are_those_that_an_editor_shows(end: str, mark: str, encoding: str) -> None:
     lines = ["", "  One.", "", "Two", "goes on.", "", ""]
-    file = io.BytesIO((mark + end.join(lines)).encode())
+    file = io.BytesIO((mark + end.join(lines)).encode(encoding))
     read = Document.read("a.txt", file)
     assert read.text == "One.\n\nTwo\ngoes on."
     for part, expected in {"One.": (2, 2), "Two": (4, 4), "Two\ngoes on.": (4, 5), "goes": (5, 5)}.items():
@@ -26,7 +29,9 @@ def test_lines_are_those_that_an_editor_shows(end: str, mark: str) -> None:
     [
         (b"\x7fELF\x02\x00\x01", "NUL"),
         (b"fine\nalso fine\nna\xefve", "byte 0xef in line 3"),
-        ("caf\xe9 au lait".encode("utf-16"), "a.txt is no text in UTF-8"),
+        ("caf\xe9 au lait".encode("utf-16-le"), "a.txt is no text in UTF-8"),
+        ("caf\xe9 au lait".encode("utf-16")[:-1], "a.txt is no text in UTF-16"),
+        (b"\xff\xfe\x00\x00binary\x00\x00", "NUL"),
         (b"a" * (MAX_BYTES + 1), "16 MiB"),
     ],
 )

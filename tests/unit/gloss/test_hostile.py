@@ -111,7 +111,7 @@ def studied(*, tree: bool) -> v1.Explanation:
 def citations(hostile: str = HOSTILE) -> Citations:
     """Citations, hostile in every text."""
     citation = Citation(0, 3.0, 0.1, 2.5, 3.5, 0.6, cost=2.9, confirmed=True)
-    sentence = Sentence(hostile, (0, len(hostile)), (0,), -1.0, 5.0, (citation, citation), False, 6.0, 4.0)
+    sentence = Sentence(hostile, (0, len(hostile)), (0,), -1.0, 5.0, (citation, citation), False, True, 6.0, 4.0)
     source = Source(hostile, 1, 2, hostile)
     found = explained() if hostile == HOSTILE else v1.Explanation(name="explanations/1")
     return Citations(hostile, hostile, False, (source,), (sentence,), Rule(), explanation=found)
