@@ -7,7 +7,7 @@ TEXT is the folder of WikiText-2. `hundred` and `real` are texts of 100 and 200 
 continuation; `planted` are lists of 200 sentences, five of which hold what the continuation says. Each is explained
 twice: every sentence left out alone, and coarse to fine within 25 evaluations of 100 sentences, 60 of 200.
 
-Each context is told, and kept in the JSON file, as soon as it is known. What the model says is kept in that file's
+Each context is printed, and kept in the JSON file, as soon as it is known. What the model says is kept in that file's
 neighbour `.cache`: a run that is started again goes on behind it.
 """
 
@@ -132,7 +132,7 @@ def _top(result: ExplanationResult) -> tuple[int, ...]:
     return tuple(np.argsort(-attributions, kind="stable")[:TOP].tolist())
 
 
-def told(one: Found) -> str:
+def line(one: Found) -> str:
     """A line about a context."""
     first = "the same" if one.same_first else "another"
     return (
@@ -187,7 +187,7 @@ def main() -> None:
         if one is None:
             break
         found.append(one)
-        print(told(one), flush=True)
+        print(line(one), flush=True)
         keep(found, model, options.figure, options.json)
     print(f"{model.info.name}, {options.figure}, {summary(found)}")
 
