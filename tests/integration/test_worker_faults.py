@@ -165,7 +165,7 @@ def test_another_worker_takes_over_when_one_is_killed(worker, start, model, stor
     second.kill()
     wait_for(lambda: not runs(orphan), timeout=5)
     store.cancel(busy)
-    wait_for(lambda: store.get(name).attempt == 2)
+    wait_for(lambda: store.get(name).attempt == 2, timeout=60)
     under_way(store, name)
     store.cancel(name)
 
