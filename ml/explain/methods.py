@@ -18,10 +18,11 @@ from ml.explain.explainers.kernel_shap import KernelShapExplainer
 from ml.explain.explainers.lime import LimeExplainer
 from ml.explain.explainers.occlusion import OcclusionExplainer
 from ml.explain.explainers.permutation import PermutationExplainer
-from ml.explain.explainers.shapley import EnumerationExplainer, is_enumerable
+from ml.explain.explainers.shapley import EnumerationExplainer
 from ml.explain.explainers.sparse_interactions import SparseInteractionsExplainer
 from ml.explain.hierarchy.tree import Node
 from ml.explain.removal import Perturbation
+from ml.explain.sampling.draws import is_enumerable
 from ml.explain.target import unit as value_unit
 from ml.explain.values.internals import InternalsExplainer
 from ml.models.protocol import ModelInfo

@@ -12,7 +12,7 @@ import numpy as np
 from ml.explain.control_variates.covariance import Covariance
 from ml.explain.control_variates.process import Draws, Process, Sampled
 from ml.explain.estimator import BoolArray, FloatArray
-from ml.explain.sampling.anytime import freedom_of, moderated
+from ml.explain.sampling.errors import freedom_of, moderated
 
 MAX_SAMPLES = 1024
 """Samples that a process is fitted to: its cost grows with their third power."""

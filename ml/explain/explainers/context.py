@@ -16,8 +16,9 @@ import numpy as np
 
 from ml import spec
 from ml.explain.estimator import BoolArray, Estimate, Estimating, FloatArray, Game
-from ml.explain.explainers.shapley import is_enumerable
-from ml.explain.sampling.anytime import DEFAULT_SAMPLES, anytime, exactly_fitted, fitted, in_order
+from ml.explain.sampling.anytime import anytime
+from ml.explain.sampling.draws import DEFAULT_SAMPLES, is_enumerable
+from ml.explain.sampling.fits import exactly_fitted, fitted, in_order
 from ml.explain.sampling.stopping import Stopping
 from ml.explain.sampling.surrogates import Fit, Fitting, lasso
 from ml.models.objective import log_odds

@@ -11,7 +11,7 @@ import numpy as np
 from ml import spec
 from ml.explain.estimator import BoolArray, Estimate, Estimating, FloatArray, empty_and_full
 from ml.explain.explainers.quadrature import clenshaw_curtis, gauss_legendre, nested
-from ml.explain.sampling.anytime import completeness_error
+from ml.explain.sampling.errors import completeness_error
 from ml.explain.values.internals import PromptInternals
 from ml.result import StopReason
 

@@ -15,7 +15,8 @@ from ml.explain.estimator import Estimate, Estimating, Game
 from ml.explain.hierarchy.contributions import ExactOwen, LeaveOneOut, SampledOwen, owen_coalitions
 from ml.explain.hierarchy.known_parts import KnownParts
 from ml.explain.hierarchy.tree import Node
-from ml.explain.sampling.anytime import DEFAULT_SAMPLES, PLAIN_GROWTH
+from ml.explain.sampling.anytime import PLAIN_GROWTH
+from ml.explain.sampling.draws import DEFAULT_SAMPLES
 from ml.result import StopReason
 from ml.spec import NodeValue
 

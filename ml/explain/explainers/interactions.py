@@ -30,15 +30,10 @@ from ml.explain.estimator import (
     with_rows,
 )
 from ml.explain.explainers.kernel_shap import Layers, draw
-from ml.explain.explainers.shapley import Pairs, is_enumerable, of_one_feature
-from ml.explain.sampling.anytime import (
-    CONTROLLED_GROWTH,
-    DEFAULT_SAMPLES,
-    anytime,
-    completeness_error,
-    has_converged,
-    stability,
-)
+from ml.explain.explainers.shapley import Pairs, of_one_feature
+from ml.explain.sampling.anytime import CONTROLLED_GROWTH, anytime
+from ml.explain.sampling.draws import DEFAULT_SAMPLES, is_enumerable
+from ml.explain.sampling.errors import completeness_error, has_converged, stability
 from ml.explain.sampling.stopping import Stopping
 from ml.result import StopReason
 

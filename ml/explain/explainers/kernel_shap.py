@@ -28,18 +28,9 @@ from ml.explain.estimator import (
     with_rows,
 )
 from ml.explain.explainers.shapley import Pairs, Regression, kernel
-from ml.explain.sampling.anytime import (
-    CONTROLLED_GROWTH,
-    DEFAULT_SAMPLES,
-    GOLDEN,
-    PLAIN_GROWTH,
-    anytime,
-    completeness_error,
-    has_converged,
-    stability,
-    stratified,
-    subset_counts,
-)
+from ml.explain.sampling.anytime import CONTROLLED_GROWTH, PLAIN_GROWTH, anytime
+from ml.explain.sampling.draws import DEFAULT_SAMPLES, GOLDEN, subset_counts
+from ml.explain.sampling.errors import completeness_error, has_converged, stability, stratified
 from ml.explain.sampling.stopping import Stopping
 from ml.result import StopReason
 

@@ -23,17 +23,10 @@ from ml.explain.control_variates.covariance import Covariance
 from ml.explain.control_variates.process import Draws
 from ml.explain.estimator import BoolArray, Estimate, Estimating, FloatArray, Game
 from ml.explain.explainers.lime_draws import Coefficients, Sizes, draw, kernel
-from ml.explain.explainers.shapley import is_enumerable
-from ml.explain.sampling.anytime import (
-    CONTROLLED_GROWTH,
-    DEFAULT_SAMPLES,
-    PLAIN_GROWTH,
-    anytime,
-    exactly_fitted,
-    fitted,
-    in_order,
-    stratified,
-)
+from ml.explain.sampling.anytime import CONTROLLED_GROWTH, PLAIN_GROWTH, anytime
+from ml.explain.sampling.draws import DEFAULT_SAMPLES, is_enumerable
+from ml.explain.sampling.errors import stratified
+from ml.explain.sampling.fits import exactly_fitted, fitted, in_order
 from ml.explain.sampling.stopping import Stopping
 from ml.explain.sampling.surrogates import Fit, Fitting, Ridge, Surrogate, decision_tree, lasso, r_squared, ridge
 from ml.result import StopReason, SurrogateFit

@@ -10,7 +10,7 @@ import numpy as np
 
 from ml.explain.control_variates.covariance import Covariance
 from ml.explain.estimator import BoolArray, FloatArray
-from ml.explain.sampling.anytime import DEFAULT_SAMPLES, GOLDEN, subset_counts
+from ml.explain.sampling.draws import DEFAULT_SAMPLES, GOLDEN, subset_counts
 
 _EVENLY = 0.1
 """Share of the draws that fall on all sizes alike, whatever they seem to be worth."""

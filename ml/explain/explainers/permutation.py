@@ -22,14 +22,9 @@ from ml.explain.estimator import (
     with_ends,
     with_rows,
 )
-from ml.explain.sampling.anytime import (
-    DEFAULT_SAMPLES,
-    anytime,
-    completeness_error,
-    has_converged,
-    moderated,
-    stability,
-)
+from ml.explain.sampling.anytime import anytime
+from ml.explain.sampling.draws import DEFAULT_SAMPLES
+from ml.explain.sampling.errors import completeness_error, has_converged, moderated, stability
 from ml.explain.sampling.stopping import Stopping
 from ml.result import StopReason
 

@@ -28,7 +28,8 @@ from ml.explain.estimator import (
     with_ends,
     with_rows,
 )
-from ml.explain.sampling.anytime import DEFAULT_SAMPLES, anytime, completeness_error, has_converged
+from ml.explain.sampling.anytime import anytime
+from ml.explain.sampling.errors import completeness_error, has_converged
 from ml.explain.sampling.stopping import Stopping
 from ml.result import StopReason
 
@@ -109,11 +110,6 @@ def kernel(features: int) -> FloatArray:
 def of_one_feature(ends: FloatArray) -> Estimate:
     """The exact answer of a game with a single feature, from the values of the empty and the full coalition, [2]."""
     return Estimate(np.diff(ends), np.zeros(1), converged=True, completeness_error=0.0)
-
-
-def is_enumerable(features: int, budget: spec.Budget) -> bool:
-    """Whether all coalitions are within the budget, so that nothing has to be left to chance."""
-    return features < 63 and 2**features <= (budget.max_evaluations or DEFAULT_SAMPLES)
 
 
 @dataclass(frozen=True)

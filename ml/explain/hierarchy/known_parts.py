@@ -11,7 +11,7 @@ from ml import spec
 from ml.explain.estimator import Estimate, FloatArray, with_rows
 from ml.explain.hierarchy.contributions import WHOLE, Asked, Contribution
 from ml.explain.hierarchy.tree import Node
-from ml.explain.sampling.anytime import completeness_error, has_converged, moderated, stability
+from ml.explain.sampling.errors import completeness_error, has_converged, moderated, stability
 from ml.result import Hierarchy, HierarchyNode
 from ml.spec import NodeValue
 
