@@ -20,7 +20,7 @@ from ml.explain.sampling.anytime import anytime
 from ml.explain.sampling.draws import DEFAULT_SAMPLES, is_enumerable
 from ml.explain.sampling.fits import exactly_fitted, fitted, in_order
 from ml.explain.sampling.stopping import Stopping
-from ml.explain.sampling.surrogates import Fit, Fitting, lasso
+from ml.explain.sampling.surrogates import Fit, Fitter, Lasso
 from ml.models.objective import log_odds
 from ml.result import StopReason
 from ml.spec import ContrastTarget, Scale
@@ -106,15 +106,16 @@ class ContextExplainer:
         fitting = self._fitting(coalitions, known=len(values) / self.max_evaluations if self._every else 0.0)
         return fitted(fitting, self._fitting, coalitions, values, self.budget.standard_error)
 
-    def _fitting(self, coalitions: BoolArray, *, known: float = 0.0) -> Fitting:
+    def _fitting(self, coalitions: BoolArray, *, known: float = 0.0) -> Fitter:
         """The lasso of `coalitions`, which are `known` of all that there are where each comes once."""
         deviations = coalitions.std(axis=0)
         deviations[deviations == 0] = 1  # a feature that never changed has no coefficient
         samples, weights = coalitions / deviations, np.ones(len(coalitions))
+        lasso = Lasso(self.method.alpha, samples, weights)
         left_out = np.sqrt(1 - known)  # the correction for finite populations
 
         def fit(values: FloatArray, *, errors: bool = True) -> Fit:
-            found = lasso(self.method.alpha, samples, self.link(values), weights, errors=errors)
+            found = lasso(self.link(values), errors=errors)
             standard_errors = left_out * found.standard_errors / deviations
             return Fit(found.attributions / deviations, standard_errors, found.surrogate)
 

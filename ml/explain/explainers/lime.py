@@ -13,7 +13,7 @@ variates come close to it.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 
 import numpy as np
 
@@ -28,22 +28,12 @@ from ml.explain.sampling.draws import DEFAULT_SAMPLES, is_enumerable
 from ml.explain.sampling.errors import stratified
 from ml.explain.sampling.fits import exactly_fitted, fitted, in_order
 from ml.explain.sampling.stopping import Stopping
-from ml.explain.sampling.surrogates import Fit, Fitting, Ridge, Surrogate, decision_tree, lasso, r_squared, ridge
+from ml.explain.sampling.surrogates import DecisionTree, Fit, Fitter, Lasso, Ridge, r_squared
 from ml.result import StopReason, SurrogateFit
 from ml.spec import SurrogateKind
 
-_MIN_FOR_CONTROL = 4  # samples a feature
-
-
-def surrogate(method: spec.Lime) -> Surrogate:
-    """The interpretable model that a method asks for, with its parameters."""
-    match method.surrogate:
-        case SurrogateKind.RIDGE:
-            return partial(ridge, 1.0 if method.alpha is None else method.alpha)
-        case SurrogateKind.LASSO:
-            return partial(lasso, 0.01 if method.alpha is None else method.alpha)
-        case SurrogateKind.DECISION_TREE:
-            return partial(decision_tree, method.max_depth or spec.DEFAULT_DEPTH)
+_MIN_FOR_CONTROL = 4  # samples per feature
+_DEFAULT_ALPHA = {SurrogateKind.RIDGE: 1.0, SurrogateKind.LASSO: 0.01}
 
 
 @dataclass(frozen=True)
@@ -104,29 +94,35 @@ class LimeExplainer:
 
         return fitted(fit, self._plain, coalitions, values, self.budget.standard_error, fixed=1)
 
-    def _plain(self, coalitions: BoolArray) -> Fitting:
+    def _plain(self, coalitions: BoolArray) -> Fitter:
         """The surrogate of `coalitions`, without control variates."""
         samples = coalitions.astype(np.float64)
-        if self._chooses and self.method.surrogate is SurrogateKind.RIDGE:
-            removed = (~coalitions).sum(axis=1)
-            weights = self._sizes.weights(coalitions)
-            return Ridge(
-                self._alpha, samples, weights, spread=lambda pulls: stratified(pulls, removed, self._sizes.counts)
-            )
         weights = self._sizes.weights(coalitions) if self._chooses else kernel(coalitions, self.method.kernel_width)
-        if self.method.surrogate is SurrogateKind.RIDGE:
-            return Ridge(self._alpha, samples, weights, fixed=1)
-        # The sampling theory's correction for finite populations (Cochran 1977).
-        left_out = np.sqrt(1 - len(coalitions) / self.max_evaluations) if self._every else 1.0
-        found = surrogate(self.method)
+        match self.method.surrogate:
+            case SurrogateKind.RIDGE if self._chooses:
+                removed, counts = (~coalitions).sum(axis=1), self._sizes.counts
+                return Ridge(
+                    self._alpha, samples, weights, spread=lambda influences: stratified(influences, removed, counts)
+                )
+            case SurrogateKind.RIDGE:
+                return Ridge(self._alpha, samples, weights, fixed=1)
+            case SurrogateKind.LASSO:
+                fitter: Fitter = Lasso(self._alpha, samples, weights, fixed=1)
+            case SurrogateKind.DECISION_TREE:
+                fitter = DecisionTree(self.method.max_depth or spec.DEFAULT_DEPTH, samples, weights, fixed=1)
+        if not self._every:
+            return fitter
+        left_out = np.sqrt(
+            1 - len(coalitions) / self.max_evaluations
+        )  # correction for finite populations (Cochran 1977)
 
         def fit(values: FloatArray, *, errors: bool = True) -> Fit:
-            fit = found(samples, values, weights, errors=errors, fixed=1)
-            return replace(fit, standard_errors=left_out * fit.standard_errors) if errors else fit
+            found = fitter(values, errors=errors)
+            return replace(found, standard_errors=left_out * found.standard_errors) if errors else found
 
         return fit
 
-    def _controlled(self, coalitions: BoolArray, values: FloatArray) -> Fitting:
+    def _controlled(self, coalitions: BoolArray, values: FloatArray) -> Fitter:
         """The ridge of all coalitions, as a game knows them that is fitted to `values` of `coalitions`."""
         removed = (~coalitions).sum(axis=1)
         draws = Draws(fixed=1, rows=1, strata=removed[1:], counts=self._sizes.counts)
@@ -168,4 +164,4 @@ class LimeExplainer:
 
     @property
     def _alpha(self) -> float:
-        return 1.0 if self.method.alpha is None else self.method.alpha
+        return _DEFAULT_ALPHA[self.method.surrogate] if self.method.alpha is None else self.method.alpha

@@ -9,12 +9,12 @@ import numpy as np
 
 from ml.explain.estimator import BoolArray, Estimate, FloatArray, with_rows
 from ml.explain.sampling.errors import has_converged, stability
-from ml.explain.sampling.surrogates import Fit, Fitting
+from ml.explain.sampling.surrogates import Fit, Fitter
 
 
 def fitted(
-    fit: Fitting,
-    halve: Callable[[BoolArray], Fitting],
+    fit: Fitter,
+    halve: Callable[[BoolArray], Fitter],
     coalitions: BoolArray,
     values: FloatArray,
     limit: float | None,
@@ -38,7 +38,7 @@ def fitted(
     )
 
 
-def exactly_fitted(fit: Fitting, coalitions: BoolArray, values: FloatArray) -> Estimate:
+def exactly_fitted(fit: Fitter, coalitions: BoolArray, values: FloatArray) -> Estimate:
     """The estimate that is a surrogate's `fit` to `values` [n] of all coalitions."""
 
     def estimate(values: FloatArray) -> Estimate:

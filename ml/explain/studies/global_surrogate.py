@@ -11,8 +11,7 @@ import numpy as np
 from ml import spec
 from ml.explain.estimator import FloatArray, IntArray
 from ml.explain.numbers import known
-from ml.explain.sampling import surrogates
-from ml.explain.sampling.surrogates import Fit
+from ml.explain.sampling.surrogates import DecisionTree, Fit, Ridge, r_squared
 from ml.explain.target import unit
 from ml.explain.text.units import words
 from ml.explain.trust.verdict import Reason
@@ -81,7 +80,7 @@ class GlobalSurrogateExplainer:
         )
         return GlobalSurrogateResult(
             surrogate=replace(fit.surrogate, nodes=nodes),
-            held_out_r_squared=surrogates.r_squared(values[held], predicted, np.ones(len(held))),
+            held_out_r_squared=r_squared(values[held], predicted, np.ones(len(held))),
             coefficients=tuple(
                 WordCoefficient(vocabulary[i], float(fit.attributions[i]), known(float(fit.standard_errors[i])))
                 for i in ranked
@@ -100,10 +99,11 @@ class GlobalSurrogateExplainer:
     def _fit(self, samples: FloatArray, values: FloatArray) -> Fit:
         weights = np.ones(len(values))
         if self.method.surrogate is SurrogateKind.DECISION_TREE:
-            return surrogates.decision_tree(self.method.max_depth or spec.DEFAULT_DEPTH, samples, values, weights)
+            return DecisionTree(self.method.max_depth or spec.DEFAULT_DEPTH, samples, weights)(values)
         from sklearn.linear_model import RidgeCV  # noqa: PLC0415 - takes a second to import
 
-        return surrogates.ridge(float(RidgeCV(_ALPHAS).fit(samples, values).alpha_), samples, values, weights)
+        alpha = float(RidgeCV(_ALPHAS).fit(samples, values).alpha_)
+        return Ridge(alpha, samples, weights)(values)
 
 
 def predict(fit: Fit, samples: FloatArray) -> FloatArray:
