@@ -1,4 +1,4 @@
-"""What all sampling explainers do alike: ask for more and more, tell what is known by then, and know when to stop."""
+"""The loop of all explainers that sample: ask for growing batches, estimate after each, and stop in time."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ml.explain.sampling.stopping import Stopping
 from ml.result import StopReason
 
 PLAIN_GROWTH, CONTROLLED_GROWTH = 0.25, 0.5
-"""How much more is asked for before each estimate: one with control variates takes tenths of a second."""
+"""By how much the samples grow before each estimate: one with control variates takes tenths of a second."""
 _FIRST_BATCH = 64
 
 
 class Estimator(Protocol):
-    """What the samples so far tell."""
+    """From the samples so far to an estimate."""
 
     def __call__(self, coalitions: BoolArray, values: FloatArray) -> Estimate:
         """Estimate from `coalitions` [blocks, rows, features] and their `values` [blocks, rows]; blocks may be 0."""
@@ -36,14 +36,16 @@ def anytime(
     growth: float = PLAIN_GROWTH,
     end: StopReason = StopReason.EVALUATIONS,
 ) -> Estimating:
-    """Ask in growing batches, about 64 coalitions and then a quarter more each time; tell after each.
+    """Ask for growing batches, about 64 coalitions at first and then a quarter more each time; estimate after each.
 
     Args:
-        draws: at least `blocks` blocks of coalitions, bool [rows, features] each, that only tell something batch_size
-            (a pair, a permutation). They are drawn as they are asked for.
-        stopping: when to stop before all blocks were asked for.
-        growth: how much more each time: more for an estimate that costs much beside a small model's evaluations.
-        end: why it stopped when all blocks were asked for.
+        draws: at least `blocks` blocks of coalitions that belong together (a pair, a permutation), bool [rows,
+            features] each. They are drawn as they are needed.
+        rows: coalitions of a block.
+        blocks: the most blocks.
+        stopping: when to stop before.
+        growth: by how much the samples grow each time; more where estimates are slow beside a small model.
+        end: why it stopped, if all blocks were evaluated.
     """
     coalitions = np.empty((0, rows, game.features), dtype=np.bool_)
     values = np.empty((0, rows))
@@ -54,7 +56,7 @@ def anytime(
         asked = yield from game(batch.reshape(-1, game.features))
         answers = asked.reshape(size, rows)
         # Only the blocks before the first unanswered one: which of the others were answered depends on the order of
-        # the work, not on chance alone.
+        # computation, so that they are no random sample.
         known = np.isfinite(answers).all(axis=1)
         answered = size if known.all() else int(np.argmin(known))
         coalitions = np.concatenate([coalitions, batch[:answered]])

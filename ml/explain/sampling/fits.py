@@ -21,11 +21,12 @@ def fitted(
     *,
     fixed: int = 0,
 ) -> Estimate:
-    """The estimate that is a surrogate's `fit` to `values` [n] of `coalitions` [n, features].
+    """The estimate by a surrogate's `fit` to `values` [n] of `coalitions` [n, features].
 
     Args:
-        halve: from some of the coalitions to the surrogate that is fitted to them: to two halves, for the stability.
-        fixed: how many of the first coalitions are no draws, and part of both halves.
+        halve: makes the surrogate for either half of the coalitions, which the stability compares.
+        limit: the standard error that is asked for, if any.
+        fixed: how many of the first coalitions are not drawn, and belong to both halves.
     """
     rows = np.arange(len(values))
     parts = [np.concatenate([rows[:fixed], rows[fixed + half :: 2]]) for half in (0, 1)]
@@ -39,7 +40,7 @@ def fitted(
 
 
 def exactly_fitted(fit: Fitter, coalitions: BoolArray, values: FloatArray) -> Estimate:
-    """The estimate that is a surrogate's `fit` to `values` [n] of all coalitions."""
+    """The exact estimate by a surrogate's `fit` to `values` [n] of all coalitions."""
 
     def estimate(values: FloatArray) -> Estimate:
         return replace(of_fit(fit(values, errors=False)), standard_errors=np.zeros(coalitions.shape[1]))
@@ -48,11 +49,11 @@ def exactly_fitted(fit: Fitter, coalitions: BoolArray, values: FloatArray) -> Es
 
 
 def of_fit(fit: Fit) -> Estimate:
-    """A surrogate's fit as an estimate."""
+    """A fit as an estimate."""
     return Estimate(fit.attributions, fit.standard_errors, surrogate=fit.surrogate, freedom=fit.freedom)
 
 
 def in_order(coalitions: BoolArray, values: FloatArray) -> tuple[BoolArray, FloatArray]:
-    """All coalitions [n, features] and their values [n], in an order that no draw decides: nor how ties are broken."""
+    """All coalitions [n, features] and their values in a fixed order, so that ties are broken alike for any seed."""
     order = np.lexsort(coalitions.T)
     return coalitions[order], values[order]
