@@ -89,7 +89,7 @@ def explainer(
         raise InputError(
             "budget.max_evaluations",
             f"this method takes at least {needed} evaluations for these {features} features"
-            f"{f' for {rows} rows' if rows and internals else ''}, more than {limit}; raise the limit,"
+            f"{f' and {rows} rows' if rows and internals else ''}, more than {limit}; raise the limit,"
             f" {_advice(asked.method)}",
         )
     return chosen

@@ -1,13 +1,13 @@
-"""LIME: a weighted interpretable model around the prompt (Ribeiro, Singh & Guestrin 2016), as it improves.
+"""LIME: an interpretable model fitted around the prompt, with weights (Ribeiro, Singh & Guestrin 2016).
 
-Everything that defines the numbers is that of the authors' `lime` package, text explainer: the number of removed
-features uniform in 1..d, drawn without replacement; the whole prompt as the first sample; the cosine distance to it
-times 100; the kernel √exp(−distance² / width²); ridge with α = 1 and an intercept on all features; weighted R².
+The definition is that of the text explainer of the authors' `lime` package: the number of removed features uniform in
+1..d, drawn without replacement; the whole prompt as the first sample; the cosine distance to it times 100; the kernel
+√exp(−distance² / width²); ridge with α = 1 and an intercept on all features; weighted R².
 
-The textbook's estimator makes even the package's own draws, so that the same seed gives the package's coefficients. The
-other one estimates what the package finds of 1,000 samples on the average: a fit to all coalitions, each weighed by how
-often it is drawn. It is exact where all coalitions are within the budget; elsewhere a draw by importance and control
-variates come close to it.
+The textbook estimator also makes the package's draws, so that equal seeds give the package's coefficients. The other
+one estimates the mean of the package's results with 1,000 samples: a fit to all coalitions, each weighted by how often
+it is drawn. It is exact where all coalitions are within the budget; otherwise importance sampling and control variates
+come close.
 """
 
 from __future__ import annotations
@@ -44,24 +44,24 @@ class LimeExplainer:
     method: spec.Lime
     budget: spec.Budget
     control: bool = False
-    """Whether coalitions are drawn to tell the most, all of them where the budget has room, and control variates help
-    the ridge where it has not; see `ml.explain.control_variates`."""
+    """Whether to draw coalitions by importance, or all of them where the budget allows, and to use control variates for
+    the ridge where it does not; see `ml.explain.control_variates`."""
 
     @property
     def max_evaluations(self) -> int:
-        """The samples, or all coalitions. The package's own draws are counted each time that they come."""
+        """The samples, or all coalitions. Repeated draws of the package count each time."""
         return int(2**self.features) if self._every else self.budget.max_evaluations or DEFAULT_SAMPLES
 
     @property
     def min_evaluations(self) -> int:
-        """Two, the least that a surrogate can be fitted to."""
+        """Two, the fewest that a surrogate can be fitted to."""
         return 2
 
     def __call__(self, game: Game) -> Estimating:
-        """Sample, fit, and tell, again and again.
+        """Sample and fit, again and again.
 
-        Errors are looked at once there are two samples a coefficient: before that, the penalty holds coefficients and
-        their errors near 0 whatever the game.
+        Errors are believed once there are two samples per coefficient: before that, the penalty keeps coefficients and
+        their errors near 0 for any game.
         """
         seed, enough = self.budget.seed, 2 * (self.features + 1)
         draws = self._sizes.draw(seed) if self._chooses else draw(self.features, self.max_evaluations, seed)
@@ -123,7 +123,7 @@ class LimeExplainer:
         return fit
 
     def _controlled(self, coalitions: BoolArray, values: FloatArray) -> Fitter:
-        """The ridge of all coalitions, as a game knows them that is fitted to `values` of `coalitions`."""
+        """The ridge of all coalitions, with a game fitted to `values` of `coalitions` as control variate."""
         removed = (~coalitions).sum(axis=1)
         draws = Draws(fixed=1, rows=1, strata=removed[1:], counts=self._sizes.counts)
         early = slice(Covariance.first_samples(self.features))
@@ -146,7 +146,7 @@ class LimeExplainer:
 
     @property
     def _every(self) -> bool:
-        """Whether all coalitions are within the budget, so that nothing has to be left to chance."""
+        """Whether all coalitions are evaluated."""
         return self.control and is_enumerable(self.features, self.budget)
 
     @property
@@ -155,7 +155,7 @@ class LimeExplainer:
 
     @property
     def _chooses(self) -> bool:
-        """Whether the draw is ours to choose, and not the package's."""
+        """Whether the draw is by importance, and not the package's."""
         return self._every or (self.control and self.method.surrogate is SurrogateKind.RIDGE)
 
     @cached_property

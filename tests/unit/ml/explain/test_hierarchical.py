@@ -404,7 +404,7 @@ def test_what_makes_up_for_each_other_is_said():
     found = last(Run(EitherWillDo({}), spec))
     assert [each.attribution for each in found.attributions] == [0] * 4
     assert found.hierarchy.rest_value == pytest.approx(4.0)
-    assert any("stands in several parts" in reason for reason in found.trust.reasons)
+    assert any("said in several of them" in reason for reason in found.trust.reasons)
 
 
 def test_an_attempt_goes_on_from_a_checkpoint():
