@@ -25,13 +25,11 @@ from ml.explain.estimator import (
     FloatArray,
     Game,
     Pairwise,
-    empty_and_full,
     with_ends,
-    with_rows,
 )
 from ml.explain.explainers.kernel_shap import Layers, draw
 from ml.explain.explainers.shapley import Pairs, of_one_feature
-from ml.explain.sampling.anytime import CONTROLLED_GROWTH, anytime
+from ml.explain.sampling.anytime import CONTROLLED_GROWTH, anytime_from_ends
 from ml.explain.sampling.draws import DEFAULT_SAMPLES, is_enumerable
 from ml.explain.sampling.errors import completeness_error, has_converged, stability
 from ml.explain.sampling.stopping import Stopping
@@ -68,18 +66,15 @@ class InteractionsExplainer:
 
     def __call__(self, game: Game) -> Estimating:
         """Ask for the empty and the full coalition, then for pairs of coalitions."""
-        ends = yield from game(empty_and_full(self.features))
-        if not np.isfinite(ends).all():
-            yield self._nothing(StopReason.DURATION)
-            return
         if self.features == 1:
-            found = with_rows(of_one_feature, empty_and_full(1), ends)
-            yield replace(found, stop=StopReason.COMPLETE, interactions=Pairwise(np.zeros(0), np.zeros(0)))
+            for step in of_one_feature(game):
+                yield step and replace(step, interactions=Pairwise(np.zeros(0), np.zeros(0)))
             return
-        steps = anytime(
+        steps = anytime_from_ends(
             game,
             draw(self.features, self.budget.seed, tilt=_TILT),
-            lambda coalitions, values: self._estimate(coalitions, np.concatenate([ends, values.ravel()])),
+            self._estimate,
+            nothing=self._nothing(),
             rows=2,
             blocks=self._pairs,
             stopping=Stopping(),
@@ -104,10 +99,10 @@ class InteractionsExplainer:
             return False
         return float(max(found.standard_errors.max(), pairs.standard_errors.max())) < limit
 
-    def _nothing(self, stop: StopReason | None = None) -> Estimate:
+    def _nothing(self) -> Estimate:
         pairs = math.comb(self.features, 2)
         nothing = Pairwise(np.zeros(pairs), np.full(pairs, np.inf))
-        return replace(Estimate.nothing(self.features, stop), interactions=nothing)
+        return replace(Estimate.nothing(self.features), interactions=nothing)
 
     def _estimate(self, coalitions: BoolArray, values: FloatArray) -> Estimate:
         """From `coalitions` [pairs, 2, features], and the values of the empty, the full and these, [2 + 2 · pairs]."""

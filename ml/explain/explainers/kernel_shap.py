@@ -23,16 +23,14 @@ from ml.explain.estimator import (
     Estimating,
     FloatArray,
     Game,
-    empty_and_full,
     with_ends,
     with_rows,
 )
 from ml.explain.explainers.shapley import Pairs, Regression, kernel
-from ml.explain.sampling.anytime import CONTROLLED_GROWTH, PLAIN_GROWTH, anytime
+from ml.explain.sampling.anytime import CONTROLLED_GROWTH, PLAIN_GROWTH, anytime_from_ends
 from ml.explain.sampling.draws import DEFAULT_SAMPLES, GOLDEN, subset_counts
 from ml.explain.sampling.errors import completeness_error, has_converged, stability, stratified
 from ml.explain.sampling.stopping import Stopping
-from ml.result import StopReason
 
 _MIN_PAIRS = 32
 _TILT = 2  # the power that gives a fitted game the best Shapley values
@@ -116,14 +114,11 @@ class KernelShapExplainer:
 
     def __call__(self, game: Game) -> Estimating:
         """Ask for the empty and the full coalition, then for pairs."""
-        ends = yield from game(empty_and_full(self.features))
-        if not np.isfinite(ends).all():
-            yield Estimate.nothing(self.features, StopReason.DURATION)
-            return
-        yield from anytime(
+        return anytime_from_ends(
             game,
             draw(self.features, self.budget.seed, tilt=_TILT if self.control else 0),
-            lambda coalitions, values: self._estimate(coalitions, np.concatenate([ends, values.ravel()])),
+            self._estimate,
+            nothing=Estimate.nothing(self.features),
             rows=2,
             blocks=self._pairs,
             stopping=Stopping.of(self.budget, max(_MIN_PAIRS, 2 * self.features)),

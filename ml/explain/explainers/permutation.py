@@ -18,15 +18,13 @@ from ml.explain.estimator import (
     Estimating,
     FloatArray,
     Game,
-    empty_and_full,
     with_ends,
     with_rows,
 )
-from ml.explain.sampling.anytime import anytime
+from ml.explain.sampling.anytime import anytime_from_ends
 from ml.explain.sampling.draws import DEFAULT_SAMPLES
 from ml.explain.sampling.errors import completeness_error, has_converged, moderated, stability
 from ml.explain.sampling.stopping import Stopping
-from ml.result import StopReason
 
 _ENOUGH_PAIRS = 16
 
@@ -57,14 +55,11 @@ class PermutationExplainer:
         Standard errors are believed from 16 pairs on: features that rarely matter may not have mattered yet, and look
         more certain than they are.
         """
-        ends = yield from game(empty_and_full(game.features))
-        if not np.isfinite(ends).all():
-            yield Estimate.nothing(self.features, StopReason.DURATION)
-            return
-        yield from anytime(
+        return anytime_from_ends(
             game,
             self._draws(),
-            lambda coalitions, values: self._estimate(coalitions, np.concatenate([ends, values.ravel()])),
+            self._estimate,
+            nothing=Estimate.nothing(self.features),
             rows=self._rows,
             blocks=self._pairs,
             stopping=Stopping.of(self.budget, _ENOUGH_PAIRS),

@@ -28,7 +28,7 @@ from ml.explain.estimator import (
     with_ends,
     with_rows,
 )
-from ml.explain.sampling.anytime import anytime
+from ml.explain.sampling.anytime import anytime_from_ends
 from ml.explain.sampling.errors import completeness_error, has_converged
 from ml.explain.sampling.stopping import Stopping
 from ml.result import StopReason
@@ -107,9 +107,18 @@ def kernel(features: int) -> FloatArray:
     return share
 
 
-def of_one_feature(ends: FloatArray) -> Estimate:
-    """The exact estimate for a single feature, from the values of the empty and the full coalition, [2]."""
-    return Estimate(np.diff(ends), np.zeros(1), converged=True, completeness_error=0.0)
+def of_one_feature(game: Game) -> Estimating:
+    """The exact Shapley value of a single feature."""
+    coalitions = empty_and_full(1)
+    values = yield from game(coalitions)
+    if not np.isfinite(values).all():
+        yield Estimate.nothing(1, StopReason.DURATION)
+        return
+
+    def estimate(values: FloatArray) -> Estimate:
+        return Estimate(np.diff(values), np.zeros(1), converged=True, completeness_error=0.0)
+
+    yield replace(with_rows(estimate, coalitions, values), stop=StopReason.COMPLETE)
 
 
 @dataclass(frozen=True)
@@ -135,21 +144,18 @@ class EnumerationExplainer:
 
     def __call__(self, game: Game) -> Estimating:
         """Ask for the empty and the full coalition, then for the pairs between them."""
-        ends = yield from game(empty_and_full(self.features))
-        if not np.isfinite(ends).all():
-            yield Estimate.nothing(self.features, StopReason.DURATION)
-        elif self.features == 1:
-            yield replace(with_rows(of_one_feature, empty_and_full(1), ends), stop=StopReason.COMPLETE)
-        else:
-            yield from anytime(
-                game,
-                self._draws(),
-                lambda coalitions, values: self._estimate(coalitions, np.concatenate([ends, values.ravel()])),
-                rows=2,
-                blocks=self._pairs,
-                stopping=Stopping(self.budget.standard_error, enough=4 * self.features),
-                end=StopReason.COMPLETE,
-            )
+        if self.features == 1:
+            return of_one_feature(game)
+        return anytime_from_ends(
+            game,
+            self._draws(),
+            self._estimate,
+            nothing=Estimate.nothing(self.features),
+            rows=2,
+            blocks=self._pairs,
+            stopping=Stopping(self.budget.standard_error, enough=4 * self.features),
+            end=StopReason.COMPLETE,
+        )
 
     @property
     def _pairs(self) -> int:

@@ -31,15 +31,13 @@ from ml.explain.estimator import (
     FloatArray,
     Game,
     Pairwise,
-    empty_and_full,
     with_ends,
     with_rows,
 )
-from ml.explain.sampling.anytime import anytime
+from ml.explain.sampling.anytime import anytime_from_ends
 from ml.explain.sampling.draws import DEFAULT_SAMPLES
 from ml.explain.sampling.errors import completeness_error, has_converged, stability
 from ml.explain.sampling.stopping import Stopping
-from ml.result import StopReason
 
 MAX_FEATURES = 1024
 """523,776 pairs: seconds for each estimate."""
@@ -71,14 +69,11 @@ class SparseInteractionsExplainer:
 
     def __call__(self, game: Game) -> Estimating:
         """Ask for the empty and the full coalition, then for pairs of coalitions."""
-        ends = yield from game(empty_and_full(self.features))
-        if not np.isfinite(ends).all():
-            yield self._nothing(StopReason.DURATION)
-            return
-        yield from anytime(
+        return anytime_from_ends(
             game,
             self._draw(),
-            lambda coalitions, values: self._estimate(coalitions, np.concatenate([ends, values.ravel()])),
+            self._estimate,
+            nothing=self._nothing(),
             rows=2,
             blocks=self._pairs,
             stopping=Stopping.of(self.budget, self.features, ranks=False),
@@ -96,8 +91,8 @@ class SparseInteractionsExplainer:
             coalition = random.random(self.features) < 0.5
             yield np.stack([coalition, ~coalition])
 
-    def _nothing(self, stop: StopReason | None = None) -> Estimate:
-        return replace(Estimate.nothing(self.features, stop), interactions=Pairwise.of_none())
+    def _nothing(self) -> Estimate:
+        return replace(Estimate.nothing(self.features), interactions=Pairwise.of_none())
 
     def _estimate(self, coalitions: BoolArray, values: FloatArray) -> Estimate:
         """From `coalitions` [pairs, 2, features], and the values of the empty, the full and these, [2 + 2 · pairs]."""

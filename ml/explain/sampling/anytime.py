@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from ml.explain.estimator import BoolArray, Estimate, Estimating, FloatArray, Game, batch_size
+from ml.explain.estimator import BoolArray, Estimate, Estimating, FloatArray, Game, batch_size, empty_and_full
 from ml.explain.sampling.stopping import Stopping
 from ml.result import StopReason
 
@@ -76,3 +76,37 @@ def anytime(
         yield replace(found, stop=stop)
         if stop is not None:
             return
+
+
+def anytime_from_ends(
+    game: Game,
+    draws: Iterator[BoolArray],
+    estimate: Estimator,
+    *,
+    nothing: Estimate,
+    rows: int,
+    blocks: int,
+    stopping: Stopping,
+    growth: float = PLAIN_GROWTH,
+    end: StopReason = StopReason.EVALUATIONS,
+) -> Estimating:
+    """As `anytime`, after the values of the empty and the full coalition.
+
+    Args:
+        estimate: its values begin with those two: [2 + blocks · rows].
+        nothing: the estimate if time runs out before them.
+    """
+    ends = yield from game(empty_and_full(game.features))
+    if not np.isfinite(ends).all():
+        yield replace(nothing, stop=StopReason.DURATION)
+        return
+    yield from anytime(
+        game,
+        draws,
+        lambda coalitions, values: estimate(coalitions, np.concatenate([ends, values.ravel()])),
+        rows=rows,
+        blocks=blocks,
+        stopping=stopping,
+        growth=growth,
+        end=end,
+    )
