@@ -79,7 +79,7 @@ def test_features_and_removal() -> None:
         build.features("paragraph")
     with pytest.raises(ValueError, match="choose from mask, delete"):
         build.removal("burn")
-    with pytest.raises(ValueError, match="leave out the other"):
+    with pytest.raises(ValueError, match="leave out the kind"):
         build.removal("mask", replacement=" ")
 
 
