@@ -93,10 +93,10 @@ class Run(Work):
         value = self._open(target)
 
         empty_and_full = self.problem.perturbation.empty_and_full
-        value.beside(empty_and_full)
+        value.add_to_next(empty_and_full)
         estimate = yield from self._estimated(value, target)
         # Time may have run out before them, or all else was known from an earlier attempt.
-        while (blank := self._blank(value, target)) is None or value.asked_beside:
+        while (blank := self._blank(value, target)) is None or value.has_added:
             value.deadline = math.inf
             yield from self._reported(value(empty_and_full), Stage.EXPLAINING)
         blank = yield from self._with_rows(value, blank, estimate)

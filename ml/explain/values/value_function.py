@@ -61,7 +61,7 @@ class ValueFunction:
         self._evaluator = evaluator
         self._clock = clock
         self._by_prompt: dict[bytes, FloatArray] = {}  # the target's value and its rows', [1 + rows]
-        self._beside: BoolArray = np.empty((0, self.features), dtype=np.bool_)
+        self._added: BoolArray = np.empty((0, self.features), dtype=np.bool_)
         self._cache = cache
         self._scope = scope
 
@@ -70,14 +70,14 @@ class ValueFunction:
         """The fewest coalitions to ask for at once; see `Evaluator.batch_size`."""
         return self._evaluator.batch_size(len(self._prompts(np.ones(self.features, dtype=np.bool_))))
 
-    def beside(self, coalitions: BoolArray) -> None:
-        """Compute `coalitions` along with the next request: in the model's own precision, and cheaper than apart."""
-        self._beside = coalitions
+    def add_to_next(self, coalitions: BoolArray) -> None:
+        """Compute `coalitions` with the next request: in the model's own precision, and cheaper than apart."""
+        self._added = coalitions
 
     @property
-    def asked_beside(self) -> bool:
-        """Whether coalitions wait to be computed along with the next request."""
-        return len(self._beside) > 0
+    def has_added(self) -> bool:
+        """Whether coalitions wait to be computed with the next request."""
+        return len(self._added) > 0
 
     def charge(self, evaluations: int, tokens: int, saved: int = 0) -> None:
         """Count evaluations other than values: gradients, or passes that look inside the model."""
@@ -116,20 +116,20 @@ class ValueFunction:
 
         Yields after each chunk of work. NaN stands for what was not computed before the deadline.
         """
-        beside = len(self._beside)
-        coalitions = np.concatenate([self._beside, coalitions])
-        self._beside = coalitions[:0]
+        added = len(self._added)
+        coalitions = np.concatenate([self._added, coalitions])
+        self._added = coalitions[:0]
         keys, missing = _keys(coalitions), _Missing()
-        exact = 0  # how many of the missing prompts are those of `beside`
+        exact = 0  # how many of the missing prompts are those of the added coalitions
         for index, (key, coalition) in enumerate(zip(keys, coalitions, strict=True)):
             if self._is_known(key, coalition, index, missing):
                 self.answered += self._prompts.removals
-            elif index < beside:
+            elif index < added:
                 exact = len(missing.prompts)
         if self.computed == 0:
             self.cached = self.answered
         yield from self._compute(missing, keys, exact)
-        return self._known_values(keys)[beside:]
+        return self._known_values(keys)[added:]
 
     def _is_known(self, key: bytes, coalition: BoolArray, index: int, missing: _Missing) -> bool:
         """Whether a coalition's value is known. If not, its prompts are added to `missing`."""
