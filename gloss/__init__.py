@@ -8,8 +8,8 @@
         for part in why.result.attributions:
             print(part.text, part.attribution, part.standard_error)
 
-`gloss.v1` holds the contract's messages, `gloss.build` makes them from plain values, `gloss.tensors` reads packed
-tensors, `gloss.durations` times, `gloss.values` standard errors and rows, and `gloss.render` draws explanations for the
+`gloss.v1` has the contract's messages, and `gloss.build` makes them from plain values. `gloss.tensors` reads packed
+tensors, `gloss.durations` times, and `gloss.values` standard errors and rows. `gloss.render` draws explanations for the
 terminal and as HTML.
 """
 
@@ -32,7 +32,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Load the clients, and gRPC with them, when they are first used: who needs the messages only does not wait."""
+    """Import the clients, and gRPC with them, on first use: code that only needs the messages does not wait."""
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

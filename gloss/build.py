@@ -1,7 +1,7 @@
 """Builds the contract's messages from plain Python values: ``"text"``, ``[12, 7]``, ``"word"``, ``(3, 9)``.
 
-Every function also takes the message itself, so whatever the contract can say can be said. Values that the contract
-has no word for raise `ValueError`; all other checks are the server's.
+Every function also takes the message itself, so that everything in the contract can be sent. Values that the contract
+does not know raise `ValueError`; all other checks are the server's.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ MethodLike = str | Message
 """A method of the contract by the name of its field ("kernel-shap"), or its own message (`v1.KernelShap()`)."""
 
 StudyLike = v1.GlobalSurrogate | v1.BiasProbe
-"""What a study asks: `global_surrogate` and `bias_probe` make it."""
+"""The method of a study, from `global_surrogate` or `bias_probe`."""
 
 REMOVALS: dict[str, v1.RemovalKind] = {
     "mask": v1.REMOVAL_KIND_MASK_TOKEN,
@@ -109,10 +109,10 @@ def target(
     generation: int | None = None,
     scale: ScaleName | None = None,
 ) -> v1.Target | None:
-    """What is explained; None leaves the contract's default, the model's most likely next token.
+    """The target of an explanation; None for the contract's default, the model's most likely next token.
 
     Args:
-        value: one next token, or with `against` the first half of a contrast.
+        value: a next token, or with `against` the preferred side of a contrast.
         against: why `value` rather than this?
         follow: a whole continuation, all of whose tokens count.
         generation: the model's own generation, of at most so many tokens.
@@ -120,7 +120,7 @@ def target(
     """
     if isinstance(value, v1.Target):
         if given((against, follow, generation, scale)):
-            raise ValueError("a Target message says everything: leave out against, continuation, generation and scale")
+            raise ValueError("a Target message is complete: leave out against, continuation, generation and scale")
         return value
     if not given((value, against, follow, generation, scale)):
         return None
@@ -134,7 +134,7 @@ def target(
         built.continuation.CopyFrom(continuation(follow))
     elif against is not None:
         if value is None:
-            raise ValueError("a contrast needs both halves: give the target that is preferred as well")
+            raise ValueError("a contrast has two sides: give the preferred target too")
         chosen = continuation([value] if isinstance(value, int) else value)
         built.contrast.CopyFrom(v1.ContrastTarget(chosen=chosen, rejected=continuation(against)))
     elif value is not None:
@@ -143,7 +143,7 @@ def target(
 
 
 def features(value: FeaturesLike | None = None, *, within: tuple[int, int] | None = None) -> v1.Features | None:
-    """What attributions are given to; None leaves the contract's default, the prompt's words.
+    """The features of an explanation; None for the contract's default, the prompt's words.
 
     Args:
         value: a unit's name, or half-open character spans.
@@ -164,7 +164,7 @@ def features(value: FeaturesLike | None = None, *, within: tuple[int, int] | Non
 
 
 def rows(value: RowsLike | None = None, *, pairs: bool | None = None) -> v1.Rows | None:
-    """The parts of the target that get attributions of their own; None leaves it at those of the whole.
+    """The parts of the target that get attributions of their own; None for the whole target only.
 
     Args:
         value: a unit's name, or half-open character spans of the target's text.
@@ -191,19 +191,19 @@ def _span(field: str, value: Sequence[int]) -> v1.CharacterSpan:
 
 
 def removal(value: v1.Removal | RemovalName | None = None, *, replacement: str | None = None) -> v1.Removal | None:
-    """What takes a removed feature's place; None leaves the contract's default.
+    """How features are removed; None for the contract's default.
 
     Args:
         value: a kind of removal.
-        replacement: the text that takes the feature's place; a kind of its own.
+        replacement: the text that replaces a feature, instead of a kind.
     """
     if isinstance(value, v1.Removal):
         if replacement is not None:
-            raise ValueError("a Removal message says everything: leave out the replacement")
+            raise ValueError("a Removal message is complete: leave out the replacement")
         return value
     if replacement is not None:
         if value is not None:
-            raise ValueError("a replacement is a removal of its own: leave out the other")
+            raise ValueError("a replacement text is a removal by itself: leave out the kind")
         return v1.Removal(kind=v1.REMOVAL_KIND_TEXT, text=replacement)
     if value is None:
         return None
@@ -216,8 +216,8 @@ def method(name: MethodLike, **parameters: Any) -> Message:
     """A method's message: ``method("lime", surrogate="lasso", alpha=0.1)``.
 
     Args:
-        name: its name, or its message, which the parameters complete.
-        parameters: the method's own, as the contract names them; None is not sent.
+        name: its name, or a message that the parameters complete.
+        parameters: the method's fields in the contract; None is not sent.
 
     Raises:
         ValueError: there is no such method, or it has no such parameter.
@@ -240,7 +240,7 @@ def budget(
     standard_error: float | None = None,
     seed: int | None = None,
 ) -> v1.Budget | None:
-    """When to stop; None, where nothing is given, leaves the contract's defaults. `max_duration` counts seconds."""
+    """When to stop; None, for the contract's defaults, if nothing is given. `max_duration` is in seconds."""
     limits = {
         "max_evaluations": max_evaluations,
         "max_duration": max_duration,
@@ -263,7 +263,7 @@ def spec(
     precision: PrecisionName | None = None,
     rows: v1.Rows | None = None,
 ) -> v1.ExplanationSpec:
-    """A whole spec of an explanation. A part that is None is left to the contract's default."""
+    """The spec of an explanation. Parts that are None have the contract's defaults."""
     built = v1.ExplanationSpec(
         model=model,
         prompt=prompt,
@@ -287,7 +287,7 @@ def study(
     budget: v1.Budget | None = None,
     precision: PrecisionName | None = None,
 ) -> v1.StudySpec:
-    """A whole spec of a study. A part that is None is left to the contract's default."""
+    """The spec of a study. Parts that are None have the contract's defaults."""
     built = fill(v1.StudySpec(model=model, target=target, budget=budget), {"precision": precision})
     _choose(built, method)
     return built
@@ -310,19 +310,19 @@ def bias_probe(templates: Sequence[str], groups: Mapping[str, Sequence[str]]) ->
 
     Args:
         templates: texts with the slot.
-        groups: by label, their words; the first words of all groups are compared with each other, and so on.
+        groups: words by label; the first words of all groups are compared with each other, then the second ones...
     """
     sets = [v1.SwapSet(label=label, words=texts(words)) for label, words in groups.items()]
     return v1.BiasProbe(templates=texts(templates), groups=sets)
 
 
 def texts(value: Sequence[str]) -> Sequence[str]:
-    """A list of texts; one text is a list of one, and not of its letters."""
+    """A list of texts; a single text is a list of one."""
     return [value] if isinstance(value, str) else value
 
 
 def _choose(spec: v1.ExplanationSpec | v1.StudySpec, method: Message) -> None:
-    """Put a method's message into the member of the oneof that holds its like.
+    """Set the member of the oneof `method` that has the type of `method`.
 
     Raises:
         ValueError: there is none.
@@ -331,7 +331,7 @@ def _choose(spec: v1.ExplanationSpec | v1.StudySpec, method: Message) -> None:
     for name, kind in members.items():
         if kind is method.DESCRIPTOR:
             getattr(spec, name).CopyFrom(method)
-            getattr(spec, name).SetInParent()  # an empty message counts: it chooses the method, with its defaults
+            getattr(spec, name).SetInParent()  # an empty message chooses the method too, with its defaults
             return
     choices = ", ".join(members)
     raise ValueError(f"{method.DESCRIPTOR.name} is no method of {spec.DESCRIPTOR.name}; choose from {choices}")

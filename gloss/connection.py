@@ -1,4 +1,4 @@
-"""What `Client` and `AsyncClient` have in common: where the server is, how to reach it, what to send with each call."""
+"""The connection of `Client` and `AsyncClient`: the server's address, its security, and options of each call."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ SERVICE_CONFIG = json.dumps(
         ],
     }
 )
-"""Idempotent calls are sent again, within their time-out, when the server was unavailable; all addresses take turns."""
+"""Idempotent calls are retried within their time-out if the server is unavailable; all addresses take turns."""
 
 
 class Connection:
@@ -57,7 +57,7 @@ class Connection:
         timeout: seconds that a call may take unless it says otherwise.
         key: API key, sent with every call as ``authorization: Bearer KEY``. Use TLS beyond this machine: without it the
             key travels in the clear. Default: the environment variable GLOSS_KEY, else none.
-        tls: encrypt the connection, and trust the authorities that gRPC brings along. Implied by the two below.
+        tls: encrypt the connection, and trust gRPC's own authorities. Implied by the two below.
         ca: PEM file of the authorities to trust instead. Default: the environment variable GLOSS_CA, else none.
         certificate: PEM files of this client's certificate and of its private key, for mutual TLS. Default: the
             environment variables GLOSS_CERTIFICATE and GLOSS_CERTIFICATE_KEY, else none.
@@ -93,15 +93,15 @@ class Connection:
         return [
             ("grpc.service_config", SERVICE_CONFIG),
             ("grpc.primary_user_agent", "gloss"),
-            ("grpc.max_receive_message_length", -1),  # the server bounds its replies and says so; no second limit here
-            ("grpc.max_reconnect_backoff_ms", 5000),  # a server that restarts is found again soon
-            # A proxy set for the web must not stand between us and a server on this very machine.
+            ("grpc.max_receive_message_length", -1),  # the server limits its replies
+            ("grpc.max_reconnect_backoff_ms", 5000),  # to find a restarted server soon
+            # A proxy for the web must not be used for a server on this machine.
             ("grpc.enable_http_proxy", int(not self.address.startswith(("127.", "localhost:", "[::1]", "unix:")))),
         ]
 
     @contextmanager
     def _failing(self) -> Iterator[None]:
-        """Turn what gRPC raises, while a call is made and read, into a `GlossError`."""
+        """Turn gRPC's exceptions of a call into a `GlossError`."""
         if self._closed.is_set():
             raise closed()
         try:
@@ -109,12 +109,12 @@ class Connection:
         except grpc.RpcError as error:
             shut = self._closed.is_set() and error.code() is grpc.StatusCode.CANCELLED
             raise closed() if shut else from_rpc(error) from error
-        except ValueError as error:  # for one, another thread closed the channel before the call began
+        except ValueError as error:  # as when another thread closed the channel before the call began
             if not self._closed.is_set():
                 raise
             raise closed() from error
         except asyncio.CancelledError as error:
-            # Closing the channel cancels its calls as cancelling the task that waits for them would.
+            # Closing the channel cancels its calls just as cancelling the waiting task does.
             task = asyncio.current_task()
             if not self._closed.is_set() or task is None or task.cancelling():
                 raise
@@ -131,7 +131,7 @@ def credentials(
     ca: str | os.PathLike[str] | None = None,
     certificate: tuple[str | os.PathLike[str], str | os.PathLike[str]] | None = None,
 ) -> grpc.ChannelCredentials | None:
-    """What a channel is secured with, the environment included; None where it is not. See `Connection`.
+    """The channel's credentials, from arguments and environment; None without TLS. See `Connection`.
 
     Raises:
         OSError: a file cannot be read.
@@ -148,17 +148,17 @@ def credentials(
 
 
 def planned(build: Callable[P, Plan], *args: P.args, **kwargs: P.kwargs) -> Plan:
-    """What to carry out, as `build` makes it of a caller's arguments.
+    """The plan that `build` makes of a caller's arguments.
 
     Raises:
-        GlossError: a text among them cannot be sent.
+        GlossError: a text among them is not valid Unicode.
     """
     with unicode_only():
         return build(*args, **kwargs)
 
 
 def as_method(build: Callable[..., Any]) -> Callable[[Method], Method]:
-    """Give a method the name, documentation and signature of the builder that it carries out."""
+    """Give a method the name, documentation and signature of the builder of its plan."""
 
     def decorate(method: Method) -> Method:
         functools.update_wrapper(method, build)

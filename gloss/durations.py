@@ -1,4 +1,4 @@
-"""Reads and makes the contract's lengths of time (`google.protobuf.Duration`)."""
+"""Reads and makes the contract's durations (`google.protobuf.Duration`)."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from datetime import timedelta
 from google.protobuf.duration_pb2 import Duration
 
 DurationLike = Duration | timedelta | float
-"""A number counts seconds."""
+"""Numbers are seconds."""
 
 _MAX_SECONDS = 315_576_000_000
-"""What a `google.protobuf.Duration` holds at the most: 10,000 years."""
+"""The longest `google.protobuf.Duration`: 10,000 years."""
 
 
 def duration(value: DurationLike) -> Duration:
-    """The contract's message of a length of time.
+    """The contract's message of a duration.
 
     Raises:
-        ValueError: it is no number of seconds, or longer than the contract can say.
+        ValueError: it is no number of seconds, or longer than the contract allows.
     """
     if isinstance(value, Duration):
         return value
@@ -33,10 +33,10 @@ def duration(value: DurationLike) -> Duration:
 
 
 def seconds(duration: Duration) -> float:
-    """The length in seconds; 0 where the message has none."""
+    """A duration in seconds; 0 for an empty message."""
     return duration.ToNanoseconds() / 1e9
 
 
 def milliseconds(duration: Duration) -> float:
-    """The length in milliseconds; 0 where the message has none."""
+    """A duration in milliseconds; 0 for an empty message."""
     return duration.ToNanoseconds() / 1e6

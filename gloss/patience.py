@@ -1,4 +1,4 @@
-"""When a watch that lost its connection takes it up again, and when it gives up."""
+"""When a watch that lost its connection reconnects, and when it gives up."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from gloss.v1 import (
 FINAL_STATES = (EXPLANATION_STATE_SUCCEEDED, EXPLANATION_STATE_FAILED, EXPLANATION_STATE_CANCELLED)
 
 CONNECTION_SECONDS = 60.0
-"""Each connection is closed and taken up again after so long. A peer that vanished without a word is found out then."""
+"""How long a connection lasts before it is renewed, which detects a peer that vanished silently."""
 OUTAGE_SECONDS = 60.0
-"""A watch gives up when the server has been away for so long: time enough for a restart."""
+"""How long the server may be unavailable before a watch gives up: enough for a restart."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 
 
@@ -32,7 +32,7 @@ def is_final(state: ExplanationState) -> bool:
 
 
 class Patience:
-    """The state of one watch over its connections; whoever drives it does the waiting."""
+    """The state of a watch across its connections; the clients do the waiting."""
 
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
@@ -50,7 +50,7 @@ class Patience:
         return max(0.001, min(CONNECTION_SECONDS, self._deadline - time.monotonic()))
 
     def heard(self, explanation: Explanation) -> bool:
-        """Take note of a message. Returns whether it is the last."""
+        """Record a message. Returns whether it is the last."""
         self._seen = self._greeted = True
         self._failures, self._away_since = 0, None
         return is_final(explanation.state)
@@ -59,10 +59,10 @@ class Patience:
         """Seconds to wait before connecting again.
 
         Args:
-            error: why the connection ended; None when the server closed it in good order, too early.
+            error: why the connection ended; None if the server closed it before the explanation ended.
 
         Raises:
-            GlossError: patience is over, or `error` is not one that passes.
+            GlossError: the watch gives up, or `error` is not temporary.
         """
         now = time.monotonic()
         if self._deadline is not None and now >= self._deadline:
@@ -71,7 +71,7 @@ class Patience:
                 f"{self._watch.request.name} has not ended within {self._watch.timeout:g} s; it goes on without us",
             ) from error
         if error is None or error.code is grpc.StatusCode.DEADLINE_EXCEEDED:
-            if self._greeted:  # an ordinary end of a connection that worked
+            if self._greeted:  # the regular end of a connection that worked
                 return FIRST_PAUSE if error is None else 0.0
         elif error.code is not grpc.StatusCode.UNAVAILABLE or not self._seen:
             raise error

@@ -1,4 +1,4 @@
-"""What a client carries out: one call (`Unary`, `Stream`) or several (`Pages`, `Watch`, `Explain`, `Conversation`)."""
+"""Plans for the clients: one call (`Unary`, `Stream`), or several (`Pages`, `Watch`, `Explain`, `Conversation`)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ IDEMPOTENT = {
     # CreateExplanation is safe to repeat because every request below carries a request_id.
     EXPLANATIONS: ("CreateExplanation", "GetExplanation", "ListExplanations", "CancelExplanation"),
 }
-"""Unary methods, by service, that may be sent again when the server was unavailable."""
+"""Unary methods, by service, that may be retried if the server is unavailable."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Call(Generic[Reply]):
 
     @property
     def path(self) -> str:
-        """As HTTP/2 knows the method."""
+        """The method's path in HTTP/2."""
         return f"/{self.service}/{self.method}"
 
 
@@ -79,7 +79,7 @@ class Watch:
 
 @dataclass(frozen=True)
 class Explain:
-    """Create an explanation and, where asked, wait for its end; `timeout` bounds the wait."""
+    """Create an explanation and, with `wait`, wait for its end; `timeout` bounds the wait."""
 
     create: Unary[v1.Explanation]
     wait: bool
@@ -91,12 +91,12 @@ class Explain:
         return Watch(v1.WatchExplanationRequest(name=explanation.name), self.timeout, known_to_exist=True)
 
     def report(self, explanation: v1.Explanation) -> None:
-        """Tell the caller of a change."""
+        """Report a change to the caller."""
         if self.on_progress is not None:
             self.on_progress(explanation)
 
     def outcome(self, created: v1.Explanation, explanation: v1.Explanation) -> v1.Explanation:
-        """What the caller gets: the explanation in full, or the error that it ended with while we waited."""
+        """The explanation in full for the caller; raises `ExplanationFailedError` if it was waited for and failed."""
         explanation = complete(explanation, created)
         if self.wait and explanation.state != v1.EXPLANATION_STATE_SUCCEEDED:
             raise ExplanationFailedError(explanation)
@@ -105,18 +105,18 @@ class Explain:
 
 Step = Unary[Any] | Stream[Any] | Explain
 Steps = Generator[Step, Any, Outcome]
-"""Yields one plan after the other and is sent what came of it: a reply, the list of a stream's, or an explanation."""
+"""Yields plans one by one, and is sent the result of each: a reply, a list of replies, or an explanation."""
 
 
 @dataclass(frozen=True)
 class Conversation(Generic[Outcome]):
-    """Several calls, each of which may depend on what those before it found; a failed one is thrown into `steps`."""
+    """Several calls, each of which may depend on the results before; a failed one is thrown into `steps`."""
 
     steps: Steps[Outcome]
 
 
 def complete(basic: v1.Explanation, full: v1.Explanation) -> v1.Explanation:
-    """The newer explanation, in view BASIC, with what only the older one, in view FULL, holds: what was asked."""
+    """The newer explanation, in view BASIC, with the spec or study of the older one, in view FULL."""
     completed = v1.Explanation()
     completed.CopyFrom(basic)
     for question in ("spec", "study"):

@@ -3,8 +3,8 @@
     python -m gloss.protos            # the folders to import from, one a line
     python -m gloss.protos FOLDER     # copy all that a compiler needs into one folder
 
-The contract lies beside its generated Python modules; of the annotations that it imports, `googleapis-common-protos`
-has the files. What ``google/protobuf`` holds comes with every compiler.
+The contract is next to its generated Python modules, and the annotations that it imports are in
+`googleapis-common-protos`. Every compiler brings ``google/protobuf``.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from google.api import field_behavior_pb2
 
 PACKAGE = Path("gloss/v1")
 ANNOTATIONS = (Path("google/api/field_behavior.proto"), Path("google/api/resource.proto"))
-"""What the contract imports beside ``google/protobuf``."""
+"""What the contract imports apart from ``google/protobuf``."""
 
 
 def contract_folder() -> Path:
-    """The folder to import ``gloss/v1/*.proto`` from: of an installed package the one that holds `gloss`."""
+    """The folder to import ``gloss/v1/*.proto`` from; for an installed package the one that contains `gloss`."""
     around = Path(__file__).resolve().parents[1]
     checkout = around / "proto"  # where the sources are; an installed package has them in its own folder
     return checkout if (checkout / PACKAGE).is_dir() else around
@@ -33,7 +33,7 @@ def annotations_folder() -> Path:
 
 
 def copy(to: Path) -> None:
-    """Copy the contract and what it imports into a folder, which is made where it is missing."""
+    """Copy the contract and its imports into a folder, which is created if it is missing."""
     sources = [path.relative_to(contract_folder()) for path in sorted((contract_folder() / PACKAGE).glob("*.proto"))]
     for folder, paths in ((contract_folder(), sources), (annotations_folder(), ANNOTATIONS)):
         for path in paths:

@@ -1,4 +1,4 @@
-"""Intervals of another confidence level than the one that they came with, by Student's t."""
+"""Converts intervals to another confidence level, by Student's t."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _TERMS = 120
 
 @lru_cache
 def widened(reach: float, level: float, wanted: float) -> float:
-    """How many standard errors an interval reaches at the level `wanted`.
+    """Half the width of an interval at the level `wanted`, in standard errors.
 
     Args:
-        reach: how many it reaches at `level`, by which the degrees of freedom are found.
+        reach: the same at `level`, which gives the degrees of freedom.
     """
     tail = (1 - level) / 2
     if reach <= -NormalDist().inv_cdf(tail) * (1 + 1e-9):
@@ -28,7 +28,7 @@ def widened(reach: float, level: float, wanted: float) -> float:
 
 
 def quantile(tail: float, freedom: float) -> float:
-    """The value above which Student's t with `freedom` degrees lies with probability `tail`, below ½."""
+    """The value that Student's t with `freedom` degrees exceeds with probability `tail`, below ½."""
     if freedom >= _MANY:
         return -NormalDist().inv_cdf(tail)
     return _root(lambda value: tail_of(value, freedom) - tail, 1e-9, 1e15)
@@ -40,7 +40,7 @@ def tail_of(value: float, freedom: float) -> float:
 
 
 def _root(function: Callable[[float], float], low: float, high: float) -> float:
-    """Where a falling function of positive numbers is 0, by halving the logarithm of the range."""
+    """The root of a decreasing function of positive numbers, by bisection of the logarithm."""
     for _ in range(_HALVINGS):
         middle = math.sqrt(low) * math.sqrt(high)
         low, high = (middle, high) if function(middle) > 0 else (low, middle)
@@ -51,14 +51,14 @@ def _incomplete_beta(x: float, a: float, b: float) -> float:
     """The regularized incomplete beta function I_x(a, b), by its continued fraction (DLMF 8.17.22)."""
     if x <= 0 or x >= 1:
         return float(x >= 1)
-    if x > (a + 1) / (a + b + 2):  # where the fraction of the complement converges faster
+    if x > (a + 1) / (a + b + 2):  # the fraction of the complement converges faster
         return 1 - _incomplete_beta(1 - x, b, a)
     logarithm = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
     return math.exp(logarithm) / (a * _fraction(x, a, b))
 
 
 def _fraction(x: float, a: float, b: float) -> float:
-    """1 + d₁/(1 + d₂/(1 + …)), from behind: the terms fall fast where `_incomplete_beta` asks."""
+    """1 + d₁/(1 + d₂/(1 + …)), from the last term: terms decrease fast for the arguments of `_incomplete_beta`."""
     value = 1.0
     for term in range(_TERMS, 0, -1):
         half, odd = divmod(term, 2)

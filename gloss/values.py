@@ -1,6 +1,6 @@
-"""Plain Python values for fields of the contract, by the fields' own descriptors: ``"ridge"``, ``2.5``, ``timedelta``.
+"""Sets fields of the contract from plain Python values (``"ridge"``, ``2.5``, ``timedelta``); reads errors and rows.
 
-So a field that is added to a message can be given without a line here. And the errors and rows of results, read.
+Fields are set by their descriptors, so that new fields of a message need no code here.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ M = TypeVar("M", bound=Message)
 
 
 def standard_error(part: Any) -> float:
-    """The standard error of an attribution, a pair, a coefficient or a difference; infinite where it is unknown."""
+    """The standard error of an attribution, a pair, a coefficient or a difference; infinite if unknown."""
     error: float = part.standard_error if part.HasField("standard_error") else math.inf
     return error
 
 
 def row_attributions(result: v1.ExplanationResult, row: v1.AttributionRow) -> list[v1.FeatureAttribution]:
-    """A row's attributions, as messages like those of the whole: each feature with its error and its interval."""
+    """A row's attributions as messages like those of the whole target, with standard errors and intervals."""
     errors = row.standard_errors or [0.0] * len(row.attributions)
     return [
         _of_row(feature, attribution, error, row)
@@ -48,7 +48,7 @@ def _of_row(
 
 
 def enum_names(described: Any) -> dict[str, int]:
-    """The values of an enum, without UNSPECIFIED, by the names that people use: LOG_PROBABILITY is ``log-probability``.
+    """The values of an enum, without UNSPECIFIED, by their names for users: LOG_PROBABILITY is ``log-probability``.
 
     `described` is the enum's descriptor, or the generated wrapper.
     """
@@ -62,7 +62,7 @@ def enum_names(described: Any) -> dict[str, int]:
 
 
 def enum_value(described: Any, name: str | int | None) -> Any:
-    """The value of an enum of this name; zero for None. A number is one already.
+    """The value of an enum by its name; zero for None. Numbers are returned as they are.
 
     Raises:
         ValueError: the enum has no such value.
@@ -76,7 +76,7 @@ def enum_value(described: Any, name: str | int | None) -> Any:
 
 
 def fill(message: M, values: Mapping[str, Any]) -> M:
-    """Set fields of a message, and answer it. None leaves a field as it is.
+    """Set fields of a message, and return it. None leaves a field as it is.
 
     Raises:
         ValueError: the message has no such field, or the field cannot hold the value.
@@ -103,12 +103,12 @@ def _set(message: Message, field: Any, value: Any) -> None:
             getattr(message, field.name).CopyFrom(value)
         else:
             setattr(message, field.name, value)
-    except UnicodeEncodeError:  # it says more; see `gloss.errors.unicode_only`
+    except UnicodeEncodeError:  # `gloss.errors.unicode_only` has a better message
         raise
     except (OverflowError, TypeError, ValueError) as error:
         raise ValueError(f"{field.name}: {error}") from error
 
 
 def given(values: Iterable[Any]) -> bool:
-    """Whether any of some values is not None."""
+    """Whether any of the values is not None."""
     return any(value is not None for value in values)

@@ -6,6 +6,8 @@ import shutil
 import signal
 import tempfile
 
+from hypothesis import settings
+
 from ml.spin import wait_patiently
 
 pytest_plugins = [
@@ -18,6 +20,10 @@ pytest_plugins = [
 ]
 
 wait_patiently()
+
+# How long an example takes depends on what else the machine does; a hung test has its time-out.
+settings.register_profile("gloss", deadline=None)
+settings.load_profile("gloss")
 
 # Test files run beside each other. Where threads of torch and numpy outnumber the cores, each small product waits for
 # one of them that has none: some files took three times as long.

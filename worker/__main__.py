@@ -1,6 +1,6 @@
-"""``python -m worker``: explain until told to stop.
+"""``python -m worker``: run explanations until a signal stops it.
 
-Exit codes: 0 after SIGTERM or SIGINT, 1 for a model that cannot be loaded, 2 for settings that cannot be followed.
+Exit codes: 0 after SIGTERM or SIGINT, 1 if the model cannot be loaded, 2 for invalid settings.
 """
 
 from __future__ import annotations

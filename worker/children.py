@@ -1,4 +1,4 @@
-"""The worker's side of the fork server: start it, ask it for children, signal them, and learn how they ended."""
+"""The worker's side of the fork server: start it, fork children, signal them, and wait for their end."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _STUCK_SECONDS = 5.0
 class ForkServer:
     """A process that has imported everything and forks children of the module `program`.
 
-    It is started when the first child is, and again where it died. Start children in the main thread: Linux counts a
-    process's parent as dead when the thread that started it ends. Everything else is safe from any thread.
+    It starts with the first child, and again if it died. Start children in the main thread: for Linux, a process's
+    parent is dead when the thread that started it ends. Everything else is thread-safe.
     """
 
     def __init__(self, program: str) -> None:
@@ -40,8 +40,7 @@ class ForkServer:
     def fork(self, arguments: Sequence[str], stdin: int, stdout: int) -> int | None:
         """Start a child whose standard input and output are the given descriptors.
 
-        Returns its process id once it runs, which the imports of a new fork server precede; None where the fork
-        server died meanwhile.
+        Returns its process id once it runs, after the imports of a new fork server; None if the fork server died.
         """
         if self._process is None or self._process.poll() is not None or self._control is None:
             self._start()
@@ -69,7 +68,7 @@ class ForkServer:
         return status
 
     def send_signal(self, pid: int, number: int) -> None:
-        """Send a signal to a child. One that has ended is left alone, whoever has its process id now."""
+        """Send a signal to a child, unless it has ended and its process id may belong to another process."""
         if self._control is not None:
             with contextlib.suppress(OSError):
                 self._control.sendall(encode(Signal(pid, number)))
@@ -93,7 +92,7 @@ class ForkServer:
             self._disconnect()
 
     def resident_bytes(self) -> float:
-        """Memory of the fork server, most of which its child shares; 0 where it does not run or cannot be told."""
+        """Memory of the fork server, most of it shared with its child; 0 if it does not run or is unknown."""
         try:
             pages = Path(f"/proc/{self._process.pid}/statm").read_text().split()[1] if self._process else "0"
         except OSError:
@@ -115,7 +114,7 @@ class ForkServer:
             self._lines, self._forked, self._control = Lines(), [], mine
 
     def _poll(self, seconds: float) -> bool:
-        """Take in what the fork server has sent, after up to `seconds`. Returns whether it still runs."""
+        """Receive messages of the fork server for up to `seconds`. Returns whether it still runs."""
         with self._lock:
             while self._control is not None:
                 readable, _, _ = select.select([self._control], [], [], seconds)

@@ -21,19 +21,19 @@ from worker.settings import Settings
 
 @dataclass(frozen=True)
 class WorkerContext:
-    """What a task needs beside its arguments. RQ calls a task with its arguments alone, so it finds this in `current`.
+    """What tasks need in addition to their arguments; they find it in `current`, as RQ passes nothing else.
 
     Attributes:
         model: loaded once.
-        store: retries through a restart of Redis, for what must be written.
-        reports: fails fast, for what may be left out.
-        interruption: signals of the parent, as exceptions.
+        store: retries through a restart of Redis, for writes that must not fail.
+        reports: fails fast, for writes that may be skipped.
+        interruption: signals from the parent, as exceptions.
         notify: sends a message to the parent.
-        max_job_seconds: time limit of one attempt, in which it runs.
-        outage: what the child has seen of Redis failing.
-        job_slice_seconds: how long an explanation runs before it gives way to others that wait.
-        caches_by_tenant: whether no tenant's explanation uses the values that another's has found.
-        cache: values of perturbed prompts that earlier jobs computed, for as long as the process lives.
+        max_job_seconds: limit of an attempt's running time.
+        outage: logs failures of Redis.
+        job_slice_seconds: how long an explanation runs before it yields to others that wait.
+        caches_by_tenant: whether tenants do not share cached values.
+        cache: values of perturbed prompts from earlier jobs, as long as the process lives.
     """
 
     model: ExplainableModel
@@ -52,7 +52,7 @@ current: ContextVar[WorkerContext] = ContextVar("worker_context")
 
 
 def load_context(settings: Settings, notify: Callable[[Message], None]) -> ModelInfo:
-    """Load the model, or open the one that is served elsewhere, and set `current`. Returns what the model is.
+    """Load the model, or open the one that is served elsewhere, and set `current`. Returns the model's description.
 
     Raises:
         ModelLoadError: the model cannot be loaded.
@@ -77,7 +77,7 @@ def load_context(settings: Settings, notify: Callable[[Message], None]) -> Model
     return model.info
 
 
-# Each imports what only it needs: a worker of a model that is served elsewhere has no torch.
+# Each imports its own dependencies: a worker for a model that is served elsewhere has no torch.
 
 
 def _loaded(settings: Settings) -> ExplainableModel:

@@ -1,4 +1,4 @@
-"""What ended an explanation, as the contract's error."""
+"""From exceptions to the contract's errors of an explanation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 
 class ModelChangedError(Exception):
-    """The worker holds other weights (`actual`) than those that the explanation was asked of (`expected`)."""
+    """The worker's model (`actual`) is not the one that the explanation was created for (`expected`)."""
 
     def __init__(self, expected: str, actual: str) -> None:
         super().__init__("the model has changed since the explanation was created; create it again")
@@ -34,8 +34,8 @@ class ModelChangedError(Exception):
 def to_error(error: BaseException) -> pb.ExplanationError:
     """The error for the explanation's record.
 
-    What the caller can mend is told in full. The unforeseen is told by the id of an incident only, under which the log
-    has the traceback.
+    Errors that the caller can act on have their full message. Unexpected ones only have an incident id, with which the
+    traceback is logged.
     """
     metadata: dict[str, str] = {}
     message = f"{error.field}: {error}" if isinstance(error, InputError) else str(error)
@@ -61,9 +61,9 @@ def to_error(error: BaseException) -> pb.ExplanationError:
             reason, metadata = pb.ERROR_REASON_MODEL_CHANGED, {"expected": error.expected, "actual": error.actual}
         case TimeLimitReached():
             reason, metadata = pb.ERROR_REASON_TIME_LIMIT, {"seconds": f"{error.seconds:g}"}
-            message = f"the worker's limit of {error.seconds:g} s for one explanation passed; set a smaller budget"
+            message = f"the worker's limit of {error.seconds:g} s for one explanation was reached; set a smaller budget"
         case _:
             reason, metadata = pb.ERROR_REASON_INTERNAL, {"incident": uuid.uuid4().hex}
-            message = f"something unforeseen happened; the worker's log has more on incident {metadata['incident']}"
+            message = f"unexpected error; ask the operator, whose worker log has incident {metadata['incident']}"
             _log.error("incident %s", metadata["incident"], exc_info=error)
     return pb.ExplanationError(reason=reason, message=message, metadata=metadata)

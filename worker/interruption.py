@@ -1,6 +1,6 @@
-"""How a job in the child is stopped from outside: by an exception between two steps of Python.
+"""Stopping a job of the child from outside, by an exception that a signal handler raises.
 
-Both kinds derive from BaseException, because explainers and libraries catch Exception. A step that never comes back to
+The exceptions derive from BaseException, because explainers and libraries catch Exception. Code that does not return to
 Python, such as one call of a large model, is not interrupted; so the model runs in bounded batches, and the parent
 replaces a child that does not respond.
 """
@@ -22,7 +22,7 @@ class Interrupted(BaseException):
 
 
 class TimeLimitReached(BaseException):
-    """The worker's time for one attempt, `seconds`, is over."""
+    """The worker's limit of `seconds` for one attempt was reached."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(seconds)
@@ -30,7 +30,7 @@ class TimeLimitReached(BaseException):
 
 
 class Interruption:
-    """Signals as exceptions, inside `allowed` only and at most one each time."""
+    """Raises exceptions for signals, only inside `allowed` and at most one each time."""
 
     def __init__(self) -> None:
         self._allowed = False
@@ -57,7 +57,7 @@ class Interruption:
         self._raise(TimeLimitReached(self._limit))
 
     def _raise(self, error: BaseException) -> None:
-        # What follows the first one, such as writing the final state, must not be interrupted.
+        # Code after the first exception, such as writing the final state, must not be interrupted.
         if self._allowed:
             self._allowed = False
             raise error

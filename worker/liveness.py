@@ -1,4 +1,4 @@
-"""Heartbeats by which servers know that a worker is alive for a model."""
+"""Heartbeats, which tell servers that a worker for a model is alive."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from jobs.attempts import AttemptStore
 from jobs.outage import Outage
 
 HEARTBEAT_SECONDS = 1.5
-"""Between two heartbeats."""
+"""Time between two heartbeats."""
 HEARTBEAT_TTL_SECONDS = 6.0
-"""How long one heartbeat counts: long enough to replace a child whose model is small."""
+"""How long one heartbeat counts: long enough to replace the child of a small model."""
 
 _log = logging.getLogger(__name__)
 
 
 class Liveness:
-    """A thread that sends heartbeats as long as `ready` holds.
+    """A thread that sends heartbeats as long as `ready()` is true.
 
     Args:
-        store: one that fails fast while Redis is away.
+        store: fails fast while Redis is unavailable.
         queue: the model's queue.
         digest: the model's digest.
-        worker: this worker's name, unlike all others'.
+        worker: this worker's unique name.
         ready: whether the model is loaded.
-        on_depth: called with how many explanations wait, after every heartbeat.
-        outage: what the worker has seen of Redis failing.
+        on_depth: called with the number of waiting explanations, after every heartbeat.
+        outage: logs failures of Redis.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Liveness:
         self._thread = threading.Thread(target=self._run, name="liveness", daemon=True)
 
     def heartbeat(self) -> bool:
-        """Send one heartbeat. Returns whether Redis took it."""
+        """Send one heartbeat. Returns whether that succeeded."""
         try:
             self._on_depth(self._store.heartbeat(*self._identity, HEARTBEAT_TTL_SECONDS))
         except RedisError as error:
@@ -74,8 +74,8 @@ class Liveness:
         self._thread.join()
         try:
             self._store.retire(*self._identity)
-        except RedisError:  # the last heartbeat runs out by itself
-            _log.warning("could not tell Redis that this worker is gone")
+        except RedisError:  # the last heartbeat expires by itself
+            _log.warning("could not remove this worker from Redis")
 
     def _run(self) -> None:
         while not self._stopped.wait(HEARTBEAT_SECONDS):

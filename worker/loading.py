@@ -16,11 +16,11 @@ _log = logging.getLogger(__name__)
 
 
 def load(child: ModelProcess, metrics: Metrics, stop: Stop) -> Ready:
-    """Start the child, and with exponential backoff again where it dies while it loads, as for want of memory.
+    """Start the child, and again with exponential backoff if it dies while loading, as for lack of memory.
 
     Raises:
         ModelRefusedError: the model cannot be loaded.
-        StopRequested: told to stop meanwhile.
+        StopRequested: a signal came meanwhile.
     """
     failures = 0
     while True:

@@ -1,4 +1,4 @@
-"""The worker's metrics. The parent keeps them, so that none is lost when a child dies."""
+"""The worker's metrics, kept by the parent so that none are lost when a child dies."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ UNKNOWN_METHOD = "unknown"
 
 
 class PortError(Exception):
-    """The page's port is taken or not allowed."""
+    """The port of the metrics page is in use or not allowed."""
 
 
 class Metrics:

@@ -1,4 +1,4 @@
-"""The child process with the model, as the parent sees it: started, given jobs, interrupted, ended."""
+"""The child process with the model, for the parent: to start it, run jobs in it, interrupt and end it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from worker.children import ForkServer
 from worker.protocol import Inbox, Message, Ready, Refused, Run, encode
 
 INTERRUPT = signal.SIGUSR1
-"""Asks the child to stop its job; it keeps the model."""
+"""The signal that stops the child's job; the child keeps the model."""
 
 RESPONSE_SECONDS = 1.0
-"""How long an interrupted child may go on before it counts as unresponsive."""
+"""How long an interrupted child may take to stop before it counts as unresponsive."""
 
 _STOP_SECONDS = 3.0
 
@@ -48,7 +48,7 @@ class _Child:
 
 
 class ModelProcess:
-    """A child process that loads the model once and then runs one job after the other.
+    """A child process that loads the model once and then runs jobs one by one.
 
     It is forked by a `ForkServer`, which lives as long as this object, and ends with this process, even by kill -9.
     Start it in the main thread.
@@ -64,7 +64,7 @@ class ModelProcess:
         self._status: int | None = None
         self._busy = False
         self._interrupted_at: float | None = None
-        # Guards the two above: a signal must reach the job that it was meant for, or none.
+        # Guards the two above: a signal must reach the job that it is for, or none.
         self._lock = threading.Lock()
 
     @property
@@ -80,7 +80,7 @@ class ModelProcess:
 
     @property
     def unresponsive(self) -> bool:
-        """Whether the child was interrupted and has gone on for too long."""
+        """Whether the child was interrupted too long ago and has not stopped."""
         with self._lock:
             return self._interrupted_at is not None and time.monotonic() - self._interrupted_at > RESPONSE_SECONDS
 
@@ -91,7 +91,7 @@ class ModelProcess:
             ModelRefusedError: it cannot load the model.
             ChildLostError: it died while loading.
         """
-        self.kill()  # it is dead already, but its pipes are open
+        self.kill()  # a previous child is dead, but its pipes are open
         try:
             self._fork()
             while (message := self.receive(1.0)) is None:
@@ -138,12 +138,12 @@ class ModelProcess:
             raise ChildLostError from None
 
     def finished(self) -> None:
-        """Note that the job is over, so that nothing is interrupted any more. Call it when `Ended` has come."""
+        """Call it after `Ended`: from here on there is no job to interrupt."""
         with self._lock:
             self._busy, self._interrupted_at = False, None
 
     def interrupt(self) -> None:
-        """Ask the child to stop the job that it is on, if any. May be called from any thread."""
+        """Ask the child to stop its current job, if any. Thread-safe."""
         with self._lock:
             if self._busy and self._child is not None and self._interrupted_at is None:
                 self._interrupted_at = time.monotonic()
@@ -165,7 +165,7 @@ class ModelProcess:
             self._child = None
 
     def stop(self) -> None:
-        """End the child, by closing its pipe where it is idle, then the fork server, and wait for them."""
+        """End the child, by closing its pipe if it is idle, and the fork server, and wait for both."""
         if self._child is not None:
             with contextlib.suppress(BrokenPipeError):
                 self._child.stdin.close()

@@ -14,21 +14,22 @@ from schema import convert
 
 REPORT_SECONDS = 0.25
 CHECKPOINT_SECONDS = 1.0
-"""The most between two checkpoints of a young attempt. They begin with the second report: workers that live for less
-than this would otherwise lose all that they do, however many follow each other."""
+"""The longest time between two checkpoints of a young attempt. The first comes with the second report: otherwise
+workers
+that always die sooner would never make progress."""
 _CHECKPOINT_SHARE = 0.05
-"""Largest share of the time that checkpoints may take; those of long explanations are large."""
+"""The largest share of the time for checkpoints, which are large for long explanations."""
 _AWAY_SECONDS = 2.0
 _AWAY_SHARE = 0.2
-"""Largest share of the time that failing writes may take while Redis is away."""
+"""The largest share of the time for failing writes while Redis is unavailable."""
 
 
 def reported(
     updates: Iterable[Update], store: AttemptStore, attempt: Attempt, checkpoint: Callable[[], bytes], outage: Outage
 ) -> Iterator[Update]:
-    """Pass the updates through and write them to the record: the first result at once, later ones a few times a second.
+    """Pass updates through and write them to the record: the first result at once, later ones a few times a second.
 
-    While Redis is away or refuses, the work goes on unreported.
+    While Redis is unavailable, the work goes on without reports.
 
     Raises:
         AttemptEndedError: the attempt was cancelled, deleted or overtaken.

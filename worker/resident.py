@@ -1,9 +1,9 @@
 """An RQ worker whose jobs run in one resident child.
 
 RQ's own workers start a process for each job, which would load the model each time, or run jobs in the worker itself,
-where nothing can stop them. Here the parent is all that RQ sees: it takes jobs, sends their heartbeats, follows
-commands and releases jobs. The child does nothing but explain, and writes what it finds to the explanation's record.
-RQ's record of a job is only its place in the queue.
+where nothing can stop them. Here RQ only sees the parent, which takes jobs, sends their heartbeats, follows commands
+and releases jobs. The child only explains, and writes results to the explanation's record. RQ's record of a job only
+serves as its place in the queue.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from worker.stop import Stop
 
 HEARTBEAT_SECONDS = 1.0
 HEARTBEAT_TTL = 6
-"""Seconds without a heartbeat after which others take a worker's job over."""
+"""Seconds without a heartbeat after which others take over a worker's job."""
 
 _TICK_SECONDS = 0.1
 _RECONNECT_SECONDS = 2.0
@@ -47,13 +47,13 @@ class ResidentWorker(Worker):
 
     Args:
         queue: RQ's name of the queue.
-        redis: a client that rides out a restart of Redis.
-        name: a name that no worker had before.
+        redis: a client that retries through a restart of Redis.
+        name: a unique name.
         store: the explanations' store.
         child: the process with the model, started.
-        metrics: what is counted.
+        metrics: the worker's metrics.
         stop: the request to stop.
-        outage: what the worker has seen of Redis failing.
+        outage: logs failures of Redis.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class ResidentWorker(Worker):
         self._stop = stop
         self._outage = outage
         super().__init__(
-            # One queue a worker: with two, RQ pops jobs in a way that loses them when the worker dies.
+            # One queue per worker: from several, RQ pops jobs such that they are lost when the worker dies.
             [open_queue(queue, redis)],
             name=name,
             connection=redis,
@@ -86,10 +86,10 @@ class ResidentWorker(Worker):
         )
 
     def work(self, burst: bool = False) -> None:  # type: ignore[override]
-        """Take jobs until told to stop; with `burst`, until none waits.
+        """Take jobs until a signal stops it; with `burst`, until none waits.
 
         Raises:
-            RedisError: Redis is away or refuses. This worker is over: begin anew with another.
+            RedisError: Redis is unavailable. This worker cannot go on: make another one.
             ModelRefusedError: the child had to be replaced, and the model cannot be loaded any more.
         """
         try:
@@ -166,7 +166,7 @@ class ResidentWorker(Worker):
     def _heartbeat(self, job: Job, execution: Execution) -> None:
         try:
             self.maintain_heartbeats(job, execution)
-            if self._store.cancel_requested(job.id):  # the command may have got lost
+            if self._store.cancel_requested(job.id):  # the command may have been lost
                 self._child.interrupt()
         except RedisError as error:
             self._outage.failed("heartbeat", error)
@@ -177,17 +177,17 @@ class ResidentWorker(Worker):
         failures = 0
         while True:
             try:
-                if outcome != "overtaken":  # else it is in another worker's hands
-                    # Whatever the child says, one that has not ended counts as lost, or it would run for ever.
+                if outcome != "overtaken":  # else another worker has it
+                    # An explanation that has not ended counts as lost in any other case, or it would run for ever.
                     lost = outcome not in {"interrupted", "yielded"}
                     self._store.release(queue.name, job.id, execution.composite_key, lost=lost)
                 with self.connection.pipeline() as pipeline:
                     self.cleanup_execution(job, pipeline, execution)
                     pipeline.execute()
             except RedisError as error:
-                if _is_about(job.id, error):  # RQ's notes of an execution, which nobody needs any more
+                if _is_about(job.id, error):  # RQ's record of the execution, which is not needed any more
                     return
-                # Unreleased, the job would be run again when its heartbeat has run out.
+                # Unreleased, the job would run again when its heartbeat expires.
                 self._outage.failed("release", error)
                 if self._stop.requested:
                     return
@@ -198,18 +198,18 @@ class ResidentWorker(Worker):
                 return
 
     def kill_horse(self, *_: Any) -> None:
-        """RQ's commands to stop a job end here, in a thread of their own."""
+        """Stop the job. RQ calls it for its commands, in a thread of its own."""
         self._child.interrupt()
 
     def handle_payload(self, message: dict[str, Any]) -> None:
-        """Follow a command, if it is one."""
+        """Follow a command; anything else is logged and ignored."""
         try:
             super().handle_payload(message)  # type: ignore[no-untyped-call]
         except (ValueError, LookupError, TypeError, AttributeError) as error:
-            _log.warning("ignored what is no command: %s", error)
+            _log.warning("ignored an invalid command: %s", error)
 
     def _pubsub_exception_handler(self, exc: Exception, pubsub: Any, pubsub_thread: Any) -> None:
-        # A lost command is made up for by the next heartbeat.
+        # If a command is lost, the next heartbeat stops the job.
         if isinstance(exc, RedisError):
             time.sleep(_RECONNECT_SECONDS)
         else:
@@ -217,7 +217,7 @@ class ResidentWorker(Worker):
             pubsub_thread.stop()
 
     def get_heartbeat_ttl(self, *_: Any, **__: Any) -> int:
-        """Seconds for which one heartbeat of a job counts."""
+        """Seconds that one heartbeat of a job counts."""
         return HEARTBEAT_TTL
 
     # The loop
@@ -225,7 +225,7 @@ class ResidentWorker(Worker):
     def dequeue_job_and_maintain_ttl(
         self, timeout: int | None, max_idle_time: int | None = None
     ) -> tuple[Job, Queue] | None:
-        """Wait for a job, ready to be stopped at once; None where `timeout` is None and none waits."""
+        """Wait for a job until a signal comes; None if `timeout` is None and no job waits."""
         self.set_state(WorkerStatus.IDLE)
         while True:
             with self._stop.interrupts():
@@ -245,7 +245,7 @@ class ResidentWorker(Worker):
                 except StopRequested:
                     raise
                 except Exception as error:
-                    # RQ says which job it could not read. An id that is not even text is dropped as stranded.
+                    # RQ reports which job it could not read. An id that is not even text is dropped as stranded.
                     job_id = getattr(error, "job_id", None)
                     if isinstance(error, RedisError) and (job_id is None or not is_of_another_type(error)):
                         raise
@@ -254,7 +254,7 @@ class ResidentWorker(Worker):
                     continue
                 self._outage.passed("work")
                 if taken is None and self._store.others_wait(self.queues[0].name):
-                    # RQ has dropped the next job, of which there was no record, and nobody has chosen another since.
+                    # RQ has dropped the next job, which had no record, and no other was chosen since.
                     self.run_maintenance_tasks()
                 elif taken is not None or timeout is None:
                     return taken
@@ -277,7 +277,7 @@ class ResidentWorker(Worker):
             load(self._child, self._metrics, self._stop)
 
     def check_for_suspension(self, burst: bool) -> None:
-        """Stop between two jobs where asked to."""
+        """Stop between two jobs if a signal has come."""
         if self._stop.requested:
             raise StopRequested
         super().check_for_suspension(burst)
@@ -291,5 +291,5 @@ class ResidentWorker(Worker):
 
 
 def _is_about(job_id: str, error: RedisError) -> bool:
-    """Whether a step failed because of a key of this one job."""
+    """Whether an error is due to a key of this job."""
     return is_of_another_type(error) and job_id in str(error)

@@ -1,4 +1,4 @@
-"""The worker's main loop: load the model, send heartbeats, take jobs, and start anew after an outage of Redis."""
+"""The worker's main loop: load the model, send heartbeats, take jobs, and start over after an outage of Redis."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from worker.settings import Settings
 from worker.stop import Stop
 
 _STEADY_SECONDS = 30.0
-"""After a run of so many seconds the backoff begins anew."""
+"""After a run of so many seconds the backoff is reset."""
 
 _log = logging.getLogger(__name__)
 
 
 def serve(settings: Settings, child: ModelProcess, metrics: Metrics, stop: Stop, address: str) -> None:
-    """Load the model, say that it is ready, and take jobs until told to stop.
+    """Load the model, print the ready line, and take jobs until a signal stops it.
 
     Args:
         address: HOST:PORT of the metrics page, for the ready line.
 
     Raises:
         ModelRefusedError: the model cannot be loaded, now or later.
-        StopRequested: told to stop before it was ready.
+        StopRequested: a signal came before it was ready.
     """
     ready = load(child, metrics, stop)
     outage = Outage(_log)
@@ -64,7 +64,7 @@ def serve(settings: Settings, child: ModelProcess, metrics: Metrics, stop: Stop,
             except ModelRefusedError:
                 raise
             except Exception:  # noqa: BLE001 - a worker with its model loaded is worth another try
-                _log.exception("something unforeseen happened, starting anew")
+                _log.exception("unexpected error; starting over")
             failures = failures + 1 if time.monotonic() - began < _STEADY_SECONDS else 0
             stop.wait(pause(failures))
 
@@ -72,6 +72,6 @@ def serve(settings: Settings, child: ModelProcess, metrics: Metrics, stop: Stop,
 def _work(settings: Settings, queue: str, *, child: ModelProcess, metrics: Metrics, stop: Stop, outage: Outage) -> None:
     redis = connect(settings.redis_url)
     store = AttemptStore(redis, retention_seconds=settings.retention_seconds, max_attempts=settings.max_attempts)
-    # RQ wants a name that no worker had before.
+    # RQ needs a unique name.
     name = uuid.uuid4().hex
     ResidentWorker(queue, redis, name=name, store=store, child=child, metrics=metrics, stop=stop, outage=outage).work()

@@ -21,7 +21,7 @@ class Settings(BaseSettings):
     (``vllm+http://host:8000/NAME``): one, because a worker holds one model. Start a worker a model."""
 
     device: str = "auto"
-    """Where the weights lie: "auto" (the first GPU, else the CPU), "cpu", "cuda:1", or "balanced" (the layers spread
+    """Where the weights are: "auto" (the first GPU, else the CPU), "cpu", "cuda:1", or "balanced" (the layers spread
     over all GPUs, one computing after the other)."""
 
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -36,13 +36,13 @@ class Settings(BaseSettings):
     """CPU threads of one model call, for server and worker alike. Unset: torch's own choice."""
 
     worker_threads: int | None = Field(default=None, ge=1)
-    """As above for the worker alone, and it takes precedence. Give it the cores that the server leaves over."""
+    """The same for the worker alone, which takes precedence. Give it the cores that the server leaves."""
 
     worker_nice: int = Field(default=5, ge=0, le=19)
     """Niceness of the model's process, so that inference on the same machine stays quick."""
 
     engine_key: str = Field(default="", repr=False)
-    """What an engine elsewhere is sent as ``Authorization: Bearer KEY``. Unset: nothing. Never shown."""
+    """Key for an engine elsewhere, sent as ``Authorization: Bearer KEY``. Unset: none is sent. Never shown."""
 
     engine_concurrency: int = Field(default=256, ge=1)
     """The most prompts that are in flight at one replica of an engine elsewhere. Fewer leave it to its other users."""
@@ -51,11 +51,11 @@ class Settings(BaseSettings):
     """Seconds that one request to an engine elsewhere may take, its own queue included; then it is sent again."""
 
     engine_patience_seconds: float = Field(default=60.0, ge=0)
-    """Seconds for which an engine that is away or overloaded is asked again; then the explanation fails with
-    ENGINE_UNAVAILABLE."""
+    """Seconds for which requests to an engine that is unavailable or overloaded are retried; then the explanation fails
+    with ENGINE_UNAVAILABLE."""
 
     engine_price: float | None = Field(default=None, ge=0)
-    """What an engine elsewhere takes for a million prompt tokens, in any currency: costs are then told in it, too."""
+    """Price of a million prompt tokens at an engine elsewhere, in any currency: costs then include it."""
 
     tokenizer: str = ""
     """Tokenizer of a model that an engine elsewhere serves: a folder, or a name on the Hub. Unset: that of the model
@@ -65,7 +65,7 @@ class Settings(BaseSettings):
     """The store of explanations. May hold a password, so it is never shown."""
 
     metrics_host: str = "127.0.0.1"
-    """Address of the metrics page. The page holds no prompts, but do not publish it to the world."""
+    """Address of the metrics page. It has no prompts, but do not expose it to the internet."""
 
     worker_metrics_port: int = Field(default=9465, ge=0, le=65535)
     """Port of the metrics page; 0 takes any free one and the ready line names it."""

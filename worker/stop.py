@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT in the parent."""
+"""SIGTERM and SIGINT in the parent process."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class ForcedStop(SystemExit):
 class Stop:
     """A request to stop.
 
-    The first signal gives a running job its grace, a second one ends the grace. Some seconds after it `ForcedStop` is
-    raised, whatever the parent is doing, and raised again each second until `uninstall`.
+    The first signal starts the grace of a running job, a second one ends it. Some seconds after the grace `ForcedStop`
+    is raised in whatever the parent is doing, and again each second until `uninstall`.
     """
 
     def __init__(self, grace_seconds: float) -> None:
@@ -50,7 +50,7 @@ class Stop:
         signal.signal(signal.SIGALRM, self._on_alarm)
 
     def uninstall(self) -> None:
-        """Stop raising `ForcedStop`: what follows must not be interrupted."""
+        """Stop raising `ForcedStop`, so that shutting down is not interrupted."""
         signal.setitimer(signal.ITIMER_REAL, 0)
 
     def wait(self, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""The one task: run an explanation. Limits, reports and the final state wrap the explainer and stay out of it."""
+"""The only task: run an explanation. Limits, reports and the final state are kept out of the explainer."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
-class Work:
-    """What is known of an attempt: its last update and last result, and in the end its outcome."""
+class AttemptState:
+    """The last update and the last result of an attempt, and in the end its outcome."""
 
     def __init__(self) -> None:
         self.started = time.monotonic()
@@ -53,7 +53,7 @@ class Work:
 
 
 def run_explanation(explanation_id: str) -> Ended:
-    """Run one explanation, from its begin to its final state. Returns how it ended."""
+    """Run one explanation up to its final state. Returns how it ended."""
     context = current.get()
     try:
         attempt = persistently(context, lambda: context.store.begin(explanation_id))
@@ -63,18 +63,18 @@ def run_explanation(explanation_id: str) -> Ended:
     if attempt is None:
         return Ended("skipped")
     context.notify(Began(attempt.question.WhichOneof("method") or "none", attempt.waited_seconds))
-    work = Work()
+    state = AttemptState()
     limited = context.interruption.allowed(context.max_job_seconds, spent=attempt.ran_seconds)
-    with recorded(context, attempt, work), limited:
-        explain(context, attempt, work)
-    return work.ended()
+    with recorded(context, attempt, state), limited:
+        explain(context, attempt, state)
+    return state.ended()
 
 
-def explain(context: WorkerContext, attempt: Attempt, work: Work) -> None:
-    """Run the explainer, from where it was interrupted before.
+def explain(context: WorkerContext, attempt: Attempt, state: AttemptState) -> None:
+    """Run the explainer, from the checkpoint if there is one.
 
     Raises:
-        YieldedError: it has given way to others.
+        YieldedError: the attempt has yielded to others.
     """
     if attempt.model.digest != context.model.info.digest:
         raise ModelChangedError(expected=attempt.model.digest, actual=context.model.info.digest)
@@ -89,22 +89,22 @@ def explain(context: WorkerContext, attempt: Attempt, work: Work) -> None:
     queue = names.queue(attempt.model.name)
     time_slice = Slice(context.job_slice_seconds, lambda: context.reports.others_wait(queue), context.outage)
     for update in reported(run, context.reports, attempt, run.checkpoint, context.outage):
-        work.follow(update)
+        state.follow(update)
         if update.progress.stage is not Stage.DONE and run.resumable and time_slice.over():
-            _give_way(context, attempt, work, run.checkpoint())
-    if work.result is not None:
-        _measure(context, attempt, run.problem, work.result.cost)
+            _give_way(context, attempt, state, run.checkpoint())
+    if state.result is not None:
+        _measure(context, attempt, run.problem, state.result.cost)
 
 
-def _give_way(context: WorkerContext, attempt: Attempt, work: Work, checkpoint: bytes) -> None:
-    progress = None if work.update is None else convert.from_progress(work.update.progress)
-    partial = None if work.result is None else convert.from_result(work.result)
+def _give_way(context: WorkerContext, attempt: Attempt, state: AttemptState, checkpoint: bytes) -> None:
+    progress = None if state.update is None else convert.from_progress(state.update.progress)
+    partial = None if state.result is None else convert.from_result(state.result)
     persistently(context, lambda: context.store.give_way(attempt, checkpoint, progress, partial))
     raise YieldedError
 
 
 def _measure(context: WorkerContext, attempt: Attempt, problem: Problem | StudyProblem, cost: Cost) -> None:
-    """Note how fast this went, for the estimates of what comes. It may be left out while Redis is away."""
+    """Record the throughput, for estimates of waiting times. Skipped while Redis is unavailable."""
     tokens = problem.tokens(cost.evaluations)
     if not (cost.evaluations and cost.duration > 0):
         return  # all values came from the cache
@@ -117,8 +117,8 @@ def _measure(context: WorkerContext, attempt: Attempt, problem: Problem | StudyP
 
 
 @contextlib.contextmanager
-def recorded(context: WorkerContext, attempt: Attempt, work: Work) -> Iterator[None]:
-    """Record how the work ended, whatever it is, as the explanation's state and the work's outcome."""
+def recorded(context: WorkerContext, attempt: Attempt, state: AttemptState) -> Iterator[None]:
+    """Record how the attempt ends, as the explanation's state and the attempt's outcome."""
     store = context.store
     try:
         try:
@@ -128,22 +128,22 @@ def recorded(context: WorkerContext, attempt: Attempt, work: Work) -> Iterator[N
         except (Exception, TimeLimitReached) as error:  # noqa: BLE001 - every failure has its place in the record
             failure = to_error(error)
             persistently(context, lambda: store.fail(attempt, failure))
-            work.outcome = "failed"
+            state.outcome = "failed"
         else:
-            _succeed(context, attempt, work)
-            work.outcome = "succeeded"
+            _succeed(context, attempt, state)
+            state.outcome = "succeeded"
     except AttemptEndedError as ended:
-        # QUEUED: it has given way, or another has put it back; whichever it is, to release it now does no harm.
-        work.outcome = {"RUNNING": "overtaken", "QUEUED": "interrupted"}.get(ended.state, "cancelled")
+        # QUEUED: it has yielded, or another worker has put it back; releasing it now is harmless in both cases.
+        state.outcome = {"RUNNING": "overtaken", "QUEUED": "interrupted"}.get(ended.state, "cancelled")
     except YieldedError:
-        work.outcome = "yielded"
+        state.outcome = "yielded"
     except Interrupted:
         cancelled = persistently(context, lambda: store.cancel_requested(attempt.id))
-        work.outcome = "cancelled" if cancelled else "interrupted"
+        state.outcome = "cancelled" if cancelled else "interrupted"
 
 
-def _succeed(context: WorkerContext, attempt: Attempt, work: Work) -> None:
-    update = work.update
+def _succeed(context: WorkerContext, attempt: Attempt, state: AttemptState) -> None:
+    update = state.update
     if update is None or update.result is None:
         raise RuntimeError("the explainer ended without a result")
     result, progress = convert.from_result(update.result), convert.from_progress(update.progress)
@@ -151,7 +151,7 @@ def _succeed(context: WorkerContext, attempt: Attempt, work: Work) -> None:
 
 
 def persistently(context: WorkerContext, step: Callable[[], T]) -> T:
-    """Take a step in Redis, and retry for as long as Redis is away or refuses: the result must not be lost."""
+    """Do a step in Redis, and retry as long as Redis is unavailable, so that no result is lost."""
     failures = 0
     while True:
         try:

@@ -53,7 +53,7 @@ def create(
         plan = explain(question, method or "occlusion", fresh=fresh, request_id=request_id, **asked)
         return replace(plan.create, timeout=timeout)
     if said := [*([] if method is None else ["method"]), *asked]:
-        raise ValueError(f"a spec says everything: leave out {' and '.join(said)}")
+        raise ValueError(f"a spec is complete: leave out {' and '.join(said)}")
     request = v1.CreateExplanationRequest(request_id=request_id or uuid.uuid4().hex, fresh=fresh)
     if isinstance(question, v1.StudySpec):
         request.study.CopyFrom(question)

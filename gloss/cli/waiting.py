@@ -43,7 +43,7 @@ def follow(
 
     Args:
         explanation: as it is now. Where it holds what was asked, so does the one that is returned.
-        on_change: told of each change.
+        on_change: called with each change.
         view: what is sent of each change.
     """
     latest = explanation
@@ -70,7 +70,7 @@ def _changes(session: Session, explanation: v1.Explanation, view: ViewName) -> I
 
 @contextmanager
 def shown(session: Session, first: str = "queued") -> Iterator[Callable[[v1.Explanation], None]]:
-    """Show the changes of an explanation that one is told of, live on a terminal, else as a line for each new state.
+    """Show the changes of an explanation, live on a terminal, otherwise as a line for each new state.
 
     Ctrl-C leaves it running, and says so.
 

@@ -1,4 +1,4 @@
-"""What some methods find beside attributions, as tables of words: pairs of features, words of many prompts, groups."""
+"""Tables of findings other than attributions: interactions of pairs, words over many prompts, differences of groups."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gloss.render import words
 
 @dataclass(frozen=True)
 class Finding:
-    """A table. The first column is text, and the others are numbers; `more` rows are left out below it."""
+    """A table, with text in the first column and numbers in the others; `more` rows are left out."""
 
     title: str
     header: tuple[str, ...]
@@ -20,7 +20,7 @@ class Finding:
 
 
 def findings(result: v1.ExplanationResult | v1.StudyResult, *, top: int = 12) -> Iterator[Finding]:
-    """The tables that a result has, each with its `top` rows."""
+    """The tables of a result, with at most `top` rows each."""
     if isinstance(result, v1.ExplanationResult):
         if result.interactions:
             yield _interactions(result, top)

@@ -1,4 +1,4 @@
-"""The tree of a text's parts, as the terminal and the page show it."""
+"""The tree of a text's parts, for the terminal and the page."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from gloss.values import enum_names
 _LONG = 60
 """Characters of a part that are shown."""
 _SMALL = 0.05
-"""A part whose value is a smaller share of the largest is counted, and not drawn."""
+"""Parts whose value is a smaller share of the largest are counted, not drawn."""
 
 
 @dataclass(frozen=True)
 class Branch:
-    """A part: its text, its level and what it did, in words.
+    """A part of the text, with its level and its value in words.
 
     Attributes:
-        note: what it may hide; empty where it was looked into.
-        smaller: how many of its children are not drawn.
+        note: what it may hide; empty if it was looked into.
+        smaller: the number of children that are not drawn.
     """
 
     text: str
@@ -33,7 +33,7 @@ class Branch:
 
 
 def branches(result: v1.ExplanationResult) -> Branch | None:
-    """The whole text with its parts; None where a result has none."""
+    """The whole text with its parts; None for a result without a hierarchy."""
     nodes = result.hierarchy.nodes
     if len(nodes) < 2:
         return None
@@ -61,7 +61,7 @@ def branches(result: v1.ExplanationResult) -> Branch | None:
 
 
 def rest_line(result: v1.ExplanationResult) -> str:
-    """What all that seems to carry little carries together; empty where that was not asked."""
+    """What the parts that seem to carry little carry together; empty if that was not measured."""
     found = result.hierarchy
     if not found.HasField("rest_value"):
         return ""
@@ -71,8 +71,8 @@ def rest_line(result: v1.ExplanationResult) -> str:
     alone = words.signed(sum(node.value for node in rest), digits_shown)
     together = words.signed(found.rest_value, digits_shown)
     return (
-        f"The {count:,} that carry little, or were not looked into: {together} when left out together; their parts,"
-        f" each left out alone, {alone} in all."
+        f"The {count:,} that carry little or were not looked into: {together} if left out together, and {alone} in all"
+        " if each part is left out alone."
     )
 
 

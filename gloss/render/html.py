@@ -1,6 +1,6 @@
-"""An explanation as a page that stands alone: no scripts, nothing loaded from elsewhere, light and dark.
+"""An explanation as a self-contained page: no scripts, no external resources, light and dark.
 
-Everything that comes from a prompt, a model or a server is escaped; the page's own policy forbids scripts besides.
+Everything from a prompt, a model or a server is escaped; in addition, the page's policy forbids scripts.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _SIGNS = '<span class="for">supports it</span><span class="against">opposes it</
 _SHARES = '<span class="for">where the prediction comes from</span>'
 _NUMBER = ' class="number"'
 _FAINT = 0.06
-"""Words with less than this part of the largest attribution have their value in the table alone."""
+"""Words below this part of the largest attribution have their value only in the table."""
 _ROWS, _COLUMNS = 200, 12
-"""Rows of a target that are drawn, and features beside each of them."""
+"""The most rows of a target, and the most features of each, that are drawn."""
 _LONG = 30
 _NARROW = 3.0
-"""A whisker shorter than this part of 200 has no caps."""
+"""A whisker shorter than this, in a drawing 200 wide, has no caps."""
 _BETTER = {
     True: ("better", "better than random"),
     None: ("alike", "like random"),
@@ -44,7 +44,7 @@ _BETTER = {
 
 
 def page(explanation: v1.Explanation) -> str:
-    """The page of a finished explanation, or of what is known of an unfinished one."""
+    """The page of an explanation, finished or partial."""
     question, method = words.question(explanation), words.method(explanation)
     if words.is_study(explanation):
         study = explanation.study_result if explanation.HasField("study_result") else explanation.partial_study_result
@@ -58,7 +58,7 @@ def page(explanation: v1.Explanation) -> str:
 
 
 def filled(title: str, heading: str, *, origin: str, body: Iterable[str], cost: str, asked: Message) -> str:
-    """A page; all but its `body` is text."""
+    """A page; everything but its `body` is plain text."""
     template = Template((files("gloss.render") / "page.html").read_text(encoding="utf-8"))
     return template.substitute(
         title=safe(title),
@@ -93,7 +93,7 @@ def _study(result: v1.StudyResult) -> Iterator[str]:
 
 
 def _details(result: v1.ExplanationResult | v1.StudyResult, fitted: Fitted | None) -> Iterator[str]:
-    """What a method found beside attributions."""
+    """Findings other than attributions."""
     for finding in findings(result, top=50):
         yield from _finding(finding)
     if isinstance(result, v1.ExplanationResult) and (root := branches(result)) is not None:
@@ -110,7 +110,7 @@ def _unit(line: str) -> str:
 
 
 def safe(text: str) -> str:
-    """Text that a page may hold: its markup escaped, its control characters shown."""
+    """Text for a page: markup escaped, control characters made visible."""
     return escape(words.visible(text))
 
 
@@ -124,7 +124,7 @@ def _text(result: v1.ExplanationResult) -> Iterator[str]:
         strength = abs(part.attribution) / maximum
         tone = "for" if part.attribution >= 0 else "against"
         note = safe(_value(part, result))
-        # A line may end before a piece, and not between it and its number.
+        # A line may break before a feature, but not between it and its number.
         yield (
             f'<wbr><span class="piece" title="{note}" '
             f'style="background: rgb(var(--{tone}) / calc(var(--most) * {strength:.3f}))">{shown}'
@@ -136,7 +136,7 @@ def _text(result: v1.ExplanationResult) -> Iterator[str]:
 
 
 def _right_to_left(text: str) -> bool:
-    """Whether it ends in such a script, where what follows it stands to its left."""
+    """Whether the text ends in a right-to-left script."""
     strong = [kind for kind in map(unicodedata.bidirectional, text) if kind in ("L", "R", "AL")]
     return bool(strong) and strong[-1] != "L"
 
@@ -180,9 +180,9 @@ def _table(result: v1.ExplanationResult, unit: str) -> Iterator[str]:
 
 
 def _head(names: Sequence[str], *, drawn: int | None = None) -> str:
-    """A table's head; numbers stand to the right, but for the columns of names and of what is `drawn`.
+    """A table's head, with numbers aligned right except for the first column and the `drawn` one.
 
-    The roles are those that the elements have anyway, and lose where the page is narrow and they are no table's boxes.
+    The roles are the elements' own, which they lose on narrow pages, where they are not displayed as a table.
     """
     cells = (
         f'<th scope="col" role="columnheader"{"" if place in (0, drawn) else _NUMBER}>{safe(name)}</th>'
@@ -192,19 +192,19 @@ def _head(names: Sequence[str], *, drawn: int | None = None) -> str:
 
 
 def _name(text: str) -> str:
-    """A row's head. A word makes its column as wide as itself, but for one that is too long to stay whole."""
+    """A row's head. Its column is as wide as its longest word, unless that has to be broken."""
     long = " long" if max(map(len, text.split()), default=0) > _LONG else ""
     return f'<th class="feature{long}" scope="row" role="rowheader" dir="auto">{safe(text)}</th>'
 
 
 def _more(name: str, value: str) -> str:
-    """A cell that stands below the first ones on a narrow page, after its column's `name`; none if it is empty."""
+    """A cell that a narrow page shows below the first ones, after its column's `name`; hidden if it is empty."""
     label = f' data-label="{safe(name)}"' if name and value else ""
     return f'<td class="number more" role="cell"{label}>{safe(value)}</td>'
 
 
 def _ends(part: v1.FeatureAttribution) -> Iterator[float]:
-    """All values to which a bar and its whisker reach."""
+    """The ends of a bar and its whisker."""
     yield part.attribution
     if _has_whisker(part):
         yield part.interval.lower
@@ -255,7 +255,7 @@ def _rows(result: v1.ExplanationResult, spec: v1.ExplanationSpec) -> Iterator[st
 
 
 def _cell(part: v1.FeatureAttribution, drawn: RowTable) -> str:
-    """What one feature did to one row, in the colour of its share of the largest."""
+    """A feature's attribution in a row, coloured by its share of the largest."""
     tone = "for" if part.attribution >= 0 else "against"
     exact = part.HasField("standard_error") and not part.standard_error
     error = "" if exact else f" <small>{safe(words.uncertainty(part, drawn.digits_shown))}</small>"
@@ -292,7 +292,7 @@ def _branch(fitted: Fitted, index: int, answer: str) -> str:
 
 
 def _part(branch: Branch) -> str:
-    """A part of the text, with those in it that were looked into."""
+    """A part of the text, with its own parts."""
     note = f' <span class="soft">{safe(branch.note)}</span>' if branch.note else ""
     below = "".join(map(_part, branch.children))
     if branch.smaller:

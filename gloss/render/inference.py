@@ -1,4 +1,4 @@
-"""Draws what InferenceService answers on a rich console."""
+"""Draws InferenceService's replies on a rich console."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from gloss.render.paint import WEIGHT, Shaded, plain, quoted, shares
 from gloss.tensors import unpack
 
 _UNKNOWN = "?"
-"""In the place of a number that an engine elsewhere does not give."""
+"""For a number that an engine elsewhere does not give."""
 
 
 def next_token(prompt: str, prediction: v1.NextTokenPrediction) -> Group:
-    """What the model expects after a prompt, as bars."""
+    """The next tokens that the model expects after a prompt, as bars."""
     rows = [(quoted(words.shown(top)), top.probability, words.number(top.log_probability)) for top in prediction.top]
     return Group(
         Text.assemble((words.visible(prompt), "bold"), (" …", "dim")),
@@ -32,12 +32,12 @@ def next_token(prompt: str, prediction: v1.NextTokenPrediction) -> Group:
 
 
 def answered(reply: v1.NextTokenResponse | v1.ScoreResponse | v1.GenerateResponse | v1.AttentionResponse) -> Text:
-    """Which model answered, where the time went, and how many tokens it was about."""
+    """The model that answered, its timings, and the number of tokens."""
     return Text(f"{words.model(reply.model)} · {_timings(reply.timings)}\n{_usage(reply.usage)}", "dim")
 
 
 def _usage(found: v1.Usage) -> str:
-    """``tokens: 12 prompt (8 cached), 5 completion``, without what there is none of."""
+    """``tokens: 12 prompt (8 cached), 5 completion``, without zeros."""
     line = f"tokens: {found.prompt_tokens:,} prompt"
     if found.cached_tokens:
         line += f" ({found.cached_tokens:,} cached)"
@@ -52,7 +52,7 @@ def _timings(found: v1.Timings) -> str:
 
 
 def spelled(tokens: Sequence[v1.Token]) -> Iterator[tuple[str, str]]:
-    """Each token with the white space that stands before it and is no part of it."""
+    """Each token with the white space before it that is not part of it."""
     end = 0
     for token in tokens:
         gap = token.span.start - end if token.HasField("span") else 0
@@ -62,7 +62,7 @@ def spelled(tokens: Sequence[v1.Token]) -> Iterator[tuple[str, str]]:
 
 
 def attention(reply: v1.AttentionResponse, *, rollout: bool = False, top: int = 5) -> Iterator[RenderableType]:
-    """One picture for each layer, head and query: the prompt shaded by weight, and the heaviest tokens by name."""
+    """For each layer, head and query: the prompt shaded by weight, and the tokens with the largest weights."""
     layers, heads, queries, _ = reply.weights.shape
     weights: Any = unpack(reply.weights).tolist()
     keys: Any = unpack(reply.keys).tolist() if reply.HasField("keys") else None
@@ -99,7 +99,7 @@ def _attention_row(title: Text, texts: Sequence[tuple[str, str]], found: dict[in
 
 
 def score(reply: v1.ScoreResponse) -> Iterator[RenderableType]:
-    """Each token of each continuation: its probability and rank, and the alternatives that were asked for."""
+    """Each token of each continuation: its probability and rank, and the alternatives if asked for."""
     for found in reply.scores:
         listed = any(token.top for token in found.tokens)
         table = _table("token", "log p", "p", "rank", *(("entropy", "alternatives") if listed else ()))
@@ -124,7 +124,7 @@ def score(reply: v1.ScoreResponse) -> Iterator[RenderableType]:
 
 
 def generated(replies: Iterable[v1.GenerateResponse]) -> Table:
-    """Each generated token: its probability, and the alternatives that were asked for."""
+    """Each generated token: its probability, and the alternatives if asked for."""
     table = _table("token", "log p", "p", "alternatives")
     for reply in replies:
         table.add_row(*_likely(reply.token), _alternatives(reply.top))
@@ -132,7 +132,7 @@ def generated(replies: Iterable[v1.GenerateResponse]) -> Table:
 
 
 def _table(*titles: str) -> Table:
-    """An empty table of tokens, with numbers between its first column and its alternatives."""
+    """An empty table of tokens; all columns but the token and its alternatives are numbers."""
     table = Table.grid(padding=(0, 2))
     table.add_row(*titles, style="dim")
     for title, column in zip(titles, table.columns, strict=True):
@@ -154,7 +154,7 @@ def _alternatives(top: Iterable[v1.TokenProbability]) -> Text:
 
 
 def tokens(reply: v1.TokenizeResponse) -> Group:
-    """The tokens in a row of boxes, and a table of their ids and places."""
+    """The tokens in a row of boxes with their ids, and their number."""
     boxes = Text(" ").join(Text.assemble(quoted(words.shown(token)), (f" {token.id}", "dim")) for token in reply.tokens)
     length = f"{len(reply.tokens)} tokens of the {reply.context_length:,} that {words.model(reply.model)} reads"
     lines = [Text(length, "dim")]
@@ -164,7 +164,7 @@ def tokens(reply: v1.TokenizeResponse) -> Group:
 
 
 def models(found: Iterable[v1.ModelInfo], *, verbose: bool = False) -> Iterator[RenderableType]:
-    """Each model in two lines: who it is, and what it is and can do. `verbose`: also how it is computed."""
+    """Each model in two lines: its name, and its properties. `verbose`: also how it is computed."""
     for info in found:
         name = Text(words.model(info.version), "bold")
         if info.is_default:
@@ -190,7 +190,7 @@ def models(found: Iterable[v1.ModelInfo], *, verbose: bool = False) -> Iterator[
 
 
 def _capabilities(info: v1.ModelInfo) -> Iterator[str]:
-    """How a model is computed, a line each."""
+    """A line for each capability of a model."""
     for each in info.capabilities:
         yield f"✔ {each.name}" + (f" up to {each.max_tokens:,} tokens" if each.HasField("max_tokens") else "")
     if info.unused_capabilities:

@@ -1,7 +1,7 @@
-"""The brushes: shaded texts, tokens, bars.
+"""Shaded texts, tokens and bars.
 
-Colours set foreground and background together, in tones that are legible on dark and light terminals alike. On a
-console without colour, signs and numbers stand where colours would.
+Colours set foreground and background together, in tones that are legible on dark and light terminals. On a console
+without colour, signs and numbers replace them.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from gloss.render import words
 
 Tone = tuple[int, int, int]
 FOR: tuple[Tone, Tone] = ((150, 112, 104), (214, 40, 40))
-"""Supports the target: from the weakest shade to the strongest."""
+"""For support of the target, from the weakest shade to the strongest."""
 AGAINST: tuple[Tone, Tone] = ((104, 118, 150), (37, 99, 235))
 WEIGHT: tuple[Tone, Tone] = ((118, 112, 132), (124, 58, 237))
-"""Attention."""
+"""For attention."""
 FAINT = 0.06
 """Below this share of the largest, nothing is shaded."""
 
 
 def shade(tones: tuple[Tone, Tone], strength: float) -> Style:
-    """White on a tone between the weakest and the strongest; nothing for a strength near zero (of 0 to 1)."""
+    """White on a tone for a strength from 0 to 1; no style near 0."""
     if strength < FAINT:
         return Style.null()
     weak, strong = tones
@@ -41,9 +41,9 @@ def hexadecimal(tone: tuple[int, ...]) -> str:
 
 
 class Shaded:
-    """A text whose pieces are shaded by signed strengths from -1 to 1; ``(piece, strength, note)``, None unshaded.
+    """A text of segments ``(text, strength, note)``, shaded by signed strengths from -1 to 1, or not at all for None.
 
-    Without colour, each piece that would have been shaded is followed by its note in brackets.
+    Without colour, the note of each shaded segment follows it in brackets.
     """
 
     def __init__(self, segments: Iterable[tuple[str, float | None, str]], tones: tuple[Tone, Tone] = FOR) -> None:
@@ -65,15 +65,15 @@ class Shaded:
 
 
 def plain(text: str, style: str = "") -> Text:
-    """What somebody wrote, as it stands: nothing in it is markup, an emoji's name or a command to the terminal.
+    """Text without interpretation: markup, names of emojis and control characters are shown literally.
 
-    Everything that a user, a model or a server says goes through here or `words.visible` on its way to a console.
+    All text from a user, a model or a server goes through here or `words.visible` on its way to a console.
     """
     return Text(words.visible(text), style)
 
 
 def quoted(token: str) -> Text:
-    """A token as a reader tells it from its neighbours: its leading space shown as ``␣``."""
+    """A token with its leading spaces shown as ``␣``."""
     rest = token.lstrip(" ")
     return Text.assemble(("␣" * (len(token) - len(rest)), "dim"), words.visible(rest))
 

@@ -1,4 +1,4 @@
-"""What each part of the target rests on, as the terminal and the page show it."""
+"""The rows of a target, for the terminal and the page."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gloss.values import row_attributions
 
 @dataclass(frozen=True)
 class Line:
-    """A row with its text as a reader tells it from its neighbours, its value, and what the whole prompt adds to it."""
+    """A row: its text with leading spaces shown, its value, the effect of the whole prompt on it, and attributions."""
 
     text: str
     value: str
@@ -20,19 +20,19 @@ class Line:
     parts: list[v1.FeatureAttribution]
 
     def leading(self, top: int) -> list[v1.FeatureAttribution]:
-        """The features that matter most to it, largest |attribution| first."""
+        """The features that matter most to the row, largest |attribution| first."""
         return sorted(self.parts, key=lambda part: -abs(part.attribution))[:top]
 
 
 @dataclass(frozen=True)
 class RowTable:
-    """Rows to draw, of which `more` are left out.
+    """Rows to draw; `more` are left out.
 
     Attributes:
-        header: what stands above text, value and effect.
+        header: of text, value and effect.
         digits_shown: decimals of all attributions.
-        largest: |attribution|, to which colours are relative.
-        columns: the features that matter most to any row, by their index, in the text's order.
+        largest: the largest |attribution|, to which colours are relative.
+        columns: the indices of the features that matter most to any row, ascending.
     """
 
     title: str
@@ -44,12 +44,12 @@ class RowTable:
     columns: list[int]
 
     def share(self, part: v1.FeatureAttribution) -> float:
-        """How large an attribution is beside the largest, 0 to 1."""
+        """An attribution's size relative to the largest, 0 to 1."""
         return abs(part.attribution) / self.largest
 
 
 def rows(result: v1.ExplanationResult, spec: v1.ExplanationSpec, *, top: int, columns: int = 0) -> RowTable | None:
-    """The first `top` rows of a result; None where it has none."""
+    """The first `top` rows of a result; None if it has no rows."""
     if not result.rows:
         return None
     sizes = [max(abs(row.attributions[index]) for row in result.rows) for index in range(len(result.attributions))]

@@ -1,4 +1,4 @@
-"""A fitted surrogate in words: how well it fits, and what its tree asks."""
+"""A fitted surrogate in words: how well it fits, and its tree."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Fitted:
 
     Attributes:
         sentence: how well it fits.
-        nodes: of a tree, the root first; none of a linear one.
-        names: what a node asks about, by its `feature`.
-        absent: what the branch is called in which that is not there.
+        nodes: of a tree, the root first; none for a linear surrogate.
+        names: by a node's `feature`, what it asks about.
+        absent: the label of the branch without it.
         digits_shown: decimals of the predicted values.
     """
 
@@ -35,7 +35,7 @@ class Fitted:
 
 
 def around(result: v1.ExplanationResult) -> Fitted | None:
-    """The surrogate around a prompt, where the method fits one."""
+    """The surrogate around a prompt, if the method fits one."""
     if not result.HasField("surrogate"):
         return None
     fit = result.surrogate

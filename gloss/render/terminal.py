@@ -22,9 +22,9 @@ from gloss.render.rows import RowTable, rows
 from gloss.render.surrogates import Fitted
 
 _ROWS, _LEADING = 40, 3
-"""Rows of a target that are drawn, and the most features that each of them names."""
+"""The most rows of a target that are drawn, and the most features of each."""
 _LONG = 24
-"""Characters of either that are shown."""
+"""The most characters of either that are shown."""
 _MARKS = {True: ("✔", "green"), None: ("≈", "yellow"), False: ("✘", "red")}
 _TRUST_MARKS = {
     v1.TRUST_VERDICT_TRUSTED: ("✔", "bold green"),
@@ -35,11 +35,11 @@ _STATES = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "runnin
 
 
 def jobs(found: Iterable[v1.Explanation], now: float | None = None) -> Table:
-    """Explanations as a table; `now` is the time from which their ages count, in seconds since the epoch."""
+    """Explanations as a table; `now`, in seconds since the epoch, is for their ages."""
     now = time.time() if now is None else now
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", expand=True)
     rows = [(plain(one.name.removeprefix("explanations/")), one) for one in found]
-    # However narrow the terminal, an id is whole: it is there to be copied.
+    # Ids are never shortened: they are there to be copied.
     table.add_column("id", no_wrap=True, min_width=max((len(name) for name, _ in rows), default=0))
     table.add_column("state", no_wrap=True, min_width=max(map(len, _STATES)))
     table.add_column("method", no_wrap=True, overflow="ellipsis")
@@ -74,7 +74,7 @@ def attributions(result: v1.ExplanationResult, *, top: int = 12, width: int = 32
     """The features with the largest attributions, as diverging bars with value and standard error."""
     maximum, digits_shown = words.largest(result), words.digits(result)
     ranking, sampled = words.ranked(result), words.sampled(result)
-    # Half of the width for either sign, or all of it for the only one.
+    # Half of the width for each sign, or all of it if there is only one.
     low = -maximum if any(part.attribution < 0 for part in ranking) else 0.0
     high = maximum if any(part.attribution > 0 for part in ranking) or not low else 0.0
     table = Table.grid(padding=(0, 1))
@@ -118,7 +118,7 @@ def tree(fitted: Fitted) -> Tree:
 
 
 def parts(root: Branch) -> Tree:
-    """The parts of a text, as far as they were looked into."""
+    """The parts of a text that were looked into."""
 
     def label(branch: Branch) -> Text:
         tone = FOR if branch.value >= 0 else AGAINST
@@ -148,7 +148,7 @@ def verdict(result: v1.ExplanationResult | v1.StudyResult, fitted: Fitted | None
 
 
 def faithfulness(result: v1.ExplanationResult, units: str) -> Iterator[RenderableType]:
-    """How well the attributions predict the model, each metric beside its random control."""
+    """How well the attributions predict the model, each metric compared with random rankings."""
     if result.HasField("faithfulness"):
         rankings = result.faithfulness.random_rankings
         yield Text(f"  Faithful? Beside {rankings} random rankings (✔ better, ≈ alike, ✘ worse):", "dim")
@@ -199,7 +199,7 @@ def _heading(found: v1.Explanation) -> Text:
 
 
 def _details(result: v1.ExplanationResult | v1.StudyResult, fitted: Fitted | None) -> Iterator[RenderableType]:
-    """What a method found beside attributions."""
+    """Findings other than attributions."""
     yield from (Padding(table(finding), (0, 2, 1, 2)) for finding in findings(result))
     if isinstance(result, v1.ExplanationResult) and (root := branches(result)) is not None:
         yield Padding(parts(root), (0, 2, 1, 2))
@@ -210,7 +210,7 @@ def _details(result: v1.ExplanationResult | v1.StudyResult, fitted: Fitted | Non
 
 
 def table(finding: Finding) -> Table:
-    """What a method found beside attributions."""
+    """Findings other than attributions."""
     drawn = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", title=finding.title, title_justify="left")
     for place, name in enumerate(finding.header):
         drawn.add_column(name, justify="right" if place else "left", no_wrap=True, overflow="ellipsis")
@@ -222,7 +222,7 @@ def table(finding: Finding) -> Table:
 
 
 def row_table(drawn: RowTable) -> Group:
-    """What each part of the target rests on: the features that matter most to it."""
+    """The rows of a target, each with the features that matter most to it."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", title=drawn.title, title_justify="left")
     text, *numbers = drawn.header
     table.add_column(text, no_wrap=True, overflow="ellipsis", max_width=_LONG)
@@ -237,7 +237,7 @@ def row_table(drawn: RowTable) -> Group:
 
 
 def _leading(part: v1.FeatureAttribution, drawn: RowTable) -> Text:
-    """A feature of a row with what it did: its text in the colour of its share of the largest."""
+    """A feature of a row with its attribution, coloured by its share of the largest."""
     text = Text(words.visible(part.text), shade(FOR if part.attribution >= 0 else AGAINST, drawn.share(part)))
     text.truncate(_LONG, overflow="ellipsis")
     error = words.uncertainty(part, drawn.digits_shown) if _error_of(part) else ""
@@ -249,7 +249,7 @@ def _error_of(part: v1.FeatureAttribution) -> bool:
 
 
 def legend(*, shares: bool = False) -> Shaded:
-    """What the colours mean."""
+    """The meaning of the colours."""
     if shares:
         return Shaded([("  ", None, ""), (" where the prediction comes from ", 1.0, "+")])
     return Shaded([("  ", None, ""), (" supports it ", 1.0, "+"), ("  ", None, ""), (" opposes it ", -1.0, "−")])

@@ -1,4 +1,4 @@
-"""What an explanation says, in plain words: shared by the terminal and the page."""
+"""An explanation in words and numbers, for the terminal and the page."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _METHODS = {
     "shapley_permutation": "Shapley values by permutation",
     "input_times_gradient": "Input × gradient",
 }
-"""Methods that are written otherwise than their fields."""
+"""Methods whose names are not their fields' names."""
 _ROW_UNITS = {v1.FEATURE_UNIT_WORD: "word", v1.FEATURE_UNIT_SENTENCE: "sentence"}
 _UNITS = {v1.FEATURE_UNIT_TOKEN: "token", v1.FEATURE_UNIT_SENTENCE: "sentence"}
 _ATTRIBUTION_UNITS = {
@@ -60,11 +60,11 @@ def visible(text: str, *, keep_lines: bool = False) -> str:
 
 
 class Percent(int):
-    """Decimals of a share, which is shown in per cent and, as no share is negative, without a sign."""
+    """The number of decimals of a share, which is shown in per cent and without a sign."""
 
 
 def signed(value: float, digits: int = 2) -> str:
-    """``+1.25`` or ``−1.25``, with a true minus sign; what rounds to zero has none. With `Percent`, ``7.0%``."""
+    """``+1.25`` or ``−1.25``, with a typographic minus sign, and none for zero. With `Percent`, ``7.0%``."""
     if isinstance(digits, Percent):
         return (
             f"<{number(10.0**-digits, int(digits))}%"
@@ -76,7 +76,7 @@ def signed(value: float, digits: int = 2) -> str:
 
 
 def number(value: float, digits: int = 2) -> str:
-    """``1.25`` or ``−1.25``, with a true minus sign."""
+    """``1.25`` or ``−1.25``, with a typographic minus sign."""
     return signed(value, digits).removeprefix("+")
 
 
@@ -91,12 +91,12 @@ def uncertainty(part: WithError, digits: int = 2) -> str:
 
 
 def sampled(result: v1.ExplanationResult) -> bool:
-    """Whether attributions have standard errors: a method that does not sample has none to tell of."""
+    """Whether attributions have standard errors, that is whether the method samples."""
     return any(part.standard_error or not part.HasField("standard_error") for part in result.attributions)
 
 
 def interval(part: v1.FeatureAttribution | v1.GroupDifference, digits: int = 2) -> str:
-    """``−0.10 to +1.25``; nothing where the ends are unknown, or are one."""
+    """``−0.10 to +1.25``; empty if the ends are unknown or equal."""
     found = part.interval
     if not part.HasField("interval") or found.lower == found.upper:
         return ""
@@ -104,14 +104,14 @@ def interval(part: v1.FeatureAttribution | v1.GroupDifference, digits: int = 2) 
 
 
 def percent(share: float) -> str:
-    """A share as ``41.2%``; ``<0.1%`` where it would round to nothing, and ``>99.9%`` where it would to all."""
+    """A share as ``41.2%``; ``<0.1%`` instead of 0.0%, and ``>99.9%`` instead of 100.0%."""
     if 0 < share < 0.0005:
         return "<0.1%"
     return ">99.9%" if 0.9995 <= share < 1 else f"{100 * share:.1f}%"
 
 
 def digits(result: v1.ExplanationResult) -> int:
-    """Decimals that show three figures of the largest attribution; of shares, those of a per cent."""
+    """Decimals that show three figures of the largest attribution; for shares, those in per cent."""
     if tells_shares(result):
         return Percent(1)
     return decimals(max((abs(part.attribution) for part in result.attributions), default=0.0))
@@ -123,23 +123,23 @@ def decimals(largest_value: float) -> int:
 
 
 def question(explanation: v1.Explanation) -> v1.ExplanationSpec | v1.StudySpec:
-    """What was asked."""
+    """The spec of an explanation or a study."""
     return explanation.study if explanation.HasField("study") else explanation.spec
 
 
 def is_study(explanation: v1.Explanation) -> bool:
-    """Whether it asks about many prompts, in whatever view it is."""
+    """Whether it is a study, in any view."""
     return any(map(explanation.HasField, ("study", "study_result", "partial_study_result")))
 
 
 def method(explanation: v1.Explanation) -> str:
-    """The method's name as its papers write it."""
+    """The method's name as its authors write it."""
     field = explanation.method or "explanation"
     return _METHODS.get(field, visible(field).replace("_", " ").capitalize())
 
 
 def stage(progress: v1.Progress) -> str:
-    """What is being done: "measuring faithfulness". Empty where it is not known."""
+    """The current stage, such as "measuring faithfulness"; empty if unknown."""
     names = {number: name.replace("-", " ") for name, number in enum_names(v1.Stage).items()}
     return names.get(progress.stage, "")
 
@@ -166,7 +166,7 @@ def state(explanation: v1.Explanation) -> str:
 
 
 def value_line(result: v1.ExplanationResult, spec: v1.ExplanationSpec) -> str:
-    """What is explained, and between which values it lies."""
+    """The target, with its full and base value."""
     digits_shown = digits(result)
     if isinstance(digits_shown, Percent):
         digits_shown = decimals(max(abs(result.full_value), abs(result.base_value)))
@@ -177,16 +177,16 @@ def value_line(result: v1.ExplanationResult, spec: v1.ExplanationSpec) -> str:
     if not result.target.HasField("skipped_token"):
         return line
     skipped = visible(result.target.skipped_token.text)
-    return f"{line}. More likely is {skipped!r}, which stands for a missing or unknown word and was passed over."
+    return f"{line}. More likely is {skipped!r}, which stands for a missing or unknown word and was skipped."
 
 
 def study_line(result: v1.StudyResult) -> str:
-    """What a study looked at."""
+    """The target of a study."""
     return f"{visible(result.target.description)} of every text."
 
 
 def unit_line(result: v1.ExplanationResult, spec: v1.ExplanationSpec) -> str:
-    """What attributions are in; of shares, where the rest is. Empty where an older server does not tell."""
+    """The unit of attributions; for shares, also where the rest is. Empty if the server is too old to report it."""
     if not tells_shares(result):
         return _ATTRIBUTION_UNITS.get(result.attribution_unit, "")
     line = f"Attributions are shares of what reaches the prediction from these {unit(spec, 2)}"
@@ -197,12 +197,12 @@ def unit_line(result: v1.ExplanationResult, spec: v1.ExplanationSpec) -> str:
 
 
 def scale(target: v1.ResolvedTarget) -> str:
-    """What stands behind a difference of the target's values: a unit with its space, or nothing."""
+    """The unit of the target's values with a leading space, or nothing."""
     return "" if target.scale == v1.TARGET_SCALE_PROBABILITY else " nats"
 
 
 def tells_shares(result: v1.ExplanationResult) -> bool:
-    """Whether attributions say where the prediction comes from, and not what supports it or opposes it."""
+    """Whether attributions are shares, which show where the prediction comes from, not what supports it."""
     return result.attribution_unit == v1.ATTRIBUTION_UNIT_SHARE
 
 
@@ -219,7 +219,7 @@ def removal(result: v1.ExplanationResult) -> str:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One faithfulness metric beside its control. `better` is None where the two cannot be told apart."""
+    """A faithfulness metric and its control; `better` is None if the difference is within the deviation."""
 
     name: str
     sentence: str
@@ -253,7 +253,7 @@ def trust(verdict: v1.Trust) -> tuple[str, Sequence[str]]:
 
 
 def cost(result: v1.ExplanationResult | v1.StudyResult) -> str:
-    """What it took, in what precision where that is not the usual one, and why it stopped."""
+    """The cost, the precision if it was reduced, and why the method stopped."""
     found, precision = result.cost, result.precision
     evaluations = f"{found.evaluations:,} model evaluation{'' if found.evaluations == 1 else 's'}"
     parts = [f"{evaluations} in {duration(seconds(found.duration))}"]
@@ -276,7 +276,7 @@ def cost(result: v1.ExplanationResult | v1.StudyResult) -> str:
 
 
 def cost_ahead(at: v1.Progress) -> str:
-    """What is planned: ``at most 52 model evaluations, 1,234 tokens, about 3.0 s``, the time where it is known."""
+    """The planned cost: ``at most 52 model evaluations, 1,234 tokens, about 3.0 s``, with the time if it is known."""
     parts = [f"at most {at.evaluations_planned:,} model evaluations", f"{at.tokens_planned:,} tokens"]
     if at.HasField("remaining_duration"):
         parts.append(f"about {duration(seconds(at.remaining_duration))}")
@@ -317,12 +317,12 @@ def largest(result: v1.ExplanationResult) -> float:
 
 
 def ranked(result: v1.ExplanationResult) -> list[v1.FeatureAttribution]:
-    """The features, largest |attribution| first; where several are of one character, each as what its token writes."""
+    """The features as in `by_token`, largest |attribution| first."""
     return sorted(by_token(result), key=lambda part: -abs(part.attribution))
 
 
 def by_token(result: v1.ExplanationResult) -> list[v1.FeatureAttribution]:
-    """The features in their order; those of one character have their tokens' texts instead of the whole of it."""
+    """The features in order; several of one character have their tokens' texts instead of the character."""
     spans = Counter((part.span.start, part.span.end) for part in result.attributions)
 
     def own(part: v1.FeatureAttribution) -> v1.FeatureAttribution:

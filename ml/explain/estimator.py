@@ -1,8 +1,8 @@
 """What an explainer is: a generator over a value function.
 
-An explainer asks with ``values = yield from game(coalitions)`` and yields an `Estimate` whenever it knows more than
-before; what the game yields in between (None, after each chunk of work) passes through it to whoever drives it. So
-work can be shown, stopped and resumed between chunks, and no explainer knows of models, tokens, clocks or queues.
+An explainer asks with ``values = yield from game(coalitions)`` and yields an `Estimate` whenever it has a better one.
+What the game yields in between (None, after each chunk of work) passes through to the caller. So work can be shown,
+stopped and resumed between chunks, and explainers know nothing of models, tokens, clocks or queues.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 
 RowValues = Callable[[BoolArray], FloatArray]
-"""From coalitions [n, features] that were answered to their values in each row of the target, float64 [rows, n]."""
+"""From evaluated coalitions [n, features] to their values for each row of the target, float64 [rows, n]."""
 
 Asking = Generator[None, None, FloatArray]
-"""Values on their way: yields after each chunk of work, returns one value a coalition, NaN where time ran out."""
+"""An evaluation in progress: yields after each chunk of work, returns a value per coalition, NaN where time ran out."""
 
 
 class Game(Protocol):
-    """A cooperative game: the players are features, the value is what the model does with only those present."""
+    """A cooperative game: the players are features, and a coalition's value is the model's with only those present."""
 
     features: int
 
     def __call__(self, coalitions: BoolArray) -> Asking:
         """The values of `coalitions`, bool [n, features], True where a feature is present. Returns float64 [n].
 
-        NaN stands for a value that was not computed because the time is up.
+        NaN stands for values that were not computed before time ran out.
         """
         ...
 
 
 def batch_size(game: Game) -> int:
-    """How many coalitions a game answers in about the time of one; 1 where it does not say."""
+    """How many coalitions a game evaluates in about the time of one; 1 where it does not say."""
     return int(getattr(game, "batch_size", 1))
 
 
@@ -51,18 +51,18 @@ def empty_and_full(features: int) -> BoolArray:
 
 
 def with_ends(coalitions: BoolArray) -> BoolArray:
-    """The empty and the full coalition, and `coalitions` [..., features] behind them: bool [2 + n, features]."""
+    """The empty and the full coalition, followed by `coalitions` [..., features]: bool [2 + n, features]."""
     features = coalitions.shape[-1]
     return np.concatenate([empty_and_full(features), coalitions.reshape(-1, features)])
 
 
 @dataclass(frozen=True)
 class Pairwise:
-    """What is known of pairs of features so far.
+    """An estimate for pairs of features.
 
     Attributes:
         values: float64 [pairs], in the value's unit.
-        standard_errors: float64 [pairs]; 0 where exact, infinite where nothing is known yet.
+        standard_errors: float64 [pairs]; 0 where exact, infinite where unknown.
         members: the pairs, int64 [2, pairs]; None for all of them, (0, 1), (0, 2), ..., (1, 2), ... as in
             `numpy.triu_indices`.
     """
@@ -73,29 +73,28 @@ class Pairwise:
 
     @classmethod
     def of_none(cls) -> Pairwise:
-        """Of no pair."""
+        """An estimate for no pairs at all."""
         return cls(np.zeros(0), np.zeros(0), np.zeros((2, 0), dtype=np.int64))
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What is known of every feature so far.
+    """An estimate of every feature's attribution, from the evaluations so far.
 
     Attributes:
         attributions: float64 [features], in the value's unit.
-        standard_errors: float64 [features]; 0 where exact, infinite where nothing is known yet.
-        stop: why the estimator is done; None while it is not.
-        converged: whether the attributions have settled.
+        standard_errors: float64 [features]; 0 where exact, infinite where unknown.
+        stop: why the explainer stopped; None while it goes on.
+        converged: whether more evaluations would hardly change the attributions.
         surrogate: the fitted model, for methods that fit one.
-        interactions: of pairs of features, for methods that look for them.
+        interactions: of pairs of features, for methods that estimate them.
         stability: Pearson correlation between the attributions of two halves of the samples.
-        freedom: degrees of freedom of the standard errors, infinite where there are plenty.
+        freedom: degrees of freedom of the standard errors, infinite where these are as good as known.
         completeness_error: |Σ attributions − (v(all) − v(nothing))|, for methods that promise 0.
         outside_share: the share of tokens that belong to no feature, for methods whose attributions are shares.
         hierarchy: of the parts of the text, for methods that go from coarse to fine.
-        rows: what is known of every feature in each row of the target, in their order, by the same fit where the method
-            is linear; see `with_rows`. It is worked out when asked for, as it may take a while. None for what has no
-            rows, and where nothing is known.
+        rows: from the rows' values to an estimate for each row of the target, by the same fit; see `with_rows`. Called
+            only when rows are needed, as it may take a while. None without rows, and where nothing is known.
     """
 
     attributions: FloatArray
@@ -113,34 +112,34 @@ class Estimate:
 
     @classmethod
     def nothing(cls, features: int, stop: StopReason | None = None) -> Estimate:
-        """What is known before anything was measured."""
+        """The estimate before any evaluation."""
         return cls(np.zeros(features), np.full(features, np.inf), stop)
 
 
 def with_rows(estimate: Callable[[FloatArray], Estimate], coalitions: BoolArray, values: FloatArray) -> Estimate:
-    """`estimate(values)` of the target's values [n] of `coalitions`, and, when asked for, of the values of each row.
+    """`estimate(values)` for the target's values [n] of `coalitions`, with rows by applying `estimate` to their values.
 
-    What `estimate` knows beside the values (the draw, a kernel, a factorization) is the same for all: where it is
-    linear in them, rows that sum to the target have estimates that sum to the target's.
+    Everything else that `estimate` depends on (the draw, a kernel, a factorization) is shared. So where it is linear in
+    the values, and rows sum to the target, the rows' estimates sum to the target's.
     """
     return replace(estimate(values), rows=lambda row_values: map(estimate, row_values(coalitions)))
 
 
 Estimating = Generator[Estimate | None, None, None]
-"""An explainer at work: estimates as they improve, the last of which has a `stop`; None after chunks in between."""
+"""An explainer at work: yields improving estimates, the last with a `stop`, and None after each chunk between them."""
 
 
 class Explainer(Protocol):
-    """An estimator with its parameters, ready to be asked about any game of `features` players."""
+    """A method with its parameters, for any game of as many features as it was made for."""
 
     @property
     def max_evaluations(self) -> int:
-        """The most coalitions that it will ask for."""
+        """The most coalitions that it asks for."""
         ...
 
     @property
     def min_evaluations(self) -> int:
-        """The fewest coalitions that it must be allowed to ask for."""
+        """The fewest coalitions that it needs."""
         ...
 
     def __call__(self, game: Game) -> Estimating:

@@ -1,12 +1,12 @@
-"""Features: the pieces of a prompt that attributions are given to, and which tokens each of them owns.
+"""Features: the parts of a prompt that get attributions, and the tokens that each of them owns.
 
-A token belongs to the feature that holds its first visible character, so the space that many tokenizers put before a
-word never moves the word elsewhere; a token of white space alone counts by its first character. Tokens that stand
-nowhere in the text (special tokens) and those that no feature holds are never changed.
+A token belongs to the feature that contains its first visible character, so that the space which many tokenizers put
+before a word does not matter; a token of white space belongs to the feature with its first character. Tokens outside of
+the text (special tokens) and tokens of no feature are never changed.
 
-Every feature owns at least one token. Where one token covers the starts of several words, the first of them owns it
-and grows to the end of the last: what is removed together is shown together. A unit that no token covers at all (a
-tokenizer may drop characters) is no feature.
+Every feature owns at least one token. Where one token covers the starts of several words, the first word owns it and
+extends to the end of the last: what is removed together is shown together. A unit without any token (a tokenizer may
+drop characters) is no feature.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from ml.explain.text.units import sentences, words
 from ml.spec import Span, Unit
 
 MAX_FEATURES = 4096
-"""The most features of one explanation: what a surrogate with a coefficient each can be solved for in seconds."""
+"""The most features of one explanation: a surrogate with so many coefficients is solved in seconds."""
 
 
 @dataclass(frozen=True)
 class Feature:
-    """A piece of the prompt: its text, its place there in characters, and its tokens' positions, ascending."""
+    """A part of the prompt: its text, its span in characters, and the positions of its tokens, ascending."""
 
     text: str
     span: Span
@@ -37,13 +37,14 @@ class Feature:
 def segment(
     encoding: Encoding, features: spec.Features, *, field: str = "features", of: str = "prompt"
 ) -> tuple[Feature, ...]:
-    """Cut a prompt into features, in the text's order.
+    """Cut a prompt into features, in the order of the text.
 
     Args:
-        field: where `features` stand in the request, and `of` what they are features of: both for errors.
+        field: the path of `features` in the request, for errors.
+        of: what is cut, for errors.
 
     Raises:
-        InputError: a span leaves the text or owns no token; nothing is left to be a feature; too many features.
+        InputError: a span is outside of the text or owns no token; there are no features, or too many.
     """
     text, unit = encoding.text, features.unit or Unit.WORD
     if features.spans:
@@ -86,7 +87,10 @@ def _units(text: str, unit: Unit, regions: Sequence[Span]) -> list[Span]:
 
 
 def _own(encoding: Encoding, spans: Sequence[Span], *, merge: bool) -> list[Feature]:
-    """Give every token to the span that holds its anchor; with `merge`, spans without a token join the one before."""
+    """Give every token to the span with its first visible character.
+
+    With `merge`, spans without a token join the one before.
+    """
     starts = [start for start, _ in spans]
     owned: list[list[int]] = [[] for _ in spans]
     reach = [0] * len(spans)  # how far the tokens of each span extend
@@ -112,7 +116,7 @@ def _own(encoding: Encoding, spans: Sequence[Span], *, merge: bool) -> list[Feat
 
 
 def _token_spans(encoding: Encoding) -> list[Span]:
-    """Spans of the tokens that begin in an editable part, one entry a token."""
+    """Spans of the tokens that begin in an editable part, one for each token."""
     spans = [span for span in encoding.spans if span is not None and span[0] < span[1]]
     anchors = [first_visible(encoding.text, span) for span in spans]
     return [
@@ -123,7 +127,7 @@ def _token_spans(encoding: Encoding) -> list[Span]:
 
 
 def _by_token(encoding: Encoding, spans: Sequence[Span]) -> list[Feature]:
-    """One feature a token; the tokens of a character that takes several share its span but stay apart."""
+    """A feature for each token. Several tokens of one character have its span each."""
     chosen = set(spans)
     return [
         Feature(encoding.text[span[0] : span[1]], span, (position,))
@@ -133,7 +137,7 @@ def _by_token(encoding: Encoding, spans: Sequence[Span]) -> list[Feature]:
 
 
 def first_visible(text: str, span: Span) -> int:
-    """Where the first character of a span is that is no white space, else its start."""
+    """The index of the first character of a span that is not white space, else its start."""
     start, end = span
     return next((index for index in range(start, end) if not text[index].isspace()), start)
 

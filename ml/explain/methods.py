@@ -1,4 +1,4 @@
-"""The methods: which explainer a spec asks for, and what a method demands of the model and of the removal."""
+"""Which explainer a spec asks for, and what its method requires of the model and the removal."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from ml.explain.explainers.kernel_shap import KernelShapExplainer
 from ml.explain.explainers.lime import LimeExplainer
 from ml.explain.explainers.occlusion import OcclusionExplainer
 from ml.explain.explainers.permutation import PermutationExplainer
-from ml.explain.explainers.shapley import EnumerationExplainer, is_enumerable
+from ml.explain.explainers.shapley import EnumerationExplainer
 from ml.explain.explainers.sparse_interactions import SparseInteractionsExplainer
 from ml.explain.hierarchy.tree import Node
 from ml.explain.removal import Perturbation
+from ml.explain.sampling.draws import is_enumerable
 from ml.explain.target import unit as value_unit
 from ml.explain.values.internals import InternalsExplainer
 from ml.models.protocol import ModelInfo
@@ -46,7 +47,7 @@ def unit(asked: ExplanationSpec) -> AttributionUnit:
 
 
 def removal(tokenizer: Tokenizer, asked: ExplanationSpec) -> spec.Removal:
-    """The removal that a spec asks for; the method's own default where deletion would not do."""
+    """The removal that a spec asks for, or the method's default where deletion does not suit it."""
     integrates = isinstance(asked.method, spec.IntegratedGradients)
     if integrates and asked.removal.kind is None and tokenizer.mask_token is None:
         return spec.Removal(RemovalKind.MEAN_EMBEDDING)
@@ -65,18 +66,19 @@ def explainer(
     """The explainer of a spec's method.
 
     Args:
-        perturbed: the prompt; `appended` is the most tokens that the model reads behind it.
+        perturbed: the prompt.
         hierarchy: the tree over its features.
-        rows: the most that the target has.
+        appended: the most tokens that the model reads after the prompt.
+        rows: the most rows that the target may have.
 
     Raises:
-        InputError: the budget is too small, or the removal, rows or so long a prompt do not suit the method.
-        NoAttentionError: the method is about attention, and the model has none.
-        OutOfReachError: method or removal look inside a model that an engine elsewhere computes.
+        InputError: the budget is too small, or the method does not support the removal, the rows or so many features.
+        NoAttentionError: the method needs attention, and the model has none.
+        OutOfReachError: method or removal need the internals of a model that is served elsewhere.
     """
     _check_reach(asked, info, perturbed)
     limit, removals = asked.budget.max_evaluations, perturbed.removals
-    if limit is not None and removals > 1:  # the budget counts prompts, and explainers count coalitions
+    if limit is not None and removals > 1:  # the budget counts prompts, explainers count coalitions
         asked = replace(asked, budget=replace(asked.budget, max_evaluations=max(1, limit // removals)))
     features = perturbed.features
     _check_rows(asked)
@@ -86,8 +88,8 @@ def explainer(
     if limit is not None and needed > limit:
         raise InputError(
             "budget.max_evaluations",
-            f"this method takes at least {needed} evaluations of these {features} features"
-            f"{f' for {rows} rows' if rows and internals else ''}, more than {limit}; raise the limit,"
+            f"this method takes at least {needed} evaluations for these {features} features"
+            f"{f' and {rows} rows' if rows and internals else ''}, more than {limit}; raise the limit,"
             f" {_advice(asked.method)}",
         )
     return chosen
@@ -110,7 +112,7 @@ def _check_reach(asked: ExplanationSpec, info: ModelInfo, perturbed: Perturbatio
 def _of_internals(
     asked: ExplanationSpec, info: ModelInfo, perturbed: Perturbation, tokens: int, rows: int
 ) -> InternalsExplainer | None:
-    """What looks inside the model, for methods that do; `tokens`: the most that the model reads at once."""
+    """The explainer of a method that looks inside the model, else None; `tokens` is the most that the model reads."""
     match asked.method:
         case spec.InputTimesGradient():
             return InputTimesGradientExplainer(_gradients(asked, rows))
@@ -129,7 +131,7 @@ def _of_internals(
 
 
 def _gradients(asked: ExplanationSpec, rows: int) -> int:
-    """The most gradients at a point: one of each row, and one of the target where these do not sum to its own."""
+    """The most gradients at a point: one for each row, and the target's own where it is not the sum of its rows."""
     share_all = asked.rows is not None and not asked.rows.spans
     return rows if share_all and asked.target.scale is Scale.LOG_PROBABILITY else 1 + rows
 
@@ -150,11 +152,11 @@ def _of_a_game(asked: ExplanationSpec, features: int, hierarchy: Node) -> Explai
         case spec.Hierarchical():
             return HierarchicalExplainer(hierarchy, asked.method, asked.budget)
         case _:
-            raise AssertionError(f"{asked.method} is no game's")
+            raise AssertionError(f"{asked.method} has no explainer")
 
 
 def _shapley(method: spec.KernelShap | spec.ShapleyPermutation, features: int, budget: spec.Budget) -> Explainer:
-    """Exact Shapley values, where all coalitions are within the budget."""
+    """Exact Shapley values where all coalitions are within the budget, else the method that was asked for."""
     if is_enumerable(features, budget):
         return EnumerationExplainer(features, budget)
     if isinstance(method, spec.ShapleyPermutation):
@@ -163,28 +165,28 @@ def _shapley(method: spec.KernelShap | spec.ShapleyPermutation, features: int, b
 
 
 def _check_rows(asked: ExplanationSpec) -> None:
-    """Raise `InputError` where a method has no rows of the kind that is asked for."""
+    """Raise `InputError` if the method has no such rows."""
     if asked.rows is None:
         return
     if isinstance(asked.method, spec.AttentionRollout | spec.ValueZeroing):
-        message = "this method says where the model looks, whatever it then answers; choose another one for rows"
+        message = "this method shows where the model looks, not what it answers; for rows, choose another method"
         raise InputError("rows", message)
     if asked.rows.pairs and not isinstance(asked.method, spec.Interactions):
-        raise InputError("rows.pairs", "rows of pairs are of interactions; leave it unset, or choose that method")
+        raise InputError("rows.pairs", "only interactions have rows of pairs; leave it unset, or choose that method")
 
 
 def _interactions(asked: ExplanationSpec, features: int) -> Explainer:
-    """Interactions of all pairs, or, of too many features for that, of those pairs that seem to matter."""
+    """Interactions of all pairs; with too many features for that, of the pairs that seem to matter."""
     pair_rows = asked.rows is not None and asked.rows.pairs
     if features <= MAX_FEATURES:
         return InteractionsExplainer(features, asked.budget, pair_rows)
     advice = "choose larger units, or restrict them with features.within"
     if pair_rows:
-        message = f"rows have interactions of at most {MAX_FEATURES} features, and the prompt has {features}; {advice}"
+        message = f"rows of pairs are for at most {MAX_FEATURES} features, and the prompt has {features}; {advice}"
         raise InputError("rows.pairs", message)
     if features > sparse_interactions.MAX_FEATURES:
         limit = sparse_interactions.MAX_FEATURES
-        message = f"the prompt has {features} features, and interactions are found of at most {limit:,}; {advice}"
+        message = f"the prompt has {features} features, and interactions are for at most {limit:,}; {advice}"
         raise InputError("features", message)
     return SparseInteractionsExplainer(features, asked.budget)
 
@@ -193,8 +195,8 @@ def _check_path(perturbed: Perturbation) -> None:
     if not perturbed.keeps_positions:
         raise InputError(
             "removal.kind",
-            "integrated gradients move each token's embedding to that of what replaces it, so a feature and its"
-            " replacement must have equally many tokens; choose the mask token or the mean embedding",
+            "integrated gradients move each token's embedding to its replacement's, so a feature and its replacement"
+            " must have equally many tokens; choose the mask token or the mean embedding",
         )
 
 

@@ -1,4 +1,4 @@
-"""The last look at a result: no number may be missing where the contract promises one."""
+"""The last check of a result: all numbers must be finite where the contract promises numbers."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from ml.errors import GlossError
 from ml.result import ExplanationResult, StudyResult
 
 _MAY_BE_INFINITE = "standard_errors"
-"""Of rows, where one that is not known yet has no other way to say so."""
+"""A field of rows, where infinity stands for a standard error that is not known yet."""
 
 
 def known(error: float) -> float | None:
-    """A standard error as results carry it: None for an infinite one, of which nothing is known yet."""
+    """A standard error as results have it: None for an infinite one, which is not known yet."""
     return None if math.isinf(error) else error
 
 
 def check(result: ExplanationResult | StudyResult) -> None:
-    """Raise `GlossError` at the first number that is none, or infinite."""
+    """Raise `GlossError` at the first number that is NaN or infinite."""
     for place in _wrong(result, ""):
         raise GlossError(
             f"the explanation came out without a number at {place}: its values are too large, too small or too alike to"

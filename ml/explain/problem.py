@@ -1,7 +1,6 @@
-"""The problem: a spec with all settled that only the tokenizer is needed for.
+"""The problem: a spec, checked and worked out as far as the tokenizer allows, before the model runs.
 
-The server prepares a problem to refuse bad input before anything is queued; the worker prepares the same one to solve
-it.
+The server prepares a problem to refuse bad input before it is queued; the worker prepares the same one to solve it.
 """
 
 from __future__ import annotations
@@ -28,19 +27,17 @@ from ml.tokens import Tokenizer
 
 _NUMBER_BYTES = 8
 _ROW_BYTES = 128
-"""Of a row in a result beside these numbers: its text, its place, its tokens and its values."""
+"""A row's text, span, tokens and values in a result, without the numbers of its features."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What there is to solve.
+    """A spec that was checked, with its features, removal, target and explainer.
 
     Attributes:
         prompt_tokens: the prompt's tokens, for the result.
-        quality: what is measured of the result; None when not asked for, or when there is nothing to compare.
-        max_rows: how many rows the result will have, or at most, where the model has a say in the target.
-        max_evaluations: prompts, gradients and the like that will be asked for, with those of the base value, the full
-            value and the quality block. A coalition has as many prompts as there are removals.
+        quality: how faithfulness will be measured; None where not asked for, or where there is nothing to compare.
+        max_rows: how many rows the result will have; an upper bound where the model decides about the target.
     """
 
     spec: ExplanationSpec
@@ -56,12 +53,12 @@ class Problem:
 
     @property
     def prompts(self) -> Perturbation:
-        """What the value function chooses from: the prompt's variants."""
+        """The prompt's variants, which the value function evaluates."""
         return self.perturbation
 
     @property
     def max_evaluations(self) -> int:
-        """The base value, the full value, what the explainer asks for, and the quality block.
+        """The most prompts, gradients and the like: base and full value, the explainer's, and those of faithfulness.
 
         A coalition has as many prompts as there are removals.
         """
@@ -73,9 +70,9 @@ class Problem:
 
     @property
     def row_bytes(self) -> int:
-        """The most bytes of the rows in a result: a number for each feature, and for each pair of them if asked for.
+        """The most bytes that rows take in the result: a number for each feature, and for each pair if asked for.
 
-        Methods that sample have a standard error for each as well.
+        Sampling methods add a standard error to each.
         """
         if (asked := self.spec.rows) is None:
             return 0
@@ -85,24 +82,24 @@ class Problem:
         return self.max_rows * (_ROW_BYTES + (features + pairs) * _NUMBER_BYTES * (1 if exact else 2))
 
     def tokens(self, evaluations: int) -> int:
-        """The most tokens that the model reads for so many evaluations: what prompts share is not left out."""
+        """The most tokens that the model reads for so many evaluations, the shared prefix counted once."""
         shared_prefix = len(self.prompts.shared_prefix)
         longest = self.prompts.longest + self.target.longest
         return shared_prefix + self.target.generate * len(self.encoding.ids) + evaluations * (longest - shared_prefix)
 
     def fingerprint(self, target: TargetTokens) -> bytes:
-        """32 bytes, equal where a coalition has the same value: same weights, prompts, features, removal and target."""
+        """32 bytes, equal for equal value functions: same weights, prompt, features, removal and target."""
         parts = (self.info.digest, self.info.dtype, self.prompts.identity, target)
         return hashlib.sha256(repr(parts).encode()).digest()
 
 
 def prepare(tokenizer: Tokenizer, info: ModelInfo, spec: ExplanationSpec) -> Problem:
-    """Check a spec against a model's tokenizer and settle all that can be settled without running the model.
+    """Check a spec against a model's tokenizer, and work out all that does not take the model.
 
     Raises:
-        InputError: something in the spec is not allowed; its `field` is the contract's path.
+        InputError: something in the spec is not allowed; its `field` is the path in the contract.
         PromptTooLongError: prompt, target or replacements exceed the context.
-        CapabilityError: the model has not got what the method is about.
+        CapabilityError: the model lacks what the method needs.
     """
     planned_target = target.plan(tokenizer, info, tokenizer.encode(spec.prompt), spec.target)
     encoding = planned_target.prompt

@@ -1,4 +1,4 @@
-"""What may be asked: an explanation of one prompt, or a study of many."""
+"""The two kinds of question: an explanation of one prompt, and a study of many."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Question = ExplanationSpec | StudySpec
 
 
 def prepare(tokenizer: Tokenizer, info: ModelInfo, question: Question) -> Problem | StudyProblem:
-    """Check a question against a model's tokenizer, and settle all that can be settled without running the model.
+    """Check a question against a model's tokenizer, and work out all that does not take the model.
 
     Raises:
         InputError, PromptTooLongError, CapabilityError: as `ml.explain.problem.prepare` and `prepare_study`.
@@ -30,14 +30,13 @@ def prepare(tokenizer: Tokenizer, info: ModelInfo, question: Question) -> Proble
 
 @dataclass(frozen=True)
 class Forecast:
-    """What all of the work will cost, told before any of it is done.
+    """The most that a question will cost.
 
     Attributes:
-        evaluations: the most evaluations.
-        tokens: the most tokens that the model reads, those that prompts share counted as often as they come.
-        max_duration: the most seconds that it may take; None where that is not bounded.
-        rows: the most rows of the result.
-        row_bytes: the most bytes that they take there.
+        tokens: tokens that the model reads.
+        max_duration: seconds; None where the budget does not bound them.
+        rows: rows of the result.
+        row_bytes: bytes that these take in the result.
     """
 
     evaluations: int
@@ -47,7 +46,7 @@ class Forecast:
     row_bytes: int = 0
 
     def progress(self, tokens_per_second: float | None) -> Progress:
-        """How far the work is. No time is told where it is not known how fast such work was of late."""
+        """The progress before any work; without a remaining time if the recent throughput is unknown."""
         duration = None if tokens_per_second is None else self.tokens / tokens_per_second
         if duration is not None and self.max_duration is not None:
             duration = min(duration, self.max_duration)
@@ -55,7 +54,7 @@ class Forecast:
 
 
 def forecast(problem: Problem | StudyProblem) -> Forecast:
-    """What a problem will cost."""
+    """The most that a problem will cost."""
     evaluations = problem.max_evaluations
     planned = Forecast(evaluations, problem.tokens(evaluations), problem.spec.budget.max_duration)
     if isinstance(problem, Problem):
@@ -72,7 +71,7 @@ def start(
     namespace: str = "",
     spent: float = 0.0,
 ) -> Run | StudyRun:
-    """What answers a question when it is iterated over. The arguments are those of `ml.explain.work.Work`.
+    """A run that answers the question when iterated over. The arguments are those of `ml.explain.work.Work`.
 
     Raises:
         InputError, PromptTooLongError, CapabilityError: as `prepare`.

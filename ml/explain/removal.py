@@ -19,7 +19,7 @@ from ml.spec import RemovalKind
 from ml.tokens import Tokenizer
 
 Ids = IntArray
-"""Token ids (`MEAN` among them or not), or other numbers of tokens: int64 [tokens]."""
+"""One number per token, mostly token ids (`MEAN` may be among them): int64 [tokens]."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Perturbation:
         replacements: the tokens that take each feature's place, possibly none. They stand where its first token stood.
         nothing: what the model reads when no token is left, as no model can read nothing.
         resolved: the removal, for the result.
-        others: other removals of the same features. A coalition's value is then the mean over all of them: what one
-            does to a prompt beside removing, such as a gap in its grammar, weighs less.
+        others: other removals of the same features. A coalition's value is the mean over all of them, so that side
+            effects of a single removal, such as broken grammar, weigh less.
     """
 
     ids: Ids
@@ -50,7 +50,7 @@ class Perturbation:
 
     @property
     def empty_and_full(self) -> BoolArray:
-        """No feature and all of them; see `ml.explain.values.prompts.Prompts.empty_and_full`."""
+        """The empty and the full coalition, bool [2, features]."""
         return empty_and_full(self.features)
 
     @property
@@ -61,7 +61,7 @@ class Perturbation:
 
     def __call__(self, coalition: BoolArray) -> Ids:
         """The prompt in which only the features of `coalition` (bool [features]) are left, int64, never empty."""
-        kept = np.append(coalition, True)[self.owner]  # the one more entry is what tokens without an owner (-1) find
+        kept = np.append(coalition, True)[self.owner]  # the last entry is for tokens without an owner (-1)
         if self._replaced is not None:
             return np.where(kept, self.ids, self._replaced)
         left: list[int] = []
@@ -85,12 +85,12 @@ class Perturbation:
 
     @property
     def keeps_positions(self) -> bool:
-        """Whether each token has its place in every perturbed prompt."""
+        """Whether every token keeps its position in every perturbed prompt."""
         return self._replaced is not None and not self.others
 
     @property
     def unchanged(self) -> list[int]:
-        """The features that removal leaves as they are, as their tokens are what would replace them."""
+        """The features that removal does not change, as their tokens equal the replacement."""
         own: list[list[int]] = [[] for _ in self.replacements]
         for token_id, owner in zip(self.ids.tolist(), self.owner.tolist(), strict=True):
             if owner >= 0:
@@ -100,15 +100,15 @@ class Perturbation:
 
     @property
     def shared_prefix(self) -> list[int]:
-        """The tokens with which every perturbed prompt begins and is longer than."""
+        """Tokens that every perturbed prompt begins with, and is longer than."""
         changed = np.flatnonzero(self.owner >= 0)
         fixed = int(changed[0]) if len(changed) else len(self.ids)
-        kept: list[int] = self.ids[: max(0, fixed - 1)].tolist()  # one less, as nothing may follow the fixed ones
+        kept: list[int] = self.ids[: max(0, fixed - 1)].tolist()  # one less, as nothing may follow them
         return kept
 
     @property
     def longest(self) -> int:
-        """The most tokens that any coalition leaves."""
+        """Tokens of the longest perturbed prompt, at most."""
         gains = [max(0, len(new) - old) for new, old in zip(self.replacements, self._sizes, strict=True)]
         return max(len(self.ids) + sum(gains), len(self.nothing), *(other.longest for other in self.others))
 
@@ -119,7 +119,7 @@ class Perturbation:
 
     @cached_property
     def _replaced(self) -> Ids | None:
-        """The prompt with everything replaced, where that keeps each token's place; coalitions then are one `where`."""
+        """The prompt with all features replaced, where that keeps positions: a coalition is then a single `where`."""
         if any(len(new) != old for new, old in zip(self.replacements, self._sizes, strict=True)):
             return None
         replaced = self.ids.copy()
@@ -133,9 +133,9 @@ def perturbation(
 ) -> Perturbation:
     """Decide how features are removed.
 
-    Without a kind it is the model's mask or unknown token, or deletion where the model has neither. Where deletion
-    leaves no token at all, the model reads its end-of-text token, which is what precedes a text in training; a model
-    without one reads the prompt's first token.
+    The default kind is the model's mask or unknown token, or deletion for a model with neither. Where deletion leaves
+    no token, the model reads its end-of-text token, which precedes a text in training; a model without one reads the
+    prompt's first token.
 
     Raises:
         InputError: the model has no mask token, or the replacement text has no tokens.
@@ -152,7 +152,7 @@ def perturbation(
         case RemovalKind.MASK_TOKEN:
             if tokenizer.mask_token is None:
                 raise InputError(
-                    "removal.kind", "this model has neither a mask nor an unknown token; delete, or use text"
+                    "removal.kind", "this model has neither a mask nor an unknown token; choose deletion or text"
                 )
             mask_id, replacement = tokenizer.mask_token
             replaced = [tuple((mask_id,) * len(feature.positions) for feature in features)]
@@ -185,5 +185,5 @@ def _written(tokenizer: Tokenizer, encoding: Encoding, feature: Feature, text: s
         message = f"this model has no tokens for {text!r} in the place of {feature.text!r}; choose another text"
         raise InputError("removal.text", message)
     if not ids:
-        raise InputError("removal.text", f"{text!r} has no tokens in this model; remove by deletion")
+        raise InputError("removal.text", f"{text!r} has no tokens in this model; choose another text, or deletion")
     return ids

@@ -1,8 +1,7 @@
-"""Rows: the parts of a target that get attributions of their own, beside the sum of all of them.
+"""Rows: the parts of a target that get attributions of their own, beside those of the whole target.
 
-What a perturbed prompt's forward pass tells of a target is the log-probability of each of its tokens. The value of a
-row is made of those of its own tokens, as the target's is made of all: what they are given the prompt and the tokens
-before them.
+A forward pass over a perturbed prompt gives the log-probability of each token of the target, given the prompt and the
+tokens before it. The target's value sums over all of its tokens, a row's over the row's own.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ MAX_ROWS = MAX_FEATURES
 
 @dataclass(frozen=True)
 class Row:
-    """A part of the target: its text, its place there, None for a token that writes nothing, and its tokens."""
+    """A part of the target: its text, its span there (None for a token without text), and its tokens' positions."""
 
     text: str
     span: Span | None
@@ -39,51 +38,51 @@ def check(target: spec.Target) -> None:
 
 
 def max_rows(tokenizer: Tokenizer, prompt: Encoding, planned: TargetPlan, asked: spec.Rows) -> int:
-    """How many rows there will be, or, where the model has a say in the target, at most.
+    """How many rows there will be; an upper bound where the model decides about the target.
 
     Raises:
-        InputError: as `cut`, as far as the target is known.
+        InputError: as `cut`, if the target is known.
     """
     if planned.tokens is not None:
         return len(cut(tokenizer, prompt, planned.tokens, asked))
-    return len(asked.spans) or _checked(planned.generate)
+    return len(asked.spans) or _checked_count(planned.generate)
 
 
 def cut(tokenizer: Tokenizer, prompt: Encoding, target: TargetTokens, asked: spec.Rows) -> tuple[Row, ...]:
     """Cut a target into rows, in the order of its text.
 
-    Rows of a unit share all tokens among them: those that begin no unit, such as white space, go with the unit that
-    follows them, and behind the last one with that. The caller's own spans may leave tokens out.
+    Rows of a unit own all tokens: those outside of any unit, such as white space, join the next row, and at the end the
+    last. The caller's own spans may leave tokens out.
 
     Raises:
-        InputError: a span leaves the target's text, or no token begins in it; too many rows.
+        InputError: a span is outside of the target's text, or no token begins in it; too many rows.
     """
     text, spans = written(tokenizer, target, prompt.ids)
     unit = asked.unit or Unit.TOKEN
     if not asked.spans and unit is Unit.TOKEN:
-        _checked(len(spans))
+        _checked_count(len(spans))
         return tuple(
             Row(tokenizer.token_text(token_id), span, (position,))
             for position, (token_id, span) in enumerate(zip(target.tokens, spans, strict=True))
         )
     encoding = Encoding(text, target.tokens, spans, ((0, len(text)),))
     features = Features(None if asked.spans else unit, asked.spans)
-    if not asked.spans and not text.strip():  # no unit begins in white space, nor where nothing is written
+    if not asked.spans and not text.strip():  # there is no unit in it
         return (Row(text, (0, len(text)) if text else None, tuple(range(len(spans)))),)
     found = segment(encoding, features, field="rows", of="target")
     rows = tuple(Row(each.text, each.span, each.positions) for each in found)
-    return rows if asked.spans else _shared_out(rows, len(spans))
+    return rows if asked.spans else _with_all_tokens(rows, len(spans))
 
 
-def _checked(rows: int) -> int:
-    """So many rows, where they are not too many."""
+def _checked_count(rows: int) -> int:
+    """`rows`, unless these are too many."""
     if rows > MAX_ROWS:
         raise InputError("rows", f"the target has {rows:,} rows and at most {MAX_ROWS:,} fit; choose larger units")
     return rows
 
 
-def _shared_out(rows: tuple[Row, ...], tokens: int) -> tuple[Row, ...]:
-    """`rows` with the tokens that no row has: each goes with the row behind it, those behind all rows with the last."""
+def _with_all_tokens(rows: tuple[Row, ...], tokens: int) -> tuple[Row, ...]:
+    """`rows` with the tokens that no row owns: each joins the next row, those at the end the last."""
     ends = [row.positions[-1] + 1 for row in rows[:-1]] + [tokens]
     starts = [0, *ends[:-1]]
     return tuple(

@@ -1,4 +1,4 @@
-"""One explanation at work, from the spec to the judged result."""
+"""One explanation, from the spec to the judged result."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ from ml.spec import ExplanationSpec, PrecisionPolicy
 
 
 class Run(Work):
-    """Solves one explanation; see `Work`.
+    """An attempt at one explanation; see `Work`.
 
-    Of a budget's duration the method gets what the quality block is not expected to need, and at least half.
+    The method gets the part of the budget's duration that faithfulness is not expected to need, and at least half.
 
     Raises:
-        InputError, PromptTooLongError, CapabilityError: as `ml.explain.problem.prepare`, at once.
-        GlossError: while it works; a result would hold something that is not a number.
+        InputError, PromptTooLongError, CapabilityError: when it is made, as `ml.explain.problem.prepare`.
+        GlossError: while it works, if a number of the result is not finite.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Run(Work):
     ) -> None:
         """Explain what `spec` asks about `model`. The other arguments are those of `Work`."""
         self.problem = prepare(model.tokenizer, model.info, spec)
-        # What looks inside the model does so in its own precision.
+        # Explainers of internals use the model's own precision.
         precision = (
             PrecisionPolicy.FLOAT32 if isinstance(self.problem.explainer, InternalsExplainer) else spec.precision
         )
@@ -82,7 +82,7 @@ class Run(Work):
         self._rows: tuple[Row, ...] = ()
 
     def __iter__(self) -> Iterator[Update]:
-        """Work, and tell."""
+        """Work, and yield updates."""
         self._started = self._clock()
         yield self._update(Stage.PREPARING)
         resolving = resolve(self._model, self.problem.encoding, self.problem.target)
@@ -93,10 +93,10 @@ class Run(Work):
         value = self._open(target)
 
         empty_and_full = self.problem.perturbation.empty_and_full
-        value.beside(empty_and_full)
+        value.add_to_next(empty_and_full)
         estimate = yield from self._estimated(value, target)
-        # Time may have ended before their turn; or nobody has asked for anything, and an earlier attempt knew them.
-        while (blank := self._blank(value, target)) is None or value.asked_beside:
+        # Time may have run out before them, or all else was known from an earlier attempt.
+        while (blank := self._blank(value, target)) is None or value.has_added:
             value.deadline = math.inf
             yield from self._reported(value(empty_and_full), Stage.EXPLAINING)
         blank = yield from self._with_rows(value, blank, estimate)
@@ -104,7 +104,7 @@ class Run(Work):
 
         measured = None
         if self.problem.quality is not None:
-            # Counted anew, as the method may have needed less than planned.
+            # The method may have needed less than planned.
             self._planned = value.answered + self.problem.prompts.removals * self.problem.quality.evaluations
             yield self._update(Stage.MEASURING_FAITHFULNESS, result)
             measured = yield from self._measured(value, self.problem.quality, estimate)
@@ -115,38 +115,38 @@ class Run(Work):
         yield self._update(Stage.DONE, replace(result, trust=self._judged(result, target)))
 
     def _estimated(self, value: ValueFunction, target: TargetTokens) -> Generator[Update, None, Estimate]:
-        """Let the explainer work; its last estimate."""
+        """Run the explainer, and return its last estimate."""
         estimate, news = Estimate.nothing(len(self.problem.features)), False
         reserved = self.problem.quality.evaluations if self.problem.quality else 0
         for step in self._estimating(value, target):
-            value.deadline = self._deadline(reserved)  # so the first chunk, at least, is always computed
+            value.deadline = self._deadline(reserved)  # set after the first chunk, which is always computed
             if step is not None:
                 estimate, news = step, True
             if news and self._due_partial and (blank := self._blank(value, target)) is not None:
                 news, began = False, self._clock() if self._rows else 0.0
                 blank = yield from self._with_rows(value, blank, estimate)
                 yield self._update(Stage.EXPLAINING, self._filled(value, blank, estimate))
-                if self._rows:  # many of them take their time, here and on their way
+                if self._rows:  # many rows take long to make and to send
                     self._delay_partial(self._clock() - began)
             elif self._due:
                 yield self._update(Stage.EXPLAINING)
         return estimate
 
     def _estimating(self, value: ValueFunction, target: TargetTokens) -> Estimating:
-        """The explainer at work on what it asks for: a game, or the internals of the model."""
+        """The explainer at work, on the value function or on the model's internals."""
         explainer = self.problem.explainer
         if not isinstance(explainer, InternalsExplainer):
             return explainer(value)
         if not isinstance(self._model, ModelInternals):
             name = self._model.info.name
-            message = f"{name!r} is not computed by this process alone, and its internals are out of reach"
-            raise CapabilityError(name, f"{message}; choose a method of perturbations")
+            message = f"{name!r} is split over several processes, and its internals are out of reach"
+            raise CapabilityError(name, f"{message}; choose a method that perturbs the prompt")
         return explainer.explain(PromptInternals(self._model, self._model, self.problem.perturbation, target, value))
 
     def _with_rows(
         self, value: ValueFunction, blank: ExplanationResult, estimate: Estimate
     ) -> Generator[Update, None, ExplanationResult]:
-        """`blank` with the target's rows, as far as `estimate` knows them."""
+        """`blank` with the rows that `estimate` has."""
         if not self._rows:
             return blank
         nothing = Estimate.nothing(value.features)
@@ -166,7 +166,7 @@ class Run(Work):
     def _measured(
         self, value: ValueFunction, plan: faithfulness.Plan, estimate: Estimate
     ) -> Generator[Update, None, Faithfulness | None]:
-        """The quality block, or None where time does not allow it."""
+        """The faithfulness of an estimate, or None if time has run out."""
         value.deadline = self._deadline()
         if self._clock() >= value.deadline:
             value.out_of_time = True
@@ -189,7 +189,7 @@ class Run(Work):
         )
 
     def _blank(self, value: ValueFunction, target: TargetTokens) -> ExplanationResult | None:
-        """The result before anything is attributed; None while base and full value are not known."""
+        """The result without attributions; None as long as base or full value is unknown."""
         base, full = value.known(self.problem.perturbation.empty_and_full).tolist()
         if not (math.isfinite(base) and math.isfinite(full)):
             return None
@@ -205,7 +205,7 @@ class Run(Work):
         )
 
     def _filled(self, value: ValueFunction, blank: ExplanationResult, estimate: Estimate) -> ExplanationResult:
-        """The result as far as `estimate` knows it, with what it has cost by now."""
+        """The result with an estimate, and the cost so far."""
         estimate = self._with_errors_of_values(estimate, self._evaluator.noise)
         reach, errors = two_sided_95(estimate.freedom), estimate.standard_errors
         attributions = tuple(
@@ -236,11 +236,11 @@ class Run(Work):
         )
 
     def _with_errors_of_values(self, estimate: Estimate, noise: float, number: int = 0) -> Estimate:
-        """`estimate` with standard errors that count those of the values.
+        """`estimate` with the errors of the values added to its standard errors.
 
         Args:
-            noise: standard deviation of a value, by what an engine elsewhere computes beside.
-            number: what it estimates: 0 for the target's value, else a row's, from 1.
+            noise: standard deviation of a value from an engine elsewhere.
+            number: whose estimate it is: 0 for the target's value, from 1 for those of the rows.
         """
         freedom, rounding = estimate.freedom, self._evaluator.rounding
         if rounding is not None and (estimate.standard_errors == 0).any():
@@ -250,18 +250,18 @@ class Run(Work):
         return replace(estimate, standard_errors=errors, freedom=freedom, hierarchy=hierarchy)
 
     def _errors_of_values(self, standard_errors: FloatArray, noise: float, number: int) -> FloatArray:
-        """Standard errors of differences of two values, with what is known of the errors of those.
+        """Standard errors of differences of two values, with the errors of the values added.
 
-        What is sampled shows the rounding of its values as it shows their spread, and has it in its standard errors.
+        Rounding is added to exact estimates only: sampling errors contain it, as they contain the spread of the values.
         """
         errors: FloatArray = np.hypot(standard_errors, math.sqrt(2) * noise)
         if (rounding := self._evaluator.rounding) is None:
             return errors
-        # Of two values, that of the whole prompt is never rounded.
+        # Only one of the two values is rounded: the whole prompt's never is.
         return np.where(standard_errors == 0, np.hypot(errors, rounding.deviations[number]), errors)
 
     def _hierarchy(self, found: Hierarchy, noise: float, reach: float) -> Hierarchy:
-        """The parts of the text, with the errors of the values in theirs and, `reach` times, in what they may hide."""
+        """The hierarchy with the errors of the values added, and `reach` times these to what parts may hide."""
         sampled = np.array([node.standard_error or 0.0 for node in found.nodes])
         errors = self._errors_of_values(sampled, noise, 0)
         added = reach * np.sqrt(errors**2 - sampled**2)
@@ -294,7 +294,7 @@ def _row(row: Row, estimate: Estimate, base: float, full: float) -> AttributionR
 
 
 def _errors(standard_errors: FloatArray) -> tuple[float, ...]:
-    """As rows carry them: none where all are 0."""
+    """Standard errors as rows have them: none where all are 0."""
     return tuple(standard_errors.tolist()) if standard_errors.any() else ()
 
 

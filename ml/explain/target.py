@@ -34,20 +34,20 @@ from ml.tokens import Tokenizer
 class TargetTokens:
     """A target in tokens. Its value is Σ log p(tokens) − Σ log p(rejected) after the prompt and `given`.
 
-    Where one side of a contrast continues the other, there is a rest by which the longer one goes on, and the value is
-    the log-odds of going on, log p(rest) − log(1 − p(rest)). The rest is in `tokens` where the longer side is the
-    chosen one; otherwise it is in `rejected`, and the value is the negative. The other of the two is then empty.
+    Where one side of a contrast is a prefix of the other, the value is the log-odds of the longer side's remaining
+    tokens, log p(rest) − log(1 − p(rest)). The rest is in `tokens` if the longer side is the chosen one; otherwise in
+    `rejected`, and the value is negated. The other of the two is then empty.
 
     Attributes:
         tokens: what is measured.
         scale: the value itself, or its exponential.
         given: tokens that follow every prompt and are not measured.
-        rejected: what is compared with it; empty without a contrast.
-        prefix_contrast: whether one side of a contrast continues the other.
-        rows: parts of `tokens` that have a value of their own, as positions there; see `ml.explain.rows`.
-        apart, overlap: whether the prompt ends inside a token, and the part of it; see `ml.junction.Junction`.
-        skipped: the mask or unknown token that was more likely than what the model was let choose, if any.
-        spaced: the token with a space that is likelier than the target without; see `TargetPlan`.
+        rejected: what it is compared with; empty without a contrast.
+        prefix_contrast: whether one side of a contrast is a prefix of the other.
+        rows: parts of `tokens` that have values of their own, as positions there; see `ml.explain.rows`.
+        apart, overlap: whether the prompt ends inside a token, and its part of that token; see `ml.junction.Junction`.
+        skipped: a mask or unknown token that the model found more likely than the tokens it may generate, if any.
+        spaced: the token with a leading space that is more likely than the target's first; see `TargetPlan`.
     """
 
     tokens: tuple[int, ...]
@@ -64,7 +64,7 @@ class TargetTokens:
 
     @property
     def objective(self) -> Objective:
-        """The value as a number about what follows the prompt and `given`."""
+        """The target as an objective over continuations of the prompt and `given`."""
         sides = [(tokens, weight) for tokens, weight in ((self.tokens, 1.0), (self.rejected, -1.0)) if tokens]
         transform = Transform.PROBABILITY if self.scale is Scale.PROBABILITY else Transform.NONE
         return Objective(
@@ -76,31 +76,31 @@ class TargetTokens:
 
     @property
     def is_sum_of_rows(self) -> bool:
-        """Whether its value is the sum of its rows': it is a log-probability, and they share its tokens among them."""
+        """Whether its value is the sum of its rows' values: it is a log-probability, and each token is in one row."""
         shared = sorted(position for row in self.rows for position in row)
         return self.scale is Scale.LOG_PROBABILITY and bool(self.rows) and shared == [*range(len(self.tokens))]
 
     @property
     def appended(self) -> tuple[int, ...]:
-        """The tokens that the model reads after the prompt: all but the last, which it only has to predict."""
+        """The tokens that the model reads after the prompt: all but the last, which it only predicts."""
         return self.given + (self.tokens or self.rejected)[:-1]
 
     @property
     def positions(self) -> int:
-        """How many last positions predict what is measured."""
+        """How many of the last positions predict what is measured."""
         return len(self.tokens or self.rejected)
 
 
 @dataclass(frozen=True)
 class TargetPlan:
-    """A target that the tokenizer has accepted.
+    """A target that was checked against the tokenizer.
 
     Attributes:
-        prompt: what it follows. Where the prompt that was sent ends inside a token, that token is the target's.
-        tokens: None while the model has a say in it.
-        generate: how many tokens the model may then generate: 1 is its most likely next token.
-        spaced: the first token that the target's text would have behind a space, where it has none, neither has the
-            prompt, and it would be another token: often the one that was meant.
+        prompt: what it follows. Where the request's prompt ends inside a token, that token belongs to the target.
+        tokens: None where the model decides.
+        generate: how many tokens the model may then generate; 1 for its most likely next token.
+        spaced: the first token of the target's text with a leading space, where neither text nor prompt has one and the
+            token would differ: often the one that was meant.
     """
 
     prompt: Encoding
@@ -111,7 +111,7 @@ class TargetPlan:
 
     @property
     def longest(self) -> int:
-        """The most tokens that the model may have to read after a prompt."""
+        """The most tokens that the model reads after a prompt."""
         return self.generate - 1 if self.tokens is None else len(self.tokens.appended)
 
 
@@ -119,9 +119,9 @@ def plan(tokenizer: Tokenizer, info: ModelInfo, encoding: Encoding, target: Targ
     """Check a target against the vocabulary and the context.
 
     Raises:
-        InputError: an id outside the vocabulary, or a contrast of equals.
-        PromptTooLongError: the target does not fit the context after the prompt.
-        OutOfReachError: the model has a say in the target, and its engine does not tell which tokens it generates.
+        InputError: an id outside the vocabulary, or a contrast of equal sides.
+        PromptTooLongError: prompt and target exceed the context.
+        OutOfReachError: the model decides about the target, and its engine does not report the tokens it generates.
     """
     planned, field = _plan(tokenizer, info, encoding, target)
     if planned.tokens is None:
@@ -171,7 +171,7 @@ def _plan(tokenizer: Tokenizer, info: ModelInfo, encoding: Encoding, target: Tar
 
 
 def _target(found: Junction, scale: Scale, count: int | None = None) -> TargetTokens:
-    """The first `count` tokens of what follows a prompt, or all."""
+    """The first `count` tokens of a continuation, or all."""
     return TargetTokens(found.ids[:count], scale, apart=found.apart, overlap=found.overlap)
 
 
@@ -181,9 +181,9 @@ def _spaced(tokenizer: Tokenizer, encoding: Encoding, text: str) -> tuple[int, .
         return ()
     try:
         with_space, without = (tokenizer.continuation(encoding, Continuation(text=each)) for each in (f" {text}", text))
-    except InputError:  # this vocabulary has no tokens for it there
+    except InputError:  # this vocabulary has no tokens for one of them
         return ()
-    if with_space.apart or without.apart:  # they follow other prompts
+    if with_space.apart or without.apart:  # they follow different prompts
         return ()
     first = with_space.ids[:1]
     return first if first != without.ids[:1] else ()
@@ -206,16 +206,16 @@ def _follow(
 
 
 def _contrast(one: Junction, other: Junction) -> tuple[Encoding, TargetTokens]:
-    """The prompt that two sides have in common, and what they say after it."""
+    """The prompt that both sides have in common, and how they continue it."""
     sides = [side.prompt.ids + side.ids for side in (one, other)]
     if sides[0] == sides[1]:
         raise InputError("target.contrast.rejected", "chosen and rejected are the same tokens; they must differ")
     shared = common_prefix(*sides)
-    # A token in which the prompt ends goes with what follows, on both sides.
+    # A token in which the prompt ends belongs to the continuation, on both sides.
     shorter = min(one, other, key=lambda side: len(side.prompt.ids))
     prompt = shorter.prompt.first(min(shared, len(shorter.prompt.ids)))
     if not prompt.ids:
-        raise InputError("target.contrast", "no token comes before the two; let the prompt end between two words")
+        raise InputError("target.contrast", "no token precedes both sides; let the prompt end between two words")
     given = sides[0][len(prompt.ids) : shared]
     chosen, rejected = (side[shared:] for side in sides)
     is_prefix = not (chosen and rejected)
@@ -230,17 +230,17 @@ def _contrast(one: Junction, other: Junction) -> tuple[Encoding, TargetTokens]:
 
 
 def resolve(model: ExplainableModel, encoding: Encoding, planned: TargetPlan) -> Generator[None, None, TargetTokens]:
-    """Let the model decide what is left open, by greedy generation. Yields after each of its tokens.
+    """Let the model decide what is left open, by greedy generation. Yields after each token.
 
-    A generation ends before the model's end token, which is not explained unless it is all that is generated. It holds
-    no mask and no unknown token: what a removed feature becomes is no text to explain.
+    A generation ends before the model's end token, which is not explained unless nothing else is generated. It contains
+    no mask and no unknown token: a placeholder for removed features is no text to explain.
     """
     if planned.tokens is not None:
         return replace(planned.tokens, spaced=_likelier(model, encoding.ids, planned.tokens, planned.spaced))
     placeholders = model.tokenizer.special.placeholders
     generated: list[int] = []
     skipped: tuple[int, ...] = ()
-    for banned in ((), placeholders):  # none is banned before one turns up, so that the result can tell of it
+    for banned in ((), placeholders):  # banned only once one turns up, so that the result can report it
         read = [*encoding.ids, *generated]
         for token_id in model.generate_greedily(read, planned.generate - len(generated), banned=banned):
             if not banned and token_id in placeholders:
@@ -258,7 +258,7 @@ def resolve(model: ExplainableModel, encoding: Encoding, planned: TargetPlan) ->
 def _likelier(
     model: ExplainableModel, ids: Sequence[int], target: TargetTokens, spaced: tuple[int, ...]
 ) -> tuple[int, ...]:
-    """`spaced`, if the model finds it more likely than the target's first token."""
+    """`spaced` if it is more likely than the target's first token, else nothing."""
     if not spaced:
         return ()
     first = (target.given + target.tokens + target.rejected)[:1]
@@ -275,7 +275,7 @@ def unit(scale: Scale) -> AttributionUnit:
 def describe(tokenizer: Tokenizer, target: TargetTokens, before: Sequence[int] = ()) -> ResolvedTarget:
     """The target for the result: 'log p(" Paris")', 'p(" a" | … " b")', 'log p(" he") − log p(" she")'.
 
-    `before` are the tokens of the prompt, behind which it stands.
+    `before` are the tokens of the prompt.
     """
     return ResolvedTarget(
         description=_description(tokenizer, target),
@@ -292,13 +292,13 @@ def describe(tokenizer: Tokenizer, target: TargetTokens, before: Sequence[int] =
 
 
 def written(tokenizer: Tokenizer, target: TargetTokens, before: Sequence[int]) -> tuple[str, tuple[Span | None, ...]]:
-    """The text of `target.tokens` behind the prompt that was sent, and each token's place in it.
+    """The text of `target.tokens` after the request's prompt, and each token's span in it; None for an empty one.
 
-    Where the prompt ends inside the first token, its part of that token is left out, unless the token writes it
-    otherwise, as the unknown token does. The place is None for a token that writes nothing there.
+    Where the prompt ends inside the first token, the prompt's part of that token is left out, if the token's text
+    contains it (the unknown token's does not).
 
     Args:
-        before: the tokens that the target stands behind.
+        before: the tokens of the prompt.
     """
     text, spans = tokenizer.written(target.tokens, (*before, *target.given))
     overlap = 0 if target.given else _length_of(target.overlap, text)
@@ -309,7 +309,7 @@ def written(tokenizer: Tokenizer, target: TargetTokens, before: Sequence[int]) -
 
 
 def _length_of(overlap: str, text: str) -> int:
-    """How many characters of `text` are the overlap that it begins with. A tokenizer may change space and case."""
+    """How many characters of `text` are the overlap at its start, where a tokenizer may change space and case."""
     if text.startswith(overlap):
         return len(overlap)
     visible, shown = overlap.lstrip(), text.lstrip()
@@ -330,7 +330,7 @@ def _description(tokenizer: Tokenizer, target: TargetTokens) -> str:
 
 
 def _quoted(tokenizer: Tokenizer, ids: tuple[int, ...]) -> str:
-    # The text is shown as it stands in running text, with its leading space, which `decode` may strip.
+    # The text is quoted with its leading space, which `decode` may strip.
     first, text = tokenizer.token_text(ids[0]), tokenizer.decode(ids)
     if len(ids) == 1:
         text = first

@@ -1,4 +1,4 @@
-"""What explanations and studies do alike: progress, time, checkpoints, and the value function at their centre."""
+"""What explanations and studies share: progress, time limits, checkpoints, and the value function."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from ml.spec import Budget, PrecisionPolicy
 
 _PARTIAL_SECONDS = 0.25
 _PARTIAL_SHARE = 0.05
-"""The largest share of the time that making partial results may take."""
+"""The largest share of the time that partial results may take."""
 _PROGRESS_SECONDS = 0.05
 
 T = TypeVar("T")
 
 
 class Task(Protocol):
-    """What there is to solve: a `Problem` or a `StudyProblem`."""
+    """A `Problem` or a `StudyProblem`, as far as `Work` needs it."""
 
     @property
     def prompts(self) -> Prompts:
-        """What the value function chooses from."""
+        """The prompts that the value function evaluates."""
         ...
 
     @property
     def max_evaluations(self) -> int:
-        """How many coalitions will be asked for."""
+        """The most evaluations."""
         ...
 
     def tokens(self, evaluations: int) -> int:
@@ -45,22 +45,22 @@ class Task(Protocol):
         ...
 
     def fingerprint(self, target: TargetTokens) -> bytes:
-        """32 bytes, equal where a coalition has the same value."""
+        """32 bytes, equal for equal value functions."""
         ...
 
 
 class Work:
-    """A question at work. Iterate over it once: updates come while it works, the last holds the judged result.
+    """An attempt at a question. Iterate over it once: it yields updates as it works, the last with the judged result.
 
     Between two updates lies a chunk of work (about a second), or several short ones, as updates come no faster than a
     person can follow. To cancel, stop iterating.
 
-    The same spec and model make the same draws, and on one machine the same numbers to the bit. Resuming from a
-    checkpoint repeats the draws over the values found before; what is found is then what an undisturbed run finds
-    within 1e-5, as values computed in other company may differ in their last bits.
+    Equal specs and models give equal draws, and on one machine equal numbers to the bit. Resuming from a checkpoint
+    repeats the draws over the values computed before. Results are then within 1e-5 of those of an undisturbed run, as
+    values computed in other batches may differ in their last bits.
 
-    The budget's duration counts the work of this attempt alone; the cost's counts that of all attempts. An attempt may
-    be put off and go on as another `Work`, which is told how much of its time is `spent`.
+    The budget's duration limits this attempt alone; the result's cost counts all attempts. An attempt that yielded may
+    go on as another `Work`, whose `spent` says how much of the duration is used up.
     """
 
     def __init__(
@@ -79,12 +79,11 @@ class Work:
         """Solve `task` with `model`.
 
         Args:
-            checkpoint: what `checkpoint` gave in an earlier attempt. One that is damaged or of another problem is
-                ignored.
-            cache: values of earlier work by any model, to be used and added to. Left alone where the precision may
-                change on the way, as its trial must not depend on what was asked before.
-            namespace: of `cache`, and of what the model caches: only values of the same one are used.
-            spent: seconds of the budget's duration that are gone already.
+            checkpoint: `checkpoint()` of an earlier attempt. One that is damaged or of another problem is ignored.
+            cache: values of earlier work with any model, to be used and added to. Not used where the precision may
+                change, as the trial that decides it must not depend on earlier questions.
+            namespace: of `cache`, and of the model's caches: only values of the same namespace are used.
+            spent: seconds of the budget's duration that are used up.
         """
         self._model = model.for_namespace(namespace) if isinstance(model, Namespaced) else model
         self._task = task
@@ -105,7 +104,7 @@ class Work:
         self._last_progress = self._next_partial = -math.inf
 
     def checkpoint(self) -> bytes:
-        """What another attempt needs to go on from here; the given checkpoint while there is nothing to add."""
+        """What another attempt needs to go on from here; the given checkpoint as long as there is nothing to add."""
         if self._value is not None:
             self._value.memory.seconds = self._seconds_before + self._elapsed
             return self._marked(self._value.memory.pack(self._fingerprint))
@@ -116,12 +115,12 @@ class Work:
 
     @property
     def resumable(self) -> bool:
-        """Whether a checkpoint that is made now holds all that was found, and more than the given one."""
+        """Whether a checkpoint made now would have everything that was computed, and more than the given one."""
         value = self._value
         return value is not None and not value.unkept and value.memory.findings > self._findings_before
 
     def _open(self, target: TargetTokens) -> ValueFunction:
-        """The value function, with what an earlier attempt found out."""
+        """The value function, with the values of an earlier attempt."""
         self._fingerprint = self._task.fingerprint(target)
         prompts = self._task.prompts
         features, rows = prompts.features, len(target.rows)
@@ -147,7 +146,7 @@ class Work:
         return self._value
 
     def _reported(self, work: Generator[None, None, T], stage: Stage) -> Generator[Update, None, T]:
-        """Do some work and tell of its progress."""
+        """Do some work and yield its progress."""
         while True:
             try:
                 next(work)
@@ -167,11 +166,11 @@ class Work:
         return Update(Progress(answered, planned, stage, self._remaining, self._task.tokens(planned)), result)
 
     def _delay_partial(self, seconds: float) -> None:
-        """Let what is known so far be told the later, the longer the last time took, in `seconds`."""
+        """Delay the next partial result in proportion to the `seconds` that the last one took."""
         self._next_partial = max(self._next_partial, self._clock() + seconds / _PARTIAL_SHARE)
 
     def _cost(self, value: ValueFunction, stop: StopReason | None) -> Cost:
-        """What it has cost by now, all attempts together."""
+        """The cost so far of all attempts together."""
         memory = value.memory
         return Cost(
             evaluations=memory.evaluations,
@@ -189,12 +188,12 @@ class Work:
 
     @property
     def _due(self) -> bool:
-        """Whether it is time to tell of progress."""
+        """Whether it is time for an update."""
         return self._clock() - self._last_progress >= _PROGRESS_SECONDS
 
     @property
     def _due_partial(self) -> bool:
-        """Whether it is time to tell what is known so far."""
+        """Whether it is time for a partial result."""
         return self._clock() >= self._next_partial
 
     @property
@@ -203,7 +202,7 @@ class Work:
 
     @property
     def _seconds_each(self) -> float | None:
-        """Seconds that an answer took so far, where it was not one of an earlier attempt; None before the first."""
+        """Mean seconds of an evaluation of this attempt; None before the first."""
         fresh = self._value.answered - self._value.cached if self._value and self._value.computed else 0
         return self._elapsed / fresh if fresh > 0 else None
 
@@ -216,13 +215,13 @@ class Work:
                 return None
             remaining = rough
         elif each is None:
-            return None  # an earlier attempt's values came for nothing: there is no throughput to tell from yet
+            return None  # all values are an earlier attempt's: there is no throughput yet
         else:
             remaining = max(0, self._planned - self._value.answered) * each
         return remaining if limit is None else max(0.0, min(remaining, limit - self._spent - self._elapsed))
 
     def _deadline(self, reserved: int = 0) -> float:
-        """When the method has to stop, on the clock. Of the time at most half is kept for `reserved` answers."""
+        """When the method has to stop, on the clock. At most half of the time is kept for `reserved` evaluations."""
         limit = self._budget.max_duration
         if limit is None:
             return math.inf

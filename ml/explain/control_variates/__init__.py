@@ -1,20 +1,19 @@
-"""Control variates: what a fitted game explains of the model's values is not left to the draw of coalitions.
+"""Control variates: the part of a game that a fitted game explains does not depend on the draw of coalitions.
 
-A Gaussian process is fitted to the values sampled so far (Rasmussen & Williams 2006, chapter 2). What a method answers
-about the *fitted* game costs no evaluations, and it is computed exactly; that is Bayesian quadrature (O'Hagan 1991).
-What the process cannot tell is taken for part of the game, independent from coalition to coalition: so every sample
-counts as itself, and only the coalitions that were not sampled leave anything open.
+A Gaussian process is fitted to the values sampled so far (Rasmussen & Williams 2006, chapter 2). A method's answer for
+the *fitted* game is computed exactly and costs no evaluations: this is Bayesian quadrature (O'Hagan 1991). What the
+process cannot explain counts as part of the game, independent between coalitions: so the fit passes through the
+samples, and only coalitions that were not sampled are uncertain.
 
-No game is drawn from a process, so its own posterior deviations are no measure of the error. The jackknife is one: how
-much the answer changes when a sample is left out, which has a closed form. Added up over the samples, these changes are
-the error that is left if it falls as that of a mean does, with the square root of the samples. A fit learns faster than
-that, and how much faster show the same changes in fits to either half of the samples. What no sample bears on, leaving
-one out does not change: where answers are too many to be told apart, the process is asked as well, and the larger error
-counts. Whether the kernel follows accidents of the samples says `optimism`.
+Games are not drawn from a process, so its posterior deviations do not measure the error. The jackknife does: how much
+the answer changes when a sample is left out, which has a closed form. The sum of these changes is the error, if it
+falls with the square root of the samples as that of a mean. A fit learns faster, and fits to either half of the samples
+show how much. An answer that depends on no sample does not change when one is left out: so where there are too many
+answers to tell apart, the posterior deviation is computed as well, and the larger error counts. `optimism` measures how
+much the kernel overfits.
 
-A row of a target is another game than the sum that the kernel was fitted to. The less it is like that one, the more
-counts what a kernel that does not suit it may do: smooth too much, and learn no faster than a mean.
+The rows of a target are games other than the sum that the kernel was fitted to. The less alike they are, the more a
+kernel may smooth too much and learn no faster than a mean, and the larger the error that is reported.
 
-Language models' values are dominated by a few features and their interactions: what the process expects of two
-coalitions says `covariance`.
+Language models' values are dominated by a few features and their interactions, which the kernel of `covariance` models.
 """

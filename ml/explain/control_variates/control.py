@@ -1,4 +1,4 @@
-"""Answers about a game from a fitted one as its control variate, with their standard errors."""
+"""Answers about a game, with a fitted game as control variate, and their standard errors."""
 
 from __future__ import annotations
 
@@ -12,40 +12,40 @@ import numpy as np
 from ml.explain.control_variates.covariance import Covariance
 from ml.explain.control_variates.process import Draws, Process, Sampled
 from ml.explain.estimator import BoolArray, FloatArray
-from ml.explain.sampling.anytime import freedom_of, moderated
+from ml.explain.sampling.errors import freedom_of, moderated
 
 MAX_SAMPLES = 1024
-"""Samples that a process is fitted to: its cost grows with their third power."""
+"""The most samples that a process is fitted to: its cost grows with their third power."""
 _FASTEST = 2.0
-"""Of the rates at which a squared error may fall, the most that is believed: a mean's is 1, and no start lasts."""
+"""The fastest rate at which a squared error is assumed to fall; a mean's is 1. Fast starts do not last."""
 
 
 class Linear(Protocol):
     """Answers that are linear in a game's values: Σ weight · v over all coalitions."""
 
     def chunks(self, rows: int) -> Iterator[Linear]:
-        """Parts of it, so small that a matrix of so many rows by their answers is not too large."""
+        """Parts of it, small enough for a matrix of so many rows by their answers."""
         ...
 
     def weights(self, coalitions: BoolArray) -> FloatArray:
-        """What `coalitions` [n, features] count for, [n, answers]."""
+        """The weights of `coalitions` [n, features], [n, answers]."""
         ...
 
     def cross(self, covariance: Covariance, others: BoolArray) -> FloatArray:
-        """The answers about the games k(·, t), t in `others` [m, features]. Returns [answers, m]."""
+        """The answers for the games k(·, t), t in `others` [m, features]. Returns [answers, m]."""
         ...
 
     def prior(self, covariance: Covariance) -> FloatArray | None:
-        """The answers' variances over the games drawn from the process, with its noise, [answers].
+        """The answers' variances over games drawn from the process, with its noise, [answers].
 
-        None where there are so many samples for each answer that the process need not be asked.
+        None where there are enough samples for each answer to do without.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Answers and their standard errors, float64 [answers] each, with the degrees of freedom of these."""
+    """Answers and their standard errors, float64 [answers] each, and the degrees of freedom of these."""
 
     values: FloatArray
     standard_errors: FloatArray
@@ -53,36 +53,36 @@ class Answer:
 
 
 class Control:
-    """A game fitted to samples of another, and what it makes of answers that are linear in values."""
+    """A game fitted to samples of another, as control variate for answers that are linear in values."""
 
     def __init__(
         self, first: FloatArray, coalitions: BoolArray, values: FloatArray, draws: Draws, max_samples: int = MAX_SAMPLES
     ) -> None:
-        """Fit to `values` [n] of `coalitions` [n, features], to about the first `max_samples` of them.
+        """Fit to about the first `max_samples` of `values` [n] of `coalitions` [n, features].
 
-        `first` attributions [features] tell what matters.
+        `first` are rough attributions [features], from which the fit begins.
         """
         self._process = Process(first, coalitions, values, draws, max_samples)
 
     def estimate(self, linear: Linear) -> Answer:
-        """The answers about the game that was sampled."""
+        """The answers for the game that was sampled."""
         [answer] = self.answers(linear)(self._process.values[None])
         return answer
 
     def answers(self, linear: Linear) -> Answers:
-        """The answers about any games that were sampled at the same coalitions."""
+        """The answers for any games that were sampled at the same coalitions."""
         return Answers(self._process, linear)
 
 
 class Answers:
-    """Linear answers about any games that were sampled at a process's coalitions."""
+    """Linear answers for any games that were sampled at a process's coalitions."""
 
     def __init__(self, process: Process, linear: Linear) -> None:
         self._process = process
         self._chunks = list(linear.chunks(len(process.known)))
 
     def __call__(self, games: FloatArray) -> list[Answer]:
-        """An answer for each of `games`, float64 [games, n]: their values of all of the process's coalitions."""
+        """An answer for each of `games`, float64 [games, n]: their values of the process's coalitions."""
         sampled = self._process.sampled(games)
         return [self._answer(game, found) for game, found in zip(sampled, self._found(sampled), strict=True)]
 
@@ -91,7 +91,7 @@ class Answers:
         return [_Found.joined(each) for each in zip(*parts, strict=True)]
 
     def _parts(self) -> Iterator[_Part]:
-        """The parts of the answers. Several would take too much memory at once, and are made anew each time."""
+        """The parts of the answers; several are made anew each time, as together they would take too much memory."""
         if len(self._chunks) == 1:
             yield self._only_part
         else:
@@ -103,9 +103,9 @@ class Answers:
 
     @cached_property
     def _share(self) -> float:
-        """What samples that the fit has not seen count for: found on the process's own game, and used for all.
+        """The weight of samples that were not fitted: computed for the process's own game, and used for all games.
 
-        Two answers whose errors are independent, weighed by how sure they are: the fit's, and that which adds the
+        It combines two answers with independent errors by inverse variance: that of the fit, and the one that adds the
         residuals of those samples.
         """
         if not len(self._process.beyond):
@@ -123,9 +123,9 @@ class Answers:
     def _answer(self, game: Sampled, found: _Found) -> Answer:
         unlike = self._unlike(game)
         share, scale, (variances, freedom) = self._share, game.scale, self._variances(game, found, unlike)
-        # A kernel of another game smooths too much, in all blocks alike, which leaving one out does not show. It
-        # smooths the less, the more samples there are: so what a fit to all adds to fits to halves tells how much.
-        # What is not sampled is all that either can be wrong about.
+        # A kernel of another game smooths too much, in all blocks alike, which leaving one out does not show. With more
+        # samples it smooths less, so the difference between the fit to all and fits to halves shows how much.
+        # Only coalitions that were not sampled can be wrong.
         draws = self._process.draws
         bias = (1 - len(draws.strata) / float(draws.counts.sum())) * found.shift**2
         variances = variances + unlike * (bias + bias.mean()) / 2
@@ -133,7 +133,7 @@ class Answers:
         return Answer(scale * (found.values + share * found.rest), scale * np.sqrt(variances), freedom)
 
     def _unlike(self, game: Sampled) -> float:
-        """The share of a game's variance that is no multiple of the one that the kernel was fitted to, 0 to 1."""
+        """The share, 0 to 1, of a game's variance that is not explained by the game that the kernel was fitted to."""
         own = self._own[0].values
         both = float(game.values @ game.values) * float(own @ own)
         return max(0.0, 1 - float(game.values @ own) ** 2 / both) if both else 0.0
@@ -143,7 +143,7 @@ class Answers:
         draws = self._process.draws
         open_ = draws.known < 1
         squares = found.squares[open_]
-        # Only a kernel that suits the game makes a fit learn faster than a mean.
+        # A fit learns faster than a mean only with a kernel that suits the game.
         rate = 1 + (1 - unlike) * (_rate(squares, found.half) - 1)
         left = (1 - draws.known[open_, None] ** rate) / rate
         blocks = int((draws.known[draws.strata] < 1).sum())
@@ -159,7 +159,7 @@ def _rate(squares: FloatArray, half: FloatArray) -> float:
 
 
 class _Part:
-    """A part of some answers: what each sampled value counts for in them, whatever it is."""
+    """A part of some answers: the weights of the sampled values in them."""
 
     def __init__(self, process: Process, linear: Linear) -> None:
         self._process, self._linear = process, linear
@@ -173,7 +173,7 @@ class _Part:
             self._posterior = np.maximum(prior - np.einsum("an,an->a", self._projector, cross), 0)
 
     def found(self, game: Sampled) -> _Found:
-        """What these answers are of one game."""
+        """These answers for one game."""
         draws, answers = self._process.draws, len(self._projector)
         pulls = self._process.whole.pulls(self._projector, game.left)
         drawn_from = draws.strata == np.arange(len(draws.counts))[:, None]  # [strata, blocks]
@@ -196,7 +196,7 @@ class _Part:
         )
 
     def _unseen(self, residuals: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """The plain estimate of what the fit leaves, from the samples that it has not seen, and its variance."""
+        """An estimate of what the fit misses, from the samples that were not fitted, and its variance."""
         draws, every = self._process.draws, self._process.every
         pulls = self._weights * residuals[:, None]
         pulls = pulls.reshape(-1, draws.rows, pulls.shape[1]).sum(axis=1)
@@ -207,29 +207,30 @@ class _Part:
             own, count = pulls[strata == stratum], left[stratum]
             many = len(own)
             total += count / many * own.sum(axis=0)
-            # One alone does not show its stratum's mean.
+            # A single one does not show its stratum's mean.
             spread = own.var(axis=0, ddof=1) if many > 1 else own[0] ** 2
             variances += count * (count - many) / many * spread
         return total, variances
 
     @cached_property
     def _weights(self) -> FloatArray:
-        """What the coalitions that the fit has not seen count for, [m, answers]."""
+        """The weights of the coalitions that were not fitted, [m, answers]."""
         return self._linear.weights(self._process.beyond)
 
 
 @dataclass(frozen=True)
 class _Found:
-    """What is found of some answers, float64 [answers] each.
+    """Answers for one game, and what their errors are computed from; float64 [answers] each.
 
     Attributes:
-        squares: of what leaving out a block changes, their sums by stratum, [strata, answers].
-        fourths: the sums of their squares, of strata that are not known whole.
-        half: as the sum of `squares` over such strata, of a fit to half of the samples.
-        values: what the fit says.
-        shift: what it says beyond the mean of two fits to halves.
-        posterior: variances that the process leaves open, 0 where it is not asked.
-        rest: what samples add that the fit has not seen, and `noise`, the variance of that.
+        squares: squared changes by leaving out a block, summed by stratum, [strata, answers].
+        fourths: the same to the fourth power, summed over strata that are not fully sampled.
+        half: the sum of `squares` over these strata, for a fit to half of the samples.
+        values: the fit's answers.
+        shift: the difference from the mean of two fits to halves.
+        posterior: the process's posterior variances, 0 where they are not needed.
+        rest: what samples that were not fitted add.
+        noise: the variance of `rest`.
     """
 
     squares: FloatArray
@@ -243,6 +244,6 @@ class _Found:
 
     @classmethod
     def joined(cls, parts: Sequence[_Found]) -> _Found:
-        """Of all answers of `parts`."""
+        """The answers of all `parts`."""
         names = [field.name for field in fields(cls)]
         return cls(*(np.concatenate([getattr(part, name) for part in parts], axis=-1) for name in names))

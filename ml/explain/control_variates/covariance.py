@@ -1,14 +1,14 @@
-"""How alike the values of two coalitions are: the covariance function of a Gaussian process over a game.
+"""The covariance function of a Gaussian process over a game: how similar the values of two coalitions are.
 
 With a coalition as signs sᵢ (1 for present, −1 for absent) and a relevance rᵢ of each feature:
 
     k(s, t) = constant + linear Σ rᵢ² sᵢ tᵢ + g(s) g(t) (exp(−D) + far exp(−3 D)),    D = sharpness Σ rᵢ [sᵢ ≠ tᵢ].
 
-The second term is an additive game. The third is every interaction, weaker the more of the relevant features differ;
-g(s) = exp(growth · mean of s, weighted by relevance) lets the value vary more where much is present, or where little
-is. Its parameters are those under which the values seen are likeliest, beside a prior that says they are not far from
-what a first answer and common prompts suggest (automatic relevance determination: Neal 1996; Rasmussen & Williams 2006,
-5.1 and 5.4.1).
+The second term is an additive game. The third covers all interactions, and decays with the relevance of the features
+that differ; g(s) = exp(growth · mean of s, weighted by relevance) lets values vary more where many features are
+present, or where few are. The parameters maximize the posterior of the sampled values, under a prior around what a
+first answer and common prompts suggest (automatic relevance determination: Neal 1996; Rasmussen & Williams 2006, 5.1
+and 5.4.1).
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from ml.explain.control_variates import product_games
 from ml.explain.estimator import BoolArray, FloatArray, IntArray
 
 SHARPNESS = 0.7
-_CONSTANT = 10.0  # so large a variance that the mean is free
-_LEAST = 0.01  # relevance of a feature that seems to have none
+_CONSTANT = 10.0  # a variance so large that the mean is free
+_MIN_RELEVANCE = 0.01
 _STEPS = 8
-_FURTHEST = 3.0  # from the prior, in logarithms; an exact game would have no noise, and a matrix without an inverse
+_MAX_CHANGE = 3.0  # from the prior, in logarithms: without noise, as in an exact game, the matrix has no inverse
 MAX_SAMPLES = 256
-"""Samples that the parameters are fitted to: each step costs their third power."""
+"""The most samples that the parameters are fitted to: each step costs their third power."""
 _FIRST_PER_FEATURE = 8
 
 
 @dataclass(frozen=True)
 class Covariance:
-    """See the module. Values are meant to have a variance about 1.
+    """The covariance function of the module's docstring, for values with a variance of about 1.
 
     Attributes:
         relevance: of each feature, float64 [features].
-        balance: what g's mean weighs the features by, float64 [features], sum 1.
+        balance: the weights of the features in the mean of g, float64 [features], sum 1.
         linear, far, growth: as in the formula.
-        noise: variance of what the process cannot tell.
+        noise: variance of what the process cannot explain.
     """
 
     relevance: FloatArray
@@ -54,21 +54,21 @@ class Covariance:
 
     @classmethod
     def of(cls, attributions: FloatArray) -> Covariance:
-        """With first attributions, float64 [features], as the features' relevance; the largest is 1."""
+        """With the sizes of first attributions, float64 [features], as relevance; the largest is 1."""
         sizes = np.abs(attributions)
-        relevance = np.maximum(sizes / max(float(sizes.max()), 1e-300), _LEAST)
+        relevance = np.maximum(sizes / max(float(sizes.max()), 1e-300), _MIN_RELEVANCE)
         return cls(relevance, relevance / relevance.sum())
 
     @property
     def parameters(self) -> int:
-        """How many parameters `fitted` fits."""
+        """The number of parameters that `fitted` fits."""
         return len(self.relevance) + 4
 
     @staticmethod
     def first_samples(features: int) -> int:
-        """How many of the first samples first attributions are to be taken from.
+        """How many of the first samples to compute first attributions from.
 
-        Not from all, so that the parameters stay as they are while more samples come.
+        Not all of them, so that the parameters do not change as samples are added.
         """
         return max(MAX_SAMPLES, _FIRST_PER_FEATURE * features)
 
@@ -82,7 +82,7 @@ class Covariance:
         return covariance
 
     def of_samples(self, coalitions: BoolArray) -> FloatArray:
-        """Between samples of `coalitions` [n, features], whose values have noise. Returns [n, n]."""
+        """Between samples of `coalitions` [n, features], with noise. Returns [n, n]."""
         covariance = self(coalitions, coalitions)
         covariance.flat[:: len(coalitions) + 1] += self.noise
         return covariance
@@ -113,9 +113,9 @@ class Covariance:
         return effects
 
     def by_size(self, others: BoolArray, size_weights: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Sums over all coalitions of the rest of those games, but for a constant; see `product_games.by_size`.
+        """Sums over all coalitions of the interactions of the games k(·, t); see `product_games.by_size`.
 
-        Returns the sums over all, [m], and over those with each feature, [features, m].
+        Returns the sums over all coalitions, [m], and over those with each feature, [features, m].
         """
         total, own = np.zeros(len(others)), np.zeros(others.shape)
         for factors, scale in self._products():
@@ -132,18 +132,18 @@ class Covariance:
         )
 
     def _products(self) -> Iterator[tuple[FloatArray, float]]:
-        """The interactions' two terms as products of factors [features, 2, 2], of sᵢ and of tᵢ, each with its scale."""
+        """The two terms of the interactions: products of factors [features, 2, 2] by sᵢ and tᵢ, and their scales."""
         swing = np.exp(self.growth * np.multiply.outer(self.balance, [[-2.0, 0.0], [0.0, 2.0]]))
         for sharpness, scale in ((SHARPNESS, 1.0), (3 * SHARPNESS, self.far)):
             differing = np.exp(-sharpness * self.relevance)[:, None, None] * [[0, 1], [1, 0]] + np.eye(2)
             yield swing * differing, scale
 
     def fitted(self, coalitions: BoolArray, values: FloatArray) -> Covariance:
-        """The one under which `values` [n] of `coalitions` [n, features] are likeliest, given this one as the prior."""
+        """The likeliest covariance for `values` [n] of `coalitions` [n, features], with this one as the prior."""
         coalitions, values = coalitions[:MAX_SAMPLES], values[:MAX_SAMPLES]
         if not values.any():
-            return self  # there is nothing to tell
-        return self._changed(_likeliest(_Question(self, coalitions, values)))
+            return self  # there is nothing to fit
+        return self._changed(_likeliest(_Samples(self, coalitions, values)))
 
     def _near(self, left: FloatArray, right: FloatArray) -> FloatArray:
         weights = SHARPNESS * self.relevance
@@ -151,7 +151,7 @@ class Covariance:
         return near
 
     def _interactions(self, near: FloatArray) -> FloatArray:
-        interactions = near * near  # not a power, which takes twenty times as long
+        interactions = near * near  # a power takes twenty times as long
         interactions *= self.far
         interactions += 1
         interactions *= near
@@ -162,7 +162,7 @@ class Covariance:
         return swing
 
     def _changed(self, changes: FloatArray) -> Covariance:
-        """With logarithms of the parameters changed, and growth itself."""
+        """The covariance with `changes` added to the logarithms of its parameters, and to growth itself."""
         linear, far, noise = np.exp(changes[-4:-1])
         return replace(
             self,
@@ -174,7 +174,7 @@ class Covariance:
         )
 
     def _misfit(self, signs: FloatArray, values: FloatArray, changes: FloatArray) -> tuple[float, FloatArray]:
-        """−log likelihood at the likeliest scale, with −log of the prior of `changes`; and its gradient."""
+        """−log of likelihood (at the likeliest scale) and prior of `changes`, and its gradient."""
         swing, middle = self._swing(signs), signs @ self.balance
         near = self._near(signs, signs)
         varying = self._interactions(near)
@@ -207,15 +207,15 @@ class Covariance:
 
 
 @dataclass(frozen=True, eq=False)
-class _Question:
-    """What parameters are asked for: the prior, and the samples. Those of equal numbers are equal."""
+class _Samples:
+    """A prior and the samples to fit it to, as a key of the cache: equal if all numbers are."""
 
     prior: Covariance
     coalitions: BoolArray
     values: FloatArray
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Question) and self._key == other._key
+        return isinstance(other, _Samples) and self._key == other._key
 
     def __hash__(self) -> int:
         return hash(self._key)
@@ -229,15 +229,15 @@ class _Question:
 
 
 @lru_cache(maxsize=8)
-def _likeliest(asked: _Question) -> FloatArray:
-    """The changes of the prior. They are remembered: estimates that follow each other have the same first samples."""
-    prior, signs = asked.prior, _signs(asked.coalitions)
+def _likeliest(samples: _Samples) -> FloatArray:
+    """The likeliest changes of the prior. Cached, as successive estimates have the same first samples."""
+    prior, signs = samples.prior, _signs(samples.coalitions)
     found = minimize(
-        lambda changes: prior._changed(changes)._misfit(signs, asked.values, changes),
+        lambda changes: prior._changed(changes)._misfit(signs, samples.values, changes),
         np.zeros(prior.parameters),
         jac=True,
         method="L-BFGS-B",
-        bounds=[(-_FURTHEST, _FURTHEST)] * prior.parameters,
+        bounds=[(-_MAX_CHANGE, _MAX_CHANGE)] * prior.parameters,
         options={"maxiter": _STEPS},
     )
     changes: FloatArray = found.x
@@ -245,9 +245,9 @@ def _likeliest(asked: _Question) -> FloatArray:
 
 
 def _given(factors: FloatArray, others: BoolArray) -> tuple[FloatArray, FloatArray]:
-    """Products with `factors` [features, 2, 2] as games, given the second coalition: factors by presence in the first.
+    """The games k(·, t) of a product with `factors` [features, 2, 2], t in `others` [m, features].
 
-    Returns those of the present and of the absent, [m, features] each, for the second in `others` [m, features].
+    Returns the factors of present and of absent features, [m, features] each.
     """
     absent, present = (np.where(others, factors[:, s, 1], factors[:, s, 0]) for s in (0, 1))
     return present, absent
@@ -259,12 +259,12 @@ def _signs(coalitions: BoolArray) -> FloatArray:
 
 
 def inverse_of(matrix: FloatArray) -> tuple[FloatArray, float]:
-    """Of a symmetric positive definite matrix: its inverse, and the logarithm of its determinant."""
+    """The inverse of a symmetric positive definite matrix, and the logarithm of its determinant."""
     factor, failed = dpotrf(matrix, lower=True)
     if failed:
-        raise np.linalg.LinAlgError("a covariance that is not positive definite")
+        raise np.linalg.LinAlgError("the covariance is not positive definite")
     logarithm = 2 * float(np.log(np.diag(factor)).sum())
-    inverse: FloatArray = dpotri(factor, lower=True, overwrite_c=True)[0]  # its upper half is 0, as the factor's
+    inverse: FloatArray = dpotri(factor, lower=True, overwrite_c=True)[0]  # the upper half is 0, as in the factor
     inverse += inverse.T
     inverse.flat[:: len(inverse) + 1] /= 2
     return inverse, logarithm

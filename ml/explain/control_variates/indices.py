@@ -1,10 +1,10 @@
-"""Shapley values and Shapley interaction indices as what they are: linear in a game's values.
+"""Shapley values and Shapley interaction indices, which are linear in a game's values.
 
-The index of some features M (Grabisch & Roubens 1999) is what they do together beyond what fewer of them do:
+The index of a set of features M (Grabisch & Roubens 1999) is what they do together beyond what fewer of them do:
 
     I(M) = Σ over S ⊆ N∖M of s! (d − s − m)! / (d − m + 1)! · Σ over L ⊆ M of (−1)^(m − |L|) v(S ∪ L),    m = |M|.
 
-Of one feature it is the Shapley value; of two, Σ s! (d − s − 2)! / (d − 1)! [v(S ∪ ij) − v(S ∪ i) − v(S ∪ j) + v(S)].
+For one feature it is the Shapley value; for two, Σ s! (d − s − 2)! / (d − 1)! [v(S ∪ ij) − v(S ∪ i) − v(S ∪ j) + v(S)].
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _AT_ONCE = 1 << 21  # numbers in a matrix of coalitions by answers: 16 MB
 
 @dataclass(frozen=True)
 class Index:
-    """I(M) of some features or pairs M, which is linear in a game's values; see `control.Linear`.
+    """I(M) of features or pairs M; see `control.Linear`.
 
     Attributes:
         members: int64 [order, answers], the features in each M: one, or two in ascending order.
@@ -49,30 +49,27 @@ class Index:
         return len(self.members)
 
     def chunks(self, rows: int) -> Iterator[Index]:
-        """Parts of it, so small that a matrix of so many rows by their answers is not too large."""
+        """See `control.Linear`."""
         answers = self.members.shape[1]
         for part in np.array_split(self.members, math.ceil(answers * rows / _AT_ONCE), axis=1):
             if part.size:
                 yield Index(self.features, part)
 
     def weights(self, coalitions: BoolArray) -> FloatArray:
-        """What each of `coalitions` [n, features] counts for, [n, answers]."""
+        """See `control.Linear`."""
         present = sum(coalitions[:, each].astype(np.int8) for each in self.members)
         weights: FloatArray = self._by_size[coalitions.sum(axis=1)[:, None], present]
         return weights
 
     def cross(self, covariance: Covariance, others: BoolArray) -> FloatArray:
-        """I(M) of the games k(·, t), t in `others` [m, features]. Returns [answers, m]."""
+        """See `control.Linear`."""
         if self.order == 2:
             return covariance.interactions(others, self.members)
         shapley: FloatArray = covariance.shapley(others)[self.members[0]]
         return shapley
 
     def prior(self, covariance: Covariance) -> FloatArray | None:
-        """Variances of I(M) of pairs over the games drawn from the process, and its noise; None for features.
-
-        Pairs often are more than the samples can tell apart.
-        """
+        """See `control.Linear`. Only for pairs, which are often too many for the samples to tell apart."""
         if self.order == 1:
             return None
         others = self.features - self.order
@@ -83,7 +80,7 @@ class Index:
 
     @cached_property
     def _by_size(self) -> FloatArray:
-        """By a coalition's size and how many of M are in it, [features + 1, order + 1]; 0 where that cannot be."""
+        """Weights by a coalition's size and how many of M are in it, [features + 1, order + 1]; 0 if impossible."""
         weights, others = np.zeros((self.features + 1, self.order + 1)), self.features - self.order
         for size in range(others + 1):
             for overlap in range(self.order + 1):

@@ -1,9 +1,8 @@
-"""How much better a kernel does on samples that it was fitted to than on others (optimism; Efron 1986).
+"""How much smaller the residuals are of samples that a kernel was fitted to than of others (optimism; Efron 1986).
 
-The jackknife leaves a sample out of the process, but not out of what the kernel was chosen by. Where the values are
-smooth, that hardly matters. Where they are not, as at a step, a kernel follows the accidents of a few samples, and what
-it leaves of these is no measure of its error. So kernels are fitted to either half of the samples, and what each leaves
-of the other half is compared with what it leaves of its own.
+The jackknife leaves a sample out of the process, but not out of the fit of the kernel. For smooth values that hardly
+matters. For others, such as steps, a kernel overfits a few samples, and their residuals do not measure its error. So a
+kernel is fitted to either half of the samples, and its residuals in the other half are compared with those in its own.
 """
 
 from __future__ import annotations
@@ -13,41 +12,42 @@ from dataclasses import dataclass
 
 from ml.explain.estimator import FloatArray, IntArray
 
-Leaving = Callable[[FloatArray], FloatArray]
-"""From the values of all coalitions, [n], to what a process without a block leaves of each, [blocks, rows]."""
+Residuals = Callable[[FloatArray], FloatArray]
+"""From the values of all coalitions, [n], to the residuals of each block by a process without it, [blocks, rows]."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A kernel that was fitted to some blocks of a sample.
+    """A kernel that was fitted to half of the blocks.
 
     Attributes:
-        leaving: what the process with that kernel leaves of every block that is left out.
-        own: the blocks that the kernel was fitted to, of those that a draw decides on, and `others` the rest of these.
+        residuals: of each block, when it is left out of the process with this kernel.
+        own: the drawn blocks that the kernel was fitted to.
+        others: the other drawn blocks.
     """
 
-    leaving: Leaving
+    residuals: Residuals
     own: IntArray
     others: IntArray
 
 
 @dataclass(frozen=True)
 class Optimism:
-    """What is known of the kernel of a sample.
+    """The optimism of a sample's kernel.
 
     Attributes:
         trials: kernels fitted to halves.
-        share: which part of the sample the kernel in use was fitted to.
+        share: the part of the sample that the kernel in use was fitted to.
     """
 
     trials: Sequence[Trial]
     share: float
 
     def factor(self, values: FloatArray) -> float:
-        """What the squared residuals of `values` [n] should be multiplied by, at least 1."""
+        """The factor, at least 1, by which the squared residuals of `values` [n] are too small."""
         own, others = 0.0, 0.0
         for trial in self.trials:
-            squares = (trial.leaving(values) ** 2).sum(axis=1)
+            squares = (trial.residuals(values) ** 2).sum(axis=1)
             own += float(squares[trial.own].sum()) / max(1, len(trial.own))
             others += float(squares[trial.others].sum()) / max(1, len(trial.others))
         return 1 + self.share * (max(1.0, others / own) - 1) if own > 0 else 1.0

@@ -1,16 +1,16 @@
 """Exact Shapley values of games that are products: v(S) = Π over i in S of presentᵢ · Π over i not in S of absentᵢ.
 
-Over the multilinear extension, in which every player takes part with probability q, Shapley values are an integral
-(Owen 1972):
+By the multilinear extension, in which every player takes part with probability q, Shapley values are an integral (Owen
+1972):
 
     φᵢ = (presentᵢ − absentᵢ) ∫₀¹ Π over j ≠ i of (q presentⱼ + (1 − q) absentⱼ) dq.
 
-The product is a polynomial of degree d − 1 in q, which Gauss's and Legendre's rule of d/2 points integrates exactly.
+The product is a polynomial of degree d − 1 in q, which the Gauss-Legendre rule of d/2 points integrates exactly.
 So are the Shapley interaction indices of pairs (Grabisch, Marichal & Roubens 2000), with both players' differences
 before the integral, and neither of them in the product.
 
-Sums in which a coalition counts by its size alone are no such integral. They are found player by player: the mean over
-the coalitions of a size among the first j players follows from those among the first j − 1.
+Sums in which a coalition's weight depends on its size are no such integral. They are computed player by player: the
+mean over the coalitions of a size among the first j players follows from those among the first j − 1.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ import numpy as np
 from ml.explain.estimator import FloatArray, IntArray
 
 _MAX_NUMBERS = 1 << 18
-"""Factors at once: as many as the processor's cache holds."""
+"""Factors that are computed together: as many as fit the processor's cache."""
 
 
 def shapley(present: FloatArray, absent: FloatArray) -> FloatArray:
-    """Of games with positive factors `present` and `absent`, float64 [games, features]. Returns [games, features]."""
+    """Shapley values of games with positive factors, float64 [games, features] each. Returns [games, features]."""
     integral = np.zeros(present.shape)
     for q, weight in zip(*_rule(present.shape[1]), strict=True):
         factors = q * present + (1 - q) * absent
@@ -33,7 +33,7 @@ def shapley(present: FloatArray, absent: FloatArray) -> FloatArray:
 
 
 def interactions(present: FloatArray, absent: FloatArray, pairs: IntArray) -> FloatArray:
-    """As `shapley`, of `pairs` of features, int64 [2, pairs] in ascending order. Returns [games, pairs]."""
+    """Interaction indices of `pairs`, int64 [2, pairs] in ascending order; see `shapley`. Returns [games, pairs]."""
     first, second = pairs
     rows = slice(first[0], first[-1] + 1)
     points, weights = (each[:, None] for each in _rule(present.shape[1] - 1))
@@ -52,10 +52,10 @@ def interactions(present: FloatArray, absent: FloatArray, pairs: IntArray) -> Fl
 
 
 def interactions_twice(factors: FloatArray, pairs: IntArray) -> FloatArray:
-    """The index by S of the index by T of v(S, T), a product of positive factors.
+    """The interaction index over S of the interaction index over T of v(S, T), a product of positive factors.
 
     Args:
-        factors: of each feature's presence in S and in T, float64 [features, 2, 2].
+        factors: by each feature's presence in S and in T, float64 [features, 2, 2].
         pairs: int64 [2, pairs].
 
     Returns:
@@ -77,8 +77,8 @@ def by_size(present: FloatArray, absent: FloatArray, size_weights: FloatArray) -
     """Σ weight · v(S) over all coalitions, and over those of them with player i.
 
     Args:
-        present: factors, float64 [games, features]; `absent` likewise.
-        size_weights: what all coalitions of a size weigh together, by the number of members, float64 [features + 1].
+        present, absent: factors, float64 [games, features].
+        size_weights: the weight of all coalitions of each size together, float64 [features + 1].
 
     Returns:
         The sums over all, float64 [games], and over those with each player, [games, features].
@@ -93,7 +93,7 @@ def by_size(present: FloatArray, absent: FloatArray, size_weights: FloatArray) -
 
 
 def _by_size(present: FloatArray, absent: FloatArray, size_weights: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """As `by_size`, of [features, games]: forwards the means, and back again what each of them counts for."""
+    """As `by_size`, of [features, games]: the means in a forward pass, and their weights in a backward pass."""
     features, games = present.shape
     sizes = np.arange(features + 1)[:, None]
     means = np.zeros((features + 1, features + 1, games))  # by players, members
@@ -113,6 +113,6 @@ def _by_size(present: FloatArray, absent: FloatArray, size_weights: FloatArray) 
 
 
 def _rule(features: int) -> tuple[FloatArray, FloatArray]:
-    """Points and weights on [0, 1], exact for polynomials of degree features − 1."""
+    """The points and weights of a rule on [0, 1] that is exact for polynomials of degree features − 1."""
     points, weights = np.polynomial.legendre.leggauss(features // 2 + 1)
     return (points + 1) / 2, weights / 2

@@ -1,10 +1,10 @@
-"""Context attribution: which sources of a context an answer rests on (ContextCite; Cohen-Wang et al. 2024).
+"""Context attribution: which sources in its context an answer rests on (ContextCite; Cohen-Wang et al. 2024).
 
 A lasso on the logit of the target's probability over random coalitions that keep each feature with probability ½. The
 logit, log p/(1 − p), is closer to a sum over the sources than the probability or its logarithm. As in the authors'
-`context_cite` package the penalty falls on standardized samples; unlike there, it does not grow with the target's
-length. The sources are the caller's features: sentences, as in the paper, or others. Where all coalitions are within
-the budget they are enumerated: the fit to them is what ever more draws come to.
+`context_cite` package, samples are standardized before the penalty; unlike there, the penalty does not grow with the
+target's length. The sources are the caller's features: sentences, as in the paper, or others. Where all coalitions are
+within the budget all are evaluated, which is the limit of ever more draws.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ import numpy as np
 
 from ml import spec
 from ml.explain.estimator import BoolArray, Estimate, Estimating, FloatArray, Game
-from ml.explain.explainers.shapley import is_enumerable
-from ml.explain.sampling.anytime import DEFAULT_SAMPLES, anytime, exactly_fitted, fitted, in_order
+from ml.explain.sampling.anytime import anytime
+from ml.explain.sampling.draws import DEFAULT_SAMPLES, is_enumerable
+from ml.explain.sampling.fits import exactly_fitted, fitted, in_order
 from ml.explain.sampling.stopping import Stopping
-from ml.explain.sampling.surrogates import Fit, Fitting, lasso
+from ml.explain.sampling.surrogates import Fit, Fitter, Lasso
 from ml.models.objective import log_odds
 from ml.result import StopReason
 from ml.spec import ContrastTarget, Scale
@@ -31,10 +32,10 @@ _MIN_PROBABILITY = 1e-300  # below, float64 loses its digits
 
 
 def link(target: spec.Target) -> Link:
-    """The logit of the target's probability, whichever scale its value is on.
+    """From the target's value, on either scale, to the logit of its probability.
 
-    A contrast is a difference of log-probabilities, which already is the logit of A where A and B are the only
-    answers, or where one of them continues the other: it is fitted as it is.
+    A contrast is fitted as it is: a difference of log-probabilities is already the logit of A if A and B are the only
+    answers, or one is a prefix of the other.
     """
     if isinstance(target.kind, ContrastTarget):
         return np.asarray
@@ -54,7 +55,7 @@ def draw(features: int, seed: int) -> Iterator[BoolArray]:
 
 
 def draw_every(features: int, seed: int) -> Iterator[BoolArray]:
-    """All coalitions, bool [features] each, in random order: those that are known when time runs out are a sample."""
+    """All coalitions, bool [features] each, in random order: if time runs out, those evaluated are a random sample."""
     members = 1 << np.arange(features, dtype=np.int64)
     for number in np.random.default_rng(seed).permutation(2**features):
         yield (number & members) > 0
@@ -71,16 +72,16 @@ class ContextExplainer:
 
     @property
     def max_evaluations(self) -> int:
-        """The samples, those drawn more than once counted each time; or all coalitions."""
+        """The samples, or all coalitions. Repeated draws count each time."""
         return int(2**self.features) if self._every else self.budget.max_evaluations or DEFAULT_SAMPLES
 
     @property
     def min_evaluations(self) -> int:
-        """Two, the least that a surrogate can be fitted to."""
+        """Two, the fewest that a surrogate can be fitted to."""
         return 2
 
     def __call__(self, game: Game) -> Estimating:
-        """Sample, fit, and tell, again and again. As for LIME, the limit waits for two samples a coefficient."""
+        """Sample and fit, again and again. As in LIME, errors are believed from two samples per coefficient on."""
         draws = (draw_every if self._every else draw)(self.features, self.budget.seed)
         return anytime(
             game,
@@ -105,15 +106,16 @@ class ContextExplainer:
         fitting = self._fitting(coalitions, known=len(values) / self.max_evaluations if self._every else 0.0)
         return fitted(fitting, self._fitting, coalitions, values, self.budget.standard_error)
 
-    def _fitting(self, coalitions: BoolArray, *, known: float = 0.0) -> Fitting:
-        """The lasso of `coalitions`, which are `known` of all that there are where each comes once."""
+    def _fitting(self, coalitions: BoolArray, *, known: float = 0.0) -> Fitter:
+        """The lasso of `coalitions`, which are a share `known` of all coalitions if drawn without replacement."""
         deviations = coalitions.std(axis=0)
         deviations[deviations == 0] = 1  # a feature that never changed has no coefficient
         samples, weights = coalitions / deviations, np.ones(len(coalitions))
+        lasso = Lasso(self.method.alpha, samples, weights)
         left_out = np.sqrt(1 - known)  # the correction for finite populations
 
         def fit(values: FloatArray, *, errors: bool = True) -> Fit:
-            found = lasso(self.method.alpha, samples, self.link(values), weights, errors=errors)
+            found = lasso(self.link(values), errors=errors)
             standard_errors = left_out * found.standard_errors / deviations
             return Fit(found.attributions / deviations, standard_errors, found.surrogate)
 

@@ -1,11 +1,11 @@
-"""Where a prediction's information comes from, followed through the layers: attention rollout and value zeroing.
+"""The flow of information through the layers to the prediction: attention rollout and value zeroing.
 
-Both give shares: of what is at the position that predicts the target, how much comes from each token. They say where
-the model looks, and not whether what it found there supports the target or opposes it; so a share is never negative,
-and shares do not add up to the value.
+Both give shares: how much of what reaches the position that predicts the target comes from each token. They show where
+the model looks, not whether what is there supports or opposes the target; so shares are never negative, and do not sum
+to the value.
 
-Many models put nearly all of their attention on a start token that tells them nothing, an attention sink (Xiao et al.
-2024). So the share of tokens that belong to no feature is told apart, and features get their shares of the rest.
+Many models put nearly all of their attention on a meaningless start token, an attention sink (Xiao et al. 2024). So the
+share of tokens that belong to no feature is reported apart, and the features' shares are of the rest.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ml.result import StopReason
 
 @dataclass(frozen=True)
 class AttentionRolloutExplainer:
-    """The product over the layers of ½ A + ½ I, with A a layer's attention, mean over heads (Abnar & Zuidema 2020)."""
+    """The product over layers of ½ A + ½ I, with A a layer's attention, mean over heads (Abnar & Zuidema 2020)."""
 
     in_units: ClassVar[bool] = False
     max_evaluations: ClassVar[int] = 1
@@ -35,10 +35,10 @@ class AttentionRolloutExplainer:
 
 @dataclass(frozen=True)
 class ValueZeroingExplainer:
-    """What each layer's output loses with a token's value vectors, rolled out over the layers (Mohebbi et al. 2023)."""
+    """How each layer's output changes without a token's values, rolled out over the layers (Mohebbi et al. 2023)."""
 
     tokens: int
-    """Of the prompt and what the model reads behind it."""
+    """The number of tokens of the prompt and of what the model reads after it."""
 
     in_units: ClassVar[bool] = False
 
@@ -65,7 +65,7 @@ class ValueZeroingExplainer:
 
 
 def _among_features(shares: FloatArray) -> Estimate:
-    """An exact estimate from features' shares of the whole, float64 [features]."""
+    """An exact estimate from the features' shares of everything, float64 [features]."""
     on_features = float(shares.sum())
     return Estimate(
         attributions=shares / on_features if on_features > 0 else shares,

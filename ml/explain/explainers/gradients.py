@@ -1,4 +1,4 @@
-"""Gradients at the embeddings: what an infinitely small change would do, and the sum of such changes along a path."""
+"""Gradients at the embeddings: input × gradient, and integrated gradients along a path."""
 
 from __future__ import annotations
 
@@ -11,45 +11,45 @@ import numpy as np
 from ml import spec
 from ml.explain.estimator import BoolArray, Estimate, Estimating, FloatArray, empty_and_full
 from ml.explain.explainers.quadrature import clenshaw_curtis, gauss_legendre, nested
-from ml.explain.sampling.anytime import completeness_error
+from ml.explain.sampling.errors import completeness_error
 from ml.explain.values.internals import PromptInternals
 from ml.result import StopReason
 
 CONVERGED = 0.05
-"""The largest part of v(all) − v(nothing) by which the attributions of an integral may miss it.
+"""The largest completeness error of a converged integral, as part of v(all) − v(nothing).
 
-So may, of the largest attribution, what the last doubling of the points changed of any.
+Also the largest change of any attribution by the last doubling of the points, as part of the largest attribution.
 """
 
 DEFAULT_POINTS = 50
-"""The most gradients of an integral where neither the steps nor a budget is given."""
+"""The most gradients of an integral if neither steps nor budget say."""
 
 
 @dataclass(frozen=True)
 class InputTimesGradientExplainer:
     """Gradient of the value times the embedding, summed over its dimensions and a feature's tokens.
 
-    To first order, what the value would lose if the embedding became zero (Shrikumar et al. 2017; for text Denil,
-    Demiraj & de Freitas 2014).
+    To first order, the loss of value if the embedding became zero (Shrikumar et al. 2017; for text Denil, Demiraj & de
+    Freitas 2014).
     """
 
     gradients: int = 1
-    """The most that tell of the target and of its rows; see `PromptInternals.numbers`."""
+    """The most gradients, for the target and its rows; see `PromptInternals.numbers`."""
 
     in_units: ClassVar[bool] = True
 
     @property
     def max_evaluations(self) -> int:
-        """Those gradients."""
+        """All gradients."""
         return self.gradients
 
     @property
     def min_evaluations(self) -> int:
-        """All of them."""
+        """All gradients."""
         return self.max_evaluations
 
     def explain(self, prompt: PromptInternals) -> Estimating:
-        """Exact: one gradient of each number."""
+        """Exact, with one gradient for the target and for each row."""
         found = yield from _along_path(prompt, np.ones(1), from_removed=False)
         if found is None:
             yield Estimate.nothing(prompt.features, StopReason.DURATION)
@@ -63,32 +63,32 @@ class InputTimesGradientExplainer:
 class IntegratedGradientsExplainer:
     """Integrated gradients (Sundararajan, Taly & Yan 2017) from the prompt with every feature removed to the whole one.
 
-    With x' the embeddings of the one and x those of the other, a token's attribution is
+    With x' the embeddings of the removed and x those of the whole prompt, a token's attribution is
 
         Σ over dimensions of (x − x') ∫₀¹ ∇v(x' + α (x − x')) dα.
 
-    All of them sum to v(x) − v(x'), as far as the rule of the integral is fine enough: by how much they miss it is the
-    completeness error. Where the steps are given, the rule is Gauss's and Legendre's of so many points. Otherwise it is
-    Clenshaw's and Curtis's, whose intervals are doubled until the completeness error and what the last doubling changed
-    are small enough. Each doubling takes gradients between those that are known already. What is fine enough for the
-    whole target is taken for its rows too: so those that sum to it have attributions that do.
+    Attributions sum to v(x) − v(x'), up to the completeness error of the quadrature rule. If the steps are given, it is
+    the Gauss-Legendre rule with so many points. Otherwise it is the Clenshaw-Curtis rule, whose intervals are doubled
+    until the completeness error and the change by the last doubling are small enough; each doubling only takes the
+    gradients between the known ones. The rows share the target's points, so that the attributions of rows that sum to
+    the target do too.
     """
 
     method: spec.IntegratedGradients
     budget: spec.Budget
     gradients: int = 1
-    """The most at a point that tell of the target and of its rows; see `PromptInternals.numbers`."""
+    """The most gradients at a point, for the target and its rows; see `PromptInternals.numbers`."""
 
     in_units: ClassVar[bool] = True
 
     @property
     def max_evaluations(self) -> int:
-        """The empty and the full coalition, and the gradients at each point of the rule, or of the finest."""
+        """The empty and the full coalition, and the gradients at each point of the (finest) rule."""
         return 2 + self.gradients * (self.method.steps or self._rules[-1] + 1)
 
     @property
     def min_evaluations(self) -> int:
-        """As many; of the rules that are refined two, as one alone does not tell how good it is."""
+        """The same for given steps; otherwise two rules, as a single one does not show how good it is."""
         return 2 + self.gradients * (self.method.steps or self._rules[1] + 1)
 
     def explain(self, prompt: PromptInternals) -> Estimating:
@@ -115,7 +115,7 @@ class IntegratedGradientsExplainer:
         for intervals in (rules := self._rules):
             points, weights = clenshaw_curtis(intervals)
             new = np.ones(len(points), dtype=np.bool_)
-            new[::2] = len(known) == 0  # every other point is the coarser rule's
+            new[::2] = len(known) == 0  # every other point belongs to the coarser rule
             found = yield from _along_path(prompt, points[new], from_removed=True)
             if found is None:
                 yield replace(estimate, stop=StopReason.DURATION)
@@ -143,9 +143,9 @@ def _at_once(prompt: PromptInternals, gains: FloatArray, steps: int) -> Estimati
 def _along_path(
     prompt: PromptInternals, points: FloatArray, *, from_removed: bool
 ) -> Generator[None, None, FloatArray | None]:
-    """Gradient × way at each of some points of the value and of each row's, float64 [points, 1 + rows, features].
+    """Gradient × path at points, of the target's value and of each row's, float64 [points, 1 + rows, features].
 
-    None where time does not allow all of them. Yields after each batch.
+    None if time runs out. Yields after each batch.
     """
     every, numbers = points.repeat(len(prompt.numbers)), [*prompt.numbers] * len(points)
     found = np.empty((len(every), prompt.features))
@@ -163,19 +163,19 @@ def _along_path(
 
 
 def _merged(new: BoolArray, found: FloatArray, known: FloatArray) -> FloatArray:
-    """What `found` has of the points where `new`, bool [n], says so, and `known` of the others."""
+    """`found` at the points where `new`, bool [n], is True, and `known` at the others."""
     merged = np.empty((len(new), *found.shape[1:]))
     merged[new], merged[~new] = found, known
     return merged
 
 
 def _estimate(attributions: FloatArray, gains: FloatArray, changed: float) -> Estimate:
-    """What a rule tells.
+    """The estimate by a quadrature rule.
 
     Args:
-        attributions: of the value and of each row's, float64 [1 + rows, features].
-        gains: what they should sum to, [1 + rows].
-        changed: the most by which an attribution of the value differs from the coarser rule's.
+        attributions: of the target and of each row, float64 [1 + rows, features].
+        gains: what these should sum to, [1 + rows].
+        changed: the largest difference of an attribution of the target from the coarser rule's.
     """
     found = _of_numbers(
         [
@@ -189,6 +189,6 @@ def _estimate(attributions: FloatArray, gains: FloatArray, changed: float) -> Es
 
 
 def _of_numbers(estimates: Sequence[Estimate]) -> Estimate:
-    """The first of some estimates, of which the others are the rows'."""
+    """The first of some estimates, with the others as its rows."""
     value, *rows = estimates
     return replace(value, rows=lambda _: rows)

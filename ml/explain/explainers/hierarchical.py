@@ -1,7 +1,7 @@
-"""Coarse to fine: what the parts of a text do, and what is in those parts that do most.
+"""Coarse to fine: the values of a text's parts, and then of the parts of those with the largest values.
 
 Hierarchical leave-one-out (AttriBoT: Liu, Kandpal & Raffel 2025) over all levels of a text, the largest values first;
-or Owen values of the same tree. What a part that was not looked into may hide is told beside it, as an estimate.
+or Owen values of the same tree. For parts that were not looked into, an estimate of what they may hide is reported.
 """
 
 from __future__ import annotations
@@ -15,19 +15,20 @@ from ml.explain.estimator import Estimate, Estimating, Game
 from ml.explain.hierarchy.contributions import ExactOwen, LeaveOneOut, SampledOwen, owen_coalitions
 from ml.explain.hierarchy.known_parts import KnownParts
 from ml.explain.hierarchy.tree import Node
-from ml.explain.sampling.anytime import DEFAULT_SAMPLES, PLAIN_GROWTH
+from ml.explain.sampling.anytime import PLAIN_GROWTH
+from ml.explain.sampling.draws import DEFAULT_SAMPLES
 from ml.result import StopReason
 from ml.spec import NodeValue
 
 _MAX_EXACT = 2**14
-"""Coalitions from which on Owen values are sampled, however large the budget."""
+"""The most coalitions for exact Owen values, however large the budget."""
 _PAIRS, _MIN_PAIRS = 8, 2
-"""Pairs of orders in which parts are put at first; and the fewest that tell how sure it is."""
+"""Pairs of orders at first, and the fewest for a standard error."""
 
 
 @dataclass(frozen=True)
 class HierarchicalExplainer:
-    """Values of the parts of a tree, of which those with the largest are looked into, until a limit of the budget."""
+    """Values of a tree's parts, looking into those with the largest, until a limit of the budget."""
 
     root: Node
     method: spec.Hierarchical
@@ -35,7 +36,7 @@ class HierarchicalExplainer:
 
     @property
     def max_evaluations(self) -> int:
-        """The empty and the full coalition, one for each part and one for the rest; or what Owen values ask for."""
+        """The empty and the full coalition, one for each part and one for the rest; or those of the Owen values."""
         limit = self.budget.max_evaluations
         if self._samples:
             return limit or max(DEFAULT_SAMPLES, self.min_evaluations)
@@ -46,14 +47,14 @@ class HierarchicalExplainer:
 
     @property
     def min_evaluations(self) -> int:
-        """What the parts of the whole text ask for."""
+        """The coalitions of the whole text's parts."""
         count = len(self.root.children)
         if self._samples:
             return 2 + 2 * _MIN_PAIRS * (count - 1)
         return owen_coalitions(self.root) if self.method.node_value is NodeValue.OWEN else 2 + count
 
     def __call__(self, game: Game) -> Estimating:
-        """Ask for the empty and the full coalition, then for parts, and tell as the tree grows."""
+        """Ask for the empty and the full coalition, then for parts, with estimates as the tree grows."""
         known = KnownParts(self.root, self.method, self.budget.standard_error)
         if not (yield from known.asked.answer(game)):
             yield Estimate.nothing(game.features, StopReason.DURATION)
@@ -65,20 +66,20 @@ class HierarchicalExplainer:
             yield from self._search(game, known)
 
     def _search(self, game: Game, known: KnownParts) -> Estimating:
-        """Look into the part with the largest value, again and again, and see what is left over together."""
+        """Look into the part with the largest value, again and again, and then remove the rest together."""
         removal = LeaveOneOut(known.asked) if self.method.node_value is NodeValue.REMOVAL else None
-        way = removal or ExactOwen(known.asked, self.root)
+        search = removal or ExactOwen(known.asked, self.root)
         reserved = 0 if removal is None else 1
         waiting, reported = [(-math.inf, 0, self.root)], 0
         stop = StopReason.COMPLETE
         while waiting:
             size, _, node = heapq.heappop(waiting)
-            if -size < known.least:
+            if -size < known.threshold:
                 break
-            if node is not self.root and len(known.asked) + way.cost(node) + reserved > self.max_evaluations:
+            if node is not self.root and len(known.asked) + search.cost(node) + reserved > self.max_evaluations:
                 stop = StopReason.EVALUATIONS
-                continue  # another one may have fewer children
-            found = way.look_into(node)
+                continue  # another part may have fewer children
+            found = search.look_into(node)
             if not (yield from known.asked.answer(game)):
                 yield _out_of_time(known)
                 return
@@ -96,7 +97,7 @@ class HierarchicalExplainer:
         yield replace(known.estimate(), stop=stop)
 
     def _sample(self, game: Game, known: KnownParts) -> Estimating:
-        """Put the parts in random orders, look into those that stand out, and draw more orders of all that is known."""
+        """Draw random orders of the parts, look into those that stand out, and draw more orders of all known parts."""
         orders = SampledOwen(known.asked, self.root, self.budget.seed)
         a_pair = 2 * (len(self.root.children) - 1)
         orders.draw(max(_MIN_PAIRS, min(_PAIRS, self._left(orders) // a_pair)))
@@ -117,16 +118,16 @@ class HierarchicalExplainer:
             yield replace(known.estimate(), stop=stop)
 
     def _more(self, orders: SampledOwen) -> int:
-        """How many pairs of orders to draw next: a quarter more, as far as the budget reaches."""
+        """How many pairs of orders to draw next: a quarter more, within the budget."""
         return min(self._left(orders) // orders.pair_cost, max(1, int(PLAIN_GROWTH * orders.pairs)))
 
     def _left(self, orders: SampledOwen) -> int:
-        """How many coalitions may still be drawn; those that come again count, or a small tree's would never end."""
+        """How many coalitions may still be drawn. Repeated ones count, or a small tree would never end."""
         return self.max_evaluations - 2 - orders.drawn
 
     @property
     def _samples(self) -> bool:
-        """Whether Owen values ask for more coalitions than there may be."""
+        """Whether Owen values are sampled, as exact ones take too many coalitions."""
         if self.method.node_value is not NodeValue.OWEN:
             return False
         return owen_coalitions(self.root) > min(self.budget.max_evaluations or DEFAULT_SAMPLES, _MAX_EXACT)

@@ -1,7 +1,7 @@
-"""Shapley interaction indices of all pairs of features, with their Shapley values, from sampled coalitions.
+"""Shapley interaction indices of all pairs of features, and Shapley values, from sampled coalitions.
 
-The plain estimate from sampled coalitions (SHAP-IQ: Fumagalli et al. 2023) is unbiased, but for a prompt's evaluations
-far too noisy. So a Gaussian process is fitted to the values, whose indices can be had exactly; see
+The plain estimate from sampled coalitions (SHAP-IQ: Fumagalli et al. 2023) is unbiased, but far too noisy for the
+evaluations that a prompt allows. So a Gaussian process is fitted to the values, whose indices are computed exactly; see
 `ml.explain.control_variates`.
 """
 
@@ -25,26 +25,19 @@ from ml.explain.estimator import (
     FloatArray,
     Game,
     Pairwise,
-    empty_and_full,
     with_ends,
-    with_rows,
 )
 from ml.explain.explainers.kernel_shap import Layers, draw
-from ml.explain.explainers.shapley import Pairs, is_enumerable, of_one_feature
-from ml.explain.sampling.anytime import (
-    CONTROLLED_GROWTH,
-    DEFAULT_SAMPLES,
-    anytime,
-    completeness_error,
-    has_converged,
-    stability,
-)
+from ml.explain.explainers.shapley import Pairs, of_one_feature
+from ml.explain.sampling.anytime import CONTROLLED_GROWTH, anytime_from_ends
+from ml.explain.sampling.draws import DEFAULT_SAMPLES, is_enumerable
+from ml.explain.sampling.errors import completeness_error, has_converged, stability
 from ml.explain.sampling.stopping import Stopping
 from ml.result import StopReason
 
-_TILT = 1  # sizes are drawn nearly evenly, as they count for an index, middle ones a little more often
-_MIN_PAIRS = 2  # pairs of coalitions a feature: by then all single features are known
-_FITTED = 2048  # coalitions that the process is fitted to: interactions are more to learn than what single ones do
+_TILT = 1  # sizes are drawn nearly uniformly, as an index weights them, middle ones a little more often
+_MIN_PAIRS = 2  # pairs of coalitions per feature: by then all single features are sampled
+_FITTED = 2048  # coalitions that the process is fitted to: interactions need more than Shapley values
 MAX_FEATURES = 128
 """8,128 pairs: some seconds for each estimate."""
 
@@ -53,38 +46,35 @@ MAX_FEATURES = 128
 class InteractionsExplainer:
     """Interaction indices and Shapley values with growing numbers of coalitions, until a limit of the budget.
 
-    Exact where all coalitions are within the budget. The standard-error limit is one for features and for pairs.
+    Exact where all coalitions are within the budget. The standard-error limit is for both features and pairs.
     """
 
     features: int
     budget: spec.Budget
     pair_rows: bool = False
-    """Whether the target's rows have interactions too."""
+    """Whether to estimate interactions for the rows too."""
 
     @property
     def max_evaluations(self) -> int:
-        """The empty and the full coalition and as many pairs of coalitions as the budget has room for, or all."""
+        """The empty and the full coalition, and as many pairs of coalitions as the budget allows, or all."""
         return 2 + 2 * self._pairs
 
     @property
     def min_evaluations(self) -> int:
-        """Enough for a fit, which is two pairs a feature; or all coalitions, where they are fewer."""
+        """Enough for a fit, which is two pairs per feature; or all coalitions, if fewer."""
         return int(min(2 + 2 * _MIN_PAIRS * self.features, 2**self.features))
 
     def __call__(self, game: Game) -> Estimating:
         """Ask for the empty and the full coalition, then for pairs of coalitions."""
-        ends = yield from game(empty_and_full(self.features))
-        if not np.isfinite(ends).all():
-            yield self._nothing(StopReason.DURATION)
-            return
         if self.features == 1:
-            found = with_rows(of_one_feature, empty_and_full(1), ends)
-            yield replace(found, stop=StopReason.COMPLETE, interactions=Pairwise(np.zeros(0), np.zeros(0)))
+            for step in of_one_feature(game):
+                yield step and replace(step, interactions=Pairwise(np.zeros(0), np.zeros(0)))
             return
-        steps = anytime(
+        steps = anytime_from_ends(
             game,
             draw(self.features, self.budget.seed, tilt=_TILT),
-            lambda coalitions, values: self._estimate(coalitions, np.concatenate([ends, values.ravel()])),
+            self._estimate,
+            nothing=self._nothing(),
             rows=2,
             blocks=self._pairs,
             stopping=Stopping(),
@@ -103,19 +93,19 @@ class InteractionsExplainer:
         return int(min(limit, 2**self.features) // 2 - 1)
 
     def _within_limit(self, found: Estimate) -> bool:
-        """Whether features and pairs are both known as well as asked for."""
+        """Whether the standard errors of features and pairs are within the limit."""
         limit, pairs = self.budget.standard_error, found.interactions
         if limit is None or pairs is None:
             return False
         return float(max(found.standard_errors.max(), pairs.standard_errors.max())) < limit
 
-    def _nothing(self, stop: StopReason | None = None) -> Estimate:
+    def _nothing(self) -> Estimate:
         pairs = math.comb(self.features, 2)
         nothing = Pairwise(np.zeros(pairs), np.full(pairs, np.inf))
-        return replace(Estimate.nothing(self.features, stop), interactions=nothing)
+        return replace(Estimate.nothing(self.features), interactions=nothing)
 
     def _estimate(self, coalitions: BoolArray, values: FloatArray) -> Estimate:
-        """From `coalitions` [pairs, 2, features], and the values of both ends and theirs, [2 + 2 · pairs]."""
+        """From `coalitions` [pairs, 2, features], and the values of the empty, the full and these, [2 + 2 · pairs]."""
         many = len(coalitions)
         complete = many == 2 ** (self.features - 1) - 1
         if not complete and many < _MIN_PAIRS * self.features:
@@ -132,7 +122,7 @@ class InteractionsExplainer:
             fitted = Control(first, every, values, draws, max_samples=_FITTED)
             answers = [fitted.answers(index) for index in self._indices]
         [found] = self._estimates(answers, values[None])
-        halves = [np.arange(many) // 2 % 2 == half for half in (0, 1)]  # by twos, as every other pair is single
+        halves = [np.arange(many) // 2 % 2 == half for half in (0, 1)]  # by twos: every other pair is a single one
         of_rows = answers if self.pair_rows else answers[:1]
         return replace(
             found,
@@ -142,12 +132,12 @@ class InteractionsExplainer:
         )
 
     def _estimates(self, answers: Sequence[_Answers], games: FloatArray) -> list[Estimate]:
-        """An estimate for each of `games`, [games, n], from what answers of features and, where wanted, of pairs."""
+        """An estimate for each of `games`, [games, n], by the answers for features and, if wanted, for pairs."""
         found = zip(*(of_index(games) for of_index in answers), strict=True)
         return [self._of_answers(*each, gain=float(game[1] - game[0])) for each, game in zip(found, games, strict=True)]
 
     def _of_answers(self, features: Answer, pairs: Answer | None = None, *, gain: float) -> Estimate:
-        attributions = features.values + (gain - features.values.sum()) / self.features  # known, but for rounding
+        attributions = features.values + (gain - features.values.sum()) / self.features  # right but for rounding
         return Estimate(
             attributions=attributions,
             standard_errors=features.standard_errors,
@@ -160,7 +150,7 @@ class InteractionsExplainer:
         pairs, limit = found.interactions, self.budget.standard_error
         if pairs is None or not has_converged(found.attributions, found.standard_errors, limit):
             return False
-        # Where there are hardly any interactions, it is enough to know that.
+        # Interactions that are small beside the attributions need no precise values.
         enough = max(float(np.abs(pairs.values).max()) / 10, float(np.abs(found.attributions).max()) / 100)
         return has_converged(pairs.values, pairs.standard_errors, limit or enough)
 
@@ -170,11 +160,11 @@ class InteractionsExplainer:
 
 
 _Answers = Callable[[FloatArray], list[Answer]]
-"""From games' values of all coalitions, [games, n], to an answer for each."""
+"""From the values of games for all sampled coalitions, [games, n], to an answer for each game."""
 
 
 def _regress(pairs: Pairs, differences: FloatArray) -> FloatArray:
-    """First attributions, but for their mean. A layer has its weight, however many of its pairs are here."""
+    """Rough attributions, without their mean. A layer's pairs share its weight."""
     layer_weights = Layers.of(pairs.design.shape[1]).layer_weights
     sizes = pairs.sizes - 1
     weights = (layer_weights / np.maximum(np.bincount(sizes, minlength=len(layer_weights)), 1))[sizes]
@@ -182,6 +172,6 @@ def _regress(pairs: Pairs, differences: FloatArray) -> FloatArray:
 
 
 def _exact(index: Index, every: BoolArray, games: FloatArray) -> list[Answer]:
-    """The index of `games` from the values of all coalitions, with standard errors of 0."""
+    """The index for each of `games`, from the values of all coalitions, with standard errors of 0."""
     found = np.hstack([games @ part.weights(every) for part in index.chunks(len(every))])
     return [Answer(each, np.zeros(len(each)), np.inf) for each in found]

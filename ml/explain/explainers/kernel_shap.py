@@ -1,8 +1,8 @@
-"""KernelSHAP: Shapley values by weighted regression on sampled coalitions (Lundberg & Lee 2017), as it improves.
+"""KernelSHAP: Shapley values by weighted regression on sampled coalitions (Lundberg & Lee 2017).
 
-Coalitions are drawn from the Shapley kernel together with their complements, and the constraint that the values sum to
-v(N) − v(∅) is kept (Covert & Lee 2021). Beyond these: sizes are drawn in proportion at any moment, not only in the long
-run, and no pair is drawn twice, so that small sizes soon are known whole and leave nothing to chance.
+Coalitions are drawn from the Shapley kernel together with their complements, under the constraint that the values sum
+to v(N) − v(∅) (Covert & Lee 2021). In addition, sizes are drawn in proportion at any time, not only in the long run,
+and no pair is drawn twice, so that small sizes are soon fully sampled.
 """
 
 from __future__ import annotations
@@ -23,38 +23,27 @@ from ml.explain.estimator import (
     Estimating,
     FloatArray,
     Game,
-    empty_and_full,
     with_ends,
     with_rows,
 )
 from ml.explain.explainers.shapley import Pairs, Regression, kernel
-from ml.explain.sampling.anytime import (
-    CONTROLLED_GROWTH,
-    DEFAULT_SAMPLES,
-    GOLDEN,
-    PLAIN_GROWTH,
-    anytime,
-    completeness_error,
-    has_converged,
-    stability,
-    stratified,
-    subset_counts,
-)
+from ml.explain.sampling.anytime import CONTROLLED_GROWTH, PLAIN_GROWTH, anytime_from_ends
+from ml.explain.sampling.draws import DEFAULT_SAMPLES, GOLDEN, subset_counts
+from ml.explain.sampling.errors import completeness_error, has_converged, stability, stratified
 from ml.explain.sampling.stopping import Stopping
-from ml.result import StopReason
 
 _MIN_PAIRS = 32
-_TILT = 2  # of what tells a fitted game's Shapley values most
-_MIN_FOR_CONTROL = 2  # pairs a feature
+_TILT = 2  # the power that gives a fitted game the best Shapley values
+_MIN_FOR_CONTROL = 2  # pairs per feature
 
 
 @dataclass(frozen=True)
 class Layers:
-    """Pairs of coalitions by the smaller one's size, 1 to d/2.
+    """The pairs of a coalition and its complement, by the size of the smaller one, 1 to d/2.
 
     Attributes:
         layer_weights: the Shapley kernel's share of each layer, float64 [layers], sum 1.
-        counts: how many pairs there are in it, float64 [layers].
+        counts: the number of pairs in each layer, float64 [layers].
     """
 
     layer_weights: FloatArray
@@ -73,8 +62,8 @@ def draw(features: int, seed: int, *, tilt: int = 0) -> Iterator[BoolArray]:
     """Pairs of a coalition of at most half of the features and its complement, bool [2, features], each pair once.
 
     Args:
-        tilt: sizes are drawn in proportion to the kernel's share times so high a power of the size. Above 0, for games
-            that are fitted, every other pair is a single feature and all others, until those are known.
+        tilt: sizes are drawn in proportion to the kernel's share times this power of the size. Above 0, which is for
+            fitted games, every other pair is a single feature and its complement, until all of these are drawn.
     """
     random = np.random.default_rng(seed)
     layers = Layers.of(features)
@@ -105,34 +94,31 @@ def draw(features: int, seed: int, *, tilt: int = 0) -> Iterator[BoolArray]:
 class KernelShapExplainer:
     """KernelSHAP with growing numbers of pairs, until a limit of the budget.
 
-    For problems that cannot be enumerated within the budget; `EnumerationExplainer` is for the others.
+    For games with more coalitions than the budget allows; `EnumerationExplainer` is for the others.
     """
 
     features: int
     budget: spec.Budget
     control: bool = False
-    """Whether control variates help the regression; see `ml.explain.control_variates`."""
+    """Whether to use control variates; see `ml.explain.control_variates`."""
 
     @property
     def max_evaluations(self) -> int:
-        """The empty and the full coalition and as many pairs as the budget has room for."""
+        """The empty and the full coalition, and as many pairs as the budget allows."""
         return 2 + 2 * self._pairs
 
     @property
     def min_evaluations(self) -> int:
-        """Two pairs, as one alone does not tell how sure it is; or all coalitions, where they are fewer."""
+        """Two pairs, as a single one has no standard error; or all coalitions, if fewer."""
         return min(6, int(2**self.features))
 
     def __call__(self, game: Game) -> Estimating:
         """Ask for the empty and the full coalition, then for pairs."""
-        ends = yield from game(empty_and_full(self.features))
-        if not np.isfinite(ends).all():
-            yield Estimate.nothing(self.features, StopReason.DURATION)
-            return
-        yield from anytime(
+        return anytime_from_ends(
             game,
             draw(self.features, self.budget.seed, tilt=_TILT if self.control else 0),
-            lambda coalitions, values: self._estimate(coalitions, np.concatenate([ends, values.ravel()])),
+            self._estimate,
+            nothing=Estimate.nothing(self.features),
             rows=2,
             blocks=self._pairs,
             stopping=Stopping.of(self.budget, max(_MIN_PAIRS, 2 * self.features)),
@@ -144,7 +130,7 @@ class KernelShapExplainer:
         return (self.budget.max_evaluations or DEFAULT_SAMPLES) // 2 - 1
 
     def _estimate(self, coalitions: BoolArray, values: FloatArray) -> Estimate:
-        """From `coalitions` [pairs, 2, features], and the values of both ends and theirs, [2 + 2 · pairs]."""
+        """From `coalitions` [pairs, 2, features], and the values of the empty, the full and these, [2 + 2 · pairs]."""
         pairs, every = Pairs.of(coalitions), with_ends(coalitions)
         if len(pairs) < 2:
             return Estimate.nothing(self.features)
@@ -167,8 +153,8 @@ class KernelShapExplainer:
 
         def estimate(values: FloatArray) -> Estimate:
             gain = float(values[1] - values[0])
-            gamma, pulls = regress(pairs.differences(values[2:].reshape(-1, 2), gain))
-            standard_errors = stratified(pulls, pairs.sizes - 1, counts)
+            gamma, influences = regress(pairs.differences(values[2:].reshape(-1, 2), gain))
+            standard_errors = stratified(influences, pairs.sizes - 1, counts)
             return _complete(gain / self.features + gamma, standard_errors, freedom, gain)
 
         return estimate
@@ -176,14 +162,14 @@ class KernelShapExplainer:
     def _controlled(
         self, pairs: Pairs, every: BoolArray, values: FloatArray, first: FloatArray
     ) -> Callable[[FloatArray], Estimate]:
-        """The estimate with a game fitted to `values` as control variate; `first` attributions tell what matters."""
+        """The estimate with a game fitted to `values` as control variate, from `first` attributions."""
         draws = Draws(2, 2, pairs.sizes - 1, Layers.of(self.features).counts)
         answers = Control(first, every, values, draws).answers(Index.of_features(self.features))
 
         def estimate(values: FloatArray) -> Estimate:
             [found] = answers(values[None])
             gain = float(values[1] - values[0])
-            # What they sum to is known, but for rounding: the fit passes through both ends.
+            # Their sum is right but for rounding: the fit passes through the empty and the full coalition.
             attributions = found.values + (gain - found.values.sum()) / self.features
             return _complete(attributions, found.standard_errors, found.freedom, gain)
 
@@ -191,22 +177,22 @@ class KernelShapExplainer:
 
     def _stability(self, pairs: Pairs, values: FloatArray) -> float | None:
         if len(pairs) < 4:
-            return None  # a half would be a single pair, or none
+            return None  # half of them would be a single pair, or none
         differences = pairs.differences(values[2:].reshape(-1, 2), float(values[1] - values[0]))
-        halves = np.arange(len(pairs)) // 2 % 2  # by twos, as every other pair may be a single feature and the others
+        halves = np.arange(len(pairs)) // 2 % 2  # by twos, as every other pair may be a single feature
         return stability(*(self._regression(pairs[halves == half])(differences[halves == half])[0] for half in (0, 1)))
 
     def _fits(self, pairs: Pairs) -> bool:
-        """Whether a regression would not follow the accidents of so few pairs."""
+        """Whether there are enough pairs for a regression not to overfit."""
         return len(pairs) >= 1.5 * self.features
 
     def _regression(self, pairs: Pairs) -> Regression:
-        """γ and each pair's pull, from the pairs' differences.
+        """γ and each pair's influence, from the pairs' differences.
 
-        A layer's pairs share its weight. With fewer than three pairs for two features the regression would follow their
-        accidents, and its matrix is the one that it has in expectation: Σ kernel zz' = (I − 11'/d) / 2H, where H is the
-        harmonic number of d − 1. That is the unbiased estimator of Covert & Lee, and its covariance theirs. With more,
-        the fit serves that estimator as a control variate: only what it leaves varies.
+        A layer's pairs share its weight. With fewer than three pairs for two features the regression would overfit, and
+        its matrix is replaced by the expected one: Σ kernel zz' = (I − 11'/d) / 2H, where H is the harmonic number of
+        d − 1. That is the unbiased estimator of Covert & Lee, with their covariance. With more pairs, the fit serves
+        that estimator as a control variate: only its residuals vary.
         """
         layers = Layers.of(self.features)
         drawn = np.bincount(pairs.sizes - 1, minlength=len(layers.layer_weights))
@@ -216,8 +202,8 @@ class KernelShapExplainer:
         weights *= 2 * (1 / np.arange(1, self.features)).sum() / layers.layer_weights[drawn > 0].sum()
 
         def regress(differences: FloatArray) -> tuple[FloatArray, FloatArray]:
-            pulls: FloatArray = pairs.design * (weights * differences)[:, None]
-            return pulls.sum(axis=0), pulls
+            influences: FloatArray = pairs.design * (weights * differences)[:, None]
+            return influences.sum(axis=0), influences
 
         return regress
 

@@ -1,19 +1,19 @@
-"""LIME: a weighted interpretable model around the prompt (Ribeiro, Singh & Guestrin 2016), as it improves.
+"""LIME: an interpretable model fitted around the prompt, with weights (Ribeiro, Singh & Guestrin 2016).
 
-Everything that defines the numbers is that of the authors' `lime` package, text explainer: the number of removed
-features uniform in 1..d, drawn without replacement; the whole prompt as the first sample; the cosine distance to it
-times 100; the kernel √exp(−distance² / width²); ridge with α = 1 and an intercept on all features; weighted R².
+The definition is that of the text explainer of the authors' `lime` package: the number of removed features uniform in
+1..d, drawn without replacement; the whole prompt as the first sample; the cosine distance to it times 100; the kernel
+√exp(−distance² / width²); ridge with α = 1 and an intercept on all features; weighted R².
 
-The textbook's estimator makes even the package's own draws, so that the same seed gives the package's coefficients. The
-other one estimates what the package finds of 1,000 samples on the average: a fit to all coalitions, each weighed by how
-often it is drawn. It is exact where all coalitions are within the budget; elsewhere a draw by importance and control
-variates come close to it.
+The textbook estimator also makes the package's draws, so that equal seeds give the package's coefficients. The other
+one estimates the mean of the package's results with 1,000 samples: a fit to all coalitions, each weighted by how often
+it is drawn. It is exact where all coalitions are within the budget; otherwise importance sampling and control variates
+come close.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 
 import numpy as np
 
@@ -23,34 +23,17 @@ from ml.explain.control_variates.covariance import Covariance
 from ml.explain.control_variates.process import Draws
 from ml.explain.estimator import BoolArray, Estimate, Estimating, FloatArray, Game
 from ml.explain.explainers.lime_draws import Coefficients, Sizes, draw, kernel
-from ml.explain.explainers.shapley import is_enumerable
-from ml.explain.sampling.anytime import (
-    CONTROLLED_GROWTH,
-    DEFAULT_SAMPLES,
-    PLAIN_GROWTH,
-    anytime,
-    exactly_fitted,
-    fitted,
-    in_order,
-    stratified,
-)
+from ml.explain.sampling.anytime import CONTROLLED_GROWTH, PLAIN_GROWTH, anytime
+from ml.explain.sampling.draws import DEFAULT_SAMPLES, is_enumerable
+from ml.explain.sampling.errors import stratified
+from ml.explain.sampling.fits import exactly_fitted, fitted, in_order
 from ml.explain.sampling.stopping import Stopping
-from ml.explain.sampling.surrogates import Fit, Fitting, Ridge, Surrogate, decision_tree, lasso, r_squared, ridge
+from ml.explain.sampling.surrogates import DecisionTree, Fit, Fitter, Lasso, Ridge, r_squared
 from ml.result import StopReason, SurrogateFit
 from ml.spec import SurrogateKind
 
-_MIN_FOR_CONTROL = 4  # samples a feature
-
-
-def surrogate(method: spec.Lime) -> Surrogate:
-    """The interpretable model that a method asks for, with its parameters."""
-    match method.surrogate:
-        case SurrogateKind.RIDGE:
-            return partial(ridge, 1.0 if method.alpha is None else method.alpha)
-        case SurrogateKind.LASSO:
-            return partial(lasso, 0.01 if method.alpha is None else method.alpha)
-        case SurrogateKind.DECISION_TREE:
-            return partial(decision_tree, method.max_depth or spec.DEFAULT_DEPTH)
+_MIN_FOR_CONTROL = 4  # samples per feature
+_DEFAULT_ALPHA = {SurrogateKind.RIDGE: 1.0, SurrogateKind.LASSO: 0.01}
 
 
 @dataclass(frozen=True)
@@ -61,24 +44,24 @@ class LimeExplainer:
     method: spec.Lime
     budget: spec.Budget
     control: bool = False
-    """Whether coalitions are drawn to tell the most, all of them where the budget has room, and control variates help
-    the ridge where it has not; see `ml.explain.control_variates`."""
+    """Whether to draw coalitions by importance, or all of them where the budget allows, and to use control variates for
+    the ridge where it does not; see `ml.explain.control_variates`."""
 
     @property
     def max_evaluations(self) -> int:
-        """The samples, or all coalitions. The package's own draws are counted each time that they come."""
+        """The samples, or all coalitions. Repeated draws of the package count each time."""
         return int(2**self.features) if self._every else self.budget.max_evaluations or DEFAULT_SAMPLES
 
     @property
     def min_evaluations(self) -> int:
-        """Two, the least that a surrogate can be fitted to."""
+        """Two, the fewest that a surrogate can be fitted to."""
         return 2
 
     def __call__(self, game: Game) -> Estimating:
-        """Sample, fit, and tell, again and again.
+        """Sample and fit, again and again.
 
-        Errors are looked at once there are two samples a coefficient: before that, the penalty holds coefficients and
-        their errors near 0 whatever the game.
+        Errors are believed once there are two samples per coefficient: before that, the penalty keeps coefficients and
+        their errors near 0 for any game.
         """
         seed, enough = self.budget.seed, 2 * (self.features + 1)
         draws = self._sizes.draw(seed) if self._chooses else draw(self.features, self.max_evaluations, seed)
@@ -111,30 +94,36 @@ class LimeExplainer:
 
         return fitted(fit, self._plain, coalitions, values, self.budget.standard_error, fixed=1)
 
-    def _plain(self, coalitions: BoolArray) -> Fitting:
+    def _plain(self, coalitions: BoolArray) -> Fitter:
         """The surrogate of `coalitions`, without control variates."""
         samples = coalitions.astype(np.float64)
-        if self._chooses and self.method.surrogate is SurrogateKind.RIDGE:
-            removed = (~coalitions).sum(axis=1)
-            weights = self._sizes.weights(coalitions)
-            return Ridge(
-                self._alpha, samples, weights, spread=lambda pulls: stratified(pulls, removed, self._sizes.counts)
-            )
         weights = self._sizes.weights(coalitions) if self._chooses else kernel(coalitions, self.method.kernel_width)
-        if self.method.surrogate is SurrogateKind.RIDGE:
-            return Ridge(self._alpha, samples, weights, fixed=1)
-        # The sampling theory's correction for finite populations (Cochran 1977).
-        left_out = np.sqrt(1 - len(coalitions) / self.max_evaluations) if self._every else 1.0
-        found = surrogate(self.method)
+        match self.method.surrogate:
+            case SurrogateKind.RIDGE if self._chooses:
+                removed, counts = (~coalitions).sum(axis=1), self._sizes.counts
+                return Ridge(
+                    self._alpha, samples, weights, spread=lambda influences: stratified(influences, removed, counts)
+                )
+            case SurrogateKind.RIDGE:
+                return Ridge(self._alpha, samples, weights, fixed=1)
+            case SurrogateKind.LASSO:
+                fitter: Fitter = Lasso(self._alpha, samples, weights, fixed=1)
+            case SurrogateKind.DECISION_TREE:
+                fitter = DecisionTree(self.method.max_depth or spec.DEFAULT_DEPTH, samples, weights, fixed=1)
+        if not self._every:
+            return fitter
+        left_out = np.sqrt(
+            1 - len(coalitions) / self.max_evaluations
+        )  # correction for finite populations (Cochran 1977)
 
         def fit(values: FloatArray, *, errors: bool = True) -> Fit:
-            fit = found(samples, values, weights, errors=errors, fixed=1)
-            return replace(fit, standard_errors=left_out * fit.standard_errors) if errors else fit
+            found = fitter(values, errors=errors)
+            return replace(found, standard_errors=left_out * found.standard_errors) if errors else found
 
         return fit
 
-    def _controlled(self, coalitions: BoolArray, values: FloatArray) -> Fitting:
-        """The ridge of all coalitions, as a game knows them that is fitted to `values` of `coalitions`."""
+    def _controlled(self, coalitions: BoolArray, values: FloatArray) -> Fitter:
+        """The ridge of all coalitions, with a game fitted to `values` of `coalitions` as control variate."""
         removed = (~coalitions).sum(axis=1)
         draws = Draws(fixed=1, rows=1, strata=removed[1:], counts=self._sizes.counts)
         early = slice(Covariance.first_samples(self.features))
@@ -157,7 +146,7 @@ class LimeExplainer:
 
     @property
     def _every(self) -> bool:
-        """Whether all coalitions are within the budget, so that nothing has to be left to chance."""
+        """Whether all coalitions are evaluated."""
         return self.control and is_enumerable(self.features, self.budget)
 
     @property
@@ -166,7 +155,7 @@ class LimeExplainer:
 
     @property
     def _chooses(self) -> bool:
-        """Whether the draw is ours to choose, and not the package's."""
+        """Whether the draw is by importance, and not the package's."""
         return self._every or (self.control and self.method.surrogate is SurrogateKind.RIDGE)
 
     @cached_property
@@ -175,4 +164,4 @@ class LimeExplainer:
 
     @property
     def _alpha(self) -> float:
-        return 1.0 if self.method.alpha is None else self.method.alpha
+        return _DEFAULT_ALPHA[self.method.surrogate] if self.method.alpha is None else self.method.alpha

@@ -1,4 +1,4 @@
-"""Which coalitions LIME draws and what each of them weighs: the `lime` package's draw, and one of our own choice."""
+"""The coalitions that LIME draws, and their weights: the `lime` package's draw, and one by importance."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import numpy as np
 
 from ml.explain.control_variates.covariance import Covariance
 from ml.explain.estimator import BoolArray, FloatArray
-from ml.explain.sampling.anytime import DEFAULT_SAMPLES, GOLDEN, subset_counts
+from ml.explain.sampling.draws import DEFAULT_SAMPLES, GOLDEN, subset_counts
 
 _EVENLY = 0.1
-"""Share of the draws that fall on all sizes alike, whatever they seem to be worth."""
+"""Share of the draws with a uniform size."""
 
 
 def draw(features: int, samples: int, seed: int) -> Iterator[BoolArray]:
-    """The first `samples` coalitions, bool [features] each, drawn as they are asked for.
+    """`samples` coalitions, bool [features] each, drawn one by one.
 
-    The order of draws is the `lime` package's: all sizes first, then each sample's removed features.
+    The order of random numbers is the `lime` package's: all sizes first, then each sample's removed features.
     """
-    # A seed of the contract has 64 bits; one of 32 means what it means to NumPy and so to `lime`.
+    # Seeds have 64 bits in the contract; those of 32 bits mean the same as in `lime`.
     words = (seed & 0xFFFFFFFF, seed >> 32)
     random = np.random.RandomState(words[0] if words[1] == 0 else words)
     sizes = random.randint(1, features + 1, samples - 1)
@@ -34,17 +34,17 @@ def draw(features: int, samples: int, seed: int) -> Iterator[BoolArray]:
 
 @dataclass(frozen=True)
 class Sizes:
-    """How often each number of removed features, 0 to d, is drawn where the draw is ours to choose.
+    """How often to draw each number of removed features, 0 to d, by importance.
 
-    LIME draws all sizes alike and then hardly weighs most of them. A size that is drawn more often than that, with
-    weights lowered to match, estimates the same; what a sample then tells of a coefficient is about the same at every
-    size when sizes are drawn in proportion to kernel · √(share removed · share kept) (Neyman 1934). No coalition is
-    drawn twice, so that small sizes soon are known whole and leave nothing to chance.
+    LIME draws sizes uniformly, and then gives most of them hardly any weight. Drawing a size more often, with lower
+    weights to match, estimates the same. Samples of all sizes are about equally informative if sizes are drawn in
+    proportion to kernel · √(share removed · share kept) (Neyman 1934). No coalition is drawn twice, so that small sizes
+    are soon fully sampled.
 
     Attributes:
-        probabilities: float64 [d + 1], of 0 to d removed features; 0 for the whole prompt, which is always a sample.
-        size_weights: what all coalitions of a size weigh together in a fit to 1,000 samples; float64 [d + 1].
-        counts: how many coalitions there are of each size, float64 [d + 1].
+        probabilities: of 0 to d removed features, float64 [d + 1]; 0 for the whole prompt, which is always a sample.
+        size_weights: the weight of all coalitions of each size together, in a fit to 1,000 samples; float64 [d + 1].
+        counts: the number of coalitions of each size, float64 [d + 1].
     """
 
     probabilities: FloatArray
@@ -70,7 +70,7 @@ class Sizes:
         return len(self.counts) - 1
 
     def draw(self, seed: int) -> Iterator[BoolArray]:
-        """Coalitions, bool [features] each and each once: the whole prompt, and then by size."""
+        """All coalitions in random order, bool [features] each: first the whole prompt, then by importance."""
         random = np.random.default_rng([seed, 1])
         yield np.ones(self.features, dtype=np.bool_)
         level, left, seen = random.random(), self.counts.copy(), set[bytes]()
@@ -89,9 +89,9 @@ class Sizes:
             yield coalition
 
     def weights(self, coalitions: BoolArray) -> FloatArray:
-        """What `coalitions` [n, features] weigh in a fit: each size its weight, however many are here. Returns [n].
+        """Weights of `coalitions` [n, features] in a fit, [n]: those of a size share its weight.
 
-        A size that is not here counts with the nearest one.
+        The weight of a size without coalitions goes to the nearest size.
         """
         removed = (~coalitions).sum(axis=1)
         here = np.unique(removed)
@@ -109,11 +109,11 @@ class Coefficients:
     alpha: float
 
     def chunks(self, rows: int) -> Iterator[Coefficients]:
-        """All of them: there are only as many as features."""
+        """See `control.Linear`. There are only as many answers as features."""
         yield self
 
     def weights(self, coalitions: BoolArray) -> FloatArray:
-        """What each of `coalitions` [n, features] counts for, [n, features]."""
+        """See `control.Linear`."""
         sizes = self.sizes
         present = coalitions.mean(axis=1, keepdims=True)
         design = (coalitions - present) / self._apart + (present - self._mean) / self._together
@@ -121,24 +121,24 @@ class Coefficients:
         return weights
 
     def cross(self, covariance: Covariance, others: BoolArray) -> FloatArray:
-        """The coefficients of the games k(·, t), t in `others` [m, features]. Returns [features, m]."""
+        """See `control.Linear`."""
         total, own = covariance.by_size(others, self.sizes.size_weights[::-1])
         together, apart = _parts(own - self._mean * total)
-        additive, unlike = _parts(covariance.additive(others))  # of which the penalty takes its share
+        additive, unlike = _parts(covariance.additive(others))  # which the penalty shrinks
         coefficients: FloatArray = together / self._together + additive * (1 - self.alpha / self._together)
         return coefficients + apart / self._apart + unlike * (1 - self.alpha / self._apart)
 
     def prior(self, covariance: Covariance) -> None:
-        """Not needed: samples are many for each coefficient."""
+        """See `control.Linear`. There are many samples for each coefficient."""
 
     @cached_property
     def _mean(self) -> float:
-        """The share of coalitions that a feature is in."""
+        """The weighted share of coalitions that a feature is in."""
         kept = 1 - np.arange(self.sizes.features + 1) / self.sizes.features
         return float(np.average(kept, weights=self.sizes.size_weights))
 
-    # The normal matrix of all coalitions has one number on its diagonal and another beside it, so that it has two
-    # eigenvalues: of what features have in common, and of what sets them apart.
+    # The normal matrix of all coalitions has one number on its diagonal and another beside it, and so two eigenvalues:
+    # one for the mean over features, and one for the differences from it.
 
     @cached_property
     def _together(self) -> float:
@@ -154,7 +154,7 @@ class Coefficients:
 
 
 def _parts(each: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """The mean over features of `each` [features, m], [1, m], and what is left, [features, m]."""
+    """The mean of `each` [features, m] over features, [1, m], and the differences from it, [features, m]."""
     mean = each.mean(axis=0, keepdims=True)
     return mean, each - mean
 
@@ -166,6 +166,6 @@ def kernel(coalitions: BoolArray, width: float) -> FloatArray:
 
 def _of_share(kept: FloatArray, width: float) -> FloatArray:
     distances = 100 * (1 - np.sqrt(kept))
-    # A narrow kernel underflows; a weight of 0 for every sample of a half would leave nothing to fit.
+    # A narrow kernel underflows, and half of the samples might all have a weight of 0.
     weights: FloatArray = np.maximum(np.sqrt(np.exp(-(distances**2) / width**2)), 1e-100)
     return weights

@@ -1,4 +1,4 @@
-"""Occlusion: leave a window of features out and see how far the value falls (Zeiler & Fergus 2014; Li et al. 2016)."""
+"""Occlusion: how far the value falls without a window of features (Zeiler & Fergus 2014; Li et al. 2016)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from ml.result import StopReason
 class OcclusionExplainer:
     """Exact: every window is computed once.
 
-    The attribution of feature i is the mean, over the windows W that hold i, of v(all) − v(all without W). Windows
-    begin at every `stride`-th feature until one reaches the last feature; that one may be cut short.
+    The attribution of feature i is the mean of v(all) − v(all without W) over the windows W with i. Windows begin at
+    every `stride`-th feature until one reaches the last feature; that one may be shorter.
     """
 
     features: int
@@ -40,12 +40,12 @@ class OcclusionExplainer:
         return (indices >= starts[:, None]) & (indices < starts[:, None] + self.method.window)
 
     def __call__(self, game: Game) -> Estimating:
-        """Ask for all windows at once. A feature of which time left a window out has an infinite standard error."""
+        """Ask for all windows at once. If time runs out, features of unknown windows have infinite standard errors."""
         windows = self.windows()
         coalitions = np.concatenate([np.ones((1, self.features), dtype=np.bool_), ~windows])
         values = yield from game(coalitions)
         known = np.isfinite(values[0] - values[1:])
-        held_by = windows[known].sum(axis=0)  # [features]: the windows that tell of it
+        held_by = windows[known].sum(axis=0)  # [features]: the known windows with it
         complete = bool(known.all())
 
         def estimate(values: FloatArray) -> Estimate:

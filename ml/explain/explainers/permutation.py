@@ -1,7 +1,7 @@
-"""Shapley values by permutations: a feature's mean contribution where it joins in random order, as it improves.
+"""Shapley values by permutations: the mean contribution of a feature when features join in random order.
 
-Sampled permutations (Castro, Gómez & Tejada 2009), each with its reverse (antithetic; Mitchell et al. 2022): who joins
-early in one joins late in the other, so that their mean varies less than two of their own would.
+Sampled permutations (Castro, Gómez & Tejada 2009), each with its reverse (antithetic; Mitchell et al. 2022): a feature
+that joins early in one joins late in the other, so that their mean varies less than that of two independent ones.
 """
 
 from __future__ import annotations
@@ -18,20 +18,13 @@ from ml.explain.estimator import (
     Estimating,
     FloatArray,
     Game,
-    empty_and_full,
     with_ends,
     with_rows,
 )
-from ml.explain.sampling.anytime import (
-    DEFAULT_SAMPLES,
-    anytime,
-    completeness_error,
-    has_converged,
-    moderated,
-    stability,
-)
+from ml.explain.sampling.anytime import anytime_from_ends
+from ml.explain.sampling.draws import DEFAULT_SAMPLES
+from ml.explain.sampling.errors import completeness_error, has_converged, moderated, stability
 from ml.explain.sampling.stopping import Stopping
-from ml.result import StopReason
 
 _ENOUGH_PAIRS = 16
 
@@ -40,8 +33,7 @@ _ENOUGH_PAIRS = 16
 class PermutationExplainer:
     """Growing numbers of permutations with their reverses, until a limit of the budget.
 
-    For problems of two features or more that cannot be enumerated within the budget; `EnumerationExplainer` is for the
-    others.
+    For games with more coalitions than the budget allows; `EnumerationExplainer` is for the others.
     """
 
     features: int
@@ -54,23 +46,20 @@ class PermutationExplainer:
 
     @property
     def min_evaluations(self) -> int:
-        """Two pairs, as one alone does not tell how sure it is; or all coalitions, where they are fewer."""
+        """Two pairs, as a single one has no standard error; or all coalitions, if fewer."""
         return min(2 + 2 * self._rows, int(2**self.features))
 
     def __call__(self, game: Game) -> Estimating:
         """Ask for the empty and the full coalition, then for the coalitions of pairs of permutations.
 
-        The standard-error limit is looked at once there are 16 pairs: features that rarely matter may not have
-        mattered yet, and look more certain than they are.
+        Standard errors are believed from 16 pairs on: features that rarely matter may not have mattered yet, and look
+        more certain than they are.
         """
-        ends = yield from game(empty_and_full(game.features))
-        if not np.isfinite(ends).all():
-            yield Estimate.nothing(self.features, StopReason.DURATION)
-            return
-        yield from anytime(
+        return anytime_from_ends(
             game,
             self._draws(),
-            lambda coalitions, values: self._estimate(coalitions, np.concatenate([ends, values.ravel()])),
+            self._estimate,
+            nothing=Estimate.nothing(self.features),
             rows=self._rows,
             blocks=self._pairs,
             stopping=Stopping.of(self.budget, _ENOUGH_PAIRS),
@@ -78,7 +67,7 @@ class PermutationExplainer:
 
     @property
     def _rows(self) -> int:
-        """Coalitions between the ends of a permutation and of its reverse."""
+        """Coalitions between the empty and the full one, in a permutation and its reverse."""
         return 2 * (self.features - 1)
 
     @property
@@ -94,7 +83,7 @@ class PermutationExplainer:
             yield np.concatenate([ranks < joined, ranks >= self.features - joined])
 
     def _estimate(self, coalitions: BoolArray, values: FloatArray) -> Estimate:
-        """From `coalitions` [pairs, rows, features], and the values of both ends and theirs, [2 + pairs · rows]."""
+        """From `coalitions` [pairs, rows, features], and values of empty, full and these, [2 + pairs · rows]."""
         pairs, rows, _ = coalitions.shape
         if pairs < 2:
             return Estimate.nothing(self.features)
@@ -119,11 +108,11 @@ class PermutationExplainer:
 
 
 def _contributions(coalitions: BoolArray, values: FloatArray, empty: float, whole: float) -> FloatArray:
-    """What each feature added where it joined, mean of a permutation and its reverse.
+    """What each feature adds when it joins, mean over a permutation and its reverse.
 
     Args:
-        coalitions: [pairs, rows, features], the inner coalitions of the permutation and then those of its reverse.
-        values: theirs, [pairs, rows].
+        coalitions: the inner ones of the permutation, and then those of its reverse, [pairs, rows, features].
+        values: their values, [pairs, rows].
 
     Returns:
         [pairs, features].
@@ -132,7 +121,7 @@ def _contributions(coalitions: BoolArray, values: FloatArray, empty: float, whol
     walked = np.pad(values.reshape(pairs, 2, features - 1), ((0, 0), (0, 0), (1, 1)))
     walked[..., 0], walked[..., -1] = empty, whole
     added = np.diff(walked, axis=-1)  # [pairs, 2, features], in the order of joining
-    # Who joins at step k is absent from the k coalitions before it, of the features − 1 inner ones.
+    # A feature that joins at step k is absent from the k coalitions before, of the features − 1 inner ones.
     steps = features - 1 - coalitions.reshape(pairs, 2, features - 1, features).sum(axis=2)
     contributions: FloatArray = np.take_along_axis(added, steps, axis=-1).mean(axis=1)
     return contributions

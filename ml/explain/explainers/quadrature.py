@@ -1,4 +1,4 @@
-"""Rules that integrate over [0, 1]: one of a given size, and one that grows and keeps the points that it has."""
+"""Quadrature rules on [0, 1]: one of a given size, and nested ones that reuse their points."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import numpy as np
 from ml.explain.estimator import FloatArray
 
 COARSEST = 3
-"""Intervals of the first nested rule: doubled four times they have 49 points."""
+"""Intervals of the first nested rule: after four doublings there are 49 points."""
 
 
 def gauss_legendre(points: int) -> tuple[FloatArray, FloatArray]:
-    """Points and weights, float64 [points] each: exact for polynomials up to the degree 2 · points − 1."""
+    """Points and weights, float64 [points] each: exact for polynomials up to degree 2 · points − 1."""
     at, weights = np.polynomial.legendre.leggauss(points)
     return (at + 1) / 2, weights / 2
 
@@ -19,8 +19,8 @@ def gauss_legendre(points: int) -> tuple[FloatArray, FloatArray]:
 def clenshaw_curtis(intervals: int) -> tuple[FloatArray, FloatArray]:
     """Points and weights, float64 [intervals + 1] each, both ends among the points (Clenshaw & Curtis 1960).
 
-    Every other point of a rule of twice the intervals is one of this rule's. Of smooth functions it is hardly less
-    exact than Gauss's and Legendre's of equal size (Trefethen 2008).
+    The rule with twice the intervals has all of its points. For smooth functions it is hardly less exact than the
+    Gauss-Legendre rule of equal size (Trefethen 2008).
     """
     place = np.arange(intervals + 1)
     angles = np.pi * place / intervals
@@ -33,7 +33,7 @@ def clenshaw_curtis(intervals: int) -> tuple[FloatArray, FloatArray]:
 
 
 def nested(max_points: int) -> list[int]:
-    """Intervals of the nested rules of at most `max_points`, the coarsest first; the first two are always there."""
+    """Intervals of the nested rules with at most `max_points`, the coarsest first; always at least two rules."""
     sizes = [COARSEST, 2 * COARSEST]
     while 2 * sizes[-1] + 1 <= max_points:
         sizes.append(2 * sizes[-1])

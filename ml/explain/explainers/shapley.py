@@ -1,9 +1,9 @@
-"""Shapley values as a regression on pairs of coalitions, and their exact enumeration.
+"""Shapley values as a regression on pairs of coalitions, and from all coalitions.
 
 Shapley values solve a weighted least-squares problem over all coalitions S but the empty and the whole one: v(S) fitted
 by v(∅) + Σ φᵢ over i in S, weight (d − 1) / [C(d, s) · s · (d − s)] for s = |S|, under the constraint that the values
 sum to v(N) − v(∅) (Charnes et al. 1988; Lundberg & Lee 2017). A coalition and its complement have equal weights, and
-their two equations amount to one on half of their difference, free of the constraint and of v(∅):
+their two equations can be replaced by one for half of their difference, without the constraint and v(∅):
 
     [v(S) − v(N∖S)] / 2 − (s/d − ½) (v(N) − v(∅)) = Σ zᵢ γᵢ,    zᵢ = 1[i ∈ S] − s/d,    φ = [v(N) − v(∅)] / d + γ.
 """
@@ -28,18 +28,19 @@ from ml.explain.estimator import (
     with_ends,
     with_rows,
 )
-from ml.explain.sampling.anytime import DEFAULT_SAMPLES, anytime, completeness_error, has_converged
+from ml.explain.sampling.anytime import anytime_from_ends
+from ml.explain.sampling.errors import completeness_error, has_converged
 from ml.explain.sampling.stopping import Stopping
 from ml.result import StopReason
 
-SINGULAR = 1e-10  # eigenvalues below this part of the largest are rounding
-_FREE = 1e-6  # the least part of a row's residual that is taken for its own
+_SINGULAR = 1e-10  # eigenvalues below this part of the largest are rounding errors
+_MIN_FREE = 1e-6  # the least value of 1 − leverage
 
 
 Regression = Callable[[FloatArray], tuple[FloatArray, FloatArray]]
-"""From pairs' differences, float64 [pairs], to gamma [features] and what each pair pulls it by, [pairs, features].
+"""From pairs' differences, float64 [pairs], to gamma [features] and each pair's influence on it, [pairs, features].
 
-The squares of the pulls sum to gamma's variance.
+The squares of the influences sum to the variance of gamma.
 """
 
 
@@ -48,8 +49,8 @@ class Pairs:
     """Pairs of a coalition and its complement, as rows of the regression.
 
     Attributes:
-        sizes: int64 [pairs], of the first of each pair.
-        share: of all features, how many are in it, float64 [pairs].
+        sizes: of the first coalition of each pair, int64 [pairs].
+        share: s/d above, float64 [pairs].
         design: z above, float64 [pairs, features].
     """
 
@@ -77,51 +78,55 @@ class Pairs:
         return differences
 
     def regression(self, weights: FloatArray) -> Regression:
-        """Weighted least squares, which hold for whatever is observed of these pairs; `weights` are float64 [pairs].
+        """Weighted least squares for any differences of these pairs; `weights` are float64 [pairs].
 
-        The pulls are those of White (1980), with residuals as in HC2 (MacKinnon & White 1985): HC3's are those of fits
-        without their own pair, and where pairs are few these miss by more than the fit does.
+        Influences are those of White (1980) with the residuals of HC2 (MacKinnon & White 1985). HC3 has the residuals
+        of fits without their own pair, which are too large where pairs are few.
         """
         weighted = self.design * weights[:, None]
-        # Σ zᵢ = 0 in every row, so that the matrix is singular by one at least; so is the solution's sum 0.
-        inverse = np.linalg.pinv(self.design.T @ weighted, rcond=SINGULAR, hermitian=True)
+        # Σ zᵢ = 0 in every row, so that the matrix is singular, and the solution sums to 0.
+        inverse = np.linalg.pinv(self.design.T @ weighted, rcond=_SINGULAR, hermitian=True)
         projector = weighted @ inverse  # [pairs, features]
         leverage = np.einsum("pf,pf->p", projector, self.design)
-        free = np.sqrt(np.maximum(1 - leverage, _FREE))
+        free = np.sqrt(np.maximum(1 - leverage, _MIN_FREE))
 
         def regress(differences: FloatArray) -> tuple[FloatArray, FloatArray]:
             gamma: FloatArray = differences @ projector
             residuals = (differences - self.design @ gamma) / free
-            pulls: FloatArray = projector * residuals[:, None]
-            return gamma, pulls
+            influences: FloatArray = projector * residuals[:, None]
+            return gamma, influences
 
         return regress
 
 
 def kernel(features: int) -> FloatArray:
-    """The Shapley kernel's share of all coalitions of each size 1..d−1 together, float64 [features − 1], sum 1."""
+    """The Shapley kernel's weight of all coalitions of each size 1..d−1 together, float64 [features − 1], sum 1."""
     sizes = np.arange(1, features)
     layer_weights = 1 / (sizes * (features - sizes))
     share: FloatArray = layer_weights / layer_weights.sum()
     return share
 
 
-def of_one_feature(ends: FloatArray) -> Estimate:
-    """The exact answer of a game with a single feature, from the values of the empty and the full coalition, [2]."""
-    return Estimate(np.diff(ends), np.zeros(1), converged=True, completeness_error=0.0)
+def of_one_feature(game: Game) -> Estimating:
+    """The exact Shapley value of a single feature."""
+    coalitions = empty_and_full(1)
+    values = yield from game(coalitions)
+    if not np.isfinite(values).all():
+        yield Estimate.nothing(1, StopReason.DURATION)
+        return
 
+    def estimate(values: FloatArray) -> Estimate:
+        return Estimate(np.diff(values), np.zeros(1), converged=True, completeness_error=0.0)
 
-def is_enumerable(features: int, budget: spec.Budget) -> bool:
-    """Whether all coalitions are within the budget, so that nothing has to be left to chance."""
-    return features < 63 and 2**features <= (budget.max_evaluations or DEFAULT_SAMPLES)
+    yield replace(with_rows(estimate, coalitions, values), stop=StopReason.COMPLETE)
 
 
 @dataclass(frozen=True)
 class EnumerationExplainer:
-    """Shapley values from all coalitions, which are asked for in random order.
+    """Shapley values from all coalitions, which are evaluated in random order.
 
-    So what is known when time runs out is a sample without replacement, with standard errors that shrink to 0 as it
-    becomes the whole.
+    So when time runs out there is a sample without replacement, whose standard errors shrink to 0 as it becomes
+    complete.
     """
 
     features: int
@@ -139,35 +144,32 @@ class EnumerationExplainer:
 
     def __call__(self, game: Game) -> Estimating:
         """Ask for the empty and the full coalition, then for the pairs between them."""
-        ends = yield from game(empty_and_full(self.features))
-        if not np.isfinite(ends).all():
-            yield Estimate.nothing(self.features, StopReason.DURATION)
-        elif self.features == 1:
-            yield replace(with_rows(of_one_feature, empty_and_full(1), ends), stop=StopReason.COMPLETE)
-        else:
-            yield from anytime(
-                game,
-                self._draws(),
-                lambda coalitions, values: self._estimate(coalitions, np.concatenate([ends, values.ravel()])),
-                rows=2,
-                blocks=self._pairs,
-                stopping=Stopping(self.budget.standard_error, enough=4 * self.features),
-                end=StopReason.COMPLETE,
-            )
+        if self.features == 1:
+            return of_one_feature(game)
+        return anytime_from_ends(
+            game,
+            self._draws(),
+            self._estimate,
+            nothing=Estimate.nothing(self.features),
+            rows=2,
+            blocks=self._pairs,
+            stopping=Stopping(self.budget.standard_error, enough=4 * self.features),
+            end=StopReason.COMPLETE,
+        )
 
     @property
     def _pairs(self) -> int:
         return self.max_evaluations // 2 - 1
 
     def _draws(self) -> Iterator[BoolArray]:
-        """Every pair once: the number of a pair's first coalition is its members in binary, the last one left out."""
+        """Every pair once, by its first coalition's number: the members in binary, without the last feature."""
         members = 1 << np.arange(self.features, dtype=np.int64)
         for number in np.random.default_rng(self.budget.seed).permutation(self._pairs) + 1:
             coalition = (number & members) > 0
             yield np.stack([coalition, ~coalition])
 
     def _estimate(self, coalitions: BoolArray, values: FloatArray) -> Estimate:
-        """From `coalitions` [pairs, 2, features], and the values of both ends and theirs, [2 + 2 · pairs]."""
+        """From `coalitions` [pairs, 2, features], and the values of the empty, the full and these, [2 + 2 · pairs]."""
         pairs = Pairs.of(coalitions)
         left_out = 1 - len(pairs) / self._pairs
         if left_out and len(pairs) < 2 * self.features:
@@ -177,10 +179,10 @@ class EnumerationExplainer:
 
         def estimate(values: FloatArray) -> Estimate:
             gain = float(values[1] - values[0])
-            gamma, pulls = regress(pairs.differences(values[2:].reshape(-1, 2), gain))
+            gamma, influences = regress(pairs.differences(values[2:].reshape(-1, 2), gain))
             attributions = gain / self.features + gamma
-            # The share that is left out is the sampling theory's correction for finite populations (Cochran 1977).
-            standard_errors = np.sqrt(left_out * (pulls**2).sum(axis=0))
+            # `left_out` is the correction for finite populations (Cochran 1977).
+            standard_errors = np.sqrt(left_out * (influences**2).sum(axis=0))
             return Estimate(
                 attributions=attributions,
                 standard_errors=standard_errors,

@@ -1,17 +1,17 @@
-"""Interactions among so many features that hardly any pair can matter: found first, then estimated.
+"""Interactions among many features, of which few pairs can matter: these are found first, and then estimated.
 
-Of some hundred features there are more pairs than samples. Where few of them matter, few samples tell which (sparse
+Several hundred features have more pairs than there are samples. If few pairs matter, few samples show which (sparse
 Fourier transforms: Kang et al. 2025; Butler et al. 2025). With a coalition as signs sᵢ (1 for present, −1 for absent),
-a game is a sum of products of signs, and if it is of order three,
+a game is a sum of products of signs. If it is of order three,
 
     v(S) = Σ aᵢ sᵢ + Σ bᵢⱼ sᵢ sⱼ + Σ cᵢⱼₖ sᵢ sⱼ sₖ + constant
 
-has Shapley values 2 aᵢ + ⅔ Σ cᵢⱼₖ and interaction indices 4 bᵢⱼ. Of a coalition and its complement, half of the sum has
-the pairs alone, and half of the difference all that pairs are nothing to.
+has Shapley values 2 aᵢ + ⅔ Σ cᵢⱼₖ and interaction indices 4 bᵢⱼ. Half of the sum of the values of a coalition and its
+complement depends on the pairs alone, and half of their difference on everything but the pairs.
 
-Pairs are found by orthogonal matching pursuit (Pati et al. 1993) over all of them, in either half of the samples, and
-estimated from the other half: what a search makes of chance has no part in the estimate, so its errors are those of
-least squares (Cox 1975).
+Pairs are found by orthogonal matching pursuit (Pati et al. 1993) over all pairs in one half of the samples, and
+estimated from the other half, and vice versa. The search does not bias the estimate, whose errors are those of least
+squares (Cox 1975).
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ from ml.explain.estimator import (
     FloatArray,
     Game,
     Pairwise,
-    empty_and_full,
     with_ends,
     with_rows,
 )
-from ml.explain.sampling.anytime import DEFAULT_SAMPLES, anytime, completeness_error, has_converged, stability
+from ml.explain.sampling.anytime import anytime_from_ends
+from ml.explain.sampling.draws import DEFAULT_SAMPLES
+from ml.explain.sampling.errors import completeness_error, has_converged, stability
 from ml.explain.sampling.stopping import Stopping
-from ml.result import StopReason
 
 MAX_FEATURES = 1024
 """523,776 pairs: seconds for each estimate."""
-_PER_FEATURE = 4  # evaluations, where the budget names none
-_PER_TERM = 4  # samples of a half for each term that may be found in it
+_PER_FEATURE = 4  # evaluations, if the budget does not limit them
+_PER_TERM = 4  # samples of a half for each term that is found in it
 _MIN_PAIRS = 32
-_ROUNDING = 1e-6  # what is left below this part of the values is none of theirs
+_ROUNDING = 1e-6  # residuals below this part of the values are rounding errors
 
 Terms = Sequence[tuple[int, ...]]
-"""Products of signs, each by its features in ascending order."""
+"""Products of signs, each given by its features in ascending order."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class SparseInteractionsExplainer:
 
     @property
     def max_evaluations(self) -> int:
-        """The empty and the full coalition and as many pairs of coalitions as the budget has room for."""
+        """The empty and the full coalition, and as many pairs of coalitions as the budget allows."""
         return 2 + 2 * self._pairs
 
     @property
@@ -69,14 +69,11 @@ class SparseInteractionsExplainer:
 
     def __call__(self, game: Game) -> Estimating:
         """Ask for the empty and the full coalition, then for pairs of coalitions."""
-        ends = yield from game(empty_and_full(self.features))
-        if not np.isfinite(ends).all():
-            yield self._nothing(StopReason.DURATION)
-            return
-        yield from anytime(
+        return anytime_from_ends(
             game,
             self._draw(),
-            lambda coalitions, values: self._estimate(coalitions, np.concatenate([ends, values.ravel()])),
+            self._estimate,
+            nothing=self._nothing(),
             rows=2,
             blocks=self._pairs,
             stopping=Stopping.of(self.budget, self.features, ranks=False),
@@ -94,11 +91,11 @@ class SparseInteractionsExplainer:
             coalition = random.random(self.features) < 0.5
             yield np.stack([coalition, ~coalition])
 
-    def _nothing(self, stop: StopReason | None = None) -> Estimate:
-        return replace(Estimate.nothing(self.features, stop), interactions=Pairwise.of_none())
+    def _nothing(self) -> Estimate:
+        return replace(Estimate.nothing(self.features), interactions=Pairwise.of_none())
 
     def _estimate(self, coalitions: BoolArray, values: FloatArray) -> Estimate:
-        """From `coalitions` [pairs, 2, features], and the values of both ends and theirs, [2 + 2 · pairs]."""
+        """From `coalitions` [pairs, 2, features], and the values of the empty, the full and these, [2 + 2 · pairs]."""
         if len(coalitions) < _MIN_PAIRS:
             return self._nothing()
         signs = np.where(coalitions[:, 0], 1.0, -1.0)
@@ -122,10 +119,10 @@ class SparseInteractionsExplainer:
         )
 
     def _joined(self, halves: Sequence[_Found], chosen: Terms, gain: float) -> Estimate:
-        """The mean of what either half says; of pairs, of those halves that were to look at them."""
+        """The mean of both halves' estimates; a pair's is over the halves that estimate it."""
         attributions = np.mean([half.attributions for half in halves], axis=0)
         variances = np.sum([half.variances for half in halves], axis=0) / len(halves) ** 2
-        attributions += (gain - attributions.sum()) / self.features  # what they sum to is known
+        attributions += (gain - attributions.sum()) / self.features  # their sum is known
         pairs, errors = np.zeros((2, len(chosen)))
         for index, pair in enumerate(chosen):
             estimates = [half.pairs[pair] for half in halves if pair in half.pairs]
@@ -142,10 +139,11 @@ class SparseInteractionsExplainer:
 
 @dataclass(frozen=True)
 class _Found:
-    """What a half of the samples tells of the terms that it was asked about.
+    """The estimates from half of the samples.
 
     Attributes:
-        attributions: Shapley values, [features], and their `variances`.
+        attributions: Shapley values, [features].
+        variances: of the attributions, [features].
         pairs: the interaction index of each pair, and its variance.
     """
 
@@ -156,7 +154,7 @@ class _Found:
 
 @dataclass(frozen=True)
 class Half:
-    """What a half of the samples points to: features, and those triples all of whose pairs are among `pairs`."""
+    """The terms that were found in half of the samples, and the triples all of whose pairs are among them."""
 
     singles: Terms
     pairs: Terms
@@ -164,7 +162,7 @@ class Half:
 
     @classmethod
     def of(cls, signs: FloatArray, odd: FloatArray, even: FloatArray) -> Half:
-        """From `signs` [n, features], and half of the difference and of the sum of each coalition's two values, [n]."""
+        """From `signs` [n, features], and half of the differences and sums of pairs' values, `odd` and `even` [n]."""
         pairs = pursue(signs, even - even.mean(), 2)
         known = set(pairs)
         members = sorted({feature for pair in pairs for feature in pair})
@@ -172,25 +170,25 @@ class Half:
         return cls(pursue(signs, odd, 1), pairs, triples[: len(signs) // (2 * _PER_TERM)])
 
     def estimator(self, signs: FloatArray) -> Callable[[FloatArray, FloatArray], _Found]:
-        """Estimates from other samples, of `signs` [n, features]: from their `odd` and `even` halves [n] of values."""
+        """The estimator on other samples with `signs` [n, features], from their `odd` and `even` values [n]."""
         n = len(signs)
         ones = np.ones((n, 1))
         of_odd = _LeastSquares(_columns(signs, [*self.singles, *self.triples]))
         of_even = _LeastSquares(np.hstack([ones, _columns(signs, self.pairs)]))
 
         def found(odd: FloatArray, even: FloatArray) -> _Found:
-            coefficients, pulls, residuals = of_odd(odd)
-            # Those that no search has pointed to: each by itself, from what the others leave.
+            coefficients, influences, residuals = of_odd(odd)
+            # Features that were not found: each by itself, from the residuals of the others.
             attributions = 2 * residuals @ signs / n
             own = 2 * (residuals - residuals.mean())[:, None] * signs / n
             for column, single in enumerate(self.singles):
-                attributions[single], own[:, single] = 2 * coefficients[column], 2 * pulls[:, [column]]
+                attributions[single], own[:, single] = 2 * coefficients[column], 2 * influences[:, [column]]
             for column, triple in enumerate(self.triples, start=len(self.singles)):
                 members = list(triple)
                 attributions[members] += 2 / 3 * coefficients[column]
-                own[:, members] += 2 / 3 * pulls[:, [column]]
-            coefficients, pulls, _ = of_even(even)
-            values, variances = 4 * coefficients[1:], 16 * (pulls[:, 1:] ** 2).sum(axis=0)
+                own[:, members] += 2 / 3 * influences[:, [column]]
+            coefficients, influences, _ = of_even(even)
+            values, variances = 4 * coefficients[1:], 16 * (influences[:, 1:] ** 2).sum(axis=0)
             numbers = zip(values.tolist(), variances.tolist(), strict=True)
             return _Found(attributions, (own**2).sum(axis=0), dict(zip(self.pairs, numbers, strict=True)))
 
@@ -198,9 +196,9 @@ class Half:
 
 
 def pursue(signs: FloatArray, values: FloatArray, order: int) -> list[tuple[int, ...]]:
-    """The features (of order 1) or pairs (of order 2) that `values` [n] are made of, as far as chance would not be.
+    """The features (order 1) or pairs (order 2) that `values` [n] depend on, the strongest first.
 
-    It ends where the next one is no more than the largest of as many that chance alone makes (Donoho & Johnstone 1994).
+    The search ends when the next one is no larger than the largest expected by chance (Donoho & Johnstone 1994).
     """
     n, features = signs.shape
     many = math.comb(features, order)
@@ -226,14 +224,14 @@ def _columns(signs: FloatArray, terms: Terms) -> FloatArray:
 
 
 def _fit(columns: FloatArray, values: FloatArray) -> FloatArray:
-    """Least squares with an intercept."""
+    """The values fitted by least squares with an intercept."""
     columns = np.hstack([np.ones((len(values), 1)), columns])
     fitted: FloatArray = columns @ np.linalg.lstsq(columns, values, rcond=None)[0]
     return fitted
 
 
 class _LeastSquares:
-    """Least squares on some columns [n, terms], with what each sample pulls the coefficients by (White 1980; HC2)."""
+    """Least squares on some columns [n, terms], with each sample's influence on the coefficients (White 1980; HC2)."""
 
     def __init__(self, columns: FloatArray) -> None:
         self._columns = columns
@@ -242,19 +240,19 @@ class _LeastSquares:
         self._free = np.sqrt(np.maximum(1 - leverage, 1e-6))
 
     def __call__(self, values: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Coefficients [terms], their pulls [n, terms], and residuals as if no sample had been fitted, [n]."""
+        """Coefficients [terms], influences on them [n, terms], and residuals divided by √(1 − leverage), [n]."""
         coefficients: FloatArray = self._inverse @ values
         residuals: FloatArray = (values - self._columns @ coefficients) / self._free
         return coefficients, self._inverse.T * residuals[:, None], residuals
 
 
 def _odd(values: FloatArray) -> FloatArray:
-    """Half of what each coalition's value is above its complement's, from those of the ends and of all pairs."""
+    """Half of the difference between each coalition's value and its complement's; `values` begin with the ends'."""
     odd: FloatArray = (values[2::2] - values[3::2]) / 2
     return odd
 
 
 def _even(values: FloatArray) -> FloatArray:
-    """The mean of each coalition's value and its complement's."""
+    """Half of the sum of each coalition's value and its complement's."""
     even: FloatArray = (values[2::2] + values[3::2]) / 2
     return even

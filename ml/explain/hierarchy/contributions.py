@@ -1,9 +1,9 @@
-"""What the parts of a text contribute, as differences of the values of two coalitions each: left out alone, or Owen's.
+"""What the parts of a text contribute: the loss when each is left out alone, or Owen values.
 
 An order that keeps every part together is an order of the children at each node. A part's Owen value is its mean
 contribution over such orders (Owen 1977 for one level, Winter 1989 for many). So the values of a node's children sum to
-its own, and none depends on what is in a part that was not looked into: what comes before a child are some of its
-siblings and whatever comes before its parent.
+its own, and do not depend on the parts of parts that were not looked into: before a child there are some of its
+siblings, and everything before its parent.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from ml.explain.estimator import BoolArray, FloatArray, Game, IntArray, empty_an
 from ml.explain.hierarchy.tree import Node
 
 EMPTY, FULL = 0, 1
-"""The numbers of the empty and the full coalition."""
+"""The indices of the empty and the full coalition."""
 
 
 class Asked:
-    """Coalitions that a game was asked for or will be, each once, by their numbers.
+    """The coalitions that a game is asked for, each once, with an index.
 
     Attributes:
-        values: of the coalitions, in their order, float64 [n]; NaN for those not answered.
+        values: of the coalitions so far, float64 [n]; NaN for those without an answer.
     """
 
     def __init__(self, features: int) -> None:
@@ -41,11 +41,11 @@ class Asked:
 
     @property
     def coalitions(self) -> BoolArray:
-        """All of them, bool [n, features]."""
+        """All coalitions, bool [n, features]."""
         return np.array(self._coalitions)
 
     def numbers(self, coalitions: BoolArray) -> IntArray:
-        """The numbers of `coalitions` [..., features], int64 [...], from now on asked for."""
+        """The indices of `coalitions` [..., features], int64 [...]; new ones will be asked for."""
         found = np.empty(coalitions.shape[:-1], dtype=np.int64)
         for place in np.ndindex(found.shape):
             key = np.packbits(coalitions[place]).tobytes()
@@ -55,7 +55,7 @@ class Asked:
         return found
 
     def answer(self, game: Game) -> Generator[None, None, bool]:
-        """Ask `game` for the values that are not known. Returns whether all are known then."""
+        """Ask `game` for the values of new coalitions. Returns whether all values are known."""
         new = self._coalitions[len(self.values) :]
         if new:
             answers = yield from game(np.array(new))
@@ -65,11 +65,11 @@ class Asked:
 
 @dataclass(frozen=True)
 class Contribution:
-    """What a part adds: the mean of v(after) − v(before), over coalitions by their numbers.
+    """What a part adds: the mean of v(after) − v(before).
 
     Attributes:
-        after, before: int64 [n].
-        shares: of each difference in the mean, float64 [n]; None where they are a sample, of pairs one behind another.
+        after, before: indices of coalitions, int64 [n].
+        shares: weights of the differences, float64 [n]; None for a sample of pairs, each pair next to each other.
     """
 
     after: IntArray
@@ -77,34 +77,34 @@ class Contribution:
     shares: FloatArray | None = None
 
     def value(self, values: FloatArray) -> float:
-        """The mean."""
+        """The mean difference."""
         if self.shares is None:
             return float(self.of_pairs(values).mean())
         return float(self.shares @ (values[self.after] - values[self.before]))
 
     def of_pairs(self, values: FloatArray) -> FloatArray:
-        """Of each pair of a sample, its mean, float64 [pairs]."""
+        """The mean difference of each pair of a sample, float64 [pairs]."""
         return np.asarray((values[self.after] - values[self.before]).reshape(-1, 2).mean(axis=1))
 
 
 WHOLE = Contribution(np.array([FULL]), np.array([EMPTY]), np.ones(1))
-"""Of the whole text."""
+"""The whole text's contribution."""
 
 
-class Way(Protocol):
-    """How the value of a part is found."""
+class Search(Protocol):
+    """A definition of parts' values, and the coalitions that these take."""
 
     def cost(self, node: Node) -> int:
-        """The most coalitions that looking into a node asks for."""
+        """The most coalitions that looking into a node takes."""
         ...
 
     def look_into(self, node: Node) -> dict[Node, Contribution]:
-        """What the children contribute, and perhaps other known parts; the coalitions are asked for."""
+        """The contributions of the children, and perhaps of other known parts; adds their coalitions to `Asked`."""
         ...
 
 
 class LeaveOneOut:
-    """What falls when a part alone is left out."""
+    """The loss when a part alone is left out."""
 
     def __init__(self, asked: Asked) -> None:
         self._asked = asked
@@ -114,29 +114,29 @@ class LeaveOneOut:
         return len(node.children)
 
     def look_into(self, node: Node) -> dict[Node, Contribution]:
-        """See `Way`."""
+        """See `Search`."""
         return {child: self.without([child]) for child in node.children}
 
     def without(self, nodes: list[Node]) -> Contribution:
-        """What falls when several parts are left out together."""
+        """The loss when several parts are left out together."""
         left_out = np.any([node.members(self._asked.features) for node in nodes], axis=0)
         return Contribution(np.array([FULL]), self._asked.numbers(~left_out[None]), np.ones(1))
 
 
 class ExactOwen:
-    """All orders at once, by what may come before a node, each with the share of orders in which it does."""
+    """All orders at once: for each node, what may come before it, with the share of such orders."""
 
     def __init__(self, asked: Asked, root: Node) -> None:
         self._asked = asked
         self._before = {root: (np.zeros((1, asked.features), dtype=np.bool_), np.ones(1))}
 
     def cost(self, node: Node) -> int:
-        """All that some of the children can be behind all that may come before."""
+        """Every set of children after everything that may come before."""
         befores = len(self._before[node][1])
         return befores * ((1 << len(node.children)) - 2)
 
     def look_into(self, node: Node) -> dict[Node, Contribution]:
-        """See `Way`."""
+        """See `Search`."""
         before, shares = self._before.pop(node)
         count, features = len(node.children), self._asked.features
         members = np.array([child.members(features) for child in node.children])
@@ -154,7 +154,7 @@ class ExactOwen:
 
 
 def owen_coalitions(root: Node) -> int:
-    """How many coalitions the exact Owen values of a tree's leaves ask for, the empty and the full one among them."""
+    """How many coalitions exact Owen values of a tree's leaves take, with the empty and the full one."""
 
     def within(node: Node, befores: int) -> int:
         count = len(node.children)
@@ -168,11 +168,11 @@ def owen_coalitions(root: Node) -> int:
 class SampledOwen:
     """Random orders in pairs of one and its reverse, whose mean varies less (Mitchell et al. 2022).
 
-    A node that is looked into late is put in order within all orders drawn by then: in every single one of them the
-    children's contributions sum to the node's.
+    A node that is looked into later is ordered within all orders drawn before, so that in each of them the children's
+    contributions sum to the node's.
 
     Attributes:
-        pairs: how many were drawn.
+        pairs: the number of pairs drawn.
     """
 
     def __init__(self, asked: Asked, root: Node, seed: int) -> None:
@@ -184,26 +184,26 @@ class SampledOwen:
         self._looked_into: list[Node] = []
 
     def cost(self, node: Node) -> int:
-        """What is between the ends of a node in each order."""
+        """The coalitions between the start and the end of a node, in each order."""
         return 2 * self.pairs * (len(node.children) - 1)
 
     @property
     def drawn(self) -> int:
-        """How many coalitions were drawn, those that came more than once counted each time."""
+        """The number of coalitions drawn, where repeated ones count each time."""
         return self.pairs * self.pair_cost
 
     @property
     def pair_cost(self) -> int:
-        """The most coalitions that a further pair of orders asks for."""
+        """The most coalitions that another pair of orders takes."""
         return 2 * sum(len(node.children) - 1 for node in self._looked_into)
 
     def draw(self, pairs: int) -> dict[Node, Contribution]:
-        """Draw so many pairs more. Returns the contributions of all parts that are known."""
+        """Draw so many more pairs. Returns the contributions of all known parts."""
         self.pairs += pairs
         return self._contributions()
 
     def look_into(self, node: Node) -> dict[Node, Contribution]:
-        """See `Way`."""
+        """See `Search`."""
         self._looked_into.append(node)
         return self._contributions()
 
@@ -221,7 +221,7 @@ class SampledOwen:
         return found
 
     def _ranks(self, node: Node) -> IntArray:
-        """The place of each child in each order, int64 [2 · pairs, children]."""
+        """The rank of each child in each order, int64 [2 · pairs, children]."""
         count = len(node.children)
         streams = ([self._seed, 2, pair, self._numbers[node]] for pair in range(self.pairs))
         ranks = np.array([np.random.default_rng(stream).permutation(count) for stream in streams])

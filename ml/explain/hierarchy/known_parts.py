@@ -1,4 +1,4 @@
-"""What is known of a text's parts while a method goes from coarse to fine, and the estimate that it makes."""
+"""The known parts of a text while a method goes from coarse to fine, and the estimate from them."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from ml import spec
 from ml.explain.estimator import Estimate, FloatArray, with_rows
 from ml.explain.hierarchy.contributions import WHOLE, Asked, Contribution
 from ml.explain.hierarchy.tree import Node
-from ml.explain.sampling.anytime import completeness_error, has_converged, moderated, stability
+from ml.explain.sampling.errors import completeness_error, has_converged, moderated, stability
 from ml.result import Hierarchy, HierarchyNode
 from ml.spec import NodeValue
 
 _SURE = 2
-"""Standard errors that a value has to be away from 0 to be more than noise."""
+"""Standard errors by which a value has to differ from 0 to count."""
 
 
 class KnownParts:
     """A tree that grows at its ends: the parts that were looked into, and their children.
 
     Attributes:
-        asked: the coalitions whose values all is made of.
-        values, standard_errors: of the parts that are known, below the whole text.
-        rest: what all that seems to carry little contributes together; None while that is not known.
+        asked: the coalitions, and their values.
+        values, standard_errors: of the known parts below the whole text.
+        rest: what the parts that seem to carry little contribute together; None as long as it is unknown.
     """
 
     def __init__(self, root: Node, method: spec.Hierarchical, limit: float | None) -> None:
-        """Begin with the whole text alone; `limit` is the standard error to come below, if any."""
+        """Begin with the whole text alone; `limit` is the standard error that is asked for, if any."""
         self.asked = Asked(len(root))
         self.values: dict[Node, float] = {}
         self.standard_errors: dict[Node, float] = {}
@@ -40,20 +40,20 @@ class KnownParts:
         self._contributions: dict[Node, Contribution] = {root: WHOLE}
 
     def add(self, contributions: Mapping[Node, Contribution]) -> None:
-        """Take in what parts contribute, whose coalitions are answered."""
+        """Add contributions, whose coalitions have values."""
         self._contributions.update(contributions)
-        values, errors, _ = _reckoned(list(contributions.values()), self.asked.values)
+        values, errors, _ = _evaluated(list(contributions.values()), self.asked.values)
         self.values.update(zip(contributions, values.tolist(), strict=True))
         self.standard_errors.update(zip(contributions, errors.tolist(), strict=True))
 
     @property
-    def least(self) -> float:
-        """The size of a value from which on its part is looked into."""
+    def threshold(self) -> float:
+        """The size of a value from which its part is looked into."""
         return self._method.threshold * max(map(abs, self.values.values()), default=0.0)
 
     @property
     def largest_error(self) -> float:
-        """The largest standard error of an end."""
+        """The largest standard error of a part at the end of the tree."""
         return max((self.standard_errors[node] for node in self._ends()), default=0.0)
 
     def candidates(self) -> list[Node]:
@@ -62,18 +62,18 @@ class KnownParts:
         return sorted(found, key=lambda node: -abs(self.values[node]))
 
     def little(self) -> list[Node]:
-        """What seems to carry little: parts that were not looked into, and leaves of no more than the threshold."""
-        return [node for node in self._ends() if node.children or abs(self.values[node]) <= self.least]
+        """The parts that seem to carry little: those not looked into, and leaves up to the threshold."""
+        return [node for node in self._ends() if node.children or abs(self.values[node]) <= self.threshold]
 
     def estimate(self) -> Estimate:
-        """What is known of the features. Where a part was not looked into, each has an equal share of its value."""
+        """The estimate for features. Those of a part that was not looked into have equal shares of its value."""
         nodes = [node for node in self._root if node in self._contributions]
         contributions = [self._contributions[node] for node in nodes]
         ends = [index for index, node in enumerate(nodes) if not self._looked_into(node)]
         sizes = np.array([len(nodes[index]) for index in ends])
 
         def estimate(values: FloatArray) -> Estimate:
-            found, errors, freedom = _reckoned(contributions, values)
+            found, errors, freedom = _evaluated(contributions, values)
             return Estimate(
                 attributions=np.repeat(found[ends] / sizes, sizes),
                 standard_errors=np.repeat(np.where(sizes == 1, errors[ends], np.inf), sizes),
@@ -81,7 +81,7 @@ class KnownParts:
             )
 
         found = with_rows(estimate, self.asked.coalitions, self.asked.values)
-        values, errors, _ = _reckoned(contributions, self.asked.values)
+        values, errors, _ = _evaluated(contributions, self.asked.values)
         precise = not errors.any() or has_converged(values[ends], errors[ends], self._limit)
         sums = self._method.node_value is NodeValue.OWEN
         return replace(
@@ -93,7 +93,7 @@ class KnownParts:
         )
 
     def _stability(self, ends: Sequence[Contribution]) -> float | None:
-        """Correlation between the values of the ends in two halves of the orders, where there are any."""
+        """Correlation between the values of the ends in two halves of the orders; None without random orders."""
         if any(each.shares is not None for each in ends):
             return None
         pairs = np.array([each.of_pairs(self.asked.values) for each in ends])
@@ -133,18 +133,18 @@ class KnownParts:
         )
 
     def _ends(self) -> list[Node]:
-        """The parts whose children are not known: leaves, and what was not looked into."""
+        """The known parts without known children: leaves, and parts that were not looked into."""
         return [node for node in self._root if node in self.values and not self._looked_into(node)]
 
     def _looked_into(self, node: Node) -> bool:
         return bool(node.children) and node.children[0] in self._contributions
 
     def _stands_out(self, node: Node) -> bool:
-        return abs(self.values[node]) >= max(self.least, _SURE * self.standard_errors[node])
+        return abs(self.values[node]) >= max(self.threshold, _SURE * self.standard_errors[node])
 
 
-def _reckoned(contributions: Sequence[Contribution], values: FloatArray) -> tuple[FloatArray, FloatArray, float]:
-    """What parts contribute, with standard errors, float64 [parts] both, and the errors' degrees of freedom."""
+def _evaluated(contributions: Sequence[Contribution], values: FloatArray) -> tuple[FloatArray, FloatArray, float]:
+    """The values of parts and their standard errors, float64 [parts] each, and the errors' degrees of freedom."""
     found = np.array([each.value(values) for each in contributions])
     errors, freedom = np.zeros(len(found)), np.inf
     sampled = [index for index, each in enumerate(contributions) if each.shares is None]

@@ -1,7 +1,7 @@
 """The hierarchy of a text: the tree of its sections, paragraphs, sentences and features.
 
-A part is a stretch of neighbouring features. A level at which a part would have one child is skipped, and where it
-would have many there are groups of neighbours between, so that coarse-to-fine works on a text without paragraphs too.
+A part is a run of neighbouring features. Levels at which a part would have a single child are skipped. Many children
+are put into groups of neighbours, so that coarse-to-fine works on a text without paragraphs too.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ml.result import NodeLevel
 from ml.spec import Span, Unit
 
 MAX_CHILDREN = 4
-"""What is found by few evaluations is found where parts are cut into few: see `benchmarks.hierarchical`."""
+"""Few children per part take the fewest evaluations; see `benchmarks.hierarchical`."""
 
 _RANKS = range(1, 7)
 _BLANK_LINE = re.compile(r"(?:\r\n|\r|\n)[^\S\r\n]*(?:\r\n|\r|\n)\s*\Z")
@@ -33,9 +33,9 @@ _LEAVES = {Unit.TOKEN: NodeLevel.TOKEN, Unit.WORD: NodeLevel.WORD, Unit.SENTENCE
 
 @dataclass(frozen=True, eq=False)
 class Node:
-    """A part of a text: the features from `start` up to `stop`, and the parts that it is made of, none for a leaf.
+    """A part of a text: the features from `start` up to `stop`, its span in the text, and its own parts, if any.
 
-    `span` is where it stands in the text. Nodes are equal where they are the same one.
+    Nodes are equal if they are the same object.
     """
 
     level: NodeLevel
@@ -45,11 +45,11 @@ class Node:
     children: tuple[Node, ...] = ()
 
     def __len__(self) -> int:
-        """How many features it has."""
+        """The number of features."""
         return self.stop - self.start
 
     def __iter__(self) -> Iterator[Node]:
-        """Itself and all that is in it, in the text's order, each part before what is in it."""
+        """The node and all parts in it, in the order of the text, each part before its own parts."""
         yield self
         for child in self.children:
             yield from child
@@ -69,11 +69,11 @@ def hierarchy(encoding: Encoding, features: Sequence[Feature], asked: spec.Featu
 
 
 def tree(levels: Sequence[tuple[NodeLevel, Sequence[int]]], spans: Sequence[Span], leaf: NodeLevel) -> Node:
-    """The tree over features that stand at `spans`.
+    """The tree over features at `spans`.
 
     Args:
-        levels: from coarse to fine, each with the number of the part that holds each feature; parts of a finer level
-            do not reach over the end of a coarser one's.
+        levels: from coarse to fine, each with the number of each feature's part; the parts of a finer level are within
+            those of the coarser ones.
         leaf: the level of the features themselves.
     """
     leaves = [Node(leaf, at, at + 1, span) for at, span in enumerate(spans)]
@@ -91,7 +91,7 @@ def tree(levels: Sequence[tuple[NodeLevel, Sequence[int]]], spans: Sequence[Span
 
 
 def _grouped(level: NodeLevel, children: Sequence[Node]) -> Node:
-    """A node with these children, or with groups of them where they are many."""
+    """A node with these children, or with groups of them if there are many."""
     depth = 1
     while MAX_CHILDREN**depth < len(children):
         depth += 1
@@ -110,7 +110,7 @@ def _above(level: NodeLevel, children: Sequence[Node]) -> Node:
 
 
 def _levels(encoding: Encoding) -> Iterator[tuple[NodeLevel, list[int]]]:
-    """Where the parts of each level start, ascending, from coarse to fine; each level has the starts of those above."""
+    """The starts of each level's parts, ascending, from coarse to fine; a level includes those of the levels above."""
     text, found = encoding.text, {start for start, _ in encoding.editable}
     yield NodeLevel.MESSAGE, sorted(found)
     cut = [_moved(block, start) for start, end in encoding.editable for block in blocks(text[start:end])]

@@ -1,1 +1,1 @@
-"""What explainers that sample share: growing batches, when to stop, standard errors and surrogates."""
+"""What explainers that sample share: growing batches, when to stop, standard errors, and surrogates."""

@@ -1,4 +1,4 @@
-"""How many standard errors a 95 % confidence interval reaches to either side."""
+"""Half the width of a 95 % confidence interval, in standard errors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TERMS = (
 def two_sided_95(freedom: float) -> float:
     """The 97.5 % quantile of Student's t with `freedom` degrees, a whole number from 1, or infinity for the normal's.
 
-    Within 0.2 % of the true one for 3 degrees, and much closer for more.
+    Within 0.2 % for 3 degrees of freedom, and much closer for more.
     """
     if freedom in _FEW:
         return _FEW[int(freedom)]

@@ -1,12 +1,12 @@
-"""When a sampling method knows enough.
+"""When to stop sampling.
 
-Who asks for a standard error gets it, and who asks for a number of evaluations gets as many. Without either, sampling
-ends once the largest attributions are settled: their signs, and their order among themselves and before all others, are
-further apart than their errors reach, or known so well that what is left makes no difference.
+A budget with a standard error or a number of evaluations decides by itself. Without either, sampling ends once the
+largest attributions are ranked: their signs, and their order among themselves and before all others, are certain beyond
+their errors, or so precise that the rest makes no difference.
 
-To stop where errors look small favours errors that look smaller than they are. So there are few looks, at an eighth, a
-quarter and half of the most evaluations; by then an error is known within a tenth. Each comparison has to hold by three
-standard errors: of some fifteen in three looks, one is wrong in about one explanation of ten at worst.
+Stopping when errors look small favours errors that look smaller than they are. So there are only three checks, at an
+eighth, a quarter and half of the most evaluations, when errors are known within a tenth. Each comparison has to hold by
+three standard errors: of some fifteen in three checks, one is wrong in about one explanation of ten at worst.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from ml.result import StopReason
 from ml.spec import Budget
 
 TOP = 5
-"""Attributions that have to be settled, the largest ones."""
+"""How many of the largest attributions have to be ranked."""
 _REACH = 3.0
 """Standard errors that a difference must exceed."""
 _ALIKE = 0.05
-"""Of the largest attribution: what is known as well as this needs no order."""
+"""Errors below this part of the largest attribution need no order."""
 _LOOKS = (1 / 8, 1 / 4, 1 / 2)
-"""Of the most blocks: when to look whether they are ranked."""
+"""Parts of the most blocks at which to check the ranking."""
 
 
 @dataclass(frozen=True)
 class Stopping:
-    """When to stop before all blocks of a sample are there.
+    """When to stop before all blocks are sampled.
 
     Attributes:
-        limit: the standard error that all have to be below; None for none.
-        ranks: whether the largest attributions' order ends it.
-        enough: blocks before which no error is believed.
+        limit: the standard error that all have to fall below, if any.
+        ranks: whether to stop once the largest attributions are ranked.
+        enough: blocks from which on errors are believed.
     """
 
     limit: float | None = None
@@ -46,16 +46,16 @@ class Stopping:
 
     @classmethod
     def of(cls, budget: Budget, enough: int, *, ranks: bool = True) -> Stopping:
-        """As a budget asks for it. `ranks` is False where all blocks tell the whole truth."""
+        """As a budget asks for it. `ranks` is False where all blocks would give the exact answer."""
         asked = budget.max_evaluations is not None or budget.standard_error is not None
         return cls(budget.standard_error, ranks and not asked, enough)
 
     def looks(self, max_blocks: int) -> list[int]:
-        """Numbers of blocks, of `max_blocks`, after which to look whether they are ranked."""
+        """Numbers of blocks, of `max_blocks`, at which to check the ranking."""
         return [max(math.ceil(share * max_blocks), self.enough) for share in _LOOKS] if self.ranks else []
 
     def reason(self, found: Estimate, now: int, max_blocks: int) -> StopReason | None:
-        """Why to stop with an estimate `found` of `now` blocks of `max_blocks`; None to go on."""
+        """Why to stop with an estimate `found` from `now` blocks of `max_blocks`; None to go on."""
         if now < min(self.enough, max_blocks):
             return None
         if self.limit is not None and float(found.standard_errors.max()) < self.limit:
@@ -64,7 +64,7 @@ class Stopping:
 
 
 def is_ranked(found: Estimate) -> bool:
-    """Whether signs and order of the largest attributions are known."""
+    """Whether the signs and the order of the largest attributions are certain."""
     order = np.argsort(-np.abs(found.attributions), kind="stable")
     values, errors = found.attributions[order], found.standard_errors[order]
     sizes, top = np.abs(values), slice(0, TOP)

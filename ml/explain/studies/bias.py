@@ -1,9 +1,9 @@
-"""Bias probes: does the value change when a word of one group takes the place of another's?
+"""Bias probes: does the value change when the word of one group is replaced by another group's?
 
-Each pair is a template with a word of one group and with the word of the other group at the same place of its list. The
-mean of their differences stands for other templates and words like these; so pairs that share a template, or a place,
-are no independent evidence, and its variance is that of two-way clusters (Cameron, Gelbach & Miller 2011, "Robust
-inference with multiway clustering"): Var = Var by template + Var by place − Var by pair.
+A pair is a template with a word of one group, and with the word at the same index of the other group. The mean
+difference is meant to hold for other templates and words like these. So pairs with a common template or index are not
+independent, and the variance is that of two-way clusters (Cameron, Gelbach & Miller 2011, "Robust inference with
+multiway clustering"): Var = Var by template + Var by index − Var by pair.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _MIN_PAIRS = 6
 
 @dataclass(frozen=True)
 class BiasProbeExplainer:
-    """Exact values of all texts; the differences' errors are those of having asked for no more templates and words."""
+    """Exact values of all texts; the errors of the differences are due to the choice of templates and words."""
 
     probe: BiasProbe
     seed: int
@@ -35,7 +35,7 @@ class BiasProbeExplainer:
 
     @property
     def blocks(self) -> IntArray:
-        """A pair of template and place among the words: its text of each group."""
+        """A block for each template and word index: its texts of all groups."""
         pairs, groups = len(self.probe.templates) * self.probe.words, len(self.probe.groups)
         texts = np.arange(pairs * groups, dtype=np.int64).reshape(pairs, groups)
         return texts[np.random.default_rng(self.seed).permutation(pairs)]
@@ -52,19 +52,19 @@ class BiasProbeExplainer:
         return BiasProbeResult(tuple(differences)) if differences else None
 
     def doubts(self) -> Iterator[Reason]:
-        """Too few templates or words to tell of others."""
+        """Too few templates or words to generalize."""
         templates, words = len(self.probe.templates), self.probe.words
         if templates * words == 1:
             yield Verdict.NOT_TRUSTED, "A difference rests on a single pair of words in a single template."
         elif templates == 1 or words == 1:
             of, more = ("template", "words") if templates == 1 else ("word of each group", "templates")
-            yield Verdict.CAUTION, f"The differences speak of one {of} only, however many {more} there are."
+            yield Verdict.CAUTION, f"The differences hold for one {of} only, however many {more} there are."
         elif templates * words < _MIN_PAIRS:
-            yield Verdict.CAUTION, f"The differences rest on {templates * words} pairs only; more would tell more."
+            yield Verdict.CAUTION, f"The differences rest on {templates * words} pairs only; add templates or words."
 
 
 def _difference(first: str, second: str, pairs: FloatArray) -> GroupDifference | None:
-    """What two groups differ by, from `pairs` [templates, words]; None where no pair is known."""
+    """The difference of two groups, from the differences of `pairs` [templates, words]; None if none is known."""
     known = np.isfinite(pairs)
     if not known.any():
         return None
@@ -78,10 +78,10 @@ def _difference(first: str, second: str, pairs: FloatArray) -> GroupDifference |
 def clustered_mean(cells: FloatArray) -> tuple[float, float, int]:
     """Mean of `cells` [rows, columns], NaN where unknown, with its standard error and their degrees of freedom.
 
-    Rows and columns are clusters, each kind where there are at least two of it: one says nothing of others. A variance
-    by rows, by columns or by cells comes with G / (G − 1) of its G clusters; the degrees of freedom are those of the
-    fewest. The difference of variances may come out too small, even negative, and then the larger of the two by
-    clusters stands. The error is infinite for a single cell.
+    Rows are clusters if there are at least two, and so are columns. The variances by rows, columns and cells are scaled
+    by G / (G − 1) for G clusters; the degrees of freedom are those of the fewest. As their combination may be too
+    small, even negative, the variance is at least the larger one of rows and columns. The error is infinite for a
+    single cell.
     """
     known = np.isfinite(cells)
     count = int(known.sum())
@@ -97,5 +97,5 @@ def clustered_mean(cells: FloatArray) -> tuple[float, float, int]:
 
 
 def _variance(sums: FloatArray) -> float:
-    """Of the sum of the clusters' `sums`, whose own sum is 0."""
+    """The variance of the total of the clusters' `sums`, which is 0."""
     return len(sums) / (len(sums) - 1) * float(sums @ sums)

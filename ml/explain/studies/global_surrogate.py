@@ -1,4 +1,4 @@
-"""A global surrogate: from which words are present in a prompt to the model's value, fitted over many prompts."""
+"""A global surrogate: predicts the model's value from the words of a prompt, fitted to many prompts."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import numpy as np
 from ml import spec
 from ml.explain.estimator import FloatArray, IntArray
 from ml.explain.numbers import known
-from ml.explain.sampling import surrogates
-from ml.explain.sampling.surrogates import Fit
+from ml.explain.sampling.surrogates import DecisionTree, Fit, Ridge, r_squared
 from ml.explain.target import unit
 from ml.explain.text.units import words
 from ml.explain.trust.verdict import Reason
@@ -20,30 +19,30 @@ from ml.result import AttributionUnit, GlobalSurrogateResult, Verdict, WordCoeff
 from ml.spec import Scale, Span, SurrogateKind
 
 MAX_WORDS = 2000
-"""The most frequent ones have a coefficient."""
+"""The most words with a coefficient, the most frequent ones."""
 _MIN_PROMPTS = 2
-"""In which a word must be, to tell its effect from its one prompt's."""
+"""The fewest prompts with a word: with one, its effect cannot be told from the prompt's."""
 _MIN_HELD_OUT = 10
 _ALPHAS = np.logspace(-2, 4, 25)
 
 
 def bag(text: str, regions: Sequence[Span]) -> frozenset[str]:
-    """The words in some regions of a text, in lower case."""
+    """The words in regions of a text, in lower case."""
     parts = [text[start:end] for start, end in regions]
     return frozenset(part[start:end].casefold() for part in parts for start, end in words(part))
 
 
 def held_out(prompts: int, share: float) -> int:
-    """How many of some prompts test the fit: at least two, as a single value varies around nothing, and not all."""
+    """How many of the prompts test the fit: at least two, as a single value has no variance, and not all."""
     return min(max(2, round(share * prompts)), prompts - 2)
 
 
 @dataclass(frozen=True)
 class GlobalSurrogateExplainer:
-    """Fits a ridge or a tree to the values of most prompts, and tries it on the others.
+    """Fits a ridge or a tree to the values of most prompts, and tests it on the others.
 
-    The ridge's penalty is the one, of 25 from 0.01 to 10,000, that predicts each prompt best from the others (leave-
-    one-out). Prompts are held out before anything is known of their values.
+    The ridge's penalty is chosen from 25 between 0.01 and 10,000 by leave-one-out cross-validation. The prompts to hold
+    out are drawn before any value is known.
     """
 
     method: spec.GlobalSurrogate
@@ -56,11 +55,11 @@ class GlobalSurrogateExplainer:
 
     @property
     def blocks(self) -> IntArray:
-        """Each prompt by itself."""
+        """A block for each prompt."""
         return np.random.default_rng([self.seed, 1]).permutation(len(self.bags))[:, None]
 
     def find(self, values: FloatArray) -> GlobalSurrogateResult | None:
-        """The surrogate of the prompts whose values are known; None where these are few, or have no word in common."""
+        """The surrogate of the prompts with known values; None if these are few, or have no word in common."""
         given = np.isfinite(values)
         if given.sum() < spec.MIN_PROMPTS:
             return None
@@ -81,7 +80,7 @@ class GlobalSurrogateExplainer:
         )
         return GlobalSurrogateResult(
             surrogate=replace(fit.surrogate, nodes=nodes),
-            held_out_r_squared=surrogates.r_squared(values[held], predicted, np.ones(len(held))),
+            held_out_r_squared=r_squared(values[held], predicted, np.ones(len(held))),
             coefficients=tuple(
                 WordCoefficient(vocabulary[i], float(fit.attributions[i]), known(float(fit.standard_errors[i])))
                 for i in ranked
@@ -100,14 +99,15 @@ class GlobalSurrogateExplainer:
     def _fit(self, samples: FloatArray, values: FloatArray) -> Fit:
         weights = np.ones(len(values))
         if self.method.surrogate is SurrogateKind.DECISION_TREE:
-            return surrogates.decision_tree(self.method.max_depth or spec.DEFAULT_DEPTH, samples, values, weights)
+            return DecisionTree(self.method.max_depth or spec.DEFAULT_DEPTH, samples, weights)(values)
         from sklearn.linear_model import RidgeCV  # noqa: PLC0415 - takes a second to import
 
-        return surrogates.ridge(float(RidgeCV(_ALPHAS).fit(samples, values).alpha_), samples, values, weights)
+        alpha = float(RidgeCV(_ALPHAS).fit(samples, values).alpha_)
+        return Ridge(alpha, samples, weights)(values)
 
 
 def predict(fit: Fit, samples: FloatArray) -> FloatArray:
-    """What a fitted ridge or tree predicts for `samples` [n, words] of 0 and 1. Returns [n]."""
+    """Predictions of a fitted ridge or tree for `samples` [n, words] of 0 and 1, [n]."""
     nodes = fit.surrogate.nodes
     if not nodes:
         return samples @ fit.attributions + (fit.surrogate.intercept or 0.0)
@@ -121,14 +121,14 @@ def predict(fit: Fit, samples: FloatArray) -> FloatArray:
 
 
 def _vocabulary(bags: Sequence[frozenset[str]]) -> list[str]:
-    """The words that some of the prompts have, the most frequent first."""
+    """The words that several of the prompts have, but not all, the most frequent first."""
     counts = Counter(word for each in bags for word in each)
     some = [(count, word) for word, count in counts.items() if _MIN_PROMPTS <= count < len(bags)]
     return [word for _, word in sorted(some, key=lambda each: (-each[0], each[1]))[:MAX_WORDS]]
 
 
 def _presence(bags: Sequence[frozenset[str]], vocabulary: Sequence[str], rows: Sequence[int]) -> FloatArray:
-    """Which words of `vocabulary` are in the prompts `rows`, float64 [rows, words] of 0 and 1."""
+    """Which words of `vocabulary` the prompts `rows` have, float64 [rows, words] of 0 and 1."""
     columns = {word: column for column, word in enumerate(vocabulary)}
     present = np.zeros((len(rows), len(vocabulary)))
     for row, index in enumerate(rows):
@@ -137,7 +137,7 @@ def _presence(bags: Sequence[frozenset[str]], vocabulary: Sequence[str], rows: S
 
 
 def _ranked(fit: Fit) -> list[int]:
-    """The columns of the words that count, the largest first: those with a weight, and those that a tree asks about."""
+    """The columns with a coefficient or a split of the tree, the largest coefficient first."""
     asked = {node.feature for node in fit.surrogate.nodes}
     order: list[int] = np.argsort(-np.abs(fit.attributions), kind="stable").tolist()
     return [column for column in order if fit.attributions[column] != 0 or column in asked]

@@ -1,7 +1,7 @@
-"""A study at work, from the spec to the judged result: a question about many texts.
+"""A study, from the spec to the judged result: a question about many texts.
 
-Its texts are the players of a game in which one plays at a time, so that a study has the chunks, the cache, the clock
-and the checkpoints of an explanation.
+Its texts are the players of a game in which one plays at a time, so that a study shares the chunks, the cache, the time
+limits and the checkpoints of explanations.
 """
 
 from __future__ import annotations
@@ -33,41 +33,41 @@ from ml.spec import BiasProbe, GlobalSurrogate, Prompt, StudySpec
 from ml.tokens import Tokenizer
 
 _AT_ONCE = 256
-"""Texts that are asked for together, before what is known so far can be told."""
+"""Texts that are evaluated together, between partial results."""
 
 
 class StudyExplainer(Protocol):
-    """Makes a finding of the values of a study's texts."""
+    """From the values of a study's texts to its finding."""
 
     @property
     def blocks(self) -> IntArray:
-        """The texts, by their index, in the order in which to read them: [blocks, texts], each once.
+        """The indices of the texts in the order of reading, [blocks, texts], each once.
 
-        A block counts when all of it has been read. Their order is one of chance: where time runs out, what was read is
-        a fair sample of what was asked.
+        A block counts when all of it has been read. The order of blocks is random, so that what was read before time
+        ran out is a fair sample.
         """
         ...
 
     @property
     def quick(self) -> bool:
-        """Whether `find` takes no time beside the reading, so that what is known can be told on the way."""
+        """Whether `find` is fast beside the reading, so that there can be partial results."""
         ...
 
     def find(self, values: FloatArray) -> GlobalSurrogateResult | BiasProbeResult | None:
-        """What the values [texts] tell, NaN where unknown. None where that is nothing."""
+        """The finding from the values [texts], NaN where unknown; None if there is none."""
         ...
 
     def doubts(self) -> Iterator[Reason]:
-        """Reasons to doubt what so few texts tell."""
+        """Reasons to doubt a finding from so few texts."""
         ...
 
 
 @dataclass(frozen=True)
 class StudyProblem:
-    """A study with all settled that only the tokenizer is needed for.
+    """A spec that was checked, with its texts, target and explainer.
 
     Attributes:
-        first: the first text, which settles what the target leaves to the model.
+        first: the first text, after which the model decides what the target leaves open.
     """
 
     spec: StudySpec
@@ -79,7 +79,7 @@ class StudyProblem:
 
     @property
     def max_evaluations(self) -> int:
-        """One evaluation a text."""
+        """One evaluation for each text."""
         return self.prompts.features
 
     def tokens(self, evaluations: int) -> int:
@@ -88,18 +88,18 @@ class StudyProblem:
         return self.target.generate * len(self.first.ids) + evaluations * longest
 
     def fingerprint(self, target: TargetTokens) -> bytes:
-        """32 bytes, equal where a text has the same value: same weights, texts and target."""
+        """32 bytes, equal for equal value functions: same weights, texts and target."""
         parts = (self.info.digest, self.info.dtype, self.prompts.identity, target)
         return hashlib.sha256(repr(parts).encode()).digest()
 
 
 def prepare_study(tokenizer: Tokenizer, info: ModelInfo, spec: StudySpec) -> StudyProblem:
-    """Check a study against a model's tokenizer and settle all that can be settled without running the model.
+    """Check a study against a model's tokenizer, and work out all that does not take the model.
 
     Raises:
-        InputError: something in the spec is not allowed; its `field` is the contract's path.
+        InputError: something in the spec is not allowed; its `field` is the path in the contract.
         PromptTooLongError: a text, with its target, exceeds the context.
-        CapabilityError: a text is a chat and the model has no chat template.
+        CapabilityError: a text is a chat, and the model has no chat template.
     """
     paths, prompts = zip(*_texts(spec.method), strict=True)
     encodings = [_encoded(tokenizer, place, prompt) for place, prompt in zip(paths, prompts, strict=True)]
@@ -125,14 +125,14 @@ def prepare_study(tokenizer: Tokenizer, info: ModelInfo, spec: StudySpec) -> Stu
 
 
 def _texts(method: GlobalSurrogate | BiasProbe) -> Iterator[tuple[str, Prompt]]:
-    """The texts of a study, each with where it stands in the spec."""
+    """The texts of a study, each with its path in the spec."""
     if isinstance(method, BiasProbe):
         for index, text in method.texts():
             yield f"bias_probe.templates[{index}]", Prompt(text)
         return
     seen: set[Prompt] = set()
     for index, prompt in enumerate(method.prompts):
-        if prompt not in seen:  # a copy is no more evidence, and would test a fit on what it knows
+        if prompt not in seen:  # a copy is no evidence, and would test a fit on its own data
             seen.add(prompt)
             yield f"global_surrogate.prompts[{index}]", prompt
 
@@ -142,7 +142,7 @@ def _encoded(tokenizer: Tokenizer, place: str, prompt: Prompt) -> Encoding:
         return tokenizer.encode(prompt)
     except InputError as error:
         subfield = error.field.removeprefix("prompt")
-        # A template's text is the template itself.
+        # For a template the path is that of the template itself.
         error.field = place if place.startswith("bias_probe") else place + subfield
         raise
 
@@ -169,11 +169,11 @@ def _explainer(spec: StudySpec, encodings: Sequence[Encoding]) -> StudyExplainer
 
 
 class StudyRun(Work):
-    """Solves one study; see `Work`.
+    """An attempt at one study; see `Work`.
 
     Raises:
-        InputError, PromptTooLongError, CapabilityError: as `prepare_study`, at once.
-        GlossError: while it works; a result would hold something that is not a number.
+        InputError, PromptTooLongError, CapabilityError: when it is made, as `prepare_study`.
+        GlossError: while it works, if a number of the result is not finite.
     """
 
     def __init__(
@@ -202,7 +202,7 @@ class StudyRun(Work):
         )
 
     def __iter__(self) -> Iterator[Update]:
-        """Work, and tell."""
+        """Work, and yield updates."""
         self._started = self._clock()
         yield self._update(Stage.PREPARING)
         resolving = resolve(self._model, self.problem.first, self.problem.target)
@@ -212,7 +212,7 @@ class StudyRun(Work):
 
         values = np.full(self.problem.max_evaluations, np.nan)
         for _ in self._reading(value, values):
-            value.deadline = self._deadline()  # so the first chunk, at least, is always computed
+            value.deadline = self._deadline()  # set after the first chunk, which is always computed
             if self.problem.explainer.quick and self._due_partial:
                 yield self._update(Stage.EXPLAINING, self._filled(value, blank, values, None))
             elif self._due:
@@ -224,19 +224,19 @@ class StudyRun(Work):
         yield self._update(Stage.DONE, replace(result, trust=judged))
 
     def _reading(self, value: ValueFunction, values: FloatArray) -> Generator[None, None, None]:
-        """Read the texts, and put their values [texts] where they belong. Yields after each chunk of work."""
+        """Read the texts, and put their values into `values` [texts]. Yields after each chunk of work."""
         blocks, choices = self.problem.explainer.blocks, np.eye(len(values), dtype=np.bool_)
         for some in np.array_split(blocks, math.ceil(blocks.size / _AT_ONCE)):
             texts = some.reshape(-1)
             answers = yield from value(choices[texts])
             if not np.isfinite(answers).all():
-                return  # which of them were answered depends on the order of the work, not on chance alone
+                return  # the answered ones are no random sample: they depend on the order of computation
             values[texts] = answers
             yield
 
     def _filled(
         self, value: ValueFunction, blank: StudyResult, values: FloatArray, stop: StopReason | None
     ) -> StudyResult:
-        """The result as far as `values` tell it, with what it has cost by now."""
+        """The result from `values`, and the cost so far."""
         finding = self.problem.explainer.find(values)
         return replace(blank, finding=finding, cost=self._cost(value, stop), precision=self._precision)

@@ -1,4 +1,4 @@
-"""The texts of a study as a game: its players are texts, and a coalition is one of them."""
+"""The texts of a study as the players of a game, in which a coalition is a single text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ml.explain.removal import Ids
 
 @dataclass(frozen=True)
 class Texts:
-    """The token ids of a study's texts. A coalition is one of them."""
+    """The token ids of a study's texts; see `ml.explain.values.prompts.Prompts`."""
 
     ids: tuple[tuple[int, ...], ...]
 
@@ -22,12 +22,12 @@ class Texts:
 
     @property
     def features(self) -> int:
-        """How many texts."""
+        """The number of texts."""
         return len(self.ids)
 
     @property
     def longest(self) -> int:
-        """The most tokens of any text."""
+        """The tokens of the longest text."""
         return max(map(len, self.ids))
 
     @property
@@ -36,7 +36,7 @@ class Texts:
         return self.ids
 
     def __call__(self, coalition: BoolArray) -> Ids:
-        """The text whose coalition it is."""
+        """The text that a coalition stands for."""
         return np.array(self.ids[int(coalition.argmax())], dtype=np.int64)
 
     def variants(self, coalition: BoolArray) -> list[Ids]:

@@ -1,7 +1,7 @@
-"""Abbreviations: whether a full stop belongs to the word before it, and whether the sentence goes on behind it.
+"""Abbreviations: whether a full stop belongs to the word before it, and whether the sentence continues after it.
 
-UAX #29 knows no abbreviations, as it knows no language. These are the common ones of English, with some of German and
-French that English has not as words.
+UAX #29 has no abbreviations, as it is independent of languages. These are common ones of English, and some of German
+and French that are no English words.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ def _listed(words: str) -> frozenset[str]:
 
 
 _BEFORE_NAMES = _listed("Mr Mrs Ms Mx Dr Prof Rev Hon Gen Col Capt Lt Sgt Cmdr Gov Sen Rep Pres Messrs Mme Mlle Fr Hr")
-"""Never the last words of a sentence."""
+"""Titles, which never end a sentence."""
 
 _BEFORE_EXAMPLES = _listed("e.g i.e cf vs viz approx ca incl esp resp z.b d.h u.a vgl bzw sog p.ex")
-"""Likewise, in any case."""
+"""The same, in upper or lower case."""
 
 _BEFORE_NUMBERS = _listed(
     "no nos nr fig figs eq eqs sec secs vol vols ch chap art p pp op tab ref refs ver v"
     " jan feb mar apr jun jul aug sep sept oct nov dec"
 )
-"""Abbreviations where a number follows; many of them are words or units elsewhere."""
+"""Abbreviations if a number follows; many of them are words or units otherwise."""
 
 _ENDINGS = _listed("St Inc Ltd Co Corp Bros Jr Sr Dept Univ Assn Ave Blvd Rd Mt Ft Ph.D M.Sc B.Sc etc al")
-"""Abbreviations that a sentence may end with."""
+"""Abbreviations that may end a sentence."""
 
 _STARTERS = re.compile(
     r"(?:The|This|That|These|Those|There|Then|They|He|She|It|We|You|I|His|Her|Its|Our|Their|My|Your|An?|And|But|Or|So|If"
@@ -40,12 +40,12 @@ _LONGEST = 32
 
 
 def owns_full_stop(word: str, following: str) -> bool:
-    """Whether the full stop behind `word` is part of it, with `following` the visible text behind the stop."""
+    """Whether the full stop after `word` is part of it; `following` is the visible text after the full stop."""
     return _is_abbreviation(word, following) and (len(word) > 1 or _goes_on(word, following))
 
 
 def sentence_goes_on(said: str, following: str) -> bool:
-    """Whether the full stop that `said` ends in is an abbreviation's alone, with `following` the next visible text."""
+    """Whether the full stop at the end of `said` only marks an abbreviation; `following` is the visible text behind."""
     match = _LAST_WORD.search(said[-_LONGEST:])
     if match is None:
         return False
@@ -72,6 +72,6 @@ def _is_title(word: str) -> bool:
 
 
 def _has_initials_alone(word: str) -> bool:
-    """Whether it is an initialism ("U.S") or an initial ("J"); "I" is far more often the pronoun."""
+    """Whether a word is an initialism ("U.S") or an initial ("J"); "I" is far more often the pronoun."""
     parts = word.split(".")
     return all(len(part) == 1 for part in parts) and (len(parts) > 1 or (word.isupper() and word != "I"))

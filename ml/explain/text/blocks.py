@@ -1,8 +1,8 @@
-"""The blocks of a text: prose, and what is a unit as it stands, such as list items, headings and code.
+"""The blocks of a text: prose, and units such as list items, headings and code.
 
-Markdown's rules, as far as they fit plain text: a line of dashes makes no heading of the text above it, and a tag does
-not hide what it surrounds. Bullets and numbers that Markdown does not know count as well, and so does code that nothing
-marks.
+By Markdown's rules as far as they suit plain text: a line of dashes does not turn the text above it into a heading, and
+HTML tags do not hide their content. Bullets and numbers that Markdown does not know are recognized too, and so is
+unmarked code.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ _MARKDOWN.parse("-")  # compiles the rules, which two threads must not do at onc
 _UNITS = frozenset({"list_item_open", "heading_open", "fence", "code_block", "hr", "tr_open"})
 
 _FULL_LINE = 50
-"""Columns from which a line counts as full, so that its text goes on in the next."""
+"""Columns from which a line counts as full, so that its text continues on the next line."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """A part of a text, with the white space behind it.
+    """A part of a text, with the white space after it.
 
     Attributes:
-        is_unit: whether it is one as it stands; what is none is prose.
-        rank: of a heading, 1 for the highest; 0 for all others.
+        is_unit: whether it is a unit by itself; otherwise it is prose.
+        rank: of a heading, 1 for the highest; 0 for other blocks.
     """
 
     span: Span
@@ -56,7 +56,7 @@ class Block:
 
 
 def blocks(text: str) -> list[Block]:
-    """Cut a text into blocks, which partition it."""
+    """Partition a text into blocks."""
     lines = [match.group() for match in _LINE.finditer(text)]
     kinds = _kinds(text)
     for first, last in _paragraphs(lines):
@@ -87,19 +87,19 @@ def line_goes_on(line: str, following: str) -> bool:
 
 
 def _kinds(text: str) -> dict[int, str]:
-    """The lines in which blocks begin, and Markdown's names of these."""
+    """The first lines of blocks, with Markdown's names of the blocks."""
     kinds: dict[int, str] = {}
-    # A paragraph that begins with a year is no item, and the other marks are; nothing but the lines is read off.
+    # A paragraph that begins with a year is no item, and one that begins with another mark is. Only lines are read off.
     marked = _FOREIGN_MARKER.sub(r"\1-", _YEAR.sub(r"\1x", text))
     for token in _MARKDOWN.parse(marked):
-        # What an item begins with is the item's, and a list in a list begins with an item of its own.
+        # A block at the start of an item is part of the item, and a nested list begins with an item of its own.
         if token.map is not None and (token.type in _UNITS or token.type == "paragraph_open"):
             kinds.setdefault(token.map[0], token.type)
     return kinds
 
 
 def _paragraphs(lines: Sequence[str]) -> Iterator[tuple[int, int]]:
-    """Stretches of lines that are not blank."""
+    """Runs of lines that are not blank."""
     first = None
     for index, line in enumerate([*lines, ""]):
         if line.strip():
@@ -116,7 +116,7 @@ def _is_code(lines: Sequence[str]) -> bool:
 
 
 def _end_of_item(lines: Sequence[str], first: int, kinds: dict[int, str]) -> int | None:
-    """The line after an item, where Markdown takes it for the item's although no indentation says so."""
+    """The line after an item, if Markdown counts it as part of the item although it is not indented."""
     for index in range(first + 1, len(lines)):
         line = lines[index]
         if index in kinds or not line.strip():
@@ -127,7 +127,7 @@ def _end_of_item(lines: Sequence[str], first: int, kinds: dict[int, str]) -> int
 
 
 def _rank(heading: str) -> int:
-    """1 for the highest, by the signs that a heading begins with; one in a quotation or an item counts as lowest."""
+    """The rank of a heading by its number of signs; the lowest for one in a quotation or an item."""
     return len(heading.strip()) - len(heading.strip().lstrip("#")) or 6
 
 

@@ -1,4 +1,4 @@
-"""Passages: parts of a text by which it is quoted, from its items to its lines. Pure functions of text."""
+"""Passages: the parts by which a text is quoted, from words to paragraphs. Pure functions of text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PARAGRAPH = re.compile(r"\S[^\r\n]*(?:(?:\r\n|\r|\n)[^\S\r\n]*\S[^\r\n]*)*")
 
 
 class TextUnit(Enum):
-    """What a text is cut into."""
+    """The parts that a text is cut into."""
 
     WORD = "word"
     SENTENCE = "sentence"
@@ -25,12 +25,12 @@ class TextUnit(Enum):
 
 
 def cut(text: str, unit: TextUnit) -> list[Span]:
-    """The units of a text in its order, without white space around them."""
+    """The units of a text in order, without the white space around them."""
     return _CUTTERS[unit](text)
 
 
 def items(text: str) -> list[Span]:
-    """List items, headings, rows of tables and blocks of code as they stand, and paragraphs elsewhere."""
+    """List items, headings, rows of tables, blocks of code, and paragraphs."""
     return [span for block in blocks(text) if (span := _stripped(text, block.span)) is not None]
 
 
@@ -40,7 +40,7 @@ def lines(text: str) -> list[Span]:
 
 
 def paragraphs(text: str) -> list[Span]:
-    """What blank lines surround."""
+    """Runs of lines between blank lines."""
     return _spans(text, _PARAGRAPH)
 
 
@@ -50,7 +50,7 @@ def _spans(text: str, pattern: re.Pattern[str]) -> list[Span]:
 
 
 def _stripped(text: str, span: Span) -> Span | None:
-    """A span without the white space around it; None where nothing is left."""
+    """A span without the white space around it; None if nothing is left."""
     part = text[slice(*span)]
     start = span[0] + len(part) - len(part.lstrip())
     return (start, start + len(part.strip())) if part.strip() else None

@@ -1,8 +1,8 @@
-"""Where the words and the sentences of a text are. Pure functions of text; tokens come in `ml.explain.features`.
+"""The words and sentences of a text. Pure functions of text; `ml.explain.features` assigns tokens to them.
 
 Unicode's boundaries (UAX #29) as ICU finds them, with dictionaries for the scripts that write no space between words:
-Chinese, Japanese, Thai, Lao, Khmer and Burmese. Beyond them is what people expect of a unit: addresses and hyphens do
-not end a word, abbreviations and full lines do not end a sentence, and list items and the like are units.
+Chinese, Japanese, Thai, Lao, Khmer and Burmese. On top of these come rules that readers expect: addresses and hyphens
+do not end a word, abbreviations and full lines do not end a sentence, and list items and the like are units.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ml.explain.text.blocks import blocks, line_goes_on
 from ml.spec import Span
 
 _LOCALE = "en"
-"""Nobody says which language a text is in, and it makes a difference for few."""
+"""The language of a text is unknown, and matters for few languages."""
 
 _ONE_WORD = re.compile(
     r"""(?<![a-z0-9]) (?:[a-z][a-z0-9+.-]{1,15}://|www\.)
@@ -42,8 +42,8 @@ _MORE_ENDS = re.compile(
        | (?<=[\u0e00-\u0eff])[^\S\n]+(?=[\u0e00-\u0eff])""",
     re.VERBOSE,
 )
-"""Where a sentence ends beside: an ellipsis, a full stop before a number, a mark within emphasis, and a space in Thai
-and Lao, which have no full stops and put spaces between clauses."""
+"""More ends of sentences: an ellipsis, a full stop before a number, a mark within emphasis, and a space in Thai and
+Lao, which have no full stops and put spaces between clauses."""
 
 _NEEDS_SPACE = re.compile(rf"[.!?][{_CLOSING}*_`]*\Z")
 _MARKER = re.compile(r"(?<![^\s\u3002\uff01\uff1f\uff1b])\(?(?P<number>\d{1,3})(?P<sign>[.)])(?=\s)")
@@ -55,10 +55,10 @@ _LOOK_AHEAD = 64
 
 
 def words(text: str) -> list[Span]:
-    """The words of `text`: what UAX #29 takes for one, and every punctuation mark or symbol by itself.
+    """The words of `text` by UAX #29, and every punctuation mark or symbol by itself.
 
     A hyphen between letters or digits belongs to the word ("twenty-one", "2024-01-05"), and so does the full stop of an
-    abbreviation ("e.g."). An address or a time is one word. White space is in no word.
+    abbreviation ("e.g."). An address or a time is one word. White space belongs to no word.
     """
     segments = list(_segments(text))
     return [
@@ -70,9 +70,9 @@ def words(text: str) -> list[Span]:
 def sentences(text: str) -> list[Span]:
     """The sentences of `text`, without the white space around them.
 
-    List items, headings, rows of tables and blocks of code are sentences as they stand. Elsewhere a sentence ends where
-    UAX #29 ends it, but not before a lower-case letter, behind an abbreviation ("Dr.") or where a full line breaks. An
-    ellipsis ends one too, and so does a space in Thai and Lao.
+    List items, headings, rows of tables and blocks of code are sentences. Elsewhere a sentence ends where UAX #29 ends
+    it, except before a lower-case letter, after an abbreviation ("Dr.") and at the end of a full line. An ellipsis ends
+    a sentence too, and so does a space in Thai and Lao.
     """
     found: list[Span] = []
     for block in blocks(text):
@@ -81,14 +81,14 @@ def sentences(text: str) -> list[Span]:
         for index, span in enumerate(spans):
             if block.is_unit or 0 < index < len(spans) - 1:
                 found.append(span)
-            else:  # nothing says where the last item ends
+            else:  # the last item has no marked end
                 found += _prose(text, *span)
     stripped = (_strip(text, span) for span in found)
     return [(start, end) for start, end in stripped if start < end]
 
 
 def _segments(text: str) -> Iterator[Span]:
-    """Words of UAX #29 and what is between them, addresses and times whole."""
+    """The words of UAX #29 and everything between them, with addresses and times whole."""
     start = 0
     for match in _ONE_WORD.finditer(text):
         yield from _breaks(WordBreaker, text, start, match.start())
@@ -98,14 +98,14 @@ def _segments(text: str) -> Iterator[Span]:
 
 
 def _breaks(breaker: type[BaseBreaker], text: str, start: int, end: int) -> Iterator[Span]:
-    """What ICU cuts a part of the text into. (Its offsets count UTF-16 units; the lengths of its segments do not.)"""
+    """ICU's segments of a part of the text. Their lengths are used, as ICU's offsets count UTF-16 units."""
     for segment in breaker(text[start:end], _LOCALE):
         yield start, start + len(segment)
         start += len(segment)
 
 
 def _kinds(text: str, segments: Sequence[Span]) -> str:
-    """A character for each segment.
+    """The kind of each segment, as a character.
 
     w letters or digits    a abbreviation without its full stop    - hyphen    . other visible ones    (space) none
     """
@@ -125,7 +125,7 @@ def _kinds(text: str, segments: Sequence[Span]) -> str:
 
 
 def _prose(text: str, start: int, end: int) -> Iterator[Span]:
-    """The sentences of a part of the text that is no list."""
+    """The sentences of a part of the text without lists."""
     for boundary in _candidates(text, start, end):
         said = text[max(start, boundary - _LOOK_BACK) : boundary]
         if boundary == end or not _goes_on(said, text[boundary : min(end, boundary + _LOOK_AHEAD)]):
@@ -134,26 +134,26 @@ def _prose(text: str, start: int, end: int) -> Iterator[Span]:
 
 
 def _candidates(text: str, start: int, end: int) -> list[int]:
-    """Where a sentence may end."""
+    """The positions at which a sentence may end."""
     ends = {last for _, last in _breaks(SentenceBreaker, text, start, end)}
     return sorted(ends | {match.end() for match in _MORE_ENDS.finditer(text, start, end)})
 
 
 def _goes_on(said: str, following: str) -> bool:
-    """Whether a sentence goes on from the one text to the other."""
+    """Whether a sentence continues from `said` to `following`."""
     line = said.rstrip()
     has_ended = _ENDED.search(line) is not None
     is_line_break = _LINE_BREAK.search(said, len(line)) is not None
     if is_line_break and not has_ended:
         return line_goes_on(_LINE_BREAK.split(line)[-1], following)
     if _NEEDS_SPACE.search(said) or (not is_line_break and _LONE_MARKER.fullmatch(line.lstrip())):
-        return True  # it is a name such as "Yahoo!'s", or a number goes with what it numbers
+        return True  # a name such as "Yahoo!'s", or the number of an item
     following = _OPENING.sub("", following)
     return (following[:1].islower() and not is_line_break) or sentence_goes_on(line, following)
 
 
 def _items(text: str, start: int, end: int) -> list[int]:
-    """Where the items of numbered lists begin that a line holds: "1. One. 2. Two"."""
+    """The starts of the items of numbered lists within a line: "1. One. 2. Two"."""
     items: list[int] = []
     run: list[re.Match[str]] = []
     for match in _MARKER.finditer(text, start, end):

@@ -1,4 +1,4 @@
-"""Doubts about a question: what was asked is likely not what was meant, or the method no good answer to it."""
+"""Doubts about a question: it may not be what was meant, or its method may not suit it."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ _BY_CHANCE = {
 
 
 def of_method(method: Method, features: int) -> Iterator[Reason]:
-    """What the method itself leaves in doubt about a prompt of so many features."""
+    """Reasons to doubt the method, for a prompt of so many features."""
     if isinstance(method, Interactions) and features > MAX_FEATURES:
         yield (
             Verdict.CAUTION,
-            f"Of {features} features not all pairs can be told apart: only those are listed that a half of the samples"
-            " points to, and what more than three words do together is left out. A pair that is not listed may still"
+            f"{features} features have too many pairs to estimate all: only those that stand out in half of the samples"
+            " are listed, and interactions of more than three words are left out. A pair that is not listed may still"
             " have a weaker interaction.",
         )
     if (name := _BY_CHANCE.get(type(method))) is not None:
         yield (
             Verdict.CAUTION,
-            f"Where the word that decides is known, {name} finds it about as often as chance does, or less; ask"
-            " KernelSHAP or occlusion which words matter.",
+            f"Where the decisive word is known, {name} finds it about as often as chance, or less; use KernelSHAP or"
+            " occlusion to see which words matter.",
         )
 
 
 def of_question(tokenizer: Tokenizer, encoding: Encoding, target: TargetTokens) -> Iterator[Reason]:
-    """What a prompt and its target leave in doubt, where a space is missing or is one too many."""
+    """Reasons to doubt a prompt and its target, where a space seems to be missing or superfluous."""
     if target.spaced:
         meant = json.dumps(tokenizer.token_text(target.spaced[0]), ensure_ascii=False)
         yield (
@@ -50,8 +50,8 @@ def of_question(tokenizer: Tokenizer, encoding: Encoding, target: TargetTokens) 
     elif not target.apart and _ends_in_bare_space(tokenizer, encoding):
         yield (
             Verdict.CAUTION,
-            "The prompt ends in a space, and to this model a space is part of the word behind it, so few words can"
-            " follow; leave the space out.",
+            "The prompt ends in a space. For this model a space is part of the next word, so few words can follow;"
+            " leave the space out.",
         )
 
 

@@ -1,13 +1,13 @@
 """Faithfulness: does the ranking by attribution predict what the model does?
 
-ERASER's comprehensiveness and sufficiency with their area over the perturbation curve, AOPC (DeYoung et al. 2020),
-and the areas under deletion and insertion curves (Petsiuk, Das & Saenko 2018), each beside random rankings of the same
-features: a metric without its control says nothing, as any removal harms some prompts.
+ERASER's comprehensiveness and sufficiency with their area over the perturbation curve, AOPC (DeYoung et al. 2020), and
+the areas under deletion and insertion curves (Petsiuk, Das & Saenko 2018), each compared with random rankings of the
+same features: a metric means nothing without this control, as any removal harms some prompts.
 
-Cost: two coalitions a point of the curves, of which there are at most 20, for the ranking itself and for each *pair* of
-random rankings. Random rankings come in pairs, one the other reversed: removing the first k of a ranking is keeping the
-first d − k of its reverse, so the second of a pair costs nothing. That makes at most 240 evaluations, and 120 for
-prompts above 256 tokens, for which fewer rankings are drawn.
+Cost: two coalitions per point of the curves, at most 20 points, for the ranking itself and for each *pair* of random
+rankings. A pair is a random ranking and its reverse: removing the first k of a ranking means keeping the first d − k of
+its reverse, so the second costs nothing. That makes at most 240 evaluations, and 120 for prompts above 256 tokens, for
+which fewer rankings are drawn.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Measuring = Generator[None, None, Faithfulness | None]
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured of a prompt: the points of the curves and the number of random rankings, always even."""
+    """The points of the curves, and the number of random rankings, which is even."""
 
     features: int
     random_rankings: int
@@ -44,13 +44,13 @@ class Plan:
 
     @property
     def tops(self) -> IntArray:
-        """How many features each of `FRACTIONS` is: rounded up, at least one."""
+        """The number of features for each of `FRACTIONS`, rounded up, at least one."""
         # 0.1 × 30 is a little more than 3 in floating point, and must not become 4.
         return np.array([max(1, math.ceil(fraction * self.features - 1e-9)) for fraction in FRACTIONS])
 
     @property
     def points(self) -> IntArray:
-        """Where the curves are measured: ascending counts of features from 0 to all, the same seen from both ends."""
+        """The points of the curves: ascending numbers of features from 0 to all, symmetric."""
         if self.features <= _MANY_FEATURES:
             return np.arange(self.features + 1)
         even = np.rint(np.linspace(0, self.features, _EVEN_POINTS)).astype(np.int64)
@@ -59,18 +59,18 @@ class Plan:
 
     @property
     def evaluations(self) -> int:
-        """The coalitions that will be asked for."""
+        """The number of coalitions."""
         return (1 + self.random_rankings) * 2 * len(self.points)
 
     def rankings(self, attributions: FloatArray, seed: int) -> IntArray:
         """Rankings, [1 + random_rankings, features]: by attribution, highest first, then the random ones, pairwise."""
-        random = np.random.default_rng([seed, 1])  # a stream apart from the estimators'
+        random = np.random.default_rng([seed, 1])  # independent of the explainers' random numbers
         drawn = [random.permutation(self.features) for _ in range(self.random_rankings // 2)]
         own = np.argsort(-attributions, kind="stable")
         return np.array([own, *(each for ranking in drawn for each in (ranking, ranking[::-1]))])
 
     def coalitions(self, rankings: IntArray) -> BoolArray:
-        """Coalitions, [rankings, 2, points, features]: the first features of each ranking removed, and kept alone."""
+        """Coalitions, [rankings, 2, points, features]: a ranking's first features removed, and only these kept."""
         ranks = np.argsort(rankings, axis=1)  # [rankings, features]: the place of each feature
         kept = ranks[:, None, :] < self.points[:, None]
         return np.stack([~kept, kept], axis=1)
@@ -78,8 +78,8 @@ class Plan:
     def measure(self, values: FloatArray) -> Faithfulness | None:
         """The metrics, from the values [rankings, 2, points] of the coalitions.
 
-        Rankings with unknown (NaN) values are left out. None when too little is known: the ranking by attribution, or
-        three random ones.
+        Rankings with unknown (NaN) values are left out. None without values for the ranking by attribution and three
+        random ones.
         """
         known: BoolArray = np.isfinite(values.sum(axis=(1, 2)))
         if not known[0] or known.sum() < 4:
@@ -100,7 +100,7 @@ class Plan:
         """Areas under `curves` [rankings, points], scaled so that the whole prompt is 1 and the base 0."""
         base = removed[:, -1:]
         effect = removed[:, :1] - base
-        # Where removing everything changes nothing there is no scale; the areas are then reported as 0.
+        # If removing everything changes nothing there is no scale, and areas are 0.
         scaled = np.divide(curves - base, effect, out=np.zeros_like(curves), where=np.abs(effect) > _NO_EFFECT)
         areas: FloatArray = (scaled[:, 1:] + scaled[:, :-1]) / 2 @ np.diff(self.points / self.features)
         return areas

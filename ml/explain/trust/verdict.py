@@ -1,4 +1,4 @@
-"""Trust: whether to rely on an explanation, and if not, why not, in plain sentences."""
+"""The verdict: whether to rely on an explanation, and if not, why not, in plain sentences."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _TINY_EFFECT = {Scale.LOG_PROBABILITY: 0.01, Scale.PROBABILITY: 0.001}
 _INCOMPLETE = 0.1  # part of the whole effect
 _MIN_FOR_NOISE = 4
 _MAX_NAMED = 3  # of many features
-_SINK = 0.5  # of what reaches the prediction
-_MINOR = 20  # an interaction, or an engine's noise, so many times smaller than an attribution need not be known
+_SINK = 0.5  # part of what reaches the prediction
+_MINOR = 20  # interactions and noise that are this many times smaller than an attribution do not matter
 
 Reason = tuple[Verdict, str]
 
@@ -36,13 +36,12 @@ def judge(
     unchanged: Sequence[int] = (),
     doubts: Iterable[Reason] = (),
 ) -> Trust:
-    """The verdict: the worst of the reasons to doubt a result, or TRUSTED where none does.
+    """The worst of the reasons to doubt a result, or TRUSTED without any.
 
     Args:
-        in_units: whether attributions are in the value's unit; otherwise they are shares, and no effect can be told by
-            their size.
-        unchanged: features, by their indices, that are what removal would make of them already.
-        doubts: what speaks against the question.
+        in_units: whether attributions are in the value's unit; shares do not show the size of effects.
+        unchanged: the indices of features that removal does not change.
+        doubts: reasons to doubt the question.
     """
     reasons = [*_unchanged(result, unchanged)]
     if not unchanged or len(unchanged) < len(result.attributions):
@@ -56,7 +55,7 @@ def judge(
 
 
 def judge_study(result: StudyResult, doubts: Iterable[Reason]) -> Trust:
-    """As `judge`, of a study; `doubts` are what its method has against so few texts."""
+    """As `judge`, for a study; `doubts` are its method's about the texts."""
     reasons: list[Reason] = []
     if isinstance(result.finding, GlobalSurrogateResult):
         reasons += _fit(result.finding.surrogate, result.finding.held_out_r_squared, "on held-out prompts")
@@ -87,11 +86,11 @@ def _effect(result: ExplanationResult, in_units: bool) -> Iterator[Reason]:
             f"The prompt hardly matters: removing all of it changes the value by {effect:.2g}{feature}.",
         )
     elif in_units and (attributed := math.fsum(abs(each.attribution) for each in result.attributions)) < tiny:
-        # A fit that reaches no further than the prompt itself ranks by what is left of numbers near zero.
+        # A kernel that reaches no further than the prompt itself ranks features by numbers near zero.
         yield (
             Verdict.NOT_TRUSTED,
-            f"The attributions tell nothing: removing the whole prompt changes the value by {effect:.2g}, and all of"
-            f" them together make {attributed:.2g}; choose other parameters (a wider kernel, a smaller penalty).",
+            f"The attributions mean nothing: removing the whole prompt changes the value by {effect:.2g}, and they sum"
+            f" to {attributed:.2g} in absolute value; choose other parameters (a wider kernel, a smaller penalty).",
         )
 
 
@@ -102,12 +101,12 @@ def _unchanged(result: ExplanationResult, unchanged: Sequence[int]) -> Iterator[
     names = ", ".join(f'"{result.attributions[index].text}"' for index in unchanged[:_MAX_NAMED])
     more = f" and {count - _MAX_NAMED} more" if count > _MAX_NAMED else ""
     if result.removal.kind is RemovalKind.MASK_TOKEN:
-        why = f"The model has no tokens for {names}{more} and reads {result.removal.replacement} there as it is"
+        why = f"The model has no tokens for {names}{more} and reads {result.removal.replacement} there already"
     else:
-        why = f"What takes the place of {names}{more} is the same"
+        why = f"The replacement of {names}{more} is the same text"
     yield (
         Verdict.NOT_TRUSTED if count == of else Verdict.CAUTION,
-        f"{why}, so removing {'that' if count == 1 else 'those'} changes nothing; remove in another way.",
+        f"{why}, so removing {'that' if count == 1 else 'those'} changes nothing; choose another removal.",
     )
 
 
@@ -163,7 +162,7 @@ def _precision(result: ExplanationResult) -> Iterator[Reason]:
 
 
 def _hidden(result: ExplanationResult) -> Iterator[Reason]:
-    """What parts of the text may hide that were not looked into, or that make up for each other."""
+    """Parts that were not looked into and may hide something, or that replace each other."""
     if (found := result.hierarchy) is None:
         return
     largest = max((abs(node.value) for node in found.nodes if node.feature_count == 1), default=0.0)
@@ -182,9 +181,9 @@ def _hidden(result: ExplanationResult) -> Iterator[Reason]:
     if abs(together) > largest and abs(together - alone) > abs(together) / 2:
         yield (
             Verdict.CAUTION,
-            f"What seems to carry little, {_figures(alone, '.2g')} in all where each part is left out alone,"
-            f" carries {_figures(together, '.2g')} together: some of it stands in several parts, which leaving"
-            " out one at a time does not show. Ask for Owen values.",
+            f"The parts that seem to carry little, {_figures(alone, '.2g')} in all if each is left out alone, carry"
+            f" {_figures(together, '.2g')} together: something is said in several of them, which leaving out one at a"
+            " time does not show. Ask for Owen values.",
         )
 
 
@@ -193,8 +192,8 @@ def _noise(result: ExplanationResult) -> Iterator[Reason]:
     if noise > largest / _MINOR:
         yield (
             Verdict.NOT_TRUSTED if noise > largest / 2 else Verdict.CAUTION,
-            f"The engine that serves the model gives the same prompt log-probabilities that differ by {noise:.2g} with"
-            f" what it computes beside, and the largest attribution is {largest:.2g}.",
+            f"The engine that serves the model gives log-probabilities that differ by {noise:.2g} for the same prompt,"
+            f" depending on the batch, and the largest attribution is {largest:.2g}.",
         )
 
 
@@ -244,7 +243,7 @@ def _faithfulness(result: ExplanationResult, asked: bool) -> Iterator[Reason]:
 
 
 def _figures(value: float, form: str) -> str:
-    """A number with a true minus sign, as people see it elsewhere; what rounds to zero has none."""
+    """A number with a typographic minus sign; without one if it rounds to zero."""
     text = format(value, form)
     return text.removeprefix("-") if float(text) == 0 else text.replace("-", "−")
 

@@ -1,7 +1,6 @@
-"""What outlives an explanation: what a model said of a prompt need not be computed again for the next one.
+"""A cache of log-probabilities that outlives an explanation, so that the next one need not compute them again.
 
-It is kept as it was said, as log-probabilities of each token of a target: whatever is made of these (a probability, the
-rows of a target) comes from the same ones.
+It has the log-probabilities of a target's tokens, as every scale and all rows of a target are made of these.
 """
 
 from __future__ import annotations
@@ -16,17 +15,16 @@ from ml.explain.target import TargetTokens
 from ml.models.protocol import ModelInfo
 
 _ENTRY_BYTES = 256
-"""What an entry of one token takes in memory: key, number and their places in the map, rounded up."""
+"""Memory of an entry with one token: key, number and their slots in the map, rounded up."""
 _NUMBER_BYTES = 8
-"""What each further token takes."""
+"""Memory of each further token."""
 
 
 class ValueCache:
-    """A bounded map from a prompt's digest to log-probabilities, which forgets what was not used for longest.
+    """A bounded map from a prompt's digest to log-probabilities, which evicts the least recently used.
 
-    They are of each token of a target's continuations, as in `ml.models.protocol.LogProbabilities`, float64 [tokens].
-
-    Not for use by several threads at once.
+    Values are float64 [tokens], over the tokens of a target's continuations as in
+    `ml.models.protocol.LogProbabilities`. Not thread-safe.
     """
 
     def __init__(self, max_bytes: int = 64 * 2**20) -> None:
@@ -38,7 +36,7 @@ class ValueCache:
         return len(self._entries)
 
     def get(self, key: bytes) -> FloatArray | None:
-        """What is under `key`, from now on the most recently used; None if there is nothing."""
+        """The value of `key`, which becomes the most recently used; None if there is none."""
         packed = self._entries.get(key)
         if packed is None:
             return None
@@ -46,7 +44,7 @@ class ValueCache:
         return np.frombuffer(packed)
 
     def put(self, key: bytes, log_probabilities: FloatArray) -> None:
-        """Keep them, in the place of the least recently used where there is no room."""
+        """Store log-probabilities, and evict the least recently used until they fit."""
         known = self._entries.pop(key, None)
         self._bytes -= _entry_bytes(known) if known else 0
         packed = self._entries[key] = log_probabilities.tobytes()  # an array would take another hundred bytes
@@ -55,7 +53,7 @@ class ValueCache:
             self._bytes -= _entry_bytes(self._entries.popitem(last=False)[1])
 
     def write_only(self) -> ValueCache:
-        """The same map for work that has to compute anew: what it puts there is kept, but it finds nothing."""
+        """A view that stores into this cache and finds nothing, for work that has to compute everything."""
         return _WriteOnly(self)
 
 
@@ -83,5 +81,5 @@ def scope(info: ModelInfo, target: TargetTokens, namespace: str = "") -> bytes:
     Args:
         namespace: whose values these are; those of another are never found.
     """
-    said_of = (target.given, target.objective.continuations)
-    return hashlib.sha256(repr((namespace, info.digest, info.dtype, info.device, *said_of)).encode()).digest()
+    model = (namespace, info.digest, info.dtype, info.device)
+    return hashlib.sha256(repr((*model, target.given, target.objective.continuations)).encode()).digest()

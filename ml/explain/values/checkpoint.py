@@ -1,7 +1,7 @@
-"""The memory of a value function, and its form at rest.
+"""The memory of a value function, and its serialization as a checkpoint.
 
-Draws are a function of the seed, so the values found are all that an interrupted explanation needs: a new attempt
-makes the same draws, finds the values here, and computes only what is missing.
+Draws are a function of the seed, so values are all that an interrupted explanation needs: a new attempt makes the same
+draws, finds their values here, and computes only what is missing.
 """
 
 from __future__ import annotations
@@ -21,17 +21,16 @@ _VECTOR_KEY = struct.Struct("<cdI")
 
 @dataclass
 class Memory:
-    """Values of coalitions, what was seen inside the model, and what finding them cost over all attempts.
+    """Values of coalitions, vectors from inside the model, and their cost over all attempts.
 
     Attributes:
         features: the number of features.
         rows: the number of the target's rows.
-        values: by coalition the target's value and those of its rows, float64 [1 + rows]; a coalition is its
-            `numpy.packbits` as bytes.
-        vectors: what a look inside the model told of each feature, float64 [features], by `vector_key`.
+        values: by coalition (its `numpy.packbits` as bytes), the values of the target and its rows, float64 [1 + rows].
+        vectors: by `vector_key`, a number of each feature from inside the model, float64 [features].
         evaluations: prompts computed.
         tokens_computed: tokens that went through the model.
-        tokens_saved: tokens that did not have to.
+        tokens_saved: tokens that did not have to, thanks to caches.
         seconds: time spent.
     """
 
@@ -46,16 +45,14 @@ class Memory:
 
     @property
     def findings(self) -> int:
-        """How much is known."""
+        """How many values and vectors there are."""
         return len(self.values) + len(self.vectors)
 
     def pack(self, fingerprint: bytes) -> bytes:
-        """This memory as bytes: little-endian.
-
-        They are about features / 8 + 8 (1 + rows) bytes a coalition, and features × 8 a vector.
+        """This memory as bytes, little-endian: about features / 8 + 8 (1 + rows) per coalition, 8 features per vector.
 
         Args:
-            fingerprint: 32 bytes that name the value function; only under the same ones can it be unpacked.
+            fingerprint: 32 bytes that identify the value function; `unpack` takes the same ones only.
         """
         header = _HEADER.pack(
             *(_MAGIC, fingerprint, self.features, self.rows, len(self.values), len(self.vectors)),
@@ -67,7 +64,7 @@ class Memory:
 
     @classmethod
     def unpack(cls, data: bytes, fingerprint: bytes, features: int, rows: int = 0) -> Memory | None:
-        """What `pack` wrote, or None if `data` is damaged, of another version or of another value function."""
+        """The memory from `pack`, or None if `data` is damaged, of another version or of another value function."""
         body, checksum = data[:-4], data[-4:]
         if len(body) < _HEADER.size or zlib.crc32(body).to_bytes(4, "little") != checksum:
             return None
@@ -96,15 +93,15 @@ def vector_key(kind: bytes, amount: float = 0.0, number: int = 0) -> bytes:
     """The key of a vector.
 
     Args:
-        kind: what was looked at, a byte.
-        amount: where, or how much it took.
-        number: what it is about: 0 for the target's value, else that of a row, from 1.
+        kind: a byte for what was computed.
+        amount: the point of a path, or how many evaluations it took.
+        number: whose it is: 0 for the target's value, from 1 for those of the rows.
     """
     return _VECTOR_KEY.pack(kind, amount, number)
 
 
 def evaluations_of(key: bytes) -> int:
-    """The amount in a vector's key, where that is how much it took."""
+    """The amount in a vector's key, where it is a number of evaluations."""
     _, amount, _ = _VECTOR_KEY.unpack(key)
     return int(amount)
 

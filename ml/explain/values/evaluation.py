@@ -1,7 +1,7 @@
-"""From prompts to log-probabilities of the target's tokens: the only place of the explainers that runs the model.
+"""From prompts to log-probabilities of the target's tokens: the only place that runs the model for values.
 
-Whatever makes that cheaper belongs here, and only here: the value function above sees prompts go in and rows of
-log-probabilities come out, chunk by chunk.
+Whatever makes that cheaper belongs here: the value function sees prompts go in and log-probabilities come out, chunk by
+chunk.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from ml.result import Precision
 _CPU_OPERATIONS = 2e11
 _DEVICE_OPERATIONS = 1e13
 _ENGINE_TOKENS = 16384
-"""Tokens to ask an engine elsewhere for at least: some hundred short prompts. It idles between two such questions."""
+"""The fewest tokens of a request to an engine elsewhere, some hundred short prompts: it idles between requests."""
 _MIN_TOKENS_PER_PREFIX_TOKEN = 4
-"""Tokens of the prompts behind their shared prefix, for each token of it, that make a trial worth reading it twice."""
+"""Tokens of the prompts after their shared prefix, per token of it, from which a trial is worth reading it twice."""
 MIN_PREFIX = 16
-"""Tokens of a shared prefix from which on it is read apart, once for all requests."""
+"""Tokens from which a shared prefix is read apart, once for all requests."""
 
 
 def chunk_tokens(info: ModelInfo) -> int:
-    """Tokens of one chunk, padding included: about a second of work, so that progress and cancellation come through.
+    """Tokens of one chunk, padding included: about a second of work between updates and checks for cancellation.
 
-    Made from the model's size and device and never from a clock: a matrix product's last bits depend on its shape, so
-    the same run could not give the same bits twice if its chunks followed the machine's mood.
+    Computed from the model's size and device, not measured: the last bits of a matrix product depend on its shape, so
+    that chunks of varying size would change the results from run to run.
     """
     if info.engine:
         return _ENGINE_TOKENS
@@ -45,9 +45,9 @@ def chunk_tokens(info: ModelInfo) -> int:
 
 
 def rough_seconds(info: ModelInfo, tokens: int) -> float | None:
-    """How long reading `tokens` tokens may take, from the model's size and the kind of device alone: within a factor of
-    about three of the truth on a server's processor, and meant for "seconds or hours?". None of an engine elsewhere, of
-    which nothing of the kind is known.
+    """Seconds that reading so many tokens may take, by the model's size and device; None for an engine elsewhere.
+
+    Within a factor of about three on a server's processor: enough to tell seconds from hours.
     """
     if info.engine:
         return None
@@ -56,14 +56,14 @@ def rough_seconds(info: ModelInfo, tokens: int) -> float | None:
 
 
 class Evaluator:
-    """Asks a model for the log-probabilities of a target's tokens after many prompts.
+    """Asks a model for the log-probabilities of a target's tokens after prompts.
 
-    With faster models of lower precision, the first large request is a trial; see `ml.explain.values.trial`.
+    If faster models of lower precision are given, the first large request is a trial; see `ml.explain.values.trial`.
 
     Attributes:
-        objective: makes a target's values of the log-probabilities.
-        precision: what values are computed in from now on, and the largest error that the trial found.
-        rounding: what is known of the errors of that precision; None where it is the model's own.
+        objective: from log-probabilities to the target's values.
+        precision: the current precision of values, and the largest error that the trial found.
+        rounding: the errors of that precision, as measured; None if it is the model's own.
     """
 
     def __init__(
@@ -80,8 +80,8 @@ class Evaluator:
 
         Args:
             faster: the same model in lower precision, the fastest first.
-            shared_prefix: tokens that every prompt begins with and is longer than.
-            max_evaluations: about how many prompts will come in all: of few, none are computed twice.
+            shared_prefix: tokens that every prompt begins with, and is longer than.
+            max_evaluations: about how many prompts there will be in all: a trial is not worth it for few.
             tokens_per_chunk: tokens of one chunk, padding included. Default: `chunk_tokens` of the model.
         """
         self.objective = target.objective
@@ -97,26 +97,26 @@ class Evaluator:
 
     @property
     def noise(self) -> float:
-        """Standard deviation of a value, by what an engine elsewhere computes beside; 0 of a model loaded here."""
+        """Standard deviation of a value from an engine elsewhere; 0 for a model loaded here."""
         pairs = zip(self.objective.weights, self.objective.sizes, strict=True)
         return self._model.info.noise * math.sqrt(sum(weight**2 * size for weight, size in pairs))
 
     def row_noise(self, tokens: int) -> float:
-        """As `noise`, of the value of a row of so many tokens."""
+        """As `noise`, for a row of so many tokens."""
         return self._model.info.noise * math.sqrt(tokens)
 
     def batch_size(self, tokens: int) -> int:
-        """How many prompts of `tokens` tokens to ask for at least: a chunk's where few would leave a GPU idle."""
+        """The fewest prompts of `tokens` tokens to ask for at once: a chunk's on a GPU, which fewer leave idle."""
         return 1 if self._model.info.device.startswith("cpu") else max(1, self._budget // max(1, tokens))
 
     def __call__(self, prompts: Sequence[Ids], exact: int = 0) -> Iterator[LogProbabilities]:
-        """Log-probabilities after `prompts`, a chunk at a time and in whatever order suits the work.
+        """Log-probabilities after `prompts`, a chunk at a time, in any order.
 
         Args:
-            exact: how many of the first prompts are not given to the fast model, should it be chosen for the others.
+            exact: how many of the first prompts are computed in the model's own precision in any case.
 
         Raises:
-            GlossError: the model answers with something that is not a number.
+            GlossError: a log-probability is not finite.
         """
         rest = set(range(len(prompts)))
         sample = Sample.of(len(prompts) - exact, self._max_evaluations) if self._faster else None
@@ -126,12 +126,12 @@ class Evaluator:
         yield from self._chunks(self._model, prompts, sorted(rest))
 
     def _worth_reading_twice(self, prompts: Sequence[Ids]) -> bool:
-        """Whether `prompts` are more than their shared prefix, which each model reads for itself."""
+        """Whether `prompts` are much longer than their shared prefix, which each model of a trial has to read."""
         rest = sum(len(prompt) - len(self._shared_prefix) for prompt in prompts)
         return rest >= _MIN_TOKENS_PER_PREFIX_TOKEN * len(self._shared_prefix)
 
     def _try(self, prompts: Sequence[Ids], exact: int, sample: Sample) -> Iterator[LogProbabilities]:
-        """Compute the first `exact` prompts and a `sample` of the others, and choose the way to go on."""
+        """Compute the first `exact` prompts and a `sample` of the others, and choose the model for the rest."""
         found = dict[int, FloatArray]()
         for chunk in self._chunks(self._model, prompts, [*range(exact), *(exact + i for i in sample.exact)]):
             found.update(self._numbers(chunk, exact))
@@ -149,7 +149,7 @@ class Evaluator:
         self._faster = ()
 
     def _numbers(self, chunk: LogProbabilities, exact: int) -> dict[int, FloatArray]:
-        """The target's value and its rows', [1 + rows], by prompt, counted from the first after `exact` ones."""
+        """The values of the target and its rows, [1 + rows], by the prompt's index less `exact`."""
         return dict(zip((i - exact for i in chunk.indices), self.objective.numbers(chunk.rows), strict=True))
 
     def _chunks(

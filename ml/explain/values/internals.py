@@ -1,4 +1,4 @@
-"""What explainers that look inside the model work with: one prompt, and what its internals say of each token."""
+"""One prompt inside a model: gradients, attention rollout and value zeroing, by feature."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ml.explain.values.value_function import ValueFunction
 from ml.models.protocol import ExplainableModel, ModelInternals, Prefix
 
 _GRADIENT_COST = 3
-"""What a gradient costs beside a value: the backward pass has two matmuls for each of the forward's."""
+"""The cost of a gradient in values: the backward pass has two matmuls for each of the forward pass."""
 
 
 @runtime_checkable
@@ -26,12 +26,12 @@ class InternalsExplainer(Protocol):
 
     @property
     def max_evaluations(self) -> int:
-        """The most evaluations that it will take."""
+        """The most evaluations that it takes."""
         ...
 
     @property
     def min_evaluations(self) -> int:
-        """The fewest evaluations that it must be allowed to take."""
+        """The fewest evaluations that it needs."""
         ...
 
     @property
@@ -49,10 +49,10 @@ class PromptInternals:
 
     Attributes:
         game: the prompt's value function, which keeps the clock and the costs.
-        features: how many there are.
-        rows: how many the target has.
-        numbers: those whose gradients tell of all of them: 0 for the target's value, unless it is the sum of its rows',
-            and each row's, from 1.
+        features: the number of features.
+        rows: the number of the target's rows.
+        numbers: whose gradients to take: 0 for the target's value, unless it is the sum of the rows', and from 1 for
+            those of the rows.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class PromptInternals:
         target: TargetTokens,
         game: ValueFunction,
     ) -> None:
-        """Look into `internals`, which are `model`'s."""
+        """A prompt in `model`, whose internals are `internals`."""
         self.game = game
         self.features = perturbation.features
         self.rows = len(target.rows)
@@ -85,14 +85,14 @@ class PromptInternals:
         return max(1, chunk_tokens(self._model.info) // (_GRADIENT_COST * (self._tokens - self._cached)))
 
     def path_gradients(self, points: FloatArray, numbers: Sequence[int], *, from_removed: bool) -> FloatArray:
-        """Gradient × way at some points of a path to the prompt's embeddings, float64 [points, features].
+        """Gradient × path at points of a path to the prompt's embeddings, float64 [points, features].
 
         See `ml.models.protocol.ModelInternals.path_gradients`.
 
         Args:
-            points: where to take gradients, 0 at the path's start to 1 at the prompt.
-            numbers: of what, for each point: 0 for the target's value, else for that of a row, from 1.
-            from_removed: whether the path starts where every feature is removed, and not at embeddings of zeros.
+            points: where to take gradients, from 0 at the start of the path to 1 at the prompt.
+            numbers: for each point, of what: 0 for the target's value, from 1 for those of the rows.
+            from_removed: whether the path starts with every feature removed, rather than at embeddings of zeros.
         """
         kind = b"r" if from_removed else b"z"
         keys = [vector_key(kind, *each) for each in zip(points.tolist(), numbers, strict=True)]
@@ -119,9 +119,9 @@ class PromptInternals:
         return [self._by_feature(each) for each in found]
 
     def attention_rollout(self) -> FloatArray:
-        """Attention rollout from the positions that predict the target, their mean, by feature, float64 [features].
+        """Attention rollout by feature, float64 [features], mean over the positions that predict the target.
 
-        What they lack of 1 is on tokens that belong to no feature.
+        The rest of 1 is on tokens that belong to no feature.
         """
         if (known := self._known(b"a")) is not None:
             return known
@@ -130,7 +130,7 @@ class PromptInternals:
         return self._kept(b"a", 1, shares.mean(axis=0, dtype=np.float64))
 
     def value_zeroing_rollout(self) -> Iterator[FloatArray | None]:
-        """Value zeroing rolled out over the layers, as `attention_rollout`; None after each batch before."""
+        """As `attention_rollout`, by value zeroing rolled out over the layers. Yields None after each batch before."""
         if (known := self._known(b"v")) is not None:
             yield known
             return
@@ -145,14 +145,14 @@ class PromptInternals:
                 yield self._kept(b"v", total, finished.value.mean(axis=0, dtype=np.float64))
                 return
             before, done = done, done + positions
-            # A batch of positions goes through one layer, and a sequence counts once it went through all of them.
+            # A batch of positions goes through one layer, and a sequence counts once it has gone through all layers.
             sequences, tokens = (done // (layers * n) - before // (layers * n) for n in (self._tokens, 1))
             self.game.charge(sequences, tokens)
             total += sequences
             yield None
 
     def _known(self, kind: bytes) -> FloatArray | None:
-        """What an earlier attempt, or an earlier part of this one, has found; it counts as evaluated."""
+        """The vector of this kind in memory, from an earlier attempt or earlier in this one; it counts as evaluated."""
         for key, found in self.game.memory.vectors.items():
             if key.startswith(kind):
                 self.game.answered += evaluations_of(key)
@@ -160,26 +160,26 @@ class PromptInternals:
         return None
 
     def _kept(self, kind: bytes, evaluations: int, tokens: FloatArray) -> FloatArray:
-        """Numbers of all tokens by feature; from here on they are known."""
+        """Numbers of all tokens, summed by feature and kept in memory."""
         found = self._by_feature(tokens)
         self.game.keep({vector_key(kind, evaluations): found})
         return found
 
     def _by_feature(self, tokens: FloatArray) -> FloatArray:
-        """Sums over the tokens of each feature, float64 [features], of numbers of all tokens, or of the last ones."""
+        """Sums by feature, float64 [features], of numbers of all tokens, or of the last ones."""
         owner = self._perturbation.owner[self._tokens - len(tokens) :]
         numbers = tokens[: len(owner)]
         mine = owner >= 0
         return np.bincount(owner[mine], weights=numbers[mine], minlength=self.features).astype(np.float64)
 
     def _read(self, *, removed: bool) -> list[int]:
-        """What the model reads behind the prefix: the prompt, whole or with every feature removed, and the target."""
+        """What the model reads after the prefix: the prompt, whole or with every feature removed, and the target."""
         kept = np.full(self.features, not removed)
         return [*self._perturbation(kept).tolist(), *self._target.appended][self._cached :]
 
     @cached_property
     def _prefix(self) -> Prefix | None:
-        """What the model keeps of the tokens that never change, where reading them once pays."""
+        """The tokens that never change, read once, where that pays."""
         ids = self._perturbation.shared_prefix
         if not self._perturbation.keeps_positions or len(ids) < MIN_PREFIX:
             return None

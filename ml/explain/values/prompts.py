@@ -10,31 +10,31 @@ from ml.explain.removal import Ids
 
 
 class Prompts(Protocol):
-    """The prompts that a value function chooses from by coalitions."""
+    """From coalitions to prompts."""
 
     @property
     def features(self) -> int:
-        """How many players there are."""
+        """The number of players."""
         ...
 
     @property
     def shared_prefix(self) -> Sequence[int]:
-        """The tokens with which every prompt begins and is longer than."""
+        """Tokens that every prompt begins with, and is longer than."""
         ...
 
     @property
     def longest(self) -> int:
-        """The most tokens of any prompt."""
+        """Tokens of the longest prompt, at most."""
         ...
 
     @property
     def identity(self) -> Hashable:
-        """Equal where equal coalitions mean equal prompts, and with the same `repr` in every process."""
+        """Equal for equal prompts of all coalitions, with the same `repr` in every process."""
         ...
 
     @property
     def removals(self) -> int:
-        """How many variants a coalition has."""
+        """How many variants each coalition has."""
         ...
 
     def __call__(self, coalition: BoolArray) -> Ids:
@@ -42,5 +42,5 @@ class Prompts(Protocol):
         ...
 
     def variants(self, coalition: BoolArray) -> Sequence[Ids]:
-        """The prompts whose mean value is that of a coalition, some of them the same or not."""
+        """The prompts whose mean value is the coalition's; some may be equal."""
         ...

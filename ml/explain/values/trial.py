@@ -1,12 +1,11 @@
-"""Whether a faster model of lower precision may do the rest of a job: some of its own prompts are computed with both.
+"""A trial whether a faster model of lower precision may do the rest of a job: both compute some of its prompts.
 
-An error of 0.002 nats is nothing where a word moves the prediction by 3, and everything where no word moves it by 0.01.
-So errors are held against the spread of the job's own values. That spread is what the effects and, where an explainer
-samples, its sampling error are made of; errors of a share of `TOLERANCE` of it leave attributions that correlate with
-the exact ones by more than 0.999.
+An error of 0.002 nats does not matter where a word moves the prediction by 3, and does where no word moves it by 0.01.
+So errors are compared with the spread of the job's own values, which effects and sampling errors are made of. Errors of
+at most `TOLERANCE` of it leave attributions that correlate with the exact ones by more than 0.999.
 
-The exact half of a trial is work that has to be done anyway; the other half is lost where it is refused. So few prompts
-are not worth one, and no model is tried whose errors elsewhere say that it would be refused here.
+The exact half of a trial is needed anyway; the other half is wasted if the model is rejected. So there is no trial for
+few prompts, and none of models whose known errors make a rejection likely.
 """
 
 from __future__ import annotations
@@ -20,31 +19,31 @@ from ml.explain.estimator import FloatArray
 from ml.models.protocol import RoundedModel
 
 TOLERANCE = 0.04
-"""Largest root mean square of the errors, as a share of the values' standard deviation.
+"""The largest root mean square of the errors, as a share of the values' standard deviation.
 
-Three quarters of it for a small sample: a few errors are small by luck more easily.
+Three quarters of it for a small sample, as few errors may be small by chance.
 """
 _LARGE, _SMALL = 8, 4
-"""Prompts of a trial, of many and of few."""
+"""Prompts that the faster model computes in a trial, in a large and in a small job."""
 _PROMPTS_EACH = 16
-"""Prompts for each of those in a trial: a refused one costs less than a twentieth of a job."""
+"""Prompts of a job for each of those: a rejected trial costs less than a twentieth of the job."""
 _EXACT_EACH = 2
-"""Prompts that are computed exactly for each that is tried: a spread takes more of them to tell than an error does."""
+"""Exact prompts for each of those: estimating a spread takes more of them than estimating an error."""
 _LAST = 2
 """Prompts at the end that are part of every trial."""
 MIN_EVALUATIONS = _PROMPTS_EACH * _SMALL
-"""Prompts of the smallest job that a trial is worth."""
+"""Prompts of the smallest job with a trial."""
 _DOUBT = 2
-"""How many times larger errors may be elsewhere: on real prompts they are within a factor of three of each other."""
+"""How many times the bound a model's known errors may be: those of real prompts differ by up to a factor of three."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Prompts for a trial, by index, and how many of all each stands for.
+    """The prompts of a trial: by index, how many of all prompts each represents.
 
     Attributes:
-        exact: those that are computed exactly, which tell of the spread.
-        tried: those among them that faster models compute too.
+        exact: those computed exactly, for the spread.
+        tried: those of them that faster models compute too.
     """
 
     exact: Mapping[int, float]
@@ -52,10 +51,10 @@ class Sample:
 
     @classmethod
     def of(cls, prompts: int, evaluations: int) -> Sample | None:
-        """Some of `prompts` prompts; None where a trial is not worth it.
+        """A sample of `prompts` prompts; None where a trial is not worth it.
 
         Args:
-            evaluations: how many prompts will come in all, about.
+            evaluations: about how many prompts the job has in all.
         """
         size = _LARGE if evaluations >= _PROMPTS_EACH * _LARGE else _SMALL
         if evaluations < _PROMPTS_EACH * size or prompts < 2 * size:
@@ -65,10 +64,10 @@ class Sample:
 
 
 def _evenly(prompts: int, size: int) -> dict[int, float]:
-    """So many of all prompts, and the last ones; of twice as many, these are among them.
+    """`size` evenly spaced prompts, and the last ones. A sample of twice the size includes them.
 
-    Where a feature after the other is left out, a next token depends most on the last: few prompts in which all of the
-    spread may lie. The later, the cheaper.
+    Where one feature after another is left out, a next token depends most on the last ones, so that most of the spread
+    may lie in the last prompts. Later prompts are also cheaper.
     """
     others = prompts - _LAST
     chosen = {(i + 1) * others // size - 1: others / size for i in range(size)}
@@ -77,12 +76,12 @@ def _evenly(prompts: int, size: int) -> dict[int, float]:
 
 @dataclass(frozen=True)
 class Rounding:
-    """The errors of a model of lower precision, as far as they were measured.
+    """The errors of a model of lower precision, as measured.
 
     Attributes:
-        deviations: root mean squares of the errors of a target's value and of its rows', float64 [1 + rows].
-        largest: of the value's errors.
-        measured: how many were.
+        deviations: root mean square errors of the values of the target and its rows, float64 [1 + rows].
+        largest: the largest error of the target's value.
+        measured: the number of prompts.
     """
 
     deviations: FloatArray
@@ -91,10 +90,10 @@ class Rounding:
 
 
 class Trial:
-    """Exact values of some prompts, against which faster models are held."""
+    """Exact values of some prompts, to compare faster models with."""
 
     def __init__(self, sample: Sample, exact: Mapping[int, FloatArray]) -> None:
-        """Begin with the target's `exact` value and its rows', float64 [1 + rows], of each prompt of a `sample`."""
+        """From the `exact` values of the target and its rows, float64 [1 + rows], for each prompt of a `sample`."""
         values = np.array([exact[i][0] for i in sample.exact])
         weights = _shares(sample.exact)
         spread = float(np.sqrt(weights @ (values - weights @ values) ** 2))
@@ -103,7 +102,7 @@ class Trial:
         self._exact, self._weights = np.array([exact[i] for i in sample.tried]), _shares(sample.tried)
 
     def worth_trying(self, models: Sequence[RoundedModel]) -> Iterator[RoundedModel]:
-        """Those of `models`, the fastest first, that might pass: of few prompts one at most, the likeliest."""
+        """Those of `models`, the fastest first, that might pass; in a small trial only the likeliest."""
         if not self._few:
             yield from (one for one in models if one.error <= _DOUBT * self._bound)
             return
@@ -113,7 +112,7 @@ class Trial:
             yield one
 
     def passed(self, rough: FloatArray) -> Rounding | None:
-        """What the errors of values [tried prompts, 1 + rows] are, where they are small enough; else None."""
+        """The errors of `rough` values [tried prompts, 1 + rows], if they are small enough; else None."""
         errors = rough - self._exact
         deviations = np.sqrt(self._weights @ errors**2)
         if deviations[0] > self._bound:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -20,22 +21,22 @@ from ml.explain.values.prompts import Prompts
 class ValueFunction:
     """What the model does when only some features are present.
 
-    It owns removal, the cache and the clock. A coalition is computed once, and so is a prompt, however many
-    coalitions lead to it. Where there are several removals, a coalition's value is the mean of theirs.
+    It owns removal, the cache and the clock. Every coalition is computed once, and so is every prompt, however many
+    coalitions lead to it. With several removals, a coalition's value is the mean over them.
 
     Args:
-        cache: what the model said in other explanations, to be used and added to.
-        scope: up to 64 bytes that keep apart the prompts of `cache` of which it differs, see `cache.scope`.
+        cache: the model's log-probabilities from other explanations, to be used and added to.
+        scope: up to 64 bytes that distinguish prompts in `cache`; see `cache.scope`.
 
     Attributes:
         features: the number of features.
-        memory: the values known and what finding them cost: all that a checkpoint has to keep.
-        deadline: when to stop computing, on `clock`. It is looked at before each chunk.
-        answered: prompts whose values went into those given so far, whether they were computed or known.
+        memory: known values and their cost: all that a checkpoint keeps.
+        deadline: when to stop computing, on `clock`; checked before each chunk.
+        answered: prompts behind the values returned so far, computed or known.
         computed: prompts computed by this object.
-        cached: values given before anything had to be computed, which an earlier attempt knew.
-        unkept: evaluations that were charged for and whose findings are not kept yet, so that no checkpoint holds them.
-        out_of_time: whether a value was ever withheld because the deadline had passed.
+        cached: prompts behind the values returned before anything was computed, which an earlier attempt knew.
+        unkept: evaluations that were charged, but whose results are not in `memory` yet, nor in a checkpoint.
+        out_of_time: whether the deadline has ever prevented an evaluation.
     """
 
     def __init__(
@@ -60,26 +61,26 @@ class ValueFunction:
         self._evaluator = evaluator
         self._clock = clock
         self._by_prompt: dict[bytes, FloatArray] = {}  # the target's value and its rows', [1 + rows]
-        self._beside: BoolArray = np.empty((0, self.features), dtype=np.bool_)
+        self._added: BoolArray = np.empty((0, self.features), dtype=np.bool_)
         self._cache = cache
         self._scope = scope
 
     @property
     def batch_size(self) -> int:
-        """How many coalitions to ask for at once at least; see `Evaluator.batch_size`."""
+        """The fewest coalitions to ask for at once; see `Evaluator.batch_size`."""
         return self._evaluator.batch_size(len(self._prompts(np.ones(self.features, dtype=np.bool_))))
 
-    def beside(self, coalitions: BoolArray) -> None:
-        """Compute `coalitions` together with what is asked for next: without rounding, and for less than apart."""
-        self._beside = coalitions
+    def add_to_next(self, coalitions: BoolArray) -> None:
+        """Compute `coalitions` with the next request: in the model's own precision, and cheaper than apart."""
+        self._added = coalitions
 
     @property
-    def asked_beside(self) -> bool:
-        """Whether there are coalitions to be computed together with what is asked for next."""
-        return len(self._beside) > 0
+    def has_added(self) -> bool:
+        """Whether coalitions wait to be computed with the next request."""
+        return len(self._added) > 0
 
     def charge(self, evaluations: int, tokens: int, saved: int = 0) -> None:
-        """Count work that an explainer did beside the values: gradients, or passes that look inside the model."""
+        """Count evaluations other than values: gradients, or passes that look inside the model."""
         self.answered += evaluations
         self.computed += evaluations
         self.unkept += evaluations
@@ -88,25 +89,24 @@ class ValueFunction:
         self.memory.tokens_saved += saved
 
     def keep(self, vectors: Mapping[bytes, FloatArray]) -> None:
-        """Remember what the work that was charged for has found, so that a checkpoint holds it."""
+        """Keep the results of charged evaluations, so that a checkpoint has them."""
         self.memory.vectors.update(vectors)
         self.unkept = 0
 
     @property
     def late(self) -> bool:
-        """Whether the deadline has passed; what is not computed for it counts as withheld."""
+        """Whether the deadline has passed, so that an evaluation is skipped: `out_of_time` records it."""
         if self._clock() >= self.deadline:
             self.out_of_time = True
             return True
         return False
 
     def known(self, coalitions: BoolArray) -> FloatArray:
-        """The values of `coalitions` as far as they are known, NaN for the others."""
-        values = self.memory.values
-        return np.array([values[key][0] if key in values else np.nan for key in _keys(coalitions)])
+        """The values of `coalitions` that are known, NaN for the others."""
+        return self._known_values(_keys(coalitions))
 
     def row_values(self, coalitions: BoolArray) -> FloatArray:
-        """The values of `coalitions` in each of the target's rows, float64 [rows, n]; NaN for those not known."""
+        """The values of `coalitions` for each row of the target, float64 [rows, n]; NaN for those not known."""
         values, nothing = self.memory.values, np.full(1 + self.memory.rows, np.nan)
         found = [values.get(key, nothing) for key in _keys(coalitions)]
         return np.reshape(found, (-1, 1 + self.memory.rows))[:, 1:].T
@@ -116,48 +116,57 @@ class ValueFunction:
 
         Yields after each chunk of work. NaN stands for what was not computed before the deadline.
         """
-        beside = len(self._beside)
-        coalitions = np.concatenate([self._beside, coalitions])
-        self._beside = coalitions[:0]
-        exact = 0  # of the prompts, those beside
-        values = np.full(len(coalitions), np.nan)
-        keys = _keys(coalitions)
-        prompts: dict[bytes, Ids] = {}  # what to compute, by digest
-        waiting: dict[bytes, list[int]] = {}  # the rows of `values` that wait for it
-        variants: dict[int, list[bytes]] = {}  # of each such row, whose mean is its value
-        for row, (key, coalition) in enumerate(zip(keys, coalitions, strict=True)):
-            numbers = self.memory.values.get(key)
-            if numbers is None:
-                read = {self._digest(prompt): prompt for prompt in self._prompts.variants(coalition)}
-                missing = [digest for digest in read if self._known(digest) is None]
-                if missing:
-                    for digest in missing:
-                        prompts.setdefault(digest, read[digest])
-                        waiting.setdefault(digest, []).append(row)
-                    variants[row] = list(read)
-                    exact = len(prompts) if row < beside else exact
-                    continue
-                numbers = self.memory.values[key] = self._mean(read)
-            values[row] = numbers[0]
-            self.answered += self._prompts.removals
-
+        added = len(self._added)
+        coalitions = np.concatenate([self._added, coalitions])
+        self._added = coalitions[:0]
+        keys, missing = _keys(coalitions), _Missing()
+        exact = 0  # how many of the missing prompts are those of the added coalitions
+        for index, (key, coalition) in enumerate(zip(keys, coalitions, strict=True)):
+            if self._is_known(key, coalition, index, missing):
+                self.answered += self._prompts.removals
+            elif index < added:
+                exact = len(missing.prompts)
         if self.computed == 0:
             self.cached = self.answered
-        digests = list(prompts)
-        chunks, left = self._evaluator(list(prompts.values()), exact), len(digests)
-        while left:
-            if self.late:
-                break
+        yield from self._compute(missing, keys, exact)
+        return self._known_values(keys)[added:]
+
+    def _is_known(self, key: bytes, coalition: BoolArray, index: int, missing: _Missing) -> bool:
+        """Whether a coalition's value is known. If not, its prompts are added to `missing`."""
+        if key in self.memory.values:
+            return True
+        prompts = {self._digest(prompt): prompt for prompt in self._prompts.variants(coalition)}
+        unknown = [digest for digest in prompts if self._known(digest) is None]
+        if not unknown:
+            self.memory.values[key] = self._mean(prompts)
+            return True
+        for digest in unknown:
+            missing.prompts.setdefault(digest, prompts[digest])
+            missing.waiting.setdefault(digest, []).append(index)
+        missing.variants[index] = list(prompts)
+        return False
+
+    def _compute(self, missing: _Missing, keys: Sequence[bytes], exact: int) -> Generator[None, None, None]:
+        """Compute the missing prompts until the deadline. Yields after each chunk.
+
+        Args:
+            keys: of the coalitions, by their index.
+            exact: how many of the first prompts are computed in the model's own precision.
+        """
+        digests = list(missing.prompts)
+        chunks, left = self._evaluator(list(missing.prompts.values()), exact), len(digests)
+        while left and not self.late:
             chunk = next(chunks)
             found = self._evaluator.objective.numbers(chunk.rows)
-            for index, log_probabilities, numbers in zip(chunk.indices, chunk.rows, found, strict=True):
-                self._by_prompt[digests[index]] = numbers
+            for prompt, log_probabilities, numbers in zip(chunk.indices, chunk.rows, found, strict=True):
+                digest = digests[prompt]
+                self._by_prompt[digest] = numbers
                 if self._cache is not None:
-                    self._cache.put(digests[index], log_probabilities)
-                for row in waiting[digests[index]]:
-                    if all(digest in self._by_prompt for digest in variants[row]):
-                        known = self.memory.values[keys[row]] = self._mean(variants[row])
-                        values[row] = known[0]
+                    self._cache.put(digest, log_probabilities)
+                for index in missing.waiting[digest]:
+                    variants = missing.variants[index]
+                    if all(each in self._by_prompt for each in variants):
+                        self.memory.values[keys[index]] = self._mean(variants)
                         self.answered += self._prompts.removals
             left -= len(chunk.indices)
             self.computed += len(chunk.indices)
@@ -165,29 +174,33 @@ class ValueFunction:
             self.memory.tokens_computed += chunk.tokens_computed
             self.memory.tokens_saved += chunk.tokens_saved
             yield
-        return values[beside:]
+
+    def _known_values(self, keys: Sequence[bytes]) -> FloatArray:
+        """The values of coalitions by their keys, NaN for those not known."""
+        values = self.memory.values
+        return np.array([values[key][0] if key in values else np.nan for key in keys])
 
     def _digest(self, prompt: Ids) -> bytes:
-        """What a prompt's value is remembered by."""
+        """The key of a prompt."""
         return hashlib.blake2b(prompt.tobytes(), digest_size=16, key=self._scope).digest()
 
     def _mean(self, digests: Collection[bytes]) -> FloatArray:
-        """The mean numbers of prompts that are all known, [1 + rows]."""
+        """The mean numbers of known prompts, [1 + rows]."""
         total: FloatArray = sum((self._by_prompt[digest] for digest in digests), np.zeros(1 + self.memory.rows))
         return total / len(digests)
 
     def _known(self, digest: bytes) -> FloatArray | None:
-        """The numbers of a prompt that this explanation or one before it computed."""
+        """The numbers of a prompt, if this explanation or an earlier one computed them."""
         known = self._by_prompt.get(digest)
         if known is None and self._cache is not None:
-            said = self._cache.get(digest)
-            if said is not None:  # which the cache may forget before this explanation ends
-                [known] = self._evaluator.objective.numbers(said[None])
+            log_probabilities = self._cache.get(digest)
+            if log_probabilities is not None:  # kept here too, as the cache may evict them
+                [known] = self._evaluator.objective.numbers(log_probabilities[None])
                 self._by_prompt[digest] = known
         return known
 
     def evaluate(self, coalitions: BoolArray) -> FloatArray:
-        """The same in one go, for a caller to whom the time in between is nothing."""
+        """The values of `coalitions`, without yielding in between."""
         asking = self(coalitions)
         while True:
             try:
@@ -197,6 +210,21 @@ class ValueFunction:
                 return values
 
 
+@dataclass
+class _Missing:
+    """The prompts that have to be computed for some coalitions.
+
+    Attributes:
+        prompts: by digest.
+        waiting: by digest, the coalitions that need it, by index.
+        variants: by coalition, the digests of all of its prompts.
+    """
+
+    prompts: dict[bytes, Ids] = field(default_factory=dict)
+    waiting: dict[bytes, list[int]] = field(default_factory=dict)
+    variants: dict[int, list[bytes]] = field(default_factory=dict)
+
+
 def _keys(coalitions: BoolArray) -> list[bytes]:
-    """What each coalition is remembered by."""
+    """The key of each coalition."""
     return [row.tobytes() for row in np.packbits(coalitions, axis=1)]

@@ -139,7 +139,7 @@ def test_the_parts_of_a_text_are_drawn_as_far_as_they_were_looked_into() -> None
     assert "and 1 smaller" in shown
     for text in (shown, html.page(found)):
         assert "The 3 that carry little" in " ".join(text.split())
-        assert "+1.50 when left out together" in " ".join(text.split())
+        assert "+1.50 if left out together" in " ".join(text.split())
     assert "may hide up to 0.75" in html.page(found)
 
 

@@ -62,7 +62,7 @@ def generated(kind: str, prompt: Sequence[int], ids: Sequence[int], *stop: str) 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_printed_is_the_text_of_all_tokens(kind: str) -> None:
-    @settings(deadline=None, max_examples=40)
+    @settings(max_examples=40)
     @given(ids_of(kind), ids_of(kind).map(lambda ids: endless(kind, ids)))
     def check(prompt: list[int], ids: list[int]) -> None:
         known = certain(kind, prompt)
@@ -79,7 +79,7 @@ def test_what_is_printed_is_the_text_of_all_tokens(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_stop_is_found_across_any_border(kind: str) -> None:
-    @settings(deadline=None, max_examples=40)
+    @settings(max_examples=40)
     @given(ids_of(kind), TEXTS, st.integers(0, 20), st.integers(1, 4))
     def check(prompt: list[int], text: str, start: int, length: int) -> None:
         ids = endless(kind, tokenizer(kind).ids(text))
@@ -113,7 +113,7 @@ def test_a_broken_character_leaves_those_before_it(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_tokens_given_as_ids_have_the_text_of_all_of_them(kind: str) -> None:
-    @settings(deadline=None, max_examples=40)
+    @settings(max_examples=40)
     @given(ids_of(kind).filter(bool))
     def check(ids: list[int]) -> None:
         encoding = tokenizer(kind).encode(Prompt(token_ids=tuple(ids)))

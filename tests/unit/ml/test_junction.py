@@ -38,7 +38,7 @@ def cut(whole: str, border: int) -> tuple[str, str]:
 
 @pytest.mark.parametrize("kind", SPELLING)
 def test_the_tokens_are_those_of_the_whole_text(kind: str) -> None:
-    @settings(deadline=None, max_examples=60)
+    @settings(max_examples=60)
     @given(TEXTS, st.integers(1, 80))
     def check(text: str, border: int) -> None:
         prompt, rest = cut(text, border)
@@ -65,7 +65,7 @@ def test_the_tokens_are_those_of_the_whole_text(kind: str) -> None:
 def test_tokens_that_the_caller_gave_are_kept_up_to_a_common_border(kind: str) -> None:
     tokens = tokenizer(kind)
 
-    @settings(deadline=None, max_examples=60)
+    @settings(max_examples=60)
     @given(st.lists(TEXTS, min_size=1, max_size=3), TEXTS)
     @example(["⭢wor"], "e\u0301⭢")
     def check(parts: list[str], rest: str) -> None:

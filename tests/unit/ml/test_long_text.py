@@ -21,7 +21,7 @@ TEXTS = st.lists(st.tuples(PARTS, st.integers(1, 1500)), min_size=1, max_size=4)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(parts=TEXTS)
 def test_what_it_tells_is_true(kind: str, parts: list[tuple[str, int]]) -> None:
     text = "".join(part * count for part, count in parts)

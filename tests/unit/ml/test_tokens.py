@@ -69,7 +69,7 @@ def test_tokens_of_one_character_share_its_span(tokens: Tokenizer) -> None:
     assert found == [(REPLACEMENT, "🦊")] * 4 + [(REPLACEMENT, "é")] * 2
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.text(min_size=1, max_size=12).filter(lambda text: not text.isspace() and "\0" not in text))
 def test_any_text_comes_back(tokens: Tokenizer, text: str) -> None:
     encoding = tokens.encode(Prompt(text=text))
@@ -303,7 +303,7 @@ def written(kind: str, text: str) -> bytes:
 
 @pytest.mark.parametrize("kind", BYTES)
 def test_the_bytes_of_a_texts_tokens_are_the_texts(kind: str) -> None:
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(st.lists(PIECES, min_size=1, max_size=8).map("".join).filter(lambda text: not text.isspace()))
     def check(text: str) -> None:
         added = b" " if kind in {"first", "always", "legacy"} else b""  # before a text, where there is none

@@ -97,7 +97,7 @@ def test_a_member_of_a_oneof_on_one_side_only_is_refused() -> None:
             Codec(pb.ExplanationSpec, make_dataclass("ExplanationSpec", [*others, ("method", kind)]))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 @pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair.kind.__name__)
 def test_what_was_read_is_written_and_read_alike(pair: Codec[Any, Any], data: st.DataObject) -> None:
@@ -111,7 +111,7 @@ def test_what_was_read_is_written_and_read_alike(pair: Codec[Any, Any], data: st
 
 @given(data=st.data())
 @pytest.mark.parametrize("pair", [convert.EXPLANATION_RESULT, convert.STUDY_RESULT, convert.PROGRESS])
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 def test_results_lose_nothing(pair: Codec[Any, Any], data: st.DataObject) -> None:
     """What is written holds all that was read: each field that was set, with its value."""
     message = data.draw(messages_of(pair.message.DESCRIPTOR))

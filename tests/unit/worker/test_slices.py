@@ -9,7 +9,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from jobs.outage import Outage
 from worker import slices
-from worker.slices import LOOK_SECONDS, Slice
+from worker.slices import CHECK_SECONDS, Slice
 
 
 class Others:
@@ -66,7 +66,7 @@ def test_it_is_over_once_somebody_waits(ten_seconds, others, clock):
     others.wait = True
     assert not ten_seconds.over(), "looked at a moment ago"
     assert others.looks == 1
-    clock.now += LOOK_SECONDS
+    clock.now += CHECK_SECONDS
     assert ten_seconds.over()
 
 

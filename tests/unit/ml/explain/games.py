@@ -9,7 +9,7 @@ import numpy as np
 
 from ml.explain.estimator import BoolArray, FloatArray, IntArray
 from ml.explain.explainers.lime_draws import kernel
-from ml.explain.sampling.surrogates import ridge
+from ml.explain.sampling.surrogates import Ridge
 from tests.unit.ml.explain.toys import ToyGame
 
 
@@ -92,7 +92,7 @@ def lime_coefficients(game: ToyGame, samples: int = 1000) -> FloatArray:
     """LIME's ridge on so many samples, on the average."""
     coalitions = every_coalition(game.features)
     weights = lime_weights(game.features, samples)
-    return ridge(1.0, coalitions * 1.0, game._value(coalitions) * 1.0, weights).attributions
+    return Ridge(1.0, coalitions * 1.0, weights)(game._value(coalitions) * 1.0).attributions
 
 
 def subsets(random: np.random.Generator, sizes: IntArray, features: int) -> BoolArray:

@@ -173,8 +173,8 @@ def check(model: Any, asked: ExplanationSpec) -> None:
     assert run.problem.max_evaluations >= result.cost.evaluations
 
 
-QUICK = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
-LONG = settings(max_examples=3000, deadline=None, suppress_health_check=list(HealthCheck))
+QUICK = settings(max_examples=40, suppress_health_check=list(HealthCheck))
+LONG = settings(max_examples=3000, suppress_health_check=list(HealthCheck))
 
 
 @QUICK

@@ -10,7 +10,7 @@ from ml.explain.control_variates.process import Draws, Process
 from ml.explain.explainers.kernel_shap import KernelShapExplainer
 from ml.explain.explainers.lime import LimeExplainer
 from ml.explain.explainers.lime_draws import Coefficients, Sizes
-from ml.explain.sampling.surrogates import ridge
+from ml.explain.sampling.surrogates import Ridge
 from ml.spec import Budget, Lime
 from tests.unit.ml.explain.games import bumpy, every_coalition, lime_coefficients, saturating, shapley_values
 from tests.unit.ml.explain.toys import ToyGame, additive, estimates
@@ -145,7 +145,7 @@ def test_coefficients_are_those_of_the_ridge_of_all_coalitions(width):
     values = np.random.default_rng(0).normal(size=(128, 2))
     found = Coefficients(sizes, 1.0).weights(coalitions).T @ values
     for each, own in zip(values.T, found.T, strict=True):
-        assert own == pytest.approx(ridge(1.0, coalitions * 1.0, each, weights).attributions, abs=1e-9)
+        assert own == pytest.approx(Ridge(1.0, coalitions * 1.0, weights)(each).attributions, abs=1e-9)
 
 
 @pytest.mark.parametrize("features", [2, 7])
@@ -156,7 +156,7 @@ def test_coefficients_of_a_fitted_game_are_exact(features):
     games = covariance(coalitions, coalitions[:3])
     found = Coefficients(sizes, 2.0).cross(covariance, coalitions[:3])
     for game, own in zip(games.T, found.T, strict=True):
-        expected = ridge(2.0, coalitions * 1.0, game, sizes.weights(coalitions)).attributions
+        expected = Ridge(2.0, coalitions * 1.0, sizes.weights(coalitions))(game).attributions
         assert own == pytest.approx(expected, abs=1e-8)
 
 

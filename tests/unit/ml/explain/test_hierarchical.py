@@ -142,7 +142,7 @@ def leave_one_out(game):
     return values[0] - values[1:]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(root=trees(), make=st.sampled_from([bumpy, crooked, saturating]))
 def test_with_nothing_left_out_leaves_are_leave_one_out(root, make):
     found = explain(root, make(len(root)))[-1]
@@ -152,7 +152,7 @@ def test_with_nothing_left_out_leaves_are_leave_one_out(root, make):
     assert all(node.hidden is None for node in found.hierarchy.nodes)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(root=trees(), make=st.sampled_from([bumpy, crooked]))
 def test_owen_values_at_every_shape_of_tree(root, make):
     found = explain(root, make(len(root)), OWEN, max_evaluations=4096)[-1]
@@ -178,7 +178,7 @@ def test_owen_values_of_a_flat_tree_are_shapley_values():
     assert shapley_values(crooked(6)) == pytest.approx(mean_over_all_orders(crooked(6)))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(root=trees(4, 12), exact=st.booleans(), seed=st.integers(0, 99))
 def test_children_sum_to_their_node(root, exact, seed):
     minimum = HierarchicalExplainer(root, Hierarchical(OWEN, 0.0), Budget(max_evaluations=2)).min_evaluations
@@ -193,7 +193,7 @@ def test_children_sum_to_their_node(root, exact, seed):
         assert nodes[0].value == pytest.approx(gain)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     root=trees(2, 12),
     node_value=st.sampled_from(NodeValue),
@@ -256,7 +256,7 @@ def test_only_what_carries_more_than_the_threshold_is_looked_into():
     assert game.asked < 2 + 3 * 7 + 2
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(root=trees(3, 12), seed=st.integers(0, 999), limit=st.integers(6, 16), node_value=st.sampled_from(NodeValue))
 def test_what_a_monotone_game_hides_is_bounded(root, seed, limit, node_value):
     """Where leaving out more never raises the value, and parts do not make up for each other."""
@@ -404,7 +404,7 @@ def test_what_makes_up_for_each_other_is_said():
     found = last(Run(EitherWillDo({}), spec))
     assert [each.attribution for each in found.attributions] == [0] * 4
     assert found.hierarchy.rest_value == pytest.approx(4.0)
-    assert any("stands in several parts" in reason for reason in found.trust.reasons)
+    assert any("said in several of them" in reason for reason in found.trust.reasons)
 
 
 def test_an_attempt_goes_on_from_a_checkpoint():

@@ -8,7 +8,7 @@ from sklearn.metrics.pairwise import cosine_distances
 from ml.explain import Run
 from ml.explain.explainers.lime import LimeExplainer
 from ml.explain.explainers.lime_draws import draw, kernel
-from ml.explain.sampling.surrogates import ridge
+from ml.explain.sampling.surrogates import Ridge
 from ml.result import StopReason
 from ml.spec import Budget, Estimator, ExplanationSpec, Lime, Prompt, Quality, Scale, SurrogateKind, Target
 from tests.unit.ml.explain.toys import ToyGame, additive, conjunction, estimates
@@ -122,7 +122,7 @@ def test_standard_errors_are_those_seen_over_seeds():
     fits = []
     for seed in range(seeds):
         coalitions = np.array(list(draw(game.features, n, seed)))
-        fits.append(ridge(1, coalitions.astype(float), game._value(coalitions), kernel(coalitions, 25)))
+        fits.append(Ridge(1, coalitions.astype(float), kernel(coalitions, 25))(game._value(coalitions)))
     found = np.array([fit.attributions for fit in fits])
     reported = np.array([fit.standard_errors for fit in fits])
     assert reported.mean(axis=0) / found.std(axis=0, ddof=1) == pytest.approx(np.ones(game.features), abs=0.25)

@@ -127,7 +127,7 @@ def doubles(found):
             yield from ((field.name, each) for each in many)
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=120, suppress_health_check=list(HealthCheck))
 @given(asked=questions())
 def test_numbers_or_an_error_that_names_the_field(asked, tiny_llama, load_model):
     try:

@@ -218,13 +218,13 @@ def test_methods_that_evaluate_prompts_plan_no_more_for_rows():
         ),
         ({"method": AttentionRollout()}, "rows", "choose another"),
         ({"method": ValueZeroing()}, "rows", "choose another"),
-        ({"rows": Rows(pairs=True)}, "rows.pairs", "rows of pairs are of interactions"),
+        ({"rows": Rows(pairs=True)}, "rows.pairs", "only interactions have rows of pairs"),
         ({"rows": Rows(spans=((0, 3), (90, 99)))}, "rows.spans[1]", "leaves the text"),
         ({"target": Target(GenerationTarget(5000))}, "rows", "5,000 rows and at most 4,096"),
         (
             {"method": IntegratedGradients(), "budget": Budget(max_evaluations=50)},
             "budget.max_evaluations",
-            "51 evaluations of these 10 features for 7 rows",
+            "51 evaluations for these 10 features and 7 rows",
         ),
     ],
 )

@@ -7,7 +7,8 @@ from ml.errors import InputError
 from ml.explain import Run, prepare
 from ml.explain.explainers.kernel_shap import KernelShapExplainer
 from ml.explain.explainers.permutation import PermutationExplainer
-from ml.explain.explainers.shapley import EnumerationExplainer, is_enumerable, kernel
+from ml.explain.explainers.shapley import EnumerationExplainer, kernel
+from ml.explain.sampling.draws import is_enumerable
 from ml.result import StopReason
 from ml.spec import Budget, ExplanationSpec, KernelShap, Prompt, Quality, ShapleyPermutation
 from tests.unit.ml.explain.games import crooked, glove, mean_over_all_orders, shapley_values

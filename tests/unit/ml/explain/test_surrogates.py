@@ -1,9 +1,8 @@
 import numpy as np
 import pytest
-from sklearn.linear_model import Lasso, Ridge
-from sklearn.tree import DecisionTreeRegressor
+from sklearn import linear_model, tree
 
-from ml.explain.sampling.surrogates import decision_tree, lasso, r_squared, ridge
+from ml.explain.sampling.surrogates import DecisionTree, Lasso, Ridge, r_squared
 from ml.spec import SurrogateKind
 
 
@@ -17,8 +16,8 @@ def data(n=80, features=6, seed=0):
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0, 50.0])
 def test_ridge_is_that_of_scikit_learn(alpha):
     samples, values, weights = data()
-    reference = Ridge(alpha=alpha).fit(samples, values, sample_weight=weights)
-    fit = ridge(alpha, samples, values, weights)
+    reference = linear_model.Ridge(alpha=alpha).fit(samples, values, sample_weight=weights)
+    fit = Ridge(alpha, samples, weights)(values)
     assert fit.attributions == pytest.approx(reference.coef_, abs=1e-9)
     assert fit.surrogate.intercept == pytest.approx(reference.intercept_, abs=1e-9)
     assert fit.surrogate.r_squared == pytest.approx(reference.score(samples, values, weights), abs=1e-12)
@@ -27,15 +26,15 @@ def test_ridge_is_that_of_scikit_learn(alpha):
 def test_ridge_with_more_features_than_samples():
     random = np.random.default_rng(1)
     samples, values = (random.random((20, 50)) < 0.5).astype(float), random.random(20)
-    reference = Ridge(alpha=1).fit(samples, values, sample_weight=np.full(20, 0.7))
-    fit = ridge(1, samples, values, np.full(20, 0.7))
+    reference = linear_model.Ridge(alpha=1).fit(samples, values, sample_weight=np.full(20, 0.7))
+    fit = Ridge(1, samples, np.full(20, 0.7))(values)
     assert fit.attributions == pytest.approx(reference.coef_, abs=1e-9)
     assert np.isfinite(fit.standard_errors).all()
 
 
 @pytest.mark.parametrize("alpha", [0.0, 1e-300, 1.0])
 def test_ridge_of_degenerate_samples(alpha):
-    fit = ridge(alpha, np.ones((2, 3)), np.array([1.0, 1.0]), np.array([1.0, 1e-100]))
+    fit = Ridge(alpha, np.ones((2, 3)), np.array([1.0, 1e-100]))(np.array([1.0, 1.0]))
     assert fit.attributions == pytest.approx(np.zeros(3))
     assert np.isfinite(fit.standard_errors).all()
     assert fit.surrogate.r_squared == 1.0
@@ -43,7 +42,7 @@ def test_ridge_of_degenerate_samples(alpha):
 
 def test_sandwich_without_penalty_is_hc2():
     samples, values, weights = data()
-    fit = ridge(0, samples, values, weights)
+    fit = Ridge(0, samples, weights)(values)
     # The textbook's own: weighted least squares with the intercept as a column.
     x = np.column_stack([np.ones(len(samples)), samples]) * np.sqrt(weights)[:, None]
     y = values * np.sqrt(weights)
@@ -56,25 +55,25 @@ def test_sandwich_without_penalty_is_hc2():
 
 def test_lasso_is_that_of_scikit_learn():
     samples, values, weights = data()
-    reference = Lasso(alpha=0.05).fit(samples, values, sample_weight=weights)
-    fit = lasso(0.05, samples, values, weights)
+    reference = linear_model.Lasso(alpha=0.05).fit(samples, values, sample_weight=weights)
+    fit = Lasso(0.05, samples, weights)(values)
     assert fit.attributions == pytest.approx(reference.coef_, abs=1e-12)
     assert fit.surrogate.r_squared == pytest.approx(reference.score(samples, values, weights), abs=1e-12)
     assert (fit.standard_errors[:2] > 0).all()
-    assert fit.standard_errors.tolist() == lasso(0.05, samples, values, weights).standard_errors.tolist()
+    assert fit.standard_errors.tolist() == Lasso(0.05, samples, weights)(values).standard_errors.tolist()
 
 
 def test_lasso_without_penalty_is_least_squares():
     samples, values, weights = data()
-    fit = lasso(0, samples, values, weights)
-    assert fit.attributions == pytest.approx(ridge(0, samples, values, weights).attributions)
+    fit = Lasso(0, samples, weights)(values)
+    assert fit.attributions == pytest.approx(Ridge(0, samples, weights)(values).attributions)
     assert fit.surrogate.kind is SurrogateKind.LASSO
 
 
 def test_tree_is_that_of_scikit_learn_and_reads_as_written():
     samples, values, weights = data()
-    reference = DecisionTreeRegressor(max_depth=3, random_state=0).fit(samples, values, sample_weight=weights)
-    fit = decision_tree(3, samples, values, weights)
+    reference = tree.DecisionTreeRegressor(max_depth=3, random_state=0).fit(samples, values, sample_weight=weights)
+    fit = DecisionTree(3, samples, weights)(values)
     assert np.abs(fit.attributions) == pytest.approx(reference.feature_importances_)
     assert fit.attributions[0] > 0
     assert fit.attributions[1] < 0
@@ -92,11 +91,9 @@ def test_tree_is_that_of_scikit_learn_and_reads_as_written():
 
 
 def test_without_errors_they_are_unknown():
-    for fit in (
-        ridge(1, *data(), errors=False),
-        lasso(0.1, *data(), errors=False),
-        decision_tree(2, *data(), errors=False),
-    ):
+    samples, values, weights = data()
+    for kind, parameter in ((Ridge, 1), (Lasso, 0.1), (DecisionTree, 2)):
+        fit = kind(parameter, samples, weights)(values, errors=False)
         assert np.isinf(fit.standard_errors).all()
 
 

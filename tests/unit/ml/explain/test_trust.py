@@ -98,7 +98,7 @@ def test_attributions_that_are_as_good_as_nothing():
     )
     judged = judge(found, faithfulness_asked=True)
     assert judged.verdict is Verdict.NOT_TRUSTED
-    assert "tell nothing" in judged.reasons[0]
+    assert "mean nothing" in judged.reasons[0]
 
 
 def test_nothing_speaks_against_it():

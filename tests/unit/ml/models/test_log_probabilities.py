@@ -106,7 +106,7 @@ def one_by_one(
 
 
 @given(st.lists(tokens, min_size=1, max_size=4), st.lists(tokens, min_size=1, max_size=5, unique=True))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_any_continuations_after_any_prompts(
     continuations: list[tuple[int, ...]], prompts: list[tuple[int, ...]]
 ) -> None:
@@ -152,7 +152,7 @@ def test_greedy_generation_ends_with_the_text(
 
 
 @given(st.lists(tokens, min_size=1, max_size=4))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_branches_give_each_token_once(continuations: list[tuple[int, ...]]) -> None:
     found = branches(continuations)
     columns = [column for branch in found for column in branch.columns]

@@ -60,7 +60,7 @@ torchtext_lines = st.text(st.sampled_from("aBc Éß.,'\"()!?;:<br />0\u2013-é\t
 
 
 @given(torchtext_lines)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_basic_english_is_torchtexts(line: str) -> None:
     from torchtext.data.utils import get_tokenizer
 

@@ -21,7 +21,7 @@ from tests.fixtures.zoo import ZOO, make
 KINDS = ["llama", "gpt2", "mistral, window 4", "gemma2", "gemma3", "gpt-oss", "llama4, chunks"]
 
 tokens = st.integers(1, 4)  # few, so that sequences begin alike
-few_examples = settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+few_examples = settings(max_examples=15, suppress_health_check=list(HealthCheck))
 
 
 @cache
