@@ -1,10 +1,12 @@
 """What rows of a generation cost: every method that has them, with a row for each of 32 tokens and without.
 
-    python -m benchmarks.rows [--model transformer | lstm | FOLDER] [--rounds 5] [--threads N] [--json FILE]
+    python -m benchmarks.rows [--model transformer | lstm | FOLDER] [--rounds 3] [--threads N] [--only METHOD]
+        [--json FILE]
 
-Both are timed in turn, and the ratio is the median over the rounds of one beside the other. Words of a prompt of 20 are
-the features; sampling methods have 1,000 evaluations, and the faithfulness block is left out, as it would hide what is
-asked. Gradients of rows are further evaluations: their ratio stands beside that of the evaluations.
+Both are timed in turn, and the ratio is the median over the rounds of one beside the other; each method is told, and
+kept in the JSON file, as soon as it is known. Words of a prompt of 20 are the features; sampling methods have 300
+evaluations, and the faithfulness block is left out, as it would hide what is asked. Gradients of rows are further
+evaluations: their ratio stands beside that of the evaluations. On one thread it takes three minutes.
 """
 
 from __future__ import annotations
@@ -13,21 +15,20 @@ import argparse
 import json
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-
-from rich.console import Console
-from rich.table import Table
 
 from benchmarks.machine import processor
 from benchmarks.subjects import TEXT
 from ml.explain import Run
 from ml.memory import expect_to_stay, keep_freed_memory
-from ml.models.base import LanguageModel
 from ml.models.loading import load
+from ml.models.protocol import ExplainableModel
 from ml.result import ExplanationResult
 from ml.spec import (
+    Budget,
     ContextAttribution,
     Continuation,
     ExplanationSpec,
@@ -48,6 +49,9 @@ from ml.spec import (
 )
 
 WORDS, TOKENS = 20, 32
+EVALUATIONS = 300
+"""Of the methods that sample. Others have what they ask for."""
+_SAMPLING = (Lime, KernelShap, ShapleyPermutation, ContextAttribution, Interactions)
 METHODS: dict[str, Method] = {
     "occlusion": Occlusion(),
     "LIME, ridge": Lime(),
@@ -76,7 +80,7 @@ class Measurement:
     evaluations_of_rows: int
 
 
-def measure(model: LanguageModel, name: str, rounds: int) -> Measurement:
+def measure(model: ExplainableModel, name: str, rounds: int) -> Measurement:
     """Time one method in turn with and without rows."""
     prompt = " ".join(TEXT.split()[:WORDS])
     ids = model.tokenizer.encode(Prompt(text=prompt)).ids
@@ -85,10 +89,12 @@ def measure(model: LanguageModel, name: str, rounds: int) -> Measurement:
             ids, TOKENS, banned=(*model.tokenizer.special.ends, *model.tokenizer.special.placeholders)
         )
     )
+    method = METHODS[name]
     beside = ExplanationSpec(
         Prompt(text=prompt),
-        METHODS[name],
+        method,
         target=Target(Continuation(token_ids=answer)),
+        budget=Budget(max_evaluations=EVALUATIONS if isinstance(method, _SAMPLING) else None),
         quality=Quality(faithfulness=False),
         rows=Rows(pairs="pairs" in name),
     )
@@ -106,7 +112,7 @@ def measure(model: LanguageModel, name: str, rounds: int) -> Measurement:
     )
 
 
-def _timed(model: LanguageModel, asked: ExplanationSpec) -> tuple[float, ExplanationResult]:
+def _timed(model: ExplainableModel, asked: ExplanationSpec) -> tuple[float, ExplanationResult]:
     began = time.perf_counter()
     *_, last = Run(model, asked)
     took = time.perf_counter() - began
@@ -115,11 +121,30 @@ def _timed(model: LanguageModel, asked: ExplanationSpec) -> tuple[float, Explana
     return took, last.result
 
 
+def told(one: Measurement) -> str:
+    """A line about a method."""
+    same = one.evaluations == one.evaluations_of_rows
+    evaluations = f"{one.evaluations:,}" + ("" if same else f" → {one.evaluations_of_rows:,}")
+    seconds = f"{one.alone:.2f} s without, {one.beside:.2f} s with them: {one.ratio:.2f} times as long"
+    return f"{one.method}: {seconds}, {evaluations} evaluations"
+
+
+def keep(found: Sequence[Measurement], model: ExplainableModel, path: Path) -> None:
+    """Write down what is known of a model, beside that of the others."""
+    figures = json.loads(path.read_text()) if path.exists() else {}
+    figures[model.info.name] = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "processor": processor(),
+        "measurements": [asdict(one) for one in found],
+    }
+    path.write_text(json.dumps(figures, indent=2) + "\n")
+
+
 def main() -> None:
-    """Measure, print a table, and write JSON where asked."""
+    """Measure, and tell of each method, in JSON where asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="transformer", help="shipped name or folder")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--only", default="", help="methods that contain this")
     parser.add_argument("--json", type=Path, help="write the figures here")
@@ -127,21 +152,14 @@ def main() -> None:
     keep_freed_memory()
     model = load(options.model, device="cpu", threads=options.threads)
     expect_to_stay()
-    found = [measure(model, name, options.rounds) for name in METHODS if options.only in name]
-    table = Table("method", "without rows", f"with {TOKENS}", "ratio", "evaluations", title=model.info.name)
-    for one in found:
-        same = one.evaluations == one.evaluations_of_rows
-        evaluations = f"{one.evaluations:,}" + ("" if same else f" → {one.evaluations_of_rows:,}")
-        table.add_row(one.method, f"{one.alone:.2f} s", f"{one.beside:.2f} s", f"{one.ratio:.2f}", evaluations)
-    Console().print(table)
-    if options.json:
-        figures = json.loads(options.json.read_text()) if options.json.exists() else {}
-        figures[model.info.name] = {
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "processor": processor(),
-            "measurements": [asdict(one) for one in found],
-        }
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+    print(f"{model.info.name}, rows for {TOKENS} tokens", flush=True)
+    found: list[Measurement] = []
+    for name in METHODS:
+        if options.only in name:
+            found.append(measure(model, name, options.rounds))
+            print(told(found[-1]), flush=True)
+            if options.json:
+                keep(found, model, options.json)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,10 @@
 
 Rows attend in blocks of neighbours. A block's keys are the slots of the path before its first row and of its own rows.
 Where many blocks are short, as those of an explanation's perturbed prompts, their keys are gathered and all blocks
-are one batched matmul under a mask; a small block multiplies less that is masked, a large one gathers fewer keys, so a
-few ways to cut are compared by what attention will cost. Where blocks are long, as those of callers' prompts, each is
-matmuls of its own over slots that stand together, and nothing is copied.
+are batched matmuls under masks; a small block multiplies less that is masked, a large one gathers fewer keys, so a few
+ways to cut are compared by what attention will cost. The blocks of a batch are filled up to the keys of the longest, so
+on a CPU those of about as many keys are together. Where blocks are long, as those of callers' prompts, each is matmuls
+of its own over slots that stand together, and nothing is copied.
 
 What many rows see in common is left out of the blocks where it is long: the rows attend to it once, without a copy or a
 mask, and the two are merged by their log-sum-exp.
@@ -44,6 +45,7 @@ _QUERIES = 32
 _PER_BLOCK = 1200
 _PER_KEY = 10
 _PER_GATHERED_KEY = 5
+_PER_BATCH = 8000
 
 
 @dataclass(frozen=True)
@@ -88,13 +90,13 @@ class AttentionPlan:
 
     Attributes:
         count: how many queries there are.
-        gathered: the blocks that gather their keys.
+        gathered: the blocks that gather their keys, in batches of one shape each.
         runs: the blocks that do not.
         shared: what queries see besides, to be merged.
     """
 
     count: int
-    gathered: Gathered | None
+    gathered: Sequence[Gathered]
     runs: Sequence[Run]
     shared: Sequence[Run]
 
@@ -108,6 +110,10 @@ def as_range(slots: IntArray) -> range | None:
     return range(first, last + 1) if together else None
 
 
+_Block = tuple[slice, IntArray, IntArray]
+"""Its queries, their rows, and the nodes of its keys."""
+
+
 class Planner:
     """Plans how rows of one batch attend in layers that see one span. Where blocks are cut, is decided once."""
 
@@ -117,12 +123,14 @@ class Planner:
         """Prepare.
 
         Args:
-            gather: whether every block gathers its keys: for a GPU, where starting a kernel costs more than a copy.
+            gather: whether every block gathers its keys, and all are one batch: for a GPU, where starting a kernel
+                costs more than a copy.
             min_shared: see `MIN_SHARED`.
         """
         self._batch = batch
         self._span = span
         branches = len(batch.branches) - 1
+        self._one_batch = gather
         self._gather = gather or (branches > _FEW_BRANCHES and batch.rows < _LONG_BRANCH * branches)
         self._first_seen = span.first(batch.positions)
         self._branch_of = np.repeat(np.arange(branches), np.diff(batch.branches))
@@ -147,7 +155,7 @@ class Planner:
                 others.append((slice(first, last), queries, nodes))
             else:
                 runs.append(self._run(slice(first, last), queries, nodes, slots))
-        return AttentionPlan(len(rows), self._gathered(others), runs, list(self._shared(rows)))
+        return AttentionPlan(len(rows), list(self._batches(others)), runs, list(self._shared(rows)))
 
     def _shared_prefixes(self, min_shared: int) -> Iterator[tuple[int, int, int]]:
         """Runs of branches that see the same first positions: (first branch, behind the last, positions)."""
@@ -213,10 +221,20 @@ class Planner:
             return Run(queries, slots, causal=True)
         return Run(queries, slots, visible=self._visible(rows, nodes))
 
-    def _gathered(self, blocks: Sequence[tuple[slice, IntArray, IntArray]]) -> Gathered | None:
-        """Blocks (queries, their rows, nodes of their keys) filled up to the same shape."""
+    def _batches(self, blocks: Sequence[_Block]) -> Iterator[Gathered]:
+        """Blocks in batches, each in the blocks' order."""
         if not blocks:
-            return None
+            return
+        if self._one_batch:
+            yield self._gathered(blocks)
+            return
+        rows, keys = np.array([(len(rows), len(nodes)) for _, rows, nodes in blocks]).T
+        numbers = _batched(-(-keys // _KEYS) * _KEYS, int(rows.max()))
+        for number in range(int(numbers.max()) + 1):
+            yield self._gathered([blocks[index] for index in np.nonzero(numbers == number)[0]])
+
+    def _gathered(self, blocks: Sequence[_Block]) -> Gathered:
+        """Blocks filled up to the same shape."""
         max_rows = max(len(rows) for _, rows, _ in blocks)
         max_keys = -(-max(len(nodes) for _, _, nodes in blocks) // _KEYS) * _KEYS
         queries = _stacked([np.arange(which.start, which.stop) for which, _, _ in blocks], max_rows, filler=0)
@@ -265,6 +283,28 @@ def _cut(counts: Sequence[int], size: int, must: set[int]) -> IntArray:
         row += count
         left -= count
     return np.array(starts, dtype=np.int64)
+
+
+def _batched(keys: IntArray, rows: int) -> IntArray:
+    """The number of the batch that each block comes into, where all cost least; blocks of fewer keys come first.
+
+    Args:
+        keys: of each block.
+        rows: that each is filled up to.
+    """
+    sizes, places, counts = np.unique(keys, return_inverse=True, return_counts=True)
+    before = np.concatenate([[0], np.cumsum(counts)])
+    least, begins = np.zeros(len(sizes) + 1, dtype=np.int64), [0]  # of batches of all blocks below a size
+    for stop, size in enumerate(sizes.tolist(), 1):
+        costs = least[:stop] + (before[stop] - before[:stop]) * rows * size + _PER_BATCH
+        begins.append(int(costs.argmin()))
+        least[stop] = costs.min()
+    first = np.zeros(len(sizes), dtype=np.int64)
+    stop = len(sizes)
+    while stop:
+        stop = begins[stop]
+        first[stop] = 1
+    return np.cumsum(first)[places] - 1
 
 
 def _cost(starts: IntArray, context: IntArray) -> int:

@@ -74,7 +74,7 @@ class DevicePlan:
     ) -> None:
         self._first_slot = first_slot
         self._groups, self._dtype, self._device = groups, dtype, device
-        self.blocks = None if plan.gathered is None else self._blocks(plan.gathered)
+        self.blocks = [self._blocks(batch) for batch in plan.gathered]
         self._causal = self._causal_mask([run for run in plan.runs if run.causal])
         self.runs = [self._keys(run) for run in plan.runs]
         self.shared = [self._keys(run) for run in plan.shared]
@@ -247,9 +247,9 @@ class RowAttention:
         """The rows' attention, [rows, heads, size of values]."""
         sinks = self._scores.sinks
         merges = bool(plan.shared) or sinks is not None
-        if plan.blocks is not None and not plan.runs:
-            out, lse = self._blocks(plan.blocks, with_lse=merges)
-        elif plan.blocks is None and len(plan.runs) == 1:
+        if len(plan.blocks) == 1 and not plan.runs:
+            out, lse = self._blocks(plan.blocks[0], with_lse=merges)
+        elif not plan.blocks and len(plan.runs) == 1:
             out, lse = self._run(plan.runs[0], with_lse=merges)
         else:
             heads, rows, _ = self._queries.shape
@@ -258,8 +258,8 @@ class RowAttention:
             lse = self._queries.new_empty(heads, rows, 1, dtype=torch.float32) if merges else None
             for run in plan.runs:
                 self._put(out, lse, run.queries, *self._run(run, with_lse=merges))
-            if plan.blocks is not None:
-                self._put(out, lse, plan.blocks.rows, *self._blocks(plan.blocks, with_lse=merges))
+            for blocks in plan.blocks:
+                self._put(out, lse, blocks.rows, *self._blocks(blocks, with_lse=merges))
         if lse is None:
             return out.transpose(0, 1)
         for run in plan.shared:

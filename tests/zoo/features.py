@@ -280,6 +280,8 @@ FEATURES: dict[str, Feature] = {
     "input×gradient": _explained(spec.InputTimesGradient(), GRADIENTS, internals=True),
     "integrated gradients": _explained(spec.IntegratedGradients(steps=4), GRADIENTS, internals=True),
     "occlusion": _explained(spec.Occlusion(), TOLERANCE),
+    # Everything is looked into: which parts are, may else hang on a last digit.
+    "hierarchical": _explained(spec.Hierarchical(threshold=0.0), TOLERANCE),
     "mean embedding": _explained(
         spec.Occlusion(), TOLERANCE, internals=True, removal=spec.Removal(spec.RemovalKind.MEAN_EMBEDDING)
     ),

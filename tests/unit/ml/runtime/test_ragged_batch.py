@@ -61,12 +61,12 @@ def seen_slots(plan: AttentionPlan) -> list[Counter[int]]:
                 visible = np.tril(visible, len(slots) - len(queries))
         for query, row in zip(queries, visible, strict=True):
             seen[query].update(slots[row].tolist())
-    if plan.gathered is not None:
-        width = plan.gathered.queries.shape[1]
-        for query, place in zip(plan.gathered.rows.tolist(), plan.gathered.indices.tolist(), strict=True):
+    for batch in plan.gathered:
+        width = batch.queries.shape[1]
+        for query, place in zip(batch.rows.tolist(), batch.indices.tolist(), strict=True):
             block, within = divmod(place, width)
-            assert plan.gathered.queries[block, within] == query
-            seen[query].update(plan.gathered.slots[block][plan.gathered.visible[block, within]].tolist())
+            assert batch.queries[block, within] == query
+            seen[query].update(batch.slots[block][batch.visible[block, within]].tolist())
     return seen
 
 
@@ -110,14 +110,27 @@ def test_a_prefix_that_many_see_is_attended_to_once():
     [shared] = plan.shared
     assert shared.slots == range(100)
     assert shared.queries == slice(0, 34)
-    assert plan.gathered is not None
-    assert plan.gathered.slots.shape[1] < 100
+    [gathered] = plan.gathered
+    assert gathered.slots.shape[1] < 100
+
+
+def test_blocks_are_filled_up_to_others_of_about_as_many_keys_unless_a_start_is_dear():
+    sequences = sorted([n % 3 + 2, *[1] * (40 * (n % 8 + 1)), n + 2] for n in range(24))
+    batch, _ = laid_out(sequences, [0] * 24, [1] * 24)
+    assert len(Planner(batch, gather=True).plan().gathered) == 1
+
+    def products(plan: AttentionPlan) -> int:
+        return sum(gathered.visible.size for gathered in plan.gathered)
+
+    plan = Planner(batch).plan()
+    assert 2 * sum(int(gathered.visible.sum()) for gathered in plan.gathered) > products(plan)
+    assert products(plan) < products(Planner(batch, gather=True).plan())
 
 
 @pytest.mark.parametrize(("prompts", "gathers"), [(1, False), (2, False), (40, True)])
 def test_a_few_short_prompts_are_not_gathered(prompts: int, gathers: bool):
     batch, _ = laid_out([[n, 1, 2] for n in range(prompts)], [0] * prompts, [1] * prompts)
-    assert (Planner(batch).plan().gathered is not None) == gathers
+    assert bool(Planner(batch).plan().gathered) == gathers
 
 
 @pytest.mark.parametrize(
