@@ -78,7 +78,8 @@ class LimeExplainer:
         """Sample, fit, and tell, again and again.
 
         Errors are looked at once there are two samples a coefficient: before that, the penalty holds coefficients and
-        their errors near 0 whatever the game.
+        their errors near 0 whatever the game. A ranking does not end the package's ridge, whose penalty weighs the more
+        the fewer the samples: fewer would be another question.
         """
         seed, enough = self.budget.seed, 2 * (self.features + 1)
         draws = self._sizes.draw(seed) if self._chooses else draw(self.features, self.max_evaluations, seed)
@@ -88,7 +89,7 @@ class LimeExplainer:
             lambda coalitions, values: self._estimate(coalitions[:, 0], values[:, 0]),
             rows=1,
             blocks=self.max_evaluations,
-            stopping=Stopping.of(self.budget, enough, ranks=not self._every),
+            stopping=Stopping.of(self.budget, enough, ranks=self._converges and not self._every),
             growth=CONTROLLED_GROWTH if self._controls else PLAIN_GROWTH,
             end=StopReason.COMPLETE if self._every else StopReason.EVALUATIONS,
         )
@@ -168,6 +169,11 @@ class LimeExplainer:
     def _chooses(self) -> bool:
         """Whether the draw is ours to choose, and not the package's."""
         return self._every or (self.control and self.method.surrogate is SurrogateKind.RIDGE)
+
+    @property
+    def _converges(self) -> bool:
+        """Whether more samples change how well it is known what the surrogate is, and not what it is."""
+        return self._chooses or self.method.surrogate is not SurrogateKind.RIDGE
 
     @cached_property
     def _sizes(self) -> Sizes:
