@@ -6,7 +6,8 @@ samples, its sampling error are made of; errors of a share of `TOLERANCE` of it 
 the exact ones by more than 0.999.
 
 The exact half of a trial is work that has to be done anyway; the other half is lost where it is refused. So few prompts
-are not worth one, and no model is tried whose errors elsewhere say that it would be refused here.
+are not worth one, and no model is tried whose errors elsewhere say that it would be refused here. What a trial found is
+not kept for the next job, whose values have a spread of their own: equal jobs have equal results, whatever came before.
 """
 
 from __future__ import annotations
