@@ -34,7 +34,7 @@ from benchmarks.machine import processor
 from ml.kernels.onednn_linear import PackedLinear, pointwise
 from ml.kernels.processors import TABLE, Rule, processor_kind
 
-CLASSES = (2**15, 2**19, 2**21, None)
+CLASSES = (2**15, 2**17, 2**19, 2**21, None)
 """Numbers of the largest weight of each size class."""
 SHAPES = (
     *((64, 64), (128, 128), (64, 256)),

@@ -26,10 +26,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.machine import processor
-from benchmarks.serving import bare, load, processes, rows
+from benchmarks.serving import bare, load, one_client, processes, rows
 from benchmarks.serving.figures import Figure, prompts
 from benchmarks.subjects import folder_of
 from ml.memory import keep_freed_memory
+from ml.models.base import Chunk
 from ml.models.loading import load as load_model
 
 CLIENTS = (1, 8, 32)
@@ -47,6 +48,7 @@ class Bench:
         self._vocabulary: int = json.loads((folder / "config.json").read_text())["vocab_size"]
         self.parts: dict[str, Callable[[], list[Figure]]] = {
             "bare": self._bare,
+            "one": self._one,
             "clients": self._clients,
             "generate": self._generate,
             "prefix": self._prefix,
@@ -62,6 +64,29 @@ class Bench:
         module = bare.load_bare(self._folder)
         texts = prompts(64, self._vocabulary)
         return [*bare.calls(module, model, texts, self._seconds), *bare.attention(module, model, repeats=20)]
+
+    def _one(self) -> list[Figure]:
+        torch.set_num_threads(self._threads)
+        keep_freed_memory()
+        rounds, calls = round(4 * self._seconds), round(40 * self._seconds)
+        module = bare.load_bare(self._folder)
+        runner = load_model(str(self._folder), device="cpu", threads=self._threads).runner()
+        with (
+            processes.gloss(self._folder, self._threads) as ours,
+            processes.plain(self._folder, self._threads) as plain,
+        ):
+
+            async def ask() -> list[Figure]:
+                ways = {
+                    bare.BARE: one_client.without_server(lambda ids: bare.logits(module, [ids])),
+                    bare.OWN: one_client.without_server(lambda ids: runner.step([Chunk(ids)])),
+                    "plain server": one_client.served(plain.address),
+                    "gloss": one_client.served(ours.address),
+                }
+                found = await one_client.turns(ways, self._vocabulary, rounds)
+                return [*found, *await one_client.verbs(ours.address, self._vocabulary, calls)]
+
+            return asyncio.run(ask())
 
     def _clients(self) -> list[Figure]:
         found = []
@@ -92,7 +117,7 @@ def main() -> None:
     """Measure, print a table, and write JSON where asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="transformer", help="shipped name, folder, or gpt2-small")
-    parser.add_argument("--only", nargs="*", help="parts: bare clients generate prefix overload explanation memory")
+    parser.add_argument("--only", nargs="*", help="parts: bare one clients generate prefix overload explanation memory")
     parser.add_argument("--seconds", type=float, default=5, help="of each figure")
     parser.add_argument("--calls", type=int, default=10_000, help="of the memory's figure")
     parser.add_argument("--threads", type=int, default=2)

@@ -34,6 +34,9 @@ _logger = logging.getLogger(__name__)
 _SHORTEST_RETRY, _LONGEST_RETRY = 0.05, 30.0
 """Shortest and longest delay, in seconds, after which a refused caller may retry."""
 
+_REPLY_SECONDS = 0.01
+"""The longest that the model's thread waits for replies to be written."""
+
 
 class Engine:
     """Runs tasks on models. All methods are for the event loop that made it."""
@@ -59,7 +62,7 @@ class Engine:
         self._metrics = metrics
         self._loop = asyncio.get_running_loop()
         self._queue: Queue[Work | ChunkedSequence] = Queue(limits)
-        self._changed = threading.Condition()  # Guards the queue, and `_stopping`.
+        self._changed = threading.Condition()  # Guards the queue, `_stopping` and `_replying`.
         self._generations = Generations(
             models,
             self._runners,
@@ -70,6 +73,8 @@ class Engine:
         )
         self._batches = Batches(models, self._runners, metrics)
         self._stopping = False
+        self._replying = False
+        """Whether the event loop has yet to write the replies of the last batch."""
         self._waiting_seconds = waiting_seconds
         self._shortest = limits.shortest
         self._throughput = Throughput()
@@ -224,6 +229,8 @@ class Engine:
                 work = [item.payload for item in batch if isinstance(item.payload, Work)]
                 if work:
                     self._reply(self._batches.run(work))
+                    if len(work) == len(batch):
+                        self._let_replies_leave()
                     insert_prefixes(work[0].call.model, self._runners[work[0].call.model])
                 self._generations.step([item.payload for item in batch if isinstance(item.payload, ChunkedSequence)])
                 if batch:
@@ -259,7 +266,20 @@ class Engine:
         for work, value in zip(done.work, done.values, strict=True):
             if isinstance(value, Exception):
                 self._withdraw(work.call)
-        self._to_loop(done.deliver)
+        with self._changed:
+            self._replying = True
+        self._to_loop(self._deliver, done)
+
+    def _let_replies_leave(self) -> None:
+        """Wait until the last replies are written, unless there is other work.
+
+        Only one thread at a time runs Python: caching prefixes meanwhile would delay the replies.
+        """
+        with self._changed:
+            self._changed.wait_for(
+                lambda: not self._replying or self._stopping or len(self._queue) or self._generations.busy,
+                _REPLY_SECONDS,
+            )
 
     def _to_loop(self, callback: Any, *arguments: Any) -> None:
         try:
@@ -268,6 +288,16 @@ class Engine:
             self._stopping = True
 
     # Back on the event loop.
+
+    def _deliver(self, done: Done) -> None:
+        done.deliver()
+        # The calls that were woken run first, and write their replies.
+        self._loop.call_soon(self._replies_written)
+
+    def _replies_written(self) -> None:
+        with self._changed:
+            self._replying = False
+            self._changed.notify()
 
     def _expire(self, expired: Work | ChunkedSequence) -> None:
         if isinstance(expired, LongPrompt):

@@ -44,7 +44,7 @@ COMMENTS: dict[str, str] = {
     'BiasProbe.templates': 'At least one text. Each contains the slot "{}" once.',
     'BiasProbeResult.differences': 'One difference for every two groups.',
     'Budget.max_duration': "Maximum duration of the work from the moment it starts, 1e-9 to 1e9 seconds. Default: the worker's own limit.",
-    'Budget.max_evaluations': 'Maximum number of model evaluations, without those for measuring faithfulness, 2 to 10,000,000. Default: what the method needs; for sampling at most 1000. If neither this nor standard_error is set, LIME, KernelSHAP, permutations and context attribution stop when the largest attributions are settled (STOP_REASON_RANKED). They check this after an eighth, a quarter and a half of the evaluations.',
+    'Budget.max_evaluations': "Maximum number of model evaluations, without those for measuring faithfulness, 2 to 10,000,000. Default: what the method needs; for sampling at most 1000. If neither this nor standard_error is set, LIME, KernelSHAP, permutations and context attribution stop when the largest attributions are settled (STOP_REASON_RANKED). They check this after an eighth, a quarter and a half of the evaluations, and stop when two checks in a row agree. LIME with the ridge of the textbook's estimator does not stop early.",
     'Budget.seed': 'Random seed: the same spec, model and seed give the same draws. Default: 0.',
     'Budget.standard_error': "A sampling method stops when the standard error of every attribution, and of every interaction, is below this, 1e-9 to 1e9 in the attributions' unit. Rows do not count. Default: no such limit.",
     'CancelExplanationRequest.name': '"explanations/{id}".',

@@ -231,7 +231,7 @@ class Planner:
         rows, keys = np.array([(len(rows), len(nodes)) for _, rows, nodes in blocks]).T
         numbers = _batched(-(-keys // _KEYS) * _KEYS, int(rows.max()))
         for number in range(int(numbers.max()) + 1):
-            yield self._gathered([blocks[index] for index in np.nonzero(numbers == number)[0]])
+            yield self._gathered([blocks[index] for index in np.nonzero(numbers == number)[0].tolist()])
 
     def _gathered(self, blocks: Sequence[_Block]) -> Gathered:
         """Blocks filled up to the same shape."""

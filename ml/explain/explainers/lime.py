@@ -61,7 +61,8 @@ class LimeExplainer:
         """Sample and fit, again and again.
 
         Errors are believed once there are two samples per coefficient: before that, the penalty keeps coefficients and
-        their errors near 0 for any game.
+        their errors near 0 for any game. A ranking does not stop the package's ridge: its penalty weighs the more the
+        fewer the samples are, so fewer would answer another question.
         """
         seed, enough = self.budget.seed, 2 * (self.features + 1)
         draws = self._sizes.draw(seed) if self._chooses else draw(self.features, self.max_evaluations, seed)
@@ -71,7 +72,7 @@ class LimeExplainer:
             lambda coalitions, values: self._estimate(coalitions[:, 0], values[:, 0]),
             rows=1,
             blocks=self.max_evaluations,
-            stopping=Stopping.of(self.budget, enough, ranks=not self._every),
+            stopping=Stopping.of(self.budget, enough, ranks=self._converges and not self._every),
             growth=CONTROLLED_GROWTH if self._controls else PLAIN_GROWTH,
             end=StopReason.COMPLETE if self._every else StopReason.EVALUATIONS,
         )
@@ -157,6 +158,11 @@ class LimeExplainer:
     def _chooses(self) -> bool:
         """Whether the draw is by importance, and not the package's."""
         return self._every or (self.control and self.method.surrogate is SurrogateKind.RIDGE)
+
+    @property
+    def _converges(self) -> bool:
+        """Whether more samples change how well it is known what the surrogate is, and not what it is."""
+        return self._chooses or self.method.surrogate is not SurrogateKind.RIDGE
 
     @cached_property
     def _sizes(self) -> Sizes:

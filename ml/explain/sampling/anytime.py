@@ -49,9 +49,11 @@ def anytime(
     """
     coalitions = np.empty((0, rows, game.features), dtype=np.bool_)
     values = np.empty((0, rows))
+    looks = stopping.looks(blocks)
+    before: Estimate | None = None  # of the look before
     while True:
         size = max(_FIRST_BATCH // rows, int(len(values) * growth), batch_size(game) // rows, 1)
-        size = min(size, *(count - len(values) for count in (*stopping.looks(blocks), blocks) if count > len(values)))
+        size = min(size, *(count - len(values) for count in (*looks, blocks) if count > len(values)))
         batch = np.array([next(draws) for _ in range(size)])
         asked = yield from game(batch.reshape(-1, game.features))
         answers = asked.reshape(size, rows)
@@ -67,12 +69,14 @@ def anytime(
         finished = len(values) == blocks
         if finished and end is StopReason.COMPLETE:
             stop = end
-        elif enough := stopping.reason(found, len(values), blocks):
+        elif enough := stopping.reason(found, before, len(values), blocks):
             stop = enough
         elif answered < size:
             stop = StopReason.DURATION
         elif finished:
             stop = end
+        if len(values) in looks:
+            before = found
         yield replace(found, stop=stop)
         if stop is not None:
             return

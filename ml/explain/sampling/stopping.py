@@ -4,9 +4,9 @@ A budget with a standard error or a number of evaluations decides by itself. Wit
 largest attributions are ranked: their signs, and their order among themselves and before all others, are certain beyond
 their errors, or so precise that the rest makes no difference.
 
-Stopping when errors look small favours errors that look smaller than they are. So there are only three checks, at an
-eighth, a quarter and half of the most evaluations, when errors are known within a tenth. Each comparison has to hold by
-three standard errors: of some fifteen in three checks, one is wrong in about one explanation of ten at worst.
+Stopping when errors look small favours errors that look smaller than they are, as those of few samples do. So there are
+only three checks, at an eighth, a quarter and half of the most evaluations, and the ranking has to hold at two of them
+in a row, the second time with twice the samples. Each comparison has to hold by three standard errors.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ml.explain.estimator import Estimate
+from ml.explain.estimator import BoolArray, Estimate, IntArray
 from ml.result import StopReason
 from ml.spec import Budget
 
@@ -51,29 +51,56 @@ class Stopping:
         return cls(budget.standard_error, ranks and not asked, enough)
 
     def looks(self, max_blocks: int) -> list[int]:
-        """Numbers of blocks, of `max_blocks`, at which to check the ranking."""
-        return [max(math.ceil(share * max_blocks), self.enough) for share in _LOOKS] if self.ranks else []
+        """Numbers of blocks, of `max_blocks`, at which to check the ranking, ascending."""
+        if not self.ranks:
+            return []
+        return sorted({max(math.ceil(share * max_blocks), self.enough) for share in _LOOKS})
 
-    def reason(self, found: Estimate, now: int, max_blocks: int) -> StopReason | None:
-        """Why to stop with an estimate `found` from `now` blocks of `max_blocks`; None to go on."""
+    def reason(self, found: Estimate, before: Estimate | None, now: int, max_blocks: int) -> StopReason | None:
+        """Why to stop with an estimate `found` from `now` blocks of `max_blocks`; None to go on.
+
+        Args:
+            before: the estimate of the check before this one.
+        """
         if now < min(self.enough, max_blocks):
             return None
         if self.limit is not None and float(found.standard_errors.max()) < self.limit:
             return StopReason.STANDARD_ERROR
-        return StopReason.RANKED if now in self.looks(max_blocks) and is_ranked(found) else None
+        if before is None or now not in self.looks(max_blocks):
+            return None
+        return StopReason.RANKED if is_ranked(before) and is_ranked(found) and agree(before, found) else None
 
 
 def is_ranked(found: Estimate) -> bool:
     """Whether the signs and the order of the largest attributions are certain."""
-    order = np.argsort(-np.abs(found.attributions), kind="stable")
-    values, errors = found.attributions[order], found.standard_errors[order]
-    sizes, top = np.abs(values), slice(0, TOP)
+    order = _by_size(found)
+    sizes, errors, top = np.abs(found.attributions[order]), found.standard_errors[order], slice(0, TOP)
     if not np.isfinite(errors).all() or sizes[0] == 0:
         return False
     alike = _ALIKE * sizes[0]
     apart = sizes[top, None] - sizes
     reach = _REACH * np.hypot(errors[top, None], errors)
-    later = np.arange(len(sizes)) > np.arange(len(sizes))[top, None]
     ordered = (apart > reach) | (reach < alike)
     signed = (sizes[top] > _REACH * errors[top]) | (_REACH * errors[top] < alike)
-    return bool(ordered[later].all() and signed.all())
+    return bool(ordered[_later(len(sizes))].all() and signed.all())
+
+
+def agree(before: Estimate, found: Estimate) -> bool:
+    """Whether the largest attributions `found` had their signs and order `before`, but for what makes no difference."""
+    order = _by_size(found)
+    values = before.attributions[order] * np.sign(found.attributions[order])  # negative where the sign was another
+    alike = _ALIKE * np.abs(found.attributions).max()
+    apart = values[:TOP, None] - np.abs(values)
+    return bool((apart > -alike)[_later(len(values))].all() and (values[:TOP] > -alike).all())
+
+
+def _by_size(found: Estimate) -> IntArray:
+    """Which attribution is the largest, which the next, int64 [features]."""
+    return np.argsort(-np.abs(found.attributions), kind="stable")
+
+
+def _later(features: int) -> BoolArray:
+    """Of attributions by size, which come after each of the largest, bool [TOP, features]."""
+    ranks = np.arange(features)
+    later: BoolArray = ranks > ranks[:TOP, None]
+    return later

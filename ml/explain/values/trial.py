@@ -5,7 +5,8 @@ So errors are compared with the spread of the job's own values, which effects an
 at most `TOLERANCE` of it leave attributions that correlate with the exact ones by more than 0.999.
 
 The exact half of a trial is needed anyway; the other half is wasted if the model is rejected. So there is no trial for
-few prompts, and none of models whose known errors make a rejection likely.
+few prompts, and none of models whose known errors make a rejection likely. The outcome is not kept for the next job,
+whose values have a spread of their own: equal jobs have equal results, whatever came before.
 """
 
 from __future__ import annotations

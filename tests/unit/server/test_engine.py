@@ -259,6 +259,24 @@ def test_a_runner_that_cannot_cache_harms_nobody(monkeypatch):
     asyncio.run(scenario())
 
 
+def test_prefixes_are_cached_once_the_caller_has_written_its_reply(monkeypatch):
+    monkeypatch.setattr("server.engine._REPLY_SECONDS", 60)
+    noted: list[str] = []
+    monkeypatch.setattr(PromptRunner, "insert_prefixes", lambda *_: noted.append("cached"))
+
+    async def call(bench: Bench, *ids: int) -> None:
+        await bench.engine.submit("fake", [NextTokenTask((id_,)) for id_ in ids])
+        noted.append("replied")
+
+    async def scenario():
+        async with Bench() as bench:
+            await call(bench, 1)
+            await call(bench, 2, 3)
+        assert noted == ["replied", "cached"] * 2
+
+    asyncio.run(scenario())
+
+
 def test_a_dead_thread_is_told(monkeypatch):
     async def scenario():
         bench = Bench()

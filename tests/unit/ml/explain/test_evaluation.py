@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,8 +19,20 @@ from ml.models.huggingface import HuggingFaceModel
 from ml.models.loading import load
 from ml.models.protocol import RoundedModel
 from ml.result import ExplanationResult
-from ml.spec import Budget, ExplanationSpec, Lime, Occlusion, PrecisionPolicy, Prompt, Quality
-from tests.unit.ml.explain.toys import ToyModel
+from ml.spec import (
+    Budget,
+    Continuation,
+    ExplanationSpec,
+    Lime,
+    Occlusion,
+    PrecisionPolicy,
+    Prompt,
+    Quality,
+    Rows,
+    Target,
+    Unit,
+)
+from tests.unit.ml.explain.toys import ToyModel, word_tokenizer
 
 
 def values(evaluator: Evaluator, prompts: list[Ids]) -> list[float]:
@@ -45,6 +58,12 @@ def rough(exact: ToyModel, error: float, elsewhere: float | None = None) -> Roun
 def read(rounded: RoundedModel) -> int:
     assert isinstance(rounded.model, ToyModel)
     return len(rounded.model.read)
+
+
+def result(model: ToyModel, prompt: Prompt, method: Occlusion, **spec: Any) -> ExplanationResult:
+    *_, last = Run(model, ExplanationSpec(prompt, method, quality=Quality(faithfulness=False), **spec))
+    assert last.result is not None
+    return last.result
 
 
 TEXTS = ["good"] * 10 + ["bad"] * 10 + ["good bad"] * 10
@@ -124,6 +143,33 @@ def test_the_precision_does_not_hang_on_what_was_asked_before(
     faster = [rough(exact, 1e-3)]
     found = [values(Evaluator(exact, target, faster=faster), prompts) for _ in range(2)]
     assert found[0] == found[1]
+
+
+def test_what_rounding_does_to_a_row_is_in_that_rows_standard_errors(monkeypatch: pytest.MonkeyPatch):
+    tokenizer = word_tokenizer(context=128)
+    exact, off = (ToyModel({"good": good, "bad": -0.06}, tokenizer=tokenizer) for good in (0.05, 0.05003))
+    monkeypatch.setattr(exact, "in_bfloat16", lambda: (RoundedModel(off, 1e-5),))
+    explained = {
+        precision: result(
+            exact,
+            Prompt(text="good bad very " * 24),
+            Occlusion(),
+            target=Target(Continuation(text="yes yes .")),
+            rows=Rows(Unit.TOKEN),
+            precision=precision,
+        )
+        for precision in PrecisionPolicy
+    }
+    rounded, unrounded = (explained[each] for each in (PrecisionPolicy.AUTO, PrecisionPolicy.FLOAT32))
+    assert rounded.precision.measured_error is not None
+    errors = []
+    for row, true in zip(rounded.rows, unrounded.rows, strict=True):
+        difference = np.array(row.attributions) - true.attributions
+        assert np.array(row.standard_errors) == pytest.approx(np.sqrt(np.mean(difference**2)), rel=0.2)
+        assert true.standard_errors == ()
+        errors.append(row.standard_errors[0])
+    assert errors[0] == pytest.approx(errors[1])
+    assert errors[0] > 2 * errors[2]  # it is the logit of "yes" that is off
 
 
 @pytest.mark.parametrize("folder", ["tiny_llama", "tiny_gpt2"])

@@ -56,7 +56,7 @@ def test_an_additive_game_gives_back_its_terms():
     assert last.standard_errors == pytest.approx([0] * 4, abs=1e-9)
     assert last.surrogate.r_squared == pytest.approx(1)
     assert last.surrogate.intercept == pytest.approx(0.5)
-    assert (last.stop, last.converged) == (StopReason.RANKED, True)
+    assert (last.stop, last.converged) == (StopReason.EVALUATIONS, True)
     assert last.stability == pytest.approx(1)
 
 
