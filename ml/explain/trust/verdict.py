@@ -90,8 +90,8 @@ def _effect(result: ExplanationResult, in_units: bool) -> Iterator[Reason]:
         # A fit that reaches no further than the prompt itself ranks by what is left of numbers near zero.
         yield (
             Verdict.NOT_TRUSTED,
-            f"The attributions tell nothing: removing the whole prompt changes the value by {effect:.2g}, and all of"
-            f" them together make {attributed:.2g}; choose other parameters (a wider kernel, a smaller penalty).",
+            f"The attributions tell nothing: removing the whole prompt changes the value by {effect:.2g}, and their"
+            f" sizes sum to only {attributed:.2g}; choose other parameters (a wider kernel, a smaller penalty).",
         )
 
 
@@ -102,12 +102,12 @@ def _unchanged(result: ExplanationResult, unchanged: Sequence[int]) -> Iterator[
     names = ", ".join(f'"{result.attributions[index].text}"' for index in unchanged[:_MAX_NAMED])
     more = f" and {count - _MAX_NAMED} more" if count > _MAX_NAMED else ""
     if result.removal.kind is RemovalKind.MASK_TOKEN:
-        why = f"The model has no tokens for {names}{more} and reads {result.removal.replacement} there as it is"
+        why = f"The model has no tokens for {names}{more} and reads {result.removal.replacement} there anyway"
     else:
-        why = f"What takes the place of {names}{more} is the same"
+        why = f"The replacement of {names}{more} is the same text"
     yield (
         Verdict.NOT_TRUSTED if count == of else Verdict.CAUTION,
-        f"{why}, so removing {'that' if count == 1 else 'those'} changes nothing; remove in another way.",
+        f"{why}, so removing {'it' if count == 1 else 'them'} changes nothing; use another removal.",
     )
 
 
@@ -130,7 +130,7 @@ def _target(target: ResolvedTarget) -> Iterator[Reason]:
         yield (
             Verdict.CAUTION,
             f"The prompt ends inside a token of prompt and target together, so {end} is measured with the target and is"
-            " no feature; let the prompt end between two words.",
+            " not a feature; end the prompt between two words.",
         )
 
 
@@ -182,9 +182,9 @@ def _hidden(result: ExplanationResult) -> Iterator[Reason]:
     if abs(together) > largest and abs(together - alone) > abs(together) / 2:
         yield (
             Verdict.CAUTION,
-            f"What seems to carry little, {_figures(alone, '.2g')} in all where each part is left out alone,"
-            f" carries {_figures(together, '.2g')} together: some of it stands in several parts, which leaving"
-            " out one at a time does not show. Ask for Owen values.",
+            f"The parts that seem to carry little sum to {_figures(alone, '.2g')} when each is left out alone, but"
+            f" carry {_figures(together, '.2g')} together: some content stands in several parts, which leaving"
+            " out one at a time cannot show. Use Owen values.",
         )
 
 
@@ -193,8 +193,8 @@ def _noise(result: ExplanationResult) -> Iterator[Reason]:
     if noise > largest / _MINOR:
         yield (
             Verdict.NOT_TRUSTED if noise > largest / 2 else Verdict.CAUTION,
-            f"The engine that serves the model gives the same prompt log-probabilities that differ by {noise:.2g} with"
-            f" what it computes beside, and the largest attribution is {largest:.2g}.",
+            f"The log-probabilities of the engine that serves the model vary by {noise:.2g} for the same prompt, with"
+            f" the other requests that it computes; the largest attribution is {largest:.2g}.",
         )
 
 
