@@ -18,7 +18,7 @@ from gloss.render.paint import WEIGHT, Shaded, plain, quoted, shares
 from gloss.tensors import unpack
 
 _UNKNOWN = "?"
-"""In the place of a number that an engine elsewhere does not give."""
+"""In the place of a number that an external engine does not give."""
 
 
 def next_token(prompt: str, prediction: v1.NextTokenPrediction) -> Group:

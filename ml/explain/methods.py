@@ -72,7 +72,7 @@ def explainer(
     Raises:
         InputError: the budget is too small, or the removal, rows or so long a prompt do not suit the method.
         NoAttentionError: the method is about attention, and the model has none.
-        OutOfReachError: method or removal look inside a model that an engine elsewhere computes.
+        OutOfReachError: method or removal look inside a model that an external engine computes.
     """
     _check_reach(asked, info, perturbed)
     limit, removals = asked.budget.max_evaluations, perturbed.removals

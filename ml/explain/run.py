@@ -239,7 +239,7 @@ class Run(Work):
         """`estimate` with standard errors that count those of the values.
 
         Args:
-            noise: standard deviation of a value, by what an engine elsewhere computes beside.
+            noise: standard deviation of a value, by what an external engine computes beside.
             number: what it estimates: 0 for the target's value, else a row's, from 1.
         """
         freedom, rounding = estimate.freedom, self._evaluator.rounding

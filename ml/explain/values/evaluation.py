@@ -23,7 +23,7 @@ from ml.result import Precision
 _CPU_OPERATIONS = 2e11
 _DEVICE_OPERATIONS = 1e13
 _ENGINE_TOKENS = 16384
-"""Tokens to ask an engine elsewhere for at least: some hundred short prompts. It idles between two such questions."""
+"""Tokens to ask an external engine for at least: some hundred short prompts. It idles between two such questions."""
 _MIN_TOKENS_PER_PREFIX_TOKEN = 4
 """Tokens of the prompts behind their shared prefix, for each token of it, that make a trial worth reading it twice."""
 MIN_PREFIX = 16
@@ -46,7 +46,7 @@ def chunk_tokens(info: ModelInfo) -> int:
 
 def rough_seconds(info: ModelInfo, tokens: int) -> float | None:
     """How long reading `tokens` tokens may take, from the model's size and the kind of device alone: within a factor of
-    about three of the truth on a server's processor, and meant for "seconds or hours?". None of an engine elsewhere, of
+    about three of the truth on a server's processor, and meant for "seconds or hours?". None of an external engine, of
     which nothing of the kind is known.
     """
     if info.engine:
@@ -97,7 +97,7 @@ class Evaluator:
 
     @property
     def noise(self) -> float:
-        """Standard deviation of a value, by what an engine elsewhere computes beside; 0 of a model loaded here."""
+        """Standard deviation of a value, by what an external engine computes beside; 0 of a model loaded here."""
         pairs = zip(self.objective.weights, self.objective.sizes, strict=True)
         return self._model.info.noise * math.sqrt(sum(weight**2 * size for weight, size in pairs))
 
