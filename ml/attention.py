@@ -88,7 +88,7 @@ def resolve(spec: AttentionSpec, info: ModelInfo, tokens: int) -> AttentionPlan:
 
     Raises:
         NoAttentionError: the model has no attention.
-        OutOfReachError: an engine elsewhere computes it.
+        OutOfReachError: an external engine computes it.
         InputError: a layer, head or query out of range or repeated, a reduction that contradicts the rest, or more
             weights in one layer than memory is given to.
     """

@@ -8,9 +8,9 @@ GlossError
 ├── CapabilityError            this model cannot do that
 │   ├── NoAttentionError
 │   ├── MixedLayersError       some of its layers have no attention, and all are needed
-│   ├── OutOfReachError        an engine elsewhere computes it, and does not give what was asked for
+│   ├── OutOfReachError        an external engine computes it, and does not give what was asked for
 │   └── NoChatTemplateError
-├── EngineError                an engine elsewhere gave no answer that could be used
+├── EngineError                an external engine gave no answer that could be used
 │   ├── EngineUnavailableError it is away, overloaded or too slow; trying later may help
 │   └── EngineModelChangedError it computes another model than when it was first asked
 └── ModelLoadError             the model's folder is missing, incomplete, corrupt or not allowed
@@ -109,7 +109,7 @@ class MixedLayersError(CapabilityError):
 
 
 class OutOfReachError(CapabilityError):
-    """An engine elsewhere computes the model, and does not give what was asked for.
+    """An external engine computes the model, and does not give what was asked for.
 
     `what` goes on after "which", and `instead` says what would work.
     """

@@ -15,7 +15,7 @@ MAX_TOP_K = 1000
 class Prediction:
     """The most likely tokens, most likely first, with natural log-probabilities.
 
-    `entropy` is that of all tokens, in nats; None where an engine elsewhere gives the most likely ones alone.
+    `entropy` is that of all tokens, in nats; None where an external engine gives the most likely ones alone.
     """
 
     ids: tuple[int, ...]
@@ -75,7 +75,7 @@ def check_temperature(temperature: float, info: ModelInfo) -> None:
 
     Raises:
         InputError: no logits can be divided by it.
-        OutOfReachError: it is not 1, and an engine elsewhere gives no whole distribution to be changed.
+        OutOfReachError: it is not 1, and an external engine gives no whole distribution to be changed.
     """
     if not 0 < temperature <= 100:
         raise InputError("temperature", f"must be above 0 and at most 100, not {temperature}")

@@ -1,4 +1,4 @@
-"""All models of a server, wherever they are computed: by this process, or by engines elsewhere."""
+"""All models of a server, wherever they are computed: by this process, or by external engines."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ _logger = logging.getLogger(__name__)
 DOMAIN = "gloss.v1"
 
 _ENGINE_RETRY_SECONDS = 5.0
-"""Delay before an engine elsewhere is asked again after an unusable answer."""
+"""Delay before an external engine is asked again after an unusable answer."""
 
 _LONGEST_TEXT = 400
 """Bytes of a message or of a piece of metadata: statuses travel in trailers, which peers accept up to 8 KiB."""

@@ -152,7 +152,7 @@ class Metrics:
         self.queue_depth.set_function(depth)
 
     def note_exchange(self, each: Exchange) -> None:
-        """Count a request to an engine elsewhere."""
+        """Count a request to an external engine."""
         self._engine.note(each.outcome, each.seconds, each.in_flight, each.prompt_tokens, each.cached_tokens)
 
     def watch_prefixes(self, model: str, runner: Runner) -> None:

@@ -1,4 +1,4 @@
-"""Questions about models that engines elsewhere compute: asked over HTTP on the event loop, without a thread or torch.
+"""Questions about models that external engines compute: asked over HTTP on the event loop, without a thread or torch.
 
 It offers to the services what `server.engine.Engine` does. Batching is the engine's; what is bounded here is how many
 prompts wait for it, and how many of each caller's.
@@ -47,7 +47,7 @@ _MAX_UNREAD = 32
 
 
 class ServedEngine:
-    """Asks engines elsewhere. All methods are for the event loop that made it."""
+    """Asks external engines. All methods are for the event loop that made it."""
 
     def __init__(self, models: Mapping[str, Found], observe: Callable[[Exchange], None], *, max_waiting: int) -> None:
         """Answer questions about `models`.
@@ -178,7 +178,7 @@ class ServedEngine:
         groups: dict[tuple[int, int], list[int]] = defaultdict(list)
         for index, task in enumerate(tasks):
             if isinstance(task, AttentionTask):
-                raise TypeError("an engine elsewhere gives no attention; `ml.attention.resolve` refuses it")
+                raise TypeError("an external engine gives no attention; `ml.attention.resolve` refuses it")
             groups[len(task.continuation) if isinstance(task, ScoreTask) else 0, task.top_k].append(index)
         size = self._engines[model].client.window.request
         for (tail, top), indices in groups.items():

@@ -56,7 +56,7 @@ class Settings(BaseSettings):
     # What it serves.
 
     model: str = "transformer"
-    """Models, separated by commas: shipped names, local folders, hub names, or models that engines elsewhere serve
+    """Models, separated by commas: shipped names, local folders, hub names, or models that external engines serve
     (``vllm+http://host:8000/NAME``). The first is the default."""
 
     device: str = "auto"
@@ -79,23 +79,23 @@ class Settings(BaseSettings):
     """CPU threads of one model call. Unset: torch's own choice. Lower it when a worker shares the machine."""
 
     engine_key: str = Field(default="", repr=False)
-    """What an engine elsewhere is sent as ``Authorization: Bearer KEY``. Unset: nothing. Never shown."""
+    """What an external engine is sent as ``Authorization: Bearer KEY``. Unset: nothing. Never shown."""
 
     engine_concurrency: int = Field(default=256, ge=1)
-    """The most prompts that are in flight at one replica of an engine elsewhere. Fewer leave it to its other users."""
+    """The most prompts that are in flight at one replica of an external engine. Fewer leave it to its other users."""
 
     engine_timeout_seconds: float = Field(default=120.0, gt=0)
-    """Seconds that one request to an engine elsewhere may take, its own queue included; then it is sent again."""
+    """Seconds that one request to an external engine may take, its own queue included; then it is sent again."""
 
     engine_patience_seconds: float = Field(default=60.0, ge=0)
-    """Seconds for which the server waits at its start for an engine elsewhere. Later, calls fail within about ten
+    """Seconds for which the server waits at its start for an external engine. Later, calls fail within about ten
     seconds where the engine is away."""
 
     engine_price: float | None = Field(default=None, ge=0)
-    """What an engine elsewhere takes for a million prompt tokens, in any currency: costs are then told in it, too."""
+    """What an external engine takes for a million prompt tokens, in any currency: costs are then told in it, too."""
 
     tokenizer: str = ""
-    """Tokenizer of a model that an engine elsewhere serves: a folder, or a name on the Hub. Unset: that of the model
+    """Tokenizer of a model that an external engine serves: a folder, or a name on the Hub. Unset: that of the model
     which the engine names."""
 
     redis_url: RedisUrl = Field(default="redis://127.0.0.1:6379/0", repr=False)
@@ -202,7 +202,7 @@ class Settings(BaseSettings):
 
     @property
     def engine(self) -> EngineOptions:
-        """How an engine elsewhere is asked."""
+        """How an external engine is asked."""
         return EngineOptions(
             key=self.engine_key,
             concurrency=self.engine_concurrency,

@@ -17,7 +17,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="GLOSS_", frozen=True, extra="ignore")
 
     model: str = "transformer"
-    """A shipped name, a local folder or a hub name, or a model that an engine elsewhere serves
+    """A shipped name, a local folder or a hub name, or a model that an external engine serves
     (``vllm+http://host:8000/NAME``): one, because a worker holds one model. Start a worker a model."""
 
     device: str = "auto"
@@ -42,23 +42,23 @@ class Settings(BaseSettings):
     """Niceness of the model's process, so that inference on the same machine stays quick."""
 
     engine_key: str = Field(default="", repr=False)
-    """Key for an engine elsewhere, sent as ``Authorization: Bearer KEY``. Unset: none is sent. Never shown."""
+    """Key for an external engine, sent as ``Authorization: Bearer KEY``. Unset: none is sent. Never shown."""
 
     engine_concurrency: int = Field(default=256, ge=1)
-    """The most prompts that are in flight at one replica of an engine elsewhere. Fewer leave it to its other users."""
+    """The most prompts that are in flight at one replica of an external engine. Fewer leave it to its other users."""
 
     engine_timeout_seconds: float = Field(default=120.0, gt=0)
-    """Seconds that one request to an engine elsewhere may take, its own queue included; then it is sent again."""
+    """Seconds that one request to an external engine may take, its own queue included; then it is sent again."""
 
     engine_patience_seconds: float = Field(default=60.0, ge=0)
     """Seconds for which requests to an engine that is unavailable or overloaded are retried; then the explanation fails
     with ENGINE_UNAVAILABLE."""
 
     engine_price: float | None = Field(default=None, ge=0)
-    """Price of a million prompt tokens at an engine elsewhere, in any currency: costs then include it."""
+    """Price of a million prompt tokens at an external engine, in any currency: costs then include it."""
 
     tokenizer: str = ""
-    """Tokenizer of a model that an engine elsewhere serves: a folder, or a name on the Hub. Unset: that of the model
+    """Tokenizer of a model that an external engine serves: a folder, or a name on the Hub. Unset: that of the model
     which the engine names."""
 
     redis_url: RedisUrl = Field(default="redis://127.0.0.1:6379/0", repr=False)
@@ -96,7 +96,7 @@ class Settings(BaseSettings):
 
     @property
     def engine(self) -> EngineOptions:
-        """How an engine elsewhere is asked."""
+        """How an external engine is asked."""
         return EngineOptions(
             key=self.engine_key,
             concurrency=self.engine_concurrency,

@@ -6,10 +6,14 @@ or was cancelled; 130 interrupted.
 
 from __future__ import annotations
 
+import os
 from importlib import import_module, metadata
 from typing import Any
 
 import click
+
+# Read when gRPC is imported: errors are reported in our own words, not by its log.
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 COMMANDS = {
     "next": "gloss.cli.infer:next_",

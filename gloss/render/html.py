@@ -307,7 +307,7 @@ def _faithfulness(result: v1.ExplanationResult, units: str) -> Iterator[str]:
     if not result.HasField("faithfulness"):
         return
     found = result.faithfulness
-    yield '<h2>Faithfulness</h2><p class="soft">Does the ranking predict what the model does? Beside '
+    yield '<h2>Faithfulness</h2><p class="soft">Does the ranking predict what the model does? Compared with '
     yield f"{found.random_rankings} random rankings of the same {safe(units)}.</p>"
     yield f'<table class="metrics">{_head(("metric", "this ranking", "random", "beside random"))}<tbody>'
     for line in words.faithfulness(found, units, words.scale(result.target)):

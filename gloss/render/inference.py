@@ -18,7 +18,7 @@ from gloss.render.paint import WEIGHT, Shaded, plain, quoted, shares
 from gloss.tensors import unpack
 
 _UNKNOWN = "?"
-"""For a number that an engine elsewhere does not give."""
+"""For a number that an external engine does not give."""
 
 
 def next_token(prompt: str, prediction: v1.NextTokenPrediction) -> Group:
@@ -116,9 +116,9 @@ def score(reply: v1.ScoreResponse) -> Iterator[RenderableType]:
         )
         if found.overlap:
             yield Text.assemble(
-                "The first token begins with the prompt's end, ",
+                "The prompt ends inside a token: the first token begins with the prompt's end, ",
                 quoted(found.overlap),
-                ", as it ends inside it.",
+                ".",
                 style="yellow",
             )
 
@@ -156,10 +156,10 @@ def _alternatives(top: Iterable[v1.TokenProbability]) -> Text:
 def tokens(reply: v1.TokenizeResponse) -> Group:
     """The tokens in a row of boxes with their ids, and their number."""
     boxes = Text(" ").join(Text.assemble(quoted(words.shown(token)), (f" {token.id}", "dim")) for token in reply.tokens)
-    length = f"{len(reply.tokens)} tokens of the {reply.context_length:,} that {words.model(reply.model)} reads"
+    length = f"{len(reply.tokens)} tokens; {words.model(reply.model)} reads up to {reply.context_length:,}"
     lines = [Text(length, "dim")]
     if reply.has_start_token and reply.tokens[0].HasField("span"):
-        lines.append(Text("The text spells out the start token, which would have been added: it is there once.", "dim"))
+        lines.append(Text("The text already contains the start token, so it was not added again.", "dim"))
     return Group(boxes, *lines)
 
 

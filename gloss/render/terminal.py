@@ -151,7 +151,7 @@ def faithfulness(result: v1.ExplanationResult, units: str) -> Iterator[Renderabl
     """How well the attributions predict the model, each metric compared with random rankings."""
     if result.HasField("faithfulness"):
         rankings = result.faithfulness.random_rankings
-        yield Text(f"  Faithful? Beside {rankings} random rankings (✔ better, ≈ alike, ✘ worse):", "dim")
+        yield Text(f"  Faithful? Compared with {rankings} random rankings (✔ better, ≈ similar, ✘ worse):", "dim")
         for line in words.faithfulness(result.faithfulness, units, words.scale(result.target)):
             mark, style = _MARKS[line.better]
             yield Text.assemble("  ", (mark, style), f" {line.name}: ", (line.sentence, "dim"))

@@ -35,8 +35,8 @@ _ATTRIBUTION_UNITS = {
 }
 _STOPS = {
     v1.STOP_REASON_COMPLETE: "nothing was left to evaluate",
-    v1.STOP_REASON_EVALUATIONS: "the evaluations allowed were used up",
-    v1.STOP_REASON_DURATION: "the time allowed was used up",
+    v1.STOP_REASON_EVALUATIONS: "the allowed evaluations were used",
+    v1.STOP_REASON_DURATION: "the allowed time was used",
     v1.STOP_REASON_STANDARD_ERROR: "every standard error was small enough",
     v1.STOP_REASON_CANCELLED: "it was cancelled",
     v1.STOP_REASON_RANKED: "signs and order of the largest attributions were known",
@@ -177,7 +177,7 @@ def value_line(result: v1.ExplanationResult, spec: v1.ExplanationSpec) -> str:
     if not result.target.HasField("skipped_token"):
         return line
     skipped = visible(result.target.skipped_token.text)
-    return f"{line}. More likely is {skipped!r}, which stands for a missing or unknown word and was skipped."
+    return f"{line}. {skipped!r} is more likely, but stands for a missing or unknown word and was skipped."
 
 
 def study_line(result: v1.StudyResult) -> str:
@@ -193,7 +193,7 @@ def unit_line(result: v1.ExplanationResult, spec: v1.ExplanationSpec) -> str:
     if result.outside_share < 0.0005:
         return f"{line}."
     outside = percent(result.outside_share)
-    return f"{line}. Of all that reaches it, {outside} comes from other tokens, such as a start token."
+    return f"{line}. Of everything that reaches it, {outside} comes from other tokens, such as a start token."
 
 
 def scale(target: v1.ResolvedTarget) -> str:
@@ -209,11 +209,11 @@ def tells_shares(result: v1.ExplanationResult) -> bool:
 def removal(result: v1.ExplanationResult) -> str:
     """How features were removed."""
     if result.removal.kind == v1.REMOVAL_KIND_DELETE:
-        return "taken out"
+        return "deleted"
     if result.removal.kind == v1.REMOVAL_KIND_MEAN_EMBEDDING:
-        return "blurred into the mean embedding"
+        return "replaced by the mean embedding"
     if result.removal.kind == v1.REMOVAL_KIND_TEXT_AND_DELETE:
-        return f"replaced by {visible(result.removal.replacement)!r} or taken out, the mean of both"
+        return f"replaced by {visible(result.removal.replacement)!r} or deleted (the mean of both)"
     return f"replaced by {visible(result.removal.replacement)!r}"
 
 

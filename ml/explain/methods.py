@@ -74,7 +74,7 @@ def explainer(
     Raises:
         InputError: the budget is too small, or the method does not support the removal, the rows or so many features.
         NoAttentionError: the method needs attention, and the model has none.
-        OutOfReachError: method or removal need the internals of a model that is served elsewhere.
+        OutOfReachError: method or removal need the internals of a model that an external engine computes.
     """
     _check_reach(asked, info, perturbed)
     limit, removals = asked.budget.max_evaluations, perturbed.removals

@@ -239,7 +239,7 @@ class Run(Work):
         """`estimate` with the errors of the values added to its standard errors.
 
         Args:
-            noise: standard deviation of a value from an engine elsewhere.
+            noise: standard deviation of a value from an external engine.
             number: whose estimate it is: 0 for the target's value, from 1 for those of the rows.
         """
         freedom, rounding = estimate.freedom, self._evaluator.rounding

@@ -21,7 +21,7 @@ class StopReason(Enum):
 class Cost:
     """What it took. `evaluations` are prompts computed; `cache_hits` those whose value was known already.
 
-    `duration` is in seconds; `price` is that of an engine elsewhere, None where it has none.
+    `duration` is in seconds; `price` is that of an external engine, None where it has none.
     """
 
     evaluations: int = 0
@@ -37,7 +37,7 @@ class Cost:
 class Precision:
     """What the numbers were computed in, and the largest error against float32 seen, where a trial was made.
 
-    `noise` is the standard deviation of one token's log-probability with what an engine elsewhere computes beside.
+    `noise` is the standard deviation of one token's log-probability with what an external engine computes beside.
     """
 
     dtype: str = "float32"

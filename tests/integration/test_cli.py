@@ -74,7 +74,7 @@ def test_explain_by_what_is_inside(gloss: Gloss, method: str) -> None:
 
 
 def test_the_mean_embedding_takes_a_words_place(gloss: Gloss) -> None:
-    assert "blurred into the mean embedding" in gloss("explain", PROMPT, "--removal", "mean-embedding").stdout
+    assert "replaced by the mean embedding" in gloss("explain", PROMPT, "--removal", "mean-embedding").stdout
 
 
 def test_bias(gloss: Gloss) -> None:

@@ -1,4 +1,4 @@
-"""Links between the documents lead somewhere: to a file or folder that is there, and to a heading in it."""
+"""What the documents point at is there: files, folders, headings, and the modules that they name."""
 
 from __future__ import annotations
 
@@ -35,6 +35,13 @@ def test_links_lead_somewhere(document: Path) -> None:
         if not file.exists() or (anchor and anchor not in anchors(file)):
             broken.append(target)
     assert not broken
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_modules_that_are_named_exist(document: Path) -> None:
+    named = re.findall(r"`((?:\w+/)+[\w.]+\.(?:py|lua|proto|yml|yaml))`", document.read_text(encoding="utf-8"))
+    within = [ROOT, ROOT / "ml/explain"]  # the packages of the explainers are also named from there
+    assert not [name for name in named if "NAME" not in name and not any((root / name).exists() for root in within)]
 
 
 def test_every_document_can_be_reached_from_the_readme() -> None:

@@ -26,15 +26,15 @@ def of_method(method: Method, features: int) -> Iterator[Reason]:
     if isinstance(method, Interactions) and features > MAX_FEATURES:
         yield (
             Verdict.CAUTION,
-            f"{features} features have too many pairs to estimate all: only those that stand out in half of the samples"
-            " are listed, and interactions of more than three words are left out. A pair that is not listed may still"
-            " have a weaker interaction.",
+            f"With {features} features, not all pairs can be told apart: the list has only pairs that a half of the"
+            " samples points to, and leaves out what more than three words do together. A pair that is not listed may"
+            " still have a weaker interaction.",
         )
     if (name := _BY_CHANCE.get(type(method))) is not None:
         yield (
             Verdict.CAUTION,
-            f"Where the decisive word is known, {name} finds it about as often as chance, or less; use KernelSHAP or"
-            " occlusion to see which words matter.",
+            f"In tests with a known deciding word, {name} found it about as often as chance, or less; use KernelSHAP"
+            " or occlusion to see which words matter.",
         )
 
 
@@ -50,8 +50,8 @@ def of_question(tokenizer: Tokenizer, encoding: Encoding, target: TargetTokens) 
     elif not target.apart and _ends_in_bare_space(tokenizer, encoding):
         yield (
             Verdict.CAUTION,
-            "The prompt ends in a space. For this model a space is part of the next word, so few words can follow;"
-            " leave the space out.",
+            "The prompt ends in a space, but for this model a space is part of the next word, so few words can"
+            " follow; remove the space.",
         )
 
 

@@ -89,8 +89,8 @@ def _effect(result: ExplanationResult, in_units: bool) -> Iterator[Reason]:
         # A kernel that reaches no further than the prompt itself ranks features by numbers near zero.
         yield (
             Verdict.NOT_TRUSTED,
-            f"The attributions mean nothing: removing the whole prompt changes the value by {effect:.2g}, and they sum"
-            f" to {attributed:.2g} in absolute value; choose other parameters (a wider kernel, a smaller penalty).",
+            f"The attributions tell nothing: removing the whole prompt changes the value by {effect:.2g}, and their"
+            f" sizes sum to only {attributed:.2g}; choose other parameters (a wider kernel, a smaller penalty).",
         )
 
 
@@ -101,12 +101,12 @@ def _unchanged(result: ExplanationResult, unchanged: Sequence[int]) -> Iterator[
     names = ", ".join(f'"{result.attributions[index].text}"' for index in unchanged[:_MAX_NAMED])
     more = f" and {count - _MAX_NAMED} more" if count > _MAX_NAMED else ""
     if result.removal.kind is RemovalKind.MASK_TOKEN:
-        why = f"The model has no tokens for {names}{more} and reads {result.removal.replacement} there already"
+        why = f"The model has no tokens for {names}{more} and reads {result.removal.replacement} there anyway"
     else:
         why = f"The replacement of {names}{more} is the same text"
     yield (
         Verdict.NOT_TRUSTED if count == of else Verdict.CAUTION,
-        f"{why}, so removing {'that' if count == 1 else 'those'} changes nothing; choose another removal.",
+        f"{why}, so removing {'it' if count == 1 else 'them'} changes nothing; use another removal.",
     )
 
 
@@ -129,7 +129,7 @@ def _target(target: ResolvedTarget) -> Iterator[Reason]:
         yield (
             Verdict.CAUTION,
             f"The prompt ends inside a token of prompt and target together, so {end} is measured with the target and is"
-            " no feature; let the prompt end between two words.",
+            " not a feature; end the prompt between two words.",
         )
 
 
@@ -181,9 +181,9 @@ def _hidden(result: ExplanationResult) -> Iterator[Reason]:
     if abs(together) > largest and abs(together - alone) > abs(together) / 2:
         yield (
             Verdict.CAUTION,
-            f"The parts that seem to carry little, {_figures(alone, '.2g')} in all if each is left out alone, carry"
-            f" {_figures(together, '.2g')} together: something is said in several of them, which leaving out one at a"
-            " time does not show. Ask for Owen values.",
+            f"The parts that seem to carry little sum to {_figures(alone, '.2g')} when each is left out alone, but"
+            f" carry {_figures(together, '.2g')} together: some content stands in several parts, which leaving"
+            " out one at a time cannot show. Use Owen values.",
         )
 
 
@@ -192,8 +192,8 @@ def _noise(result: ExplanationResult) -> Iterator[Reason]:
     if noise > largest / _MINOR:
         yield (
             Verdict.NOT_TRUSTED if noise > largest / 2 else Verdict.CAUTION,
-            f"The engine that serves the model gives log-probabilities that differ by {noise:.2g} for the same prompt,"
-            f" depending on the batch, and the largest attribution is {largest:.2g}.",
+            f"The log-probabilities of the engine that serves the model vary by {noise:.2g} for the same prompt, with"
+            f" the other requests that it computes; the largest attribution is {largest:.2g}.",
         )
 
 

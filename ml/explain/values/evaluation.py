@@ -23,7 +23,7 @@ from ml.result import Precision
 _CPU_OPERATIONS = 2e11
 _DEVICE_OPERATIONS = 1e13
 _ENGINE_TOKENS = 16384
-"""The fewest tokens of a request to an engine elsewhere, some hundred short prompts: it idles between requests."""
+"""The fewest tokens of a request to an external engine, some hundred short prompts: it idles between requests."""
 _MIN_TOKENS_PER_PREFIX_TOKEN = 4
 """Tokens of the prompts after their shared prefix, per token of it, from which a trial is worth reading it twice."""
 MIN_PREFIX = 16
@@ -45,7 +45,7 @@ def chunk_tokens(info: ModelInfo) -> int:
 
 
 def rough_seconds(info: ModelInfo, tokens: int) -> float | None:
-    """Seconds that reading so many tokens may take, by the model's size and device; None for an engine elsewhere.
+    """Seconds that reading so many tokens may take, by the model's size and device; None for an external engine.
 
     Within a factor of about three on a server's processor: enough to tell seconds from hours.
     """
@@ -97,7 +97,7 @@ class Evaluator:
 
     @property
     def noise(self) -> float:
-        """Standard deviation of a value from an engine elsewhere; 0 for a model loaded here."""
+        """Standard deviation of a value from an external engine; 0 for a model loaded here."""
         pairs = zip(self.objective.weights, self.objective.sizes, strict=True)
         return self._model.info.noise * math.sqrt(sum(weight**2 * size for weight, size in pairs))
 

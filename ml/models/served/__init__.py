@@ -1,4 +1,4 @@
-"""Models that an engine elsewhere computes, such as vLLM: Gloss asks it for log-probabilities over HTTP.
+"""Models that an external engine computes, such as vLLM: Gloss asks it for log-probabilities over HTTP.
 
 address.py        where an engine is, and what it calls the model
 options.py        what a deployment decides: key, concurrency, patience

@@ -1,4 +1,4 @@
-"""What server and worker count alike of an engine elsewhere."""
+"""What server and worker count alike of an external engine."""
 
 from __future__ import annotations
 

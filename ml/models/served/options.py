@@ -1,4 +1,4 @@
-"""What a deployment decides about an engine elsewhere."""
+"""What a deployment decides about an external engine."""
 
 from __future__ import annotations
 

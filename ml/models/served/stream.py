@@ -41,7 +41,7 @@ class Answered:
 
 
 class Engine:
-    """An engine elsewhere, as it was found at the start, and the connection to it of one event loop."""
+    """An external engine, as it was found at the start, and the connection to it of one event loop."""
 
     def __init__(self, client: EngineClient, abilities: Abilities, fingerprint: Fingerprint) -> None:
         self.client = client

@@ -613,6 +613,17 @@ def test_a_connection_that_tls_prevents_is_told_with_its_cause(authority: Author
     assert "its certificate is for another name" in result.stderr, result.stderr
 
 
+def test_only_our_own_lines_say_that_tls_failed() -> None:
+    with fake.serve() as (address, _):
+        arguments = [sys.executable, "-m", "gloss", "models", "--tls", "--address", address]
+        env = {name: value for name, value in os.environ.items() if name != "GRPC_VERBOSITY"}
+        ended = subprocess.run(arguments, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 1
+    first, second = ended.stderr.splitlines()
+    assert "speaks no TLS" in first
+    assert "Leave out --tls" in second
+
+
 def test_a_deadline_is_explained(run: Run, script: fake.Script) -> None:
     script.failures["Tokenize"].append(grpc.StatusCode.DEADLINE_EXCEEDED)
     assert "--timeout" in run("tokenize", "hello").stderr

@@ -234,7 +234,10 @@ def test_shares_are_per_cent_and_it_is_told_where_the_rest_is() -> None:
     shown = " ".join(draw(terminal.explanation(shares())).split())
     assert "capital[7.0%]" in shown
     assert words.signed(0.0004, words.Percent(1)) == "<0.1%"
-    assert "shares of what reaches the prediction from these words. Of all that reaches it, 62.0% comes from" in shown
+    assert (
+        "shares of what reaches the prediction from these words. Of everything that reaches it, 62.0% comes from"
+        in shown
+    )
     assert "= −1.00; with every word replaced by '<unk>', −6.00" in shown
     assert "+0.07" not in shown
     page = html.page(shares())
@@ -361,14 +364,14 @@ def test_a_score_says_which_end_of_the_prompt_it_holds() -> None:
     for overlap in ("", " wor"):
         one.overlap = overlap
         drawn = draw(Group(*inference.score(v1.ScoreResponse(scores=[one]))))
-        assert ("begins with the prompt's end" in drawn and "wor, as" in drawn.replace('"', "")) == bool(overlap)
+        assert ("begins with the prompt's end" in drawn and "wor." in drawn.replace('"', "")) == bool(overlap)
 
 
 def test_a_start_token_that_the_text_spells_out_is_told() -> None:
     reply = v1.TokenizeResponse(tokens=[v1.Token(id=1, text="<s>"), v1.Token(id=2, text="a")], has_start_token=True)
     assert "start token" not in draw(inference.tokens(reply))
     reply.tokens[0].span.end = 3
-    assert "it is there once" in draw(inference.tokens(reply))
+    assert "was not added again" in draw(inference.tokens(reply))
     reply.has_start_token = False
     assert "start token" not in draw(inference.tokens(reply))
 

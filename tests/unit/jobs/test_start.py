@@ -71,8 +71,8 @@ def test_an_address_that_is_no_redis_is_told_at_the_start_without_itself(
     monkeypatch.setenv("GLOSS_REDIS_URL", url)
     with pytest.raises(ValidationError, match="not the address of a Redis; write redis://HOST") as refused:
         settings()
-    told = [item["msg"] for item in refused.value.errors(include_input=False, include_url=False)]
-    assert not any(url in message or "secret" in message for message in told)
+    messages = [item["msg"] for item in refused.value.errors(include_input=False, include_url=False)]
+    assert not any(url in message or "secret" in message for message in messages)
 
 
 @pytest.mark.parametrize("url", ["redis://127.0.0.1:6379/0", "rediss://u:p@host", "unix:///run/redis.sock?db=1"])

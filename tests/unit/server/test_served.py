@@ -1,4 +1,4 @@
-"""Callers who ask engines elsewhere: they share what may wait, and nothing that is cached."""
+"""Callers who ask external engines: they share what may wait, and nothing that is cached."""
 
 from __future__ import annotations
 
