@@ -121,7 +121,7 @@ def _timed(model: ExplainableModel, asked: ExplanationSpec) -> tuple[float, Expl
     return took, last.result
 
 
-def told(one: Measurement) -> str:
+def line(one: Measurement) -> str:
     """A line about a method."""
     same = one.evaluations == one.evaluations_of_rows
     evaluations = f"{one.evaluations:,}" + ("" if same else f" → {one.evaluations_of_rows:,}")
@@ -157,7 +157,7 @@ def main() -> None:
     for name in METHODS:
         if options.only in name:
             found.append(measure(model, name, options.rounds))
-            print(told(found[-1]), flush=True)
+            print(line(found[-1]), flush=True)
             if options.json:
                 keep(found, model, options.json)
 

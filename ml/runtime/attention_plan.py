@@ -54,7 +54,7 @@ class Gathered:
 
     Attributes:
         queries: of each block, [N, B], filled up with query 0.
-        places: where each query stands in flattened `queries`, [queries of all blocks].
+        which_size: where each query stands in flattened `queries`, [queries of all blocks].
         rows: which queries these are, ascending, as long as `indices`.
         slots: of each block's keys, [N, K].
         visible: which of its block's keys each query sees, [N, B, K].
@@ -292,7 +292,7 @@ def _batched(keys: IntArray, rows: int) -> IntArray:
         keys: of each block.
         rows: that each is filled up to.
     """
-    sizes, places, counts = np.unique(keys, return_inverse=True, return_counts=True)
+    sizes, which_size, counts = np.unique(keys, return_inverse=True, return_counts=True)
     before = np.concatenate([[0], np.cumsum(counts)])
     least, begins = np.zeros(len(sizes) + 1, dtype=np.int64), [0]  # of batches of all blocks below a size
     for stop, size in enumerate(sizes.tolist(), 1):
@@ -304,7 +304,7 @@ def _batched(keys: IntArray, rows: int) -> IntArray:
     while stop:
         stop = begins[stop]
         first[stop] = 1
-    return np.cumsum(first)[places] - 1
+    return np.cumsum(first)[which_size] - 1
 
 
 def _cost(starts: IntArray, context: IntArray) -> int:

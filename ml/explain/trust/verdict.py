@@ -89,7 +89,7 @@ def _effect(result: ExplanationResult, in_units: bool) -> Iterator[Reason]:
         # A kernel that reaches no further than the prompt itself ranks features by numbers near zero.
         yield (
             Verdict.NOT_TRUSTED,
-            f"The attributions tell nothing: removing the whole prompt changes the value by {effect:.2g}, and their"
+            f"The attributions mean nothing: removing the whole prompt changes the value by {effect:.2g}, and their"
             f" sizes sum to only {attributed:.2g}; choose other parameters (a wider kernel, a smaller penalty).",
         )
 
