@@ -54,7 +54,7 @@ class Gathered:
 
     Attributes:
         queries: of each block, [N, B], filled up with query 0.
-        which_size: where each query stands in flattened `queries`, [queries of all blocks].
+        indices: where each query stands in flattened `queries`, [queries of all blocks].
         rows: which queries these are, ascending, as long as `indices`.
         slots: of each block's keys, [N, K].
         visible: which of its block's keys each query sees, [N, B, K].
