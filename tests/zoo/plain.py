@@ -143,6 +143,10 @@ class Plain(OpenModel):
             code.eager_attention_forward = eager  # type: ignore[attr-defined]
 
     @torch.no_grad()
+    @property
+    def embedding(self) -> nn.Module:
+        return self.module.get_input_embeddings()
+
     def embed(self, ids: Sequence[int]) -> Tensor:
         embedding = self.module.get_input_embeddings()
         rows = embedding(torch.tensor([max(0, each) for each in ids], device=self._device)).float()
