@@ -87,8 +87,8 @@ def explained(model: ToyModel, asked: ExplanationSpec) -> Any:
 def test_what_words_do_beside_similar_ones(method):
     """In a sum of effects a word's own part is its effect less the mean of theirs, the nearer counting more."""
     result = explained(OpenToy(NEAREST), spec("the film was good", method))
-    turns = 1 / np.arange(1, 1 + SIMILAR_WORDS)
-    first = turns[::2].sum() / turns.sum()  # of two words that take turns, how much the nearer one counts
+    weights = 1 / np.arange(1, 1 + SIMILAR_WORDS)
+    first = weights[::2].sum() / weights.sum()  # of two words that alternate, how much the nearer one counts
     assert [each.attribution for each in result.attributions] == pytest.approx(
         [0.0, 0.3 - first * 2.0, 0.0, 2.0 - first * -1.0 - (1 - first) * 0.5], abs=1e-9
     )
@@ -119,10 +119,10 @@ def test_what_no_word_is_similar_to_is_taken_out():
     assert (good, mark) in model.read
 
 
-def test_the_cost_is_told_before_and_kept():
+def test_the_cost_is_known_before():
     model, asked = OpenToy(NEAREST), spec("the film was good")
-    told = prepare(model.tokenizer, model.info, asked).max_evaluations
-    assert explained(model, asked).cost.evaluations == len(model.read) <= told
+    planned = prepare(model.tokenizer, model.info, asked).max_evaluations
+    assert explained(model, asked).cost.evaluations == len(model.read) <= planned
     with pytest.raises(InputError, match="at least"):
         Run(model, spec("the film was good", budget=Budget(max_evaluations=10)))
 
