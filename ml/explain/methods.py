@@ -79,7 +79,7 @@ def explainer(
     _check_reach(asked, info, perturbed)
     limit, removals = asked.budget.max_evaluations, perturbed.removals
     if limit is not None and removals > 1:  # the budget counts prompts, explainers count coalitions
-        asked = replace(asked, budget=replace(asked.budget, max_evaluations=max(1, limit // removals)))
+        asked = replace(asked, budget=replace(asked.budget, max_evaluations=max(2, limit // removals)))
     features = perturbed.features
     _check_rows(asked)
     internals = _of_internals(asked, info, perturbed, len(perturbed.ids) + appended, rows)

@@ -145,8 +145,8 @@ def perturbation(
 
     The default kind is the model's mask or unknown token, or deletion for a model with neither. Where deletion leaves
     no token, the model reads its end-of-text token, which precedes a text in training; a model without one reads the
-    prompt's first token. Similar words depend on
-    the model: until `ml.explain.similar.with_similar_words` inserts them, features are deleted.
+    prompt's first token. Similar words depend on the model: until `ml.explain.similar.with_similar_words` inserts them,
+    features are deleted.
 
     Raises:
         InputError: the model has no mask token, or the replacement text has no tokens.

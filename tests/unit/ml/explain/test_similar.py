@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -123,8 +124,17 @@ def test_the_cost_is_known_before():
     model, asked = OpenToy(NEAREST), spec("the film was good")
     planned = prepare(model.tokenizer, model.info, asked).max_evaluations
     assert explained(model, asked).cost.evaluations == len(model.read) <= planned
-    with pytest.raises(InputError, match="at least"):
-        Run(model, spec("the film was good", budget=Budget(max_evaluations=10)))
+
+
+@pytest.mark.parametrize("kind", [RemovalKind.SIMILAR, RemovalKind.TEXT_AND_DELETE])
+@pytest.mark.parametrize("limit", [2, 3, 9])
+@pytest.mark.parametrize("method", [Occlusion(), KernelShap()])
+def test_a_budget_that_several_removals_exceed_is_refused_by_its_name(kind, limit, method):
+    model = OpenToy(NEAREST)
+    asked = replace(spec("the film was good", method, budget=Budget(max_evaluations=limit)), removal=Removal(kind))
+    with pytest.raises(InputError, match=f"more than {limit}") as refused:
+        prepare(model.tokenizer, model.info, asked)
+    assert refused.value.field == "budget.max_evaluations"
 
 
 def test_where_similar_words_are_out_of_reach():
