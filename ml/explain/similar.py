@@ -97,14 +97,14 @@ def _similar(tokenizer: Tokenizer, word: _Word, nearest: Sequence[int], count: i
 
     They have its space, its capitals and its script, so that little else changes with the word.
     """
-    commands = tokenizer.special_ids.union(tokenizer.placeholder_ids)
+    special = tokenizer.special.controls.union(tokenizer.special.placeholders)
     spaced, shape = tokenizer.token_text(word.ids[0])[:1].isspace(), _shape(word.text.strip())
     found: dict[str, int] = {}  # by what it says, however it is written
     for token_id in nearest:
         text = tokenizer.token_text(token_id)
         bare = text.strip()
         fits = bare.isalnum() and text[:1].isspace() == spaced and _shape(bare) == shape
-        if fits and token_id not in commands and bare.casefold() != word.text.strip().casefold():
+        if fits and token_id not in special and bare.casefold() != word.text.strip().casefold():
             found.setdefault(bare.casefold(), token_id)
     return [*found.values()][:count]
 
