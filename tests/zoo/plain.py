@@ -142,11 +142,11 @@ class Plain(OpenModel):
         finally:
             code.eager_attention_forward = eager  # type: ignore[attr-defined]
 
-    @torch.no_grad()
     @property
     def embedding(self) -> nn.Module:
         return self.module.get_input_embeddings()
 
+    @torch.no_grad()
     def embed(self, ids: Sequence[int]) -> Tensor:
         embedding = self.module.get_input_embeddings()
         rows = embedding(torch.tensor([max(0, each) for each in ids], device=self._device)).float()
