@@ -49,10 +49,9 @@ def with_similar_words(problem: Problem, model: ExplainableModel) -> Problem:
     tokenizer, perturbed = model.tokenizer, problem.perturbation
     cut = [[*_words(tokenizer, problem.encoding, feature)] for feature in problem.features]
     asked = [*dict.fromkeys(word for words in cut for word in words if word.has_letters)]
-    nearest = model.nearest_tokens([word.ids for word in asked], _LOOKED_AT) if asked else ()
+    nearest = model.nearest_tokens([word.ids for word in asked], _LOOKED_AT).tolist() if asked else []
     similar = {
-        word: _similar(tokenizer, word, near.tolist(), perturbed.removals)
-        for word, near in zip(asked, nearest, strict=True)
+        word: _similar(tokenizer, word, near, perturbed.removals) for word, near in zip(asked, nearest, strict=True)
     }
     replacements = [tuple(_replacement(words, similar, rank) for words in cut) for rank in range(perturbed.removals)]
     used = tuple(
