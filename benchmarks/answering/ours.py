@@ -57,6 +57,7 @@ _REMOVALS = {
     "delete": Removal(RemovalKind.DELETE),
     "text": Removal(RemovalKind.TEXT, NEUTRAL),
     "text and delete": Removal(RemovalKind.TEXT_AND_DELETE),
+    "similar words": Removal(RemovalKind.SIMILAR),
     "mean embedding": Removal(RemovalKind.MEAN_EMBEDDING),
 }
 _KEEPING_POSITIONS = ("mask", "mean embedding")

@@ -23,7 +23,7 @@ _WRITTEN = {"text": v1.REMOVAL_KIND_TEXT, "text-and-delete": v1.REMOVAL_KIND_TEX
 
 
 class Removal(click.ParamType[v1.Removal]):
-    """``mask``, ``delete``, ``mean-embedding``, ``text=REPLACEMENT`` or ``text-and-delete[=REPLACEMENT]``."""
+    """The name of a kind, or ``text=REPLACEMENT`` or ``text-and-delete[=REPLACEMENT]``."""
 
     name = "kind"
 
@@ -90,7 +90,7 @@ def _rows(given: tuple[UnitName | tuple[int, int], ...]) -> UnitName | list[tupl
 @click.option(
     "--removal",
     type=Removal(),
-    help="mask, delete, mean-embedding, text=REPLACEMENT or text-and-delete[=REPLACEMENT]."
+    help="mask, delete, similar, mean-embedding, text=REPLACEMENT or text-and-delete[=REPLACEMENT]."
     " [default: mask if the model has a mask token, otherwise delete]",
 )
 @click.option(

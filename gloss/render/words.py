@@ -212,6 +212,8 @@ def removal(result: v1.ExplanationResult) -> str:
         return "deleted"
     if result.removal.kind == v1.REMOVAL_KIND_MEAN_EMBEDDING:
         return "replaced by the mean embedding"
+    if result.removal.kind == v1.REMOVAL_KIND_SIMILAR:
+        return "replaced by similar words (the mean over them)"
     if result.removal.kind == v1.REMOVAL_KIND_TEXT_AND_DELETE:
         return f"replaced by {visible(result.removal.replacement)!r} or deleted (the mean of both)"
     return f"replaced by {visible(result.removal.replacement)!r}"

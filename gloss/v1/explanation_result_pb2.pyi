@@ -235,12 +235,20 @@ class ResolvedTarget(_message.Message):
     def __init__(self, description: _Optional[str] = ..., tokens: _Optional[_Iterable[_Union[_common_pb2.Token, _Mapping]]] = ..., rejected_tokens: _Optional[_Iterable[_Union[_common_pb2.Token, _Mapping]]] = ..., shared_tokens: _Optional[_Iterable[_Union[_common_pb2.Token, _Mapping]]] = ..., scale: _Optional[_Union[_explanation_spec_pb2.TargetScale, str]] = ..., tokenized_apart: _Optional[bool] = ..., prefix_contrast: _Optional[bool] = ..., skipped_token: _Optional[_Union[_common_pb2.Token, _Mapping]] = ..., overlap: _Optional[str] = ..., text: _Optional[str] = ...) -> None: ...
 
 class ResolvedRemoval(_message.Message):
-    __slots__ = ("kind", "replacement")
+    __slots__ = ("kind", "replacement", "similar")
     KIND_FIELD_NUMBER: _ClassVar[int]
     REPLACEMENT_FIELD_NUMBER: _ClassVar[int]
+    SIMILAR_FIELD_NUMBER: _ClassVar[int]
     kind: _explanation_spec_pb2.RemovalKind
     replacement: str
-    def __init__(self, kind: _Optional[_Union[_explanation_spec_pb2.RemovalKind, str]] = ..., replacement: _Optional[str] = ...) -> None: ...
+    similar: _containers.RepeatedCompositeFieldContainer[SimilarWords]
+    def __init__(self, kind: _Optional[_Union[_explanation_spec_pb2.RemovalKind, str]] = ..., replacement: _Optional[str] = ..., similar: _Optional[_Iterable[_Union[SimilarWords, _Mapping]]] = ...) -> None: ...
+
+class SimilarWords(_message.Message):
+    __slots__ = ("texts",)
+    TEXTS_FIELD_NUMBER: _ClassVar[int]
+    texts: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, texts: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class SurrogateFit(_message.Message):
     __slots__ = ("kind", "r_squared", "intercept", "nodes")

@@ -79,7 +79,7 @@ def explainer(
     _check_reach(asked, info, perturbed)
     limit, removals = asked.budget.max_evaluations, perturbed.removals
     if limit is not None and removals > 1:  # the budget counts prompts, explainers count coalitions
-        asked = replace(asked, budget=replace(asked.budget, max_evaluations=max(1, limit // removals)))
+        asked = replace(asked, budget=replace(asked.budget, max_evaluations=max(2, limit // removals)))
     features = perturbed.features
     _check_rows(asked)
     internals = _of_internals(asked, info, perturbed, len(perturbed.ids) + appended, rows)
@@ -104,9 +104,12 @@ def _check_reach(asked: ExplanationSpec, info: ModelInfo, perturbed: Perturbatio
             " hierarchical method, or load the model in Gloss"
         )
         raise OutOfReachError(info.name, info.engine, "gives log-probabilities, no gradients and no attention", instead)
-    if perturbed.resolved.kind is RemovalKind.MEAN_EMBEDDING:
-        instead = "remove by the mask token, a text or deletion"
-        raise OutOfReachError(info.name, info.engine, "reads tokens, not the mean of their embeddings", instead)
+    by_embeddings = {
+        RemovalKind.MEAN_EMBEDDING: "reads tokens, not the mean of their embeddings",
+        RemovalKind.SIMILAR: "does not tell which tokens have similar embeddings",
+    }
+    if (why := by_embeddings.get(perturbed.resolved.kind)) is not None:
+        raise OutOfReachError(info.name, info.engine, why, "remove by the mask token, a text or deletion")
 
 
 def _of_internals(

@@ -18,6 +18,9 @@ from ml.result import ResolvedRemoval
 from ml.spec import RemovalKind
 from ml.tokens import Tokenizer
 
+SIMILAR_WORDS = 8
+"""How many similar words replace each word, one in each removal."""
+
 Ids = IntArray
 """One number per token, mostly token ids (`MEAN` may be among them): int64 [tokens]."""
 
@@ -34,6 +37,7 @@ class Perturbation:
         resolved: the removal, for the result.
         others: other removals of the same features. A coalition's value is the mean over all of them, so that side
             effects of a single removal, such as broken grammar, weigh less.
+        weight: how much this removal counts in that mean.
     """
 
     ids: Ids
@@ -42,6 +46,7 @@ class Perturbation:
     nothing: tuple[int, ...]
     resolved: ResolvedRemoval
     others: tuple[Perturbation, ...] = ()
+    weight: float = 1.0
 
     @property
     def features(self) -> int:
@@ -56,7 +61,7 @@ class Perturbation:
     @property
     def identity(self) -> Hashable:
         """See `ml.explain.values.prompts.Prompts.identity`."""
-        others = tuple(other.identity for other in self.others)
+        others = tuple(other.identity for other in self.others)  # which weights follow from
         return tuple(self.ids.tolist()), tuple(self.owner.tolist()), self.replacements, self.nothing, others
 
     def __call__(self, coalition: BoolArray) -> Ids:
@@ -78,6 +83,11 @@ class Perturbation:
     def removals(self) -> int:
         """See `ml.explain.values.prompts.Prompts.removals`."""
         return 1 + len(self.others)
+
+    @property
+    def weights(self) -> list[float]:
+        """See `ml.explain.values.prompts.Prompts.weights`."""
+        return [self.weight, *(other.weight for other in self.others)]
 
     def variants(self, coalition: BoolArray) -> list[Ids]:
         """See `ml.explain.values.prompts.Prompts.variants`."""
@@ -135,7 +145,8 @@ def perturbation(
 
     The default kind is the model's mask or unknown token, or deletion for a model with neither. Where deletion leaves
     no token, the model reads its end-of-text token, which precedes a text in training; a model without one reads the
-    prompt's first token.
+    prompt's first token. Similar words depend on the model: until `ml.explain.similar.with_similar_words` inserts them,
+    features are deleted.
 
     Raises:
         InputError: the model has no mask token, or the replacement text has no tokens.
@@ -165,6 +176,8 @@ def perturbation(
             pass
         case RemovalKind.MEAN_EMBEDDING:
             replaced = [tuple((MEAN,) * len(feature.positions) for feature in features)]
+        case RemovalKind.SIMILAR:  # which words these are is the model's to say
+            replaced = [deleted] * SIMILAR_WORDS
     first, *others = (
         Perturbation(
             ids=np.array(encoding.ids, dtype=np.int64),

@@ -17,6 +17,7 @@ from ml.explain.numbers import known
 from ml.explain.problem import prepare
 from ml.explain.rows import Row
 from ml.explain.sampling.interval import two_sided_95
+from ml.explain.similar import with_similar_words
 from ml.explain.target import TargetTokens, describe, resolve
 from ml.explain.trust import doubts, faithfulness, verdict
 from ml.explain.values.cache import ValueCache
@@ -37,7 +38,7 @@ from ml.result import (
     Trust,
     Update,
 )
-from ml.spec import ExplanationSpec, PrecisionPolicy
+from ml.spec import ExplanationSpec, PrecisionPolicy, RemovalKind
 
 
 class Run(Work):
@@ -63,6 +64,8 @@ class Run(Work):
     ) -> None:
         """Explain what `spec` asks about `model`. The other arguments are those of `Work`."""
         self.problem = prepare(model.tokenizer, model.info, spec)
+        if self.problem.perturbation.resolved.kind is RemovalKind.SIMILAR:
+            self.problem = with_similar_words(self.problem, model)
         # Explainers of internals use the model's own precision.
         precision = (
             PrecisionPolicy.FLOAT32 if isinstance(self.problem.explainer, InternalsExplainer) else spec.precision

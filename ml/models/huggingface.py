@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import cached_property, partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ml.errors import CapabilityError, GlossError, NoAttentionError
@@ -206,11 +206,15 @@ class HuggingFaceModel(OpenModel):
         with self._capable("gives no attention weights"):
             read(self.module, ids, layers, queries, check)
 
+    @property
+    def embedding(self) -> nn.Module:
+        """See `OpenModel.embedding`."""
+        return self.module.get_input_embeddings()
+
     @torch.no_grad()
     def embed(self, ids: Sequence[int]) -> Tensor:
         """See `OpenModel.embed`."""
-        embedding = self.module.get_input_embeddings()
-        return lookup(embedding, torch.tensor(list(ids), device=self.module.device)).float()
+        return lookup(self.embedding, torch.tensor(list(ids), device=self.module.device)).float()
 
     def _check_embeddable(self, *sequences: Sequence[int]) -> None:
         """Raise `CapabilityError` where a model reads the padding token of a prompt otherwise than its embedding.

@@ -206,6 +206,16 @@ class ModelInternals(Protocol):
         """
         ...
 
+    def nearest_tokens(self, words: Sequence[Sequence[int]], count: int) -> npt.NDArray[np.int64]:
+        """The tokens whose embeddings are most like those of a word, the most like first: int64 [words, count].
+
+        A word's own tokens are among them. Fewer than `count` where the model has no more tokens.
+
+        Args:
+            words: the tokens of each, at least one.
+        """
+        ...
+
     def attention_rollout(self, ids: Sequence[int], queries: Sequence[int]) -> npt.NDArray[np.float32]:
         """Attention rollout (Abnar & Zuidema 2020) from the positions `queries` to all T tokens, [queries, T].
 

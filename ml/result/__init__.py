@@ -17,7 +17,7 @@ from ml.result.attributions import (
 from ml.result.cost import Cost, Precision, StopReason
 from ml.result.explanation import ExplanationResult
 from ml.result.progress import Progress, Stage, Update
-from ml.result.resolved import ResolvedRemoval, ResolvedTarget, Token
+from ml.result.resolved import ResolvedRemoval, ResolvedTarget, SimilarWords, Token
 from ml.result.study import BiasProbeResult, GlobalSurrogateResult, GroupDifference, StudyResult, WordCoefficient
 from ml.result.surrogate import SurrogateFit, TreeNode
 from ml.result.trust import ControlledCurve, ControlledMetric, Faithfulness, Trust, Verdict
@@ -43,6 +43,7 @@ __all__ = [
     "Progress",
     "ResolvedRemoval",
     "ResolvedTarget",
+    "SimilarWords",
     "Stage",
     "StopReason",
     "StudyResult",

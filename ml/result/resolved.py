@@ -51,8 +51,21 @@ class ResolvedTarget:
 
 
 @dataclass(frozen=True)
+class SimilarWords:
+    """The words that replaced a feature, the most similar first; none if it was deleted."""
+
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class ResolvedRemoval:
-    """The removal with nothing left open."""
+    """The removal with nothing left open.
+
+    Attributes:
+        replacement: the mask token or the text that replaced the features.
+        similar: an entry for each feature if similar words replaced them.
+    """
 
     kind: RemovalKind
     replacement: str = ""
+    similar: tuple[SimilarWords, ...] = ()

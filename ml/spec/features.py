@@ -79,6 +79,7 @@ class RemovalKind(Enum):
     DELETE = "delete"
     MEAN_EMBEDDING = "mean embedding"
     TEXT_AND_DELETE = "text and delete"
+    SIMILAR = "similar words"
 
 
 NEUTRAL = "*"

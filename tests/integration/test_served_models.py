@@ -202,8 +202,9 @@ def test_what_looks_inside_is_refused_with_what_would_work(subject: Subject, met
         prepare(subject.served.tokenizer, subject.served.info, ExplanationSpec(Prompt(TEXT), method))
 
 
-def test_the_mean_embedding_is_refused_with_what_would_work(subject: Subject) -> None:
-    removal = spec.Removal(spec.RemovalKind.MEAN_EMBEDDING)
+@pytest.mark.parametrize("kind", [spec.RemovalKind.MEAN_EMBEDDING, spec.RemovalKind.SIMILAR])
+def test_removal_by_embeddings_is_refused_with_what_would_work(subject: Subject, kind: spec.RemovalKind) -> None:
+    removal = spec.Removal(kind)
     with pytest.raises(OutOfReachError, match="mask token, a text or deletion"):
         prepare(
             subject.served.tokenizer,

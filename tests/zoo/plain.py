@@ -142,6 +142,10 @@ class Plain(OpenModel):
         finally:
             code.eager_attention_forward = eager  # type: ignore[attr-defined]
 
+    @property
+    def embedding(self) -> nn.Module:
+        return self.module.get_input_embeddings()
+
     @torch.no_grad()
     def embed(self, ids: Sequence[int]) -> Tensor:
         embedding = self.module.get_input_embeddings()

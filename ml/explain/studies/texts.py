@@ -19,6 +19,7 @@ class Texts:
 
     shared_prefix = ()
     removals = 1
+    weights = (1.0,)
 
     @property
     def features(self) -> int:

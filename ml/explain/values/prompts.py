@@ -37,10 +37,15 @@ class Prompts(Protocol):
         """How many variants each coalition has."""
         ...
 
+    @property
+    def weights(self) -> Sequence[float]:
+        """How much each variant counts in a coalition's value."""
+        ...
+
     def __call__(self, coalition: BoolArray) -> Ids:
         """The first variant of a coalition, bool [features]: int64, never empty."""
         ...
 
     def variants(self, coalition: BoolArray) -> Sequence[Ids]:
-        """The prompts whose mean value is the coalition's; some may be equal."""
+        """The prompts whose weighted mean value is the coalition's; some may be equal."""
         ...

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,7 +22,7 @@ class ValueFunction:
     """What the model does when only some features are present.
 
     It owns removal, the cache and the clock. Every coalition is computed once, and so is every prompt, however many
-    coalitions lead to it. With several removals, a coalition's value is the mean over them.
+    coalitions lead to it. With several removals, a coalition's value is the weighted mean over them.
 
     Args:
         cache: the model's log-probabilities from other explanations, to be used and added to.
@@ -135,15 +135,20 @@ class ValueFunction:
         """Whether a coalition's value is known. If not, its prompts are added to `missing`."""
         if key in self.memory.values:
             return True
-        prompts = {self._digest(prompt): prompt for prompt in self._prompts.variants(coalition)}
+        prompts: dict[bytes, Ids] = {}
+        weights: dict[bytes, float] = {}
+        for prompt, weight in zip(self._prompts.variants(coalition), self._prompts.weights, strict=True):
+            digest = self._digest(prompt)
+            prompts[digest] = prompt
+            weights[digest] = weights.get(digest, 0.0) + weight
         unknown = [digest for digest in prompts if self._known(digest) is None]
         if not unknown:
-            self.memory.values[key] = self._mean(prompts)
+            self.memory.values[key] = self._mean(weights)
             return True
         for digest in unknown:
             missing.prompts.setdefault(digest, prompts[digest])
             missing.waiting.setdefault(digest, []).append(index)
-        missing.variants[index] = list(prompts)
+        missing.weights[index] = weights
         return False
 
     def _compute(self, missing: _Missing, keys: Sequence[bytes], exact: int) -> Generator[None, None, None]:
@@ -164,9 +169,9 @@ class ValueFunction:
                 if self._cache is not None:
                     self._cache.put(digest, log_probabilities)
                 for index in missing.waiting[digest]:
-                    variants = missing.variants[index]
-                    if all(each in self._by_prompt for each in variants):
-                        self.memory.values[keys[index]] = self._mean(variants)
+                    weights = missing.weights[index]
+                    if all(each in self._by_prompt for each in weights):
+                        self.memory.values[keys[index]] = self._mean(weights)
                         self.answered += self._prompts.removals
             left -= len(chunk.indices)
             self.computed += len(chunk.indices)
@@ -184,10 +189,14 @@ class ValueFunction:
         """The key of a prompt."""
         return hashlib.blake2b(prompt.tobytes(), digest_size=16, key=self._scope).digest()
 
-    def _mean(self, digests: Collection[bytes]) -> FloatArray:
-        """The mean numbers of known prompts, [1 + rows]."""
-        total: FloatArray = sum((self._by_prompt[digest] for digest in digests), np.zeros(1 + self.memory.rows))
-        return total / len(digests)
+    def _mean(self, weights: Mapping[bytes, float]) -> FloatArray:
+        """The weighted mean of the numbers of known prompts, [1 + rows]."""
+        if len(weights) == 1:  # multiplying by the weight could change the last bit
+            [digest] = weights
+            return self._by_prompt[digest].copy()
+        weighted = (weight * self._by_prompt[digest] for digest, weight in weights.items())
+        total: FloatArray = sum(weighted, np.zeros(1 + self.memory.rows))
+        return total / sum(weights.values())
 
     def _known(self, digest: bytes) -> FloatArray | None:
         """The numbers of a prompt, if this explanation or an earlier one computed them."""
@@ -217,12 +226,12 @@ class _Missing:
     Attributes:
         prompts: by digest.
         waiting: by digest, the coalitions that need it, by index.
-        variants: by coalition, the digests of all of its prompts.
+        weights: by coalition, how much each of its prompts counts in its value, by digest.
     """
 
     prompts: dict[bytes, Ids] = field(default_factory=dict)
     waiting: dict[bytes, list[int]] = field(default_factory=dict)
-    variants: dict[int, list[bytes]] = field(default_factory=dict)
+    weights: dict[int, dict[bytes, float]] = field(default_factory=dict)
 
 
 def _keys(coalitions: BoolArray) -> list[bytes]:

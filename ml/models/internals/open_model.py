@@ -8,11 +8,12 @@ from collections.abc import Generator, Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ml.attention import AttentionSpec, Reduction, resolve
 from ml.models.base import AttentionSink
 from ml.models.internals.attention_maps import attend
+from ml.models.internals.nearest import nearest_tokens
 from ml.models.internals.objective import LogitsObjective, of_logits
 from ml.models.log_probabilities import LogitsModel
 from ml.models.objective import FloatArray, Objective
@@ -25,6 +26,11 @@ class OpenModel(LogitsModel):
     @abstractmethod
     def embed(self, ids: Sequence[int]) -> Tensor:
         """The embeddings of `ids`, `MEAN` among them or not, as the first layer is given them: float32 [T, size]."""
+
+    @property
+    @abstractmethod
+    def embedding(self) -> nn.Module:
+        """The layer of token embeddings, whose `weight` has a row for each token."""
 
     def embed_prompt(self, ids: Sequence[int]) -> Tensor:
         """As `embed`, for a prompt that is to be read as these tokens are.
@@ -91,6 +97,10 @@ class OpenModel(LogitsModel):
         _, gradients = self.gradients(torch.lerp(begin, end, at), positions, value, prefix)
         found: FloatArray = ((end - begin) * gradients).sum(-1, dtype=torch.float64).cpu().numpy()
         return found
+
+    def nearest_tokens(self, words: Sequence[Sequence[int]], count: int) -> npt.NDArray[np.int64]:
+        """See `ModelInternals.nearest_tokens`."""
+        return nearest_tokens(self.embedding, words, count)
 
     def attention_rollout(self, ids: Sequence[int], queries: Sequence[int]) -> npt.NDArray[np.float32]:
         """See `ModelInternals.attention_rollout`."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from ml.errors import ModelLoadError, NoAttentionError
@@ -97,6 +97,11 @@ class LstmModel(OpenModel):
     def attention(self, ids: Sequence[int], layers: Sequence[int], queries: Sequence[int], sink: AttentionSink) -> None:
         """Raise `NoAttentionError`: a recurrent model has no attention weights."""
         raise NoAttentionError(self.info.name)
+
+    @property
+    def embedding(self) -> nn.Module:
+        """See `OpenModel.embedding`."""
+        return self.module.embedding
 
     @torch.no_grad()
     def embed(self, ids: Sequence[int]) -> Tensor:
