@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from functools import cache
+from unittest import mock
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from ml.models.internals.attention_capture import prepare
+from ml.runtime import attention_plan
 from ml.runtime.last_layer import keep_last_layer_trimmed
 from ml.runtime.spans import spans_of
 from ml.runtime.variants import Variants
@@ -53,7 +55,8 @@ def test_variants(kind: str, data: st.DataObject) -> None:
     ]
     logit_counts = [data.draw(st.integers(1, len(ids) - len(shared))) for ids in sequences]
     known = data.draw(st.integers(0, len(shared)))
-    with torch.inference_mode():
+    price = data.draw(st.sampled_from([0, 8000]))  # of a batch of blocks: for nothing, blocks come in many
+    with torch.inference_mode(), mock.patch.object(attention_plan, "_PER_BATCH", price):
         prefix = Variants(module, spans_of(module)).read(shared[:known]) if known else None
         variants = Variants(module, spans_of(module), prefix)
         limits = {"max_tokens": data.draw(st.integers(1, 300)), "max_logits": data.draw(st.integers(1, 60))}
