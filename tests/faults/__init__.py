@@ -3,4 +3,4 @@
 import os
 
 SCALE = float(os.environ.get("FAULTS_SCALE", "1"))
-"""How many times as many explanations are tried as in a quarter of an hour."""
+"""What the number of explanations is multiplied by; 1 takes a quarter of an hour."""

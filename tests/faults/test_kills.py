@@ -18,9 +18,9 @@ from tests.faults.stack import START_SECONDS, Stack, child_of, kill, wait_for
 from tests.faults.traffic import QUESTION
 from tests.integration.explanations import FINAL, lime
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(300 * SCALE)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(600 * SCALE)]
 
-JOBS, FEW_JOBS = round(100 * SCALE), round(40 * SCALE)
+JOBS, FEW_JOBS = round(300 * SCALE), round(120 * SCALE)
 """Of each scenario; few where workers are killed, which take seconds to come."""
 SPECS = 10
 """Different ones. Their results are compared with those of an undisturbed run."""
@@ -31,7 +31,7 @@ CHILD_SECONDS, WORKER_SECONDS = 1.5, 5.0
 EITHER_SECONDS = 2.0
 ATTEMPTS = "50"
 """GLOSS_MAX_ATTEMPTS: an explanation is not to fail because it was hit thrice, which at this rate some are."""
-END_SECONDS = 180.0 * SCALE
+END_SECONDS = 480.0 * SCALE
 
 
 class Resumptions:
