@@ -51,7 +51,7 @@ _logger = logging.getLogger(__name__)
 _CANCEL_SECONDS = 0.05
 _FLUSH_SECONDS = 0.5
 """Time for gRPC to send the last replies once every call is answered, and for callers to stop calling."""
-_TOLD_SECONDS = 0.05
+_NOTICE_SECONDS = 0.05
 """Time for clients to hear that gRPC stops."""
 
 
@@ -146,7 +146,7 @@ class Server:
         with suppress(TimeoutError):
             await asyncio.wait_for(self.drain.wait_quiet(), _FLUSH_SECONDS)
         stopping = asyncio.create_task(self._grpc.stop(_FLUSH_SECONDS))
-        await asyncio.sleep(_TOLD_SECONDS)
+        await asyncio.sleep(_NOTICE_SECONDS)
         self.drain.release()
         await stopping
         await self._closing.aclose()
