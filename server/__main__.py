@@ -14,6 +14,7 @@ import sys
 from pydantic import ValidationError
 
 from jobs.start import log_to_stderr, unknown_variables
+from ml.memory import without_collections
 from ml.spin import wait_patiently
 from server.keys import key_file
 from server.ports import StartError, probe, take
@@ -40,7 +41,8 @@ def main() -> int:
         page_host, page_port = settings.metrics_host, settings.metrics_port
         take("metrics", "GLOSS_METRICS_", page_host, page_port, lambda: probe(page_host, page_port))
         wait_patiently()
-        from server.app import run  # noqa: PLC0415
+        with without_collections():
+            from server.app import run  # noqa: PLC0415
 
         asyncio.run(run(settings))
     except StartError as error:

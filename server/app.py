@@ -51,6 +51,8 @@ _logger = logging.getLogger(__name__)
 _CANCEL_SECONDS = 0.05
 _FLUSH_SECONDS = 0.5
 """Time for gRPC to send the last replies once every call is answered, and for callers to stop calling."""
+_NOTICE_SECONDS = 0.05
+"""Time for clients to hear that gRPC stops."""
 
 
 class Server:
@@ -81,7 +83,7 @@ class Server:
             Surround(lambda _: self.drain.accept, OWN_SERVICES),
             Parser(),
         ]
-        interceptors = [Interceptors(chain, count_unknown(self.metrics))]
+        interceptors = [Interceptors(chain, self.drain.enter, count_unknown(self.metrics))]
 
         def make() -> grpc.aio.Server:
             options, limit = _options(settings), settings.max_calls
@@ -140,9 +142,13 @@ class Server:
             self.drain.cut()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self.drain.wait_idle(), _FLUSH_SECONDS)
+        self.drain.hold()
         with suppress(TimeoutError):
             await asyncio.wait_for(self.drain.wait_quiet(), _FLUSH_SECONDS)
-        await self._grpc.stop(_FLUSH_SECONDS)
+        stopping = asyncio.create_task(self._grpc.stop(_FLUSH_SECONDS))
+        await asyncio.sleep(_NOTICE_SECONDS)
+        self.drain.release()
+        await stopping
         await self._closing.aclose()
         _logger.info("stopped")
 

@@ -1,4 +1,9 @@
-"""The end of a server: accepted calls finish, and new ones are refused."""
+"""The end of a server: accepted calls finish, and new ones are refused.
+
+A call that reaches gRPC after it was told to stop ends with CANCELLED, which clients do not retry, and gRPC offers
+nothing against that. So callers who are refused and try again at once are held at the end: their last calls are
+answered when gRPC has told their clients that the connection takes no more.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +17,7 @@ from server.errors import DrainingError
 from server.interceptors import Context, Sent
 
 _QUIET_SECONDS = 0.1
-"""Without a call, after which none is taken to be on its way."""
+"""Without a call, after which each caller's last is taken to have come."""
 
 
 class Drain:
@@ -23,6 +28,8 @@ class Drain:
         self._idle = asyncio.Event()
         self._idle.set()
         self._begun = asyncio.Event()
+        self._open = asyncio.Event()
+        self._open.set()
         self._cut = False
         self._last = float("-inf")
 
@@ -43,12 +50,21 @@ class Drain:
         """Wait until no call is in progress."""
         await self._idle.wait()
 
-    async def wait_quiet(self) -> None:
-        """Wait until no call has come or ended for a while, refused ones among them.
+    def hold(self) -> None:
+        """Leave calls without an answer from now on, until `release`."""
+        self._open.clear()
 
-        One that comes while gRPC closes its connection ends with CANCELLED, which clients do not retry. They come in
-        waves: whoever was refused or cut tries again.
-        """
+    def release(self) -> None:
+        """Let the calls that were held be refused."""
+        self._open.set()
+
+    async def enter(self) -> None:
+        """Let a call begin, of whatever service; while calls are held, later."""
+        self._last = time.monotonic()
+        await self._open.wait()
+
+    async def wait_quiet(self) -> None:
+        """Wait until no call has come or ended for a while, those that are held among them."""
         while (left := self._last + _QUIET_SECONDS - time.monotonic()) > 0:  # noqa: ASYNC110 -- silence is no event
             await asyncio.sleep(left)
 
@@ -66,7 +82,6 @@ class Drain:
         Raises:
             DrainingError: the server is stopping, or was stopped before the call ended.
         """
-        self._last = time.monotonic()
         if self.begun:
             raise DrainingError
         task = asyncio.current_task()

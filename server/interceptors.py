@@ -95,13 +95,17 @@ class Interceptor:
 class Interceptors(grpc.aio.ServerInterceptor):
     """Several interceptors as one. Each wraps a method's handler once, at its first call, and not at every call."""
 
-    def __init__(self, interceptors: Sequence[Interceptor], unknown: Callable[[], None]) -> None:
+    def __init__(
+        self, interceptors: Sequence[Interceptor], enter: Callable[[], Awaitable[None]], unknown: Callable[[], None]
+    ) -> None:
         """Chain `interceptors`, the outermost first.
 
         Args:
+            enter: waited for before each call, of whatever method.
             unknown: told of each call of a method that there is not; gRPC answers UNIMPLEMENTED.
         """
         self._interceptors = tuple(interceptors)
+        self._enter = enter
         self._unknown = unknown
         self._handlers: dict[str, Handler] = {}  # Of methods that there are: other names are whatever clients invent.
 
@@ -111,6 +115,7 @@ class Interceptors(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler | None:
         """The wrapped handler of the method that is called; see `grpc.aio.ServerInterceptor`."""
+        await self._enter()
         path = handler_call_details.method
         if path in self._handlers:
             return self._handlers[path]

@@ -8,29 +8,34 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 from jobs.start import log_to_stderr
 from ml.models.served.address import is_served_elsewhere
 from ml.spin import wait_patiently
 from worker.fork_server import ignore_signals
 from worker.model_process import INTERRUPT
-from worker.protocol import Ended, Message, Ready, Refused, Run, decode, encode
+from worker.protocol import Ended, Inbox, Message, Ready, Refused, Run, encode
 from worker.settings import Settings
 
 _log = logging.getLogger(__name__)
 
+SELDOM_NEEDED = ("scipy.stats", "sklearn.linear_model", "sklearn.tree")
+"""What a second goes to at the first explanation of some kinds, unless it was imported before."""
+
+IDLE_SECONDS = 1.0
+"""Without a job, after which one of these is imported."""
+
 
 def preload() -> None:
-    """Import all that a model and an explainer need, what they import late among it. Starts no thread."""
+    """Import what every model and explainer needs. Starts no thread."""
     wait_patiently()
     served = is_served_elsewhere(Settings().model)
     for name in (
         "worker.context",
         "worker.tasks",
         *(("ml.models.served.model",) if served else ("ml.models.loading.huggingface", "ml.models.lstm.model")),
-        "sklearn.linear_model",
-        "sklearn.tree",
     ):
         importlib.import_module(name)
 
@@ -59,11 +64,23 @@ def main() -> int:
         notify(Refused(str(error)))
         return 1
     notify(Ready(info.name, info.digest, time.monotonic() - started))
-    for line in sys.stdin.buffer:
-        message = decode(line)
+    for message in received():
         if isinstance(message, Run):
             notify(perform(run_explanation, message.explanation_id))
     return 0
+
+
+def received() -> Iterator[Message]:
+    """The parent's messages, until it closes the pipe. Between them, what is seldom needed is imported."""
+    inbox = Inbox(sys.stdin.fileno())
+    seldom_needed = list(SELDOM_NEEDED)
+    with suppress(EOFError):
+        while True:
+            message = inbox.receive(IDLE_SECONDS if seldom_needed else None)
+            if message is not None:
+                yield message
+            else:
+                importlib.import_module(seldom_needed.pop(0))
 
 
 def perform(run: Callable[[str], Ended], explanation_id: str) -> Ended:

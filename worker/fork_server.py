@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from types import ModuleType
 
+from ml.memory import without_collections
 from worker.protocol import Exited, Fork, Forked, Lines, Message, Signal, encode
 
 _PR_SET_PDEATHSIG = 1
@@ -41,9 +42,10 @@ def main() -> int:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # Asked for a GPU, CUDA's runtime would start a context here, with which no child can work.
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
-    program = importlib.import_module(name)
-    if _FORKS and hasattr(program, "preload"):
-        program.preload()
+    with without_collections():
+        program = importlib.import_module(name)
+        if _FORKS and hasattr(program, "preload"):
+            program.preload()
     gc.collect()
     gc.freeze()  # a collection in a child would write to, and so copy, every page with an object on it
     _Server(socket.socket(fileno=0), program).serve()

@@ -148,8 +148,8 @@ class Inbox:
         self._lines = Lines()
         self._messages: deque[Message] = deque()
 
-    def receive(self, timeout: float) -> Message | None:
-        """Receive the next message; None if none came within `timeout` seconds.
+    def receive(self, timeout: float | None) -> Message | None:
+        """Receive the next message; None if none came within `timeout` seconds, which None waits for without end.
 
         Raises:
             EOFError: the other side has closed the pipe.

@@ -14,18 +14,19 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
 from gloss import v1 as pb
+from tests.faults import SCALE
 from tests.faults.fuzz import Fuzzer, not_numbers
 from tests.faults.report import Measure, Row, keep
 from tests.faults.stack import Stack, child_of, resident_bytes
 from tests.integration import contract
 from tests.integration.explanations import FINAL
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(400 * SCALE)]
 
 CALLS, WARM_CALLS, SPECS = 20_000, 2_000, 1_500
 AT_ONCE = 16
 ANSWER_SECONDS = 30.0
-SPECS_SECONDS = 120.0
+SPECS_SECONDS = 120.0 * SCALE
 """In which so many of the specs are tried as it takes."""
 EVALUATIONS = 24
 READ = 3

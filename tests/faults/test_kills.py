@@ -12,14 +12,15 @@ import redis
 from deploy.process import Child
 from gloss import v1 as pb
 from jobs import names
+from tests.faults import SCALE
 from tests.faults.report import Measure, Row, keep, percentile
 from tests.faults.stack import START_SECONDS, Stack, child_of, kill, wait_for
 from tests.faults.traffic import QUESTION
 from tests.integration.explanations import FINAL, lime
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(600 * SCALE)]
 
-JOBS, FEW_JOBS = 100, 40
+JOBS, FEW_JOBS = round(300 * SCALE), round(120 * SCALE)
 """Of each scenario; few where workers are killed, which take seconds to come."""
 SPECS = 10
 """Different ones. Their results are compared with those of an undisturbed run."""
@@ -30,7 +31,7 @@ CHILD_SECONDS, WORKER_SECONDS = 1.5, 5.0
 EITHER_SECONDS = 2.0
 ATTEMPTS = "50"
 """GLOSS_MAX_ATTEMPTS: an explanation is not to fail because it was hit thrice, which at this rate some are."""
-END_SECONDS = 180.0
+END_SECONDS = 480.0 * SCALE
 
 
 class Resumptions:

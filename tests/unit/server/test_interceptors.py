@@ -49,6 +49,10 @@ class Noting(Interceptor):
         return rebuilt(handler, call)
 
 
+async def at_once() -> None:
+    pass
+
+
 def found(interceptors: Interceptors, path: str) -> Any:
     """The handler that gRPC would call."""
 
@@ -61,7 +65,7 @@ def found(interceptors: Interceptors, path: str) -> Any:
 
 def test_a_methods_handler_is_wrapped_once_and_the_first_interceptor_is_outermost() -> None:
     log: list[str] = []
-    interceptors = Interceptors([Noting("outer", log), Noting("inner", log)], lambda: None)
+    interceptors = Interceptors([Noting("outer", log), Noting("inner", log)], at_once, lambda: None)
     for _ in range(3):
         assert asyncio.run(found(interceptors, PATHS[0]).unary_unary(5, None)).prompt_tokens == 5
     assert log == ["wrap inner", "wrap outer", *3 * ["outer", "inner"]]
@@ -71,7 +75,7 @@ def test_a_methods_handler_is_wrapped_once_and_the_first_interceptor_is_outermos
 
 def test_every_call_of_a_method_that_there_is_not_is_told_and_nothing_is_kept_of_it() -> None:
     calls: list[None] = []
-    interceptors = Interceptors([Noting("any", [])], lambda: calls.append(None))
+    interceptors = Interceptors([Noting("any", [])], at_once, lambda: calls.append(None))
     for number in range(5):
         assert found(interceptors, f"/invented/{number}") is None
         assert found(interceptors, "/invented/again") is None
