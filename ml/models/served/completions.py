@@ -35,7 +35,7 @@ class Query:
     Attributes:
         sequences: token ids, each at least one.
         given: ids whose log-probabilities at the next position are asked for.
-        tail: of how many last tokens of each sequence the log-probabilities are asked for.
+        tail: of how many last tokens of each sequence the log-probabilities are asked for; the first one has none.
         top: how many of the most likely tokens to list: of the next ones, or of each position of the tail.
         salt: keeps what the engine caches of these sequences apart from what it caches for others.
         stands_back: whether others' requests go first.
@@ -139,7 +139,8 @@ def _answer(choice: Any, sequence: Sequence[int], query: Query, abilities: Abili
 def _prompt_positions(found: Any, sequence: Sequence[int], query: Query, abilities: Abilities) -> Iterator[Position]:
     if len(found) != len(sequence):
         raise UnusableError(f"it has {len(found)} positions of a prompt of {len(sequence)} tokens")
-    for token, position in zip(sequence[-query.tail :], found[-query.tail :], strict=True):
+    start = max(1, len(sequence) - query.tail)
+    for token, position in zip(sequence[start:], found[start:], strict=True):
         own = position[str(token)]
         named: Iterable[tuple[int, float]] = ()
         if query.top:
@@ -151,7 +152,7 @@ def _echoed_positions(found: Any, sequence: Sequence[int], query: Query, abiliti
     values, tops = found["token_logprobs"], found.get("top_logprobs")
     if len(values) not in {len(sequence), len(sequence) + abilities.echoed_tokens}:
         raise UnusableError(f"it echoes {len(values)} tokens of a prompt of {len(sequence)}")
-    for place in range(len(sequence) - query.tail, len(sequence)):
+    for place in range(max(1, len(sequence) - query.tail), len(sequence)):
         yield Position(number(values[place]), None, _whole(likely(tops[place], query.top, abilities), query.top))
 
 

@@ -8,6 +8,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import format_datetime
@@ -326,7 +327,7 @@ def test_a_replica_whose_answers_are_of_no_use_leaves_its_work_to_the_other(
     model.close()
 
 
-def test_what_a_replica_answered_before_it_went_away_is_asked_of_the_other(
+def test_a_replica_that_goes_away_in_mid_job_leaves_its_work_to_the_other(
     replicas: tuple[TestEngine, TestEngine],
     local_model: LocalModel,
     small_model: SmallModel,
@@ -334,7 +335,7 @@ def test_what_a_replica_answered_before_it_went_away_is_asked_of_the_other(
 ) -> None:
     monkeypatch.setattr(stream, "_GONE_SECONDS", 0.2)
     one, other = replicas
-    model = open_model(f"vllm+{one.url};{other.url}/tiny", EngineOptions(patience=30.0))
+    model = open_model(f"vllm+{one.url};{other.url}/tiny", EngineOptions(concurrency=16, patience=30.0))
     one.asked.clear()
 
     def logits(ids: Any) -> Any:
@@ -345,6 +346,33 @@ def test_what_a_replica_answered_before_it_went_away_is_asked_of_the_other(
     one.logits = logits
     np.testing.assert_allclose(values(model), values(local_model), atol=1e-5)
     assert 0 < len(one.faults) < 10_000
+    model.close()
+
+
+@pytest.mark.parametrize("continuations", [[[7]], [[7, 8, 9]], [[7, 8], [9, 10]]])
+@pytest.mark.parametrize("ignored", [set(), {"logprob_token_ids", "prompt_logprobs", "return_token_ids"}])
+def test_no_number_is_let_through_of_another_model_behind_a_router(
+    continuations: list[list[int]], ignored: set[str], engine: TestEngine, local_model: LocalModel
+) -> None:
+    """Every third request goes to the other: nobody can tell which by asking for the fingerprint."""
+    engine.ignores = ignored
+    model = open_model(engine.address, EngineOptions(concurrency=16))
+    other = SmallModel(model.info.vocabulary_size, seed=1)
+    own, complete, requests = engine.logits, engine.completions, itertools.count()
+
+    def routed(body: dict[str, Any]) -> dict[str, Any]:
+        chosen = other if next(requests) % 3 == 2 else own
+        with routing:
+            engine.logits = chosen
+            return complete(body)
+
+    routing = threading.Lock()
+    engine.completions = routed  # type: ignore[method-assign]
+    with suppress(EngineModelChangedError):
+        for batch in model.stream_log_probabilities(PROMPTS, continuations, max_tokens=256):
+            for index, row in zip(batch.indices, batch.rows, strict=True):
+                expected = [local_model.log_probabilities(PROMPTS[index], each) for each in continuations]
+                np.testing.assert_allclose(row, np.concatenate(expected), atol=1e-5)
     model.close()
 
 
