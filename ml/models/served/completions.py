@@ -7,12 +7,12 @@ it must, and nobody looks at it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ml.models.served.abilities import Abilities, OwnTokens
-from ml.models.served.exchange import UnusableError
+from ml.models.served.exchange import LARGEST_ANSWER, UnusableError
 
 PATH = "/v1/completions"
 
@@ -24,6 +24,9 @@ _LEAST = -9999.0
 
 _ROUNDING = 1e-3
 """Nats by which a log-probability may be above 0."""
+
+_FRAME, _OF_A_POSITION, _OF_A_NUMBER = 2**20, 2**10, 2**9
+"""Bytes that may be told: beside all positions, of each one, and of each number there."""
 
 _ID = "token_id:"
 
@@ -104,6 +107,18 @@ def body(model: str, query: Query, abilities: Abilities) -> dict[str, Any]:
     elif query.tail:
         asked |= {"echo": True, "logprobs": max(1, query.top), "max_tokens": abilities.echoed_tokens}
     return asked
+
+
+def longest_answer(asked: Mapping[str, Any]) -> int:
+    """Bytes that the answer to a request may have: more than any that holds what is asked for and nothing else."""
+    prompts = asked["prompt"]
+    if isinstance(prompts, str) or isinstance(next(iter(prompts), 0), int):
+        prompts = [prompts]
+    positions: int = len(prompts) * max(1, asked["max_tokens"])
+    if asked.get("echo") or "prompt_logprobs" in asked or "return_token_ids" in asked:
+        positions += sum(map(len, prompts))
+    listed = max(asked.get("logprobs") or 0, asked.get("prompt_logprobs") or 0, len(asked.get("logprob_token_ids", ())))
+    return min(LARGEST_ANSWER, _FRAME + positions * (_OF_A_POSITION + listed * _OF_A_NUMBER))
 
 
 def answers(data: Any, model: str, query: Query, abilities: Abilities) -> list[Answer]:
