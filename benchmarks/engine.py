@@ -7,7 +7,7 @@ processor. A plain client is what a good engineer would write: it sends ids, 64 
 target's log-probability by `logprob_token_ids` (or by `echo`), of the very prompts that Gloss asks about. It fits
 nothing. Each round's prefixes are salted, so that everybody begins with an empty prefix cache, and the ways take turns.
 
-What a prefix cache is worth shows where the words that are explained stand behind a long text: all prompts begin with it.
+What a prefix cache is worth shows where the words that are explained stand behind a long text, by which all begin.
 """
 
 from __future__ import annotations
@@ -224,7 +224,7 @@ def cheapest_control(local: ExplainableModel, words: int, most: int) -> tuple[in
 def race(
     url: str, model: Recorded, client: PlainClient, asked: dict[str, ExplanationSpec], rounds: int
 ) -> dict[str, Any]:
-    """What each of Gloss's ways takes, by its spec, beside plain clients that ask about the prompts of the first one."""
+    """What each of Gloss's ways takes, by its spec, beside plain clients who ask about the prompts of the first."""
     name, first = next(iter(asked.items()))
     model.prompts.clear()
     gloss(model, first)
