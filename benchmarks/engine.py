@@ -203,22 +203,22 @@ def agreement(served: ExplainableModel, local: ExplainableModel, evaluations: in
     }
 
 
-def cheapest_control(local: ExplainableModel, words: int, most: int) -> tuple[int, float, float]:
-    """Evaluations with control variates whose error is no larger than the textbook's from `most`.
+def cheapest_control(local: ExplainableModel, words: int, max_evaluations: int) -> tuple[int, float, float]:
+    """Evaluations with control variates whose error is no larger than the textbook's from `max_evaluations`.
 
     Returns them, their error and the textbook's: root mean squares against 40 times as many evaluations, over seeds.
     """
-    exact = attributions(local, lime(words, 40 * most, controlled=True))
+    exact = attributions(local, lime(words, 40 * max_evaluations, controlled=True))
 
     def error(evaluations: int, *, controlled: bool) -> float:
         found = [attributions(local, lime(words, evaluations, controlled=controlled, seed=1 + seed)) for seed in SEEDS]
         return float(np.sqrt(np.mean((np.array(found) - exact) ** 2)))
 
-    textbook = error(most, controlled=False)
-    for evaluations in [most * percent // 100 for percent in (15, 20, 25, 30, 40, 50, 70, 100)]:
+    textbook = error(max_evaluations, controlled=False)
+    for evaluations in [max_evaluations * percent // 100 for percent in (15, 20, 25, 30, 40, 50, 70, 100)]:
         if (own := error(evaluations, controlled=True)) <= textbook:
             return evaluations, own, textbook
-    return most, own, textbook
+    return max_evaluations, own, textbook
 
 
 def race(

@@ -10,7 +10,7 @@ from dataclasses import replace
 from ml.models.served.abilities import Abilities
 from ml.models.served.completions import Query
 
-MOST = 4
+MAX_CARRIED = 4
 """Prompts that go with one request at most, and log-probabilities by which a model is told from others."""
 
 _TOKENS = 8
@@ -26,8 +26,8 @@ def carried(asked: Query, ids: Iterable[int], abilities: Abilities) -> Query:
     given = asked.given
     if given:
         more = (token for token in dict.fromkeys(ids) if token not in given)
-        given += tuple(itertools.islice(more, max(0, min(MOST, abilities.given_ids) - len(given))))
-    count = math.ceil(MOST / (len(given) + asked.tail))
+        given += tuple(itertools.islice(more, max(0, min(MAX_CARRIED, abilities.given_ids) - len(given))))
+    count = math.ceil(MAX_CARRIED / (len(given) + asked.tail))
     # Of a tail, the first token has one before it.
     length = max(_TOKENS, asked.tail + 1)
     endless = itertools.cycle(ids)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from ml.errors import EngineModelChangedError, EngineUnavailableError
 from ml.models.objective import FloatArray
 from ml.models.served.abilities import Abilities
-from ml.models.served.carried import MOST, carried
+from ml.models.served.carried import MAX_CARRIED, carried
 from ml.models.served.client import EngineClient
 from ml.models.served.completions import PATH, Answer, Likely, Query, answers, body
 from ml.models.served.probe import ask
@@ -60,7 +60,7 @@ class Engine:
     @property
     def request(self) -> int:
         """How many prompts to put into one request, beside those that it carries."""
-        return max(1, self.client.window.request - MOST)
+        return max(1, self.client.window.request - MAX_CARRIED)
 
     async def answer(self, part: Part) -> Answered:
         """Ask one request of the model that was there at the start.

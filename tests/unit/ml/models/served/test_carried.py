@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ml.models.served.abilities import Abilities
-from ml.models.served.carried import MOST, carried
+from ml.models.served.carried import MAX_CARRIED, carried
 from ml.models.served.completions import Query
 
 IDS = range(100, 140)
@@ -27,7 +27,7 @@ def test_what_is_said_of_them_tells_models_apart(count: int, tail: int, able: in
     assert found.given[: len(asked.given)] == asked.given
     assert len(set(found.given)) == len(found.given) <= max(able, len(asked.given))
     assert replace(found, sequences=asked.sequences, given=asked.given) == asked
-    assert len(found.sequences) * (len(found.given) + found.tail) >= MOST >= len(found.sequences)
+    assert len(found.sequences) * (len(found.given) + found.tail) >= MAX_CARRIED >= len(found.sequences)
     assert all(max(8, tail + 1) == len(each) for each in found.sequences)
     assert len(set(found.sequences)) == len(found.sequences)
 

@@ -128,12 +128,12 @@ def test_the_window_stays_within_its_bound() -> None:
     run(work())
 
 
-@pytest.mark.parametrize("largest", [1, 2, 3, 100, 100_000])
+@pytest.mark.parametrize("largest", [1, 2, 3, 100, 1000])
 def test_requests_fill_the_window_and_are_no_larger_than_engines_take(largest: int) -> None:
     async def work() -> None:
         clock = Clock()
         window = Window(largest, clock)
-        await Load(window, clock, [(2**power, 2.0**power) for power in range(20)]).answer(200)
+        await Load(window, clock, [(2**power, 2.0**power) for power in range(12)]).answer(120)
         assert window.limit == largest
         assert 1 <= window.request <= min(max(1, largest // 2), 256)
 
