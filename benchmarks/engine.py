@@ -1,11 +1,13 @@
 """Gloss in front of a real vLLM, beside plain clients of the same vLLM, in one run on one machine.
 
-    python -m benchmarks.engine [--model transformer | FOLDER] [--rounds 5] [--json FILE]
+    python -m benchmarks.engine [--model transformer | FOLDER] [--evaluations 1000] [--rounds 5] [--json FILE]
 
 vLLM is installed where it is missing (`benchmarks/vllm.py`), and serves the model in float32 on this machine's
 processor. A plain client is what a good engineer would write: it sends ids, 64 prompts a request, and asks for the
 target's log-probability by `logprob_token_ids` (or by `echo`), of the very prompts that Gloss asks about. It fits
 nothing. Each round's prefixes are salted, so that everybody begins with an empty prefix cache, and the ways take turns.
+
+What a prefix cache is worth shows where the words that are explained stand behind a long text, by which all begin.
 """
 
 from __future__ import annotations
@@ -40,11 +42,26 @@ from ml.models.served.exchange import Exchange
 from ml.models.served.model import ServedModel
 from ml.models.served.opening import look
 from ml.models.served.options import EngineOptions
-from ml.spec import Budget, Continuation, ContrastTarget, ExplanationSpec, GenerationTarget, Prompt, Quality, Target
+from ml.spec import (
+    Budget,
+    Continuation,
+    ContrastTarget,
+    ExplanationSpec,
+    Features,
+    GenerationTarget,
+    Prompt,
+    Quality,
+    Target,
+)
 
-EVALUATIONS = 1000
 PROMPTS = 64
 """Of one request of a plain client."""
+
+CONTEXT = 3 * TEXT
+"""What the words stand behind, where there is a prefix to cache: some blocks of it, of 128 tokens each."""
+
+CONTEXT_SHARE = 4
+"""There, so many times fewer evaluations: where nothing is cached, each takes ten times as long."""
 
 SEEDS = range(4)
 """Over which errors are averaged."""
@@ -92,12 +109,16 @@ class Recorded(ServedModel):
         return total
 
 
-def lime(words: int, evaluations: int, *, controlled: bool, seed: int = 0) -> ExplanationSpec:
-    """A LIME explanation of a prompt of so many words."""
+def lime(
+    words: int, evaluations: int, *, controlled: bool = False, seed: int = 0, context: str = ""
+) -> ExplanationSpec:
+    """A LIME explanation of so many words, behind a context that is part of each prompt."""
     estimator = spec.Estimator.CONTROL_VARIATES if controlled else spec.Estimator.TEXTBOOK
+    text = context + " ".join(TEXT.split()[:words])
     return ExplanationSpec(
-        Prompt(" ".join(TEXT.split()[:words])),
+        Prompt(text),
         spec.Lime(estimator=estimator),
+        features=Features(within=(len(context), len(text))),
         budget=Budget(max_evaluations=evaluations, seed=seed),
         quality=Quality(faithfulness=False),
     )
@@ -158,12 +179,12 @@ def plain(
     return time.perf_counter() - began
 
 
-def agreement(served: ExplainableModel, local: ExplainableModel) -> dict[str, float]:
-    """The largest difference of any attribution, by method and target."""
+def agreement(served: ExplainableModel, local: ExplainableModel, evaluations: int) -> dict[str, float]:
+    """The largest difference of any attribution, by method and target; so many evaluations where methods sample."""
     continuation = Target(Continuation(text=" of the city"))
     contrast = Target(ContrastTarget(Continuation(text=" city"), Continuation(text=" river")))
     prompt, short = Prompt(" ".join(TEXT.split()[:24])), Prompt("The bridge was built in 1932")
-    large = Budget(max_evaluations=400, seed=1)
+    large = Budget(max_evaluations=evaluations, seed=1)
     asked = {
         "occlusion": ExplanationSpec(prompt, spec.Occlusion()),
         "exact Shapley values": ExplanationSpec(short, spec.KernelShap()),
@@ -182,76 +203,93 @@ def agreement(served: ExplainableModel, local: ExplainableModel) -> dict[str, fl
     }
 
 
-def cheapest_control(local: ExplainableModel, words: int) -> tuple[int, float, float]:
-    """Evaluations with control variates whose error is no larger than the textbook's from `EVALUATIONS`.
+def cheapest_control(local: ExplainableModel, words: int, max_evaluations: int) -> tuple[int, float, float]:
+    """Evaluations with control variates whose error is no larger than the textbook's from `max_evaluations`.
 
     Returns them, their error and the textbook's: root mean squares against 40 times as many evaluations, over seeds.
     """
-    exact = attributions(local, lime(words, 40 * EVALUATIONS, controlled=True))
+    exact = attributions(local, lime(words, 40 * max_evaluations, controlled=True))
 
     def error(evaluations: int, *, controlled: bool) -> float:
         found = [attributions(local, lime(words, evaluations, controlled=controlled, seed=1 + seed)) for seed in SEEDS]
         return float(np.sqrt(np.mean((np.array(found) - exact) ** 2)))
 
-    textbook = error(EVALUATIONS, controlled=False)
-    for evaluations in (150, 200, 250, 300, 400, 500, 700, EVALUATIONS):
+    textbook = error(max_evaluations, controlled=False)
+    for evaluations in [max_evaluations * percent // 100 for percent in (15, 20, 25, 30, 40, 50, 70, 100)]:
         if (own := error(evaluations, controlled=True)) <= textbook:
             return evaluations, own, textbook
-    return EVALUATIONS, own, textbook
+    return max_evaluations, own, textbook
 
 
-def measure(folder: Path, words: int, rounds: int, log: Path) -> dict[str, Any]:
-    """All figures."""
+def race(
+    url: str, model: Recorded, client: PlainClient, asked: dict[str, ExplanationSpec], rounds: int
+) -> dict[str, Any]:
+    """What each of Gloss's ways takes, by its spec, beside plain clients who ask about the prompts of the first."""
+    name, first = next(iter(asked.items()))
+    model.prompts.clear()
+    gloss(model, first)
+    prompts, token = [*dict.fromkeys(model.prompts)], model.tokens[-1]
+    ways: dict[str, Callable[[], float]] = {
+        "plain client, by ids": lambda: plain(client.by_ids, prompts, token, 1),
+        "plain client, by ids, 4 requests at once": lambda: plain(client.by_ids, prompts, token, 4),
+        "plain client, by echo": lambda: plain(client.by_echo, prompts, token, 1),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in (*asked, *ways)}
+    shares: dict[str, list[float]] = {name: [] for name in seconds}
+    runs: list[Round] = []
+    for _ in range(rounds):
+        for way, times in seconds.items():
+            before = _cached(url)
+            if way in ways:
+                times.append(ways[way]())
+            else:
+                run = gloss(model, asked[way])
+                times.append(run.seconds)
+                runs += [run] if way == name else []
+            shares[way].append(_share(before, _cached(url)))
+            _tell(f"  {way}: {times[-1]:.2f} s\n")
+    return {
+        "prompts": len(prompts),
+        "tokens_per_prompt": statistics.mean(map(len, prompts)),
+        "seconds": {way: statistics.median(each) for way, each in seconds.items()},
+        "cached_share": {way: statistics.median(each) for way, each in shares.items()},
+        "busy_share": statistics.median(run.busy / run.seconds for run in runs),
+        "own_seconds": statistics.median(run.seconds - run.busy for run in runs),
+    }
+
+
+def measure(folder: Path, words: int, evaluations: int, rounds: int, *, control: bool, log: Path) -> dict[str, Any]:
+    """All figures; without `control`, none of control variates, whose error takes long to tell."""
     local = load(str(folder), device="cpu")
-    fewer, own_error, textbook_error = cheapest_control(local, words)
-    _tell(f"control variates: {fewer} evaluations for an error of {own_error:.3g}, textbook {textbook_error:.3g}\n")
+    asked, error = {"gloss": lime(words, evaluations)}, {}
+    if control:
+        fewer, own, textbook = cheapest_control(local, words, evaluations)
+        error = {"control_evaluations": fewer, "error": {"control variates": own, "textbook": textbook}}
+        asked["gloss, control variates"] = lime(words, fewer, controlled=True)
+        _tell(f"control variates: {fewer} evaluations for an error of {own:.3g}, textbook {textbook:.3g}\n")
+    fewer = evaluations // CONTEXT_SHARE
     with vllm.serving(folder, log) as url:
         found = asyncio.run(look(parse(f"vllm+{url}/{folder.name}"), EngineOptions()))
         model, client = Recorded(found), PlainClient(url, folder.name)
-        agreed = agreement(model, local)
+        agreed = agreement(model, local, min(400, evaluations))
         _tell("".join(f"  {name}: {difference:.1e}\n" for name, difference in agreed.items()))
-
-        model.prompts.clear()
-        gloss(model, lime(words, EVALUATIONS, controlled=False))
-        prompts, token = [*dict.fromkeys(model.prompts)], model.tokens[-1]
-        ways: dict[str, Callable[[], float]] = {
-            "plain client, by ids": lambda: plain(client.by_ids, prompts, token, 1),
-            "plain client, by ids, 4 requests at once": lambda: plain(client.by_ids, prompts, token, 4),
-            "plain client, by echo": lambda: plain(client.by_echo, prompts, token, 1),
+        races = {
+            "alone": {"evaluations": evaluations, **race(url, model, client, asked, rounds)},
+            "behind a context": {
+                "evaluations": fewer,
+                **race(url, model, client, {"gloss": lime(words, fewer, context=CONTEXT)}, rounds),
+            },
         }
-        seconds: dict[str, list[float]] = {name: [] for name in ("gloss", "gloss, control variates", *ways)}
-        runs: list[Round] = []
-        shares: dict[str, list[float]] = {name: [] for name in seconds}
-        for _ in range(rounds):
-            for name, times in seconds.items():
-                before = _cached(url)
-                if name in ways:
-                    taken = ways[name]()
-                else:
-                    controlled = name != "gloss"
-                    run = gloss(model, lime(words, fewer if controlled else EVALUATIONS, controlled=controlled))
-                    taken = run.seconds
-                    if not controlled:
-                        runs.append(run)
-                times.append(taken)
-                shares[name].append(_share(before, _cached(url)))
-                _tell(f"  {name}: {taken:.2f} s\n")
         model.close()
     return {
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "processor": processor(),
         "vllm": vllm.VERSION,
         "words": words,
-        "evaluations": EVALUATIONS,
-        "prompts": len(prompts),
         "noise": found.info.noise,
         "agreement": agreed,
-        "seconds": {name: statistics.median(each) for name, each in seconds.items()},
-        "cached_share": {name: statistics.median(each) for name, each in shares.items()},
-        "control_evaluations": fewer,
-        "error": {"control variates": own_error, "textbook": textbook_error},
-        "busy_share": statistics.median(run.busy / run.seconds for run in runs),
-        "own_seconds": statistics.median(run.seconds - run.busy for run in runs),
+        **races,
+        **error,
     }
 
 
@@ -270,12 +308,16 @@ def _tell(text: str) -> None:
 
 def show(found: dict[str, Any]) -> None:
     """The figures, in lines."""
-    seconds, ours = found["seconds"], found["seconds"]["gloss"]
-    print(f"LIME, {found['evaluations']} evaluations of {found['words']} words ({found['prompts']} different prompts)")
-    for name, each in seconds.items():
-        print(f"  {name:42} {each:7.2f} s  {each / ours:5.2f} ×  {100 * found['cached_share'][name]:3.0f} % cached")
-    print(f"  control variates: {found['control_evaluations']} evaluations at an equal error")
-    print(f"  engine busy {100 * found['busy_share']:.0f} %, Gloss's own part {found['own_seconds']:.2f} s")
+    for where in ("alone", "behind a context"):
+        race = found[where]
+        seconds, ours = race["seconds"], race["seconds"]["gloss"]
+        prompts = f"{race['prompts']} different prompts of {race['tokens_per_prompt']:.0f} tokens"
+        print(f"LIME, {race['evaluations']} evaluations of {found['words']} words {where} ({prompts})")
+        for name, each in seconds.items():
+            print(f"  {name:42} {each:7.2f} s  {each / ours:5.2f} ×  {100 * race['cached_share'][name]:3.0f} % cached")
+        print(f"  engine busy {100 * race['busy_share']:.0f} %, Gloss's own part {race['own_seconds']:.2f} s")
+    if "control_evaluations" in found:
+        print(f"control variates: {found['control_evaluations']} evaluations at an equal error")
     print("largest differences from the model as Gloss loads it")
     for name, difference in found["agreement"].items():
         print(f"  {name:42} {difference:.1e}")
@@ -286,11 +328,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="transformer")
     parser.add_argument("--words", type=int, default=32)
+    parser.add_argument("--evaluations", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--control", action=argparse.BooleanOptionalAction, default=True, help="control variates, too")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     with folder_of(options.model) as folder, tempfile.TemporaryDirectory() as logs:
-        found = measure(folder.resolve(), options.words, options.rounds, Path(logs) / "vllm.log")
+        found = measure(
+            folder.resolve(),
+            options.words,
+            options.evaluations,
+            options.rounds,
+            control=options.control,
+            log=Path(logs) / "vllm.log",
+        )
     show(found)
     if options.json:
         kept = json.loads(options.json.read_text()) if options.json.exists() else {}

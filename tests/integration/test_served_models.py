@@ -14,6 +14,7 @@ import pytest
 
 from benchmarks import vllm
 from gloss import v1 as pb
+from gloss.citing import cite
 from ml import spec
 from ml.errors import OutOfReachError
 from ml.explain import prepare, start
@@ -28,6 +29,7 @@ from tests.fixtures.models import byte_level
 from tests.fixtures.served import LONGEST, LocalModel, SmallModel
 from tests.integration.explanations import wait_for
 from tests.integration.serving import Served, serve
+from tests.integration.test_citations import found as citations_of
 
 SHIPPED = Path(__file__).parents[2] / "ml/pretrained/transformer"
 
@@ -192,6 +194,29 @@ def test_studies_agree(subject: Subject) -> None:
     one, other = (result(model, probe).finding for model in (subject.served, subject.local))
     for left, right in zip(one.differences, other.differences, strict=True):
         assert left.difference == pytest.approx(right.difference, abs=1e-4)
+
+
+@pytest.mark.parametrize("answer", ["The king was ill.", None])
+def test_citations_agree(subject: Subject, server: Served, answer: str | None) -> None:
+    asked = {"answer": answer, "max_tokens": 6, "limit": 0, "share": 1e-9}
+    one, other = (
+        citations_of(server, model, cite("The king was ill. The town was old.", "Who?", **asked))  # type: ignore[arg-type]
+        for model in (subject.served, subject.local)
+    )
+    assert one.answer == other.answer
+    assert len(one.sources) == len(other.sources) == 2
+    assert [each.text for each in one.sentences] == [each.text for each in other.sentences]
+    cited = [[each for sentence in found.sentences for each in sentence.citations] for found in (one, other)]
+    assert [each.source for each in cited[0]] == [each.source for each in cited[1]]
+    for left, right in zip(*cited, strict=True):
+        assert left.value == pytest.approx(right.value, abs=1e-4)
+        assert left.cost == pytest.approx(right.cost, abs=1e-4)
+    explained = [found.explanation for found in (one, other)]
+    if answer:
+        assert all(explained)
+    if all(explained):  # a model that answers nothing has nothing to explain
+        found, expected = ([each.attribution for each in some.result.attributions] for some in explained)
+        assert found == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize(

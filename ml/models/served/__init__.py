@@ -11,7 +11,8 @@ tokenizer.py      the model's tokenizer, from its own files
 verification.py   whether the tokenizer is the engine's, how far its numbers can be trusted, and whether they changed
 reading.py        which sequences to ask about for log-probabilities of continuations
 texts.py          the same where a text is generated
-stream.py         many requests under way, whose answers are let through once the model is known to be the same
+carried.py        prompts that go with each request, which tell the model that answers
+stream.py         many requests under way, whose answers are let through where the model is the same
 probe.py          small questions, by which its abilities are found
 opening.py        from an address to all of this
 model.py          the model that explainers see

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, nullcontext
@@ -15,7 +14,9 @@ import httpx2
 
 from ml.errors import EngineError, EngineUnavailableError
 from ml.models.served.address import Address
+from ml.models.served.completions import longest_answer
 from ml.models.served.exchange import (
+    LARGEST_ANSWER,
     MALFORMED,
     Exchange,
     Reply,
@@ -23,7 +24,9 @@ from ml.models.served.exchange import (
     UnusableError,
     broken,
     check,
+    check_plain,
     content_of,
+    parsed,
     usage,
 )
 from ml.models.served.options import EngineOptions
@@ -75,7 +78,9 @@ class EngineClient:
         self._observe = observe
         self._clock = asyncio.get_running_loop().time
         self.window = Window(options.concurrency * len(address.replicas), self._clock)
-        headers = {"Authorization": f"Bearer {options.key}"} if options.key else {}
+        headers = {"Accept-Encoding": "identity"}
+        if options.key:
+            headers["Authorization"] = f"Bearer {options.key}"
         self._http = httpx2.AsyncClient(
             headers=headers,
             timeout=httpx2.Timeout(options.timeout, connect=_CONNECT_SECONDS, pool=None),
@@ -157,6 +162,7 @@ class EngineClient:
                 try:
                     if response.status_code != httpx2.codes.OK:
                         check(response, await content_of(response), self.address.name)
+                    check_plain(response)
                 except BaseException:
                     await response.aclose()
                     raise
@@ -173,9 +179,13 @@ class EngineClient:
                     event = await anext(events, None)
                 if event is None or event.data == "[DONE]":
                     return
-                yield json.loads(event.data)
+                yield parsed(event.data)
+        except httpx2.SSEError as error:
+            raise EngineError(self.address.name, f"the engine sent no stream of events: {error}") from error
         except (httpx2.RequestError, TimeoutError) as error:
             raise self._unavailable(broken(error), _RETRY_SECONDS) from error
+        except UnusableError as error:
+            raise EngineError(self.address.name, f"the engine broke its text off: {error}") from error
         except (ValueError, RecursionError) as error:
             raise EngineError(self.address.name, "the engine sent an event that is no JSON") from error
 
@@ -190,16 +200,18 @@ class EngineClient:
         replica: str | None,
         patience: float | None,
     ) -> Reply[T]:
+        largest = LARGEST_ANSWER if body is None else longest_answer(body)
+
         async def attempt(chosen: str, tokens: Tokens) -> Reply[T]:
             # The client's own limits are on each read and write; an answer in drops would take for ever.
             async with (
                 asyncio.timeout(self.options.timeout),
                 self._http.stream(method, chosen + path, json=None if body is None else dict(body)) as response,
             ):
-                content = await content_of(response)
+                content = await content_of(response, largest)
             check(response, content, self.address.name)
             try:
-                data = json.loads(content)
+                data = parsed(content)
                 tokens.update(usage(data))
                 return Reply(read(data), chosen)
             except UnusableError as error:

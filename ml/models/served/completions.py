@@ -7,12 +7,12 @@ it must, and nobody looks at it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ml.models.served.abilities import Abilities, OwnTokens
-from ml.models.served.exchange import UnusableError
+from ml.models.served.exchange import LARGEST_ANSWER, UnusableError
 
 PATH = "/v1/completions"
 
@@ -25,6 +25,9 @@ _LEAST = -9999.0
 _ROUNDING = 1e-3
 """Nats by which a log-probability may be above 0."""
 
+_FRAME, _OF_A_POSITION, _OF_A_NUMBER = 2**20, 2**10, 2**9
+"""Bytes that may be told: beside all positions, of each one, and of each number there."""
+
 _ID = "token_id:"
 
 
@@ -35,7 +38,7 @@ class Query:
     Attributes:
         sequences: token ids, each at least one.
         given: ids whose log-probabilities at the next position are asked for.
-        tail: of how many last tokens of each sequence the log-probabilities are asked for.
+        tail: of how many last tokens of each sequence the log-probabilities are asked for; the first one has none.
         top: how many of the most likely tokens to list: of the next ones, or of each position of the tail.
         salt: keeps what the engine caches of these sequences apart from what it caches for others.
         stands_back: whether others' requests go first.
@@ -106,6 +109,18 @@ def body(model: str, query: Query, abilities: Abilities) -> dict[str, Any]:
     return asked
 
 
+def longest_answer(asked: Mapping[str, Any]) -> int:
+    """Bytes that the answer to a request may have: more than any that holds what is asked for and nothing else."""
+    prompts = asked["prompt"]
+    if isinstance(prompts, str) or isinstance(next(iter(prompts), 0), int):
+        prompts = [prompts]
+    positions: int = len(prompts) * max(1, asked["max_tokens"])
+    if asked.get("echo") or "prompt_logprobs" in asked or "return_token_ids" in asked:
+        positions += sum(map(len, prompts))
+    listed = max(asked.get("logprobs") or 0, asked.get("prompt_logprobs") or 0, len(asked.get("logprob_token_ids", ())))
+    return min(LARGEST_ANSWER, _FRAME + positions * (_OF_A_POSITION + listed * _OF_A_NUMBER))
+
+
 def answers(data: Any, model: str, query: Query, abilities: Abilities) -> list[Answer]:
     """What an engine's answer says of each sequence, in the query's order.
 
@@ -139,7 +154,8 @@ def _answer(choice: Any, sequence: Sequence[int], query: Query, abilities: Abili
 def _prompt_positions(found: Any, sequence: Sequence[int], query: Query, abilities: Abilities) -> Iterator[Position]:
     if len(found) != len(sequence):
         raise UnusableError(f"it has {len(found)} positions of a prompt of {len(sequence)} tokens")
-    for token, position in zip(sequence[-query.tail :], found[-query.tail :], strict=True):
+    start = max(1, len(sequence) - query.tail)
+    for token, position in zip(sequence[start:], found[start:], strict=True):
         own = position[str(token)]
         named: Iterable[tuple[int, float]] = ()
         if query.top:
@@ -151,7 +167,7 @@ def _echoed_positions(found: Any, sequence: Sequence[int], query: Query, abiliti
     values, tops = found["token_logprobs"], found.get("top_logprobs")
     if len(values) not in {len(sequence), len(sequence) + abilities.echoed_tokens}:
         raise UnusableError(f"it echoes {len(values)} tokens of a prompt of {len(sequence)}")
-    for place in range(len(sequence) - query.tail, len(sequence)):
+    for place in range(max(1, len(sequence) - query.tail), len(sequence)):
         yield Position(number(values[place]), None, _whole(likely(tops[place], query.top, abilities), query.top))
 
 

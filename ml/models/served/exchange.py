@@ -26,8 +26,8 @@ _LONGEST_REASON = 300
 _LONGEST_REST = 3600.0
 """Seconds of rest that an engine may ask for; a slip of its clock must not end it for good."""
 
-_LARGEST_ANSWER = 256 * 2**20
-"""Bytes; no question that is asked has a longer answer."""
+LARGEST_ANSWER = 256 * 2**20
+"""Bytes, whatever is asked."""
 
 MALFORMED = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 """What reading an answer of another form than expected may raise."""
@@ -101,18 +101,50 @@ def check(response: httpx2.Response, content: bytes, model: str) -> None:
     raise RefusedError(model, status, f"the engine refuses the request ({status}): {message}")
 
 
-async def content_of(response: httpx2.Response) -> bytes:
-    """A response's whole body.
+def check_plain(response: httpx2.Response) -> None:
+    """Make sure that a response comes as it is: what is small when compressed may be larger than memory.
 
     Raises:
-        TransientError: it has no end.
+        TransientError: it is compressed, though nobody asked for that.
     """
+    encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding != "identity":
+        raise TransientError("unusable", f"it is encoded as {encoding[:40]!r}, and was to come as it is")
+
+
+async def content_of(response: httpx2.Response, largest: int = LARGEST_ANSWER) -> bytes:
+    """A response's whole body, of at most so many bytes.
+
+    Raises:
+        TransientError: it is longer, or compressed.
+    """
+    check_plain(response)
     content = bytearray()
-    async for some in response.aiter_bytes():
+    async for some in response.aiter_raw():
         content += some
-        if len(content) > _LARGEST_ANSWER:
-            raise TransientError("unusable", f"it is longer than {_LARGEST_ANSWER} bytes")
+        if len(content) > largest:
+            raise TransientError("unusable", f"it is longer than {largest} bytes, and nothing that was asked for is")
     return bytes(content)
+
+
+def parsed(content: bytes | str) -> Any:
+    """What JSON says.
+
+    Raises:
+        UnusableError: it says that something went wrong.
+        ValueError, RecursionError: it is no JSON, or says of one thing two.
+    """
+    data = json.loads(content, object_pairs_hook=_unambiguous)
+    if isinstance(data, dict) and data.get("error"):
+        raise UnusableError(f"it is an error: {_said(data)}")
+    return data
+
+
+def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name comes twice in one object")
+    return found
 
 
 def broken(error: httpx2.RequestError | TimeoutError) -> TransientError:
@@ -140,12 +172,20 @@ def usage(data: Any) -> dict[str, int]:
 
 
 def _message(content: bytes) -> str:
-    """What an engine says is wrong, by OpenAI's form of errors or any other."""
+    """What an engine says is wrong."""
     try:
-        data = json.loads(content)
-        found = data["error"]["message"] if isinstance(data.get("error"), dict) else data.get("message", data)
+        return _said(json.loads(content))
     except MALFORMED:
-        found = content[: 4 * _LONGEST_REASON].decode(errors="replace")
+        return _line(content[: 4 * _LONGEST_REASON].decode(errors="replace"))
+
+
+def _said(data: Any) -> str:
+    """The message of an error, by OpenAI's form or any other."""
+    found = data["error"]["message"] if isinstance(data.get("error"), dict) else data.get("message", data)
+    return _line(found)
+
+
+def _line(found: Any) -> str:
     return str(found).strip().partition("\n")[0][:_LONGEST_REASON]
 
 

@@ -97,8 +97,7 @@ class ServedModel:
         unread = [len(chosen)] * len(prompts)
 
         async def asked(engine: Engine) -> AsyncIterator[list[Answered]]:
-            size = engine.client.window.request
-            requests = parts(prompts, chosen, size, salt=self._salt, stands_back=True)
+            requests = parts(prompts, chosen, engine.request, salt=self._salt, stands_back=True)
             async for answered in engine.stream(requests):
                 yield answered
 

@@ -1,8 +1,7 @@
-"""Many requests under way at once, whose answers are let through once the model is known to be the same.
+"""Many requests under way at once, whose answers are let through where they are known to be of the same model.
 
-Nothing in an answer says which weights made it. So a replica's fingerprint is asked for again and again: what came
-between two that are equal is from the model that was there at the start. Until then answers are held back, and where
-the fingerprint has changed, they are never seen.
+Nothing in an answer says which weights made it. So some short prompts go with each request, and what comes back about
+them is compared with what the model that was there at the start says of them.
 """
 
 from __future__ import annotations
@@ -10,25 +9,32 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
-from ml.errors import EngineUnavailableError
+from ml.errors import EngineModelChangedError, EngineUnavailableError
+from ml.models.objective import FloatArray
 from ml.models.served.abilities import Abilities
+from ml.models.served.carried import MAX_CARRIED, carried
 from ml.models.served.client import EngineClient
 from ml.models.served.completions import PATH, Answer, Likely, Query, answers, body
 from ml.models.served.probe import ask
 from ml.models.served.reading import Part
-from ml.models.served.verification import Fingerprint
+from ml.models.served.verification import Fingerprint, difference, numbers
 
-_CHECK_SECONDS = 1.0
-"""Between two looks at the fingerprint, while requests are under way."""
+_MAX_WRITTEN = 8
+"""Requests that are written and wait to be sent, so that an engine has the next one at once."""
+
+_TRIALS = 3
+"""So many answers that are not the model's, while it is what the engine computes, and it is no accident."""
 
 _GONE_SECONDS = 5.0
 """After which a replica that does not answer is given up, where there are others."""
 
-_MAX_WRITTEN = 8
-"""Requests that are written and wait to be sent, so that an engine has the next one at once."""
+_MAX_EXPECTED = 1024
+"""Kinds of requests of which it is remembered what the model says of their prompts."""
+
+Kind = tuple[tuple[int, ...], int]
+"""Which given tokens are asked for, and how many of a prompt's own."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,6 @@ class Answered:
 
     part: Part
     answers: list[Answer]
-    replica: str
 
 
 class Engine:
@@ -47,22 +52,48 @@ class Engine:
         self.client = client
         self.abilities = abilities
         self.fingerprint = fingerprint
-        self._clock = asyncio.get_running_loop().time
+        self._ids = tuple(itertools.chain(*fingerprint.query.sequences))
+        self._expected: dict[Kind, FloatArray] = {}
+        self._expecting = asyncio.Lock()
+        self._patience = None if len(client.address.replicas) == 1 else _GONE_SECONDS
+
+    @property
+    def request(self) -> int:
+        """How many prompts to put into one request, beside those that it carries."""
+        return max(1, self.client.window.request - MAX_CARRIED)
 
     async def answer(self, part: Part) -> Answered:
-        """Ask one request. Nobody has checked yet who answered.
+        """Ask one request of the model that was there at the start.
 
         Raises:
+            EngineModelChangedError: another one answers.
             EngineError: there is no answer, or none of use.
         """
-        query, model = part.query, self.client.address.model
-        reply = await self.client.post(
-            PATH,
-            body(model, query, self.abilities),
-            lambda data: answers(data, model, query, self.abilities),
-            prompts=len(query.sequences),
-        )
-        return Answered(part, reply.value, reply.replica)
+        query, name = part.query, self.client.address.model
+        known = carried(query, self._ids, self.abilities)
+        # Behind the others: no answer is computed later.
+        asked = replace(known, sequences=(*query.sequences, *known.sequences))
+        strange = 0
+        while True:
+            reply = await self.client.post(
+                PATH,
+                body(name, asked, self.abilities),
+                lambda data: answers(data, name, asked, self.abilities),
+                prompts=len(asked.sequences),
+            )
+            own, beside = reply.value[: len(query.sequences)], reply.value[len(query.sequences) :]
+            try:
+                distance = difference(numbers(beside, known.tail), await self._said(known, reply.replica))
+                if distance <= self.fingerprint.tolerance:
+                    return Answered(part, [replace(each, given=each.given[: len(query.given)]) for each in own])
+                await self.fingerprint.check(self.client, self.abilities, reply.replica, patience=self._patience)
+            except EngineUnavailableError:
+                if self._patience is None:
+                    raise
+                continue  # nobody can tell what it computed before it went away; it rests, and another is asked
+            strange += 1
+            if strange == _TRIALS:
+                raise EngineModelChangedError(name, distance, self.fingerprint.tolerance)
 
     async def listed(
         self, sequences: Iterable[Sequence[int]], top: int, *, salt: str = "", patience: float | None = None
@@ -86,55 +117,45 @@ class Engine:
             EngineError: there is no answer, or none of use.
         """
         under_way: set[asyncio.Task[Answered]] = set()
-        held: list[Answered] = []  # answered, and not checked
-        checking: list[Answered] = []  # what the check under way is about
-        check: asyncio.Task[set[str]] | None = None
-        checked = self._clock()
         try:
             while True:
                 while len(under_way) < _MAX_WRITTEN and (part := next(parts, None)) is not None:
                     under_way.add(asyncio.create_task(self.answer(part)))
-                due = not under_way or self._clock() - checked >= _CHECK_SECONDS
-                if held and check is None and due:
-                    checking, held = held, []
-                    check = asyncio.create_task(self._check({each.replica for each in checking}))
-                if not under_way and check is None:
+                if not under_way:
                     return
-                waiting: set[asyncio.Task[Any]] = {*under_way} if check is None else {*under_way, check}
-                done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-                if check is not None and check in done:
-                    gone = await check
-                    check, checked = None, self._clock()
-                    yield [each for each in checking if each.replica not in gone]
-                    parts = itertools.chain([each.part for each in checking if each.replica in gone], parts)
-                for task in under_way & done:
-                    held.append(await task)
+                done, _ = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+                yield [task.result() for task in done]
                 under_way -= done
         finally:
-            left: list[asyncio.Task[Any]] = [*under_way, *([] if check is None else [check])]
-            for each in left:
-                each.cancel()
-            await asyncio.gather(*left, return_exceptions=True)
+            for task in under_way:
+                task.cancel()
+            await asyncio.gather(*under_way, return_exceptions=True)
 
-    async def _check(self, replicas: set[str]) -> set[str]:
-        """Those of `replicas` that went away after they had answered, so that nobody can tell what they computed.
+    async def _said(self, known: Query, replica: str) -> FloatArray:
+        """What the model that was there at the start says of prompts that are carried. The first to ask asks `replica`.
 
         Raises:
-            EngineModelChangedError: one computes another model.
-            EngineError: the only one does not answer.
+            EngineModelChangedError: it computes another model.
+            EngineError: it does not answer.
         """
-        single = len(self.client.address.replicas) == 1
+        kind = known.given, known.tail
+        async with self._expecting:
+            if kind not in self._expected:
+                if len(self._expected) == _MAX_EXPECTED:
+                    self._expected.clear()
+                self._expected[kind] = await self._learned(known, replica)
+            return self._expected[kind]
 
-        async def is_gone(replica: str) -> bool:
-            try:
-                patience = None if single else _GONE_SECONDS
-                await self.fingerprint.check(self.client, self.abilities, replica, patience=patience)
-            except EngineUnavailableError:
-                if single:
-                    raise
-                return True
-            return False
-
-        asked = sorted(replicas)
-        gone = await asyncio.gather(*map(is_gone, asked))
-        return set(itertools.compress(asked, gone))
+    async def _learned(self, known: Query, replica: str) -> FloatArray:
+        fixed = self.fingerprint.query
+        # In one request, as nobody can tell whether the same model answers the next.
+        asked = replace(known, sequences=(*fixed.sequences, *known.sequences), tail=max(fixed.tail, known.tail))
+        for _ in range(_TRIALS):
+            found = await ask(
+                self.client, asked, self.abilities, replica=replica, patience=self._patience, queued=False
+            )
+            first = [replace(each, given=()) for each in found[: len(fixed.sequences)]]
+            distance = difference(numbers(first, fixed.tail), self.fingerprint.values)
+            if distance <= self.fingerprint.tolerance:
+                return numbers(found[len(fixed.sequences) :], known.tail)
+        raise EngineModelChangedError(self.client.address.name, distance, self.fingerprint.tolerance)

@@ -19,7 +19,7 @@ from ml.errors import EngineError, EngineModelChangedError, EngineUnavailableErr
 from ml.models.objective import FloatArray
 from ml.models.served.abilities import Abilities
 from ml.models.served.client import EngineClient
-from ml.models.served.completions import PATH, Query
+from ml.models.served.completions import PATH, Answer, Query
 from ml.models.served.probe import ask
 from ml.spec import Prompt
 from ml.tokens import Tokenizer
@@ -72,7 +72,7 @@ class Fingerprint:
 
     def matches(self, values: FloatArray) -> bool:
         """Whether `values` are this model's, as far as noise lets that be told."""
-        return bool(np.abs(values - self.values).max() <= self.tolerance)
+        return difference(values, self.values) <= self.tolerance
 
     async def check(
         self, client: EngineClient, abilities: Abilities, replica: str, *, patience: float | None = None
@@ -86,13 +86,26 @@ class Fingerprint:
             EngineModelChangedError: it does not.
             EngineError: it does not answer.
         """
-        difference = np.inf
+        smallest = np.inf
         for _ in range(_TRIALS):
-            values = await _values(client, self.query, abilities, replica, patience=patience, queued=False)
-            difference = min(difference, float(np.abs(values - self.values).max()))
-            if difference <= self.tolerance:
+            found = await ask(client, self.query, abilities, replica=replica, patience=patience, queued=False)
+            smallest = min(smallest, difference(numbers(found, self.query.tail), self.values))
+            if smallest <= self.tolerance:
                 return
-        raise EngineModelChangedError(client.address.name, difference, self.tolerance)
+        raise EngineModelChangedError(client.address.name, smallest, self.tolerance)
+
+
+def numbers(found: Sequence[Answer], tail: int) -> FloatArray:
+    """The log-probabilities of answers: of given tokens, and of the last `tail` of their own, float64 [answers, n]."""
+    own = [[position.log_probability for position in answer.tail] for answer in found]
+    rows = [(*answer.given, *values[len(values) - tail :]) for answer, values in zip(found, own, strict=True)]
+    return np.array(rows, dtype=np.float64)
+
+
+def difference(one: FloatArray, other: FloatArray) -> float:
+    """The largest difference of two log-probabilities; equal ones differ by none, be they of what cannot be."""
+    unequal = one != other
+    return float(np.abs(one[unequal] - other[unequal]).max(initial=0.0))
 
 
 async def fingerprint(client: EngineClient, tokenizer: Tokenizer, abilities: Abilities) -> Fingerprint:
@@ -113,10 +126,10 @@ async def fingerprint(client: EngineClient, tokenizer: Tokenizer, abilities: Abi
         for count in _COMPANY:
             company = tuple(others[index % len(others)] for index in range(count))
             asked = replace(query, sequences=(*fixed, *company))
-            found.append((await _values(client, asked, abilities, replica))[: len(fixed)])
+            found.append(numbers(await ask(client, asked, abilities, replica=replica), _TAIL)[: len(fixed)])
             if given:
                 asked = replace(asked, given=given, tail=0)
-                behind.append((await _values(client, asked, abilities, replica))[: len(fixed)])
+                behind.append(numbers(await ask(client, asked, abilities, replica=replica), 0)[: len(fixed)])
     values = np.mean(found, axis=0)
     differences = np.concatenate([_deviations(found), _deviations(behind)])
     largest = float(np.abs(differences).max())
@@ -136,22 +149,6 @@ async def fingerprint(client: EngineClient, tokenizer: Tokenizer, abilities: Abi
 def _deviations(found: Sequence[FloatArray]) -> FloatArray:
     """How far each number is from its mean over `found`, as one row."""
     return (np.array(found) - np.mean(found, axis=0)).ravel() if found else np.empty(0)
-
-
-async def _values(
-    client: EngineClient,
-    query: Query,
-    abilities: Abilities,
-    replica: str,
-    *,
-    patience: float | None = None,
-    queued: bool = True,
-) -> FloatArray:
-    found = await ask(client, query, abilities, replica=replica, patience=patience, queued=queued)
-    return np.array(
-        [answer.given or tuple(position.log_probability for position in answer.tail) for answer in found],
-        dtype=np.float64,
-    )
 
 
 async def check_tokens(client: EngineClient, tokenizer: Tokenizer, replica: str) -> None:

@@ -12,15 +12,18 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-_FIRST = 64
+_FIRST = 128
 _GAIN = 1.1
 """By which throughput must have grown for a doubled window to stay."""
 
 _ROUNDS, _ROUNDS_OVERLOADED = 2, 20
 """Windows full of prompts that make a measurement, and as many after an engine was overloaded."""
 
-_REQUESTS = 4
-"""Requests that fill a window: while one is answered and the next one written, the engine has others."""
+_REQUESTS = 2
+"""Requests that fill a window: while one is answered and the next one written, the engine has the other."""
+
+_LARGEST_REQUEST = 256
+"""Prompts; engines refuse what is much more, and a lost one costs the work of all."""
 
 
 class Window:
@@ -45,7 +48,7 @@ class Window:
     @property
     def request(self) -> int:
         """How many prompts to put into one request."""
-        return max(1, self.limit // _REQUESTS)
+        return min(_LARGEST_REQUEST, max(1, self.limit // _REQUESTS))
 
     @asynccontextmanager
     async def held(self, prompts: int) -> AsyncIterator[None]:

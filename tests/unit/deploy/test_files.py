@@ -173,6 +173,13 @@ def test_kubernetes_sets_variables_that_exist_and_ports_that_are_theirs() -> Non
     assert ports == {int(value) for name, value in config.items() if name.endswith("_PORT")}
 
 
+@pytest.mark.parametrize("name", ["gloss", "vllm"])
+def test_kubernetes_knows_every_field(name: str) -> None:
+    schemas = pytest.importorskip("kubernetes_validate", reason="pip install kubernetes-validate, of 100 MB")
+    for document in yaml.safe_load_all((DEPLOY / f"kubernetes/{name}.yaml").read_text()):
+        schemas.validate(document, schemas.latest_version(), strict=True)
+
+
 def test_vllm_and_gloss_share_key_and_token() -> None:
     compose = yaml.safe_load((CHECKOUT / "docker-compose.yml").read_text())["services"]
     vllm = compose["vllm"]["environment"]

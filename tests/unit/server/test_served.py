@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -126,6 +128,35 @@ BROKEN_EVENTS: dict[str, Callable[[Any], Any]] = {
     "null": lambda _: None,
     "a word": lambda _: "error",
 }
+
+
+BROKEN_STREAMS: dict[str, Fault] = {
+    "events without end": Fault(content=lambda _: itertools.repeat(b"data: " + b" " * 2**16)),
+    "a line without end": Fault(content=lambda _: itertools.repeat(b"0" * 2**16)),
+    "no events": Fault(content=lambda _: [b"{}"], headers={"Content-Type": "application/json"}),
+    "compressed ones": Fault(content=lambda _: [gzip.compress(bytes(2**20))], headers={"Content-Encoding": "gzip"}),
+    "two of one name": Fault(content=lambda _: [b'data: {"choices": [], "choices": []}\n\n']),
+    "cut off": Fault(content=lambda _: [b'data: {"choi'], headers={"Content-Length": "999"}),
+    "nothing": Fault(content=lambda _: []),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_STREAMS)
+def test_streams_that_are_none_end_a_text_with_an_error(
+    name: str, engine: TestEngine, served_model: ServedModel
+) -> None:
+    async def run() -> None:
+        model = served_model.info.name
+        served = ServedEngine({model: served_model.found}, lambda exchange: None, max_waiting=LIMIT)
+        await served.submit(model, [TASK])
+        engine.faults = [BROKEN_STREAMS[name]] * 10
+        generation = Generation(GenerationSpec(), served_model.tokenizer, TASK.ids, 4)
+        with pytest.raises(EngineError):
+            async for _ in served.generate(model, TASK.ids, generation):
+                pass
+        await served.stop()
+
+    asyncio.run(asyncio.wait_for(run(), 30))
 
 
 @pytest.mark.parametrize("name", BROKEN_EVENTS)

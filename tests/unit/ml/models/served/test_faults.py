@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import gzip
 import itertools
 import math
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import format_datetime
@@ -18,7 +21,7 @@ import pytest
 
 from ml.errors import EngineError, EngineModelChangedError, EngineUnavailableError
 from ml.explain import start
-from ml.models.served import exchange, stream
+from ml.models.served import stream
 from ml.models.served.exchange import Exchange
 from ml.models.served.model import ServedModel, open_model
 from ml.models.served.options import EngineOptions
@@ -48,6 +51,10 @@ def changed(change: Callable[[Any], None]) -> Callable[[Any], Any]:
 
 def drop_last(data: Any) -> None:
     data["choices"].pop()
+
+
+def add_one(data: Any) -> None:
+    data["choices"].append({**data["choices"][0], "index": len(data["choices"])})
 
 
 def repeat_first(data: Any) -> None:
@@ -103,6 +110,9 @@ RETRY_AFTER = {
     "a time that is over": "-5",
 }
 
+CHUNKED = {"Transfer-Encoding": "chunked"}
+TWICE = re.compile(rb'("token_id:7": -[0-9.]+)')
+
 PASSING = {
     "overloaded": Fault(status=429),
     **{f"overloaded for {name}": Fault(429, {"Retry-After": value}) for name, value in RETRY_AFTER.items()},
@@ -116,6 +126,16 @@ PASSING = {
     "a page": Fault(content=lambda _: [b"<html>Welcome</html>"]),
     "nested without end": Fault(content=lambda _: [b"[" * 200_000]),
     "compressed, it says": Fault(content=lambda found: [found], headers={"Content-Encoding": "gzip"}),
+    "a bomb": Fault(content=lambda _: [gzip.compress(bytes(2**22))], headers={"Content-Encoding": "gzip"}),
+    "an error that says it is none": Fault(change=lambda _: {"error": {"message": "out of memory", "code": 500}}),
+    "an answer beside an error": Fault(change=lambda data: {**data, "error": "out of memory"}),
+    "with two numbers for one token": Fault(content=lambda found: [TWICE.sub(rb"\1, \1", found)]),
+    "in chunks that are none": Fault(
+        content=lambda found: [b"zz\r\n", found], headers={"Transfer-Encoding": "chunked"}
+    ),
+    "with an answer more": Fault(
+        change=changed(lambda data: data["choices"].append({**data["choices"][0], "index": 999}))
+    ),
     "of another alphabet": Fault(content=lambda found: [b"\xff\xfe\xfd", found]),
     "counted without end": Fault(change=changed(counted(math.inf))),
     **{name: Fault(change=changed(change)) for name, change in UNUSABLE.items()},
@@ -148,12 +168,48 @@ def test_what_an_engine_counts_wrong_changes_no_answer(
     np.testing.assert_allclose(values(served_model), values(local_model), atol=1e-5)
 
 
-def test_an_answer_without_end_is_left(
-    served_model: ServedModel, local_model: LocalModel, engine: TestEngine, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("part", [b" ", b"[", b"{},", b"0,", b'"'])
+def test_an_answer_without_end_is_left_before_it_fills_the_memory(
+    part: bytes, served_model: ServedModel, local_model: LocalModel, engine: TestEngine
 ) -> None:
-    monkeypatch.setattr(exchange, "_LARGEST_ANSWER", 2**20)
-    engine.faults = [Fault(content=lambda _: itertools.repeat(b" " * 2**16))]
+    sent = 0
+
+    def endless(_: bytes) -> Iterator[bytes]:
+        nonlocal sent
+        yield b'{"choices": ['
+        while True:
+            yield part * 2**14
+            sent += len(part) * 2**14
+
+    engine.faults = [Fault(content=endless)]
     np.testing.assert_allclose(values(served_model), values(local_model), atol=1e-5)
+    assert sent < 2**24
+
+
+SENT = {
+    "as HTTP/1.0 has it": {"Connection": "close"},
+    "as no JSON": {"Content-Type": "text/html"},
+    "as bytes": {"Content-Type": "application/octet-stream"},
+    "as it is": {"Content-Encoding": "identity"},
+}
+
+
+@pytest.mark.parametrize("name", SENT)
+def test_an_answer_is_read_whatever_it_is_said_to_be(
+    name: str, served_model: ServedModel, local_model: LocalModel, engine: TestEngine
+) -> None:
+    engine.protocol = "HTTP/1.0" if "1.0" in name else "HTTP/1.1"
+    engine.faults = [Fault(content=lambda found: [found], headers=SENT[name]) for _ in range(3)]
+    np.testing.assert_allclose(values(served_model), values(local_model), atol=1e-5)
+    assert not engine.faults
+
+
+def test_no_answer_that_was_asked_for_is_too_long(engine: TestEngine) -> None:
+    """Not even those that tell of as many tokens as an engine lists, of each of a prompt."""
+    engine.max_logprobs = 300
+    model = open_model(engine.address, EngineOptions())
+    assert model.info.max_top_k == 300
+    model.close()
 
 
 def test_an_answer_in_drops_is_left(served_model: ServedModel, engine: TestEngine) -> None:
@@ -326,7 +382,7 @@ def test_a_replica_whose_answers_are_of_no_use_leaves_its_work_to_the_other(
     model.close()
 
 
-def test_what_a_replica_answered_before_it_went_away_is_asked_of_the_other(
+def test_a_replica_that_goes_away_in_mid_job_leaves_its_work_to_the_other(
     replicas: tuple[TestEngine, TestEngine],
     local_model: LocalModel,
     small_model: SmallModel,
@@ -334,7 +390,7 @@ def test_what_a_replica_answered_before_it_went_away_is_asked_of_the_other(
 ) -> None:
     monkeypatch.setattr(stream, "_GONE_SECONDS", 0.2)
     one, other = replicas
-    model = open_model(f"vllm+{one.url};{other.url}/tiny", EngineOptions(patience=30.0))
+    model = open_model(f"vllm+{one.url};{other.url}/tiny", EngineOptions(concurrency=16, patience=30.0))
     one.asked.clear()
 
     def logits(ids: Any) -> Any:
@@ -345,6 +401,33 @@ def test_what_a_replica_answered_before_it_went_away_is_asked_of_the_other(
     one.logits = logits
     np.testing.assert_allclose(values(model), values(local_model), atol=1e-5)
     assert 0 < len(one.faults) < 10_000
+    model.close()
+
+
+@pytest.mark.parametrize("continuations", [[[7]], [[7, 8, 9]], [[7, 8], [9, 10]]])
+@pytest.mark.parametrize("ignored", [set(), {"logprob_token_ids", "prompt_logprobs", "return_token_ids"}])
+def test_no_number_is_let_through_of_another_model_behind_a_router(
+    continuations: list[list[int]], ignored: set[str], engine: TestEngine, local_model: LocalModel
+) -> None:
+    """Every third request goes to the other: nobody can tell which by asking for the fingerprint."""
+    engine.ignores = ignored
+    model = open_model(engine.address, EngineOptions(concurrency=16))
+    other = SmallModel(model.info.vocabulary_size, seed=1)
+    own, complete, requests = engine.logits, engine.completions, itertools.count()
+
+    def routed(body: dict[str, Any]) -> dict[str, Any]:
+        chosen = other if next(requests) % 3 == 2 else own
+        with routing:
+            engine.logits = chosen
+            return complete(body)
+
+    routing = threading.Lock()
+    engine.completions = routed  # type: ignore[method-assign]
+    with suppress(EngineModelChangedError):
+        for batch in model.stream_log_probabilities(PROMPTS, continuations, max_tokens=256):
+            for index, row in zip(batch.indices, batch.rows, strict=True):
+                expected = [local_model.log_probabilities(PROMPTS[index], each) for each in continuations]
+                np.testing.assert_allclose(row, np.concatenate(expected), atol=1e-5)
     model.close()
 
 

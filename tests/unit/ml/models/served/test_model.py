@@ -17,7 +17,15 @@ from tests.fixtures.engine import TestEngine
 from tests.fixtures.models import SENTENCES
 from tests.fixtures.served import LocalModel
 
-CONTINUATIONS = ([[7]], [[7], [8]], [[7, 8, 9]], [[7, 8, 9], [7, 8], [7]], [[7, 8], [9, 10]], [[7, 7], [7, 7]])
+CONTINUATIONS = (
+    [[7]],
+    [[7], [8]],
+    [[7] * 30, [8]],
+    [[7, 8, 9]],
+    [[7, 8, 9], [7, 8], [7]],
+    [[7, 8], [9, 10]],
+    [[7, 7], [7, 7]],
+)
 
 
 def rows(model: ServedModel | LocalModel, prompts: Sequence[Sequence[int]], continuations: list[list[int]]) -> object:

@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
+import pytest
+
 from ml.models.served.window import Window
 
 
@@ -111,7 +113,7 @@ def test_the_window_grows_for_as_long_as_it_pays() -> None:
         window = Window(1024, clock)
         await Load(window, clock, [(64, 100.0), (128, 190.0), (256, 300.0), (10**6, 310.0)]).answer(60)
         assert window.limit == 256
-        assert window.request == 64
+        assert window.request == 128
 
     run(work())
 
@@ -122,6 +124,18 @@ def test_the_window_stays_within_its_bound() -> None:
         window = Window(128, clock)
         await Load(window, clock, [(64, 100.0), (10**6, 200.0)]).answer(20)
         assert window.limit == 128
+
+    run(work())
+
+
+@pytest.mark.parametrize("largest", [1, 2, 3, 100, 1000])
+def test_requests_fill_the_window_and_are_no_larger_than_engines_take(largest: int) -> None:
+    async def work() -> None:
+        clock = Clock()
+        window = Window(largest, clock)
+        await Load(window, clock, [(2**power, 2.0**power) for power in range(12)]).answer(120)
+        assert window.limit == largest
+        assert 1 <= window.request <= min(max(1, largest // 2), 256)
 
     run(work())
 
