@@ -255,7 +255,8 @@ class RowAttention:
             heads, rows, _ = self._queries.shape
             # In memory as the model takes it back, row by row.
             out = self._queries.new_empty(rows, heads, self._values.shape[2]).transpose(0, 1)
-            lse = self._queries.new_empty(heads, rows, 1, dtype=torch.float32) if merges else None
+            precise = torch.promote_types(self._dtype, torch.float32)
+            lse = self._queries.new_empty(heads, rows, 1, dtype=precise) if merges else None
             for run in plan.runs:
                 self._put(out, lse, run.queries, *self._run(run, with_lse=merges))
             for blocks in plan.blocks:

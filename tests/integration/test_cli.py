@@ -39,7 +39,7 @@ def gloss(stack: str) -> Gloss:
         (["attention", PROMPT, "--layer", "0"], "layer 0, mean of heads", "weights"),
         (["attention", PROMPT, "--rollout", "--top-n", "2"], "rollout up to layer 1", "keys"),
         (["score", PROMPT, " Paris", "--top-k", "2"], "alternatives", "scores"),
-        (["tokenize", PROMPT], "of the 128 that tiny-llama", "tokens"),
+        (["tokenize", PROMPT], "reads up to 128", "tokens"),
         (["models"], "tiny-llama", "models"),
     ],
 )

@@ -234,7 +234,7 @@ def test_resumed_equals_undisturbed(tiny_llama, load_model, method, evaluations)
 )
 def test_too_small_a_budget_is_refused(method, largest, smallest):
     model = toy()
-    with pytest.raises(InputError, match=f"at least {smallest} evaluations of these 10") as error:
+    with pytest.raises(InputError, match=f"at least {smallest} evaluations for these 10") as error:
         prepare(model.tokenizer, model.info, spec(method, max_evaluations=largest))
     assert error.value.field == "budget.max_evaluations"
     prepare(model.tokenizer, model.info, spec(method, max_evaluations=smallest))
