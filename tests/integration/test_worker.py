@@ -42,7 +42,7 @@ def redis_server_here(tmp_path_factory, redis_server):
 @pytest.fixture(scope="module")
 def worker(redis_server_here: RedisServer, tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory):
     settings = environment(
-        GLOSS_REDIS_URL=redis_server_here.url, GLOSS_MODEL=str(tiny_llama), GLOSS_MAX_JOB_SECONDS="8"
+        GLOSS_REDIS_URL=redis_server_here.url, GLOSS_MODEL=str(tiny_llama), GLOSS_MAX_JOB_SECONDS="25"
     )
     child = Child("worker", [sys.executable, "-m", "worker"], tmp_path_factory.mktemp("worker") / "log", settings)
     try:
@@ -312,7 +312,7 @@ def test_fails_at_the_time_limit(model, store):
     explanation = ended(store, store.create(lime(10_000_000, seed=7), model).name)
     assert explanation.state == pb.EXPLANATION_STATE_FAILED
     assert explanation.error.reason == pb.ERROR_REASON_TIME_LIMIT
-    assert explanation.error.metadata["seconds"] == "8"
+    assert explanation.error.metadata["seconds"] == "25"
     assert explanation.partial_result.attributions
 
 
