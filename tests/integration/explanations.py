@@ -42,7 +42,7 @@ def wait_for(condition: Callable[[], T], timeout: float = 20) -> T:
     return answer
 
 
-def ended(store: ExplanationStore, name: str, timeout: float = 20) -> pb.Explanation:
+def ended(store: ExplanationStore, name: str, timeout: float = 60) -> pb.Explanation:
     """The explanation once it has ended."""
     return wait_for(lambda: e if (e := store.get(name)).state in FINAL else None, timeout)
 
