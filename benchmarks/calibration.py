@@ -120,9 +120,11 @@ def main() -> None:
                 file.write(json.dumps(asdict(cell)) + "\n")
                 file.flush()
                 found[cell.key] = cell
-    cells = [found[key] for key in keys if key in found]
     if options.page:
+        cells = table.with_most_seeds(found.values())
         PAGE.write_text(table.page(cells))
+    else:
+        cells = [found[key] for key in keys if key in found]
     print(table.summary(cells))
 
 

@@ -257,7 +257,7 @@ def _context(features: int, budget: Budget) -> Explainer:
 
 _ALL = (
     Way(_lime(SurrogateKind.RIDGE, control=True), (Reading("LIME, ridge", "lime"),)),
-    Way(_lime(SurrogateKind.RIDGE, control=False), (Reading("LIME, ridge, textbook", "lime"),)),
+    Way(_lime(SurrogateKind.RIDGE, control=False), (Reading("LIME, ridge, textbook"),)),
     Way(_lime(SurrogateKind.LASSO, control=True), (Reading("LIME, lasso"),), fits_rows=True),
     Way(_lime(SurrogateKind.LASSO, control=False), (Reading("LIME, lasso, textbook"),), otherwise_same=True),
     Way(_lime(SurrogateKind.DECISION_TREE, control=True), (Reading("LIME, tree"),), fits_rows=True),

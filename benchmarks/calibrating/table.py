@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 
 from benchmarks.calibrating import games, models
-from benchmarks.calibrating.cells import Cell
+from benchmarks.calibrating.cells import WAYS, Cell
 
 HEAD = """\
 # Calibration, cell by cell
@@ -18,7 +18,8 @@ Written by `python -m benchmarks.calibration --page` from [what was measured](..
 An entry is the share of 95 % intervals that hold the true answer, on average over the subjects and, in brackets, for
 the worst of them; then the least and the greatest ratio of the mean reported error to the spread of the answers over
 seeds. `*` marks entries of which a subject lies outside of 0.8 to 1.25, or covers less than 0.88 less three binomial
-deviations. *Exact*: errors of 0, and the true answer within 1e-6. *Too few*: refused.
+deviations. *Exact*: errors of 0, and the true answer within 1e-6. *Too few*: refused. Of cells that were measured with
+several numbers of seeds, the one with the most is shown.
 """
 
 
@@ -31,6 +32,20 @@ def page(cells: Sequence[Cell]) -> str:
             *_section("Shipped models", models.NAMES, cells),
         ]
     )
+
+
+def with_most_seeds(cells: Iterable[Cell]) -> list[Cell]:
+    """Of cells that differ in their number of seeds alone, the one with the most. They come in a fixed order."""
+    ways = [
+        name for way in WAYS.values() for reading in way.readings for name in (reading.name, f"row of {reading.name}")
+    ]
+    ways.sort(key=lambda name: name.startswith("row of "))
+    found: dict[tuple[int, int, int, str], Cell] = {}
+    for cell in cells:
+        key = (ways.index(cell.way), cell.features, cell.evaluations, cell.subject)
+        if key not in found or found[key].seeds < cell.seeds:
+            found[key] = cell
+    return [found[key] for key in sorted(found)]
 
 
 def summary(cells: Sequence[Cell]) -> str:
@@ -48,7 +63,8 @@ def summary(cells: Sequence[Cell]) -> str:
 def _section(title: str, subjects: Sequence[str], cells: Iterable[Cell]) -> Iterator[str]:
     own = [cell for cell in cells if cell.subject in subjects]
     budgets = _different(own, lambda cell: cell.evaluations)
-    yield from (f"## {title}", "", f"{', '.join(subjects).capitalize()}. {summary(own)}", "")
+    seeds = " or ".join(map(str, _different(own, lambda cell: cell.seeds)))
+    yield from (f"## {title}", "", f"{', '.join(subjects).capitalize()}; {seeds} seeds. {summary(own)}", "")
     yield "| method | features | " + " | ".join(f"{each:,} evaluations" for each in budgets) + " |"
     yield "|---|---|" + "---|" * len(budgets)
     for way in dict.fromkeys(cell.way for cell in own):
