@@ -121,7 +121,7 @@ def main() -> None:
                 file.flush()
                 found[cell.key] = cell
     if options.page:
-        cells = table.with_most_seeds(found.values())
+        cells = table.best_measured(found.values())
         PAGE.write_text(table.page(cells))
     else:
         cells = [found[key] for key in keys if key in found]

@@ -34,7 +34,7 @@ def page(cells: Sequence[Cell]) -> str:
     )
 
 
-def with_most_seeds(cells: Iterable[Cell]) -> list[Cell]:
+def best_measured(cells: Iterable[Cell]) -> list[Cell]:
     """Of cells that differ in their number of seeds alone, the one with the most. They come in a fixed order."""
     ways = [
         name for way in WAYS.values() for reading in way.readings for name in (reading.name, f"row of {reading.name}")
