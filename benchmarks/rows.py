@@ -3,7 +3,7 @@
     python -m benchmarks.rows [--model transformer | lstm | FOLDER] [--rounds 3] [--threads N] [--only METHOD]
         [--json FILE]
 
-Both are timed in turn, and the ratio is the median over the rounds of one beside the other; each method is told, and
+Both are timed in turn, and the ratio is the median over the rounds of one beside the other; each method is printed, and
 kept in the JSON file, as soon as it is known. Words of a prompt of 20 are the features; sampling methods have 300
 evaluations, and the faithfulness block is left out, as it would hide what is asked. Gradients of rows are further
 evaluations: their ratio stands beside that of the evaluations.

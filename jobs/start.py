@@ -54,7 +54,7 @@ def _checked_redis_url(url: str) -> str:
 
 
 RedisUrl = Annotated[str, AfterValidator(_checked_redis_url)]
-"""A setting that redis-py can connect to. What is wrong with it is told at the start, without the address itself."""
+"""A setting that redis-py can connect to. What is wrong with it is reported at the start, without the address."""
 
 # Kubernetes writes these for every service whose name begins with "gloss".
 _SERVICE_LINK = re.compile(r"_SERVICE_(HOST|PORT)|_PORT_\d+_(TCP|UDP)|_PORT$")

@@ -1,6 +1,6 @@
 """The end of a server: accepted calls finish, and new ones are refused.
 
-A call that reaches gRPC after it was told to stop ends with CANCELLED, which clients do not retry, and gRPC offers
+A call that reaches gRPC after it was asked to stop ends with CANCELLED, which clients do not retry, and gRPC offers
 nothing against that. So callers who are refused and try again at once are held at the end: their last calls are
 answered when gRPC has told their clients that the connection takes no more.
 """

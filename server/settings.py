@@ -92,7 +92,7 @@ class Settings(BaseSettings):
     seconds where the engine is away."""
 
     engine_price: float | None = Field(default=None, ge=0)
-    """What an external engine takes for a million prompt tokens, in any currency: costs are then told in it, too."""
+    """What an external engine takes for a million prompt tokens, in any currency: costs are then given in it, too."""
 
     tokenizer: str = ""
     """Tokenizer of a model that an external engine serves: a folder, or a name on the Hub. Unset: that of the model

@@ -1,4 +1,4 @@
-"""What was asked, with nothing left open, and the tokens that it is told in."""
+"""What was asked, with nothing left open, and the tokens that describe it."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from ml.spec import Scale, Span, SurrogateKind
 MAX_WORDS = 2000
 """The most words with a coefficient, the most frequent ones."""
 _MIN_PROMPTS = 2
-"""The fewest prompts with a word: with one, its effect cannot be told from the prompt's."""
+"""The fewest prompts with a word: with one, its effect cannot be separated from the prompt's."""
 _MIN_HELD_OUT = 10
 _ALPHAS = np.logspace(-2, 4, 25)
 

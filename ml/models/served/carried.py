@@ -11,7 +11,7 @@ from ml.models.served.abilities import Abilities
 from ml.models.served.completions import Query
 
 MAX_CARRIED = 4
-"""Prompts that go with one request at most, and log-probabilities by which a model is told from others."""
+"""Prompts that go with one request at most, and log-probabilities by which a model is distinguished from others."""
 
 _TOKENS = 8
 """Of each: too few for a prefix cache, which would know them from before."""

@@ -26,7 +26,7 @@ _ROUNDING = 1e-3
 """Nats by which a log-probability may be above 0."""
 
 _FRAME, _OF_A_POSITION, _OF_A_NUMBER = 2**20, 2**10, 2**9
-"""Bytes that may be told: beside all positions, of each one, and of each number there."""
+"""Bytes that a reply may have: beside all positions, of each one, and of each number there."""
 
 _ID = "token_id:"
 

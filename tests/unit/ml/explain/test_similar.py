@@ -1,4 +1,4 @@
-"""Similar words in the place of words: which are chosen, where they stand, and what is told of them."""
+"""Similar words in the place of words: which are chosen, where they stand, and what is reported of them."""
 
 from __future__ import annotations
 
