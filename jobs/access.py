@@ -1,4 +1,4 @@
-"""Who asks for explanations, as far as the store tells callers apart."""
+"""Who asks for explanations, as far as the store distinguishes callers."""
 
 from __future__ import annotations
 

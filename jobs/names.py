@@ -48,7 +48,7 @@ def parse_key(key: str) -> tuple[str, str] | None:
 
 
 def resource(key: str) -> str:
-    """The resource name of an explanation, which does not tell its owner."""
+    """The resource name of an explanation, which does not reveal its owner."""
     return f"explanations/{key.partition('-')[0]}"
 
 

@@ -1,4 +1,4 @@
-"""Redis failing: told once, waited for with growing pauses, and told apart from a single key that is of another type.
+"""A failing Redis: logged once, waited for with growing pauses, and distinguished from a single key of another type.
 
 Redis may refuse as well as be away: no memory (OOM), no disk (MISCONF), a replica (READONLY), a restart (LOADING), a
 password or a permission (NOAUTH, WRONGPASS, NOPERM), a cluster on the move. All of it passes, or somebody mends it.

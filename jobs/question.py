@@ -1,4 +1,4 @@
-"""What is asked: what makes two questions the same, and what tells them apart at a glance."""
+"""What is asked: what makes two questions the same, and what distinguishes them at a glance."""
 
 from __future__ import annotations
 

@@ -175,7 +175,7 @@ class ExplanationStore:
         """Explanations without their results, newest first, and the token of the next page ("" after the last).
 
         A page may end before `page_size`, as what was asked may be long. Pages are stable: what is created meanwhile
-        appears on none of the later ones. An explanation that cannot be read is left out, and told in the log.
+        appears on none of the later ones. An explanation that cannot be read is left out, and logged.
 
         Raises:
             PageTokenError: the token is not one of this list's, or was given out for another `state`.

@@ -28,7 +28,7 @@ def contents(fast: PreTrainedTokenizerFast, text: str, messages: Sequence[ChatMe
     """Where each message's content stands in the rendered `text`.
 
     Looking for a short content ("user") would find the template's own words first. So the template is rendered once
-    more around marks that occur nowhere else, which tells what stands before each content.
+    more around marks that occur nowhere else, which shows what stands before each content.
     """
     marks = [f"\uf8ff{index}\uf8fe" for index in range(len(messages))]
     marked = [ChatMessage(message.role, mark) for message, mark in zip(messages, marks, strict=True)]

@@ -1,4 +1,4 @@
-"""Texts that cannot fit, told by their first characters, however many follow.
+"""Texts that cannot fit, recognized by their first characters, however many follow.
 
 Tokenizing megabytes takes seconds, only to find a thousand times too many tokens. What follows a text may change its
 last tokens (a word that goes on, a character that is composed), and no others: a text whose first characters alone have
@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 _CHARACTERS = 8
-"""Of a token, more or less: twice as many as tokens usually have, so that the first look tells."""
+"""Of a token, more or less: twice as many as tokens usually have, so that the first look suffices."""
 
 _GROWTH = 4
 """How much more each look takes in than the one before."""

@@ -160,7 +160,7 @@ class Tokenizer:
 
         Raises:
             InputError: it is no text.
-            PromptTooLongError: it has more tokens than the context; the error tells how many it has at least.
+            PromptTooLongError: it has more tokens than the context; the error says how many it has at least.
         """
         _check_unicode(field, text)
         tokens = least_tokens(lambda some: len(self.ids(some)), text, self.context_length)

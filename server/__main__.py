@@ -1,4 +1,4 @@
-"""``python -m server``: serve until told to stop.
+"""``python -m server``: serve until a signal stops it.
 
 Exit codes: 0 after SIGTERM or SIGINT, 1 for a model that cannot be loaded, 2 for settings that cannot be followed.
 """
@@ -34,7 +34,7 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop_at_once)  # Until it is ready there is nothing to finish.
     try:
-        # A taken port or a wrong file should be told at once, and torch takes seconds to import.
+        # A taken port or a wrong file should be reported at once, and torch takes seconds to import.
         credentials(settings)
         key_file(settings.api_keys_file)
         take("gRPC", "GLOSS_", settings.host, settings.port, lambda: probe(settings.host, settings.port))

@@ -2,7 +2,7 @@
 
 A call that reaches gRPC after it was asked to stop ends with CANCELLED, which clients do not retry, and gRPC offers
 nothing against that. So callers who are refused and try again at once are held at the end: their last calls are
-answered when gRPC has told their clients that the connection takes no more.
+answered when gRPC has notified their clients that the connection takes no more.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ class _Servicer(aio.HealthServicer):  # type: ignore[misc]  # it has no types
 
 
 class Health:
-    """Statuses for ``grpc.health.v1``: all NOT_SERVING until told otherwise."""
+    """Statuses for ``grpc.health.v1``: all NOT_SERVING until set otherwise."""
 
     def __init__(self) -> None:
         self.servicer = _Servicer()

@@ -63,7 +63,7 @@ class HelperLostError(RuntimeError):
 
 @dataclass(frozen=True)
 class _Warm:
-    """The process from which those that work are forked, and the socket over which it is told to."""
+    """The process from which the working ones are forked, and the socket that asks it to fork."""
 
     process: subprocess.Popen[bytes]
     control: socket.socket

@@ -102,7 +102,7 @@ class Interceptors(grpc.aio.ServerInterceptor):
 
         Args:
             enter: waited for before each call, of whatever method.
-            unknown: told of each call of a method that there is not; gRPC answers UNIMPLEMENTED.
+            unknown: called for each call of a method that does not exist; gRPC answers UNIMPLEMENTED.
         """
         self._interceptors = tuple(interceptors)
         self._enter = enter

@@ -81,7 +81,7 @@ class KeyFile:
             raise KeyFileError(f"{path} has no key; make one by `python -m server.keys new NAME --file {path}`")
 
     def find(self, presented: str) -> Key | None:
-        """The key that `presented` is, compared with all of them in a time that does not tell which is near."""
+        """The key that `presented` is, compared with all of them in a time that does not reveal which is near."""
         self._refresh()
         hashed = digest(presented)
         found = None

@@ -60,7 +60,7 @@ class ChunkedSequence:
         """Prefill `ids`.
 
         Args:
-            wake: tells the model's thread that the caller has left, or is ready for more.
+            wake: notifies the model's thread that the caller has left, or is ready for more.
             caller: who asks; the queue goes round the callers.
             namespace: whose cached prefixes it may use.
             logits: how many of the last positions have their logits computed. They are all in one chunk.

@@ -40,7 +40,7 @@ _PATIENCE_SECONDS = 5.0
 """For which a question is asked again while the engine is away: callers would rather know."""
 
 _RETRY_SECONDS = 1.0
-"""After which a refused caller is told to try again."""
+"""After which a refused caller may try again."""
 
 _MAX_UNREAD = 32
 """Tokens of a text that wait for its caller to read them; then no more are taken from the engine."""
@@ -53,7 +53,7 @@ class ServedEngine:
         """Answer questions about `models`.
 
         Args:
-            observe: is told of every request that has ended.
+            observe: is called for every request that has ended.
             max_waiting: prompts that may wait for their answers; more are refused at once, but for callers who have
                 less than an equal share of them.
         """
@@ -317,7 +317,7 @@ class _Checks:
     def _finished(self, replica: str, task: asyncio.Task[None]) -> None:
         del self._under_way[replica]
         with suppress(asyncio.CancelledError):
-            task.exception()  # whoever waited was told
+            task.exception()  # whoever waited got it
 
 
 async def _together(*work: Any) -> None:
@@ -336,7 +336,7 @@ def _sequence(task: Task) -> tuple[int, ...]:
 
 
 def _value(task: Task, answer: Answer) -> Prediction | Score:
-    """What a task's caller is told of an engine's answer."""
+    """What a task's caller gets of an engine's answer."""
     if isinstance(task, NextTokenTask):
         return _prediction(answer.top)
     return Score(

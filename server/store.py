@@ -42,7 +42,7 @@ _REPLY_OVERHEAD = 1024
 class Store:
     """Explanations in Redis. Each call ends within the time limit, with a redis error where Redis is away.
 
-    Unlike a worker, which outwaits an absent Redis, the server tells its caller at once: one fresh connection is tried
+    Unlike a worker, which waits for an absent Redis, the server answers at once: it tries one fresh connection
     where an old one turned out to be dead, and no more.
 
     Whoever asks for explanations says by which access: there is no default by which callers could see those of others.

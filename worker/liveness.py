@@ -1,4 +1,4 @@
-"""Heartbeats, which tell servers that a worker for a model is alive."""
+"""Heartbeats, by which servers know that a worker for a model is alive."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Messages between the worker's processes: one JSON object a line.
 
 The parent sends the child `Run`; the child answers `Began` (unless there is nothing to do) and always `Ended`. Of each
-request to an external engine it tells by `Asked`. Before all that, the child says once whether it could load the
+request to an external engine it reports by `Asked`. Before all that, the child says once whether it could load the
 model: `Ready` or `Refused`.
 
 The parent sends the fork server `Fork`, together with two descriptors, and `Signal`; it answers `Forked`, and sends

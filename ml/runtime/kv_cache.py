@@ -46,7 +46,7 @@ class KvCache:
                 kept[as_slots(slots, kept.device)] = 0
 
     def is_finite(self, slots: IntArray) -> bool:
-        """Whether `slots` hold finite numbers, as far as the highest layer tells; see `are_finite`."""
+        """Whether `slots` hold finite numbers, as far as the highest layer shows; see `are_finite`."""
         if not self._layers:
             return True
         pair = self._layers[max(self._layers)]
@@ -92,7 +92,7 @@ class KvCache:
 def are_finite(keys: Tensor, values: Tensor) -> bool:
     """Whether all keys and values of a layer are finite numbers.
 
-    What is not a number in one layer stays so in all above it, so that the highest layer's tell for all.
+    What is not a number in one layer stays so in all above it, so the highest layer's stand for all.
     """
     return bool(keys.isfinite().all() & values.isfinite().all())
 

@@ -157,7 +157,7 @@ class TrimmedForward(ABC):
 def trim_last_layer(module: PreTrainedModel) -> Sequence[RemovableHandle]:
     """Let the last layer of `module` run on the rows asked for alone, in a forward pass of rows.
 
-    Returns handles to undo it; none where no last layer can be told.
+    Returns handles to undo it; none where no last layer is found.
     """
     layers = layers_of(module)
     if layers is None:
@@ -177,7 +177,7 @@ def keep_last_layer_trimmed(module: PreTrainedModel) -> None:
 
 
 def layers_of(module: PreTrainedModel) -> nn.ModuleList | None:
-    """The layers of `module`, from the lowest up; None where they cannot be told."""
+    """The layers of `module`, from the lowest up; None where they are not found."""
     if module not in _layers:
         _layers[module] = _find_layers(module)
     return _layers[module]

@@ -3,7 +3,7 @@
 A row is a token at a position of one sequence, or of several that are equal up to there. Rows stand in the order of a
 depth-first walk through the prefix tree of their sequences. Every row has a slot of the KV cache, which its keys and
 values are written to, and sees the slots of its own path: those of tokens before it in its sequence, some of them
-cached by an earlier pass. Two facts make that cheap to tell:
+cached by an earlier pass. Two facts make that cheap to compute:
 
 - Rows that come after row s and see it are a run: with `end[s]` its end, row r sees row s exactly when s <= r < end[s].
 - Of cached tokens the same holds: a cached token is seen by a run of rows.

@@ -17,7 +17,7 @@ def spans_of(module: PreTrainedModel) -> SpanOf:
     """What the layers of `module` see.
 
     A window is what the layer's attention is handed as `sliding_window`. Chunks are made by masks alone, as are the
-    windows of architectures that hand nothing over, so they are looked up in the configuration. Verification tells
+    windows of architectures that hand nothing over, so they are looked up in the configuration. Verification shows
     whether this is all that there is.
     """
     config = module.config.get_text_config()

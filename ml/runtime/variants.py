@@ -80,7 +80,7 @@ class Variants:
     ) -> Iterator[Batch]:
         """As `LanguageModel.stream_logits`.
 
-        Batches are about equal, up to a quarter larger than told: a few rows at the end would cost as much as many do.
+        Batches are about equal, up to a quarter larger than asked: a few rows at the end would cost as much as many do.
         """
         order = sorted(range(len(sequences)), key=lambda index: tuple(sequences[index]))
         ids = [np.asarray(sequences[index], dtype=np.int64) for index in order]

@@ -42,7 +42,7 @@ class Stack:
     """A server over a Redis of its own, and as many workers as are started. A context manager."""
 
     def __init__(self, folder: Path, *, model: str = "transformer", redis_folder: Path | None = None) -> None:
-        """Keep logs in `folder`, and Redis's data there too unless told otherwise. Nothing is started yet."""
+        """Keep logs in `folder`, and Redis's data there too unless set otherwise. Nothing is started yet."""
         self.redis = RedisServer(redis_folder or folder / "redis")
         self.workers: list[Child] = []
         self._folder = folder

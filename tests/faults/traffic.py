@@ -35,7 +35,7 @@ class Sample:
 
 
 class Traffic(threading.Thread):
-    """Asks until told to stop, with a pause between two calls. A context manager."""
+    """Asks until stopped, with a pause between two calls. A context manager."""
 
     def __init__(self, ask: Callable[[], Any], pause: float) -> None:
         super().__init__(daemon=True)

@@ -122,7 +122,7 @@ def test_a_dry_run_tells_what_the_explanation_then_costs(gloss: Gloss) -> None:
     assert logged["evaluations_planned"] == done["progress"]["evaluations_done"]
     assert logged["tokens_planned"] == done["progress"]["tokens_planned"]
 
-    again = gloss(*asked, "--dry-run").stdout  # the worker has told its speed meanwhile
+    again = gloss(*asked, "--dry-run").stdout  # the worker has reported its speed meanwhile
     assert again.startswith("at most")
     assert "model evaluations" in again
     assert ", about" in again

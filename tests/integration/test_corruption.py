@@ -162,7 +162,7 @@ def test_workers_end_each_once_and_go_on(resident, victims, store, client, caplo
 
 
 def test_attempts_under_way_end(victims, store, attempts, client):
-    """A worker that is at work when it happens can report, settle and let go, or is told that it is over."""
+    """A worker that is at work when it happens can report, settle and let go, or learns that it is over."""
     queue = names.queue("tiny")
     client.delete(f"rq:queue:{queue}")
     begun = {}

@@ -1,4 +1,4 @@
-"""What the documents tell a reader to type does what they say."""
+"""What the documents ask a reader to type does what they say."""
 
 from __future__ import annotations
 

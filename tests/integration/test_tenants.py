@@ -109,7 +109,7 @@ def tenants(everybody, gpt2_worker: str, client: Redis) -> Tenants:
 
 
 def test_every_method_is_tried_in_one_way():
-    """Whoever adds a method that takes or tells what is stored finds it tried here, or is told that it is not."""
+    """Whoever adds a method that takes or tells what is stored finds it tried here, or learns that it is not."""
     groups = [REFERRING, LISTING, CREATING]
     tried = [method.name for group in groups for method in group]
     assert len(tried) == len(set(tried))

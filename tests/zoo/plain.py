@@ -210,7 +210,7 @@ class Plain(OpenModel):
         outputs: list[Tensor] = []
         stacks = self._stacks()
         if len(stacks) != 1:
-            raise Missing("layers cannot be told")
+            raise Missing("layers are not found")
 
         def note(_module: nn.Module, _args: Any, output: Any) -> None:
             hidden = output[0] if isinstance(output, tuple | list) else output

@@ -97,7 +97,7 @@ _WHY = {
     "diffllama": "each layer attends twice",
     **{f"{kind}, decoder": _POSITIONS for kind in (*_ROBERTAS, "camembert", "data2vec-text", "xmod")},
 }
-"""Where a measured difference, or what is told of a failure, does not say it."""
+"""Where a measured difference, or the message of a failure, does not say it."""
 _VAGUE = re.compile("differs by|fails on rows")
 
 

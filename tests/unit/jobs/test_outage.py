@@ -1,4 +1,4 @@
-"""What is told of a Redis that fails, and how long it is waited for."""
+"""What is logged of a Redis that fails, and how long it is waited for."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""OpenMP's patience, as far as it can be told without a clock."""
+"""OpenMP's patience, as far as it shows without a clock."""
 
 import os
 import subprocess

@@ -82,7 +82,7 @@ def test_any_text_comes_back(tokens: Tokenizer, text: str) -> None:
     decoded = tokens.encode(Prompt(token_ids=encoding.ids[1:]))
     assert decoded.text == text
     assert decoded.ids == encoding.ids[1:]
-    # Neighbours that share characters here may be told apart there, so only the places' order and text are compared.
+    # Neighbours that share characters here may be distinguished there, so only their order and text are compared.
     assert {position for span in decoded.spans if span for position in range(*span)} == set(range(len(text)))
 
 

@@ -108,7 +108,7 @@ def test_a_file_that_is_being_broken_leaves_the_keys_as_they_were(new, path, cap
     with caplog.at_level(logging.ERROR, "server.keys"):
         assert keys.find(key).name == "first"
         assert keys.find(key).name == "first"
-    assert len(caplog.records) == 1, "told once"
+    assert len(caplog.records) == 1, "logged once"
     assert key not in caplog.text
     path.unlink()
     assert keys.find(key).name == "first"

@@ -1,4 +1,4 @@
-"""A model whose forward fails at a certain token: whoever asks about it is told, and everybody else is answered."""
+"""A model whose forward fails at a certain token: who asks about it gets the error, and everybody else an answer."""
 
 from __future__ import annotations
 

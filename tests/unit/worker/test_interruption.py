@@ -54,4 +54,4 @@ def test_time_is_limited(interruption):
 def test_time_that_is_spent_already_counts(interruption, spent):
     with pytest.raises(TimeLimitReached) as caught, interruption.allowed(60, spent=spent):
         time.sleep(10)
-    assert caught.value.seconds == 60, "the whole limit is told"
+    assert caught.value.seconds == 60, "the whole limit is reported"

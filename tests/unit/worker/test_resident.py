@@ -289,7 +289,7 @@ class TestStop:
         assert stop.requested
         assert not stop.overdue
         with pytest.raises(StopRequested), stop.interrupts():
-            pytest.fail("it was told to stop before")
+            pytest.fail("it was asked to stop before")
 
     def test_interrupts(self, stop):
         with pytest.raises(StopRequested), stop.interrupts():  # noqa: PT012

@@ -261,7 +261,7 @@ def test_intervals_of_rounded_values_hold_the_exact_ones(text: str, monkeypatch:
         for one, other in zip(rounded.attributions, exact.attributions, strict=True)
     ]
     assert np.mean(held) >= 0.85  # of 32 features, whose rounding errors are not independent
-    # They tell something: the errors are small beside what they are about.
+    # They are informative: the errors are small beside what they are about.
     assert max(each.standard_error for each in rounded.attributions) < 0.1
 
 

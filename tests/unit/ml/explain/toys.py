@@ -170,5 +170,5 @@ def conjunction(features: int, first: int, second: int) -> ToyGame:
 
 
 def estimates(explainer: Explainer, game: Game) -> list[Estimate]:
-    """All that an explainer tells."""
+    """All that an explainer reports."""
     return [step for step in explainer(game) if step is not None]

@@ -1,4 +1,4 @@
-"""Loading: what is wrong with a model is said in one line that tells what to do."""
+"""Loading: what is wrong with a model is said in one line that says what to do."""
 
 from __future__ import annotations
 

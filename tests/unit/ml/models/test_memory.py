@@ -116,8 +116,8 @@ def test_where_nothing_tells_nothing_is_refused(system: Path) -> None:
 def test_loading_tells_how_far_it_is(tiny_llama: Path, caplog: pytest.LogCaptureFixture) -> None:
     from transformers import AutoModelForCausalLM
 
-    log = logging.getLogger("told")
-    with caplog.at_level(logging.INFO, "told"), logged_progress(log, "tiny", seconds=0):
+    log = logging.getLogger("progress")
+    with caplog.at_level(logging.INFO, "progress"), logged_progress(log, "tiny", seconds=0):
         AutoModelForCausalLM.from_pretrained(tiny_llama)
     lines = [record.getMessage() for record in caplog.records]
     total = len(json.loads(header(tiny_llama))) - 1

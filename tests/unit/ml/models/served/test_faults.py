@@ -205,7 +205,7 @@ def test_an_answer_is_read_whatever_it_is_said_to_be(
 
 
 def test_no_answer_that_was_asked_for_is_too_long(engine: TestEngine) -> None:
-    """Not even those that tell of as many tokens as an engine lists, of each of a prompt."""
+    """Not even those that list as many tokens as an engine lists, of each of a prompt."""
     engine.max_logprobs = 300
     model = open_model(engine.address, EngineOptions())
     assert model.info.max_top_k == 300

@@ -10,7 +10,7 @@ from ml.models.served.window import Window
 
 
 class Clock:
-    """Time that passes when told to."""
+    """Time that passes when asked to."""
 
     def __init__(self) -> None:
         self.now = 0.0
