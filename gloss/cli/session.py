@@ -24,7 +24,7 @@ from gloss.cli.unreachable import unreachable
 from gloss.client import Client
 from gloss.connection import DEFAULT_ADDRESS
 from gloss.errors import ExplanationFailedError, GlossError
-from gloss.render.words import OBEYED, visible
+from gloss.render.escaping import OBEYED, visible
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
