@@ -66,7 +66,7 @@ def cite(
         seed: of all draws.
         precision: "float32" (default), or "auto": bfloat16 where it is faster and its measured error is small.
         model: name of the model. Default: the server's.
-        fresh: compute anew, even when the same was asked before.
+        fresh: compute everything again, even if the same was asked before.
         on_progress: called with the explanation whenever it changes.
         timeout: seconds for the answer, and for the explanation. Default: the client's, and as long as it takes.
         parameters: the method's own, as the contract names them.
