@@ -69,7 +69,7 @@ class Index:
         return shapley
 
     def prior(self, covariance: Covariance) -> FloatArray | None:
-        """See `linear.Linear`. Only for pairs, which are often too many for the samples to tell apart."""
+        """See `linear.Linear`. Only for pairs, which are often too many for the samples to distinguish."""
         if self.order == 1:
             return None
         others = self.features - self.order
