@@ -16,6 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from gloss import v1 as pb
 from gloss.v1.inference_service_pb2_grpc import InferenceServiceStub
+from server.ports import StartError
 from tests.fixtures.processes import environment, processes_with
 from tests.integration.explanations import wait_for
 from tests.integration.serving import serve
@@ -37,17 +38,33 @@ def truncated(folder, copy):
 
 
 @pytest.mark.parametrize("kind", ["server_process", pytest.param("worker_process", marks=pytest.mark.slow)])
-def test_a_model_that_does_not_fit_or_is_damaged_ends_the_process(kind, request, tiny_llama, tmp_path):
+def test_a_model_that_does_not_fit_ends_the_process(kind, request, tiny_llama):
     start = request.getfixturevalue(kind)
-    large = start(GLOSS_MODEL=str(tiny_llama), GLOSS_MAX_MODEL_BYTES="100000", wait=False)
-    damaged = start(GLOSS_MODEL=str(truncated(tiny_llama, tmp_path / "damaged")), wait=False)
-    line, code = refusal(large)
+    line, code = refusal(start(GLOSS_MODEL=str(tiny_llama), GLOSS_MAX_MODEL_BYTES="100000", wait=False))
     assert code == 1
     assert "the weights of 'tiny-llama' take 0.2 MiB in float32 and 0.1 MiB are available on cpu; free" in line
-    line, code = refusal(damaged)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["server_process", "worker_process"])
+def test_a_damaged_model_ends_the_process(kind, request, tiny_llama, tmp_path):
+    start = request.getfixturevalue(kind)
+    line, code = refusal(start(GLOSS_MODEL=str(truncated(tiny_llama, tmp_path / "damaged")), wait=False))
     assert code == 1
     assert "damaged" in line
     assert "fetch them again" in line
+
+
+def test_what_cannot_be_loaded_or_written_ends_the_start(tiny_llama, tmp_path):
+    """As the processes of the slow tests, which print the message as one line and end with its code."""
+    for folder, settings, code, said in (
+        (truncated(tiny_llama, tmp_path / "damaged"), {}, 1, "damaged.*; fetch them again"),
+        (tmp_path / "nowhere", {}, 1, "cannot load model '.*nowhere'"),
+        (tiny_llama, {"audit_file": tmp_path / "no" / "where"}, 2, "^GLOSS_AUDIT_FILE: "),
+    ):
+        with pytest.raises(StartError, match=said) as refused, serve([folder], **settings):
+            pass
+        assert refused.value.exit_code == code
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,7 @@ def test_what_few_samples_show_ends_nothing(method: str) -> None:
 
 
 @pytest.mark.parametrize("make", [EXPLAINERS[name] for name in ("KernelSHAP, textbook", "permutations")])
-@pytest.mark.parametrize("game", [saturating, bumpy, crooked])
+@pytest.mark.parametrize("game", [saturating, pytest.param(bumpy, marks=pytest.mark.slow), crooked])
 def test_intervals_cover_where_sampling_chose_its_end(
     make: Callable[[Budget], Explainer], game: Callable[[int], ToyGame]
 ) -> None:
