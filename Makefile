@@ -29,7 +29,7 @@ up: $(VENV)/.serve ## Start Gloss on this machine and serve until Ctrl-C
 	@$(BIN)/python -m deploy.stack
 
 test: $(VENV)/.dev ## Run the tests, all but the slow ones (PYTEST_ARGS="-k lime")
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile $(PYTEST_ARGS)
 
 test-slow: $(VENV)/.dev ## Run the tests that take minutes
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)

@@ -119,7 +119,7 @@ class Sentence:
         """The sources that are cited for it, by their index, the one that carries most first."""
         return [citation.source for citation in self.citations]
 
-    def tried(self, rule: Rule, *, question: float, sources: Sequence[float], together: float) -> Sentence:
+    def with_costs(self, rule: Rule, *, question: float, sources: Sequence[float], together: float) -> Sentence:
         """The sentence with what it costs, in nats, to leave out the question, each cited source, or all of these."""
         citations = tuple(
             replace(citation, cost=cost, confirmed=cost >= rule.share * self.effect)

@@ -1,4 +1,4 @@
-"""How `cite` goes about it: the calls that it takes, each made of what those before it found. Nothing is sent here."""
+"""The calls that `cite` takes, each of which depends on the results of those before it. Nothing is sent here."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from gloss.plans import Conversation, Explain, Step, Steps
 SourceUnit = Literal["sentence", "item", "line", "paragraph"]
 METHOD = "kernel-shap"
 MAX_TOKENS = 128
-"""Of an answer, where nobody says how many."""
+"""Tokens of an answer, unless the caller says how many."""
 _ITEMS, _TOKENS = 16, 8192
-"""Prompts, and about so many tokens of them, that one call is asked to score."""
+"""The most prompts that one call scores, and about how many tokens these may have."""
 
 
 def cite(
@@ -66,7 +66,7 @@ def cite(
         seed: of all draws.
         precision: "float32" (default), or "auto": bfloat16 where it is faster and its measured error is small.
         model: name of the model. Default: the server's.
-        fresh: compute anew, even when the same was asked before.
+        fresh: compute everything again, even if the same was asked before.
         on_progress: called with the explanation whenever it changes.
         timeout: seconds for the answer, and for the explanation. Default: the client's, and as long as it takes.
         parameters: the method's own, as the contract names them.
@@ -80,14 +80,14 @@ def cite(
         raise ValueError("the answer is blank")
     written = documents.prompt(template or PLAIN, documents.documents(context), question)
 
-    def attribution(asked: _Asked, text: str) -> Explain:
-        limits = max_evaluations or _evaluations(len(asked.sources.spans))
+    def attribution(prepared: _CitedPrompt, text: str) -> Explain:
+        limits = max_evaluations or _evaluations(len(prepared.sources.spans))
         spec = build.spec(
-            asked.prompt,
+            prepared.prompt,
             chosen,
             model=model,
             target=build.target(follow=text),
-            features=build.features(asked.sources.spans),
+            features=build.features(prepared.sources.spans),
             removal=build.removal("delete"),
             budget=build.budget(max_evaluations=limits, max_duration=max_duration, seed=seed),
             faithfulness=False,
@@ -97,17 +97,17 @@ def cite(
         return Explain(explanations.create(spec, fresh=fresh), True, on_progress, timeout)
 
     def steps() -> Steps[Citations]:
-        asked = yield from _asked(written, unit, model, is_plain=template is not None)
+        prepared = yield from _prepared_prompt(written, unit, model, is_plain=template is not None)
         if answer is None:
-            text, complete = yield from _said(asked, max_tokens, model, timeout)
+            text, complete = yield from _generated_answer(prepared, max_tokens, model, timeout)
         else:
-            text, complete = (yield from _given(asked, answer, model)), True
-        found = Citations(question.strip(), text.strip(), complete, asked.sources.passages, (), rule)
+            text, complete = (yield from _checked_answer(prepared, answer, model)), True
+        found = Citations(question.strip(), text.strip(), complete, prepared.sources.passages, (), rule)
         if not text.strip():
             return found
-        explanation: v1.Explanation = yield from _fitting(attribution(asked, text))
+        explanation: v1.Explanation = yield from _with_length_error(attribution(prepared, text))
         result = explanation.result
-        sentences = yield from _confirmed(judge(result, rule), result, asked.question, rule, model)
+        sentences = yield from _confirmed(judge(result, rule), result, prepared.question, rule, model)
         level = joint_level(result, rule)
         return replace(
             found, answer=result.target.text.strip(), sentences=sentences, level=level, explanation=explanation
@@ -117,7 +117,7 @@ def cite(
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _CitedPrompt:
     """Context and question as the model reads them.
 
     Attributes:
@@ -139,8 +139,8 @@ def _evaluations(count: int) -> int:
     return max(64, 8 * count)
 
 
-def _fitting(step: Step) -> Steps[Any]:
-    """What comes of a call, with an error that says by how much a prompt is too long."""
+def _with_length_error(step: Step) -> Steps[Any]:
+    """The result of a call. If a prompt is too long, the error says by how many tokens."""
     try:
         return (yield step)
     except GlossError as error:
@@ -161,7 +161,7 @@ def _too_long(tokens: int, limit: int, why: str) -> GlossError:
     )
 
 
-def _asked(plain: documents.Prompt, unit: SourceUnit, model: str, *, is_plain: bool) -> Steps[_Asked]:
+def _prepared_prompt(plain: documents.Prompt, unit: SourceUnit, model: str, *, is_plain: bool) -> Steps[_CitedPrompt]:
     """Find out how the model reads a question and its context, and where the sources are.
 
     Args:
@@ -174,7 +174,7 @@ def _asked(plain: documents.Prompt, unit: SourceUnit, model: str, *, is_plain: b
         if any(info.has_chat_template for info in meant):
             written = documents.prompt(CHAT, plain.documents, plain.text[slice(*plain.question)])
             prompt = build.prompt([("user", written.text)])
-    read: v1.TokenizeResponse = yield from _fitting(inference.tokenize(prompt, model=model))
+    read: v1.TokenizeResponse = yield from _with_length_error(inference.tokenize(prompt, model=model))
     answer_tokens = read.context_length - len(read.tokens)
     if answer_tokens < 1:
         why = f"the prompt has {len(read.tokens)} tokens, and nothing is left of {read.context_length} for an answer"
@@ -189,50 +189,52 @@ def _asked(plain: documents.Prompt, unit: SourceUnit, model: str, *, is_plain: b
     last = written.question[1]
     first = len(written.text[: written.question[0]].rstrip())  # without it, nothing stands where it was
     stop = (written.next_question,) if written.next_question else ()
-    return _Asked(prompt, read.text, answer_tokens, found, (start + first, start + last), stop)
+    return _CitedPrompt(prompt, read.text, answer_tokens, found, (start + first, start + last), stop)
 
 
-def _said(asked: _Asked, max_tokens: int | None, model: str, timeout: float | None) -> Steps[tuple[str, bool]]:
+def _generated_answer(
+    prepared: _CitedPrompt, max_tokens: int | None, model: str, timeout: float | None
+) -> Steps[tuple[str, bool]]:
     """The model's own answer, and whether it ended by itself."""
-    limit = min(MAX_TOKENS, asked.answer_tokens) if max_tokens is None else max_tokens
-    step = inference.generate(asked.prompt, max_tokens=limit, stop=asked.stop, model=model, timeout=timeout)
-    replies: list[v1.GenerateResponse] = yield from _fitting(step)
+    limit = min(MAX_TOKENS, prepared.answer_tokens) if max_tokens is None else max_tokens
+    step = inference.generate(prepared.prompt, max_tokens=limit, stop=prepared.stop, model=model, timeout=timeout)
+    replies: list[v1.GenerateResponse] = yield from _with_length_error(step)
     text = "".join(reply.text for reply in replies).rstrip()
     return text, replies[-1].finish_reason != v1.FINISH_REASON_LENGTH
 
 
-def _given(asked: _Asked, answer: str, model: str) -> Steps[str]:
-    """An answer of somebody else's, as it stands behind the prompt."""
+def _checked_answer(prepared: _CitedPrompt, answer: str, model: str) -> Steps[str]:
+    """The caller's answer as it follows the prompt, with a space where one is missing."""
     try:
         read: v1.TokenizeResponse = yield inference.tokenize(answer, model=model)
     except GlossError as error:
         if error.reason != "PROMPT_TOO_LONG":
             raise
-        read = v1.TokenizeResponse()  # its explanation is refused, and says what is too long
+        read = v1.TokenizeResponse()  # the explanation will be refused, with an error that says what is too long
     for position in read.special_positions:
         if sources.spells_out(read, read.tokens[position]):
             raise sources.command_error("the answer", read.tokens[position].text)
     answer = answer.rstrip()
-    return answer if asked.text[-1:].isspace() or answer[:1].isspace() else f" {answer}"
+    return answer if prepared.text[-1:].isspace() or answer[:1].isspace() else f" {answer}"
 
 
 def _confirmed(
     sentences: Sequence[Sentence], result: v1.ExplanationResult, question: Span, rule: Rule, model: str
 ) -> Steps[tuple[Sentence, ...]]:
     """`sentences`, with what leaving out the question, each cited source, and all that are cited together does."""
-    [asked] = map(frozenset, sources.own(result, [question]))
+    [of_question] = map(frozenset, sources.own(result, [question]))
     owned = [frozenset(part.positions) for part in result.attributions]
     together = [frozenset[int]().union(*(owned[index] for index in sentence.cited)) for sentence in sentences]
     each = (owned[index] for sentence in sentences for index in sentence.cited)
-    without = yield from _scores_without([*dict.fromkeys([asked, *each, *together])], result, model)
+    without = yield from _scores_without([*dict.fromkeys([of_question, *each, *together])], result, model)
 
     def cost(sentence: Sentence, left_out: frozenset[int]) -> float:
         return sentence.log_probability - sum(without[left_out][token] for token in sentence.tokens)
 
     return tuple(
-        sentence.tried(
+        sentence.with_costs(
             rule,
-            question=cost(sentence, asked),
+            question=cost(sentence, of_question),
             sources=[cost(sentence, owned[index]) for index in sentence.cited],
             together=cost(sentence, all_cited),
         )

@@ -33,9 +33,9 @@ DEFAULT_RETENTION_SECONDS = 24 * 3600.0
 DEFAULT_MAX_QUEUED = 1000
 
 _PAGE_BYTES = 1 << 20
-"""Of a list's page that holds more than one explanation."""
+"""The most bytes of a page with more than one explanation."""
 _LARGEST_BYTES = 256 << 20
-"""Of one explanation. What is larger is none."""
+"""The most bytes of one explanation. A larger record counts as corrupt."""
 _MAX_LOGGED = 1000
 
 _log = logging.getLogger(__name__)
@@ -175,7 +175,7 @@ class ExplanationStore:
         """Explanations without their results, newest first, and the token of the next page ("" after the last).
 
         A page may end before `page_size`, as what was asked may be long. Pages are stable: what is created meanwhile
-        appears on none of the later ones. An explanation that cannot be read is left out, and logged.
+        appears on none of the later ones. An explanation that cannot be read is left out and logged.
 
         Raises:
             PageTokenError: the token is not one of this list's, or was given out for another `state`.

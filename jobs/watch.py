@@ -30,7 +30,7 @@ async def changes(redis: Redis, key: str) -> AsyncGenerator[None]:
     A change between a yield and the caller's look at the record is never lost: it wakes the caller again.
 
     Raises:
-        DataCorruptError: what is reported of its changes cannot be read.
+        DataCorruptError: the stored events cannot be read.
     """
     stream = names.events(key)
     last, ended = await _position(redis, key)

@@ -1,11 +1,11 @@
-"""Texts that cannot fit, recognized by their first characters, however many follow.
+"""Find texts that cannot fit into the context by reading their first characters only.
 
-Tokenizing megabytes takes seconds, only to find a thousand times too many tokens. What follows a text may change its
-last tokens (a word that goes on, a character that is composed), and no others: a text whose first characters alone have
-clearly more tokens than fit does not fit.
+Tokenizing megabytes takes seconds, only to find a thousand times too many tokens. If a text's first characters alone
+have clearly more tokens than fit, the text does not fit: what follows may change the last tokens of the beginning (a
+word that continues, a character that is composed), and no others.
 
-How long texts can be that do fit is not asked of the vocabulary, as there is no longest token: an unknown word of any
-length may be one, normalizers drop characters, and pre-tokenizers white space.
+The number of characters that can fit is not computed from the vocabulary's longest token. There is no longest token: an
+unknown word of any length may be one, normalizers drop characters, and pre-tokenizers drop white space.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 _CHARACTERS = 8
-"""Of a token, more or less: twice as many as tokens usually have, so that the first look suffices."""
+"""Characters per token that the first look assumes: twice as many as usual, so that it nearly always suffices."""
 
 _GROWTH = 4
-"""How much more each look takes in than the one before."""
+"""How many times as many characters each look reads as the one before."""
 
 _LAST_TOKENS = 128
-"""How many tokens what follows may change, and more: WordPiece takes words of up to a hundred characters apart."""
+"""More tokens than what follows may change: WordPiece cuts words of up to a hundred characters into tokens."""
 
 
 def least_tokens(count: Callable[[str], int], text: str, limit: int) -> int | None:

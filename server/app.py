@@ -6,6 +6,7 @@ import asyncio
 import logging
 import signal
 import time
+from collections.abc import Mapping
 from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,7 @@ from server.streams import Writer
 from server.tls import credentials
 
 if TYPE_CHECKING:
+    from ml.models.base import LanguageModel
     from server.engine import Engine
 
 _logger = logging.getLogger(__name__)
@@ -103,8 +105,8 @@ class Server:
             self._listen()
             registry = await load(self.settings, self.metrics, self._closing)
             engines = Engines()
-            self._reach(registry, engines)
-            await self._warm_up(registry, engines)
+            self._connect_engines(registry, engines)
+            await self._start_engine(registry, engines)
             await self._serve(registry, engines)
         except BaseException:
             await self._closing.aclose()
@@ -142,6 +144,7 @@ class Server:
             self.drain.cut()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self.drain.wait_idle(), _FLUSH_SECONDS)
+        # Callers who try again at once would be cut off by gRPC's end: they are held until gRPC has told them of it.
         self.drain.hold()
         with suppress(TimeoutError):
             await asyncio.wait_for(self.drain.wait_quiet(), _FLUSH_SECONDS)
@@ -167,23 +170,22 @@ class Server:
         self._closing.callback(page.close)
         self.metrics_port = page.port
 
-    def _reach(self, registry: Registry, engines: Engines) -> None:
-        """Connect to the engines that serve models elsewhere."""
+    def _connect_engines(self, registry: Registry, engines: Engines) -> None:
+        """Connect to the external engines of models that are not loaded here."""
         found = {name: model.found for name, model in registry.items() if isinstance(model, ServedModel)}
         if found:
             served = ServedEngine(found, self.metrics.note_exchange, max_waiting=self.settings.max_waiting_prompts)
             self._closing.push_async_callback(served.stop)
             engines.add(list(found), served)
 
-    async def _warm_up(self, registry: Registry, engines: Engines) -> None:
-        """Start the engine of the models that are loaded here, and let it answer once, each kind of question."""
+    async def _start_engine(self, registry: Registry, engines: Engines) -> None:
+        """Start the engine of the models that are loaded here, and warm them up."""
         loaded: dict[str, Any] = {name: model for name, model in registry.items() if not model.info.engine}
         if not loaded:
             return
-        # A server of models that are served elsewhere has no torch.
+        # A server whose models are all computed by external engines has no torch.
         from server.engine import Engine  # noqa: PLC0415
         from server.generation import GenerationLimits  # noqa: PLC0415
-        from server.tasks import warm_up  # noqa: PLC0415
 
         settings = self.settings
         limits = Limits(
@@ -203,14 +205,7 @@ class Server:
         engine.start()
         self._closing.push_async_callback(engine.stop, 1.0)
         engines.add(list(loaded), engine)
-        for name, model in loaded.items():
-            began = time.perf_counter()
-            for task in warm_up(model):
-                try:
-                    await engine.submit(name, [task])
-                except Exception as error:  # noqa: BLE001 -- callers of this kind of task get the error
-                    _logger.warning("model=%s cannot answer %s: %s", name, type(task).__name__, error)
-            _logger.info("warm model=%s seconds=%.2f", name, time.perf_counter() - began)
+        await _warm_up(engine, loaded)
         engine.forget_throughput()
         expect_to_stay()
 
@@ -265,6 +260,20 @@ async def run(settings: Settings) -> None:
         await server.serve_until_signalled()
     finally:
         await server.stop()
+
+
+async def _warm_up(engine: Engine, models: Mapping[str, LanguageModel]) -> None:
+    """Let each model answer each kind of task once: a first answer takes longer than others."""
+    from server.tasks import warm_up  # noqa: PLC0415
+
+    for name, model in models.items():
+        began = time.perf_counter()
+        for task in warm_up(model):
+            try:
+                await engine.submit(name, [task])
+            except Exception as error:  # noqa: BLE001 -- callers of this kind of task get the error
+                _logger.warning("model=%s cannot answer %s: %s", name, type(task).__name__, error)
+        _logger.info("warm model=%s seconds=%.2f", name, time.perf_counter() - began)
 
 
 async def _cancel(task: asyncio.Future[Any]) -> None:

@@ -18,7 +18,7 @@ _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
 def count_unknown(metrics: Metrics) -> Callable[[], None]:
-    """Counts calls of methods that there are not, all under one label: their names are whatever clients invent."""
+    """Counts calls of unknown methods, all under one label: clients could invent any number of names."""
     labels = ("unknown", "unknown", "unknown")
 
     def count() -> None:

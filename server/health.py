@@ -51,7 +51,7 @@ class Health:
             await self.servicer.set(service, _NOT_SERVING)
 
     async def inference_ready(self) -> None:
-        """The models are warm. The server as a whole is healthy from here on, whatever becomes of Redis."""
+        """The models are warm. From here on the server as a whole is healthy, even if Redis fails."""
         for service in (OVERALL, INFERENCE):
             await self.servicer.set(service, _SERVING)
 
@@ -82,14 +82,14 @@ async def watch_explanations(
 
 
 async def _look(store: Store, registry: Registry, metrics: Metrics) -> str | None:
-    """What stands in the way of explanations, or None. Updates the queue depths as it goes."""
+    """Why explanations cannot be computed now, or None. Also updates the queue depths."""
     ready = False
     try:
         await store.probe()
         for name, model in registry.items():
             metrics.explanation_queue_depth.labels(name).set(await store.queue_depth(name))
             ready |= await store.worker_alive(name, model.info.digest)
-    except Exception as error:  # noqa: BLE001 -- the watch outlives whatever one look meets
+    except Exception as error:  # noqa: BLE001 -- the watch goes on after any error
         for name in registry:
             metrics.explanation_queue_depth.labels(name).set(math.nan)
         return f"the store cannot be used ({type(error).__name__})"

@@ -1,12 +1,13 @@
 """What `server.helpers` starts: a warm process that forks another for each piece of work on a large message.
 
-Python runs one thread at a time, so whatever takes long in another thread of the server holds up the model's. In a
-process of its own it holds up nobody, its memory is given back when it ends, and it can be stopped at any moment.
+Python runs one thread at a time, so long work in another thread of the server would delay the model's thread. In a
+separate process it delays nobody. Its memory is returned to the system when it ends, and it can be stopped at any
+moment.
 
-The server talks to this process over a socket, its standard input. First come the models, without their weights; then
-a socket for each piece of work, of which the server keeps the other end. The forked process reads from it what to do,
-writes what came of it, and ends. Where the server hangs up, the kernel ends the process: so does whoever kills the
-server. This process has one thread and imports no torch.
+The server talks to this process over a socket, its standard input. It first sends the models, without their weights,
+and then a socket for each piece of work, of which it keeps the other end. The forked process reads from that socket
+what to do, writes the result, and ends. If the server closes its end, or is killed, the kernel ends the process. This
+process has one thread and imports no torch.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Where messages are turned into questions, and answers into messages: small ones on the event loop, large ones apart.
+"""Convert messages to tasks and results to messages: small ones on the event loop, larger ones elsewhere.
 
-Middling ones have two threads. Large ones have processes of their own, as the model's thread would wait for whatever
-Python does in another; see `server.helper_process`. Few of them run at a time, callers take turns in getting one, and
-how many bytes may wait is bounded. When a call ends before its work does, the work is stopped at once.
+Messages of more than 8 KB go to one of two threads. Messages of more than 64 KB go to separate processes, as Python
+would run their thread instead of the model's; see `server.helper_process`. Two processes run at a time, callers
+take turns in getting one, and the number of bytes that may wait is bounded. If a call ends before its work does, the
+work is stopped at once.
 """
 
 from __future__ import annotations

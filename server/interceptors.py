@@ -1,4 +1,4 @@
-"""What wraps the handlers of methods, so that no servicer holds it: `statuses`, `call_metrics`, `drain` and others."""
+"""Wrap the handlers of methods: in metrics, statuses, checks of keys and the like, which no service contains itself."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ OWN_SERVICES = "/gloss.v1."
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Sent = Callable[[], object]
-"""Told of every message before it is sent."""
+"""Called before each message is sent."""
 Around = Callable[[Context], AbstractContextManager[Sent]]
 """What runs around each call of one method."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """What is called."""
+    """A method of a service."""
 
     path: str
     """As on the wire: "/package.Service/Method"."""

@@ -1,7 +1,8 @@
-"""Reading requests: bytes that are no message are refused as any other bad input is.
+"""Parse requests, and refuse bytes that are no message like any other bad input.
 
-gRPC parses a request before it calls the handler, and answers bytes that it cannot parse with UNKNOWN, the parser's own
-words and a traceback in the log, before any check of keys and uncounted. Here they pass all checks as a mark.
+gRPC parses a request before it calls the handler. Bytes that it cannot parse would end with UNKNOWN, the parser's own
+words and a traceback in the log, before the key is checked, and uncounted. So parsing never fails here: such bytes
+become a `Malformed`, which passes all checks and is refused last.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Malformed:
 
 
 class Parser(Interceptor):
-    """Parses requests, and refuses those that are no message. Innermost, so that every check comes first."""
+    """Parses requests, and refuses those that are no message. The innermost interceptor: every check comes first."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

@@ -17,6 +17,7 @@ pytest_plugins = [
     "tests.fixtures.stack",
     "tests.fixtures.certificates",
     "tests.fixtures.keys",
+    "tests.fixtures.distribution",
 ]
 
 wait_patiently()
@@ -28,6 +29,9 @@ settings.load_profile("gloss")
 # Test files run beside each other. Where threads of torch and numpy outnumber the cores, each small product waits for
 # one of them that has none: some files took three times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# shap compiles functions for seconds that tests call a few times.
+os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
 
 # What is kept of a model's verification is these tests' own.
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="gloss-tests-")

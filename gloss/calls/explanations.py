@@ -44,7 +44,7 @@ def create(
         question: a prompt: text, token ids or chat messages; or a whole spec of an explanation or a study, which says
             everything.
         method: name of a method, or its message. Default: occlusion.
-        fresh: compute anew, even when the same spec has been explained before.
+        fresh: compute everything again, even if the same spec was explained before.
         request_id: makes the call safe to repeat. Default: a random one, so that a lost reply can be asked for again.
         timeout: seconds. Default: the client's.
         asked: target, features, removal and so on, as `explain` takes them.
@@ -141,7 +141,7 @@ def explain(
         faithfulness: whether to measure how well the attributions predict the model. Default: yes.
         precision: "float32" (default), or "auto": bfloat16 where it is faster and its measured error is small.
         model: name of the model. Default: the server's.
-        fresh: compute anew, even when the same spec has been explained before.
+        fresh: compute everything again, even if the same spec was explained before.
         request_id: makes creating it safe to repeat. Default: a random one.
         wait: wait for the end; False answers the queued explanation at once.
         on_progress: called with the explanation whenever it changes; it holds no spec while we wait.
@@ -202,7 +202,7 @@ def study(
         seed: of all draws.
         precision: "float32" (default), or "auto": bfloat16 where it is faster and its measured error is small.
         model: name of the model. Default: the server's.
-        fresh: compute anew, even when the same study has been made before.
+        fresh: compute everything again, even if the same study was made before.
         request_id: makes creating it safe to repeat. Default: a random one.
         wait: wait for the end; False answers the queued explanation at once. Its `study_result` has what was found.
         on_progress: called with the explanation whenever it changes; it holds no spec while we wait.

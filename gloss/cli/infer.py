@@ -9,7 +9,8 @@ import click
 from gloss import v1
 from gloss.calls.inference import ReductionName
 from gloss.cli.session import INT32, TEXT, Session, as_dict, connected, emit, interrupted, with_model
-from gloss.render import inference, words
+from gloss.render import inference
+from gloss.render.escaping import visible
 from gloss.tensors import unpack
 
 
@@ -174,8 +175,8 @@ def generate(
                 session.emit(reply, lines=True)
                 continue
             if not seen:
-                session.out.print(words.visible(text, keep_lines=True), style="dim", end="", soft_wrap=True)
-            session.out.print(words.visible(reply.text, keep_lines=True), end="", soft_wrap=True)
+                session.out.print(visible(text, keep_lines=True), style="dim", end="", soft_wrap=True)
+            session.out.print(visible(reply.text, keep_lines=True), end="", soft_wrap=True)
             seen.append(reply)
     except KeyboardInterrupt:
         interrupted("Interrupted; the server stops as well. --max-tokens N asks for fewer tokens.")

@@ -24,7 +24,7 @@ from gloss.cli.unreachable import unreachable
 from gloss.client import Client
 from gloss.connection import DEFAULT_ADDRESS
 from gloss.errors import ExplanationFailedError, GlossError
-from gloss.render.words import OBEYED, visible
+from gloss.render.escaping import OBEYED, visible
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -87,30 +87,34 @@ _READ = f"{__name__}.read"
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
-def connected(command: Command) -> Command:
-    """Give a command the connection's options and hand it a `Session`; its errors become two lines and an exit code."""
-
-    @click.option(
+_CONNECTION_OPTIONS: tuple[Callable[[Any], Any], ...] = (
+    click.option(
         "--address", metavar="HOST:PORT", help=f"Address of the server. [GLOSS_ADDRESS; default: {DEFAULT_ADDRESS}]"
-    )
-    @click.option(
+    ),
+    click.option(
         "--timeout",
         type=click.FloatRange(min=0, min_open=True),
         metavar="SECONDS",
         default=30.0,
         show_default=True,
         help="Time limit of a call.",
-    )
-    @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
-    @click.option("--key", help="API key. The variable is safer, because other users can see options. [GLOSS_KEY]")
-    @click.option("--tls", is_flag=True, help="Encrypt the connection.")
-    @click.option("--ca", type=_FILE, help="PEM file of the authorities to trust; implies --tls. [GLOSS_CA]")
-    @click.option(
+    ),
+    click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text."),
+    click.option("--key", help="API key. The variable is safer, because other users can see options. [GLOSS_KEY]"),
+    click.option("--tls", is_flag=True, help="Encrypt the connection."),
+    click.option("--ca", type=_FILE, help="PEM file of the authorities to trust; implies --tls. [GLOSS_CA]"),
+    click.option(
         "--certificate",
         type=(_FILE, _FILE),
         metavar="CERTIFICATE KEY",
         help="PEM files of this client, for mutual TLS. [GLOSS_CERTIFICATE, GLOSS_CERTIFICATE_KEY]",
-    )
+    ),
+)
+
+
+def connected(command: Command) -> Command:
+    """Give a command the connection's options and hand it a `Session`; its errors become two lines and an exit code."""
+
     @functools.wraps(command)
     def run(
         *args: Any,
@@ -135,6 +139,8 @@ def connected(command: Command) -> Command:
             except GlossError as error:
                 raise Failure(error, client) from error
 
+    for option in reversed(_CONNECTION_OPTIONS):
+        run = option(run)
     return run  # type: ignore[return-value]
 
 

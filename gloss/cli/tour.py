@@ -15,7 +15,7 @@ from gloss.cli.waiting import follow, queue, shown, succeeded
 from gloss.errors import GlossError
 from gloss.render import inference, terminal
 from gloss.render.citations import terminal as cited
-from gloss.render.words import visible
+from gloss.render.escaping import visible
 
 FILE, QUESTION, ANSWER = "evening.txt", "Where did the band play ?", "The band played in Paris ."
 CONTEXT = "The film was shown in London . The band played in Paris . Snow fell in June ."

@@ -17,7 +17,7 @@ from gloss.durations import seconds
 from gloss.errors import ExplanationFailedError
 from gloss.patience import is_final
 from gloss.plans import complete
-from gloss.render import terminal, words
+from gloss.render import figures, terminal, words
 
 
 def queue(
@@ -144,7 +144,7 @@ def _live(session: Session, first: str) -> Iterator[Callable[[v1.Explanation], N
 def _remaining(at: v1.Progress) -> str:
     if not at.HasField("remaining_duration"):
         return ""
-    return f"{words.duration(seconds(at.remaining_duration))} left"
+    return f"{figures.duration(seconds(at.remaining_duration))} left"
 
 
 def _count(at: v1.Progress) -> str:

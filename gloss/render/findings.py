@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from gloss import v1
-from gloss.render import words
+from gloss.render import features, figures
+from gloss.render.escaping import visible
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,12 @@ def findings(result: v1.ExplanationResult | v1.StudyResult, *, top: int = 12) ->
 
 def _interactions(result: v1.ExplanationResult, top: int) -> Finding:
     ranked = sorted(result.interactions, key=lambda pair: -abs(pair.value))
-    digits_shown = words.decimals(max(abs(pair.value) for pair in ranked))
-    texts = [words.visible(part.text) for part in words.by_token(result)]
+    digits_shown = figures.decimals(max(abs(pair.value) for pair in ranked))
+    texts = [visible(part.text) for part in features.by_token(result)]
     rows = tuple(
         (
             f"{texts[pair.first]} + {texts[pair.second]}",
-            words.signed(pair.value, digits_shown),
+            figures.signed(pair.value, digits_shown),
             _error(pair, digits_shown),
         )
         for pair in ranked[:top]
@@ -47,21 +48,21 @@ def _interactions(result: v1.ExplanationResult, top: int) -> Finding:
 
 
 def _coefficients(found: Sequence[v1.WordCoefficient], top: int) -> Finding:
-    digits_shown = words.decimals(abs(found[0].coefficient))
+    digits_shown = figures.decimals(abs(found[0].coefficient))
     rows = tuple(
-        (words.visible(word.word), words.signed(word.coefficient, digits_shown), _error(word, digits_shown))
+        (visible(word.word), figures.signed(word.coefficient, digits_shown), _error(word, digits_shown))
         for word in found[:top]
     )
     return Finding("Words over all prompts", ("word", "weight", "± s.e."), rows, max(0, len(found) - top))
 
 
 def _differences(found: Sequence[v1.GroupDifference]) -> Finding:
-    digits_shown = words.decimals(max(abs(each.difference) for each in found))
+    digits_shown = figures.decimals(max(abs(each.difference) for each in found))
     level = found[0].interval.level or 0.95
     rows = tuple(
         (
-            f"{words.visible(each.first)} − {words.visible(each.second)}",
-            words.signed(each.difference, digits_shown),
+            f"{visible(each.first)} − {visible(each.second)}",
+            figures.signed(each.difference, digits_shown),
             _error(each, digits_shown),
             _interval(each, digits_shown),
             str(each.pairs),
@@ -72,10 +73,10 @@ def _differences(found: Sequence[v1.GroupDifference]) -> Finding:
     return Finding("Differences between groups", header, rows)
 
 
-def _error(found: words.WithError, digits_shown: int) -> str:
-    return words.uncertainty(found, digits_shown).removeprefix("± ")
+def _error(found: figures.WithError, digits_shown: int) -> str:
+    return figures.uncertainty(found, digits_shown).removeprefix("± ")
 
 
 def _interval(found: v1.GroupDifference, digits_shown: int) -> str:
-    shown = words.interval(found, digits_shown)
+    shown = figures.interval(found, digits_shown)
     return f"{shown} (holds 0)" if shown and found.interval.lower <= 0 <= found.interval.upper else shown

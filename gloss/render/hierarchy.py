@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gloss import v1
-from gloss.render import words
+from gloss.render import features, figures
+from gloss.render.escaping import visible
 from gloss.values import enum_names
 
 _LONG = 60
@@ -37,20 +38,20 @@ def branches(result: v1.ExplanationResult) -> Branch | None:
     nodes = result.hierarchy.nodes
     if len(nodes) < 2:
         return None
-    digits_shown = words.digits(result)
+    digits_shown = features.digits(result)
     least = _SMALL * max(abs(node.value) for node in nodes[1:])
     names = {number: name for name, number in enum_names(v1.NodeLevel.DESCRIPTOR).items()}
 
     def grow(node: v1.HierarchyNode) -> Branch:
         children = [nodes[child] for child in node.children]
         drawn = [child for child in children if abs(child.value) >= least or child.looked_into]
-        error = words.uncertainty(node, digits_shown)
+        error = figures.uncertainty(node, digits_shown)
         return Branch(
             _shortened(result.text[node.span.start : node.span.end]),
             names.get(node.level, ""),
             node.value,
-            words.signed(node.value, digits_shown) + ("" if error == "exact" else f" {error}"),
-            f"not looked into, may hide up to {words.number(node.hidden, digits_shown)}"
+            figures.signed(node.value, digits_shown) + ("" if error == "exact" else f" {error}"),
+            f"not looked into, may hide up to {figures.number(node.hidden, digits_shown)}"
             if node.HasField("hidden")
             else "",
             tuple(map(grow, drawn)),
@@ -67,9 +68,9 @@ def rest_line(result: v1.ExplanationResult) -> str:
         return ""
     rest = [node for node in found.nodes if node.in_rest]
     count = sum(node.feature_count for node in rest)
-    digits_shown = words.digits(result)
-    alone = words.signed(sum(node.value for node in rest), digits_shown)
-    together = words.signed(found.rest_value, digits_shown)
+    digits_shown = features.digits(result)
+    alone = figures.signed(sum(node.value for node in rest), digits_shown)
+    together = figures.signed(found.rest_value, digits_shown)
     return (
         f"The {count:,} that carry little or were not looked into: {together} if left out together, and {alone} in all"
         " if each part is left out alone."
@@ -77,5 +78,5 @@ def rest_line(result: v1.ExplanationResult) -> str:
 
 
 def _shortened(text: str) -> str:
-    shown = " ".join(words.visible(" ".join(text.split())).split())
+    shown = " ".join(visible(" ".join(text.split())).split())
     return shown if len(shown) <= _LONG else f"{shown[: _LONG - 1]}…"

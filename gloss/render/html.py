@@ -15,7 +15,8 @@ from google.protobuf.message import Message
 from google.protobuf.text_format import MessageToString
 
 from gloss import v1
-from gloss.render import surrogates, words
+from gloss.render import features, figures, surrogates, words
+from gloss.render.escaping import visible
 from gloss.render.findings import Finding, findings
 from gloss.render.hierarchy import Branch, branches, rest_line
 from gloss.render.rows import RowTable, rows
@@ -74,7 +75,7 @@ def _explanation(result: v1.ExplanationResult, spec: v1.ExplanationSpec) -> Iter
     unit = words.unit(spec)
     yield f'<p>{safe(words.value_line(result, spec))}</p><div class="text" dir="auto">'
     yield from _text(result)
-    key = _SHARES if words.tells_shares(result) else _SIGNS
+    key = _SHARES if features.tells_shares(result) else _SIGNS
     yield f'</div><p class="soft key">{key}Colours are relative to the largest attribution;'
     yield f" a {safe(unit)} without a number has a small value: see the table.</p>"
     yield from _verdict(result)
@@ -111,13 +112,13 @@ def _unit(line: str) -> str:
 
 def safe(text: str) -> str:
     """Text for a page: markup escaped, control characters made visible."""
-    return escape(words.visible(text))
+    return escape(visible(text))
 
 
 def _text(result: v1.ExplanationResult) -> Iterator[str]:
-    maximum = words.largest(result)
-    for segment, part in words.segments(result):
-        shown = escape(words.visible(segment, keep_lines=part is None))
+    maximum = features.largest(result)
+    for segment, part in features.segments(result):
+        shown = escape(visible(segment, keep_lines=part is None))
         if part is None:
             yield shown
             continue
@@ -130,7 +131,7 @@ def _text(result: v1.ExplanationResult) -> Iterator[str]:
             f'style="background: rgb(var(--{tone}) / calc(var(--most) * {strength:.3f}))">{shown}'
         )
         if strength >= _FAINT:
-            value = safe(words.signed(part.attribution, words.digits(result)))
+            value = safe(figures.signed(part.attribution, features.digits(result)))
             yield f'<small dir="ltr">&NoBreak;{value}</small>{"&rlm;" if _right_to_left(segment) else ""}'
         yield "</span>"
 
@@ -142,10 +143,10 @@ def _right_to_left(text: str) -> bool:
 
 
 def _value(part: v1.FeatureAttribution, result: v1.ExplanationResult) -> str:
-    digits_shown = words.digits(result)
-    value = words.signed(part.attribution, digits_shown)
+    digits_shown = features.digits(result)
+    value = figures.signed(part.attribution, digits_shown)
     exact = part.HasField("standard_error") and not part.standard_error
-    return value if exact else f"{value} {words.uncertainty(part, digits_shown)}"
+    return value if exact else f"{value} {figures.uncertainty(part, digits_shown)}"
 
 
 def _verdict(result: v1.ExplanationResult | v1.StudyResult) -> Iterator[str]:
@@ -157,7 +158,7 @@ def _verdict(result: v1.ExplanationResult | v1.StudyResult) -> Iterator[str]:
 
 
 def _table(result: v1.ExplanationResult, unit: str) -> Iterator[str]:
-    digits_shown, sampled = words.digits(result), words.sampled(result)
+    digits_shown, sampled = features.digits(result), features.sampled(result)
     level = next((part.interval.level for part in result.attributions if part.interval.level), 0.95)
     interval = f"{100 * level:.0f}% interval"
     ends = [0.0, *(end for part in result.attributions for end in _ends(part))]
@@ -168,13 +169,13 @@ def _table(result: v1.ExplanationResult, unit: str) -> Iterator[str]:
         yield '<p class="soft">These values are exact: nothing was sampled for them.</p>'
     names = [unit, "", "attribution", *(["standard error", interval] if sampled else [])]
     yield f"<table>{_head(names, drawn=1)}<tbody>"
-    for part in words.ranked(result):
+    for part in features.ranked(result):
         yield f'<tr role="row">{_name(part.text)}'
         yield f'<td class="bar" role="cell">{_bar(part, low, high)}</td>'
-        yield f'<td class="number" role="cell">{words.signed(part.attribution, digits_shown)}</td>'
+        yield f'<td class="number" role="cell">{figures.signed(part.attribution, digits_shown)}</td>'
         if sampled:
-            yield _more("", words.uncertainty(part, digits_shown))
-            yield _more("", words.interval(part, digits_shown))
+            yield _more("", figures.uncertainty(part, digits_shown))
+            yield _more("", figures.interval(part, digits_shown))
         yield "</tr>"
     yield "</tbody></table>"
 
@@ -239,12 +240,12 @@ def _rows(result: v1.ExplanationResult, spec: v1.ExplanationSpec) -> Iterator[st
     drawn = rows(result, spec, top=_ROWS, columns=_COLUMNS)
     if drawn is None:
         return
-    features = [result.attributions[index].text for index in drawn.columns]
-    left_out = len(result.attributions) - len(features)
+    columns = [result.attributions[index].text for index in drawn.columns]
+    left_out = len(result.attributions) - len(columns)
     yield f'<h2>{safe(drawn.title)}</h2><p class="soft">Its value for the whole prompt, what the prompt adds to it,'
     yield f" and the {safe(words.unit(spec, 2))} that matter most to any of them"
     yield f"; {left_out} smaller are left out.</p>" if left_out else ".</p>"
-    yield f'<div class="wide"><table class="rows">{_head((*drawn.header, *features))}<tbody>'
+    yield f'<div class="wide"><table class="rows">{_head((*drawn.header, *columns))}<tbody>'
     for line in drawn.lines:
         yield f'<tr role="row">{_name(line.text)}{_more(drawn.header[1], line.value)}{_more("effect", line.effect)}'
         yield from (_cell(line.parts[index], drawn) for index in drawn.columns)
@@ -258,11 +259,11 @@ def _cell(part: v1.FeatureAttribution, drawn: RowTable) -> str:
     """A feature's attribution in a row, coloured by its share of the largest."""
     tone = "for" if part.attribution >= 0 else "against"
     exact = part.HasField("standard_error") and not part.standard_error
-    error = "" if exact else f" <small>{safe(words.uncertainty(part, drawn.digits_shown))}</small>"
+    error = "" if exact else f" <small>{safe(figures.uncertainty(part, drawn.digits_shown))}</small>"
     return (
         f'<td class="number more" role="cell" data-label="{safe(part.text)}" '
         f'style="background: rgb(var(--{tone}) / calc(var(--most) * {drawn.share(part):.3f}))">'
-        f"{words.signed(part.attribution, drawn.digits_shown)}{error}</td>"
+        f"{figures.signed(part.attribution, drawn.digits_shown)}{error}</td>"
     )
 
 
@@ -281,7 +282,7 @@ def _finding(finding: Finding) -> Iterator[str]:
 
 def _branch(fitted: Fitted, index: int, answer: str) -> str:
     node = fitted.nodes[index]
-    line = f"{answer}<strong>{words.number(node.value, fitted.digits_shown)}</strong>"
+    line = f"{answer}<strong>{figures.number(node.value, fitted.digits_shown)}</strong>"
     if not node.HasField("feature"):
         return f'<li>{line} <span class="soft">{node.samples:,} samples</span></li>'
     feature = safe(fitted.names[node.feature])
@@ -312,11 +313,11 @@ def _faithfulness(result: v1.ExplanationResult, units: str) -> Iterator[str]:
     yield f'<table class="metrics">{_head(("metric", "this ranking", "random", "beside random"))}<tbody>'
     for line in words.faithfulness(found, units, words.scale(result.target)):
         tone, reading = _BETTER[line.better]
-        random = f"{words.number(line.metric.random)} ± {words.number(line.metric.random_deviation)}"
+        random = f"{figures.number(line.metric.random)} ± {figures.number(line.metric.random_deviation)}"
         yield (
             f'<tr role="row"><th class="feature" scope="row" role="rowheader">{line.name}'
             f'<span class="soft">{safe(line.sentence)}</span></th>'
-            f'<td class="number told" role="cell">{words.number(line.metric.value)}</td>'
+            f'<td class="number told" role="cell">{figures.number(line.metric.value)}</td>'
             f'<td class="number told" role="cell">{random}</td>'
             f'<td class="number {tone}" role="cell">{reading}</td></tr>'
         )

@@ -13,7 +13,8 @@ from rich.text import Text
 
 from gloss import v1
 from gloss.durations import milliseconds
-from gloss.render import words
+from gloss.render import figures, words
+from gloss.render.escaping import token_text, visible
 from gloss.render.paint import WEIGHT, Shaded, plain, quoted, shares
 from gloss.tensors import unpack
 
@@ -23,12 +24,14 @@ _UNKNOWN = "?"
 
 def next_token(prompt: str, prediction: v1.NextTokenPrediction) -> Group:
     """The next tokens that the model expects after a prompt, as bars."""
-    rows = [(quoted(words.shown(top)), top.probability, words.number(top.log_probability)) for top in prediction.top]
-    return Group(
-        Text.assemble((words.visible(prompt), "bold"), (" …", "dim")),
+    rows = [(quoted(token_text(top)), top.probability, figures.number(top.log_probability)) for top in prediction.top]
+    parts: list[RenderableType] = [
+        Text.assemble((visible(prompt), "bold"), (" …", "dim")),
         Padding(shares(rows), (1, 0)),
-        *([Text(f"entropy {words.number(prediction.entropy)} nats", "dim")] if prediction.HasField("entropy") else []),
-    )
+    ]
+    if prediction.HasField("entropy"):
+        parts.append(Text(f"entropy {figures.number(prediction.entropy)} nats", "dim"))
+    return Group(*parts)
 
 
 def answered(reply: v1.NextTokenResponse | v1.ScoreResponse | v1.GenerateResponse | v1.AttentionResponse) -> Text:
@@ -56,7 +59,7 @@ def spelled(tokens: Sequence[v1.Token]) -> Iterator[tuple[str, str]]:
     end = 0
     for token in tokens:
         gap = token.span.start - end if token.HasField("span") else 0
-        yield (" " * gap if gap > 0 and not token.text.startswith(" ") else ""), words.shown(token)
+        yield (" " * gap if gap > 0 and not token.text.startswith(" ") else ""), token_text(token)
         if token.HasField("span"):
             end = max(end, token.span.end)
 
@@ -90,10 +93,10 @@ def _attention_row(title: Text, texts: Sequence[tuple[str, str]], found: dict[in
     segments: list[tuple[str, float | None, str]] = []
     for place, (gap, text) in enumerate(texts):
         weight = found.get(place, 0.0)
-        segments += [(gap, None, ""), (text, weight / maximum, words.percent(weight))]
+        segments += [(gap, None, ""), (text, weight / maximum, figures.percent(weight))]
     heaviest = sorted(found, key=lambda place: -found[place])[:top]
     names = Text(" · ", "dim").join(
-        Text.assemble(quoted(texts[place][1]), (f" {words.percent(found[place])}", "dim")) for place in heaviest
+        Text.assemble(quoted(texts[place][1]), (f" {figures.percent(found[place])}", "dim")) for place in heaviest
     )
     return Padding(Group(title, Padding(Shaded(segments, WEIGHT), (0, 2)), Padding(names, (0, 2))), (0, 0, 1, 0))
 
@@ -106,13 +109,13 @@ def score(reply: v1.ScoreResponse) -> Iterator[RenderableType]:
         for token in found.tokens:
             cells = [*_likely(token), f"{token.rank:,}" if token.HasField("rank") else _UNKNOWN]
             if listed:
-                entropy = words.number(token.entropy) if token.HasField("entropy") else _UNKNOWN
+                entropy = figures.number(token.entropy) if token.HasField("entropy") else _UNKNOWN
                 cells += [entropy, _alternatives(token.top)]
             table.add_row(*cells)
         yield table
-        share = words.percent(math.exp(found.log_probability))
+        share = figures.percent(math.exp(found.log_probability))
         yield Text.assemble(
-            "together ", (f"log p {words.number(found.log_probability)}", "bold"), (f" · {share}", "dim"), end="\n"
+            "together ", (f"log p {figures.number(found.log_probability)}", "bold"), (f" · {share}", "dim"), end="\n"
         )
         if found.overlap:
             yield Text.assemble(
@@ -143,19 +146,19 @@ def _table(*titles: str) -> Table:
 def _likely(token: v1.TokenProbability | v1.TokenScore) -> list[RenderableType]:
     """A token, its log-probability and its probability."""
     log_p = token.log_probability
-    return [quoted(words.shown(token)), words.number(log_p), words.percent(math.exp(log_p))]
+    return [quoted(token_text(token)), figures.number(log_p), figures.percent(math.exp(log_p))]
 
 
 def _alternatives(top: Iterable[v1.TokenProbability]) -> Text:
     """The most likely tokens in a row, with their probabilities."""
     return Text(" · ", "dim").join(
-        Text.assemble(quoted(words.shown(one)), (f" {words.percent(one.probability)}", "dim")) for one in top
+        Text.assemble(quoted(token_text(one)), (f" {figures.percent(one.probability)}", "dim")) for one in top
     )
 
 
 def tokens(reply: v1.TokenizeResponse) -> Group:
     """The tokens in a row of boxes with their ids, and their number."""
-    boxes = Text(" ").join(Text.assemble(quoted(words.shown(token)), (f" {token.id}", "dim")) for token in reply.tokens)
+    boxes = Text(" ").join(Text.assemble(quoted(token_text(token)), (f" {token.id}", "dim")) for token in reply.tokens)
     length = f"{len(reply.tokens)} tokens; {words.model(reply.model)} reads up to {reply.context_length:,}"
     lines = [Text(length, "dim")]
     if reply.has_start_token and reply.tokens[0].HasField("span"):

@@ -14,7 +14,8 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from gloss.render import words
+from gloss.render import figures
+from gloss.render.escaping import visible
 
 Tone = tuple[int, int, int]
 FOR: tuple[Tone, Tone] = ((150, 112, 104), (214, 40, 40))
@@ -54,7 +55,7 @@ class Shaded:
         plain = console.no_color or console.color_system is None
         text = Text()
         for segment, strength, note in self._segments:
-            shown = words.visible(segment, keep_lines=strength is None)
+            shown = visible(segment, keep_lines=strength is None)
             if strength is None:
                 text.append(shown)
                 continue
@@ -67,15 +68,15 @@ class Shaded:
 def plain(text: str, style: str = "") -> Text:
     """Text without interpretation: markup, names of emojis and control characters are shown literally.
 
-    All text from a user, a model or a server goes through here or `words.visible` on its way to a console.
+    All text from a user, a model or a server goes through here or `visible` on its way to a console.
     """
-    return Text(words.visible(text), style)
+    return Text(visible(text), style)
 
 
 def quoted(token: str) -> Text:
     """A token with its leading spaces shown as ``␣``."""
     rest = token.lstrip(" ")
-    return Text.assemble(("␣" * (len(token) - len(rest)), "dim"), words.visible(rest))
+    return Text.assemble(("␣" * (len(token) - len(rest)), "dim"), visible(rest))
 
 
 def shares(rows: Iterable[tuple[RenderableType, float, str]], *, colour: str = "cyan", width: int = 36) -> Table:
@@ -90,6 +91,6 @@ def shares(rows: Iterable[tuple[RenderableType, float, str]], *, colour: str = "
     table.add_column(justify="right", style="dim")
     for rank, (label, share, note) in enumerate(rows, 1):
         table.add_row(
-            str(rank), label, Bar(1, 0, share / maximum, width=width, color=colour), words.percent(share), note
+            str(rank), label, Bar(1, 0, share / maximum, width=width, color=colour), figures.percent(share), note
         )
     return table

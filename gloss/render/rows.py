@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gloss import v1
-from gloss.render import words
+from gloss.render import figures, words
+from gloss.render.escaping import visible
 from gloss.values import row_attributions
 
 
@@ -61,7 +62,7 @@ def rows(result: v1.ExplanationResult, spec: v1.ExplanationSpec, *, top: int, co
         header=(unit, scale, "effect"),
         lines=list(_lines(result, top)),
         more=max(0, len(result.rows) - top),
-        digits_shown=words.decimals(max(sizes)),
+        digits_shown=figures.decimals(max(sizes)),
         largest=max(sizes) or 1e-300,
         columns=sorted(ranked[:columns]),
     )
@@ -70,11 +71,11 @@ def rows(result: v1.ExplanationResult, spec: v1.ExplanationSpec, *, top: int, co
 def _lines(result: v1.ExplanationResult, top: int) -> Iterator[Line]:
     for row in result.rows[:top]:
         effect = row.full_value - row.base_value
-        digits_shown = words.decimals(max(abs(row.full_value), abs(effect)))
-        text = words.visible(row.text)
+        digits_shown = figures.decimals(max(abs(row.full_value), abs(effect)))
+        text = visible(row.text)
         yield Line(
             "␣" * (len(text) - len(text.lstrip(" "))) + text.lstrip(" "),
-            words.number(row.full_value, digits_shown),
-            words.signed(effect, digits_shown),
+            figures.number(row.full_value, digits_shown),
+            figures.signed(effect, digits_shown),
             row_attributions(result, row),
         )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gloss import v1
-from gloss.render import words
+from gloss.render import features, figures
 
 _NAMES = {
     v1.SURROGATE_RIDGE: "ridge regression",
@@ -40,11 +40,11 @@ def around(result: v1.ExplanationResult) -> Fitted | None:
         return None
     fit = result.surrogate
     return Fitted(
-        f"{_explains(fit, fit.r_squared)} around this prompt (R² {words.number(fit.r_squared)}).",
+        f"{_explains(fit, fit.r_squared)} around this prompt (R² {figures.number(fit.r_squared)}).",
         fit.nodes,
         [part.text for part in result.attributions],
         "removed: ",
-        words.digits(result),
+        features.digits(result),
     )
 
 
@@ -52,12 +52,12 @@ def over_many(found: v1.GlobalSurrogateResult) -> Fitted:
     """The surrogate over many prompts."""
     fit, share = found.surrogate, found.held_out_r_squared
     return Fitted(
-        f"{_explains(fit, share)} over {found.held_out_prompts:,} prompts held out (R² {words.number(share)};"
-        f" {words.number(fit.r_squared)} over the {found.fitted_prompts:,} that it was fitted to).",
+        f"{_explains(fit, share)} over {found.held_out_prompts:,} prompts held out (R² {figures.number(share)};"
+        f" {figures.number(fit.r_squared)} over the {found.fitted_prompts:,} that it was fitted to).",
         fit.nodes,
         [word.word for word in found.coefficients],
         "absent: ",
-        words.decimals(max((abs(node.value) for node in fit.nodes), default=0.0)),
+        figures.decimals(max((abs(node.value) for node in fit.nodes), default=0.0)),
     )
 
 

@@ -14,7 +14,8 @@ from rich.text import Text
 from rich.tree import Tree
 
 from gloss import v1
-from gloss.render import surrogates, words
+from gloss.render import features, figures, surrogates, words
+from gloss.render.escaping import visible
 from gloss.render.findings import Finding, findings
 from gloss.render.hierarchy import Branch, branches, rest_line
 from gloss.render.paint import AGAINST, FOR, Shaded, hexadecimal, plain, shade
@@ -51,7 +52,7 @@ def jobs(found: Iterable[v1.Explanation], now: float | None = None) -> Table:
             name,
             Text(state, _STATES.get(state, "")),
             plain(words.method(one)),
-            words.age(now - one.create_time.ToNanoseconds() / 1e9),
+            figures.age(now - one.create_time.ToNanoseconds() / 1e9),
             plain(one.prompt_preview or "(token ids)"),
         )
     return table
@@ -59,21 +60,21 @@ def jobs(found: Iterable[v1.Explanation], now: float | None = None) -> Table:
 
 def coloured_words(result: v1.ExplanationResult) -> Shaded:
     """The explained text, each feature in the colour of its attribution relative to the largest."""
-    maximum, digits_shown = words.largest(result), words.digits(result)
+    maximum, digits_shown = features.largest(result), features.digits(result)
     return Shaded(
         (
             segment,
             part.attribution / maximum if part else None,
-            words.signed(part.attribution, digits_shown) if part else "",
+            figures.signed(part.attribution, digits_shown) if part else "",
         )
-        for segment, part in words.segments(result)
+        for segment, part in features.segments(result)
     )
 
 
 def attributions(result: v1.ExplanationResult, *, top: int = 12, width: int = 32) -> Group:
     """The features with the largest attributions, as diverging bars with value and standard error."""
-    maximum, digits_shown = words.largest(result), words.digits(result)
-    ranking, sampled = words.ranked(result), words.sampled(result)
+    maximum, digits_shown = features.largest(result), features.digits(result)
+    ranking, sampled = features.ranked(result), features.sampled(result)
     # Half of the width for each sign, or all of it if there is only one.
     low = -maximum if any(part.attribution < 0 for part in ranking) else 0.0
     high = maximum if any(part.attribution > 0 for part in ranking) or not low else 0.0
@@ -90,8 +91,8 @@ def attributions(result: v1.ExplanationResult, *, top: int = 12, width: int = 32
             width=width,
             color=hexadecimal((FOR if part.attribution > 0 else AGAINST)[1]),
         )
-        error = words.uncertainty(part, digits_shown) if sampled else ""
-        table.add_row(plain(part.text), bar, words.signed(part.attribution, digits_shown), error)
+        error = figures.uncertainty(part, digits_shown) if sampled else ""
+        table.add_row(plain(part.text), bar, figures.signed(part.attribution, digits_shown), error)
     left = len(ranking) - top
     more = [Text(f"and {left} smaller", "dim")] if left > 0 else []
     return Group(table, *more)
@@ -103,10 +104,10 @@ def tree(fitted: Fitted) -> Tree:
     def grow(branch: Tree, index: int, answer: str) -> None:
         node = fitted.nodes[index]
         label = Text.assemble(
-            (answer, "dim"), (words.number(node.value, fitted.digits_shown), "bold"), (f" · {node.samples}", "dim")
+            (answer, "dim"), (figures.number(node.value, fitted.digits_shown), "bold"), (f" · {node.samples}", "dim")
         )
         if node.HasField("feature"):
-            label.append_text(Text.assemble("  ", (words.visible(fitted.names[node.feature]), "cyan"), "?"))
+            label.append_text(Text.assemble("  ", (visible(fitted.names[node.feature]), "cyan"), "?"))
         grown = branch.add(label)
         if node.HasField("feature"):
             grow(grown, node.present, "present: ")
@@ -122,9 +123,9 @@ def parts(root: Branch) -> Tree:
 
     def label(branch: Branch) -> Text:
         tone = FOR if branch.value >= 0 else AGAINST
-        figures = Text.assemble((branch.figures, Style(color=hexadecimal(tone[1]), bold=True)), " ")
-        figures.append_text(Text.assemble((f"{branch.level} ", "dim"), branch.text))
-        return figures.append_text(Text(f"  {branch.note}" if branch.note else "", "yellow"))
+        line = Text.assemble((branch.figures, Style(color=hexadecimal(tone[1]), bold=True)), " ")
+        line.append_text(Text.assemble((f"{branch.level} ", "dim"), branch.text))
+        return line.append_text(Text(f"  {branch.note}" if branch.note else "", "yellow"))
 
     def grow(drawn: Tree, branch: Branch) -> Tree:
         for child in branch.children:
@@ -169,7 +170,7 @@ def explanation(found: v1.Explanation) -> Group:
         _heading(found),
         plain(words.value_line(result, found.spec)),
         Padding(coloured_words(result), (1, 2)),
-        legend(shares=words.tells_shares(result)),
+        legend(shares=features.tells_shares(result)),
         *([Text(line, "dim")] if (line := words.unit_line(result, found.spec)) else []),
         Padding(attributions(result), (1, 2)),
         *([Padding(row_table(drawn), (0, 2, 1, 2))] if (drawn := rows(result, found.spec, top=_ROWS)) else []),
@@ -194,7 +195,7 @@ def _study(found: v1.Explanation) -> Iterator[RenderableType]:
 
 def _heading(found: v1.Explanation) -> Text:
     return Text.assemble(
-        (words.method(found), "bold"), (f" · {words.model(found.model)} · {words.visible(found.name)}", "dim")
+        (words.method(found), "bold"), (f" · {words.model(found.model)} · {visible(found.name)}", "dim")
     )
 
 
@@ -238,10 +239,10 @@ def row_table(drawn: RowTable) -> Group:
 
 def _leading(part: v1.FeatureAttribution, drawn: RowTable) -> Text:
     """A feature of a row with its attribution, coloured by its share of the largest."""
-    text = Text(words.visible(part.text), shade(FOR if part.attribution >= 0 else AGAINST, drawn.share(part)))
+    text = Text(visible(part.text), shade(FOR if part.attribution >= 0 else AGAINST, drawn.share(part)))
     text.truncate(_LONG, overflow="ellipsis")
-    error = words.uncertainty(part, drawn.digits_shown) if _error_of(part) else ""
-    return Text.assemble(text, " ", words.signed(part.attribution, drawn.digits_shown), (f" {error}".rstrip(), "dim"))
+    error = figures.uncertainty(part, drawn.digits_shown) if _error_of(part) else ""
+    return Text.assemble(text, " ", figures.signed(part.attribution, drawn.digits_shown), (f" {error}".rstrip(), "dim"))
 
 
 def _error_of(part: v1.FeatureAttribution) -> bool:

@@ -1,17 +1,15 @@
-"""An explanation in words and numbers, for the terminal and the page."""
+"""An explanation in sentences, for the terminal and the page."""
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from gloss import v1
 from gloss.durations import seconds
+from gloss.render import features, figures
+from gloss.render.escaping import visible
 from gloss.values import enum_names
-
-WithError = v1.FeatureAttribution | v1.Interaction | v1.WordCoefficient | v1.GroupDifference | v1.HierarchyNode
 
 _METHODS = {
     "lime": "LIME",
@@ -46,80 +44,6 @@ _TRUST = {
     v1.TRUST_VERDICT_CAUTION: "Use it with care.",
     v1.TRUST_VERDICT_NOT_TRUSTED: "Do not rely on it.",
 }
-
-OBEYED = (*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x2028, 0x2029)
-"""Code points that a terminal or a page would obey: control characters, line ends, and bidirectional overrides."""
-_VISIBLE = dict.fromkeys(OBEYED, "\ufffd") | {code: chr(0x2400 + code) for code in range(32)}
-_VISIBLE |= {0x7F: "\u2421", ord("\n"): "⏎", ord("\t"): "⇥"}
-
-
-def visible(text: str, *, keep_lines: bool = False) -> str:
-    """The text with its control characters shown instead of obeyed; `keep_lines` breaks lines after their sign."""
-    shown = text.translate(_VISIBLE)
-    return shown.replace("⏎", "⏎\n") if keep_lines else shown
-
-
-class Percent(int):
-    """The number of decimals of a share, which is shown in per cent and without a sign."""
-
-
-def signed(value: float, digits: int = 2) -> str:
-    """``+1.25`` or ``−1.25``, with a typographic minus sign, and none for zero. With `Percent`, ``7.0%``."""
-    if isinstance(digits, Percent):
-        return (
-            f"<{number(10.0**-digits, int(digits))}%"
-            if 0 < value < 10.0**-digits / 200
-            else f"{100 * value:.{digits}f}%"
-        )
-    text = f"{value:+.{digits}f}".replace("-", "−")
-    return text[1:] if float(text.replace("−", "-")) == 0 else text
-
-
-def number(value: float, digits: int = 2) -> str:
-    """``1.25`` or ``−1.25``, with a typographic minus sign."""
-    return signed(value, digits).removeprefix("+")
-
-
-def uncertainty(part: WithError, digits: int = 2) -> str:
-    """A standard error: ``± 1.25``, ``exact`` for 0, or that it is unknown."""
-    if not part.HasField("standard_error"):
-        return "± unknown"
-    if (error := part.standard_error) == 0:
-        return "exact"
-    least = 10.0**-digits
-    return f"± <{number(least, digits)}" if error < least / 2 else f"± {number(error, digits)}"
-
-
-def sampled(result: v1.ExplanationResult) -> bool:
-    """Whether attributions have standard errors, that is whether the method samples."""
-    return any(part.standard_error or not part.HasField("standard_error") for part in result.attributions)
-
-
-def interval(part: v1.FeatureAttribution | v1.GroupDifference, digits: int = 2) -> str:
-    """``−0.10 to +1.25``; empty if the ends are unknown or equal."""
-    found = part.interval
-    if not part.HasField("interval") or found.lower == found.upper:
-        return ""
-    return f"{signed(found.lower, digits)} to {signed(found.upper, digits)}"
-
-
-def percent(share: float) -> str:
-    """A share as ``41.2%``; ``<0.1%`` instead of 0.0%, and ``>99.9%`` instead of 100.0%."""
-    if 0 < share < 0.0005:
-        return "<0.1%"
-    return ">99.9%" if 0.9995 <= share < 1 else f"{100 * share:.1f}%"
-
-
-def digits(result: v1.ExplanationResult) -> int:
-    """Decimals that show three figures of the largest attribution; for shares, those in per cent."""
-    if tells_shares(result):
-        return Percent(1)
-    return decimals(max((abs(part.attribution) for part in result.attributions), default=0.0))
-
-
-def decimals(largest_value: float) -> int:
-    """Decimals that show three figures of a number, from 2 to 6."""
-    return min(6, max(2, 2 - math.floor(math.log10(largest_value)))) if largest_value else 2
 
 
 def question(explanation: v1.Explanation) -> v1.ExplanationSpec | v1.StudySpec:
@@ -167,12 +91,12 @@ def state(explanation: v1.Explanation) -> str:
 
 def value_line(result: v1.ExplanationResult, spec: v1.ExplanationSpec) -> str:
     """The target, with its full and base value."""
-    digits_shown = digits(result)
-    if isinstance(digits_shown, Percent):
-        digits_shown = decimals(max(abs(result.full_value), abs(result.base_value)))
+    digits_shown = features.digits(result)
+    if isinstance(digits_shown, figures.Percent):
+        digits_shown = figures.decimals(max(abs(result.full_value), abs(result.base_value)))
     line = (
-        f"{visible(result.target.description)} = {number(result.full_value, digits_shown)}; "
-        f"with every {unit(spec)} {removal(result)}, {number(result.base_value, digits_shown)}"
+        f"{visible(result.target.description)} = {figures.number(result.full_value, digits_shown)}; "
+        f"with every {unit(spec)} {removal(result)}, {figures.number(result.base_value, digits_shown)}"
     )
     if not result.target.HasField("skipped_token"):
         return line
@@ -187,23 +111,18 @@ def study_line(result: v1.StudyResult) -> str:
 
 def unit_line(result: v1.ExplanationResult, spec: v1.ExplanationSpec) -> str:
     """The unit of attributions; for shares, also where the rest is. Empty if the server is too old to report it."""
-    if not tells_shares(result):
+    if not features.tells_shares(result):
         return _ATTRIBUTION_UNITS.get(result.attribution_unit, "")
     line = f"Attributions are shares of what reaches the prediction from these {unit(spec, 2)}"
     if result.outside_share < 0.0005:
         return f"{line}."
-    outside = percent(result.outside_share)
+    outside = figures.percent(result.outside_share)
     return f"{line}. Of everything that reaches it, {outside} comes from other tokens, such as a start token."
 
 
 def scale(target: v1.ResolvedTarget) -> str:
     """The unit of the target's values with a leading space, or nothing."""
     return "" if target.scale == v1.TARGET_SCALE_PROBABILITY else " nats"
-
-
-def tells_shares(result: v1.ExplanationResult) -> bool:
-    """Whether attributions are shares, which show where the prediction comes from, not what supports it."""
-    return result.attribution_unit == v1.ATTRIBUTION_UNIT_SHARE
 
 
 def removal(result: v1.ExplanationResult) -> str:
@@ -243,10 +162,9 @@ def faithfulness(found: v1.Faithfulness, units: str, scale: str = "") -> Iterato
     for name, high_is_good, metric, sentence in parts:
         gain = (metric.value - metric.random) * (1 if high_is_good else -1)
         distinct = abs(gain) > max(metric.random_deviation, 1e-9)
-        control = f"{number(metric.random)}±{number(metric.random_deviation)}"
-        yield Comparison(
-            name, sentence.format(units, number(metric.value), control, scale), metric, gain > 0 if distinct else None
-        )
+        control = f"{figures.number(metric.random)}±{figures.number(metric.random_deviation)}"
+        shown = sentence.format(units, figures.number(metric.value), control, scale)
+        yield Comparison(name, shown, metric, gain > 0 if distinct else None)
 
 
 def trust(verdict: v1.Trust) -> tuple[str, Sequence[str]]:
@@ -258,7 +176,7 @@ def cost(result: v1.ExplanationResult | v1.StudyResult) -> str:
     """The cost, the precision if it was reduced, and why the method stopped."""
     found, precision = result.cost, result.precision
     evaluations = f"{found.evaluations:,} model evaluation{'' if found.evaluations == 1 else 's'}"
-    parts = [f"{evaluations} in {duration(seconds(found.duration))}"]
+    parts = [f"{evaluations} in {figures.duration(seconds(found.duration))}"]
     tokens = f"{found.tokens_computed:,} tokens computed"
     if found.tokens_saved:
         saved = found.tokens_saved / (found.tokens_saved + found.tokens_computed)
@@ -281,63 +199,5 @@ def cost_ahead(at: v1.Progress) -> str:
     """The planned cost: ``at most 52 model evaluations, 1,234 tokens, about 3.0 s``, with the time if it is known."""
     parts = [f"at most {at.evaluations_planned:,} model evaluations", f"{at.tokens_planned:,} tokens"]
     if at.HasField("remaining_duration"):
-        parts.append(f"about {duration(seconds(at.remaining_duration))}")
+        parts.append(f"about {figures.duration(seconds(at.remaining_duration))}")
     return ", ".join(parts)
-
-
-def duration(time: float) -> str:
-    """Seconds as ``12 ms``, ``1.3 s``, ``2 min 5 s``."""
-    if time < 1:
-        return f"{1000 * time:.0f} ms"
-    return f"{time:.1f} s" if time < 60 else f"{int(time // 60)} min {int(time % 60)} s"
-
-
-def age(seconds: float) -> str:
-    """``12 s``, ``5 min``, ``3 h``, ``2 d``."""
-    for unit_, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds // size:.0f} {unit_}"
-    return f"{max(seconds, 0):.0f} s"
-
-
-def segments(result: v1.ExplanationResult) -> Iterator[tuple[str, v1.FeatureAttribution | None]]:
-    """The text in order, cut at the features' spans: each piece with its attribution, or None between features."""
-    position = 0
-    for part in result.attributions:
-        if part.span.start > position:
-            yield result.text[position : part.span.start], None
-        if part.span.end > position:  # the tokens of one character share its span
-            yield result.text[max(position, part.span.start) : part.span.end], part
-            position = part.span.end
-    if position < len(result.text):
-        yield result.text[position:], None
-
-
-def largest(result: v1.ExplanationResult) -> float:
-    """The largest |attribution|, to which colours and bars are relative; at least the smallest positive number."""
-    return max((abs(part.attribution) for part in result.attributions), default=0.0) or 1e-300
-
-
-def ranked(result: v1.ExplanationResult) -> list[v1.FeatureAttribution]:
-    """The features as in `by_token`, largest |attribution| first."""
-    return sorted(by_token(result), key=lambda part: -abs(part.attribution))
-
-
-def by_token(result: v1.ExplanationResult) -> list[v1.FeatureAttribution]:
-    """The features in order; several of one character have their tokens' texts instead of the character."""
-    spans = Counter((part.span.start, part.span.end) for part in result.attributions)
-
-    def own(part: v1.FeatureAttribution) -> v1.FeatureAttribution:
-        if spans[part.span.start, part.span.end] == 1 or len(part.positions) != 1:
-            return part
-        apart = v1.FeatureAttribution()
-        apart.CopyFrom(part)
-        apart.text = shown(result.tokens[part.positions[0]])
-        return apart
-
-    return [own(part) for part in result.attributions]
-
-
-def shown(token: v1.Token | v1.TokenProbability | v1.TokenScore) -> str:
-    r"""The token's text; where it holds part of a character, its bytes: ``\xe2\x9f``."""
-    return token.bytes.decode(errors="backslashreplace") if "\ufffd" in token.text and token.bytes else token.text

@@ -92,8 +92,8 @@ end
 -- the next job, and before it what was put back by workers that were lost or stopped. A sorted set, `served`, holds the
 -- time of workers, in milliseconds, that each tenant has had: the next job is the first of the tenant with the least.
 
--- A tenant that comes anew begins with the least of the others' time: it neither gets back what it did not ask for, nor
--- waits for what others had before.
+-- A tenant whose jobs are the first to come for a while begins with the least of the others' time. So it gets no more turns
+-- for the time in which it had no jobs, and does not wait for what others had before.
 local function charge(queue, tenant, spent)
   local least = redis.call('ZRANGE', served(queue), 0, 0, 'WITHSCORES')[2] or '0'
   redis.call('ZADD', served(queue), 'NX', least, tenant)
@@ -123,8 +123,8 @@ local function wait(queue, id, push)
   charge(queue, owner(id), 0)
 end
 
--- Choose the next job anew. Where all workers are busy, the one in RQ's list was chosen some time ago, when less was known
--- of what the running ones take.
+-- Choose the next job again. While all workers are busy, the job in RQ's list may have been chosen some time ago, when the
+-- tenants had used other amounts of the workers' time.
 local function choose_again(queue)
   local id = text(chosen(queue))
   if id and redis.call('LINDEX', rq_queue(queue), -1) == id then

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Unpack
 
 from ml.explain import problem
 from ml.explain.problem import Problem
 from ml.explain.run import Run
 from ml.explain.studies.study import StudyProblem, StudyRun, prepare_study
-from ml.explain.values.cache import ValueCache
+from ml.explain.work import AttemptOptions
 from ml.models.protocol import ExplainableModel, ModelInfo
 from ml.result import Progress
 from ml.spec import ExplanationSpec, StudySpec
@@ -66,10 +67,7 @@ def start(
     model: ExplainableModel,
     question: Question,
     checkpoint: bytes | None = None,
-    *,
-    cache: ValueCache | None = None,
-    namespace: str = "",
-    spent: float = 0.0,
+    **options: Unpack[AttemptOptions],
 ) -> Run | StudyRun:
     """A run that answers the question when iterated over. The arguments are those of `ml.explain.work.Work`.
 
@@ -77,5 +75,5 @@ def start(
         InputError, PromptTooLongError, CapabilityError: as `prepare`.
     """
     if isinstance(question, StudySpec):
-        return StudyRun(model, question, checkpoint, cache=cache, namespace=namespace, spent=spent)
-    return Run(model, question, checkpoint, cache=cache, namespace=namespace, spent=spent)
+        return StudyRun(model, question, checkpoint, **options)
+    return Run(model, question, checkpoint, **options)

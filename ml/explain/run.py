@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 from itertools import repeat
+from typing import Unpack
 
 import numpy as np
 
@@ -20,10 +20,9 @@ from ml.explain.sampling.interval import two_sided_95
 from ml.explain.similar import with_similar_words
 from ml.explain.target import TargetTokens, describe, resolve
 from ml.explain.trust import doubts, faithfulness, verdict
-from ml.explain.values.cache import ValueCache
 from ml.explain.values.internals import InternalsExplainer, PromptInternals
 from ml.explain.values.value_function import ValueFunction
-from ml.explain.work import Work
+from ml.explain.work import AttemptOptions, Work
 from ml.models.protocol import ExplainableModel, ModelInternals
 from ml.result import (
     Attribution,
@@ -56,11 +55,7 @@ class Run(Work):
         model: ExplainableModel,
         spec: ExplanationSpec,
         checkpoint: bytes | None = None,
-        *,
-        cache: ValueCache | None = None,
-        namespace: str = "",
-        spent: float = 0.0,
-        clock: Callable[[], float] = time.monotonic,
+        **options: Unpack[AttemptOptions],
     ) -> None:
         """Explain what `spec` asks about `model`. The other arguments are those of `Work`."""
         self.problem = prepare(model.tokenizer, model.info, spec)
@@ -70,17 +65,7 @@ class Run(Work):
         precision = (
             PrecisionPolicy.FLOAT32 if isinstance(self.problem.explainer, InternalsExplainer) else spec.precision
         )
-        super().__init__(
-            model,
-            self.problem,
-            spec.budget,
-            precision,
-            checkpoint,
-            cache=cache,
-            namespace=namespace,
-            spent=spent,
-            clock=clock,
-        )
+        super().__init__(model, self.problem, spec.budget, precision, checkpoint, **options)
         self._spec = spec
         self._rows: tuple[Row, ...] = ()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Generator
-from typing import Protocol, TypeVar
+from typing import Protocol, TypedDict, TypeVar, Unpack
 
 from ml.explain import numbers
 from ml.explain.target import TargetTokens
@@ -49,6 +49,23 @@ class Task(Protocol):
         ...
 
 
+class AttemptOptions(TypedDict, total=False):
+    """What an attempt may be given beside its question.
+
+    Attributes:
+        cache: values of earlier work with any model, to be used and added to. Not used where the precision may change,
+            as the trial that decides it must not depend on earlier questions.
+        namespace: of `cache`, and of the model's caches: only values of the same namespace are used. Default: "".
+        spent: seconds of the budget's duration that are used up. Default: 0.
+        clock: seconds, from any start. Default: `time.monotonic`.
+    """
+
+    cache: ValueCache | None
+    namespace: str
+    spent: float
+    clock: Callable[[], float]
+
+
 class Work:
     """An attempt at a question. Iterate over it once: it yields updates as it works, the last with the judged result.
 
@@ -70,34 +87,26 @@ class Work:
         budget: Budget,
         precision: PrecisionPolicy,
         checkpoint: bytes | None = None,
-        *,
-        cache: ValueCache | None = None,
-        namespace: str = "",
-        spent: float = 0.0,
-        clock: Callable[[], float] = time.monotonic,
+        **options: Unpack[AttemptOptions],
     ) -> None:
         """Solve `task` with `model`.
 
-        Args:
-            checkpoint: `checkpoint()` of an earlier attempt. One that is damaged or of another problem is ignored.
-            cache: values of earlier work with any model, to be used and added to. Not used where the precision may
-                change, as the trial that decides it must not depend on earlier questions.
-            namespace: of `cache`, and of the model's caches: only values of the same namespace are used.
-            spent: seconds of the budget's duration that are used up.
+        `checkpoint` is that of an earlier attempt. One that is damaged or of another problem is ignored.
         """
+        namespace = options.get("namespace", "")
         self._model = model.for_namespace(namespace) if isinstance(model, Namespaced) else model
         self._task = task
         self._budget = budget
         self._tries_bfloat16 = precision is PrecisionPolicy.AUTO
-        self._clock = clock
-        self._cache, self._namespace = cache, namespace
+        self._clock = options.get("clock", time.monotonic)
+        self._cache, self._namespace = options.get("cache"), namespace
         if checkpoint and isinstance(self._model, Marking):
             checkpoint = self._model.unmarked(checkpoint)
         self._given = checkpoint or b""
         self._fingerprint = b""
         self._value: ValueFunction | None = None
-        self._started = clock()
-        self._spent = spent
+        self._started = self._clock()
+        self._spent = options.get("spent", 0.0)
         self._seconds_before = 0.0
         self._findings_before = 0
         self._planned = task.max_evaluations

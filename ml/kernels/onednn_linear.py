@@ -2,11 +2,15 @@
 
 Linear layers multiply through oneDNN where that is faster. `F.linear` in float32 goes to MKL, which leaves half of an
 AMD processor's vector units idle (2.3 times the products a second by oneDNN on Zen 5) and is the faster one of many
-shapes on Intel's. `ml.kernels.processors` knows which, by the weight's size and a call's rows; a layer that the table
-leaves to torch stays what it was. Each weight is kept once: where rows decide it lies input by input, which both
-libraries read; where oneDNN has every row and gains by it, it is laid out in the blocks that oneDNN multiplies, and the
-plain weight is let go, and made again for whoever asks. The numbers are float32 products either way, and which library
-multiplies depends on the processor and shapes alone, never on a clock: equal calls give equal bits.
+shapes on Intel's. The table in `ml.kernels.processors` says which, by the weight's size and a call's rows. A layer that
+the table leaves to torch is not replaced.
+
+Each weight is stored once. If the number of rows decides which library multiplies, the weight is stored input by input,
+which both can read. If oneDNN multiplies any number of rows and gains by it, the weight is stored in the blocks that
+oneDNN multiplies. The plain weight is then deleted, and computed again when it is asked for.
+
+The products are float32 in either library. Which one multiplies depends only on the processor and on shapes, never on a
+clock: equal calls give equal bits.
 
 GPT-2's activation is written in transformers as seven passes over memory, and is one here. In a gated feed-forward
 network (SwiGLU, GEGLU: Shazeer 2020) the activation and the gate's product are part of the two products before them.

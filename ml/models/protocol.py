@@ -178,7 +178,7 @@ class Marking(Protocol):
 
 @runtime_checkable
 class ModelInternals(Protocol):
-    """What explainers ask of a model beside, where its layers and gradients are at hand."""
+    """What some explainers need in addition: access to a model's layers and gradients."""
 
     def path_gradients(
         self,

@@ -1,7 +1,7 @@
-"""A model's copies that multiply in bfloat16, and how far each is off: which one suits a job is told from that.
+"""Copies of a model that multiply in bfloat16, and the error of each, by which a job chooses one.
 
-Rounding errs most where attention rounds queries, keys and values, and in the lowest layers, whose errors all others
-carry on. So there are two copies: one that rounds all products, and one that keeps those exact.
+Rounding causes most of the error in attention, where queries, keys and values are rounded, and in the lowest layers,
+whose errors all later layers read. So there are two copies: one rounds all products, the other keeps those exact.
 """
 
 from __future__ import annotations

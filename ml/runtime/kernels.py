@@ -1,4 +1,4 @@
-"""Attention over queries and keys that are at hand, on a CPU and on a GPU, with what merging several needs."""
+"""Attention over given queries and keys, on a CPU and on a GPU, and the merging of several attentions."""
 
 from __future__ import annotations
 

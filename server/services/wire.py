@@ -1,4 +1,4 @@
-"""From the models' own words to the contract's."""
+"""Convert what models compute to the contract's messages, and the requests' options to dataclasses."""
 
 from __future__ import annotations
 

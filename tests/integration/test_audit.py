@@ -149,7 +149,8 @@ def test_goes_to_stderr_where_no_file_is_named(tiny_gpt2, keys, capsys):
     assert entry["outcome"] == "NOT_FOUND", "such a name was never given out"
 
 
-def test_a_file_that_cannot_be_written_ends_the_start(server_process: ProcessFactory, tiny_gpt2, tmp_path):
+@pytest.mark.slow
+def test_a_file_that_cannot_be_written_ends_the_process(server_process: ProcessFactory, tiny_gpt2, tmp_path):
     server = server_process(
         {"GLOSS_MODEL": str(tiny_gpt2), "GLOSS_AUDIT_FILE": str(tmp_path / "no" / "where")}, wait=False
     )

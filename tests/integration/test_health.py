@@ -91,7 +91,9 @@ def test_a_taken_port_ends_the_process_with_one_line(server_process, tiny_gpt2):
     [
         ({"GLOSS_HOST": "0.0.0.0"}, 2, "GLOSS_ALLOW_INSECURE=1"),  # noqa: S104 -- the address that is refused
         ({"GLOSS_PORT": "many"}, 2, "GLOSS_PORT"),
-        ({"GLOSS_MODEL": "/no/such/folder"}, 1, "cannot load model '/no/such/folder'"),
+        pytest.param(
+            {"GLOSS_MODEL": "/no/such/folder"}, 1, "cannot load model '/no/such/folder'", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_what_cannot_be_done_ends_the_process_with_one_line(server_process, tiny_gpt2, env, code, says):

@@ -16,6 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from gloss import v1 as pb
 from gloss.v1.inference_service_pb2_grpc import InferenceServiceStub
+from server.ports import StartError
 from tests.fixtures.processes import environment, processes_with
 from tests.integration.explanations import wait_for
 from tests.integration.serving import serve
@@ -37,17 +38,33 @@ def truncated(folder, copy):
 
 
 @pytest.mark.parametrize("kind", ["server_process", pytest.param("worker_process", marks=pytest.mark.slow)])
-def test_a_model_that_does_not_fit_or_is_damaged_ends_the_process(kind, request, tiny_llama, tmp_path):
+def test_a_model_that_does_not_fit_ends_the_process(kind, request, tiny_llama):
     start = request.getfixturevalue(kind)
-    large = start(GLOSS_MODEL=str(tiny_llama), GLOSS_MAX_MODEL_BYTES="100000", wait=False)
-    damaged = start(GLOSS_MODEL=str(truncated(tiny_llama, tmp_path / "damaged")), wait=False)
-    line, code = refusal(large)
+    line, code = refusal(start(GLOSS_MODEL=str(tiny_llama), GLOSS_MAX_MODEL_BYTES="100000", wait=False))
     assert code == 1
     assert "the weights of 'tiny-llama' take 0.2 MiB in float32 and 0.1 MiB are available on cpu; free" in line
-    line, code = refusal(damaged)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["server_process", "worker_process"])
+def test_a_damaged_model_ends_the_process(kind, request, tiny_llama, tmp_path):
+    start = request.getfixturevalue(kind)
+    line, code = refusal(start(GLOSS_MODEL=str(truncated(tiny_llama, tmp_path / "damaged")), wait=False))
     assert code == 1
     assert "damaged" in line
     assert "fetch them again" in line
+
+
+def test_what_cannot_be_loaded_or_written_ends_the_start(tiny_llama, tmp_path):
+    """As the processes of the slow tests, which print the message as one line and end with its code."""
+    for folder, settings, code, said in (
+        (truncated(tiny_llama, tmp_path / "damaged"), {}, 1, "damaged.*; fetch them again"),
+        (tmp_path / "nowhere", {}, 1, "cannot load model '.*nowhere'"),
+        (tiny_llama, {"audit_file": tmp_path / "no" / "where"}, 2, "^GLOSS_AUDIT_FILE: "),
+    ):
+        with pytest.raises(StartError, match=said) as refused, serve([folder], **settings):
+            pass
+        assert refused.value.exit_code == code
 
 
 @pytest.mark.parametrize(
@@ -67,25 +84,20 @@ def test_a_misspelt_variable_is_warned_about_at_the_start(module, refused):
     assert "secret" not in ended.stderr
 
 
-def test_loading_is_logged_and_serving_comes_after_it(server_process, tiny_gpt2):
-    server = server_process(GLOSS_MODEL=str(tiny_gpt2))
-    with grpc.insecure_channel(server.grpc) as channel:
-        reply = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=20)
-    assert reply.status == health_pb2.HealthCheckResponse.SERVING
-    logged = [
-        server.log.index(part) for part in ("loading model=", "weights_bytes=", "weights read in", "loaded model=")
-    ]
-    assert logged == sorted(logged)
-    assert logged[-1] < server.log.index("warm model=") < server.log.index("ready grpc=")
-
-
 def http2(kind, flags, stream, payload):
     """A frame of HTTP/2."""
     return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
 
 
-def test_a_call_that_ends_grpc_ends_no_more_than_that(server_process, tiny_gpt2):
+def test_serving_comes_after_loading_and_a_call_that_ends_grpc_ends_no_more_than_that(server_process, tiny_gpt2):
+    """Two subjects in one process, as it takes seconds to start."""
     server = server_process(GLOSS_MODEL=str(tiny_gpt2))
+    with grpc.insecure_channel(server.grpc) as channel:
+        reply = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=20)
+    assert reply.status == health_pb2.HealthCheckResponse.SERVING
+    parts = ("loading model=", "weights_bytes=", "weights read in", "loaded model=", "warm model=", "ready grpc=")
+    logged = [server.log.index(part) for part in parts]
+    assert logged == sorted(logged)
     host, port = server.grpc.split(":")
     answered = ask(server.grpc)
     headers = [

@@ -9,7 +9,8 @@ import fcntl
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def _rows() -> list[dict[str, Any]]:
     return rows
 
 
-def render(rows: Sequence[dict[str, Any]], version: str) -> str:
+def render(rows: Sequence[dict[str, Any]], transformers: str) -> str:
     """The table in Markdown."""
     served = [row for row in rows if "features" in row]
     features = list(served[0]["features"])
@@ -67,51 +68,84 @@ def render(rows: Sequence[dict[str, Any]], version: str) -> str:
         f"model could be made. Of {len(outcomes)} cells {outcomes.count('ok')} are ok, {outcomes.count('unchecked')} "
         f"unchecked and {outcomes.count('refused')} refused."
     )
-    lines = [_HEAD.format(version=version, counts=counts)]
+    lines = [_HEAD.format(version=transformers, counts=counts)]
     lines += [f"| architecture | way | {' | '.join(features)} |", f"|---|---|{'---|' * len(features)}"]
     lines += [
         f"| {row['architecture']} | {row['way']} | {' | '.join(map(_cell, row['features'].values()))} |"
         for row in served
     ]
-    lines += ["", "## Why not ragged", "", *_slow_ways(served)]
-    lines += ["", "## Refused as a whole", ""]
-    lines += [f"- {row['architecture']}: {_reason(row['refused'], row)}" for row in whole]
+    lines += ["", "## Why not ragged", "", _WHY_NOT_RAGGED, *_table("reason", _slow_ways(served))]
+    lines += ["", "## Refused as a whole", "", *_table("reason", [(row, _plain(row["refused"], row)) for row in whole])]
     lines += ["", "## Refused methods", "", *_refusals(served)]
-    lines += ["", "## Notes", ""]
-    lines += [f"- {row['architecture']}, {each}: {note}" for row in served for each, note in row["notes"].items()]
-    lines += ["", "## Not tried out", ""]
-    lines += [f"- {row['architecture']}: {row['excluded']}" for row in excluded]
+    lines += ["", "## Notes", "", *_table("note", _notes(served))]
+    lines += ["", "## Not tried out", "", *_table("reason", [(row, _plain(row["excluded"], row)) for row in excluded])]
     return "\n".join(lines) + "\n"
 
 
-_ROTARY = "one forward has one set of rotary factors, that of its longest prompt"
-_POSITIONS = "positions begin behind the number of its padding token, and leave such tokens out"
-_BOTH = "each layer has a recurrence beside its attention"
+_WHY_NOT_RAGGED = """A ragged batch has tokens of several prompts and no padding. This needs a model in which tokens
+meet in attention only, and an attention function that Gloss can replace.
+"""
+_ROTARY = "beyond 24 tokens: a pass uses one set of rotary factors, which the longest prompt of the batch decides"
+_POSITIONS = "positions start after the number of the padding token, and padding tokens are not counted"
 _ROBERTAS = ("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl")
-_WHY = {
+_MEASURED = {
     **dict.fromkeys(("phi3", "phi3, window"), _ROTARY),
-    **dict.fromkeys(("falcon_h1", "zaya"), _BOTH),
+    **dict.fromkeys(("falcon_h1", "zaya"), "each layer has a recurrence in addition to its attention"),
     **dict.fromkeys(("falcon_mamba", "mamba"), "it has no attention"),
-    **dict.fromkeys(("qwen4_exp", "qwen4_exp_text"), "its layers pick keys by the mask of a batch"),
-    "deepseek_v4": "its layers attend to compressed keys beside the tokens'",
-    "diffllama": "each layer attends twice",
+    **dict.fromkeys(("qwen4_exp", "qwen4_exp_text"), "its layers choose keys by the mask of the whole batch"),
+    "deepseek_v4": "its layers also attend to compressed keys, which belong to no single token",
+    "diffllama": "each layer computes two attentions and subtracts one from the other",
     **{f"{kind}, decoder": _POSITIONS for kind in (*_ROBERTAS, "camembert", "data2vec-text", "xmod")},
 }
-"""Where a measured difference, or the message of a failure, does not say it."""
+"""The reason where verification measured a difference or a failure, by architecture."""
 _VAGUE = re.compile("differs by|fails on rows")
+_PLAIN = {
+    "layers without a call of the attention function": "some layers, most of them recurrent, call no such function",
+    "its code takes no attention function from outside": "its attention is part of its own code, and not replaceable",
+    "rows of a ragged batch cannot have attention that layers share": "several layers share one attention",
+    "rows of a ragged batch cannot have attention with": "its attention depends on more than queries, keys and values",
+    "the model is not causal": "it is not causal: a later token changes the prediction after earlier ones",
+    "FOLDER is of model_type": "its language model alone is of a type that transformers cannot load",
+    "the model answers the same prompt in two ways": "it answers the same prompt in different ways",
+    "the model has no attention": "it has no attention",
+    "the model has layers without attention": "tokens cannot be followed through its layers without attention",
+    "attention of the model is to other keys": "it attends to keys that are not the prompt's tokens",
+    "the code of the model gives no shares of its value vectors": "its value vectors are not those of the tokens",
+    "the code of the model takes no embeddings in place of tokens": "it cannot read embeddings in place of tokens",
+    "the code of the model gives no gradients at these embeddings": "it cannot read embeddings between those of tokens",
+    "the layers of the model cannot be told apart": "Gloss does not find its layers",
+    "the explanation came out without a number": "values of this tiny model are too large, too small or too alike",
+    "transformers' generate is not what": "transformers' `generate` contradicts its own forward pass",
+    "transformers' generate fails": "transformers' `generate` fails",
+    "it reads bytes": "it reads bytes in patches, which another model cuts",
+    "only its full depth says": "the sizes of its layers are defined for its full depth only",
+    "it reads or writes images or sound": "it reads or writes images or sound; its language model is another type",
+    "it drafts tokens for another model": "it drafts tokens for another model, and reads that model's hidden states",
+}
+"""How reasons begin, and what readers of a table are told instead."""
 
 
-def _slow_ways(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """Each reason once why ragged batches are not used, or not at all lengths, with the architectures."""
-    found: dict[str, list[str]] = {}
+def _plain(reason: str, row: dict[str, Any]) -> str:
+    """A reason for readers who do not know the code."""
+    name = row["architecture"].replace(", ", "-").replace(" ", "-")
+    reason = reason.replace(f"model {name!r}", "the model").replace(repr(name), "the model")
+    return next((plain for start, plain in _PLAIN.items() if reason.startswith(start)), reason)
+
+
+def _slow_ways(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], str]]:
+    """Architectures without ragged batches, or not at all lengths, each with the reason."""
     for row in rows:
         for logged in row.get("slow", "").split("; "):
-            if logged.startswith(("ragged batches", "prefix cache and batched decoding")):
-                if _VAGUE.search(logged) and (why := _WHY.get(row["architecture"])):
-                    logged = re.sub(r"\(.*\)", f"({why})", logged)  # noqa: PLW2901
-                found.setdefault(logged, []).append(row["architecture"])
-    for reason, names in sorted(found.items(), key=lambda each: -len(each[1])):
-        yield f"- {reason}: {', '.join(names)}"
+            if found := re.match(r"ragged batches( beyond \d+ tokens)? \((.*)\)", logged):
+                vague = _VAGUE.search(logged) and row["architecture"] in _MEASURED
+                yield row, _MEASURED[row["architecture"]] if vague else _plain(found[2], row)
+
+
+def _notes(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], str]]:
+    """What was compared with something else than usual."""
+    for row in rows:
+        for feature, note in row["notes"].items():
+            yield row, f"{feature}: {_plain(note, row)}; Gloss was compared with the forward pass"
 
 
 def _cell(outcome: str) -> str:
@@ -119,27 +153,34 @@ def _cell(outcome: str) -> str:
 
 
 def _refusals(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """Each reason once, with the architectures and methods that it is given for."""
-    found: dict[str, dict[str, list[str]]] = {}
+    """Refused methods: each reason once, with the methods and architectures that it is given for."""
+    found: dict[tuple[str, str], list[str]] = {}
     for row in rows:
+        reasons: dict[str, list[str]] = {}
         for feature, outcome in row["features"].items():
             kind, _, reason = outcome.partition(": ")
             if kind == "refused":
-                found.setdefault(_reason(reason, row), {}).setdefault(row["architecture"], []).append(feature)
-    for reason, where in found.items():
-        yield f"- {reason}: " + "; ".join(f"{name} ({', '.join(each)})" for name, each in where.items())
+                reasons.setdefault(_plain(reason, row), []).append(feature)
+        for reason, features in reasons.items():
+            found.setdefault((reason, ", ".join(features)), []).append(row["architecture"])
+    yield from ("| reason | methods | architectures |", "|---|---|---|")
+    for (reason, features), names in sorted(found.items(), key=lambda each: (each[0][0], -len(each[1]))):
+        yield f"| {reason} | {features} | {'; '.join(names)} |"
 
 
-def _reason(reason: str, row: dict[str, Any]) -> str:
-    name = row["architecture"].replace(", ", "-").replace(" ", "-")
-    return reason.replace(f"model {name!r}", "the model").replace(repr(name), "the model")
+def _table(title: str, reasons: Iterable[tuple[dict[str, Any], str]]) -> Iterator[str]:
+    """Each reason once, the most frequent first, with the architectures that it is given for."""
+    found: dict[str, list[str]] = {}
+    for row, reason in reasons:
+        found.setdefault(reason, []).append(row["architecture"])
+    yield from (f"| {title} | architectures |", "|---|---|")
+    for reason, names in sorted(found.items(), key=lambda each: -len(each[1])):
+        yield f"| {reason} | {'; '.join(names)} |"
 
 
 def main() -> None:
     """Render what is kept."""
-    import transformers
-
-    TABLE.write_text(render(_rows(), transformers.__version__), encoding="utf-8")
+    TABLE.write_text(render(_rows(), version("transformers")), encoding="utf-8")
 
 
 if __name__ == "__main__":

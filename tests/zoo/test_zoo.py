@@ -39,7 +39,13 @@ FAST = set(SOME) - {"inkling_text", "zamba"}
 """Those of them that use every fast way, at any length."""
 
 
-@pytest.mark.parametrize("name", SOME)
+DEAREST = {"gemma3n_text", "inkling_text", "zamba"}
+"""Those of them that take half of the time of all."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in DEAREST else name for name in SOME]
+)
 def test_some_of_them(name: str, tmp_path: Path) -> None:
     row = examine(name, tmp_path / name)
     assert not complaints(row)

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from gloss import v1
 from gloss.citations import Citation, Citations, Sentence
-from gloss.render import words
+from gloss.render import figures, words
+from gloss.render.escaping import visible
 
 
 def segments(found: Citations) -> Iterator[tuple[str, Sentence | None]]:
@@ -26,7 +27,7 @@ def heading(found: Citations) -> tuple[str, str]:
     """The method, and the model with the name of the job; both empty where there was nothing to explain."""
     if (explanation := found.explanation) is None:
         return "", ""
-    return words.method(explanation), f"{words.model(explanation.model)} · {words.visible(explanation.name)}"
+    return words.method(explanation), f"{words.model(explanation.model)} · {visible(explanation.name)}"
 
 
 def ending(found: Citations) -> str:
@@ -39,28 +40,28 @@ def ending(found: Citations) -> str:
 def value_line(sentence: Sentence) -> str:
     """How likely the sentence is, with the sources and without."""
     without = sentence.log_probability - sentence.effect
-    return f"log p = {words.number(sentence.log_probability)}; without any source {words.number(without)}"
+    return f"log p = {figures.number(sentence.log_probability)}; without any source {figures.number(without)}"
 
 
 def remarks(sentence: Sentence, found: Citations) -> Iterator[str]:
     """What a sentence rests on beside what is cited for it, in whole sentences."""
-    effect = words.number(sentence.effect)
+    effect = figures.number(sentence.effect)
     if sentence.rests_on_none:
         yield f"Rests on none of them: all sources together add {effect} nats, and the limit is {found.rule.limit:g}."
     elif not sentence.citations:
         yield f"No source alone can be cited, though all together add {effect} nats."
     if sentence.rests_on_question:
-        asked = words.number(sentence.question_effect or 0.0)
+        asked = figures.number(sentence.question_effect or 0.0)
         yield f"Rests on the question: leaving it out costs {asked} nats, leaving out all sources {effect}."
     if len(sentence.citations) > 1 and sentence.cited_effect is not None:
-        together = words.number(sentence.cited_effect)
+        together = figures.number(sentence.cited_effect)
         yield f"Leaving out these {len(sentence.citations)} costs {together} nats, leaving out all sources {effect}."
 
 
 def value(citation: Citation) -> str:
     """What a source carries: ``+4.20 ± 0.31``."""
-    error = f" ± {words.number(citation.standard_error)}" if citation.standard_error else ""
-    return f"{words.signed(citation.value)}{error}"
+    error = f" ± {figures.number(citation.standard_error)}" if citation.standard_error else ""
+    return f"{figures.signed(citation.value)}{error}"
 
 
 def share(citation: Citation) -> str:
@@ -72,14 +73,14 @@ def interval(citation: Citation) -> str:
     """``+3.10 to +5.30``; nothing for a point."""
     if citation.lower == citation.upper:
         return ""
-    return f"{words.signed(citation.lower)} to {words.signed(citation.upper)}"
+    return f"{figures.signed(citation.lower)} to {figures.signed(citation.upper)}"
 
 
 def alone(citation: Citation) -> str:
     """What leaving out the source alone costs, and whether that is as much as a source must carry."""
     if citation.cost is None:
         return ""
-    return f"{words.number(citation.cost)} {'✔' if citation.confirmed else '✘'}"
+    return f"{figures.number(citation.cost)} {'✔' if citation.confirmed else '✘'}"
 
 
 def rule(found: Citations) -> str:

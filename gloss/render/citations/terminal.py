@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from gloss.citations import Citations, Sentence
-from gloss.render import words
 from gloss.render.citations import sayings
+from gloss.render.escaping import visible
 from gloss.render.paint import FOR, hexadecimal, plain
 
 _WIDTH = 16
@@ -40,14 +40,14 @@ def answer(found: Citations) -> Text:
     """The answer, each sentence followed by the numbers of its sources."""
     text = Text()
     for segment, sentence in sayings.segments(found):
-        text.append(words.visible(segment, keep_lines=True))
+        text.append(visible(segment, keep_lines=True))
         if sentence is not None and sentence.citations:
             text.append(" " + "".join(f"[{found.numbers[source]}]" for source in sentence.cited), _NUMBER)
     return text
 
 
 def _sentence(index: int, sentence: Sentence, found: Citations) -> Iterator[RenderableType]:
-    title = Text.assemble((f"{index + 1}  ", "dim"), words.visible(sentence.text.strip()))
+    title = Text.assemble((f"{index + 1}  ", "dim"), visible(sentence.text.strip()))
     title.truncate(100, overflow="ellipsis")
     yield title
     yield Padding(Text(sayings.value_line(sentence), "dim"), (0, 0, 0, 3))

@@ -3,44 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
 
 import numpy as np
 
-from ml.explain.control_variates.covariance import Covariance
+from ml.explain.control_variates.jackknife import AnswerWeights, FittedAnswers
+from ml.explain.control_variates.linear import Linear
 from ml.explain.control_variates.process import Draws, Process, Sampled
 from ml.explain.estimator import BoolArray, FloatArray
 from ml.explain.sampling.errors import freedom_of, moderated
 
 MAX_SAMPLES = 1024
 """The most samples that a process is fitted to: its cost grows with their third power."""
-_FASTEST = 2.0
+_MAX_RATE = 2.0
 """The fastest rate at which a squared error is assumed to fall; a mean's is 1. Fast starts do not last."""
-
-
-class Linear(Protocol):
-    """Answers that are linear in a game's values: Σ weight · v over all coalitions."""
-
-    def chunks(self, rows: int) -> Iterator[Linear]:
-        """Parts of it, small enough for a matrix of so many rows by their answers."""
-        ...
-
-    def weights(self, coalitions: BoolArray) -> FloatArray:
-        """The weights of `coalitions` [n, features], [n, answers]."""
-        ...
-
-    def cross(self, covariance: Covariance, others: BoolArray) -> FloatArray:
-        """The answers for the games k(·, t), t in `others` [m, features]. Returns [answers, m]."""
-        ...
-
-    def prior(self, covariance: Covariance) -> FloatArray | None:
-        """The answers' variances over games drawn from the process, with its noise, [answers].
-
-        None where there are enough samples for each answer to do without.
-        """
-        ...
 
 
 @dataclass(frozen=True)
@@ -75,7 +52,11 @@ class Control:
 
 
 class Answers:
-    """Linear answers for any games that were sampled at a process's coalitions."""
+    """Linear answers for any games that were sampled at a process's coalitions.
+
+    An answer is that for the fitted game, plus a share of what the samples that were not fitted add to it. The error of
+    the first comes from the jackknife: how much it changes when a block of samples is left out.
+    """
 
     def __init__(self, process: Process, linear: Linear) -> None:
         self._process = process
@@ -84,53 +65,49 @@ class Answers:
     def __call__(self, games: FloatArray) -> list[Answer]:
         """An answer for each of `games`, float64 [games, n]: their values of the process's coalitions."""
         sampled = self._process.sampled(games)
-        return [self._answer(game, found) for game, found in zip(sampled, self._found(sampled), strict=True)]
+        return [self._answer(game, found) for game, found in zip(sampled, self._fitted(sampled), strict=True)]
 
-    def _found(self, sampled: Sequence[Sampled]) -> list[_Found]:
-        parts = [[part.found(game) for game in sampled] for part in self._parts()]
-        return [_Found.joined(each) for each in zip(*parts, strict=True)]
+    def _fitted(self, sampled: Sequence[Sampled]) -> list[FittedAnswers]:
+        """The fit's answers for each game."""
+        parts = [[weights.answers(game) for game in sampled] for weights in self._weights()]
+        return [FittedAnswers.joined(each) for each in zip(*parts, strict=True)]
 
-    def _parts(self) -> Iterator[_Part]:
-        """The parts of the answers; several are made anew each time, as together they would take too much memory."""
+    def _weights(self) -> Iterator[AnswerWeights]:
+        """The weights of each chunk. Several are computed each time: together they would take too much memory."""
         if len(self._chunks) == 1:
-            yield self._only_part
+            yield self._only_weights
         else:
-            yield from (_Part(self._process, chunk) for chunk in self._chunks)
+            yield from (AnswerWeights(self._process, chunk) for chunk in self._chunks)
 
     @cached_property
-    def _only_part(self) -> _Part:
-        return _Part(self._process, self._chunks[0])
+    def _only_weights(self) -> AnswerWeights:
+        return AnswerWeights(self._process, self._chunks[0])
+
+    def _answer(self, game: Sampled, fitted: FittedAnswers) -> Answer:
+        unlike = self._unlike(game)
+        share, (variances, freedom) = self._correction_share, self._variances(game, fitted, unlike)
+        variances = variances + unlike * self._squared_bias(fitted)
+        variances = (1 - share) ** 2 * variances + share**2 * fitted.correction_variance
+        values = fitted.values + share * fitted.correction
+        return Answer(game.scale * values, game.scale * np.sqrt(variances), freedom)
 
     @cached_property
-    def _share(self) -> float:
-        """The weight of samples that were not fitted: computed for the process's own game, and used for all games.
+    def _correction_share(self) -> float:
+        """The share of the correction that is added: computed for the process's own game, and used for all games.
 
-        It combines two answers with independent errors by inverse variance: that of the fit, and the one that adds the
-        residuals of those samples.
+        The answers without and with the correction have independent errors, and are combined by inverse variance.
         """
         if not len(self._process.beyond):
             return 0.0
-        own, found = self._own
-        variances, _ = self._variances(own, found, 0.0)
-        return float(variances.mean()) / (float((variances + found.noise).mean()) or 1.0)
+        own, fitted = self._own
+        variances, _ = self._variances(own, fitted, 0.0)
+        return float(variances.mean()) / (float((variances + fitted.correction_variance).mean()) or 1.0)
 
     @cached_property
-    def _own(self) -> tuple[Sampled, _Found]:
+    def _own(self) -> tuple[Sampled, FittedAnswers]:
         """The game that the kernel was fitted to."""
         sampled = self._process.sampled(self._process.values[None])
-        return sampled[0], self._found(sampled)[0]
-
-    def _answer(self, game: Sampled, found: _Found) -> Answer:
-        unlike = self._unlike(game)
-        share, scale, (variances, freedom) = self._share, game.scale, self._variances(game, found, unlike)
-        # A kernel of another game smooths too much, in all blocks alike, which leaving one out does not show. With more
-        # samples it smooths less, so the difference between the fit to all and fits to halves shows how much.
-        # Only coalitions that were not sampled can be wrong.
-        draws = self._process.draws
-        bias = (1 - len(draws.strata) / float(draws.counts.sum())) * found.shift**2
-        variances = variances + unlike * (bias + bias.mean()) / 2
-        variances = (1 - share) ** 2 * variances + share**2 * found.noise
-        return Answer(scale * (found.values + share * found.rest), scale * np.sqrt(variances), freedom)
+        return sampled[0], self._fitted(sampled)[0]
 
     def _unlike(self, game: Sampled) -> float:
         """The share, 0 to 1, of a game's variance that is not explained by the game that the kernel was fitted to."""
@@ -138,112 +115,37 @@ class Answers:
         both = float(game.values @ game.values) * float(own @ own)
         return max(0.0, 1 - float(game.values @ own) ** 2 / both) if both else 0.0
 
-    def _variances(self, game: Sampled, found: _Found, unlike: float) -> tuple[FloatArray, float]:
+    def _squared_bias(self, fitted: FittedAnswers) -> FloatArray:
+        """Squared errors, [answers], by which a kernel that was fitted to another game smooths too much.
+
+        Leaving out a block does not show this, as it is alike in all blocks. But with more samples a kernel smooths
+        less, so the difference between the fit to all and fits to halves shows how much. Only coalitions that were not
+        sampled can be wrong.
+        """
+        draws = self._process.draws
+        bias = (1 - len(draws.strata) / float(draws.counts.sum())) * fitted.halves_shift**2
+        return np.asarray((bias + bias.mean()) / 2)
+
+    def _variances(self, game: Sampled, fitted: FittedAnswers, unlike: float) -> tuple[FloatArray, float]:
         """Squared errors of the fit's own answers, [answers], and their degrees of freedom."""
         draws = self._process.draws
-        open_ = draws.known < 1
-        squares = found.squares[open_]
+        is_open = draws.known < 1  # whether a stratum is not fully sampled
+        squares = fitted.squares[is_open]
         # A fit learns faster than a mean only with a kernel that suits the game.
-        rate = 1 + (1 - unlike) * (_rate(squares, found.half) - 1)
-        left = (1 - draws.known[open_, None] ** rate) / rate
+        rate = 1 + (1 - unlike) * (_learning_rate(squares, fitted.half_squares) - 1)
+        not_sampled = (1 - draws.known[is_open, None] ** rate) / rate
         blocks = int((draws.known[draws.strata] < 1).sum())
-        variances = blocks / max(1, blocks - 1) * (left * squares).sum(axis=0)
-        variances, freedom = moderated(variances, freedom_of(squares.sum(axis=0), found.fourths, max(1, blocks)))
-        return game.optimism * np.maximum(variances, found.posterior), freedom
+        variances = blocks / max(1, blocks - 1) * (not_sampled * squares).sum(axis=0)
+        variances, freedom = moderated(variances, freedom_of(squares.sum(axis=0), fitted.fourths, max(1, blocks)))
+        return game.optimism * np.maximum(variances, fitted.posterior), freedom
 
 
-def _rate(squares: FloatArray, half: FloatArray) -> float:
-    """The power of the number of samples with which the squared error falls, from 1 to `_FASTEST`."""
-    whole, halves = float(squares.sum()), float(half.sum())
-    return float(np.clip(np.log2(halves / whole), 1, _FASTEST)) if whole > 0 and halves > 0 else 1.0
+def _learning_rate(squares: FloatArray, half_squares: FloatArray) -> float:
+    """The power of the number of samples with which the squared error falls, from 1 to `_MAX_RATE`.
 
-
-class _Part:
-    """A part of some answers: the weights of the sampled values in them."""
-
-    def __init__(self, process: Process, linear: Linear) -> None:
-        self._process, self._linear = process, linear
-        cross = linear.cross(process.covariance, process.known)
-        cross += process.covariance.noise * linear.weights(process.known).T
-        self._projector = process.whole.projector(cross)
-        self._halves = [half.projector(cross) for half in process.halves]
-        prior = linear.prior(process.covariance)
-        self._posterior = np.zeros(len(cross))
-        if prior is not None:
-            self._posterior = np.maximum(prior - np.einsum("an,an->a", self._projector, cross), 0)
-
-    def found(self, game: Sampled) -> _Found:
-        """These answers for one game."""
-        draws, answers = self._process.draws, len(self._projector)
-        pulls = self._process.whole.pulls(self._projector, game.left)
-        drawn_from = draws.strata == np.arange(len(draws.counts))[:, None]  # [strata, blocks]
-        open_ = draws.known[draws.strata] < 1
-        half, of_halves = np.zeros(answers), np.zeros(answers)
-        for fit, projector, left in zip(self._process.halves, self._halves, game.halves, strict=True):
-            half += (fit.pulls(projector, left)[open_[fit.blocks]] ** 2).sum(axis=0) / 2
-            of_halves += projector @ game.values[fit.own] / 2
-        rest, noise = self._unseen(game.residuals) if len(game.residuals) else np.zeros((2, answers))
-        values = self._projector @ game.values
-        return _Found(
-            squares=drawn_from @ pulls**2,
-            fourths=(pulls[open_] ** 4).sum(axis=0),
-            half=half,
-            values=values,
-            shift=values - of_halves,
-            posterior=game.variance * self._posterior,
-            rest=rest,
-            noise=noise,
-        )
-
-    def _unseen(self, residuals: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """An estimate of what the fit misses, from the samples that were not fitted, and its variance."""
-        draws, every = self._process.draws, self._process.every
-        pulls = self._weights * residuals[:, None]
-        pulls = pulls.reshape(-1, draws.rows, pulls.shape[1]).sum(axis=1)
-        strata = every.strata[len(draws.strata) :]
-        left = draws.counts * (1 - draws.known)
-        total, variances = np.zeros((2, pulls.shape[1]))
-        for stratum in np.unique(strata):
-            own, count = pulls[strata == stratum], left[stratum]
-            many = len(own)
-            total += count / many * own.sum(axis=0)
-            # A single one does not show its stratum's mean.
-            spread = own.var(axis=0, ddof=1) if many > 1 else own[0] ** 2
-            variances += count * (count - many) / many * spread
-        return total, variances
-
-    @cached_property
-    def _weights(self) -> FloatArray:
-        """The weights of the coalitions that were not fitted, [m, answers]."""
-        return self._linear.weights(self._process.beyond)
-
-
-@dataclass(frozen=True)
-class _Found:
-    """Answers for one game, and what their errors are computed from; float64 [answers] each.
-
-    Attributes:
-        squares: squared changes by leaving out a block, summed by stratum, [strata, answers].
-        fourths: the same to the fourth power, summed over strata that are not fully sampled.
-        half: the sum of `squares` over these strata, for a fit to half of the samples.
-        values: the fit's answers.
-        shift: the difference from the mean of two fits to halves.
-        posterior: the process's posterior variances, 0 where they are not needed.
-        rest: what samples that were not fitted add.
-        noise: the variance of `rest`.
+    Args:
+        squares: squared changes in the fit to all samples, [strata, answers].
+        half_squares: in fits to half of them, [answers].
     """
-
-    squares: FloatArray
-    fourths: FloatArray
-    half: FloatArray
-    values: FloatArray
-    shift: FloatArray
-    posterior: FloatArray
-    rest: FloatArray
-    noise: FloatArray
-
-    @classmethod
-    def joined(cls, parts: Sequence[_Found]) -> _Found:
-        """The answers of all `parts`."""
-        names = [field.name for field in fields(cls)]
-        return cls(*(np.concatenate([getattr(part, name) for part in parts], axis=-1) for name in names))
+    whole, halves = float(squares.sum()), float(half_squares.sum())
+    return float(np.clip(np.log2(halves / whole), 1, _MAX_RATE)) if whole > 0 and halves > 0 else 1.0

@@ -24,7 +24,7 @@ _AT_ONCE = 1 << 21  # numbers in a matrix of coalitions by answers: 16 MB
 
 @dataclass(frozen=True)
 class Index:
-    """I(M) of features or pairs M; see `control.Linear`.
+    """I(M) of features or pairs M; see `linear.Linear`.
 
     Attributes:
         members: int64 [order, answers], the features in each M: one, or two in ascending order.
@@ -49,27 +49,27 @@ class Index:
         return len(self.members)
 
     def chunks(self, rows: int) -> Iterator[Index]:
-        """See `control.Linear`."""
+        """See `linear.Linear`."""
         answers = self.members.shape[1]
         for part in np.array_split(self.members, math.ceil(answers * rows / _AT_ONCE), axis=1):
             if part.size:
                 yield Index(self.features, part)
 
     def weights(self, coalitions: BoolArray) -> FloatArray:
-        """See `control.Linear`."""
+        """See `linear.Linear`."""
         present = sum(coalitions[:, each].astype(np.int8) for each in self.members)
         weights: FloatArray = self._by_size[coalitions.sum(axis=1)[:, None], present]
         return weights
 
     def cross(self, covariance: Covariance, others: BoolArray) -> FloatArray:
-        """See `control.Linear`."""
+        """See `linear.Linear`."""
         if self.order == 2:
             return covariance.interactions(others, self.members)
         shapley: FloatArray = covariance.shapley(others)[self.members[0]]
         return shapley
 
     def prior(self, covariance: Covariance) -> FloatArray | None:
-        """See `control.Linear`. Only for pairs, which are often too many for the samples to distinguish."""
+        """See `linear.Linear`. Only for pairs, which are often too many for the samples to distinguish."""
         if self.order == 1:
             return None
         others = self.features - self.order

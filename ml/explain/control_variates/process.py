@@ -94,23 +94,23 @@ class Process:
         values = (games - mean) / scale
         weights = np.array([self.whole.weights(each) for each in values[:, :fitted]])
         residuals = values[:, fitted:] - self._expected(weights)
-        left = [self.whole.left(each) for each in weights]
+        left_out = [self.whole.left_out(each) for each in weights]
         return [
             Sampled(
                 scale=float(scale[game, 0]),
                 values=values[game, :fitted],
-                left=left[game],
-                halves=[half.left(half.weights(values[game])) for half in self.halves],
-                variance=self._variance(left[game]),
+                left_out=left_out[game],
+                left_out_of_halves=[half.left_out(half.weights(values[game])) for half in self.halves],
+                variance=self._variance(left_out[game]),
                 optimism=self.optimism.factor(games[game, :fitted]),
                 residuals=residuals[game],
             )
             for game in range(len(games))
         ]
 
-    def _variance(self, left: FloatArray) -> float:
-        """The process's variance, estimated from the means of the residuals `left` of blocks, [blocks, rows]."""
-        shown = left.mean(axis=1) ** 2 / self.whole.variances_of_means
+    def _variance(self, left_out: FloatArray) -> float:
+        """The process's variance, estimated from the means of blocks' residuals `left_out`, [blocks, rows]."""
+        shown = left_out.mean(axis=1) ** 2 / self.whole.variances_of_means
         freedom = max(1, len(self.known) - self.covariance.parameters)
         return float(shown.mean()) * len(self.known) / freedom
 
@@ -176,9 +176,9 @@ class Fit:
         return cls(blocks, own, inverse, alone, draws.fixed)
 
     def residuals(self, values: FloatArray) -> FloatArray:
-        """As `left`, from `values` [n] of all coalitions."""
+        """As `left_out`, from `values` [n] of all coalitions."""
         own = values[self.own]
-        return self.left(self.weights(values - own.mean()))
+        return self.left_out(self.weights(values - own.mean()))
 
     @cached_property
     def variances_of_means(self) -> FloatArray:
@@ -191,7 +191,7 @@ class Fit:
         weights: FloatArray = self.inverse @ values[self.own]
         return weights
 
-    def left(self, weights: FloatArray) -> FloatArray:
+    def left_out(self, weights: FloatArray) -> FloatArray:
         """The residuals of each block when it is left out, [blocks, rows]."""
         drawn = weights[self.fixed :].reshape(*self.alone.shape[:2], 1)
         return np.asarray(np.linalg.solve(self.alone, drawn)[..., 0], dtype=np.float64)
@@ -201,11 +201,11 @@ class Fit:
         projector: FloatArray = cross[:, self.own] @ self.inverse
         return projector
 
-    def pulls(self, projector: FloatArray, left: FloatArray) -> FloatArray:
-        """How much leaving out each block changes the answers, [blocks, answers], from its residuals `left`."""
-        counts = projector[:, self.fixed :].reshape(len(projector), *left.shape)
-        pulls: FloatArray = np.einsum("abr,br->ba", counts, left)
-        return pulls
+    def changes(self, projector: FloatArray, left_out: FloatArray) -> FloatArray:
+        """How much leaving out each block changes the answers, [blocks, answers], from residuals `left_out`."""
+        weights = projector[:, self.fixed :].reshape(len(projector), *left_out.shape)
+        changes: FloatArray = np.einsum("abr,br->ba", weights, left_out)
+        return changes
 
 
 @dataclass(frozen=True)
@@ -214,8 +214,8 @@ class Sampled:
 
     Attributes:
         values: of the coalitions that the process is given, [n].
-        left: see `Fit.left`.
-        halves: as `left`, for fits to either half.
+        left_out: the residuals of each block when it is left out, [blocks, rows].
+        left_out_of_halves: as `left_out`, for fits to either half.
         variance: of the process, estimated from each block when it is left out; their mean is the most likely value
             (ibid. 5.4.1). Each fitted parameter costs a degree of freedom, as in a regression. A block counts as its
             mean, as an interaction is the same in a coalition and its complement, and cancels in their difference.
@@ -225,8 +225,8 @@ class Sampled:
 
     scale: float
     values: FloatArray
-    left: FloatArray
-    halves: list[FloatArray]
+    left_out: FloatArray
+    left_out_of_halves: list[FloatArray]
     variance: float
     optimism: float
     residuals: FloatArray

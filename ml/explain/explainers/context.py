@@ -15,14 +15,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from ml import spec
-from ml.explain.estimator import BoolArray, Estimate, Estimating, FloatArray, Game
-from ml.explain.sampling.anytime import anytime
-from ml.explain.sampling.draws import DEFAULT_SAMPLES, is_enumerable
-from ml.explain.sampling.fits import exactly_fitted, fitted, in_order
-from ml.explain.sampling.stopping import Stopping
+from ml.explain.estimator import BoolArray, Estimate, FloatArray
+from ml.explain.explainers.surrogate import SurrogateExplainer
+from ml.explain.sampling.draws import is_enumerable
+from ml.explain.sampling.fits import fitted
 from ml.explain.sampling.surrogates import Fit, Fitter, Lasso
 from ml.models.objective import log_odds
-from ml.result import StopReason
 from ml.spec import ContrastTarget, Scale
 
 Link = Callable[[FloatArray], FloatArray]
@@ -62,51 +60,30 @@ def draw_every(features: int, seed: int) -> Iterator[BoolArray]:
 
 
 @dataclass(frozen=True)
-class ContextExplainer:
+class ContextExplainer(SurrogateExplainer[spec.ContextAttribution]):
     """The lasso with growing numbers of samples, until a limit of the budget. Attributions are in logits."""
 
-    features: int
-    method: spec.ContextAttribution
-    budget: spec.Budget
     link: Link
 
     @property
-    def max_evaluations(self) -> int:
-        """The samples, or all coalitions. Repeated draws count each time."""
-        return int(2**self.features) if self._every else self.budget.max_evaluations or DEFAULT_SAMPLES
-
-    @property
-    def min_evaluations(self) -> int:
-        """Two, the fewest that a surrogate can be fitted to."""
-        return 2
-
-    def __call__(self, game: Game) -> Estimating:
-        """Sample and fit, again and again. As in LIME, errors are believed from two samples per coefficient on."""
-        draws = (draw_every if self._every else draw)(self.features, self.budget.seed)
-        return anytime(
-            game,
-            (coalition[None] for coalition in draws),
-            lambda coalitions, values: self._estimate(coalitions[:, 0], values[:, 0]),
-            rows=1,
-            blocks=self.max_evaluations,
-            stopping=Stopping.of(self.budget, 2 * (self.features + 1), ranks=not self._every),
-            end=StopReason.COMPLETE if self._every else StopReason.EVALUATIONS,
-        )
-
-    @property
-    def _every(self) -> bool:
+    def enumerates(self) -> bool:
+        """See `SurrogateExplainer`."""
         return is_enumerable(self.features, self.budget)
 
-    def _estimate(self, coalitions: BoolArray, values: FloatArray) -> Estimate:
-        if len(values) < self.min_evaluations:
-            return Estimate.nothing(self.features)
-        if self._every and len(values) == self.max_evaluations:
-            coalitions, values = in_order(coalitions, values)
-            return exactly_fitted(self._fitting(coalitions), coalitions, values)
-        fitting = self._fitting(coalitions, known=len(values) / self.max_evaluations if self._every else 0.0)
-        return fitted(fitting, self._fitting, coalitions, values, self.budget.standard_error)
+    def draws(self) -> Iterator[BoolArray]:
+        """See `SurrogateExplainer`."""
+        return (draw_every if self.enumerates else draw)(self.features, self.budget.seed)
 
-    def _fitting(self, coalitions: BoolArray, *, known: float = 0.0) -> Fitter:
+    def surrogate(self, coalitions: BoolArray) -> Fitter:
+        """See `SurrogateExplainer`."""
+        return self._lasso(coalitions)
+
+    def estimate(self, coalitions: BoolArray, values: FloatArray) -> Estimate:
+        """See `SurrogateExplainer`."""
+        fit = self._lasso(coalitions, known=len(values) / self.max_evaluations if self.enumerates else 0.0)
+        return fitted(fit, self.surrogate, coalitions, values, self.budget.standard_error)
+
+    def _lasso(self, coalitions: BoolArray, *, known: float = 0.0) -> Fitter:
         """The lasso of `coalitions`, which are a share `known` of all coalitions if drawn without replacement."""
         deviations = coalitions.std(axis=0)
         deviations[deviations == 0] = 1  # a feature that never changed has no coefficient

@@ -12,6 +12,7 @@ come close.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -21,15 +22,15 @@ from ml import spec
 from ml.explain.control_variates.control import Control
 from ml.explain.control_variates.covariance import Covariance
 from ml.explain.control_variates.process import Draws
-from ml.explain.estimator import BoolArray, Estimate, Estimating, FloatArray, Game
+from ml.explain.estimator import BoolArray, Estimate, FloatArray
 from ml.explain.explainers.lime_draws import Coefficients, Sizes, draw, kernel
-from ml.explain.sampling.anytime import CONTROLLED_GROWTH, PLAIN_GROWTH, anytime
-from ml.explain.sampling.draws import DEFAULT_SAMPLES, is_enumerable
+from ml.explain.explainers.surrogate import SurrogateExplainer
+from ml.explain.sampling.anytime import CONTROLLED_GROWTH, PLAIN_GROWTH
+from ml.explain.sampling.draws import is_enumerable
 from ml.explain.sampling.errors import stratified
-from ml.explain.sampling.fits import exactly_fitted, fitted, in_order
-from ml.explain.sampling.stopping import Stopping
+from ml.explain.sampling.fits import fitted
 from ml.explain.sampling.surrogates import DecisionTree, Fit, Fitter, Lasso, Ridge, r_squared
-from ml.result import StopReason, SurrogateFit
+from ml.result import SurrogateFit
 from ml.spec import SurrogateKind
 
 _MIN_FOR_CONTROL = 4  # samples per feature
@@ -37,70 +38,55 @@ _DEFAULT_ALPHA = {SurrogateKind.RIDGE: 1.0, SurrogateKind.LASSO: 0.01}
 
 
 @dataclass(frozen=True)
-class LimeExplainer:
+class LimeExplainer(SurrogateExplainer[spec.Lime]):
     """LIME with growing numbers of samples: 64, then a quarter more each time, until a limit of the budget."""
 
-    features: int
-    method: spec.Lime
-    budget: spec.Budget
     control: bool = False
     """Whether to draw coalitions by importance, or all of them where the budget allows, and to use control variates for
     the ridge where it does not; see `ml.explain.control_variates`."""
 
     @property
-    def max_evaluations(self) -> int:
-        """The samples, or all coalitions. Repeated draws of the package count each time."""
-        return int(2**self.features) if self._every else self.budget.max_evaluations or DEFAULT_SAMPLES
+    def enumerates(self) -> bool:
+        """See `SurrogateExplainer`. The textbook estimator never does: it makes the package's draws."""
+        return self.control and is_enumerable(self.features, self.budget)
 
     @property
-    def min_evaluations(self) -> int:
-        """Two, the fewest that a surrogate can be fitted to."""
-        return 2
+    def converges(self) -> bool:
+        """See `SurrogateExplainer`. The penalty of the package's ridge weighs the more the fewer the samples are."""
+        return self._by_importance or self.method.surrogate is not SurrogateKind.RIDGE
 
-    def __call__(self, game: Game) -> Estimating:
-        """Sample and fit, again and again.
+    @property
+    def growth(self) -> float:
+        """See `SurrogateExplainer`."""
+        return CONTROLLED_GROWTH if self._uses_control_variates else PLAIN_GROWTH
 
-        Errors are believed once there are two samples per coefficient: before that, the penalty keeps coefficients and
-        their errors near 0 for any game. A ranking does not stop the package's ridge: its penalty weighs the more the
-        fewer the samples are, so fewer would answer another question.
-        """
-        seed, enough = self.budget.seed, 2 * (self.features + 1)
-        draws = self._sizes.draw(seed) if self._chooses else draw(self.features, self.max_evaluations, seed)
-        return anytime(
-            game,
-            (coalition[None] for coalition in draws),
-            lambda coalitions, values: self._estimate(coalitions[:, 0], values[:, 0]),
-            rows=1,
-            blocks=self.max_evaluations,
-            stopping=Stopping.of(self.budget, enough, ranks=self._converges and not self._every),
-            growth=CONTROLLED_GROWTH if self._controls else PLAIN_GROWTH,
-            end=StopReason.COMPLETE if self._every else StopReason.EVALUATIONS,
-        )
+    def draws(self) -> Iterator[BoolArray]:
+        """See `SurrogateExplainer`. The whole prompt comes first."""
+        if self._by_importance:
+            return self._sizes.draw(self.budget.seed)
+        return draw(self.features, self.max_evaluations, self.budget.seed)
 
-    def _estimate(self, coalitions: BoolArray, values: FloatArray) -> Estimate:
-        if len(values) < self.min_evaluations:
-            return Estimate.nothing(self.features)
-        if self._every and len(values) == self.max_evaluations:
-            coalitions, values = in_order(coalitions, values)
-            return exactly_fitted(self._plain(coalitions), coalitions, values)
-        if self._controls and len(values) >= _MIN_FOR_CONTROL * self.features:
+    def estimate(self, coalitions: BoolArray, values: FloatArray) -> Estimate:
+        """See `SurrogateExplainer`."""
+        if self._uses_control_variates and len(values) >= _MIN_FOR_CONTROL * self.features:
             fitting = self._controlled(coalitions, values)
         else:
-            fitting = self._plain(coalitions)
+            fitting = self.surrogate(coalitions)
         freedom = max(1, len(values) - self.features - 1)
 
         def fit(values: FloatArray, *, errors: bool = True) -> Fit:
             found = fitting(values, errors=errors)
             return replace(found, freedom=min(found.freedom, freedom))
 
-        return fitted(fit, self._plain, coalitions, values, self.budget.standard_error, fixed=1)
+        return fitted(fit, self.surrogate, coalitions, values, self.budget.standard_error, fixed=1)
 
-    def _plain(self, coalitions: BoolArray) -> Fitter:
-        """The surrogate of `coalitions`, without control variates."""
+    def surrogate(self, coalitions: BoolArray) -> Fitter:
+        """See `SurrogateExplainer`. It uses no control variates."""
         samples = coalitions.astype(np.float64)
-        weights = self._sizes.weights(coalitions) if self._chooses else kernel(coalitions, self.method.kernel_width)
+        width = self.method.kernel_width
+        weights = self._sizes.weights(coalitions) if self._by_importance else kernel(coalitions, width)
         match self.method.surrogate:
-            case SurrogateKind.RIDGE if self._chooses:
+            case SurrogateKind.RIDGE if self._by_importance:
                 removed, counts = (~coalitions).sum(axis=1), self._sizes.counts
                 return Ridge(
                     self._alpha, samples, weights, spread=lambda influences: stratified(influences, removed, counts)
@@ -111,11 +97,10 @@ class LimeExplainer:
                 fitter: Fitter = Lasso(self._alpha, samples, weights, fixed=1)
             case SurrogateKind.DECISION_TREE:
                 fitter = DecisionTree(self.method.max_depth or spec.DEFAULT_DEPTH, samples, weights, fixed=1)
-        if not self._every:
+        if not self.enumerates:
             return fitter
-        left_out = np.sqrt(
-            1 - len(coalitions) / self.max_evaluations
-        )  # correction for finite populations (Cochran 1977)
+        share = len(coalitions) / self.max_evaluations
+        left_out = np.sqrt(1 - share)  # correction for finite populations (Cochran 1977)
 
         def fit(values: FloatArray, *, errors: bool = True) -> Fit:
             found = fitter(values, errors=errors)
@@ -128,7 +113,7 @@ class LimeExplainer:
         removed = (~coalitions).sum(axis=1)
         draws = Draws(fixed=1, rows=1, strata=removed[1:], counts=self._sizes.counts)
         early = slice(Covariance.first_samples(self.features))
-        first = self._plain(coalitions[early])(values[early], errors=False).attributions
+        first = self.surrogate(coalitions[early])(values[early], errors=False).attributions
         answers = Control(first, coalitions, values, draws).answers(Coefficients(self._sizes, self._alpha))
         samples, weights = coalitions.astype(np.float64), self._sizes.weights(coalitions)
 
@@ -146,23 +131,13 @@ class LimeExplainer:
         return fit
 
     @property
-    def _every(self) -> bool:
-        """Whether all coalitions are evaluated."""
-        return self.control and is_enumerable(self.features, self.budget)
+    def _by_importance(self) -> bool:
+        """Whether coalitions are drawn by importance, and not as the package draws them."""
+        return self.enumerates or (self.control and self.method.surrogate is SurrogateKind.RIDGE)
 
     @property
-    def _controls(self) -> bool:
-        return self._chooses and not self._every
-
-    @property
-    def _chooses(self) -> bool:
-        """Whether the draw is by importance, and not the package's."""
-        return self._every or (self.control and self.method.surrogate is SurrogateKind.RIDGE)
-
-    @property
-    def _converges(self) -> bool:
-        """Whether more samples change how well it is known what the surrogate is, and not what it is."""
-        return self._chooses or self.method.surrogate is not SurrogateKind.RIDGE
+    def _uses_control_variates(self) -> bool:
+        return self._by_importance and not self.enumerates
 
     @cached_property
     def _sizes(self) -> Sizes:

@@ -103,17 +103,17 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Coefficients:
-    """The coefficients of the ridge of all coalitions: linear in a game's values, as `control.Linear` asks."""
+    """The coefficients of the ridge of all coalitions: linear in a game's values, as `linear.Linear` asks."""
 
     sizes: Sizes
     alpha: float
 
     def chunks(self, rows: int) -> Iterator[Coefficients]:
-        """See `control.Linear`. There are only as many answers as features."""
+        """See `linear.Linear`. There are only as many answers as features."""
         yield self
 
     def weights(self, coalitions: BoolArray) -> FloatArray:
-        """See `control.Linear`."""
+        """See `linear.Linear`."""
         sizes = self.sizes
         present = coalitions.mean(axis=1, keepdims=True)
         design = (coalitions - present) / self._apart + (present - self._mean) / self._together
@@ -121,7 +121,7 @@ class Coefficients:
         return weights
 
     def cross(self, covariance: Covariance, others: BoolArray) -> FloatArray:
-        """See `control.Linear`."""
+        """See `linear.Linear`."""
         total, own = covariance.by_size(others, self.sizes.size_weights[::-1])
         together, apart = _parts(own - self._mean * total)
         additive, unlike = _parts(covariance.additive(others))  # which the penalty shrinks
@@ -129,7 +129,7 @@ class Coefficients:
         return coefficients + apart / self._apart + unlike * (1 - self.alpha / self._apart)
 
     def prior(self, covariance: Covariance) -> None:
-        """See `control.Linear`. There are many samples for each coefficient."""
+        """See `linear.Linear`. There are many samples for each coefficient."""
 
     @cached_property
     def _mean(self) -> float:

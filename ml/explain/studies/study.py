@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, Unpack
 
 import numpy as np
 
@@ -24,9 +23,8 @@ from ml.explain.studies.texts import Texts
 from ml.explain.target import TargetPlan, TargetTokens, describe, plan, resolve
 from ml.explain.trust import verdict
 from ml.explain.trust.verdict import Reason
-from ml.explain.values.cache import ValueCache
 from ml.explain.values.value_function import ValueFunction
-from ml.explain.work import Work
+from ml.explain.work import AttemptOptions, Work
 from ml.models.protocol import ExplainableModel, ModelInfo
 from ml.result import BiasProbeResult, GlobalSurrogateResult, Stage, StopReason, StudyResult, Update
 from ml.spec import BiasProbe, GlobalSurrogate, Prompt, StudySpec
@@ -181,25 +179,11 @@ class StudyRun(Work):
         model: ExplainableModel,
         spec: StudySpec,
         checkpoint: bytes | None = None,
-        *,
-        cache: ValueCache | None = None,
-        namespace: str = "",
-        spent: float = 0.0,
-        clock: Callable[[], float] = time.monotonic,
+        **options: Unpack[AttemptOptions],
     ) -> None:
         """Study what `spec` asks about `model`. The other arguments are those of `Work`."""
         self.problem = prepare_study(model.tokenizer, model.info, spec)
-        super().__init__(
-            model,
-            self.problem,
-            spec.budget,
-            spec.precision,
-            checkpoint,
-            cache=cache,
-            namespace=namespace,
-            spent=spent,
-            clock=clock,
-        )
+        super().__init__(model, self.problem, spec.budget, spec.precision, checkpoint, **options)
 
     def __iter__(self) -> Iterator[Update]:
         """Work, and yield updates."""

@@ -34,7 +34,7 @@ def gradients(
 
     Args:
         before: none, or of every layer.
-        span_of: what the layers see, where the model computes rows of a batch; None where it goes by its own forward.
+        span_of: what the layers see, where the model computes ragged batches; None where its own forward pass computes.
     """
     with torch.enable_grad():
         # Copies, as what was computed in inference mode may be no part of a gradient.

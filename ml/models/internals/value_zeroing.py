@@ -65,7 +65,7 @@ class ValueZeroing:
         """Of `module`, which callers know by `name`.
 
         Args:
-            renamed: whether it computes the same with our attention function. Otherwise it goes by its own eager one.
+            renamed: whether it computes the same with our attention function. Otherwise its own eager one computes.
 
         Raises:
             CapabilityError: no layers can be told.

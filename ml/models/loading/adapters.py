@@ -77,7 +77,7 @@ def check_usable(adapter: Path) -> None:
 
 @contextmanager
 def without_adapter(folder: Path) -> Iterator[Path]:
-    """A folder with what `folder` holds but an adapter, which transformers would load by itself and not merge."""
+    """A folder with the files of `folder` except those of an adapter: transformers would load it without merging it."""
     if not (folder / CONFIG).is_file():
         yield folder
         return

@@ -98,22 +98,8 @@ def _load(
     read_in()
     config = module.config.get_text_config()
     longest = context_length(module)
-    began = time.monotonic()
     read = prepare(module)
-
-    def verified() -> Ways:
-        return verify(module, longest, name, spread=placement.spread)
-
-    # Ranks of one model must take the same steps, and a file could be there for some of them only.
-    alone = placement.ranks == 1 and bool(digest)
-    ways = (
-        load_or_verify(f"{digest} {placement.spread}", module.device, module.dtype, verified) if alone else verified()
-    )
-    if ways.trims:
-        keep_last_layer_trimmed(module)
-    _log.info("model=%s verified in %.2f s", name, time.monotonic() - began)
-    if ways.unused:
-        _log.warning("model=%s goes by its own forward, which takes longer, in place of: %s", name, ways.unused)
+    ways = _ways(module, longest, placement, name, digest)
     info = ModelInfo(
         name=name,
         digest=digest,
@@ -133,6 +119,26 @@ def _load(
         fast, info.context_length, vocabulary_size=info.vocabulary_size, end_ids=_end_ids(module), model=name
     )
     return HuggingFaceModel(module, tokenizer, info, read, ways=ways, placement=placement)
+
+
+def _ways(module: PreTrainedModel, longest: int, placement: Placement, name: str, digest: str) -> Ways:
+    """The fast ways that verification finds correct, or found when the same model was loaded before."""
+    began = time.monotonic()
+
+    def verified() -> Ways:
+        return verify(module, longest, name, spread=placement.spread)
+
+    # Ranks of one model must take the same steps, and a file could be there for some of them only.
+    if placement.ranks == 1 and digest:
+        ways = load_or_verify(f"{digest} {placement.spread}", module.device, module.dtype, verified)
+    else:
+        ways = verified()
+    if ways.trims:
+        keep_last_layer_trimmed(module)
+    _log.info("model=%s verified in %.2f s", name, time.monotonic() - began)
+    if ways.unused:
+        _log.warning("model=%s uses its own forward pass, which takes longer, instead of: %s", name, ways.unused)
+    return ways
 
 
 def _check_kind(folder: Path, model_type: str) -> None:

@@ -7,7 +7,6 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from benchmarks.answering.captum import Captum
 from benchmarks.answering.figures import Figures, Found
 from benchmarks.answering.ours import Way
 from benchmarks.answering.pairs import SAMPLE, Pair, read
@@ -59,6 +58,8 @@ def test_the_sample_names_a_word_that_decides():
     ],
 )
 def test_captum_finds_the_same(peer, method, tiny_llama, load_model):
+    from benchmarks.answering.captum import Captum  # captum takes a second to import
+
     model = load_model(tiny_llama)
     module = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32).eval()
     way = Way("", method, MASK)

@@ -84,7 +84,7 @@ def test_a_sentence_rests_on_the_question_where_that_does_more_than_all_sources_
 ) -> None:
     [sentence] = judge(result(sources), Rule())
     assert (
-        sentence.tried(
+        sentence.with_costs(
             Rule(), question=question, sources=[1.0] * len(sentence.citations), together=1.0
         ).rests_on_question
         is rests
@@ -94,7 +94,7 @@ def test_a_sentence_rests_on_the_question_where_that_does_more_than_all_sources_
 def test_what_is_left_out_confirms_a_citation_that_costs_its_share() -> None:
     [sentence] = judge(result([9.0, 1.0]), Rule())
     assert not sentence.rests_on_question  # it was not tried
-    tried = sentence.tried(Rule(), question=0.0, sources=[8.0, 0.1], together=9.5)
+    tried = sentence.with_costs(Rule(), question=0.0, sources=[8.0, 0.1], together=9.5)
     assert [citation.confirmed for citation in tried.citations] == [True, False]
 
 

@@ -21,16 +21,17 @@ from gloss.citations import Citation, Citations, Rule, Sentence, Source
 from gloss.cli import COMMANDS, main
 from gloss.cli.explain import METHODS
 from gloss.client import Client
-from gloss.render import html, inference, paint, terminal, words
+from gloss.render import html, inference, paint, terminal
 from gloss.render.citations import page as cited_page
 from gloss.render.citations import terminal as cited
+from gloss.render.escaping import OBEYED, visible
 from tests.unit.gloss import fake
 
 MARKUP = (
     "[/] [link=http://x]a[/link] [bold]b[/bold] [red] :bug: {0} %s $x ${x} \\[ &lt; </style><script>alert(1)</script>"
 )
 HOSTILE = f"""{MARKUP} \x1b[2J\x1b]8;;http://x\x07\x9b31m \u202e\u2066\u2028 \r\n\t\x00\x7f "'> é🦊"""
-SHOWN = words.visible(HOSTILE)
+SHOWN = visible(HOSTILE)
 # What rich itself writes on a terminal: colours, and the cursor of what is drawn live.
 NOTES = re.compile(r"\[[+−]?[\d.]+\]")
 OURS = re.compile(r"\x1b\[[\d;?]*[mKAlh]|\r")
@@ -119,7 +120,7 @@ def citations(hostile: str = HOSTILE) -> Citations:
 
 def check(printed: str) -> None:
     """Nothing in it would be obeyed, whatever the terminal."""
-    assert {character for character in OURS.sub("", printed) if ord(character) in words.OBEYED} <= {"\n"}
+    assert {character for character in OURS.sub("", printed) if ord(character) in OBEYED} <= {"\n"}
 
 
 DRAWINGS: dict[str, Callable[[], Any]] = {

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console, Group, RenderableType
 
 from gloss import build, v1
-from gloss.render import html, inference, terminal, words
+from gloss.render import features, figures, html, inference, terminal, words
 from gloss.render.inference import quoted
 from tests.unit.gloss import fake
 
@@ -233,7 +233,7 @@ def shares() -> v1.Explanation:
 def test_shares_are_per_cent_and_it_is_told_where_the_rest_is() -> None:
     shown = " ".join(draw(terminal.explanation(shares())).split())
     assert "capital[7.0%]" in shown
-    assert words.signed(0.0004, words.Percent(1)) == "<0.1%"
+    assert figures.signed(0.0004, figures.Percent(1)) == "<0.1%"
     assert (
         "shares of what reaches the prediction from these words. Of everything that reaches it, 62.0% comes from"
         in shown
@@ -384,26 +384,26 @@ def test_part_of_a_character_is_shown_as_bytes() -> None:
 
 
 def test_numbers_for_people() -> None:
-    assert [words.signed(value) for value in (1.25, -1.25, 0.0, -0.001)] == ["+1.25", "−1.25", "0.00", "0.00"]
-    assert [words.percent(value) for value in (0.412, 0.0001, 0.0, 0.9999, 1.0)] == [
+    assert [figures.signed(value) for value in (1.25, -1.25, 0.0, -0.001)] == ["+1.25", "−1.25", "0.00", "0.00"]
+    assert [figures.percent(value) for value in (0.412, 0.0001, 0.0, 0.9999, 1.0)] == [
         "41.2%",
         "<0.1%",
         "0.0%",
         ">99.9%",
         "100.0%",
     ]
-    assert [words.duration(value) for value in (0.012, 1.25, 125)] == ["12 ms", "1.2 s", "2 min 5 s"]
+    assert [figures.duration(value) for value in (0.012, 1.25, 125)] == ["12 ms", "1.2 s", "2 min 5 s"]
 
 
 def test_small_attributions_keep_their_figures() -> None:
     found = fake.result()
-    assert words.digits(found) == 2
+    assert features.digits(found) == 2
     for part in found.attributions:
         part.attribution /= 1000
-    assert words.digits(found) == 5
+    assert features.digits(found) == 5
     for part in found.attributions:
         part.attribution = 0
-    assert words.digits(found) == 2
+    assert features.digits(found) == 2
 
 
 def test_a_metric_that_chance_explains_is_called_alike() -> None:
@@ -417,7 +417,7 @@ def test_spans_count_in_code_points() -> None:
         text="😀 né ok",
         attributions=[v1.FeatureAttribution(text="né", span=v1.CharacterSpan(start=2, end=4), attribution=1)],
     )
-    assert [segment for segment, _ in words.segments(result)] == ["😀 ", "né", " ok"]
+    assert [segment for segment, _ in features.segments(result)] == ["😀 ", "né", " ok"]
 
 
 def test_tokens_of_one_character_are_told_apart() -> None:
@@ -430,8 +430,8 @@ def test_tokens_of_one_character_are_told_apart() -> None:
             v1.FeatureAttribution(text="😀", span=span, positions=[index], attribution=index) for index in range(2)
         ],
     )
-    assert [part.text for part in words.ranked(result)] == [r"\x98\x80", r"\xf0\x9f"]
-    assert "".join(segment for segment, _ in words.segments(result)) == "😀 ok"
+    assert [part.text for part in features.ranked(result)] == [r"\x98\x80", r"\xf0\x9f"]
+    assert "".join(segment for segment, _ in features.segments(result)) == "😀 ok"
 
 
 def test_models_tell_on_request_how_they_are_computed():

@@ -24,19 +24,19 @@ from tests.unit.ml.explain.games import (
     shapley_values,
     votes,
 )
-from tests.unit.ml.explain.toys import ToyGame, estimates
+from tests.unit.ml.explain.toys import ToyGame, final
 
 FEW = (1, 2, 3, 4, 5)
 
 
 def lime(game, seed=0, *, evaluations=1000, control=True, **method):
     budget = Budget(max_evaluations=evaluations, seed=seed)
-    return estimates(LimeExplainer(game.features, Lime(**method), budget, control=control), game)[-1]
+    return final(LimeExplainer(game.features, Lime(**method), budget, control=control), game)
 
 
 def kernel_shap(game, seed, *, evaluations, control):
     budget = Budget(max_evaluations=evaluations, seed=seed)
-    return estimates(KernelShapExplainer(game.features, budget, control=control), game)[-1]
+    return final(KernelShapExplainer(game.features, budget, control=control), game)
 
 
 def calibration(explain, truth, seeds):
@@ -175,7 +175,7 @@ def test_a_kernel_that_follows_accidents_is_found_out(features, evaluations):
 @pytest.mark.parametrize("evaluations", [166, 333])
 def test_pairs_are_not_blamed_for_what_features_do_alone(evaluations):
     """What differs between a coalition and its complement tells nothing of interactions, so nor of their errors."""
-    last = estimates(InteractionsExplainer(12, Budget(max_evaluations=evaluations)), votes(12))[-1]
+    last = final(InteractionsExplainer(12, Budget(max_evaluations=evaluations)), votes(12))
     assert last.interactions.standard_errors.max() < last.standard_errors.max() / 100
 
 

@@ -13,17 +13,17 @@ from ml.explain.explainers.lime_draws import Coefficients, Sizes
 from ml.explain.sampling.surrogates import Ridge
 from ml.spec import Budget, Lime
 from tests.unit.ml.explain.games import bumpy, every_coalition, lime_coefficients, saturating, shapley_values
-from tests.unit.ml.explain.toys import ToyGame, additive, estimates
+from tests.unit.ml.explain.toys import ToyGame, additive, final
 
 
 def shapley(game, evaluations, seed, *, control):
     budget = Budget(max_evaluations=evaluations, seed=seed)
-    return estimates(KernelShapExplainer(game.features, budget, control=control), game)[-1]
+    return final(KernelShapExplainer(game.features, budget, control=control), game)
 
 
 def lime(game, evaluations, seed, *, control):
     budget = Budget(max_evaluations=evaluations, seed=seed)
-    return estimates(LimeExplainer(game.features, Lime(), budget, control=control), game)[-1]
+    return final(LimeExplainer(game.features, Lime(), budget, control=control), game)
 
 
 @pytest.mark.parametrize("explain", [shapley, lime])
@@ -59,7 +59,7 @@ def test_a_constant_game_has_no_error():
 
 
 @pytest.mark.parametrize("rows", [1, 2])
-def test_pulls_are_what_leaving_out_a_block_changes(rows):
+def test_changes_are_what_leaving_out_a_block_changes(rows):
     """The value of a block is then the one that the fit to the others expects."""
     random = np.random.default_rng(0)
     coalitions = every_coalition(6)[random.permutation(64)[:31]]
@@ -70,7 +70,7 @@ def test_pulls_are_what_leaving_out_a_block_changes(rows):
     covariance = process.covariance
     cross = index.cross(covariance, coalitions) + covariance.noise * index.weights(coalitions).T
     [sampled] = process.sampled(values[None])
-    pulls = process.whole.pulls(process.whole.projector(cross), sampled.left)
+    changes = process.whole.changes(process.whole.projector(cross), sampled.left_out)
     matrix = covariance(coalitions, coalitions) + covariance.noise * np.eye(31)
     centred = sampled.values
     answer = cross @ np.linalg.solve(matrix, centred)
@@ -79,7 +79,7 @@ def test_pulls_are_what_leaving_out_a_block_changes(rows):
         others = np.delete(np.arange(31), own)
         expected = centred.copy()
         expected[own] = matrix[np.ix_(own, others)] @ np.linalg.solve(matrix[np.ix_(others, others)], centred[others])
-        assert pulls[block] == pytest.approx(answer - cross @ np.linalg.solve(matrix, expected), abs=1e-8)
+        assert changes[block] == pytest.approx(answer - cross @ np.linalg.solve(matrix, expected), abs=1e-8)
 
 
 def test_halves_are_smaller_samples_of_the_same_kind():

@@ -7,7 +7,7 @@ from ml.explain.explainers.permutation import PermutationExplainer
 from ml.explain.explainers.shapley import Pairs
 from ml.spec import Budget
 from tests.unit.ml.explain.games import crooked, glove, shapley_values
-from tests.unit.ml.explain.toys import additive, conjunction, estimates
+from tests.unit.ml.explain.toys import additive, conjunction, estimates, final
 
 
 def explain(game, evaluations=400, **budget):
@@ -33,7 +33,7 @@ def test_an_additive_game_gives_back_its_terms(evaluations):
 def test_the_smallest_budgets_give_numbers(features, control):
     for evaluations in range(6, min(20, 2**features)):
         game = conjunction(features, 0, 1)
-        found = estimates(KernelShapExplainer(features, Budget(max_evaluations=evaluations), control), game)[-1]
+        found = final(KernelShapExplainer(features, Budget(max_evaluations=evaluations), control), game)
         assert np.isfinite(found.attributions).all()
         assert found.stability is None or evaluations >= 10  # two pairs in each half
 
@@ -98,7 +98,7 @@ def test_needs_fewer_evaluations_than_permutations():
 
     def error(explainer, evaluations):
         budgets = [Budget(max_evaluations=evaluations, seed=seed) for seed in range(20)]
-        found = [estimates(explainer(12, budget), game)[-1].attributions for budget in budgets]
+        found = [final(explainer(12, budget), game).attributions for budget in budgets]
         return np.sqrt(np.mean((np.array(found) - truth) ** 2))
 
     assert error(KernelShapExplainer, 300) < error(PermutationExplainer, 500)

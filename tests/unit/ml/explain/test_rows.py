@@ -92,11 +92,16 @@ def last(run):
     return update.result
 
 
+def at_once(asked):
+    """The result of an explanation that evaluates all coalitions together, and so makes one estimate."""
+    return last(Run(toy(device="cuda"), asked))
+
+
 @cache
 def by_words(way):
     """What a way finds of `ANSWER`, with a row for each word."""
     method, budget = (LINEAR | REFITTED)[way]
-    return last(Run(toy(), spec(method, budget=budget)))
+    return at_once(spec(method, budget=budget))
 
 
 def whole(result):
@@ -127,7 +132,7 @@ def test_rows_of_linear_methods_sum_to_the_whole(way):
 def test_rows_take_no_evaluation_and_change_nothing(way):
     method, budget = (LINEAR | REFITTED)[way]
     beside = by_words(way)
-    alone = last(Run(toy(), spec(method, budget=budget, rows=None)))
+    alone = at_once(spec(method, budget=budget, rows=None))
     assert beside.rows
     assert timeless(replace(beside, rows=())) == timeless(alone)
 
@@ -136,7 +141,7 @@ def test_rows_take_no_evaluation_and_change_nothing(way):
 def test_a_row_of_everything_is_the_whole(way):
     method, budget = (LINEAR | REFITTED)[way]
     asked = spec(method, budget=budget, rows=Rows(spans=((0, 25),), pairs=isinstance(method, Interactions)))
-    result = last(Run(toy(), asked))
+    result = at_once(asked)
     [row] = result.rows
     errors = [each.standard_error for each in result.attributions]
     assert row.positions == tuple(range(7))
@@ -154,7 +159,7 @@ def test_the_first_row_is_the_explanation_of_its_text_alone(way):
     """But for what control variates are fitted to, which is the whole."""
     method, budget = (LINEAR | REFITTED)[way]
     row = by_words(way).rows[0]
-    alone = last(Run(toy(), spec(method, budget=budget, target=Target(Continuation(text="yes")), rows=None)))
+    alone = at_once(spec(method, budget=budget, target=Target(Continuation(text="yes")), rows=None))
     assert (row.base_value, row.full_value) == pytest.approx((alone.base_value, alone.full_value))
     errors = np.array([each.standard_error for each in alone.attributions])
     if way in {"LIME", "KernelSHAP", "interactions"}:
@@ -166,7 +171,7 @@ def test_the_first_row_is_the_explanation_of_its_text_alone(way):
 
 def test_rows_of_pairs_sum_to_the_pairs():
     for budget in (SAMPLED, EXACT):
-        result = last(Run(toy(), spec(Interactions(), budget=budget, rows=Rows(Unit.WORD, pairs=True))))
+        result = at_once(spec(Interactions(), budget=budget, rows=Rows(Unit.WORD, pairs=True)))
         pairs = [pair.value for pair in result.interactions]
         assert each_row(result, "interactions").sum(axis=0) == pytest.approx(pairs, abs=1e-9)
         assert np.abs(pairs).max() > 0.1
@@ -253,7 +258,7 @@ def test_the_bytes_of_rows_are_known_before(way, unit):
     method, budget = (LINEAR | REFITTED)[way]
     for pairs in (False, True)[: 1 + isinstance(method, Interactions)]:
         asked = spec(method, budget=budget, rows=Rows(unit, pairs=pairs))
-        run = Run(toy(), asked)
+        run = Run(toy(device="cuda"), asked)
         result = by_words(way) if asked.rows == Rows(Unit.WORD) else last(run)
         without, beside = (EXPLANATION_RESULT.write(each).ByteSize() for each in (replace(result, rows=()), result))
         assert beside - without <= run.problem.row_bytes

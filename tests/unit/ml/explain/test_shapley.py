@@ -12,7 +12,7 @@ from ml.explain.sampling.draws import is_enumerable
 from ml.result import StopReason
 from ml.spec import Budget, ExplanationSpec, KernelShap, Prompt, Quality, ShapleyPermutation
 from tests.unit.ml.explain.games import crooked, glove, mean_over_all_orders, shapley_values
-from tests.unit.ml.explain.toys import YES_RATHER_THAN_NO, ToyGame, ToyModel, additive, conjunction, estimates
+from tests.unit.ml.explain.toys import YES_RATHER_THAN_NO, ToyGame, ToyModel, additive, conjunction, estimates, final
 
 TEXT = "the film was not good and the film was bad"
 BOTH = pytest.mark.parametrize("explainer", [KernelShapExplainer, PermutationExplainer])
@@ -132,7 +132,7 @@ def test_values_are_found_and_intervals_are_honest(explainer):
     truth = shapley_values(game)
     found, errors = [], []
     for seed in range(seeds):
-        estimate = estimates(explainer(11, Budget(max_evaluations=evaluations, seed=seed)), game)[-1]
+        estimate = final(explainer(11, Budget(max_evaluations=evaluations, seed=seed)), game)
         found.append(estimate.attributions)
         errors.append(estimate.standard_errors)
     found, errors = np.array(found), np.array(errors)
@@ -176,7 +176,7 @@ def test_out_of_time_it_tells_what_it_knows(explainer, patience):
 @BOTH
 def test_draws_depend_on_the_seed_alone(explainer):
     def run(seed):
-        return estimates(explainer(11, Budget(seed=seed)), crooked(11))[-1].attributions
+        return final(explainer(11, Budget(seed=seed)), crooked(11)).attributions
 
     assert (run(3) == run(3)).all()
     assert not (run(3) == run(4)).all()

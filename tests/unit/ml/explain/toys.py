@@ -54,7 +54,9 @@ class ToyModel:
         pairs: Mapping[tuple[str, str], float] | None = None,
         tokenizer: Tokenizer | None = None,
         parameters: int = 1,
+        device: str = "cpu",
     ) -> None:
+        """A model of these effects; one on another device than a CPU is asked for many prompts at once."""
         self.tokenizer = tokenizer or word_tokenizer()
         self.info = ModelInfo(
             name="toy",
@@ -66,7 +68,7 @@ class ToyModel:
             hidden_size=1,
             vocabulary_size=self.tokenizer.vocabulary_size,
             context_length=self.tokenizer.context_length,
-            device="cpu",
+            device=device,
             dtype="float32",
         )
         self._effects = {self._id(word): effect for word, effect in effects.items()}
@@ -143,11 +145,17 @@ YES_RATHER_THAN_NO = Target(ContrastTarget(Continuation(text="yes"), Continuatio
 
 
 class ToyGame:
-    """A game given by a function of coalitions, which answers `patience` coalitions before its time is up."""
+    """A game given by a function of coalitions, which answers `patience` coalitions before its time is up.
+
+    Attributes:
+        asked: how many coalitions it was asked for.
+        batch_size: how many it is asked for at once, at least.
+    """
 
     def __init__(self, features: int, value: Callable[[BoolArray], FloatArray], patience: float = float("inf")) -> None:
         self.features = features
         self.asked = 0
+        self.batch_size = 1
         self._value = value
         self._patience = patience
 
@@ -172,3 +180,12 @@ def conjunction(features: int, first: int, second: int) -> ToyGame:
 def estimates(explainer: Explainer, game: Game) -> list[Estimate]:
     """All that an explainer reports."""
     return [step for step in explainer(game) if step is not None]
+
+
+def final(explainer: Explainer, game: ToyGame) -> Estimate:
+    """The last that an explainer tells, of as large batches as it takes: nobody reads what it told before."""
+    game.batch_size = 10**6
+    try:
+        return estimates(explainer, game)[-1]
+    finally:
+        game.batch_size = 1

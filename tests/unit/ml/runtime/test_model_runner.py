@@ -23,7 +23,7 @@ from ml.runtime.prefix_cache import BLOCK
 from ml.runtime.spans import spans_of
 from tests.unit.ml.runtime.test_forward import KINDS, check, models
 
-few_examples = settings(max_examples=20, suppress_health_check=list(HealthCheck))
+few_examples = settings(max_examples=12, suppress_health_check=list(HealthCheck))
 tokens = st.integers(1, 3)  # few, so that sequences begin alike
 namespaces = st.sampled_from(["", "a", "b"])
 SHARED = random.Random(7).choices([1, 2, 3], k=70)

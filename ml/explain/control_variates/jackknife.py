@@ -1,0 +1,113 @@
+"""How a fit's answers change when samples are left out, and what samples add that were not fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+
+import numpy as np
+
+from ml.explain.control_variates.linear import Linear
+from ml.explain.control_variates.process import Process, Sampled
+from ml.explain.estimator import FloatArray
+
+
+@dataclass(frozen=True)
+class FittedAnswers:
+    """A fit's answers for one game, and what their errors are computed from; float64 [answers] each.
+
+    Attributes:
+        values: the answers for the fitted game.
+        squares: their squared changes by leaving out a block, summed by stratum, [strata, answers].
+        fourths: the changes to the fourth power, summed over the strata that are not fully sampled.
+        half_squares: the squared changes in a fit to half of the samples, summed over the same strata; mean of both
+            halves.
+        halves_shift: the difference of `values` from the mean of two fits to halves.
+        posterior: the process's posterior variances, 0 where they are not needed.
+        correction: an estimate of what the fit misses, from the samples that were not fitted; 0 without any.
+        correction_variance: the variance of `correction`.
+    """
+
+    values: FloatArray
+    squares: FloatArray
+    fourths: FloatArray
+    half_squares: FloatArray
+    halves_shift: FloatArray
+    posterior: FloatArray
+    correction: FloatArray
+    correction_variance: FloatArray
+
+    @classmethod
+    def joined(cls, parts: Sequence[FittedAnswers]) -> FittedAnswers:
+        """The answers of all `parts`."""
+        names = [field.name for field in fields(cls)]
+        return cls(*(np.concatenate([getattr(part, name) for part in parts], axis=-1) for name in names))
+
+
+class AnswerWeights:
+    """The weights of the sampled values in linear answers, for the fit to all samples and for those to halves."""
+
+    def __init__(self, process: Process, linear: Linear) -> None:
+        self._process, self._linear = process, linear
+        cross = linear.cross(process.covariance, process.known)
+        cross += process.covariance.noise * linear.weights(process.known).T
+        self._projector = process.whole.projector(cross)
+        self._half_projectors = [half.projector(cross) for half in process.halves]
+        prior = linear.prior(process.covariance)
+        self._posterior = np.zeros(len(cross))
+        if prior is not None:
+            self._posterior = np.maximum(prior - np.einsum("an,an->a", self._projector, cross), 0)
+
+    def answers(self, game: Sampled) -> FittedAnswers:
+        """The answers for one game."""
+        draws, answers = self._process.draws, len(self._projector)
+        changes = self._process.whole.changes(self._projector, game.left_out)
+        in_stratum = draws.strata == np.arange(len(draws.counts))[:, None]  # [strata, blocks]
+        is_open = draws.known[draws.strata] < 1  # whether a block's stratum is not fully sampled
+        half_squares, halves_mean = np.zeros(answers), np.zeros(answers)
+        halves = zip(self._process.halves, self._half_projectors, game.left_out_of_halves, strict=True)
+        for fit, projector, left_out in halves:
+            half_squares += (fit.changes(projector, left_out)[is_open[fit.blocks]] ** 2).sum(axis=0) / 2
+            halves_mean += projector @ game.values[fit.own] / 2
+        correction, variance = self._corrected(game.residuals) if len(game.residuals) else np.zeros((2, answers))
+        values = self._projector @ game.values
+        return FittedAnswers(
+            values=values,
+            squares=in_stratum @ changes**2,
+            fourths=(changes[is_open] ** 4).sum(axis=0),
+            half_squares=half_squares,
+            halves_shift=values - halves_mean,
+            posterior=game.variance * self._posterior,
+            correction=correction,
+            correction_variance=variance,
+        )
+
+    def _corrected(self, residuals: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """An estimate of what the fit misses, and its variance, [answers] each.
+
+        A stratum's coalitions that were not fitted are a random sample of those that were not sampled at all: each of
+        the latter is taken to miss as much as the mean of the former.
+
+        Args:
+            residuals: of the samples that were not fitted, [m].
+        """
+        draws, every = self._process.draws, self._process.every
+        missed = self._unfitted_weights * residuals[:, None]
+        missed = missed.reshape(-1, draws.rows, missed.shape[1]).sum(axis=1)  # by block
+        strata = every.strata[len(draws.strata) :]
+        unfitted = draws.counts * (1 - draws.known)  # blocks of each stratum
+        correction, variance = np.zeros((2, missed.shape[1]))
+        for stratum in np.unique(strata):
+            sample, count = missed[strata == stratum], unfitted[stratum]
+            size = len(sample)
+            correction += count / size * sample.sum(axis=0)
+            # A single one does not show its stratum's mean.
+            spread = sample.var(axis=0, ddof=1) if size > 1 else sample[0] ** 2
+            variance += count * (count - size) / size * spread
+        return correction, variance
+
+    @cached_property
+    def _unfitted_weights(self) -> FloatArray:
+        """The weights of the samples that were not fitted, [m, answers]."""
+        return self._linear.weights(self._process.beyond)
