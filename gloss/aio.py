@@ -14,9 +14,9 @@ import grpc
 from gloss import citing, v1
 from gloss.calls import explanations, inference
 from gloss.connection import Connection, as_method, planned
-from gloss.errors import GlossError, unicode_only
-from gloss.patience import Patience, is_final
-from gloss.plans import Call, Conversation, Explain, Outcome, Pages, Reply, Step, Stream, Unary, Watch
+from gloss.errors import GlossError
+from gloss.patience import Patience
+from gloss.plans import Call, Conversation, Follow, Outcome, Pages, Reply, Step, Stream, Unary, Watch
 
 P = ParamSpec("P")
 
@@ -53,14 +53,6 @@ def _watch(build: Callable[P, Watch]) -> Callable[Concatenate[AsyncClient, P], A
     return method
 
 
-def _explain(build: Callable[P, Explain]) -> Callable[Concatenate[AsyncClient, P], Awaitable[v1.Explanation]]:
-    @as_method(build)
-    def method(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> Awaitable[v1.Explanation]:
-        return self._see_through(planned(build, *args, **kwargs))
-
-    return method
-
-
 def _conversation(
     build: Callable[P, Conversation[Outcome]],
 ) -> Callable[Concatenate[AsyncClient, P], Awaitable[Outcome]]:
@@ -92,8 +84,8 @@ class AsyncClient(Connection):
     tokenize = _unary(inference.tokenize)
     models = _unary(inference.models)
 
-    explain = _explain(explanations.explain)
-    study = _explain(explanations.study)
+    explain = _conversation(explanations.explain)
+    study = _conversation(explanations.study)
     cite = _conversation(citing.cite)
     create = _unary(explanations.create)
     estimate = _unary(explanations.estimate)
@@ -162,35 +154,27 @@ class AsyncClient(Connection):
                 ended = error
             await asyncio.sleep(patience.pause(ended))
 
-    async def _see_through(self, plan: Explain) -> v1.Explanation:
-        created = explanation = await self._ask(plan.create)
-        plan.report(explanation)
-        if plan.wait and not is_final(explanation.state):
-            async for seen in self._keep_watching(plan.watch(explanation)):
-                explanation = seen
-                plan.report(explanation)
-        return plan.outcome(created, explanation)
-
     async def _converse(self, conversation: Conversation[Outcome]) -> Outcome:
         steps = conversation.steps
         try:
-            with unicode_only():
-                step = next(steps)
-                while True:
-                    try:
-                        found = await self._take(step)
-                    except GlossError as error:
-                        step = steps.throw(error)
-                    else:
-                        step = steps.send(found)
+            step = next(steps)
+            while True:
+                try:
+                    found = await self._take(step)
+                except GlossError as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(found)
         except StopIteration as done:
             outcome: Outcome = done.value
             return outcome
 
     async def _take(self, step: Step) -> Any:
         match step:
-            case Explain():
-                return await self._see_through(step)
+            case Follow():
+                async for explanation in self._keep_watching(step.watch):
+                    step.report(explanation)
+                return explanation
             case Stream():
                 return [reply async for reply in self._read(step)]
             case Unary():

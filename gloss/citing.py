@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -14,8 +15,8 @@ from gloss.calls import explanations, inference
 from gloss.citations import LEVEL, LIMIT, SHARE, Citations, Rule, Sentence, joint_level, judge
 from gloss.documents import CHAT, PLAIN, ContextLike, Span
 from gloss.durations import DurationLike
-from gloss.errors import GlossError
-from gloss.plans import Conversation, Explain, Step, Steps
+from gloss.errors import GlossError, unicode_only
+from gloss.plans import Conversation, Steps, explain_steps
 
 SourceUnit = Literal["sentence", "item", "line", "paragraph"]
 METHOD = "kernel-shap"
@@ -80,7 +81,7 @@ def cite(
         raise ValueError("the answer is blank")
     written = documents.prompt(template or PLAIN, documents.documents(context), question)
 
-    def attribution(prepared: _CitedPrompt, text: str) -> Explain:
+    def attribution(prepared: _CitedPrompt, text: str) -> Steps[v1.Explanation]:
         limits = max_evaluations or _evaluations(len(prepared.sources.spans))
         spec = build.spec(
             prepared.prompt,
@@ -94,7 +95,8 @@ def cite(
             precision=precision,
             rows=build.rows("sentence"),
         )
-        return Explain(explanations.create(spec, fresh=fresh), True, on_progress, timeout)
+        creating = explanations.create(spec, fresh=fresh)
+        return explain_steps(creating, wait=True, on_progress=on_progress, timeout=timeout)
 
     def steps() -> Steps[Citations]:
         prepared = yield from _prepared_prompt(written, unit, model, is_plain=template is not None)
@@ -105,7 +107,8 @@ def cite(
         found = Citations(question.strip(), text.strip(), complete, prepared.sources.passages, (), rule)
         if not text.strip():
             return found
-        explanation: v1.Explanation = yield from _with_length_error(attribution(prepared, text))
+        with _length_errors():
+            explanation = yield from attribution(prepared, text)
         result = explanation.result
         sentences = yield from _confirmed(judge(result, rule), result, prepared.question, rule, model)
         level = joint_level(result, rule)
@@ -113,7 +116,11 @@ def cite(
             found, answer=result.target.text.strip(), sentences=sentences, level=level, explanation=explanation
         )
 
-    return Conversation(steps())
+    def of_unicode() -> Steps[Citations]:
+        with unicode_only():
+            return (yield from steps())
+
+    return Conversation(of_unicode())
 
 
 @dataclass(frozen=True)
@@ -139,10 +146,11 @@ def _evaluations(count: int) -> int:
     return max(64, 8 * count)
 
 
-def _with_length_error(step: Step) -> Steps[Any]:
-    """The result of a call. If a prompt is too long, the error says by how many tokens."""
+@contextmanager
+def _length_errors() -> Iterator[None]:
+    """Let the error of a prompt that is too long say by how many tokens."""
     try:
-        return (yield step)
+        yield
     except GlossError as error:
         if error.reason != "PROMPT_TOO_LONG":
             raise
@@ -174,7 +182,8 @@ def _prepared_prompt(plain: documents.Prompt, unit: SourceUnit, model: str, *, i
         if any(info.has_chat_template for info in meant):
             written = documents.prompt(CHAT, plain.documents, plain.text[slice(*plain.question)])
             prompt = build.prompt([("user", written.text)])
-    read: v1.TokenizeResponse = yield from _with_length_error(inference.tokenize(prompt, model=model))
+    with _length_errors():
+        read: v1.TokenizeResponse = yield inference.tokenize(prompt, model=model)
     answer_tokens = read.context_length - len(read.tokens)
     if answer_tokens < 1:
         why = f"the prompt has {len(read.tokens)} tokens, and nothing is left of {read.context_length} for an answer"
@@ -198,7 +207,8 @@ def _generated_answer(
     """The model's own answer, and whether it ended by itself."""
     limit = min(MAX_TOKENS, prepared.answer_tokens) if max_tokens is None else max_tokens
     step = inference.generate(prepared.prompt, max_tokens=limit, stop=prepared.stop, model=model, timeout=timeout)
-    replies: list[v1.GenerateResponse] = yield from _with_length_error(step)
+    with _length_errors():
+        replies: list[v1.GenerateResponse] = yield step
     text = "".join(reply.text for reply in replies).rstrip()
     return text, replies[-1].finish_reason != v1.FINISH_REASON_LENGTH
 

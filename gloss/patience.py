@@ -8,27 +8,14 @@ import time
 import grpc
 
 from gloss.errors import GlossError
-from gloss.plans import Watch
-from gloss.v1 import (
-    EXPLANATION_STATE_CANCELLED,
-    EXPLANATION_STATE_FAILED,
-    EXPLANATION_STATE_SUCCEEDED,
-    Explanation,
-    ExplanationState,
-)
-
-FINAL_STATES = (EXPLANATION_STATE_SUCCEEDED, EXPLANATION_STATE_FAILED, EXPLANATION_STATE_CANCELLED)
+from gloss.plans import Watch, is_final
+from gloss.v1 import Explanation
 
 CONNECTION_SECONDS = 60.0
 """How long a connection lasts before it is renewed, which detects a peer that vanished silently."""
 OUTAGE_SECONDS = 60.0
 """How long the server may be unavailable before a watch gives up: enough for a restart."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
-
-
-def is_final(state: ExplanationState) -> bool:
-    """Whether an explanation in this state never changes again."""
-    return state in FINAL_STATES
 
 
 class Patience:

@@ -1,4 +1,4 @@
-"""Plans for the clients: one call (`Unary`, `Stream`), or several (`Pages`, `Watch`, `Explain`, `Conversation`)."""
+"""Plans for the clients: one call (`Unary`, `Stream`), or several (`Pages`, `Watch`, `Follow`, `Conversation`)."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ Outcome = TypeVar("Outcome")
 
 INFERENCE = "gloss.v1.InferenceService"
 EXPLANATIONS = "gloss.v1.ExplanationService"
+FINAL_STATES = (v1.EXPLANATION_STATE_SUCCEEDED, v1.EXPLANATION_STATE_FAILED, v1.EXPLANATION_STATE_CANCELLED)
 
 IDEMPOTENT = {
     INFERENCE: ("NextToken", "Score", "Attention", "Tokenize", "ListModels"),
@@ -78,32 +79,14 @@ class Watch:
 
 
 @dataclass(frozen=True)
-class Explain:
-    """Create an explanation and, with `wait`, wait for its end; `timeout` bounds the wait."""
+class Follow:
+    """A watch to its end, with a report of each explanation. Its result is the last one."""
 
-    create: Unary[v1.Explanation]
-    wait: bool
-    on_progress: Callable[[v1.Explanation], None] | None
-    timeout: float | None
-
-    def watch(self, explanation: v1.Explanation) -> Watch:
-        """The wait for the explanation that was created."""
-        return Watch(v1.WatchExplanationRequest(name=explanation.name), self.timeout, known_to_exist=True)
-
-    def report(self, explanation: v1.Explanation) -> None:
-        """Report a change to the caller."""
-        if self.on_progress is not None:
-            self.on_progress(explanation)
-
-    def outcome(self, created: v1.Explanation, explanation: v1.Explanation) -> v1.Explanation:
-        """The explanation in full for the caller; raises `ExplanationFailedError` if it was waited for and failed."""
-        explanation = complete(explanation, created)
-        if self.wait and explanation.state != v1.EXPLANATION_STATE_SUCCEEDED:
-            raise ExplanationFailedError(explanation)
-        return explanation
+    watch: Watch
+    report: Callable[[v1.Explanation], None]
 
 
-Step = Unary[Any] | Stream[Any] | Explain
+Step = Unary[Any] | Stream[Any] | Follow
 Steps = Generator[Step, Any, Outcome]
 """Yields plans one by one, and is sent the result of each: a reply, a list of replies, or an explanation."""
 
@@ -113,6 +96,39 @@ class Conversation(Generic[Outcome]):
     """Several calls, each of which may depend on the results before; a failed one is thrown into `steps`."""
 
     steps: Steps[Outcome]
+
+
+def explain_steps(
+    create: Unary[v1.Explanation],
+    *,
+    wait: bool,
+    on_progress: Callable[[v1.Explanation], None] | None,
+    timeout: float | None,
+) -> Steps[v1.Explanation]:
+    """Create an explanation and, with `wait`, wait for its end; `timeout` bounds the wait.
+
+    Returns:
+        The explanation, in view FULL.
+
+    Raises:
+        ExplanationFailedError: it was waited for, and failed or was cancelled.
+    """
+    report = on_progress or (lambda _: None)
+    created: v1.Explanation = yield create
+    explanation = created
+    report(explanation)
+    if wait and not is_final(explanation.state):
+        watch = Watch(v1.WatchExplanationRequest(name=explanation.name), timeout, known_to_exist=True)
+        explanation = yield Follow(watch, report)
+    explanation = complete(explanation, created)
+    if wait and explanation.state != v1.EXPLANATION_STATE_SUCCEEDED:
+        raise ExplanationFailedError(explanation)
+    return explanation
+
+
+def is_final(state: v1.ExplanationState) -> bool:
+    """Whether an explanation in this state never changes again."""
+    return state in FINAL_STATES
 
 
 def complete(basic: v1.Explanation, full: v1.Explanation) -> v1.Explanation:

@@ -21,7 +21,7 @@ from gloss.build import (
     TargetLike,
 )
 from gloss.durations import DurationLike
-from gloss.plans import EXPLANATIONS, Explain, Pages, Unary, Watch
+from gloss.plans import EXPLANATIONS, Conversation, Pages, Unary, Watch, explain_steps
 from gloss.values import enum_value
 
 StateName = Literal["queued", "running", "succeeded", "failed", "cancelled"]
@@ -50,8 +50,9 @@ def create(
         asked: target, features, removal and so on, as `explain` takes them.
     """
     if not isinstance(question, v1.ExplanationSpec | v1.StudySpec):
-        plan = explain(question, method or "occlusion", fresh=fresh, request_id=request_id, **asked)
-        return replace(plan.create, timeout=timeout)
+        explaining = explain(question, method or "occlusion", fresh=fresh, request_id=request_id, **asked)
+        creating = cast("Unary[v1.Explanation]", next(explaining.steps))  # its first step
+        return replace(creating, timeout=timeout)
     if said := [*([] if method is None else ["method"]), *asked]:
         raise ValueError(f"a spec is complete: leave out {' and '.join(said)}")
     request = v1.CreateExplanationRequest(request_id=request_id or uuid.uuid4().hex, fresh=fresh)
@@ -114,7 +115,7 @@ def explain(
     on_progress: Callable[[v1.Explanation], None] | None = None,
     timeout: float | None = None,
     **parameters: Any,
-) -> Explain:
+) -> Conversation[v1.Explanation]:
     """Asks why: which parts of the prompt support the prediction, and how strongly.
 
     Args:
@@ -166,7 +167,8 @@ def explain(
         precision=precision,
         rows=build.rows(rows, pairs=pairs),
     )
-    return Explain(create(spec, fresh=fresh, request_id=request_id), wait, on_progress, timeout)
+    creating = create(spec, fresh=fresh, request_id=request_id)
+    return Conversation(explain_steps(creating, wait=wait, on_progress=on_progress, timeout=timeout))
 
 
 def study(
@@ -187,7 +189,7 @@ def study(
     wait: bool = True,
     on_progress: Callable[[v1.Explanation], None] | None = None,
     timeout: float | None = None,
-) -> Explain:
+) -> Conversation[v1.Explanation]:
     """Asks about many prompts: which words go with a prediction, or what differs between groups of words.
 
     Args:
@@ -218,7 +220,8 @@ def study(
         budget=build.budget(max_evaluations=max_evaluations, max_duration=max_duration, seed=seed),
         precision=precision,
     )
-    return Explain(create(spec, fresh=fresh, request_id=request_id), wait, on_progress, timeout)
+    creating = create(spec, fresh=fresh, request_id=request_id)
+    return Conversation(explain_steps(creating, wait=wait, on_progress=on_progress, timeout=timeout))
 
 
 def get(name: str, *, view: ViewName | None = None, timeout: float | None = None) -> Unary[v1.Explanation]:

@@ -15,8 +15,7 @@ from gloss.calls.explanations import ViewName
 from gloss.cli.session import Session, interrupted, say
 from gloss.durations import seconds
 from gloss.errors import ExplanationFailedError
-from gloss.patience import is_final
-from gloss.plans import complete
+from gloss.plans import complete, is_final
 from gloss.render import figures, terminal, words
 
 

@@ -16,7 +16,7 @@ from gloss.citations import Citations, Sentence
 from gloss.citing import cite
 from gloss.cli import main
 from gloss.documents import PLAIN
-from gloss.plans import Conversation, Explain, Stream
+from gloss.plans import Conversation, Stream, Unary
 from ml.explain import Run
 from ml.models.base import LanguageModel
 from schema.convert import from_result, to_question
@@ -228,10 +228,12 @@ def found(served: Served, model: LanguageModel, conversation: Conversation[Citat
         try:
             while True:
                 step = steps.send(reply)
-                if isinstance(step, Explain):
-                    asked = step.create.request.spec  # type: ignore[attr-defined]
+                assert isinstance(step, (Unary, Stream))
+                if step.method == "CreateExplanation":
+                    asked = step.request.spec  # type: ignore[attr-defined]
                     *_, last = Run(model, to_question(asked))
-                    reply: Any = v1.Explanation(spec=asked, result=from_result(last.result))
+                    ended = v1.EXPLANATION_STATE_SUCCEEDED
+                    reply: Any = v1.Explanation(spec=asked, state=ended, result=from_result(last.result))
                 else:
                     reply = [*client._read(step)] if isinstance(step, Stream) else client._ask(step)
         except StopIteration as done:
