@@ -62,6 +62,10 @@ class Admission:
         if not load.items:
             del self._loads[caller]
 
+    def tokens(self, caller: Hashable) -> int:
+        """Tokens that a caller has waiting, those of later chunks included."""
+        return self._loads[caller].tokens if caller in self._loads else 0
+
     def check(self, caller: Hashable, more: Load, max_tokens: float, max_sequences: float) -> None:
         """Find out whether `more` of `caller` may wait.
 

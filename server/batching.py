@@ -3,25 +3,27 @@
 The policy in seven rules:
 
 1. Nothing waits while the model is idle: `Queue.take` returns a batch whenever something that can run waits.
-2. Round robin over callers, whatever they ask. A batch begins with an item of the caller who has waited longest for a
-   turn, and is filled with one item of every caller, then a second, and so on; likewise over the calls of one caller.
+2. Round robin over callers, whatever they ask. A batch begins with an item of the caller whose last turn was longest
+   ago, and is filled with one item of every caller, then a second, and so on; likewise over the calls of one caller.
 3. A batch is bounded by its tokens, padding included, by its items and by the memory of its output.
 4. A long prompt is prefilled in chunks. Each is an item, the next one waits for its turn behind all others, and a batch
    has few tokens of them. A sequence that is to run waits until one more may.
 5. Where a model pads, similar lengths go together: padding may take a small share of a batch only.
 6. Where several callers come, a batch is no longer than a turn of each needs: more than one item of a caller is in it
-   only up to a few tokens. So nobody waits for all that another sent at once. A caller who is
-   alone has whole batches.
+   only up to a few tokens. So nobody waits for all that another sent at once. Whoever has more than these few tokens
+   waiting is backlogged: unless all callers are, those who are do not share the batches of those who are not, and share
+   theirs with each other up to these few tokens. A caller who is alone has whole batches.
 7. Expired items are dropped before they cost anything, and a full queue refuses at once: waiting items, tokens
    and sequences are bounded. A caller with less than an equal share of them is admitted anyway.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Generic, TypeVar
 
@@ -90,8 +92,8 @@ class Item(Generic[T]):
     """For a chunk: the most tokens that all chunks of a batch have, unless one alone has more."""
 
     shared_tokens: int | None = None
-    """Tokens of a batch up to which it may hold this item beside another of its caller, while others come too; None is
-    as many as fit."""
+    """Tokens of a batch up to which it may hold this item beside those whose turn it is, while others come too; None
+    is as many as fit."""
 
     pool: Hashable = None
     """The pool that limits how many such sequences run; None where it needs no running sequence, or has one."""
@@ -110,6 +112,17 @@ class Schedule(Generic[T]):
     expired: tuple[Item[T], ...]
 
 
+@dataclass(slots=True)
+class _Caller(Generic[T]):
+    """Who has items waiting, or had some a moment ago."""
+
+    calls: dict[Hashable, dict[Item[T], None]] = field(default_factory=dict)
+    """Those with items waiting, in the order of their turns; a dict serves as an ordered set of items."""
+
+    seen: float = float("-inf")
+    """When a batch was last taken while it had items waiting."""
+
+
 class Queue(Generic[T]):
     """Items on their way into batches. Not safe for use from several threads at once."""
 
@@ -117,16 +130,14 @@ class Queue(Generic[T]):
     # enough that scheduling costs far less than the batch.
     _WINDOW = 4
 
-    # How long a caller counts as present after its last item: others' batches stay short meanwhile.
+    # How long a caller keeps its place after its last item: others' batches stay short meanwhile.
     _SEEN_SECONDS = 1.0
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        # Callers, and each caller's calls, in the order of their turns; a dict serves as an ordered set of items.
-        self._callers: dict[Hashable, dict[Hashable, dict[Item[T], None]]] = {}
+        self._callers: dict[Hashable, _Caller[T]] = {}
+        """In the order of their turns."""
         self._admission = Admission(limits.waiting_items, limits.waiting_tokens)
-        self._seen: dict[Hashable, float] = {}
-        """When each caller last had an item waiting."""
 
     def __len__(self) -> int:
         return self._admission.total.items
@@ -166,13 +177,13 @@ class Queue(Generic[T]):
 
     def put(self, item: Item[T]) -> None:
         """Add an item of a call that was admitted before: its next chunk, or a sequence that is prefilled again."""
-        self._callers.setdefault(item.caller, {}).setdefault(item.call, {})[item] = None
+        self._callers.setdefault(item.caller, _Caller()).calls.setdefault(item.call, {})[item] = None
         self._admission.enter(item.caller, item.all_tokens, item.pool)
 
     def withdraw(self, items: Iterable[Item[T]]) -> None:
         """Take out those of `items` that still wait."""
         for item in items:
-            calls = self._callers.get(item.caller, {})
+            calls = self._callers[item.caller].calls if item.caller in self._callers else {}
             waiting = calls.get(item.call, {})
             if item not in waiting:
                 continue
@@ -180,8 +191,6 @@ class Queue(Generic[T]):
             self._admission.leave(item.caller, item.all_tokens, item.pool)
             if not waiting:
                 del calls[item.call]
-            if not calls:
-                del self._callers[item.caller]
 
     def take(self, now: float, free: Mapping[Hashable, int] = MappingProxyType({})) -> Schedule[T]:
         """Take out the next batch and whatever expired by `now`. The batch is empty only if nothing waits that can run.
@@ -189,15 +198,23 @@ class Queue(Generic[T]):
         Args:
             free: how many more sequences may run, by pool.
         """
-        expired = tuple(item for _, item in self._turns() if item.deadline <= now)
+        expired = tuple(item for item in self._waiting() if item.deadline <= now)
+        self._look(now)
         self.withdraw(expired)
-        self._seen |= dict.fromkeys(self._callers, now)
-        self._seen = {caller: when for caller, when in self._seen.items() if when > now - self._SEEN_SECONDS}
         batch = tuple(self._next_batch(free))
         self.withdraw(batch)
-        for item in batch:
+        # All have had their turn now, and those who have more waiting stand behind.
+        for item in sorted(batch, key=lambda item: self._admission.tokens(item.caller)):
             self._rotate(item)
         return Schedule(batch, expired)
+
+    def _look(self, now: float) -> None:
+        """Note who has items waiting, and forget who has been gone for a while."""
+        for name, caller in list(self._callers.items()):
+            if caller.calls:
+                caller.seen = now
+            elif caller.seen <= now - self._SEEN_SECONDS:
+                del self._callers[name]
 
     def _next_batch(self, free: Mapping[Hashable, int]) -> list[Item[T]]:
         turns = self._turns()
@@ -211,23 +228,35 @@ class Queue(Generic[T]):
         )
         if first.padded:  # Within one round of turns, those nearest in length come first.
             window = iter(sorted(window, key=lambda rank: (rank[0], abs(rank[1].tokens - first.tokens))))
-        several = len(self._seen) > 1
+        backlogged = functools.cache(self._backlogged)
         for rank, item in window:
-            batch.add_if_it_fits(item, item.shared_tokens if several and rank else None)
+            limit = item.shared_tokens
+            if limit is None or len(self._callers) == 1 or (rank == 0 and item.caller not in backlogged(limit)):
+                batch.add_if_it_fits(item)
+            elif item.caller not in backlogged(limit) or first.caller in backlogged(limit):
+                batch.add_if_it_fits(item, limit)
         return batch.items
+
+    def _backlogged(self, tokens: int) -> set[Hashable]:
+        """The callers with more than so many tokens waiting; none if all have."""
+        found = {caller for caller in self._callers if self._admission.tokens(caller) > tokens}
+        return set() if len(found) == len(self._callers) else found
+
+    def _waiting(self) -> Iterator[Item[T]]:
+        """All items, in any order."""
+        return (item for caller in self._callers.values() for call in caller.calls.values() for item in call)
 
     def _turns(self) -> Iterator[tuple[int, Item[T]]]:
         """All items in the order of turns, each with the number of its caller's turn."""
-        return interleave((item for _, item in interleave(calls.values())) for calls in self._callers.values())
+        present = [caller.calls.values() for caller in self._callers.values() if caller.calls]
+        return interleave((item for _, item in interleave(calls)) for calls in present)
 
     def _rotate(self, item: Item[T]) -> None:
         """Move the item's caller and call behind all others."""
-        calls = self._callers.pop(item.caller, None)
-        if calls is None:
-            return
-        self._callers[item.caller] = calls
-        if waiting := calls.pop(item.call, None):
-            calls[item.call] = waiting
+        caller = self._callers.pop(item.caller)
+        self._callers[item.caller] = caller
+        if waiting := caller.calls.pop(item.call, None):
+            caller.calls[item.call] = waiting
 
 
 class _Batch(Generic[T]):

@@ -24,7 +24,7 @@ from server.errors import OverloadedError
 from server.generation import GenerationLimits, Generations, insert_prefixes
 from server.metrics import Metrics
 from server.questions import AttentionTask, Task
-from server.sequences import ChunkedSequence, LongPrompt, chunk_tokens, is_long
+from server.sequences import ChunkedSequence, LongPrompt, is_long, shared_tokens
 from server.tasks import batch_key, output_bytes
 from server.text_stream import Stream
 from server.throughput import Throughput
@@ -185,7 +185,7 @@ class Engine:
             output_bytes=output_bytes(model, task),
             padded=self._runners[name].pads,
             deadline=deadline,
-            shared_tokens=None if self._runners[name].pads else chunk_tokens(model.info),
+            shared_tokens=None if self._runners[name].pads else shared_tokens(model.info),
         )
 
     def _offer(self, items: Sequence[Item[Work | ChunkedSequence]]) -> None:

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import hmac
 import logging
 import os
 import re
 import secrets
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,19 +76,17 @@ class KeyFile:
         """
         self._path = path
         self._version = _version(path)
-        self._keys = parse(path)
-        if not self._keys:
+        self._by_hash = _by_hash(parse(path))
+        if not self._by_hash:
             raise KeyFileError(f"{path} has no key; make one by `python -m server.keys new NAME --file {path}`")
 
     def find(self, presented: str) -> Key | None:
-        """The key that `presented` is, compared with all of them in a time that does not reveal which is near."""
+        """The key that `presented` is, in a time that does not depend on how many there are.
+
+        They are looked up by their hash, so the time reveals something of a hash at most, which nobody can choose.
+        """
         self._refresh()
-        hashed = digest(presented)
-        found = None
-        for key in self._keys:
-            if hmac.compare_digest(hashed, key.hash):
-                found = key
-        return found
+        return self._by_hash.get(digest(presented))
 
     def _refresh(self) -> None:
         version = _version(self._path)
@@ -96,8 +94,9 @@ class KeyFile:
             return
         self._version = version
         try:
-            self._keys = parse(self._path)
-            _logger.info("read %d API keys again", len(self._keys))
+            keys = parse(self._path)
+            self._by_hash = _by_hash(keys)
+            _logger.info("read %d API keys again", len(keys))
         except KeyFileError as error:  # whoever edits it is not done; those who have keys keep them
             _logger.error("the API keys stay as they were: %s", error)
 
@@ -143,6 +142,10 @@ def parse(path: Path) -> list[Key]:
             raise KeyFileError(f"line {number} of {path} names {key.name} a second time")
         keys[key.name] = key
     return list(keys.values())
+
+
+def _by_hash(keys: Iterable[Key]) -> dict[str, Key]:
+    return {key.hash: key for key in keys}
 
 
 def _parse_line(line: str) -> Key | None:

@@ -6,7 +6,7 @@ Each chunk is an item of the queue (`server.batching`), so no caller waits for t
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -22,18 +22,31 @@ CHUNK_TOKENS = {"cpu": 128, "cuda": 1024}
 weights, and no more than a batch of two short prompts, which is what another caller's next token then waits for.
 Multiples of the prefix cache's block."""
 
+SHARED_TOKENS = {"cpu": 64, "cuda": 1024}
+"""Tokens that a caller with much waiting has in a step while others come, by the kind of device: about as many as
+lengthen a step by half, which has operations to launch and weights to load however few its tokens are."""
+
 _UNCHUNKED = 4
 """Up to so many chunks, a prompt without generation is prefilled in one pass: chunks take nearly twice as long."""
 
 
 def chunk_tokens(info: ModelInfo) -> int:
     """Prompt tokens that one step of a model prefills in chunks."""
-    return CHUNK_TOKENS.get(info.device.partition(":")[0], CHUNK_TOKENS["cpu"])
+    return _of_device(CHUNK_TOKENS, info)
+
+
+def shared_tokens(info: ModelInfo) -> int:
+    """Tokens that a caller with much waiting has in a step of a model while others come."""
+    return _of_device(SHARED_TOKENS, info)
 
 
 def is_long(info: ModelInfo, tokens: int) -> bool:
     """Whether a prompt of `tokens` is prefilled in chunks although nothing is generated after it."""
     return tokens > _UNCHUNKED * chunk_tokens(info)
+
+
+def _of_device(sizes: Mapping[str, int], info: ModelInfo) -> int:
+    return sizes.get(info.device.partition(":")[0], sizes["cpu"])
 
 
 class ChunkedSequence:

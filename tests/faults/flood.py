@@ -19,7 +19,7 @@ import grpc
 
 from gloss import v1 as pb
 
-_NICENESS = 5
+_NICENESS = 19
 _CONNECTIONS = 8
 _TOKENS = 48
 

@@ -11,11 +11,13 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescri
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
+from gloss import v1 as pb
 from tests.fixtures.models import SENTENCES
 
 _F = FieldDescriptor
 
-_MAY_BE_INFINITE = ("standard_errors", "interaction_standard_errors")
+_MAY_BE_INFINITE = {"standard_errors": "attributions", "interaction_standard_errors": "interactions"}
+"""Fields of a row, and the field of its result in which the same standard errors are absent where they are unknown."""
 
 _PLAUSIBLE: dict[str, Callable[[random.Random], Any]] = {
     "text": lambda r: r.choice(SENTENCES)[: r.randint(20, 80)],
@@ -166,7 +168,7 @@ class Fuzzer:
 def not_numbers(message: Message, path: str = "") -> list[str]:
     """The fields of a message that hold no number where one belongs: NaN or an infinity.
 
-    Errors of a row are infinite where too little is known, as the contract says.
+    A standard error in a row is infinite exactly where that of the same feature or pair is absent in the result.
     """
     found = []
     for field, value in message.ListFields():
@@ -176,4 +178,13 @@ def not_numbers(message: Message, path: str = "") -> list[str]:
                 found += not_numbers(one, where)
             elif isinstance(one, float) and not math.isfinite(one) and not (field.name in _MAY_BE_INFINITE and one > 0):
                 found.append(where)
+    if isinstance(message, pb.ExplanationResult):
+        found += [f"{path}.rows.{name}" for name in _MAY_BE_INFINITE if not _rows_know_as_much(message, name)]
     return found
+
+
+def _rows_know_as_much(result: pb.ExplanationResult, name: str) -> bool:
+    """Whether the rows' standard errors in the field `name` are unknown exactly where the result's are."""
+    unknown = [not each.HasField("standard_error") for each in getattr(result, _MAY_BE_INFINITE[name])]
+    rows = [getattr(row, name) for row in result.rows if len(getattr(row, _MAY_BE_INFINITE[name]))]
+    return all([math.isinf(error) for error in errors or [0.0] * len(unknown)] == unknown for errors in rows)

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ import pytest
 from gloss import v1 as pb
 from tests.faults.report import Measure, Row, keep, percentile
 from tests.faults.stack import Stack, wait_for
-from tests.faults.traffic import TEXT, Traffic, timed
+from tests.faults.traffic import TEXT, Sample, Traffic, timed
 from tests.fixtures.keys import Keys
 from tests.integration import contract
 from tests.integration.explanations import FINAL, lime
@@ -30,7 +31,7 @@ REFERRING = [method for method in contract.methods() if contract.references(meth
 PROMPTS = 60
 """Prompts of which it is guessed by time whether another tenant asked them."""
 TOKENS = 100
-FLOOD_SECONDS = 12.0
+FLOOD_SECONDS, ROUNDS = 15.0, 3
 OVERLOAD = 4.0
 
 
@@ -185,24 +186,32 @@ def test_a_greedy_tenant_takes_nothing_from_a_modest_one(callers: Callers) -> No
         return callers.stack.inference.NextToken(request, metadata=metadata, timeout=30)
 
     capacity = came_of(flood(callers, "alice", 5, seed=1))["answered_per_second"]
-    with Traffic(ask, 0.02) as alone:
-        time.sleep(FLOOD_SECONDS)
-    greedy = flood(callers, "alice", FLOOD_SECONDS + 3, OVERLOAD * capacity, seed=2)
-    time.sleep(2.5)  # it has started
-    with Traffic(ask, 0.02) as beside:
-        time.sleep(FLOOD_SECONDS)
-    codes = came_of(greedy)
-    refused = [sample for sample in beside.samples if not sample.ok]
+    alone: list[Sample] = []
+    beside: list[Sample] = []
+    codes: Counter[str] = Counter()
+    for number in range(ROUNDS):  # by turns: whatever else the machine does concerns both
+        with Traffic(ask, 0.02) as traffic:
+            time.sleep(FLOOD_SECONDS / ROUNDS)
+        alone += traffic.samples
+        greedy = flood(callers, "alice", FLOOD_SECONDS / ROUNDS + 4, OVERLOAD * capacity, seed=2 + number)
+        time.sleep(2.5)  # it has started
+        with Traffic(ask, 0.02) as traffic:
+            time.sleep(1)  # who comes after a while waits for a whole batch of others, once
+            began = time.monotonic()
+            time.sleep(FLOOD_SECONDS / ROUNDS)
+        beside += traffic.since(began)
+        codes.update({code: int(count) for code, count in came_of(greedy).items() if code.isupper()})
+    refused = [sample for sample in beside if not sample.ok]
     p50, p99 = (
-        [percentile([sample.seconds for sample in one.samples if sample.ok], rank) for one in (alone, beside)]
+        [percentile([sample.seconds for sample in one if sample.ok], rank) for one in (alone, beside)]
         for rank in (50, 99)
     )
-    counted = ", ".join(f"{code} {number:,}" for code, number in codes.items() if code.isupper())
+    counted = ", ".join(f"{code} {number:,}" for code, number in sorted(codes.items()))
     keep(
         Row(
             f"a greedy tenant asks {OVERLOAD:g} times what the server can answer, beside a modest one",
             f"{capacity:.0f} prompts a second are what it can; greedy: {counted}; "
-            f"modest: {len(beside.samples)} calls, {len(alone.samples)} alone",
+            f"modest: {len(beside)} calls, {len(alone)} alone",
             len(refused),
             [
                 Measure("modest one's p50, alone", 1e3 * p50[0], "ms"),
@@ -213,5 +222,5 @@ def test_a_greedy_tenant_takes_nothing_from_a_modest_one(callers: Callers) -> No
         )
     )
     assert not refused, refused
-    assert set(codes) <= {"OK", "RESOURCE_EXHAUSTED", "answered_per_second"}
+    assert set(codes) <= {"OK", "RESOURCE_EXHAUSTED"}
     assert p99[1] < 5

@@ -52,6 +52,7 @@ def queue_of(asked: list[Asked], limits: Limits = LIMITS) -> tuple[Queue[int], l
             output_bytes=a.output_bytes,
             padded=a.batch_key == 0,
             deadline=NOW if a.expires else LATER,
+            shared_tokens=None if a.batch_key == 0 else 16,
         )
         for index, a in enumerate(asked)
     ]
@@ -140,6 +141,7 @@ class TestShortBatches:
 
     @staticmethod
     def come(queue: Queue[int], callers: int) -> None:
+        """Callers with little each."""
         for number in range(callers):
             queue.offer([Item(number, 8, "m", f"modest {number}", number, padded=False, shared_tokens=24)])
 
@@ -152,6 +154,38 @@ class TestShortBatches:
         assert [item.caller for item in queue.take(NOW).batch] == ["greedy", "modest 0", "greedy"]
         assert len(queue.take(NOW + 0.5).batch) == 3, "the modest one may come again"
         assert len(queue.take(NOW + 1.5).batch) == 50, "it has gone"
+
+    def test_who_is_not_backlogged_shares_no_batch_with_who_is(self):
+        queue = self.flooded()
+        self.come(queue, 2)
+        queue.take(NOW)
+        for moment in (0.1, 0.2):
+            self.come(queue, 2)
+            assert [item.caller for item in queue.take(NOW + moment).batch] == ["modest 0", "modest 1"]
+            assert [item.caller for item in queue.take(NOW + moment).batch] == ["greedy"] * 3
+
+    def test_backlogged_callers_share_batches_while_nobody_else_is_there(self):
+        queue = self.flooded()
+        queue.offer([Item(n, 8, "m", "grasping", -n, padded=False, shared_tokens=24) for n in range(1, 6)])
+        assert [item.caller for item in queue.take(NOW).batch] == ["greedy", "grasping", "greedy"]
+        self.come(queue, 1)
+        assert [item.caller for item in queue.take(NOW).batch] == ["grasping", "greedy", "modest 0"]
+
+    def test_a_long_prompt_does_not_join_those_of_others_who_join_it(self):
+        queue: Queue[int] = Queue(Limits())
+        self.come(queue, 1)
+        long = [Item(n, 100, "m", "long", n, padded=False, shared_tokens=24) for n in (1, 2)]
+        queue.offer(long[:1])
+        assert [item.caller for item in queue.take(NOW).batch] == ["modest 0"]
+        self.come(queue, 1)
+        assert [item.caller for item in queue.take(NOW).batch] == ["long", "modest 0"]
+
+    def test_who_left_before_a_batch_was_taken_changes_nothing(self):
+        queue = self.flooded()
+        gone = simple(-1, caller="modest")
+        queue.offer([gone])
+        queue.withdraw([gone])
+        assert len(queue.take(NOW).batch) == 50
 
     def test_one_item_of_every_caller_is_let_in(self):
         queue = self.flooded()

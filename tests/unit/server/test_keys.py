@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import os
 import stat
+import timeit
 
 import pytest
 
@@ -44,6 +45,16 @@ def test_a_key_is_shown_once_and_kept_as_its_hash(new, path):
     assert keys.find(key[:-1]) is None
     assert keys.find("") is None
     assert key not in repr(keys.find(key))
+
+
+def test_finding_a_key_takes_no_longer_among_thousands(path):
+    def seconds(count):
+        path.write_text("".join(f"key{number} sha256:{digest(str(number))}\n" for number in range(count)))
+        keys = KeyFile(path)
+        assert keys.find("0").name == "key0"
+        return min(timeit.repeat(lambda: keys.find("absent"), number=20, repeat=20))
+
+    assert seconds(20_000) < 10 * seconds(2)
 
 
 def test_a_key_has_a_tenant_and_may_be_an_admins(new, path, capsys):

@@ -331,3 +331,13 @@ def test_what_time_left_out_is_unknown_in_every_row(monkeypatch):
     assert any(unknown)
     for row in result.rows:
         assert [np.isinf(error) for error in row.standard_errors] == unknown
+
+
+def test_what_has_a_share_of_a_part_is_unknown_in_every_row():
+    """The search ends at parts of the text: their words have equal shares, of which no error is known."""
+    result = last(Run(toy(), spec(Hierarchical(threshold=0.0), budget=Budget(max_evaluations=9))))
+    unknown = [each.standard_error is None for each in result.attributions]
+    assert {*unknown} == {True, False}
+    for row in result.rows:
+        assert [error == np.inf for error in row.standard_errors] == unknown
+        assert np.isfinite(row.attributions).all()
