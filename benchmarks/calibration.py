@@ -1,6 +1,7 @@
 """How honest the errors of sampled explanations are: coverage of intervals, and errors beside the spread over seeds.
 
-    python -m benchmarks.calibration [--quick] [--processes 2] [--json FILE] [--folder FOLDER] [--page]
+    python -m benchmarks.calibration [--quick] [--processes 2] [--json FILE] [--folder FOLDER]
+        [--page | --stopped] [--only TEXT]
 
 Games with known answers, and prompts of the shipped models, are explained again and again with other seeds, by every
 method that samples, at 1 to 40 features and 64 to 4,000 evaluations; and so is a target whose rows are these games.
@@ -8,8 +9,9 @@ Coverage is how often a 95 % interval holds the true answer; where the answer it
 the mean over seeds. The ratio is the mean reported error beside the answers' standard deviation over seeds. A cell
 counts as off where the ratio lies outside 0.8 to 1.25, or the coverage below 88 % less three binomial deviations. Cells
 are written down as they come, and those that are there already are not measured again: the full run takes hours, and
-may be stopped at any time. `--page` writes docs/calibration.md from what is known. No figure but the seconds depends on
-the machine's speed.
+may be stopped at any time. `--page` writes docs/calibration.md from what is known. `--stopped` measures, instead,
+explanations that may end once the largest attributions are ranked. No figure but the seconds depends on the machine's
+speed.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks.calibrating import games, models, table, truths
+from benchmarks.calibrating import games, models, stopped, table, truths
 from benchmarks.calibrating.cells import ROWS, WAYS, Cell, Key, Task, Values, measure
 from ml.explain.estimator import FloatArray
 
@@ -36,6 +38,7 @@ SEEDS = {64: 200, 166: 200, 333: 200, 1000: 100, 4000: 20}
 """How often a toy game is explained: the more evaluations, the longer takes a fit."""
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "calibration.jsonl"
+STOPPED = ROOT / "benchmarks" / "results" / "stopped.jsonl"
 PAGE = ROOT / "docs" / "calibration.md"
 
 
@@ -98,16 +101,35 @@ def known(path: Path) -> dict[Key, Cell]:
     return {cell.key: cell for cell in cells}
 
 
+def measure_stopped(file: Path, only: str, processes: int) -> list[stopped.Stopped]:
+    """Measure explanations that choose their end, those with `only` in their names that are not in `file` yet."""
+    lines = file.read_text().splitlines() if file.exists() else []
+    known = [stopped.Stopped(**json.loads(line)) for line in lines]
+    found = {(each.subject, each.way, each.features): each for each in known}
+    missing = [task for task in stopped.tasks() if task not in found and only in f"{task[0]} {task[1]}"]
+    with ProcessPoolExecutor(processes) as pool, file.open("a") as kept:
+        pending = [pool.submit(stopped.measure, *task) for task in missing]
+        for each in (done.result() for done in as_completed(pending)):
+            kept.write(json.dumps(asdict(each)) + "\n")
+            kept.flush()
+            found[each.subject, each.way, each.features] = each
+    return [found[task] for task in stopped.tasks() if task in found]
+
+
 def main() -> None:
     """Measure what is not known yet, write it down, and summarize all that is."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer sizes, budgets and seeds: within ten minutes")
     parser.add_argument("--only", default="", help="subjects or methods that contain this")
     parser.add_argument("--page", action="store_true", help=f"measure nothing, and write {PAGE.relative_to(ROOT)}")
+    parser.add_argument("--stopped", action="store_true", help=f"measure what ends early: {STOPPED.relative_to(ROOT)}")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--json", type=Path, default=RESULTS, help="cells, one to a line, which are added to")
     parser.add_argument("--folder", type=Path, default=Path("build/calibration"), help="the models' values, kept")
     options = parser.parse_args()
+    if options.stopped:
+        Console(width=120).print(stopped.table(measure_stopped(STOPPED, options.only, options.processes)))
+        return
     wanted = [each for each in tasks(quick=options.quick) if options.only in f"{each.subject} {each.way}"]
     keys = [key for task in wanted for key in task.keys(_names(task.subject))]
     found = known(options.json)

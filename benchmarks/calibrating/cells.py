@@ -120,20 +120,28 @@ class Cell:
         return not (self.refused or self.exact) and (self.coverage < least or not 0.8 <= self.ratio <= 1.25)
 
 
-class _Whole:
-    """A game that answers any number of coalitions at once, so that an explainer estimates only once, at the end."""
+class Whole:
+    """A game that answers any number of coalitions at once, so that an explainer estimates no more often than it must.
 
-    together = 1 << 30
+    Attributes:
+        asked: how many coalitions were asked for.
+        seconds: of the processor, the game's own.
+    """
+
+    batch_size = 1 << 30
 
     def __init__(self, features: int, values: Values) -> None:
         self.features = features
-        self._values = values
+        self.asked = 0
         self.seconds = 0.0
+        self._values = values
 
     def __call__(self, coalitions: BoolArray) -> Generator[None, None, FloatArray]:
+        """The values of `coalitions`."""
         begun = time.process_time()
         values = self._values(coalitions)
         self.seconds += time.process_time() - begun
+        self.asked += len(coalitions)
         yield
         return values
 
@@ -176,7 +184,7 @@ def measure(task: Task, games: Mapping[str, Values], truths: Callable[[str, str]
         explainer = way.make(task.features, Budget(max_evaluations=task.evaluations, seed=seed))
         if explainer.min_evaluations > task.evaluations:
             return [Cell(**asdict(key), refused=True) for key in keys]
-        whole = _Whole(task.features, lambda coalitions: sum(game(coalitions) for game in games.values()))
+        whole = Whole(task.features, lambda coalitions: sum(game(coalitions) for game in games.values()))
         begun = time.process_time()
         *_, last = (step for step in explainer(whole) if step is not None)
         estimates = dict.fromkeys(games, last)

@@ -78,6 +78,19 @@ def lime_ridge(game: ToyGame) -> FloatArray:
     return found
 
 
+def context_lasso(game: ToyGame, alpha: float = 0.01) -> FloatArray:
+    """The coefficients [features] of context attribution's lasso on all coalitions.
+
+    Features are independent there, each present half of the time. So each coefficient of the standardized samples is
+    half of the feature's mean effect, shrunk by the penalty alone.
+    """
+    values, _ = _joint(game)
+    effects = [float(np.subtract(*reversed(_split(values, i))).mean()) for i in range(game.together)]
+    halves = np.concatenate([effects, game.alone]) / 2
+    shrunk: FloatArray = 2 * np.sign(halves) * np.maximum(np.abs(halves) - alpha, 0)
+    return shrunk
+
+
 def _joint(game: ToyGame) -> tuple[FloatArray, FloatArray]:
     """Values of all coalitions of the players who do something together, and their sizes."""
     coalitions = every(game.together)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from itertools import repeat
 from typing import Unpack
@@ -89,6 +89,8 @@ class Run(Work):
             yield from self._reported(value(empty_and_full), Stage.EXPLAINING)
         blank = yield from self._with_rows(value, blank, estimate)
         result = self._filled(value, blank, estimate)
+        samples = value.answered // self.problem.prompts.removals
+        few = [*doubts.of_samples(self._spec.method, value.features, samples, estimate.stop)]
 
         measured = None
         if self.problem.quality is not None:
@@ -100,7 +102,7 @@ class Run(Work):
             estimate = replace(estimate, stop=StopReason.DURATION)
         self._planned = value.answered
         result = replace(self._filled(value, blank, estimate), faithfulness=measured)
-        yield self._update(Stage.DONE, replace(result, trust=self._judged(result, target)))
+        yield self._update(Stage.DONE, replace(result, trust=self._judged(result, target, few)))
 
     def _estimated(self, value: ValueFunction, target: TargetTokens) -> Generator[Update, None, Estimate]:
         """Run the explainer, and return its last estimate."""
@@ -162,7 +164,8 @@ class Run(Work):
         measuring = faithfulness.evaluate(plan, value, estimate.attributions, self._budget.seed)
         return (yield from self._reported(measuring, Stage.MEASURING_FAITHFULNESS))
 
-    def _judged(self, result: ExplanationResult, target: TargetTokens) -> Trust:
+    def _judged(self, result: ExplanationResult, target: TargetTokens, few: Sequence[verdict.Reason]) -> Trust:
+        """Whether to rely on a result; `few` are reasons to doubt the number of its samples."""
         explainer = self.problem.explainer
         in_units = not isinstance(explainer, InternalsExplainer) or explainer.in_units
         return verdict.judge(
@@ -173,6 +176,7 @@ class Run(Work):
             doubts=[
                 *doubts.of_question(self._model.tokenizer, self.problem.encoding, target),
                 *doubts.of_method(self._spec.method, len(self.problem.features)),
+                *few,
             ],
         )
 

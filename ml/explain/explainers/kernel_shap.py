@@ -34,7 +34,8 @@ from ml.explain.sampling.stopping import Stopping
 
 _MIN_PAIRS = 32
 _TILT = 2  # the power that gives a fitted game the best Shapley values
-_MIN_FOR_CONTROL = 2  # pairs per feature
+MIN_FOR_CONTROL = 4
+"""Evaluations for each feature, from which on control variates are used."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ class KernelShapExplainer:
         if len(pairs) < 2:
             return Estimate.nothing(self.features)
         estimate = self._regressed(pairs)
-        if self.control and len(pairs) >= _MIN_FOR_CONTROL * self.features:
+        if self.control and self._are_many(pairs):
             early = Covariance.first_samples(self.features) // 2
             first = self._regressed(pairs[np.arange(len(pairs)) < early])(values[: 2 + 2 * early]).attributions
             estimate = self._controlled(pairs, every, values, first)
@@ -149,6 +150,10 @@ class KernelShapExplainer:
     def _regressed(self, pairs: Pairs) -> Callable[[FloatArray], Estimate]:
         """The estimate by regression, as a function of the values."""
         regress, counts = self._regression(pairs), Layers.of(self.features).counts
+        if self._fits(pairs) and not self._are_many(pairs):
+            # With hardly more pairs than features, a residual spreads over all sizes, and little is known of a size
+            # even if most of its pairs were drawn.
+            counts = np.full_like(counts, np.inf)
         freedom = len(pairs) - (self.features - 1 if self._fits(pairs) else 1)
 
         def estimate(values: FloatArray) -> Estimate:
@@ -181,6 +186,10 @@ class KernelShapExplainer:
         differences = pairs.differences(values[2:].reshape(-1, 2), float(values[1] - values[0]))
         halves = np.arange(len(pairs)) // 2 % 2  # by twos, as every other pair may be a single feature
         return stability(*(self._regression(pairs[halves == half])(differences[halves == half])[0] for half in (0, 1)))
+
+    def _are_many(self, pairs: Pairs) -> bool:
+        """Whether there are enough pairs for control variates."""
+        return 2 * len(pairs) >= MIN_FOR_CONTROL * self.features
 
     def _fits(self, pairs: Pairs) -> bool:
         """Whether there are enough pairs for a regression not to overfit."""

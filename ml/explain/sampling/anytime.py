@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from ml.explain.estimator import BoolArray, Estimate, Estimating, FloatArray, Game, batch_size, empty_and_full
-from ml.explain.sampling.stopping import Stopping
+from ml.explain.sampling.stopping import Stopping, widened
 from ml.result import StopReason
 
 PLAIN_GROWTH, CONTROLLED_GROWTH = 0.25, 0.5
@@ -75,6 +75,8 @@ def anytime(
             stop = StopReason.DURATION
         elif finished:
             stop = end
+        if stop is StopReason.RANKED and before is not None:
+            found = widened(before, found)
         if len(values) in looks:
             before = found
         yield replace(found, stop=stop)

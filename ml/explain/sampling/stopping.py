@@ -7,16 +7,22 @@ their errors, or so precise that the rest makes no difference.
 Stopping when errors look small favours errors that look smaller than they are, as those of few samples do. So there are
 only three checks, at an eighth, a quarter and half of the most evaluations, and the ranking has to hold at two of them
 in a row, the second time with twice the samples. Each comparison has to hold by three standard errors.
+
+Such an end is chosen by its errors, and these are then no longer those of a sample of a fixed size. And a fit that
+smooths too much is off alike in all draws, which no error of a single check shows. So the reported error is that of the
+check before, which alone ended nothing, together with how far the attributions have moved since.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ml.explain.estimator import BoolArray, Estimate, IntArray
+from ml.explain.estimator import BoolArray, Estimate, IntArray, RowValues
+from ml.explain.sampling.errors import has_converged
 from ml.result import StopReason
 from ml.spec import Budget
 
@@ -92,6 +98,29 @@ def agree(before: Estimate, found: Estimate) -> bool:
     alike = _ALIKE * np.abs(found.attributions).max()
     apart = values[:TOP, None] - np.abs(values)
     return bool((apart > -alike)[_later(len(values))].all() and (values[:TOP] > -alike).all())
+
+
+def widened(before: Estimate, found: Estimate) -> Estimate:
+    """The estimate `found` by which sampling ended, with errors that count that it did; `before` is of the last check.
+
+    A feature's own move may be small by accident, so the mean square over all features counts as much.
+    """
+    squares = (found.attributions - before.attributions) ** 2
+    moved = np.sqrt((squares + squares.mean()) / 2)
+    errors = np.hypot(np.maximum(before.standard_errors, found.standard_errors), moved)
+
+    def rows(values: RowValues) -> Iterable[Estimate]:
+        if before.rows is None or found.rows is None:
+            raise AssertionError("an estimate that is ranked has values, and so rows")
+        return map(widened, before.rows(values), found.rows(values))
+
+    return replace(
+        found,
+        standard_errors=errors,
+        freedom=min(before.freedom, found.freedom),
+        converged=has_converged(found.attributions, errors, None),
+        rows=None if found.rows is None else rows,
+    )
 
 
 def _by_size(found: Estimate) -> IntArray:

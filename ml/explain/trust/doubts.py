@@ -7,10 +7,21 @@ from collections.abc import Iterator
 
 from ml.encoding import Encoding
 from ml.explain.explainers.interactions import MAX_FEATURES
+from ml.explain.explainers.kernel_shap import MIN_FOR_CONTROL
 from ml.explain.target import TargetTokens
 from ml.explain.trust.verdict import Reason
-from ml.result import Verdict
-from ml.spec import AttentionRollout, InputTimesGradient, Interactions, Method, ValueZeroing
+from ml.result import StopReason, Verdict
+from ml.spec import (
+    AttentionRollout,
+    Estimator,
+    InputTimesGradient,
+    Interactions,
+    KernelShap,
+    Lime,
+    Method,
+    SurrogateKind,
+    ValueZeroing,
+)
 from ml.tokens import Tokenizer
 
 _BY_CHANCE = {
@@ -19,6 +30,10 @@ _BY_CHANCE = {
     InputTimesGradient: "input × gradient",
 }
 """Methods that did no better than chance in `benchmarks.known_answers`, on one model at least."""
+_ENOUGH = 10
+"""Evaluations for each feature, from which on standard errors are believed."""
+_ERRORS_HOLD = (StopReason.COMPLETE, StopReason.RANKED)
+"""Ends with an exact answer, and with errors that were widened because sampling chose its end."""
 
 
 def of_method(method: Method, features: int) -> Iterator[Reason]:
@@ -36,6 +51,27 @@ def of_method(method: Method, features: int) -> Iterator[Reason]:
             f"In tests with a known deciding word, {name} found it about as often as chance, or less; use KernelSHAP"
             " or occlusion to see which words matter.",
         )
+
+
+def of_samples(method: Method, features: int, samples: int, stop: StopReason | None) -> Iterator[Reason]:
+    """Reasons to doubt the standard errors from so many coalitions, where sampling ended for the reason `stop`."""
+    if stop in _ERRORS_HOLD or samples >= _ENOUGH * features or not _is_optimistic(method, features, samples):
+        return
+    yield (
+        Verdict.CAUTION,
+        f"{samples} evaluations are few for {features} features, and the standard errors may be too small; allow"
+        f" {_ENOUGH * features}.",
+    )
+
+
+def _is_optimistic(method: Method, features: int, samples: int) -> bool:
+    """Whether a method's errors were found too small in `benchmarks.calibration` where samples are few."""
+    match method:
+        case KernelShap(Estimator.CONTROL_VARIATES):
+            return samples >= MIN_FOR_CONTROL * features  # with fewer, nothing is fitted that could follow accidents
+        case Lime(SurrogateKind.DECISION_TREE) | Interactions():
+            return True
+    return False
 
 
 def of_question(tokenizer: Tokenizer, encoding: Encoding, target: TargetTokens) -> Iterator[Reason]:

@@ -7,16 +7,16 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from ml.explain.estimator import Estimate, Explainer
+from ml.explain.estimator import BoolArray, Estimate, Explainer, FloatArray
 from ml.explain.explainers.context import ContextExplainer
 from ml.explain.explainers.kernel_shap import KernelShapExplainer
 from ml.explain.explainers.lime import LimeExplainer
 from ml.explain.explainers.permutation import PermutationExplainer
 from ml.explain.sampling.interval import two_sided_95
-from ml.explain.sampling.stopping import Stopping, agree, is_ranked
+from ml.explain.sampling.stopping import Stopping, agree, is_ranked, widened
 from ml.result import StopReason
 from ml.spec import Budget, ContextAttribution, Lime
-from tests.unit.ml.explain.games import bumpy, crooked, saturating, shapley_values
+from tests.unit.ml.explain.games import bumpy, crooked, lime_coefficients, saturating, shapley_values
 from tests.unit.ml.explain.toys import ToyGame, additive, estimates, final
 
 FEATURES = 12
@@ -130,6 +130,55 @@ def test_what_few_samples_show_ends_nothing(method: str) -> None:
     largest = int(np.argmax(shapley_values(alone)))
     runs = [final(EXPLAINERS[method](Budget(seed=seed)), alone) for seed in range(12)]
     assert all(np.argmax(run.attributions) == largest for run in runs if run.stop is StopReason.RANKED)
+
+
+def test_errors_count_what_was_known_before_and_what_changed_since() -> None:
+    before = Estimate(np.array([1.0, 0.0]), np.array([0.3, 0.0]), freedom=9)
+    found = Estimate(np.array([1.0, 0.2]), np.array([0.1, 0.1]), freedom=99)
+    ended = widened(before, found)
+    assert ended.attributions is found.attributions
+    # Half of the mean square change is also the first one's, which did not move.
+    assert ended.standard_errors == pytest.approx([np.hypot(0.3, 0.1), np.hypot(0.1, np.sqrt(0.03))])
+    assert ended.freedom == 9
+    assert not ended.converged  # beside a largest attribution of 1
+
+
+def test_rows_of_what_ended_early_count_it_too() -> None:
+    effects = 0.75 ** np.arange(FEATURES)
+    row = ToyGame(FEATURES, lambda present: present @ effects + 0.03 * present[:, :2].all(1))
+    whole = ToyGame(FEATURES, lambda present: 2 * (present @ effects) + 0.03 * present[:, :2].all(1))
+
+    def values(coalitions: BoolArray) -> FloatArray:
+        return np.array([row._value(coalitions), whole._value(coalitions) - row._value(coalitions)])
+
+    *_, plain, ended = estimates(EXPLAINERS["KernelSHAP, textbook"](Budget()), whole)
+    assert ended.stop is StopReason.RANKED
+    assert plain.rows is not None
+    assert ended.rows is not None
+    first, second = ended.rows(values)
+    assert (first.standard_errors >= next(iter(plain.rows(values))).standard_errors).all()
+    assert first.attributions + second.attributions == pytest.approx(ended.attributions)
+    missed = np.abs(first.attributions - shapley_values(row))
+    assert (missed <= two_sided_95(first.freedom) * first.standard_errors + 1e-9).mean() >= 0.9
+
+
+def nearly_additive(features: int) -> ToyGame:
+    """A sum, but for interactions of a thousandth, which a kernel takes for noise and smooths away."""
+    effects = 0.75 ** np.arange(features)
+    return ToyGame(features, lambda present: present @ effects + 0.001 * present[:, :2].all(1))
+
+
+@pytest.mark.parametrize("game", [saturating, nearly_additive, lambda features: additive(0.75 ** np.arange(features))])
+@pytest.mark.parametrize(("method", "truth"), [("KernelSHAP", shapley_values), ("LIME", lime_coefficients)])
+def test_intervals_cover_what_is_fitted_almost_without_error(
+    method: str, truth: Callable[[ToyGame], FloatArray], game: Callable[[int], ToyGame]
+) -> None:
+    true, held = truth(game(FEATURES)), []
+    for seed in range(12):
+        found = final(EXPLAINERS[method](Budget(seed=seed)), game(FEATURES))
+        assert found.stop is StopReason.RANKED
+        held.append(np.abs(found.attributions - true) <= two_sided_95(found.freedom) * found.standard_errors + 1e-9)
+    assert np.mean(held) >= 0.9
 
 
 @pytest.mark.parametrize("make", [EXPLAINERS[name] for name in ("KernelSHAP, textbook", "permutations")])

@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 
+from ml.explain.trust.doubts import of_samples
 from ml.explain.trust.verdict import judge
 from ml.result import (
     Attribution,
@@ -12,10 +13,20 @@ from ml.result import (
     Interaction,
     ResolvedRemoval,
     ResolvedTarget,
+    StopReason,
     SurrogateFit,
     Verdict,
 )
-from ml.spec import RemovalKind, Scale, SurrogateKind
+from ml.spec import (
+    Estimator,
+    Interactions,
+    KernelShap,
+    Lime,
+    RemovalKind,
+    Scale,
+    ShapleyPermutation,
+    SurrogateKind,
+)
 
 
 def faithfulness(value, random, deviation):
@@ -166,3 +177,28 @@ def test_a_single_feature_is_not_trusted_as_nothing_can_be_compared(measured):
     assert trust.verdict is Verdict.CAUTION
     assert "single feature" in trust.reasons[0]
     assert len(trust.reasons) == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "samples", "doubted"),
+    [
+        (KernelShap(), 64, True),
+        (KernelShap(), 120, False),
+        (KernelShap(), 40, False),  # nothing is fitted to so few
+        (KernelShap(Estimator.TEXTBOOK), 64, False),
+        (Interactions(), 64, True),
+        (Lime(SurrogateKind.DECISION_TREE), 40, True),
+        (Lime(), 40, False),
+        (ShapleyPermutation(), 64, False),
+    ],
+)
+def test_errors_from_few_evaluations_are_doubted_where_they_were_found_too_small(method, samples, doubted):
+    reasons = list(of_samples(method, 12, samples, StopReason.EVALUATIONS))
+    assert [verdict for verdict, _ in reasons] == [Verdict.CAUTION] * doubted
+    assert all(f"{samples} evaluations are few for 12 features" in sentence for _, sentence in reasons)
+    assert all("allow 120." in sentence for _, sentence in reasons)
+
+
+@pytest.mark.parametrize("stop", [StopReason.COMPLETE, StopReason.RANKED])
+def test_exact_answers_and_widened_errors_are_not_doubted(stop):
+    assert not list(of_samples(KernelShap(), 12, 64, stop))
