@@ -62,15 +62,18 @@ async def ask(
     return reply.value
 
 
-async def introduce(client: EngineClient, replica: str) -> Card:
+async def introduce(client: EngineClient, replica: str, *, patience: float | None = None) -> Card:
     """What one replica says of itself and of the model.
+
+    Args:
+        patience: seconds to wait for one that is away. Default: the client's.
 
     Raises:
         ModelLoadError: it serves another model.
         EngineError: it does not answer.
     """
     address = client.address
-    listed = await client.get("/v1/models", replica=replica)
+    listed = await client.get("/v1/models", replica=replica, patience=patience)
     try:
         cards: dict[str, dict[str, Any]] = {str(card["id"]): card for card in listed["data"]}
     except (KeyError, TypeError) as error:

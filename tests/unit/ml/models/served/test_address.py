@@ -26,7 +26,9 @@ def test_a_model_is_named_as_by_its_folder() -> None:
     assert parse("vllm+http://host/google/gemma-3-270m@v2").name == "gemma-3-270m"
 
 
-@pytest.mark.parametrize("source", ["transformer", "./folder", "google/gemma-3-270m", "C:\\models", "/vllm+http", "c++"])
+@pytest.mark.parametrize(
+    "source", ["transformer", "./folder", "google/gemma-3-270m", "C:\\models", "/vllm+http", "c++"]
+)
 def test_what_is_loaded_here(source: str) -> None:
     assert not is_served_elsewhere(source)
 
