@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import statistics
 import sys
@@ -23,7 +24,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ CONTEXT_SHARE = 4
 SEEDS = range(4)
 """Over which errors are averaged."""
 
-_salts = count()
+_salts = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -226,7 +226,7 @@ def race(
 ) -> Iterator[dict[str, Any]]:
     """What each of Gloss's ways takes, by its spec, beside plain clients who ask about the prompts of the first.
 
-    Yields the figures of all rounds so far, after each one.
+    Yields the figures so far, after each way of each round.
     """
     name, first = next(iter(asked.items()))
     model.prompts.clear()
@@ -240,23 +240,22 @@ def race(
     seconds: dict[str, list[float]] = {name: [] for name in (*asked, *ways)}
     shares: dict[str, list[float]] = {name: [] for name in seconds}
     runs: list[Round] = []
-    for done in range(1, rounds + 1):
-        for way, times in seconds.items():
-            before = _cached(url)
-            if way in ways:
-                times.append(ways[way]())
-            else:
-                run = gloss(model, asked[way])
-                times.append(run.seconds)
-                runs += [run] if way == name else []
-            shares[way].append(_share(before, _cached(url)))
-            _tell(f"  {way}: {times[-1]:.2f} s\n")
+    for way, times in itertools.chain.from_iterable(itertools.repeat(seconds.items(), rounds)):
+        before = _cached(url)
+        if way in ways:
+            times.append(ways[way]())
+        else:
+            run = gloss(model, asked[way])
+            times.append(run.seconds)
+            runs += [run] if way == name else []
+        shares[way].append(_share(before, _cached(url)))
+        _tell(f"  {way}: {times[-1]:.2f} s\n")
         yield {
-            "rounds": done,
             "prompts": len(prompts),
             "tokens_per_prompt": statistics.mean(map(len, prompts)),
-            "seconds": {way: statistics.median(each) for way, each in seconds.items()},
-            "cached_share": {way: statistics.median(each) for way, each in shares.items()},
+            "runs": {way: len(each) for way, each in seconds.items()},
+            "seconds": {way: statistics.median(each) for way, each in seconds.items() if each},
+            "cached_share": {way: statistics.median(each) for way, each in shares.items() if each},
             "busy_share": statistics.median(run.busy / run.seconds for run in runs),
             "own_seconds": statistics.median(run.seconds - run.busy for run in runs),
         }
