@@ -11,10 +11,11 @@ from ml.models.protocol import ModelInfo
 from ml.models.served import tokenizer as tokenizers
 from ml.models.served.abilities import Abilities
 from ml.models.served.address import Address
+from ml.models.served.agreement import TEXTS, check_reading, check_tokens, check_ways
 from ml.models.served.client import EngineClient
+from ml.models.served.fingerprint import Fingerprint, take_fingerprint
 from ml.models.served.options import EngineOptions
 from ml.models.served.probe import Card, find_abilities, introduce
-from ml.models.served.verification import TEXTS, Fingerprint, check_reading, check_tokens, check_ways, fingerprint
 from ml.spec import Prompt
 from ml.tokens import Tokenizer
 
@@ -66,8 +67,8 @@ async def _look(client: EngineClient) -> Found:
     _log.info("model=%s engine=%s %s", address.name, card.engine, abilities)
     await check_reading(client, tokenizer, abilities, first)
     await check_ways(client, tokenizer, abilities, first)
-    found = await fingerprint(client, tokenizer, abilities)
-    _log.info("model=%s noise=%.2g tolerance=%.2g nats", address.name, found.noise, found.tolerance)
+    fingerprint = await take_fingerprint(client, tokenizer, abilities)
+    _log.info("model=%s noise=%.2g tolerance=%.2g nats", address.name, fingerprint.noise, fingerprint.tolerance)
     info = ModelInfo(
         name=address.name,
         digest=_digest(address, files),
@@ -82,10 +83,10 @@ async def _look(client: EngineClient) -> Found:
         dtype="unknown",
         engine=card.engine,
         max_top_k=abilities.top,
-        noise=found.noise,
+        noise=fingerprint.noise,
         token_price=None if options.price is None else options.price / 1e6,
     )
-    return Found(address, options, info, tokenizer, abilities, found)
+    return Found(address, options, info, tokenizer, abilities, fingerprint)
 
 
 async def _awaited(client: EngineClient, replica: str) -> Card:
