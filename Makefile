@@ -10,6 +10,7 @@ UPGRADE ?=
 PYTEST_ARGS ?=
 COMPOSE ?=
 VLLM    ?=
+EXTRA   ?= serve
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
@@ -25,7 +26,7 @@ help: ## This list
 demo: $(VENV)/.serve ## Start Gloss on this machine, give a tour of it, and serve until Ctrl-C (ONCE=1: stop after the tour)
 	@$(BIN)/python -m deploy.demo $(if $(filter-out 0 no false,$(ONCE)),--once)
 
-up: $(VENV)/.serve ## Start Gloss on this machine and serve until Ctrl-C
+up: $(VENV)/.$(EXTRA) ## Start Gloss on this machine and serve until Ctrl-C (EXTRA=engine: without torch)
 	@$(BIN)/python -m deploy.stack
 
 test: $(VENV)/.dev ## Run the tests, all but the slow ones (PYTEST_ARGS="-k lime")
@@ -87,17 +88,22 @@ $(BIN)/python:
 	@echo "Making $(VENV) with $$($(PYTHON) --version)"
 	@$(PYTHON) -m venv $(VENV)
 
+$(VENV)/.engine: pyproject.toml requirements.lock | $(BIN)/python
+	@echo "Installing the pinned dependencies without torch into $(VENV); the first time takes some minutes"
+	@$(PIP) install -qq --disable-pip-version-check -c requirements.lock -e ".[engine]"
+	@touch $@
+
 $(VENV)/.serve: pyproject.toml requirements.lock | $(BIN)/python
 	@echo "Installing the pinned dependencies into $(VENV); the first time takes some minutes, most of them for torch"
 	@$(PIP) install -qq --disable-pip-version-check -c requirements.lock -e ".[serve]"
-	@touch $@
+	@touch $@ $(VENV)/.engine
 
 $(VENV)/.train: pyproject.toml requirements.lock | $(BIN)/python
 	@echo "Installing the pinned dependencies of training into $(VENV); the first time takes some minutes"
 	@$(PIP) install -qq --disable-pip-version-check -c requirements.lock -e ".[train]"
-	@touch $@ $(VENV)/.serve
+	@touch $@ $(VENV)/.serve $(VENV)/.engine
 
 $(VENV)/.dev: pyproject.toml requirements.lock | $(BIN)/python
 	@echo "Installing the pinned dependencies and the tests' tools into $(VENV); the first time takes some minutes"
 	@$(PIP) install -qq --disable-pip-version-check -c requirements.lock -e ".[dev]"
-	@touch $@ $(VENV)/.serve $(VENV)/.train
+	@touch $@ $(VENV)/.serve $(VENV)/.engine $(VENV)/.train

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import statistics
 import sys
@@ -23,7 +24,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ CONTEXT_SHARE = 4
 SEEDS = range(4)
 """Over which errors are averaged."""
 
-_salts = count()
+_salts = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -223,8 +223,11 @@ def cheapest_control(local: ExplainableModel, words: int, max_evaluations: int) 
 
 def race(
     url: str, model: Recorded, client: PlainClient, asked: dict[str, ExplanationSpec], rounds: int
-) -> dict[str, Any]:
-    """What each of Gloss's ways takes, by its spec, beside plain clients who ask about the prompts of the first."""
+) -> Iterator[dict[str, Any]]:
+    """What each of Gloss's ways takes, by its spec, beside plain clients who ask about the prompts of the first.
+
+    Yields the figures so far, after each way of each round.
+    """
     name, first = next(iter(asked.items()))
     model.prompts.clear()
     gloss(model, first)
@@ -237,60 +240,57 @@ def race(
     seconds: dict[str, list[float]] = {name: [] for name in (*asked, *ways)}
     shares: dict[str, list[float]] = {name: [] for name in seconds}
     runs: list[Round] = []
-    for _ in range(rounds):
-        for way, times in seconds.items():
-            before = _cached(url)
-            if way in ways:
-                times.append(ways[way]())
-            else:
-                run = gloss(model, asked[way])
-                times.append(run.seconds)
-                runs += [run] if way == name else []
-            shares[way].append(_share(before, _cached(url)))
-            _tell(f"  {way}: {times[-1]:.2f} s\n")
-    return {
-        "prompts": len(prompts),
-        "tokens_per_prompt": statistics.mean(map(len, prompts)),
-        "seconds": {way: statistics.median(each) for way, each in seconds.items()},
-        "cached_share": {way: statistics.median(each) for way, each in shares.items()},
-        "busy_share": statistics.median(run.busy / run.seconds for run in runs),
-        "own_seconds": statistics.median(run.seconds - run.busy for run in runs),
+    for way, times in itertools.chain.from_iterable(itertools.repeat(seconds.items(), rounds)):
+        before = _cached(url)
+        if way in ways:
+            times.append(ways[way]())
+        else:
+            run = gloss(model, asked[way])
+            times.append(run.seconds)
+            runs += [run] if way == name else []
+        shares[way].append(_share(before, _cached(url)))
+        _tell(f"  {way}: {times[-1]:.2f} s\n")
+        yield {
+            "prompts": len(prompts),
+            "tokens_per_prompt": statistics.mean(map(len, prompts)),
+            "runs": {way: len(each) for way, each in seconds.items()},
+            "seconds": {way: statistics.median(each) for way, each in seconds.items() if each},
+            "cached_share": {way: statistics.median(each) for way, each in shares.items() if each},
+            "busy_share": statistics.median(run.busy / run.seconds for run in runs),
+            "own_seconds": statistics.median(run.seconds - run.busy for run in runs),
+        }
+
+
+def measure(
+    folder: Path, words: int, evaluations: int, rounds: int, *, control: bool, log: Path
+) -> Iterator[dict[str, Any]]:
+    """All figures, a few at a time; without `control`, none of control variates, whose error takes long to tell."""
+    yield {
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "processor": processor(),
+        "vllm": vllm.VERSION,
+        "words": words,
     }
-
-
-def measure(folder: Path, words: int, evaluations: int, rounds: int, *, control: bool, log: Path) -> dict[str, Any]:
-    """All figures; without `control`, none of control variates, whose error takes long to tell."""
     local = load(str(folder), device="cpu")
-    asked, error = {"gloss": lime(words, evaluations)}, {}
+    asked = {"gloss": lime(words, evaluations)}
     if control:
         fewer, own, textbook = cheapest_control(local, words, evaluations)
-        error = {"control_evaluations": fewer, "error": {"control variates": own, "textbook": textbook}}
+        yield {"control_evaluations": fewer, "error": {"control variates": own, "textbook": textbook}}
         asked["gloss, control variates"] = lime(words, fewer, controlled=True)
         _tell(f"control variates: {fewer} evaluations for an error of {own:.3g}, textbook {textbook:.3g}\n")
     fewer = evaluations // CONTEXT_SHARE
+    behind = {"gloss": lime(words, fewer, context=CONTEXT)}
     with vllm.serving(folder, log) as url:
         found = asyncio.run(look(parse(f"vllm+{url}/{folder.name}"), EngineOptions()))
         model, client = Recorded(found), PlainClient(url, folder.name)
         agreed = agreement(model, local, min(400, evaluations))
         _tell("".join(f"  {name}: {difference:.1e}\n" for name, difference in agreed.items()))
-        races = {
-            "alone": {"evaluations": evaluations, **race(url, model, client, asked, rounds)},
-            "behind a context": {
-                "evaluations": fewer,
-                **race(url, model, client, {"gloss": lime(words, fewer, context=CONTEXT)}, rounds),
-            },
-        }
+        yield {"noise": found.info.noise, "agreement": agreed}
+        for figures in race(url, model, client, asked, rounds):
+            yield {"alone": {"evaluations": evaluations, **figures}}
+        for figures in race(url, model, client, behind, rounds):
+            yield {"behind a context": {"evaluations": fewer, **figures}}
         model.close()
-    return {
-        "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "processor": processor(),
-        "vllm": vllm.VERSION,
-        "words": words,
-        "noise": found.info.noise,
-        "agreement": agreed,
-        **races,
-        **error,
-    }
 
 
 def _cached(url: str) -> tuple[float, float]:
@@ -323,6 +323,12 @@ def show(found: dict[str, Any]) -> None:
         print(f"  {name:42} {difference:.1e}")
 
 
+def keep(path: Path, model: str, found: dict[str, Any]) -> None:
+    """Put the figures of a model into a file, beside those of others."""
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**kept, model: found}, indent=1) + "\n")
+
+
 def main() -> None:
     """Measure, show and keep."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -333,20 +339,20 @@ def main() -> None:
     parser.add_argument("--control", action=argparse.BooleanOptionalAction, default=True, help="control variates, too")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    found: dict[str, Any] = {}
     with folder_of(options.model) as folder, tempfile.TemporaryDirectory() as logs:
-        found = measure(
+        for figures in measure(
             folder.resolve(),
             options.words,
             options.evaluations,
             options.rounds,
             control=options.control,
             log=Path(logs) / "vllm.log",
-        )
+        ):
+            found |= figures
+            if options.json:  # each time: a run that is cut short keeps what it measured
+                keep(options.json, Path(options.model).name, found)
     show(found)
-    if options.json:
-        kept = json.loads(options.json.read_text()) if options.json.exists() else {}
-        kept[options.model] = found
-        options.json.write_text(json.dumps(kept, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -56,6 +56,17 @@ def _checked_redis_url(url: str) -> str:
 RedisUrl = Annotated[str, AfterValidator(_checked_redis_url)]
 """A setting that redis-py can connect to. What is wrong with it is reported at the start, without the address."""
 
+
+def _checked_engine_key(key: str) -> str:
+    key = key.strip()  # a file's last line break comes along where the key is kept in one
+    if not key.isascii() or not key.isprintable():
+        raise ValueError("a key is sent in a header of HTTP, which has only printable ASCII characters")
+    return key
+
+
+EngineKey = Annotated[str, AfterValidator(_checked_engine_key)]
+"""A setting that can be sent as ``Authorization: Bearer KEY``."""
+
 # Kubernetes writes these for every service whose name begins with "gloss".
 _SERVICE_LINK = re.compile(r"_SERVICE_(HOST|PORT)|_PORT_\d+_(TCP|UDP)|_PORT$")
 

@@ -14,6 +14,7 @@ from typing import TypeVar
 from ml.errors import ModelLoadError
 from ml.memory import keep_freed_memory
 from ml.models.protocol import Closeable, ExplainableModel
+from ml.models.requirements import check_torch
 from ml.models.served.address import is_served_elsewhere
 from ml.models.served.model import open_model
 from server.metrics import Metrics
@@ -74,6 +75,7 @@ def _load_one(source: str, settings: Settings, metrics: Metrics) -> ExplainableM
 
 def _loaded(source: str, settings: Settings) -> ExplainableModel:
     """A model that this process computes."""
+    check_torch()
     import ml.models.loading  # noqa: PLC0415 -- a server of models that are served elsewhere has no torch
 
     return ml.models.loading.load(

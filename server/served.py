@@ -7,9 +7,7 @@ prompts wait for it, and how many of each caller's.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import math
-import secrets
 import sys
 import time
 from collections import defaultdict
@@ -20,13 +18,14 @@ from typing import Any
 
 from ml.errors import EngineError
 from ml.generation import Generation, Step
+from ml.models.served import texts
+from ml.models.served.asking import ask
 from ml.models.served.client import EngineClient
-from ml.models.served.completions import PATH, Answer, Likely, Query, answers, body
+from ml.models.served.completions import PATH, Answer, Likely, Query
 from ml.models.served.exchange import Exchange, UnusableError
 from ml.models.served.opening import Found
+from ml.models.served.salts import Salts
 from ml.models.served.stream import Engine
-from ml.models.served.texts import body as text_body
-from ml.models.served.texts import tokens
 from ml.prediction import Prediction, Score
 from server import calls
 from server.admission import Admission, Load, QueueOverflowError
@@ -68,7 +67,7 @@ class ServedEngine:
         }
         self._checks = {name: _Checks(engine) for name, engine in self._engines.items()}
         self._admission = Admission(max_waiting, sys.maxsize)
-        self._secret = secrets.token_bytes(32)
+        self._salts = Salts()
 
     async def stop(self) -> None:
         """Close all connections."""
@@ -112,7 +111,7 @@ class ServedEngine:
             patience = _PATIENCE_SECONDS if seconds is None else min(seconds, _PATIENCE_SECONDS)
             asking = [
                 self._ask(model, query, patience, values, indices)
-                for query, indices in self._queries(model, tasks, self._salt(namespace))
+                for query, indices in self._queries(model, tasks, self._salts.of(namespace))
             ]
             await _together(*asking)
         for index, task in enumerate(tasks):
@@ -139,26 +138,20 @@ class ServedEngine:
         """
         self.check_capacity(caller)
         found, engine = self._models[model], self._engines[model]
-        asked = text_body(
+        asked = texts.body(
             found.address.model,
             ids,
             generation.spec,
             found.abilities,
             max_tokens=generation.max_tokens,
-            salt=self._salt(namespace),
+            salt=self._salts.of(namespace),
         )
         return ServedText(engine, self._checks[model], asked, generation, lambda: self._counted(caller))
 
     async def _ask(self, model: str, query: Query, patience: float, values: list[Any], indices: Sequence[int]) -> None:
         """Put the answers to `query` where they belong."""
-        engine, name = self._engines[model], self._models[model].address.model
-        reply = await engine.client.post(
-            PATH,
-            body(name, query, engine.abilities),
-            lambda data: answers(data, name, query, engine.abilities),
-            prompts=len(query.sequences),
-            patience=patience,
-        )
+        engine = self._engines[model]
+        reply = await ask(engine.client, query, engine.abilities, patience=patience)
         await self._checks[model].passed(reply.replica)
         for index, answer in zip(indices, reply.value, strict=True):
             values[index] = answer
@@ -186,11 +179,6 @@ class ServedEngine:
                 some = indices[start : start + size]
                 sequences = tuple(_sequence(tasks[index]) for index in some)
                 yield Query(sequences, tail=tail, top=top, salt=salt), some
-
-    def _salt(self, namespace: str) -> str:
-        if not namespace:
-            return ""
-        return hashlib.blake2b(namespace.encode(), key=self._secret, digest_size=32).hexdigest()
 
     @contextmanager
     def _counted(self, caller: Hashable, prompts: int = 1) -> Iterator[None]:
@@ -270,7 +258,7 @@ class ServedText:
             read = list(self._asked["prompt"])
             async for event in stream.events:
                 try:
-                    found = tokens(event, top, abilities)
+                    found = texts.tokens(event, top, abilities)
                 except UnusableError as error:
                     raise EngineError(client.address.name, f"the engine gives answers of no use: {error}") from error
                 for each in found:

@@ -9,14 +9,14 @@ from typing import Literal, Self
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from jobs.start import RedisUrl
+from jobs.start import EngineKey, RedisUrl
 from ml.models.served.options import EngineOptions
 
 
 class Settings(BaseSettings):
     """Settings of ``python -m server``. Read once, at the start; never at import."""
 
-    model_config = SettingsConfigDict(env_prefix="GLOSS_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="GLOSS_", frozen=True, extra="ignore", allow_inf_nan=False)
 
     # Where it listens.
 
@@ -78,7 +78,7 @@ class Settings(BaseSettings):
     threads: int | None = Field(default=None, ge=1)
     """CPU threads of one model call. Unset: torch's own choice. Lower it when a worker shares the machine."""
 
-    engine_key: str = Field(default="", repr=False)
+    engine_key: EngineKey = Field(default="", repr=False)
     """What an external engine is sent as ``Authorization: Bearer KEY``. Unset: nothing. Never shown."""
 
     engine_concurrency: int = Field(default=256, ge=1)

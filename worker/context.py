@@ -13,6 +13,7 @@ from jobs.outage import Outage
 from ml.explain.values.cache import ValueCache
 from ml.memory import expect_to_stay, keep_freed_memory
 from ml.models.protocol import ExplainableModel, ModelInfo
+from ml.models.requirements import check_torch
 from ml.models.served.address import is_served_elsewhere
 from worker.interruption import Interruption
 from worker.protocol import Asked, Message
@@ -81,6 +82,7 @@ def load_context(settings: Settings, notify: Callable[[Message], None]) -> Model
 
 
 def _loaded(settings: Settings) -> ExplainableModel:
+    check_torch()
     from ml.models.loading import load  # noqa: PLC0415
     from ml.runtime.device import behind  # noqa: PLC0415
 

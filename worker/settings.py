@@ -7,14 +7,14 @@ from typing import Literal
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from jobs.start import RedisUrl
+from jobs.start import EngineKey, RedisUrl
 from ml.models.served.options import EngineOptions
 
 
 class Settings(BaseSettings):
     """Settings of ``python -m worker``. Parent and child each read them once, at their start; never at import."""
 
-    model_config = SettingsConfigDict(env_prefix="GLOSS_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="GLOSS_", frozen=True, extra="ignore", allow_inf_nan=False)
 
     model: str = "transformer"
     """A shipped name, a local folder or a hub name, or a model that an external engine serves
@@ -41,7 +41,7 @@ class Settings(BaseSettings):
     worker_nice: int = Field(default=5, ge=0, le=19)
     """Niceness of the model's process, so that inference on the same machine stays quick."""
 
-    engine_key: str = Field(default="", repr=False)
+    engine_key: EngineKey = Field(default="", repr=False)
     """Key for an external engine, sent as ``Authorization: Bearer KEY``. Unset: none is sent. Never shown."""
 
     engine_concurrency: int = Field(default=256, ge=1)

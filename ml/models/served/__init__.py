@@ -6,9 +6,12 @@ client.py         requests to its replicas: in flight, retried, cancelled
 exchange.py       one of them, and what became of it
 window.py         how many prompts are in flight
 completions.py    the API's messages: what is asked of sequences, and what comes back
+asking.py         one query with its answers
+salts.py          what keeps tenants apart in an engine's prefix cache
 abilities.py      what an engine was seen to do
 tokenizer.py      the model's tokenizer, from its own files
-verification.py   whether the tokenizer is the engine's, how far its numbers can be trusted, and whether they changed
+agreement.py      whether the tokenizer is the engine's
+fingerprint.py    how far the engine's numbers are noise, and whether its model is still the same
 reading.py        which sequences to ask about for log-probabilities of continuations
 texts.py          the same where a text is generated
 carried.py        prompts that go with each request, which tell the model that answers

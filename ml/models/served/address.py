@@ -38,8 +38,8 @@ class Address:
 
 
 def is_served_elsewhere(source: str) -> bool:
-    """Whether `source` names a model of an engine, and not one that is loaded here."""
-    return re.match(r"[a-z]+\+https?://", source) is not None
+    """Whether `source` names a model of an engine, be it by a mistyped address, and not one that is loaded here."""
+    return re.match(r"\s*(?:(?:vllm|openai)\+|[a-z]+\+https?:)", source) is not None
 
 
 def parse(source: str) -> Address:

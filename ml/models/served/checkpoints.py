@@ -6,7 +6,7 @@ import struct
 
 import numpy as np
 
-from ml.models.served.verification import Fingerprint
+from ml.models.served.fingerprint import Fingerprint
 
 _MAGIC = b"GLOSSEN1"
 _COUNT = struct.Struct("<I")

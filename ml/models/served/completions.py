@@ -54,9 +54,6 @@ class Query:
     text: str | None = None
 
 
-NEUTRAL = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
-"""Switches off what a model's own generation settings would do where an engine takes them for its defaults."""
-
 Likely = tuple[tuple[int, float], ...]
 """Tokens with natural log-probabilities, most likely first."""
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import socket
+import ssl
+from collections.abc import Iterator
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from time import time
@@ -149,7 +152,14 @@ def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def broken(error: httpx2.RequestError | TimeoutError) -> TransientError:
     """An error of the connection, in words. Its address is left out: callers are told this."""
-    match error:
+    match next((each for each in _chain(error) if isinstance(each, ssl.SSLError | socket.gaierror)), error):
+        case ssl.SSLCertVerificationError() as found:
+            trusted = "SSL_CERT_FILE names a file of the authorities to trust"
+            reason = f"its certificate is not trusted ({found.verify_message}); {trusted}"
+        case ssl.SSLError() as found:
+            reason = f"no encrypted connection can be made ({found.reason}); is it an address for http?"
+        case socket.gaierror():
+            reason = "its host's name cannot be resolved"
         case httpx2.ConnectTimeout() | httpx2.ConnectError():
             reason = "nothing accepts connections there"
         case httpx2.TimeoutException() | TimeoutError():
@@ -157,6 +167,13 @@ def broken(error: httpx2.RequestError | TimeoutError) -> TransientError:
         case _:
             reason = f"the connection broke ({type(error).__name__})"
     return TransientError("away", reason)
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, and what made it happen: the libraries between wrap that in their own."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def usage(data: Any) -> dict[str, int]:

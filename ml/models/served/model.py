@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import secrets
 import threading
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Sequence
 from queue import SimpleQueue
@@ -13,21 +11,18 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ml.models.protocol import LogProbabilities, Prefix, RoundedModel
-from ml.models.served import checkpoints
-from ml.models.served.abilities import Abilities
+from ml.models.served import checkpoints, texts
 from ml.models.served.address import parse
 from ml.models.served.client import EngineClient
-from ml.models.served.completions import BEHIND, NEUTRAL, PATH, token_id
+from ml.models.served.completions import PATH
 from ml.models.served.exchange import Exchange
 from ml.models.served.opening import Found, look
 from ml.models.served.options import EngineOptions
 from ml.models.served.reading import Part, parts, ways
+from ml.models.served.salts import Salts
 from ml.models.served.stream import Answered, Engine
 
 T = TypeVar("T")
-
-_BANNED = -100
-"""What is added to a banned token's logit: the most that the API allows."""
 
 _END = object()
 
@@ -54,6 +49,7 @@ class ServedModel:
         self.found = found
         self.info = found.info
         self.tokenizer = found.tokenizer
+        self._salts = Salts()
         self._salt = ""
         self._loop = _Loop(found, observe)
 
@@ -61,7 +57,7 @@ class ServedModel:
         """See `ml.models.protocol.Namespaced`. The connections are shared."""
         model = object.__new__(type(self))
         model.__dict__.update(self.__dict__)
-        model._salt = self._loop.salt(namespace) if namespace else ""
+        model._salt = self._salts.of(namespace)
         return model
 
     def marked(self, checkpoint: bytes) -> bytes:
@@ -120,25 +116,12 @@ class ServedModel:
         Raises:
             EngineError: it gives no answer that could be used.
         """
-        abilities = self.found.abilities
-        asked: dict[str, Any] = {
-            "model": self.found.address.model,
-            "prompt": list(ids),
-            "max_tokens": max_tokens,
-            "temperature": 0,
-            **NEUTRAL,
-            "logprobs": 1,
-            "return_tokens_as_token_ids": True,
-        }
-        if banned:
-            asked["logit_bias"] = {str(token): _BANNED for token in banned}
-        if self._salt and abilities.salt:
-            asked["cache_salt"] = self._salt
-        if abilities.priority:
-            asked["priority"] = BEHIND
+        name, abilities = self.found.address.model, self.found.abilities
+        asked = texts.greedy_body(name, ids, abilities, max_tokens=max_tokens, banned=banned, salt=self._salt)
 
         async def generated(engine: Engine) -> list[int]:
-            return (await engine.client.post(PATH, asked, lambda data: _ids(data, abilities), prompts=1)).value
+            reply = await engine.client.post(PATH, asked, lambda data: texts.greedy_ids(data, abilities), prompts=1)
+            return reply.value
 
         for token in self._loop.run(generated):
             yield token
@@ -156,13 +139,8 @@ class _Loop:
     def __init__(self, found: Found, observe: Callable[[Exchange], None]) -> None:
         self._found = found
         self._observe = observe
-        self._secret = secrets.token_bytes(32)
         self._lock = threading.Lock()
         self._running: tuple[asyncio.AbstractEventLoop, threading.Thread, Engine] | None = None
-
-    def salt(self, namespace: str) -> str:
-        """A word that only this process can make of a namespace."""
-        return hashlib.blake2b(namespace.encode(), key=self._secret, digest_size=32).hexdigest()
 
     def run(self, work: Callable[[Engine], Coroutine[Any, Any, T]]) -> T:
         """The result of `work`, for which the calling thread waits. An exception that reaches it meanwhile ends it."""
@@ -222,12 +200,6 @@ class _Loop:
         found = self._found
         client = EngineClient(found.address, found.options, self._observe)
         return Engine(client, found.abilities, found.fingerprint)
-
-
-def _ids(data: Any, abilities: Abilities) -> list[int]:
-    """The tokens that were generated."""
-    [choice] = data["choices"]
-    return [token_id(name, abilities) for name in choice["logprobs"]["tokens"]]
 
 
 def _tokens(part: Part) -> int:

@@ -6,15 +6,16 @@ import hashlib
 import logging
 from dataclasses import dataclass
 
-from ml.errors import EngineError, ModelLoadError
+from ml.errors import EngineError, EngineUnavailableError, ModelLoadError
 from ml.models.protocol import ModelInfo
 from ml.models.served import tokenizer as tokenizers
 from ml.models.served.abilities import Abilities
 from ml.models.served.address import Address
+from ml.models.served.agreement import TEXTS, check_reading, check_tokens, check_ways
 from ml.models.served.client import EngineClient
+from ml.models.served.fingerprint import Fingerprint, take_fingerprint
 from ml.models.served.options import EngineOptions
-from ml.models.served.probe import find_abilities, introduce
-from ml.models.served.verification import TEXTS, Fingerprint, check_reading, check_tokens, check_ways, fingerprint
+from ml.models.served.probe import Card, find_abilities, introduce
 from ml.spec import Prompt
 from ml.tokens import Tokenizer
 
@@ -52,7 +53,7 @@ async def look(address: Address, options: EngineOptions) -> Found:
 
 async def _look(client: EngineClient) -> Found:
     address, options = client.address, client.options
-    cards = [await introduce(client, replica) for replica in address.replicas]
+    cards = [await _awaited(client, replica) for replica in address.replicas]
     card = cards[0]
     files = tokenizers.find(options.tokenizer, card.origin, address.revision)
     # The engine keeps a place for the token that it has to generate.
@@ -66,8 +67,8 @@ async def _look(client: EngineClient) -> Found:
     _log.info("model=%s engine=%s %s", address.name, card.engine, abilities)
     await check_reading(client, tokenizer, abilities, first)
     await check_ways(client, tokenizer, abilities, first)
-    found = await fingerprint(client, tokenizer, abilities)
-    _log.info("model=%s noise=%.2g tolerance=%.2g nats", address.name, found.noise, found.tolerance)
+    fingerprint = await take_fingerprint(client, tokenizer, abilities)
+    _log.info("model=%s noise=%.2g tolerance=%.2g nats", address.name, fingerprint.noise, fingerprint.tolerance)
     info = ModelInfo(
         name=address.name,
         digest=_digest(address, files),
@@ -82,10 +83,23 @@ async def _look(client: EngineClient) -> Found:
         dtype="unknown",
         engine=card.engine,
         max_top_k=abilities.top,
-        noise=found.noise,
+        noise=fingerprint.noise,
         token_price=None if options.price is None else options.price / 1e6,
     )
-    return Found(address, options, info, tokenizer, abilities, found)
+    return Found(address, options, info, tokenizer, abilities, fingerprint)
+
+
+async def _awaited(client: EngineClient, replica: str) -> Card:
+    """What a replica says of itself, once it answers. Where it does not at once, the log says why nothing happens.
+
+    Raises:
+        ModelLoadError, EngineError: as `introduce`.
+    """
+    try:
+        return await introduce(client, replica, patience=0.0)
+    except EngineUnavailableError as error:
+        _log.warning("%s; waiting up to %g s", error, client.options.patience)
+    return await introduce(client, replica)
 
 
 def _digest(address: Address, files: tokenizers.Files) -> str:

@@ -9,8 +9,9 @@ from typing import Any
 
 from ml.errors import EngineError, EngineUnavailableError, ModelLoadError
 from ml.models.served.abilities import Abilities, OwnTokens
+from ml.models.served.asking import ask
 from ml.models.served.client import EngineClient
-from ml.models.served.completions import PATH, Answer, Query, answers, body
+from ml.models.served.completions import Query
 
 _LARGEST_TOP = 1000
 _PATIENCE_SECONDS = 2.0
@@ -35,42 +36,18 @@ class Card:
     longest: int | None
 
 
-async def ask(
-    client: EngineClient,
-    query: Query,
-    abilities: Abilities,
-    *,
-    replica: str | None = None,
-    patience: float | None = None,
-    queued: bool = True,
-) -> list[Answer]:
-    """What the engine answers to `query`, one answer a sequence. The other arguments are those of `EngineClient.post`.
-
-    Raises:
-        EngineError: nothing that could be used.
-    """
-    model = client.address.model
-    reply = await client.post(
-        PATH,
-        body(model, query, abilities),
-        lambda data: answers(data, model, query, abilities),
-        prompts=len(query.sequences),
-        replica=replica,
-        patience=patience,
-        queued=queued,
-    )
-    return reply.value
-
-
-async def introduce(client: EngineClient, replica: str) -> Card:
+async def introduce(client: EngineClient, replica: str, *, patience: float | None = None) -> Card:
     """What one replica says of itself and of the model.
+
+    Args:
+        patience: seconds to wait for one that is away. Default: the client's.
 
     Raises:
         ModelLoadError: it serves another model.
         EngineError: it does not answer.
     """
     address = client.address
-    listed = await client.get("/v1/models", replica=replica)
+    listed = await client.get("/v1/models", replica=replica, patience=patience)
     try:
         cards: dict[str, dict[str, Any]] = {str(card["id"]): card for card in listed["data"]}
     except (KeyError, TypeError) as error:
@@ -168,19 +145,16 @@ async def _largest_top(client: EngineClient, replica: str, plain: Query, abiliti
 
 
 async def _answers(client: EngineClient, replica: str, query: Query, abilities: Abilities) -> bool:
-    return await _tried(client, replica, query, abilities) is not None
-
-
-async def _tried(client: EngineClient, replica: str, query: Query, abilities: Abilities) -> list[Answer] | None:
-    """The engine's answers, or None where it refuses `query`, fails at it alone, or its answers are of no use.
+    """Whether the engine answers `query`, and neither refuses it, nor fails at it alone, nor answers what is of no use.
 
     Raises:
         EngineError: it does not answer what it can, either.
     """
     try:
-        return await ask(client, query, abilities, replica=replica, patience=_PATIENCE_SECONDS)
+        await ask(client, query, abilities, replica=replica, patience=_PATIENCE_SECONDS)
     except EngineUnavailableError:
         await ask(client, Query((query.sequences[0][:1],)), Abilities(), replica=replica)
-        return None
+        return False
     except EngineError:
-        return None
+        return False
+    return True

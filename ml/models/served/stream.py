@@ -14,12 +14,12 @@ from dataclasses import dataclass, replace
 from ml.errors import EngineModelChangedError, EngineUnavailableError
 from ml.models.objective import FloatArray
 from ml.models.served.abilities import Abilities
+from ml.models.served.asking import ask
 from ml.models.served.carried import MAX_CARRIED, carried
 from ml.models.served.client import EngineClient
-from ml.models.served.completions import PATH, Answer, Likely, Query, answers, body
-from ml.models.served.probe import ask
+from ml.models.served.completions import Answer, Likely, Query
+from ml.models.served.fingerprint import Fingerprint, difference, numbers
 from ml.models.served.reading import Part
-from ml.models.served.verification import Fingerprint, difference, numbers
 
 _MAX_WRITTEN = 8
 """Requests that are written and wait to be sent, so that an engine has the next one at once."""
@@ -69,18 +69,13 @@ class Engine:
             EngineModelChangedError: another one answers.
             EngineError: there is no answer, or none of use.
         """
-        query, name = part.query, self.client.address.model
+        query = part.query
         known = carried(query, self._ids, self.abilities)
         # Behind the others: no answer is computed later.
         asked = replace(known, sequences=(*query.sequences, *known.sequences))
         strange = 0
         while True:
-            reply = await self.client.post(
-                PATH,
-                body(name, asked, self.abilities),
-                lambda data: answers(data, name, asked, self.abilities),
-                prompts=len(asked.sequences),
-            )
+            reply = await ask(self.client, asked, self.abilities)
             own, beside = reply.value[: len(query.sequences)], reply.value[len(query.sequences) :]
             try:
                 distance = difference(numbers(beside, known.tail), await self._said(known, reply.replica))
@@ -93,7 +88,7 @@ class Engine:
                 continue  # nobody can tell what it computed before it went away; it rests, and another is asked
             strange += 1
             if strange == _TRIALS:
-                raise EngineModelChangedError(name, distance, self.fingerprint.tolerance)
+                raise EngineModelChangedError(self.client.address.model, distance, self.fingerprint.tolerance)
 
     async def listed(
         self, sequences: Iterable[Sequence[int]], top: int, *, salt: str = "", patience: float | None = None
@@ -106,8 +101,8 @@ class Engine:
             EngineError: there is no answer, or none of use.
         """
         query = Query(tuple(sequences), tail=1, top=top, salt=salt)
-        found = await ask(self.client, query, self.abilities, patience=patience)
-        return [each.tail[0].top for each in found]
+        reply = await ask(self.client, query, self.abilities, patience=patience)
+        return [each.tail[0].top for each in reply.value]
 
     async def stream(self, parts: Iterator[Part]) -> AsyncIterator[list[Answered]]:
         """The answers to `parts`, some at a time and in any order. Closing it ends what is under way.
@@ -151,9 +146,10 @@ class Engine:
         # In one request, as nobody can tell whether the same model answers the next.
         asked = replace(known, sequences=(*fixed.sequences, *known.sequences), tail=max(fixed.tail, known.tail))
         for _ in range(_TRIALS):
-            found = await ask(
+            reply = await ask(
                 self.client, asked, self.abilities, replica=replica, patience=self._patience, queued=False
             )
+            found = reply.value
             first = [replace(each, given=()) for each in found[: len(fixed.sequences)]]
             distance = difference(numbers(first, fixed.tail), self.fingerprint.values)
             if distance <= self.fingerprint.tolerance:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ml.generation import GenerationSpec
 from ml.models.served.abilities import Abilities
-from ml.models.served.completions import NEUTRAL, Likely, likely, number, token_id
+from ml.models.served.completions import BEHIND, Likely, likely, number, token_id
 from ml.models.served.exchange import MALFORMED, UnusableError
+
+_NEUTRAL = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+"""Switches off what a model's own generation settings would do where an engine takes them for its defaults."""
 
 _SEED_BITS = 63
 """An engine's seeds are signed."""
+
+_BANNED = -100
+"""What is added to a banned token's logit: the most that the API allows."""
 
 
 @dataclass(frozen=True)
@@ -33,22 +39,55 @@ class Generated:
 def body(
     model: str, ids: Sequence[int], spec: GenerationSpec, abilities: Abilities, *, max_tokens: int, salt: str = ""
 ) -> dict[str, Any]:
-    """The request that continues `ids`.
+    """The request that continues `ids` token by token.
 
-    Stop texts are left out: they are looked for in the text as it comes. What a model's own generation settings would
-    do to the probabilities is switched off.
+    Stop texts are left out: they are looked for in the text as it comes.
     """
-    asked: dict[str, Any] = {
+    return {
+        **_common(model, ids, abilities, max_tokens, salt),
+        "temperature": spec.temperature,
+        "top_p": spec.top_p,
+        "seed": spec.seed % (1 << _SEED_BITS),
+        "logprobs": spec.top_k if abilities.top else 1,
+        "stream": True,
+    }
+
+
+def greedy_body(
+    model: str,
+    ids: Sequence[int],
+    abilities: Abilities,
+    *,
+    max_tokens: int,
+    banned: Collection[int] = (),
+    salt: str = "",
+) -> dict[str, Any]:
+    """The request that continues `ids` by the likeliest tokens that are not `banned`, behind everybody's requests."""
+    asked = {**_common(model, ids, abilities, max_tokens, salt), "temperature": 0, "logprobs": 1}
+    if banned:
+        asked["logit_bias"] = {str(token): _BANNED for token in banned}
+    if abilities.priority:
+        asked["priority"] = BEHIND
+    return asked
+
+
+def greedy_ids(data: Any, abilities: Abilities) -> list[int]:
+    """The tokens that answer a `greedy_body`.
+
+    Raises:
+        UnusableError, LookupError, TypeError, ValueError: it lacks them.
+    """
+    [choice] = data["choices"]
+    return [token_id(name, abilities) for name in choice["logprobs"]["tokens"]]
+
+
+def _common(model: str, ids: Sequence[int], abilities: Abilities, max_tokens: int, salt: str) -> dict[str, Any]:
+    asked = {
         "model": model,
         "prompt": list(ids),
         "max_tokens": max_tokens,
-        "temperature": spec.temperature,
-        "top_p": spec.top_p,
-        **NEUTRAL,
-        "seed": spec.seed % (1 << _SEED_BITS),
-        "logprobs": spec.top_k if abilities.top else 1,
+        **_NEUTRAL,
         "return_tokens_as_token_ids": True,
-        "stream": True,
     }
     if salt and abilities.salt:
         asked["cache_salt"] = salt

@@ -2,18 +2,26 @@
 
 A record holds for the same weights, the same code (Gloss's, torch's and transformers'), device and type of numbers; its
 name is a digest of them. What cannot be read or written is verified again, silently.
+
+Server and worker often load a new model at the same time: one of them verifies it, and the other one waits for what it
+finds.
 """
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import hashlib
+import itertools
 import json
 import logging
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import IO
 
 import torch
 import transformers
@@ -21,6 +29,11 @@ import transformers
 from ml.models.verification.verify import Ways
 
 _log = logging.getLogger(__name__)
+
+_WAIT_SECONDS = 600.0
+"""Longer than a verification takes, unless its process was stopped."""
+
+_PAUSE_SECONDS = 0.1
 
 
 def load_or_verify(digest: str, device: torch.device, dtype: torch.dtype, verify: Callable[[], Ways]) -> Ways:
@@ -30,13 +43,51 @@ def load_or_verify(digest: str, device: torch.device, dtype: torch.dtype, verify
         digest: of the model's files.
     """
     path = _folder() / f"{_key(digest, device, dtype)}.json"
-    if (known := _read(path)) is not None:
-        _log.info("verification found at %s", path)
-        return known
-    _log.info("comparing fast ways with the model's own forward pass; the first time this may take minutes on a CPU")
-    found = verify()
-    _write(path, found)
-    return found
+    known = _read(path)
+    if known is None:
+        with _alone(path.with_suffix(".lock")):
+            known = _read(path)
+            if known is None:
+                _log.info("comparing fast ways with the model's own forward; the first time may take minutes on a CPU")
+                found = verify()
+                _write(path, found)
+                return found
+    _log.info("verification found at %s", path)
+    return known
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Hold the lock at `path`, which the kernel takes from a process that ends.
+
+    Where there is none to be had, or another process keeps it for too long, go on without.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("wb")
+    except OSError:
+        yield
+        return
+    with file:
+        _wait_for(file)
+        yield
+
+
+def _wait_for(file: IO[bytes]) -> None:
+    deadline = time.monotonic() + _WAIT_SECONDS
+    for attempt in itertools.count():
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if attempt == 0:
+                _log.info("another process verifies this model; waiting for what it finds")
+            if time.monotonic() > deadline:
+                return
+            time.sleep(_PAUSE_SECONDS)
+        except OSError:  # a file system without locks
+            return
+        else:
+            return
 
 
 def _folder() -> Path:

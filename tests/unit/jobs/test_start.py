@@ -78,3 +78,32 @@ def test_an_address_that_is_no_redis_is_told_at_the_start_without_itself(
 @pytest.mark.parametrize("url", ["redis://127.0.0.1:6379/0", "rediss://u:p@host", "unix:///run/redis.sock?db=1"])
 def test_every_kind_of_redis_is_taken(url: str) -> None:
     assert server.settings.Settings(redis_url=url).redis_url == url
+
+
+BOTH = pytest.mark.parametrize("settings", [server.settings.Settings, worker.settings.Settings])
+
+
+@BOTH
+@pytest.mark.parametrize("key", ["s\u00e9cret", "se\ncret", "se\0cret", "\u79d8\u5bc6"])
+def test_a_key_that_no_header_can_hold_is_told_at_the_start_without_itself(
+    settings: type[BaseSettings], key: str
+) -> None:
+    with pytest.raises(ValidationError, match="printable ASCII") as refused:
+        settings(engine_key=key)
+    messages = [item["msg"] for item in refused.value.errors(include_input=False, include_url=False)]
+    assert not any(key in message for message in messages)
+
+
+@BOTH
+def test_a_key_from_a_file_is_taken_without_its_line_break(settings: type[BaseSettings]) -> None:
+    assert settings(engine_key=" sk-a.b_c=\r\n").engine_key == "sk-a.b_c="  # type: ignore[attr-defined]
+
+
+@BOTH
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan", "1e999"])
+def test_no_setting_is_infinite(settings: type[BaseSettings], value: str) -> None:
+    numbers = [name for name, field in settings.model_fields.items() if "float" in str(field.annotation)]
+    assert "engine_price" in numbers
+    for name in numbers:
+        with pytest.raises(ValidationError):
+            settings(**{name: value})

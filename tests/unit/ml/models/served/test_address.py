@@ -26,7 +26,9 @@ def test_a_model_is_named_as_by_its_folder() -> None:
     assert parse("vllm+http://host/google/gemma-3-270m@v2").name == "gemma-3-270m"
 
 
-@pytest.mark.parametrize("source", ["transformer", "./folder", "google/gemma-3-270m", "C:\\models", "/vllm+http"])
+@pytest.mark.parametrize(
+    "source", ["transformer", "./folder", "google/gemma-3-270m", "C:\\models", "/vllm+http", "c++"]
+)
 def test_what_is_loaded_here(source: str) -> None:
     assert not is_served_elsewhere(source)
 
@@ -41,9 +43,13 @@ def test_what_is_loaded_here(source: str) -> None:
         "vllm+http://;/llama",
         "other+http://host/llama",
         "vllm+ftp://host/llama",
+        "vllm+host:8000/llama",
+        "vllm+/llama",
+        "openai+http:/host/llama",
     ],
 )
 def test_what_is_no_address(source: str) -> None:
+    assert is_served_elsewhere(source)
     with pytest.raises(ModelLoadError, match=r"vllm\+http://host:8000/NAME"):
         parse(source)
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import gzip
-import itertools
 import math
 import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import format_datetime
@@ -19,42 +16,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ml.errors import EngineError, EngineModelChangedError, EngineUnavailableError
-from ml.explain import start
-from ml.models.served import stream
+from ml.errors import EngineError, EngineUnavailableError
 from ml.models.served.exchange import Exchange
 from ml.models.served.model import ServedModel, open_model
 from ml.models.served.options import EngineOptions
-from ml.spec import Budget, ExplanationSpec, Lime, Prompt
 from tests.fixtures.engine import Fault, TestEngine
 from tests.fixtures.models import byte_level
-from tests.fixtures.served import LONGEST, LocalModel, SmallModel
-
-PROMPTS = [(1, 2, index) for index in range(300)]
-
-
-def values(model: ServedModel | LocalModel, prompts: list[tuple[int, ...]] = PROMPTS) -> Any:
-    found = np.full((len(prompts), 1), np.nan)
-    for batch in model.stream_log_probabilities(prompts, [[7]], max_tokens=256):
-        found[list(batch.indices)] = batch.rows
-    return found
-
-
-def changed(change: Callable[[Any], None]) -> Callable[[Any], Any]:
-    def make(data: Any) -> Any:
-        data = copy.deepcopy(data)
-        change(data)
-        return data
-
-    return make
+from tests.fixtures.served import LocalModel, SmallModel
+from tests.unit.ml.models.served.answers import PROMPTS, changed, null, values
 
 
 def drop_last(data: Any) -> None:
     data["choices"].pop()
-
-
-def add_one(data: Any) -> None:
-    data["choices"].append({**data["choices"][0], "index": len(data["choices"])})
 
 
 def repeat_first(data: Any) -> None:
@@ -70,10 +43,6 @@ def of_value(value: Any) -> Callable[[Any], None]:
         data["choices"][0]["logprobs"]["top_logprobs"][0] = {"token_id:7": value, "token_id:0": value}
 
     return make
-
-
-def null(data: Any) -> None:
-    data["choices"][0]["logprobs"] = None
 
 
 def of_another_model(data: Any) -> None:
@@ -279,6 +248,17 @@ def test_a_pause_longer_than_patience_is_not_waited_for(engine: TestEngine) -> N
     model.close()
 
 
+def test_a_pause_as_long_as_patience_is_waited_for_by_all_requests(
+    served_model: ServedModel, local_model: LocalModel, engine: TestEngine
+) -> None:
+    """As a minute is by default, after which many limits of rates are over."""
+    model = ServedModel(replace(served_model.found, options=EngineOptions(patience=1.0)))
+    engine.faults = [Fault(status=429, headers={"Retry-After": "1"}) for _ in range(2)]
+    np.testing.assert_allclose(values(model), values(local_model), atol=1e-5)
+    assert not engine.faults
+    model.close()
+
+
 @pytest.mark.slow
 def test_the_pauses_of_one_failure_are_not_the_next_ones(engine: TestEngine, local_model: LocalModel) -> None:
     model = open_model(engine.address, EngineOptions(patience=1.0))
@@ -310,136 +290,6 @@ def test_errors_name_the_model_and_not_its_address(engine: TestEngine) -> None:
     model.close()
 
 
-def test_another_model_under_the_same_name(served_model: ServedModel, engine: TestEngine) -> None:
-    engine.logits = SmallModel(served_model.info.vocabulary_size, seed=1)
-    with pytest.raises(EngineModelChangedError, match="has changed"):
-        values(served_model)
-
-
-def test_a_change_in_the_middle_lets_no_number_of_the_new_model_through(
-    served_model: ServedModel, local_model: LocalModel, engine: TestEngine
-) -> None:
-    prompts = [(1, 2, index % 300, index // 300) for index in range(1500)]
-    own, other = engine.logits, SmallModel(served_model.info.vocabulary_size, seed=1)
-
-    def logits(ids: Any) -> Any:
-        return (own if sum(len(body["prompt"]) for body in engine.asked) < 600 else other)(ids)
-
-    engine.asked.clear()
-    engine.logits = logits
-    seen = 0
-    with pytest.raises(EngineModelChangedError):  # noqa: PT012 -- what came before it counts
-        for batch in served_model.stream_log_probabilities(prompts, [[7]], max_tokens=256):
-            seen += len(batch.indices)
-            for index, row in zip(batch.indices, batch.rows, strict=True):
-                np.testing.assert_allclose(row, local_model.log_probabilities(prompts[index], [7]), atol=1e-5)
-    assert seen < 1500
-
-
-def test_noise_is_no_change(engine: TestEngine, local_model: LocalModel) -> None:
-    engine.noise = 0.002
-    model = open_model(engine.address, EngineOptions())
-    np.testing.assert_allclose(values(model), values(local_model), atol=0.02)
-    model.close()
-
-
-@pytest.fixture
-def replicas(engine: TestEngine, small_model: SmallModel) -> Iterator[tuple[TestEngine, TestEngine]]:
-    """Two engines of one model."""
-    other = TestEngine(byte_level(unknown="<unk>"), small_model, origin=engine.origin, longest=LONGEST)
-    yield engine, other
-    other.close()
-
-
-def test_replicas_share_the_work(replicas: tuple[TestEngine, TestEngine], local_model: LocalModel) -> None:
-    one, other = replicas
-    model = open_model(f"vllm+{one.url};{other.url}/tiny", EngineOptions())
-    for each in replicas:
-        each.asked.clear()
-    np.testing.assert_allclose(values(model), values(local_model), atol=1e-5)
-    assert min(sum(len(body["prompt"]) for body in each.asked) for each in replicas) > 50
-    model.close()
-
-
-def test_a_replica_that_goes_away_leaves_its_work_to_the_other(
-    replicas: tuple[TestEngine, TestEngine], local_model: LocalModel
-) -> None:
-    one, other = replicas
-    model = open_model(f"vllm+{one.url};{other.url}/tiny", EngineOptions(patience=5.0))
-    one.faults = [Fault(status=503) for _ in range(1000)]
-    np.testing.assert_allclose(values(model), values(local_model), atol=1e-5)
-    model.close()
-
-
-def test_a_replica_whose_answers_are_of_no_use_leaves_its_work_to_the_other(
-    replicas: tuple[TestEngine, TestEngine], local_model: LocalModel
-) -> None:
-    one, other = replicas
-    model = open_model(f"vllm+{one.url};{other.url}/tiny", EngineOptions(patience=5.0))
-    one.faults = [Fault(change=changed(null)) for _ in range(1000)]
-    np.testing.assert_allclose(values(model), values(local_model), atol=1e-5)
-    assert len(one.faults) < 1000
-    model.close()
-
-
-def test_a_replica_that_goes_away_in_mid_job_leaves_its_work_to_the_other(
-    replicas: tuple[TestEngine, TestEngine],
-    local_model: LocalModel,
-    small_model: SmallModel,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(stream, "_GONE_SECONDS", 0.2)
-    one, other = replicas
-    model = open_model(f"vllm+{one.url};{other.url}/tiny", EngineOptions(concurrency=16, patience=30.0))
-    one.asked.clear()
-
-    def logits(ids: Any) -> Any:
-        if len(one.asked) == 3 and not one.faults:
-            one.faults = [Fault(status=503) for _ in range(10_000)]
-        return small_model(ids)
-
-    one.logits = logits
-    np.testing.assert_allclose(values(model), values(local_model), atol=1e-5)
-    assert 0 < len(one.faults) < 10_000
-    model.close()
-
-
-@pytest.mark.parametrize("continuations", [[[7]], [[7, 8, 9]], [[7, 8], [9, 10]]])
-@pytest.mark.parametrize("ignored", [set(), {"logprob_token_ids", "prompt_logprobs", "return_token_ids"}])
-def test_no_number_is_let_through_of_another_model_behind_a_router(
-    continuations: list[list[int]], ignored: set[str], engine: TestEngine, local_model: LocalModel
-) -> None:
-    """Every third request goes to the other: nobody can tell which by asking for the fingerprint."""
-    engine.ignores = ignored
-    model = open_model(engine.address, EngineOptions(concurrency=16))
-    other = SmallModel(model.info.vocabulary_size, seed=1)
-    own, complete, requests = engine.logits, engine.completions, itertools.count()
-
-    def routed(body: dict[str, Any]) -> dict[str, Any]:
-        chosen = other if next(requests) % 3 == 2 else own
-        with routing:
-            engine.logits = chosen
-            return complete(body)
-
-    routing = threading.Lock()
-    engine.completions = routed  # type: ignore[method-assign]
-    with suppress(EngineModelChangedError):
-        for batch in model.stream_log_probabilities(PROMPTS, continuations, max_tokens=256):
-            for index, row in zip(batch.indices, batch.rows, strict=True):
-                expected = [local_model.log_probabilities(PROMPTS[index], each) for each in continuations]
-                np.testing.assert_allclose(row, np.concatenate(expected), atol=1e-5)
-    model.close()
-
-
-def test_a_replica_with_another_model_is_noticed(replicas: tuple[TestEngine, TestEngine]) -> None:
-    one, other = replicas
-    model = open_model(f"vllm+{one.url};{other.url}/tiny", EngineOptions())
-    other.logits = SmallModel(model.info.vocabulary_size, seed=1)
-    with pytest.raises(EngineModelChangedError):
-        values(model)
-    model.close()
-
-
 def test_requests_are_counted_by_how_they_ended(engine: TestEngine) -> None:
     seen: list[Exchange] = []
     model = open_model(engine.address, EngineOptions(), seen.append)
@@ -457,38 +307,3 @@ def test_a_slow_answer_is_given_up(engine: TestEngine) -> None:
         values(model)
     engine.hold.set()
     model.close()
-
-
-def test_a_checkpoint_is_of_the_weights_that_made_it(served_model: ServedModel, engine: TestEngine) -> None:
-    assert served_model.unmarked(served_model.marked(b"values")) == b"values"
-    again = open_model(engine.address, EngineOptions())
-    assert again.unmarked(served_model.marked(b"values")) == b"values"
-    engine.logits = SmallModel(served_model.info.vocabulary_size, seed=1)
-    other = open_model(engine.address, EngineOptions())
-    assert other.info.digest == served_model.info.digest
-    assert other.unmarked(served_model.marked(b"values")) is None
-    for damaged in (b"", b"values", served_model.marked(b"")[:30]):
-        assert served_model.unmarked(damaged) is None
-    again.close()
-    other.close()
-
-
-def test_an_attempt_goes_on_from_the_checkpoint_and_never_from_that_of_other_weights(
-    served_model: ServedModel, engine: TestEngine
-) -> None:
-    asked = ExplanationSpec(Prompt("The king of the old town was ill"), Lime(), budget=Budget(max_evaluations=60))
-    first = start(served_model, asked)
-    *_, done = first
-    again = start(served_model, asked, first.checkpoint())
-    *_, resumed = again
-    assert resumed.result.cost.evaluations == done.result.cost.evaluations  # none was computed anew
-    assert resumed.result.attributions == done.result.attributions
-
-    engine.logits = SmallModel(served_model.info.vocabulary_size, seed=1)
-    other = open_model(engine.address, EngineOptions())
-    *_, anew = start(other, asked, first.checkpoint())
-    *_, expected = start(other, asked)
-    assert anew.result.cost.evaluations > 60
-    for one, two in zip(anew.result.attributions, expected.result.attributions, strict=True):
-        assert one.attribution == pytest.approx(two.attribution, abs=1e-4)
-    other.close()

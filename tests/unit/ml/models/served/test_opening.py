@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import socket
+from collections.abc import Iterator
 
 import pytest
 
 from ml.errors import ModelLoadError
 from ml.models.served.model import open_model
 from ml.models.served.options import EngineOptions
+from tests.fixtures.certificates import Authority
 from tests.fixtures.engine import Fault, TestEngine, saved
 from tests.fixtures.models import byte_level
-from tests.fixtures.served import SmallModel
+from tests.fixtures.served import LONGEST, SmallModel
 
 
 def refusal(address: str, **options: object) -> str:
@@ -25,6 +28,32 @@ def test_an_engine_that_is_away() -> None:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
         assert "nothing accepts connections" in refusal(f"vllm+http://127.0.0.1:{port}/tiny")
+
+
+@pytest.fixture
+def encrypted(authority: Authority, small_model: SmallModel, tokenizer_folder: str) -> Iterator[TestEngine]:
+    """An engine with a certificate by an authority that nobody else trusts."""
+    tokenizer = byte_level(unknown="<unk>")
+    engine = TestEngine(tokenizer, small_model, origin=tokenizer_folder, longest=LONGEST, certificate=authority.server)
+    yield engine
+    engine.close()
+
+
+def test_a_certificate_that_nobody_vouches_for(
+    encrypted: TestEngine, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    message = refusal(encrypted.address)
+    assert "its certificate is not trusted" in message
+    monkeypatch.setenv(re.search(r"SSL_\w+", message)[0], str(authority.ca))  # type: ignore[index]
+    open_model(encrypted.address, EngineOptions()).close()
+
+
+def test_https_where_there_is_none(engine: TestEngine) -> None:
+    assert "no encrypted connection" in refusal(engine.address.replace("http:", "https:"))
+
+
+def test_a_host_that_is_none() -> None:
+    assert "cannot be resolved" in refusal("vllm+http://host.invalid:8000/tiny")
 
 
 def test_another_model(engine: TestEngine) -> None:
@@ -112,10 +141,15 @@ def test_replicas_of_different_models(engine: TestEngine, tokenizer_folder: str)
     other.close()
 
 
-def test_a_start_waits_for_an_engine_that_is_not_ready(engine: TestEngine) -> None:
+def test_a_start_waits_for_an_engine_that_is_not_ready_and_says_so(
+    engine: TestEngine, caplog: pytest.LogCaptureFixture
+) -> None:
     engine.faults = [Fault(status=503, path="/v1/models") for _ in range(3)]
     open_model(engine.address, EngineOptions(patience=5.0)).close()
     assert not engine.faults
+    [line] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert "503" in line
+    assert "waiting up to 5 s" in line
 
 
 def test_the_digest_is_of_name_revision_and_tokenizer(
