@@ -97,6 +97,7 @@ class Sentence:
         log_probability: given the whole prompt and the answer before it, in nats.
         effect: by how much leaving out all sources lowers that.
         citations: what it rests on, the largest first.
+        uncertain: how many sources carry enough to be cited, but perhaps by chance.
         rests_on_none: whether `effect` is below the limit.
         rests_on_question: whether `question_effect` is above `effect`, and not below the limit.
         question_effect: by how much leaving out the question lowers log p; None where that was not tried.
@@ -109,6 +110,7 @@ class Sentence:
     log_probability: float
     effect: float
     citations: tuple[Citation, ...] = ()
+    uncertain: int = 0
     rests_on_none: bool = False
     rests_on_question: bool = False
     question_effect: float | None = None
@@ -180,28 +182,30 @@ def judge(result: v1.ExplanationResult, rule: Rule) -> tuple[Sentence, ...]:
 def _sentence(row: v1.AttributionRow, rule: Rule, level: float, begin: int) -> Sentence:
     effect = row.full_value - row.base_value
     rests_on_none = effect < rule.limit
+    citations, uncertain = ((), 0) if rests_on_none else _citations(row, effect, rule, level)
     return Sentence(
         text=row.text,
         span=(row.span.start - begin, row.span.end - begin),
         tokens=tuple(row.positions),
         log_probability=row.full_value,
         effect=effect,
-        citations=() if rests_on_none else _citations(row, effect, rule, level),
+        citations=citations,
+        uncertain=uncertain,
         rests_on_none=rests_on_none,
     )
 
 
-def _citations(row: v1.AttributionRow, effect: float, rule: Rule, level: float) -> tuple[Citation, ...]:
+def _citations(row: v1.AttributionRow, effect: float, rule: Rule, level: float) -> tuple[tuple[Citation, ...], int]:
+    """What is cited for a row, the largest first, and how many others carry enough, but perhaps by chance."""
     errors = row.standard_errors or [0.0] * len(row.attributions)
     reach = widened(row.interval_reach, row.interval_level, level) if any(errors) else 0.0
-    found: list[Citation] = []
-    for index, (value, error) in enumerate(zip(row.attributions, errors, strict=True)):
-        if not math.isfinite(error):
-            continue
-        lower, upper = value - reach * error, value + reach * error
-        if lower > 0 and value >= rule.share * effect:
-            found.append(Citation(index, value, error, lower, upper, value / effect if effect else 1.0))
-    return tuple(sorted(found, key=lambda each: -each.value))
+    found = [
+        Citation(index, value, error, value - reach * error, value + reach * error, value / effect if effect else 1.0)
+        for index, (value, error) in enumerate(zip(row.attributions, errors, strict=True))
+        if math.isfinite(error) and value > 0 and value >= rule.share * effect
+    ]
+    cited = [each for each in found if each.lower > 0]
+    return tuple(sorted(cited, key=lambda each: -each.value)), len(found) - len(cited)
 
 
 def as_dict(found: Citations) -> dict[str, Any]:
@@ -245,6 +249,7 @@ def _sentence_dict(found: Citations, sentence: Sentence) -> dict[str, Any]:
         "effect": sentence.effect,
         "question_effect": sentence.question_effect,
         "cited_effect": sentence.cited_effect,
+        "uncertain": sentence.uncertain,
         "rests_on_none": sentence.rests_on_none,
         "rests_on_question": sentence.rests_on_question,
         "citations": [

@@ -21,10 +21,10 @@ class KeptCache(ValueCache):
                 key, numbers = line.split()
                 super().put(bytes.fromhex(key), np.frombuffer(base64.b64decode(numbers)))
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a", encoding="ascii")
+        self._path = path
 
     def put(self, key: bytes, log_probabilities: FloatArray) -> None:
         """Keep it, in the file too."""
         super().put(key, log_probabilities)
-        self._file.write(f"{key.hex()} {base64.b64encode(log_probabilities.tobytes()).decode()}\n")
-        self._file.flush()
+        with self._path.open("a", encoding="ascii") as file:
+            file.write(f"{key.hex()} {base64.b64encode(log_probabilities.tobytes()).decode()}\n")

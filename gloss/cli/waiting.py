@@ -69,7 +69,7 @@ def _changes(session: Session, explanation: v1.Explanation, view: ViewName) -> I
 
 @contextmanager
 def shown(session: Session, first: str = "queued") -> Iterator[Callable[[v1.Explanation], None]]:
-    """Show the changes of an explanation, live on a terminal, otherwise as a line for each new state.
+    """Show the changes of an explanation, live on a terminal, otherwise as a line for each state, once.
 
     Ctrl-C leaves it running, and says so.
 
@@ -98,13 +98,12 @@ def shown(session: Session, first: str = "queued") -> Iterator[Callable[[v1.Expl
 
 @contextmanager
 def _in_lines(session: Session) -> Iterator[Callable[[v1.Explanation], None]]:
-    last = None
+    seen: set[int] = set()  # one that yields to others is queued and running again and again
 
     def show(explanation: v1.Explanation) -> None:
-        nonlocal last
-        if explanation.state != last and not session.json:
+        if explanation.state not in seen and not session.json:
             say(f"{explanation.name} {words.state(explanation)}", err=True)
-        last = explanation.state
+        seen.add(explanation.state)
 
     yield show
 

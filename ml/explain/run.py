@@ -68,6 +68,7 @@ class Run(Work):
         super().__init__(model, self.problem, spec.budget, precision, checkpoint, **options)
         self._spec = spec
         self._rows: tuple[Row, ...] = ()
+        self._seconds_of_rows = 0.0  # of the last ones, or what all would take
 
     def __iter__(self) -> Iterator[Update]:
         """Work, and yield updates."""
@@ -113,11 +114,11 @@ class Run(Work):
             if step is not None:
                 estimate, news = step, True
             if news and self._due_partial and (blank := self._blank(value, target)) is not None:
-                news, began = False, self._clock() if self._rows else 0.0
-                blank = yield from self._with_rows(value, blank, estimate)
+                news = False
+                blank = yield from self._with_rows(value, blank, estimate, partial=True)
                 yield self._update(Stage.EXPLAINING, self._filled(value, blank, estimate))
-                if self._rows:  # many rows take long to make and to send
-                    self._delay_partial(self._clock() - began)
+                if self._rows:
+                    self._delay_partial(self._seconds_of_rows)
             elif self._due:
                 yield self._update(Stage.EXPLAINING)
         return estimate
@@ -134,9 +135,9 @@ class Run(Work):
         return explainer.explain(PromptInternals(self._model, self._model, self.problem.perturbation, target, value))
 
     def _with_rows(
-        self, value: ValueFunction, blank: ExplanationResult, estimate: Estimate
+        self, value: ValueFunction, blank: ExplanationResult, estimate: Estimate, *, partial: bool = False
     ) -> Generator[Update, None, ExplanationResult]:
-        """`blank` with the rows that `estimate` has."""
+        """`blank` with the rows that `estimate` has; if `partial`, only if they take little of the time so far."""
         if not self._rows:
             return blank
         nothing = Estimate.nothing(value.features)
@@ -145,9 +146,13 @@ class Run(Work):
         def work() -> Generator[None, None, tuple[AttributionRow, ...]]:
             estimates = repeat(nothing, len(ends)) if estimate.rows is None else estimate.rows(value.row_values)
             found: list[AttributionRow] = []
+            began = self._clock()
             for row, each, (base, full) in zip(self._rows, estimates, ends.tolist(), strict=True):
                 known = self._with_errors_of_values(each, self._evaluator.row_noise(len(row.positions)), 1 + len(found))
                 found.append(_row(row, known, base, full))
+                self._seconds_of_rows = (self._clock() - began) * len(ends) / len(found)
+                if partial and len(found) == 1 and not self._affords_partial(self._seconds_of_rows):
+                    return ()
                 yield
             return tuple(found)
 

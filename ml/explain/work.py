@@ -174,6 +174,10 @@ class Work:
         planned = max(self._planned, answered)
         return Update(Progress(answered, planned, stage, self._remaining, self._task.tokens(planned)), result)
 
+    def _affords_partial(self, seconds: float) -> bool:
+        """Whether a partial result that takes so many `seconds` keeps within its share of the time so far."""
+        return seconds <= _PARTIAL_SHARE * self._elapsed
+
     def _delay_partial(self, seconds: float) -> None:
         """Delay the next partial result in proportion to the `seconds` that the last one took."""
         self._next_partial = max(self._next_partial, self._clock() + seconds / _PARTIAL_SHARE)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -293,8 +293,8 @@ INTERNALS = {"attention", "rollout", "value zeroing", "input×gradient", "integr
 """What transformers' code of a model need not be able to give."""
 
 
-def examine(name: str, folder: Path) -> dict[str, Any]:
-    """A row of the table."""
+def examine(name: str, folder: Path, chosen: Collection[str] = FEATURES) -> dict[str, Any]:
+    """A row of the table, with the `chosen` features."""
     row: dict[str, Any] = {"architecture": name}
     if name in UNMADE:
         return row | {"excluded": UNMADE[name]}
@@ -311,6 +311,8 @@ def examine(name: str, folder: Path) -> dict[str, Any]:
     row["features"] = {}
     row["notes"] = {}
     for label, feature in FEATURES.items():
+        if label not in chosen:
+            continue
         row["features"][label] = _outcome(feature, case, allowed=label in INTERNALS)
         if case.note:
             row["notes"][label], case.note = case.note, ""

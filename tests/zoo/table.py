@@ -29,7 +29,7 @@ two implementations of attention; gradients within 1e-3 of the largest. `make te
 some minutes.
 
 - **ok**: the same result. **no**: refused, for the reason given below the table. **(ok)**: computed, but transformers
-  has nothing to compare it with.
+  has nothing to compare it with. Nothing: not tried yet.
 - *Way*: how prompts are computed, and up to which length. *ragged*: one batch of rows that computes every shared prefix
   once, with the prefix cache and batched decoding. *cached batches*: batches behind one shared prefix. *padded*:
   batches without sharing. *one by one*: only the model's own forward pass. *cache*: generation uses the model's own
@@ -39,15 +39,31 @@ some minutes.
 """
 
 
-def keep(row: dict[str, Any]) -> None:
-    """Put a row in the place of the one that was kept of the same architecture."""
+def keep(row: dict[str, Any], features: Sequence[str]) -> None:
+    """Put a row in the place of the one that was kept of the same architecture.
+
+    What it lacks of `features`, as only some were tried, stays as it was kept.
+    """
     with ROWS.open("a+", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # several processes may run tests
         rows = {each["architecture"]: each for each in _rows()}
-        rows[row["architecture"]] = row
+        rows[row["architecture"]] = _merged(rows.get(row["architecture"], {}), row, features)
         lines = ",\n".join(json.dumps(rows[name], ensure_ascii=False) for name in sorted(rows))
         file.truncate(0)
         file.write(f"[\n{lines}\n]\n")
+
+
+def _merged(kept: dict[str, Any], row: dict[str, Any], features: Sequence[str]) -> dict[str, Any]:
+    if "features" not in row or "features" not in kept:
+        return row
+    outcomes, notes = kept["features"] | row["features"], kept["notes"] | row["notes"]
+    for each in row["features"]:  # a note of an earlier try
+        if each not in row["notes"]:
+            notes.pop(each, None)
+    return row | {
+        "features": {each: outcomes[each] for each in features if each in outcomes},
+        "notes": {each: notes[each] for each in features if each in notes},
+    }
 
 
 def _rows() -> list[dict[str, Any]]:
@@ -59,7 +75,7 @@ def _rows() -> list[dict[str, Any]]:
 def render(rows: Sequence[dict[str, Any]], transformers: str) -> str:
     """The table in Markdown."""
     served = [row for row in rows if "features" in row]
-    features = list(served[0]["features"])
+    features = list(max((row["features"] for row in served), key=len))
     whole = [row for row in rows if "refused" in row]
     excluded = [row for row in rows if "excluded" in row]
     outcomes = [outcome.partition(":")[0] for row in served for outcome in row["features"].values()]
@@ -70,10 +86,9 @@ def render(rows: Sequence[dict[str, Any]], transformers: str) -> str:
     )
     lines = [_HEAD.format(version=transformers, counts=counts)]
     lines += [f"| architecture | way | {' | '.join(features)} |", f"|---|---|{'---|' * len(features)}"]
-    lines += [
-        f"| {row['architecture']} | {row['way']} | {' | '.join(map(_cell, row['features'].values()))} |"
-        for row in served
-    ]
+    for row in served:
+        cells = [_cell(row["features"].get(feature)) for feature in features]
+        lines.append(f"| {row['architecture']} | {row['way']} | {' | '.join(cells)} |")
     lines += ["", "## Why not ragged", "", _WHY_NOT_RAGGED, *_table("reason", _slow_ways(served))]
     lines += ["", "## Refused as a whole", "", *_table("reason", [(row, _plain(row["refused"], row)) for row in whole])]
     lines += ["", "## Refused methods", "", *_refusals(served)]
@@ -148,7 +163,9 @@ def _notes(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], str
             yield row, f"{feature}: {_plain(note, row)}; Gloss was compared with the forward pass"
 
 
-def _cell(outcome: str) -> str:
+def _cell(outcome: str | None) -> str:
+    if outcome is None:
+        return ""
     return {"ok": "ok", "unchecked": "(ok)", "refused": "no"}.get(outcome.partition(":")[0], f"**{outcome[:60]}**")
 
 

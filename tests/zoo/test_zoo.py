@@ -1,15 +1,19 @@
-"""Each verb and method on each causal architecture of transformers; `make test-zoo` keeps what it finds."""
+"""Each verb and method on each causal architecture of transformers; `make test-zoo` keeps what it finds.
+
+GLOSS_ZOO_FEATURES names the features to try, with commas between them; what was found of others stays.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.zoo.configurations import architectures
-from tests.zoo.features import INTERNALS, OK, examine
+from tests.zoo.features import FEATURES, INTERNALS, OK, examine
 from tests.zoo.table import ROWS, keep
 
 _REFUSED = ("is not causal", "answers the same prompt in two ways", "no causal language model that transformers")
@@ -31,6 +35,8 @@ SOME = (
     *("phimoe", "stablelm", "trocr", "whisper", "zamba"),
 )
 """One of each kind of trouble beside those of the quick tests of verification."""
+
+CHOSEN = list(filter(None, os.environ.get("GLOSS_ZOO_FEATURES", "").split(","))) or list(FEATURES)
 
 pytestmark = pytest.mark.filterwarnings("default")
 
@@ -55,8 +61,8 @@ def test_some_of_them(name: str, tmp_path: Path) -> None:
 @pytest.mark.zoo
 @pytest.mark.parametrize("name", architectures())
 def test_every_feature_gives_what_transformers_gives(name: str, tmp_path: Path) -> None:
-    row = examine(name, tmp_path / name.replace(", ", "-").replace(" ", "-"))
-    keep(row)
+    row = examine(name, tmp_path / name.replace(", ", "-").replace(" ", "-"), CHOSEN)
+    keep(row, list(FEATURES))
     assert not complaints(row)
 
 

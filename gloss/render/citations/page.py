@@ -71,7 +71,8 @@ def _details(number: int, sentence: Sentence, found: Citations) -> Iterator[str]
     yield f'<h3 dir="auto"><a href="#sentence-{number}">{number}</a> {safe(sentence.text.strip())}</h3>'
     yield f'<p class="soft">{safe(sayings.value_line(sentence))}</p>'
     if sentence.citations:
-        names = ("source", "carries", "of all", f"{100 * found.level:.4g}% interval", "alone")
+        interval = [f"{100 * found.level:.4g}% interval"] if _has_intervals(found) else []
+        names = ("source", "carries", "of all", *interval, "alone")
         head = "".join(f'<th scope="col"{_number(place)}>{safe(name)}</th>' for place, name in enumerate(names))
         yield f'<div class="wide"><table class="rows"><thead><tr>{head}</tr></thead><tbody>'
         yield from (_row(citation, found) for citation in sentence.citations)
@@ -81,15 +82,16 @@ def _details(number: int, sentence: Sentence, found: Citations) -> Iterator[str]
 
 def _row(citation: Citation, found: Citations) -> str:
     number = found.numbers[citation.source]
-    cells = (
-        sayings.value(citation),
-        sayings.share(citation),
-        sayings.interval(citation),
-        sayings.alone(citation),
-    )
+    interval = [sayings.interval(citation)] if _has_intervals(found) else []
+    cells = (sayings.value(citation), sayings.share(citation), *interval, sayings.alone(citation))
     drawn = "".join(f'<td class="number">{safe(cell)}</td>' for cell in cells)
     place = safe(found.sources[citation.source].place)
     return f'<tr><th class="feature" scope="row">{_to_source(number)} {place}</th>{drawn}</tr>'
+
+
+def _has_intervals(found: Citations) -> bool:
+    """Whether any citation has more than a point."""
+    return any(sayings.interval(citation) for sentence in found.sentences for citation in sentence.citations)
 
 
 def _number(place: int) -> str:

@@ -50,12 +50,15 @@ def remarks(sentence: Sentence, found: Citations) -> Iterator[str]:
         yield f"Rests on none of them: all sources together add {effect} nats, and the limit is {found.rule.limit:g}."
     elif not sentence.citations:
         yield f"No source alone can be cited, though all together add {effect} nats."
-    if sentence.rests_on_question:
-        asked = figures.number(sentence.question_effect or 0.0)
-        yield f"Rests on the question: leaving it out costs {asked} nats, leaving out all sources {effect}."
+    if sentence.uncertain and not sentence.citations:
+        carry = "1 source carries" if sentence.uncertain == 1 else f"{sentence.uncertain:,} sources carry"
+        yield f"{carry} enough to be cited, but perhaps by chance: more evaluations tell."
     if len(sentence.citations) > 1 and sentence.cited_effect is not None:
         together = figures.number(sentence.cited_effect)
         yield f"Leaving out these {len(sentence.citations)} costs {together} nats, leaving out all sources {effect}."
+    if sentence.rests_on_question:
+        asked, too = figures.number(sentence.question_effect or 0.0), " as well" if sentence.citations else ""
+        yield f"Rests on the question{too}: leaving it out costs {asked} nats, leaving out all sources {effect}."
 
 
 def value(citation: Citation) -> str:

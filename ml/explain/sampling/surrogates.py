@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
@@ -20,7 +21,7 @@ from ml.result import SurrogateFit, TreeNode
 from ml.spec import SurrogateKind
 
 if TYPE_CHECKING:  # scikit-learn takes a second to import, which checking a spec or fitting a ridge need not wait for
-    from sklearn import linear_model, tree
+    from sklearn import tree
 
 _RESAMPLES = 40
 _NO_PENALTY = 1e-9
@@ -155,22 +156,29 @@ class Lasso:
         if self.alpha < _NO_PENALTY:  # coordinate descent would not converge
             fit = Ridge(0, self.samples, self.weights, fixed=self.fixed)(values, errors=errors)
             return replace(fit, surrogate=replace(fit.surrogate, kind=SurrogateKind.LASSO))
-        model = self._solve(values, slice(None), self.weights)
-        explained = r_squared(values, model.predict(self.samples), self.weights)
-        description = SurrogateFit(SurrogateKind.LASSO, explained, float(model.intercept_))
-        fit = Fit(model.coef_, _unknown(model.coef_), description)
+        coefficients, intercept = self._solve(values, slice(None), self.weights)
+        explained = r_squared(values, intercept + self.samples @ coefficients, self.weights)
+        fit = Fit(coefficients, _unknown(coefficients), SurrogateFit(SurrogateKind.LASSO, explained, intercept))
         if not errors:
             return fit
-        return _with_errors(fit, lambda *some: self._solve(values, *some).coef_, self.weights, self.fixed)
+        return _with_errors(fit, lambda *some: self._solve(values, *some)[0], self.weights, self.fixed)
 
-    def _solve(self, values: FloatArray, rows: slice | IntArray, weights: FloatArray) -> linear_model.Lasso:
+    def _solve(self, values: FloatArray, rows: slice | IntArray, weights: FloatArray) -> tuple[FloatArray, float]:
+        """Coefficients and intercept, as `sklearn.linear_model.Lasso` finds them.
+
+        That class takes several times as long, to check and prepare its arguments.
+        """
         from sklearn import linear_model  # noqa: PLC0415
         from sklearn.exceptions import ConvergenceWarning  # noqa: PLC0415
 
-        with warnings.catch_warnings():
+        samples, values, weights = self.samples[rows], values[rows], weights[rows] / weights[rows].mean()
+        centre, mean, scale = weights @ samples / len(weights), weights @ values / len(weights), np.sqrt(weights)
+        z, y = np.asfortranarray((samples - centre) * scale[:, None]), (values - mean) * scale
+        with warnings.catch_warnings(), _unchecked():
             warnings.simplefilter("ignore", ConvergenceWarning)  # a few samples may be fitted without error
-            model = linear_model.Lasso(alpha=self.alpha)
-            return model.fit(self.samples[rows], values[rows], sample_weight=weights[rows])
+            _, path, _ = linear_model.lasso_path(z, y, alphas=[self.alpha], precompute=False, check_input=False)
+        coefficients: FloatArray = path[:, 0]
+        return coefficients, float(mean - centre @ coefficients)
 
 
 @dataclass(frozen=True)
@@ -206,8 +214,9 @@ class DecisionTree:
         from sklearn import tree  # noqa: PLC0415
 
         samples, values, weights = self.samples[rows], values[rows], weights[rows]
-        model = tree.DecisionTreeRegressor(max_depth=self.depth, random_state=0)  # ties are always broken alike
-        model.fit(samples, values, sample_weight=weights)
+        with _unchecked():
+            model = tree.DecisionTreeRegressor(max_depth=self.depth, random_state=0)  # ties are always broken alike
+            model.fit(samples.astype(np.float32), values, sample_weight=weights, check_input=False)
         if np.ptp(values) <= _ROUNDING * np.abs(values).max():  # the values differ by rounding only
             return model, np.zeros(samples.shape[1])
         return model, model.feature_importances_ * np.sign(_mean_effects(samples, values, weights))
@@ -234,6 +243,14 @@ def _nodes(model: tree.DecisionTreeRegressor) -> tuple[TreeNode, ...]:
             strict=True,
         )
     )
+
+
+def _unchecked() -> AbstractContextManager[None]:
+    """Within, scikit-learn trusts its arguments: to check them takes as long as a small fit."""
+    from sklearn import config_context  # noqa: PLC0415
+
+    context: AbstractContextManager[None] = config_context(assume_finite=True, skip_parameter_validation=True)
+    return context
 
 
 def _unknown(coefficients: FloatArray) -> FloatArray:

@@ -11,6 +11,8 @@ from scipy import stats
 
 from gloss import v1
 from gloss.citations import Citations, Rule, Source, as_dict, joint_level, judge
+from gloss.render.citations.page import page
+from gloss.render.citations.sayings import remarks
 
 REACH = 1.959963984540054
 
@@ -51,8 +53,19 @@ def test_intervals_are_corrected_for_all_that_were_looked_at() -> None:
     for error, expected in ((together * 0.99, [0, 1, 2]), (together * 1.01, []), (alone, []), (math.inf, [])):
         for sentence in judge(result(values, values, errors=[error] * 3), Rule()):
             assert sentence.cited == expected
+            assert sentence.uncertain == (0 if expected or math.isinf(error) else 3)
             assert all(citation.lower > 0 for citation in sentence.citations)
     assert joint_level(result(values, values), Rule()) == pytest.approx(1 - 0.05 / 6)
+
+
+def test_where_nothing_is_cited_sources_that_may_be_there_by_chance_are_counted() -> None:
+    def said(values: list[float], errors: list[float]) -> str:
+        sentences = judge(result(values, errors=errors), Rule())
+        return " ".join(remarks(sentences[0], Citations("Why?", "So.", True, (), sentences, Rule())))
+
+    assert "2 sources carry enough to be cited, but perhaps by chance" in said([4.0, 4.0, 0.1], [9.0, 9.0, 9.0])
+    assert "1 source carries enough" in said([4.0, 0.1, 0.1], [9.0, 9.0, 9.0])
+    assert "by chance" not in said([4.0, 4.0, 9.0], [9.0, 9.0, 0.1])
 
 
 @pytest.mark.parametrize("values", [[0.5, 0.4], [0.0, 0.0], [-5.0, 1.0], [-20.0, 0.0]])
@@ -102,6 +115,14 @@ def test_what_is_left_out_confirms_a_citation_that_costs_its_share() -> None:
 def test_a_rule_that_makes_no_sense_is_refused(setting: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=r"share|limit"):
         Rule(**setting)
+
+
+def test_a_page_has_a_column_of_intervals_where_there_are_any() -> None:
+    sources = (Source("a.md", 1, 1, "One."), Source("a.md", 2, 2, "Two."))
+    for errors, shown in (([], False), ([0.1, 0.1], True)):
+        sentences = judge(result([9.0, 1.0], errors=errors), Rule())
+        drawn = page(Citations("Why?", "So.", True, sources, sentences, Rule()))
+        assert ("% interval" in drawn) is shown
 
 
 def test_sources_are_numbered_as_the_answer_comes_to_them() -> None:

@@ -187,6 +187,14 @@ def test_explain_says_its_state_on_standard_error(run: Run) -> None:
     ]
 
 
+def test_a_job_that_yields_to_others_says_each_state_once(run: Run, script: fake.Script) -> None:
+    job = v1.Explanation(name="explanations/1", state=v1.EXPLANATION_STATE_RUNNING)
+    yielded = v1.Explanation(name="explanations/1", state=v1.EXPLANATION_STATE_QUEUED)
+    script.watches.append([job, yielded, job])
+    said = run("explain", fake.TEXT).stderr.splitlines()
+    assert said == [f"explanations/1 {state}" for state in ("queued", "running", "succeeded")]
+
+
 def test_explain_writes_a_page(run: Run, tmp_path: Path) -> None:
     page = tmp_path / "why.html"
     output(run("explain", fake.TEXT, "--html", str(page)))

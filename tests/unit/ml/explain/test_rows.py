@@ -323,6 +323,15 @@ def test_partial_results_have_rows_which_take_a_share_of_the_time(monkeypatch):
         assert each_row(result).sum(axis=0) == pytest.approx(whole(result), abs=1e-9)
 
 
+def test_an_early_partial_result_has_no_rows_that_take_long(monkeypatch):
+    early, *_ = partial_results(ticking(0.05))
+    assert early.rows == ()
+    assert whole(early).any()
+    monkeypatch.setattr("ml.explain.work._PARTIAL_SHARE", 1e9)
+    early, *_ = partial_results(ticking(0.05))
+    assert len(early.rows) == 7
+
+
 def test_what_time_left_out_is_unknown_in_every_row(monkeypatch):
     monkeypatch.setattr("ml.explain.values.evaluation.chunk_tokens", lambda _: 40)  # two prompts
     result = last(Run(toy(), spec(budget=Budget(max_duration=1.0)), clock=ticking(0.1)))
