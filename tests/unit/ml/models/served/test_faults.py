@@ -222,6 +222,16 @@ def test_a_redirection_is_refused_and_the_key_is_sent_nowhere(
     other.close()
 
 
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_key_that_is_refused_in_mid_job_is_not_sent_again_and_again(
+    status: int, served_model: ServedModel, engine: TestEngine
+) -> None:
+    engine.faults = [Fault(status) for _ in range(100)]
+    with pytest.raises(EngineError, match=f"refuses the key in GLOSS_ENGINE_KEY .{status}."):
+        values(served_model)
+    assert len(engine.faults) > 90
+
+
 def test_answers_in_another_order(served_model: ServedModel, local_model: LocalModel, engine: TestEngine) -> None:
     engine.faults = [Fault(change=changed(lambda data: data["choices"].reverse())) for _ in range(200)]
     np.testing.assert_allclose(values(served_model), values(local_model), atol=1e-5)
