@@ -50,9 +50,9 @@ class Settings(BaseSettings):
     engine_timeout_seconds: float = Field(default=120.0, gt=0)
     """Seconds that one request to an external engine may take, its own queue included; then it is sent again."""
 
-    engine_patience_seconds: float = Field(default=60.0, ge=0)
+    engine_patience_seconds: float = Field(default=600.0, ge=0)
     """Seconds for which requests to an engine that is unavailable or overloaded are retried; then the explanation fails
-    with ENGINE_UNAVAILABLE."""
+    with ENGINE_UNAVAILABLE. Longer than an engine takes to start again and load a large model."""
 
     engine_price: float | None = Field(default=None, ge=0)
     """Price of a million prompt tokens at an external engine, in any currency: costs then include it."""
