@@ -1,6 +1,6 @@
 """Errors of sampled pairwise interactions beside shapiq's, and how honest their intervals are.
 
-    python -m benchmarks.interactions [--model transformer | lstm | FOLDER] [--seeds 20] [--json FILE]
+    python -m benchmarks.interactions [--model transformer | lstm | FOLDER] [--seeds 20] [--peers REGEX] [--json FILE]
 
 The truth is exact, by shapiq's own computer: of prompts of twelve words all 4,096 coalitions are evaluated, and what
 each way asks for is looked up there. shapiq estimates the same index from as many evaluations: by permutations,
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -68,8 +69,8 @@ class Measurement:
 class Bench:
     """One model and one prompt, all of whose coalitions are known."""
 
-    def __init__(self, model: LanguageModel, text: str, seeds: int) -> None:
-        self._text, self._seeds = text, seeds
+    def __init__(self, model: LanguageModel, text: str, seeds: int, peers: Sequence[str]) -> None:
+        self._text, self._seeds, self._peers = text, seeds, peers
         problem = prepare(model.tokenizer, model.info, ExplanationSpec(Prompt(text=text), Interactions()))
         target = int(model.logits([problem.encoding.ids])[0][-1].argmax())
         self._game = ValueFunction(problem.perturbation, Evaluator(model, TargetTokens((target,))))
@@ -82,7 +83,7 @@ class Bench:
         found = []
         largest = np.argsort(-np.abs(self._truth))[:LARGEST]
         for evaluations in EVALUATIONS:
-            for who in PEERS:
+            for who in self._peers:
                 theirs = [self._peer(who, evaluations, seed) for seed in range(self._seeds)]
                 found.append(Measurement(self._text, who, evaluations, self._error(theirs)))
             ours = [self._explained(evaluations, seed) for seed in range(self._seeds)]
@@ -131,11 +132,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="transformer", help="shipped name or folder")
     parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--peers", default="", help="shapiq's ways in whose names this regular expression is found")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--json", type=Path, help="write the figures here")
     options = parser.parse_args()
     model = load(options.model, device="cpu", threads=options.threads)
-    found = [one for text in TEXTS for one in Bench(model, text, options.seeds).measure()]
+    peers = [who for who in PEERS if re.search(options.peers, who)]
+    found = [one for text in TEXTS for one in Bench(model, text, options.seeds, peers).measure()]
     table = Table(
         "prompt", "who", "evaluations", "error", "coverage", f"of the {LARGEST} largest", title=model.info.name
     )
@@ -145,7 +148,7 @@ def main() -> None:
     Console().print(table)
     if options.json:
         figures = json.loads(options.json.read_text()) if options.json.exists() else {}
-        figures[model.info.name] = {
+        figures[f"{model.info.name}, beside shapiq"] = {
             "date": f"{datetime.now(UTC):%Y-%m-%d}",
             "seeds": options.seeds,
             "found": [asdict(one) for one in found],
