@@ -170,27 +170,6 @@ def test_another_worker_takes_over_when_one_is_killed(worker, start, model, stor
     store.cancel(name)
 
 
-def test_sigterm_puts_the_job_back(worker, model, store, client):
-    name = store.create(lime(1_000_000, seed=5), model).name
-    key = f"gloss:checkpoint:{name.split('/')[1]}"
-    wait_for(lambda: client.exists(key))
-    # Of workers that earlier tests killed, the signs of life run out by themselves.
-    wait_for(lambda: len(store._scripts("alive", names.workers(names.queue(model.name)))) == 1)
-    child = child_of(worker)
-    assert worker.terminate(10)
-    assert worker.exit_code() == 0
-    assert not runs(child)
-
-    explanation = store.get(name)
-    assert explanation.state == pb.EXPLANATION_STATE_QUEUED
-    assert explanation.attempt == 1
-    assert store.queue_depth(model.name) == 1
-    assert client.exists(key)
-    assert not store.worker_alive(model.name, model.digest)
-    store.cancel(name)
-    assert not client.keys("rq:job:*")
-
-
 @pytest.mark.slow  # it loads twice; `TestLoading` has a child that loads nothing
 def test_a_child_killed_while_it_loads_is_started_again(worker_process: ProcessFactory, tiny_llama: Path):
     worker = worker_process(wait=False, GLOSS_MODEL=str(tiny_llama))
@@ -254,6 +233,27 @@ def test_what_cannot_be_used_does_not_end_the_child(worker, model, store, client
             assert explanation.state == pb.EXPLANATION_STATE_SUCCEEDED, corruption
         assert explanation.attempt <= 1, corruption
     assert "Traceback" not in worker.output()
+
+
+def test_sigterm_puts_the_job_back(worker, model, store, client):
+    name = store.create(lime(1_000_000, seed=5), model).name
+    key = f"gloss:checkpoint:{name.split('/')[1]}"
+    wait_for(lambda: client.exists(key))
+    # Of workers that earlier tests killed, the signs of life run out by themselves.
+    wait_for(lambda: len(store._scripts("alive", names.workers(names.queue(model.name)))) == 1)
+    child = child_of(worker)
+    assert worker.terminate(10)
+    assert worker.exit_code() == 0
+    assert not runs(child)
+
+    explanation = store.get(name)
+    assert explanation.state == pb.EXPLANATION_STATE_QUEUED
+    assert explanation.attempt == 1
+    assert store.queue_depth(model.name) == 1
+    assert client.exists(key)
+    assert not store.worker_alive(model.name, model.digest)
+    store.cancel(name)
+    assert not client.keys("rq:job:*")
 
 
 def test_a_taken_port_is_named(worker_process: ProcessFactory, tiny_llama: Path):
