@@ -76,16 +76,21 @@ class Server:
         """The metrics page's port, once started."""
         self.engine: Engine | None = None
         """What computes the models that are loaded here, once started and if there are any."""
+        keys = key_file(settings.api_keys_file)
+        gate = None if keys is None else Gate(keys)
         chain = [
             Writer(settings.unread_seconds),
             Surround(count_calls(self.metrics)),
             Statuses(settings.max_message_bytes),
             *_audits(settings, self.metrics),
-            *_gates(settings),
+            # A key comes after a certificate: where both are required, it says more.
+            *_certificates(settings),
+            *([] if gate is None else [gate]),
             Surround(lambda _: self.drain.accept, OWN_SERVICES),
             Parser(),
         ]
-        interceptors = [Interceptors(chain, self.drain.enter, count_unknown(self.metrics))]
+        for_call = None if gate is None else gate.for_call
+        interceptors = [Interceptors(chain, self.drain.enter, count_unknown(self.metrics), for_call)]
 
         def make() -> grpc.aio.Server:
             options, limit = _options(settings), settings.max_calls
@@ -290,11 +295,8 @@ def _audits(settings: Settings, metrics: Metrics) -> list[Audit]:
     return [Audit(AuditLog(settings.audit_file, metrics))]
 
 
-def _gates(settings: Settings) -> list[Interceptor]:
-    """What identifies callers. A key comes last: where both are required, it says more than the certificate."""
-    keys = key_file(settings.api_keys_file)
-    certificates = [] if settings.tls_client_ca is None else [Surround(lambda _: by_certificate, OWN_SERVICES)]
-    return [*certificates, *([] if keys is None else [Gate(keys)])]
+def _certificates(settings: Settings) -> list[Interceptor]:
+    return [] if settings.tls_client_ca is None else [Surround(lambda _: by_certificate, OWN_SERVICES)]
 
 
 def _options(settings: Settings) -> list[tuple[str, int]]:

@@ -96,17 +96,23 @@ class Interceptors(grpc.aio.ServerInterceptor):
     """Several interceptors as one. Each wraps a method's handler once, at its first call, and not at every call."""
 
     def __init__(
-        self, interceptors: Sequence[Interceptor], enter: Callable[[], Awaitable[None]], unknown: Callable[[], None]
+        self,
+        interceptors: Sequence[Interceptor],
+        enter: Callable[[], Awaitable[None]],
+        unknown: Callable[[], None],
+        for_call: Callable[[Handler, grpc.HandlerCallDetails], Handler] | None = None,
     ) -> None:
         """Chain `interceptors`, the outermost first.
 
         Args:
             enter: waited for before each call, of whatever method.
             unknown: called for each call of a method that does not exist; gRPC answers UNIMPLEMENTED.
+            for_call: the handler of one call, from its method's and from what came before its message.
         """
         self._interceptors = tuple(interceptors)
         self._enter = enter
         self._unknown = unknown
+        self._for_call = for_call
         self._handlers: dict[str, Handler] = {}  # Of methods that there are: other names are whatever clients invent.
 
     async def intercept_service(
@@ -117,16 +123,16 @@ class Interceptors(grpc.aio.ServerInterceptor):
         """The wrapped handler of the method that is called; see `grpc.aio.ServerInterceptor`."""
         await self._enter()
         path = handler_call_details.method
-        if path in self._handlers:
-            return self._handlers[path]
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            self._unknown()
-            return None
-        for interceptor in reversed(self._interceptors):
-            handler = interceptor.wrap(handler, path)
-        self._handlers[path] = handler
-        return handler
+        if path not in self._handlers:
+            handler = await continuation(handler_call_details)
+            if handler is None:
+                self._unknown()
+                return None
+            for interceptor in reversed(self._interceptors):
+                handler = interceptor.wrap(handler, path)
+            self._handlers[path] = handler
+        handler = self._handlers[path]
+        return handler if self._for_call is None else self._for_call(handler, handler_call_details)
 
 
 class Surround(Interceptor):

@@ -7,13 +7,15 @@ import logging
 import os
 import stat
 import timeit
+from types import SimpleNamespace
 
+import grpc
 import pytest
 
 from gloss import v1 as pb
 from server.callers import Caller
 from server.errors import KeyLimitError
-from server.gate import Usage, prompts
+from server.gate import Gate, Usage, prompts
 from server.keys import Key, KeyFile, KeyFileError, digest, main, parse
 
 
@@ -45,6 +47,25 @@ def test_a_key_is_shown_once_and_kept_as_its_hash(new, path):
     assert keys.find(key[:-1]) is None
     assert keys.find("") is None
     assert key not in repr(keys.find(key))
+
+
+@pytest.mark.parametrize(
+    ("path_called", "with_key", "parsed"),
+    [
+        ("/gloss.v1.InferenceService/NextToken", True, True),
+        ("/gloss.v1.InferenceService/NextToken", False, False),
+        ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", False, False),
+        ("/grpc.health.v1.Health/Check", False, True),
+    ],
+)
+def test_no_message_is_parsed_for_a_caller_who_needs_a_key_and_has_none(new, path, path_called, with_key, parsed):
+    key = new("alice")
+    metadata = (("authorization", f"Bearer {key if with_key else 'another'}"),)
+    parse = pb.NextTokenRequest.FromString
+    handler = grpc.unary_unary_rpc_method_handler(lambda request, _: request, request_deserializer=parse)
+    call = SimpleNamespace(method=path_called, invocation_metadata=metadata)
+    found = Gate(KeyFile(path)).for_call(handler, call)
+    assert isinstance(found.request_deserializer(b""), pb.NextTokenRequest) == parsed
 
 
 def test_finding_a_key_takes_no_longer_among_thousands(path):
