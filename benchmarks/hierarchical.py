@@ -65,7 +65,7 @@ class Found:
 
     Attributes:
         tokens: of the prompt.
-        flat_evaluations, evaluations: asked for by either, known ones as well.
+        flat_evaluations, evaluations: prompts that either asks about, known ones as well.
         flat_top, top: the sentences that support the answer most, first to fifth.
         planted: those that hold the answer, where that is known.
         covered, pruned: of the parts that were not looked into, how many hide no more than they say, and how many
@@ -95,14 +95,12 @@ class Found:
 
 def find(model: ExplainableModel, context: Context, figure: Figure, cache: KeptCache, until: float) -> Found | None:
     """Explain a context both ways; None where time runs out."""
-    flat = _result(model, context.asked(Occlusion()), cache, until)
-    budget = Budget(max_evaluations=figure.evaluations)
-    ours = (
-        None
-        if flat is None
-        else _result(model, context.asked(Hierarchical(threshold=0.0), budget=budget), cache, until)
-    )
-    if flat is None or ours is None or ours.hierarchy is None:
+    flat, flat_evaluations = _result(model, context.asked(Occlusion()), cache, until)
+    if flat is None:
+        return None
+    asked = context.asked(Hierarchical(threshold=0.0), budget=Budget(max_evaluations=figure.evaluations))
+    ours, evaluations = _result(model, asked, cache, until)
+    if ours is None or ours.hierarchy is None:
         return None
     alone = np.array([each.attribution for each in flat.attributions])
     pruned = [node for node in ours.hierarchy.nodes if node.hidden is not None]
@@ -110,8 +108,8 @@ def find(model: ExplainableModel, context: Context, figure: Figure, cache: KeptC
     return Found(
         context.name,
         len(flat.tokens),
-        flat.cost.evaluations + flat.cost.cache_hits,
-        ours.cost.evaluations + ours.cost.cache_hits,
+        flat_evaluations,
+        evaluations,
         _top(flat),
         _top(ours),
         tuple(sorted(context.planted)),
@@ -122,15 +120,17 @@ def find(model: ExplainableModel, context: Context, figure: Figure, cache: KeptC
 
 def _result(
     model: ExplainableModel, asked: ExplanationSpec, cache: KeptCache, until: float
-) -> ExplanationResult | None:
+) -> tuple[ExplanationResult | None, int]:
+    """The result, None where time runs out; and about how many prompts was asked."""
     result = None
+    cache.asked.clear()
     for update in Run(model, asked, cache=cache):
         if time.monotonic() > until:
-            return None
+            return None, len(cache.asked)
         result = update.result
     if not isinstance(result, ExplanationResult):
         raise AssertionError("an explanation ends with its result")
-    return result
+    return result, len(cache.asked)
 
 
 def _top(result: ExplanationResult) -> tuple[int, ...]:

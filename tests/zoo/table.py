@@ -75,7 +75,7 @@ def _rows() -> list[dict[str, Any]]:
 def render(rows: Sequence[dict[str, Any]], transformers: str) -> str:
     """The table in Markdown."""
     served = [row for row in rows if "features" in row]
-    features = list(max((row["features"] for row in served), key=len))
+    features = max((list(row["features"]) for row in served), key=len)
     whole = [row for row in rows if "refused" in row]
     excluded = [row for row in rows if "excluded" in row]
     outcomes = [outcome.partition(":")[0] for row in served for outcome in row["features"].values()]

@@ -46,7 +46,10 @@ def value_line(sentence: Sentence) -> str:
 def remarks(sentence: Sentence, found: Citations) -> Iterator[str]:
     """What a sentence rests on beside what is cited for it, in whole sentences."""
     effect = figures.number(sentence.effect)
-    if sentence.rests_on_none:
+    if sentence.rests_on_none and sentence.effect < 0:
+        less = figures.number(-sentence.effect)
+        yield f"Rests on none of them: all sources together make it less likely, by {less} nats."
+    elif sentence.rests_on_none:
         yield f"Rests on none of them: all sources together add {effect} nats, and the limit is {found.rule.limit:g}."
     elif not sentence.citations:
         yield f"No source alone can be cited, though all together add {effect} nats."

@@ -25,6 +25,8 @@ def test_what_is_found_can_be_kept(name: str, tmp_path: Path) -> None:
     keep([found], model, name, tmp_path / "found.json")
     [kept] = json.loads((tmp_path / "found.json").read_text())["toy"][name]["contexts"]
     assert tuple(kept["planted"]) == tuple(sorted(context.planted))
+    assert kept["evaluations"] <= figure.evaluations
+    assert kept["flat_evaluations"] == figure.sentences + 2  # with all of them, and none
     computed = len(model.read)
     again = find(model, context, figure, KeptCache(tmp_path / "found.cache"), math.inf)
     assert (again, len(model.read)) == (found, computed)

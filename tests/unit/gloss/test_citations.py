@@ -68,6 +68,14 @@ def test_where_nothing_is_cited_sources_that_may_be_there_by_chance_are_counted(
     assert "by chance" not in said([4.0, 4.0, 9.0], [9.0, 9.0, 0.1])
 
 
+@pytest.mark.parametrize(
+    ("values", "said"), [([0.5, 0.4], "add 0.90 nats, and the limit is 1"), ([-5.0, 1.0], "less likely, by 4.00 nats")]
+)
+def test_what_sources_do_for_a_sentence_that_rests_on_none_is_said(values: list[float], said: str) -> None:
+    sentences = judge(result(values), Rule())
+    assert said in " ".join(remarks(sentences[0], Citations("Why?", "So.", True, (), sentences, Rule())))
+
+
 @pytest.mark.parametrize("values", [[0.5, 0.4], [0.0, 0.0], [-5.0, 1.0], [-20.0, 0.0]])
 def test_a_sentence_for_which_all_sources_do_little_rests_on_none(values: list[float]) -> None:
     [sentence] = judge(result(values), Rule())
