@@ -181,8 +181,8 @@ def _refusals(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
         for reason, features in reasons.items():
             found.setdefault((reason, ", ".join(features)), []).append(row["architecture"])
     yield from ("| reason | methods | architectures |", "|---|---|---|")
-    for (reason, features), names in sorted(found.items(), key=lambda each: (each[0][0], -len(each[1]))):
-        yield f"| {reason} | {features} | {'; '.join(names)} |"
+    for (reason, refused), names in sorted(found.items(), key=lambda each: (each[0][0], -len(each[1]))):
+        yield f"| {reason} | {refused} | {'; '.join(names)} |"
 
 
 def _table(title: str, reasons: Iterable[tuple[dict[str, Any], str]]) -> Iterator[str]:

@@ -125,9 +125,9 @@ ASKED: list[dict[str, Any]] = [
 ]
 
 
-def sent(plan: Any) -> Message:
-    """What a call of the client sends."""
-    request = plan.create.request
+def sent(conversation: Any) -> Message:
+    """What a call of the client sends at first."""
+    request = next(conversation.steps).request
     question: Message = getattr(request, request.WhichOneof("question"))
     return question
 
