@@ -17,7 +17,7 @@ PIP := $(BIN)/python -m pip
 LINTED := $(wildcard benchmarks deploy gloss jobs ml proto schema server setup.py tests worker)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test test-slow test-wheel test-zoo test-engine test-containers test-faults train-deps lint format proto contract-baseline \
+.PHONY: help demo up test test-processes test-slow test-wheel test-zoo test-engine test-containers test-faults train-deps lint format proto contract-baseline \
         lock clean
 
 help: ## This list
@@ -31,6 +31,9 @@ up: $(VENV)/.$(EXTRA) ## Start Gloss on this machine and serve until Ctrl-C (EXT
 
 test: $(VENV)/.dev ## Run the tests, all but the slow ones (PYTEST_ARGS="-k lime")
 	$(BIN)/python -m pytest -n 3 --dist loadfile $(PYTEST_ARGS)
+
+test-processes: $(VENV)/.dev ## Run the tests that start, kill and stop whole processes
+	$(BIN)/python -m pytest -m "processes and not slow" -n 2 --dist loadfile $(PYTEST_ARGS)
 
 test-slow: $(VENV)/.dev ## Run the tests that take minutes
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)

@@ -20,6 +20,7 @@ from deploy.redis import RedisNotFoundError, find_executable
 from tests.fixtures.processes import CHECKOUT, environment, processes_with, wait_until_none
 
 pytestmark = [
+    pytest.mark.processes,
     pytest.mark.timeout(300),
     pytest.mark.skipif(sys.platform != "linux", reason="processes are looked up in /proc"),
 ]

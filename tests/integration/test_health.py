@@ -56,6 +56,7 @@ def test_reflection_tells_the_contract(served):
     del database
 
 
+@pytest.mark.processes
 def test_a_process_serves_and_ends_by_sigterm_after_what_it_accepted(server_process, tiny_gpt2):
     server = server_process(GLOSS_MODEL=str(tiny_gpt2))
     with grpc.insecure_channel(server.grpc) as channel:

@@ -235,6 +235,7 @@ def test_mutual_tls_and_keys_together(tiny_gpt2, authority, keys, monkeypatch):
             assert client.models().models
 
 
+@pytest.mark.processes
 def test_a_process_serves_other_machines_only_with_both(server_process, tiny_gpt2, authority, keys):
     key = keys("alice")
     everywhere = {"GLOSS_MODEL": str(tiny_gpt2), "GLOSS_HOST": "0.0.0.0"}  # noqa: S104 -- what this is about

@@ -18,6 +18,8 @@ from tests.integration.explanations import lime, model_of, wait_for
 
 __all__ = ["engine", "small_model", "tokenizer_folder"]
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture(autouse=True)
 def _released(engine: TestEngine) -> Iterator[None]:

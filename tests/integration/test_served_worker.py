@@ -27,7 +27,7 @@ from tests.integration.test_worker import metric
 __all__ = ["small_model", "tokenizer_folder"]
 
 # The first test waits for the worker's start beside its own work.
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")

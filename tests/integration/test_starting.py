@@ -37,6 +37,7 @@ def truncated(folder, copy):
     return copy
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("kind", ["server_process", pytest.param("worker_process", marks=pytest.mark.slow)])
 def test_a_model_that_does_not_fit_ends_the_process(kind, request, tiny_llama):
     start = request.getfixturevalue(kind)
@@ -89,6 +90,7 @@ def http2(kind, flags, stream, payload):
     return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
 
 
+@pytest.mark.processes
 def test_serving_comes_after_loading_and_a_call_that_ends_grpc_ends_no_more_than_that(server_process, tiny_gpt2):
     """Two subjects in one process, as it takes seconds to start."""
     server = server_process(GLOSS_MODEL=str(tiny_gpt2))

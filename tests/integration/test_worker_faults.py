@@ -25,7 +25,10 @@ from tests.fixtures.processes import ProcessFactory, environment
 from tests.integration.corruptions import CORRUPTIONS
 from tests.integration.explanations import ended, lime, model_of, under_way, wait_for
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds and watches processes in /proc")
+pytestmark = [
+    pytest.mark.processes,
+    pytest.mark.skipif(sys.platform != "linux", reason="finds and watches processes in /proc"),
+]
 
 Start = Callable[..., Child]
 

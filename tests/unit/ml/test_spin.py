@@ -61,6 +61,7 @@ for program in sys.argv[1:]:
 """
 
 
+@pytest.mark.processes
 def test_every_program_is_patient_before_it_loads_torch() -> None:
     found = programs()
     assert {"server.__main__", "worker.child", "ml.evaluate", "ml.train.__main__", "benchmarks.train"} <= set(found)

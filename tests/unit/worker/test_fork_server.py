@@ -11,7 +11,10 @@ from tests.fixtures.processes import CHECKOUT
 from tests.integration.explanations import wait_for
 from worker.model_process import ChildLostError, ModelProcess
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere children are not forked")
+pytestmark = [
+    pytest.mark.processes,
+    pytest.mark.skipif(sys.platform != "linux", reason="elsewhere children are not forked"),
+]
 
 PRELOAD = """
 import os

@@ -34,6 +34,8 @@ from ml.spec import (
 )
 from tests.unit.ml.explain.toys import ToyModel
 
+pytestmark = pytest.mark.processes
+
 TEXT = "the film was not very good and the film was bad"
 TARGETS = {
     "the most likely token": Target(),

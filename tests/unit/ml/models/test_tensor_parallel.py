@@ -16,6 +16,7 @@ from ml.models.follower import follow
 from tests.fixtures.runners import Texts
 
 pytest.importorskip("accelerate")
+pytestmark = pytest.mark.processes
 
 SEQUENCES = [[1, 2, 3, 4], [5, 6, 7], [8] * 20, [1, 2, 9]]
 LOGIT_COUNTS = [2, 1, 3, 1]

@@ -169,6 +169,7 @@ runpy.run_module("ml.train", run_name="__main__")
     assert ended.stderr == "error: training needs matplotlib and torchtext, which `make train-deps` installs\n"
 
 
+@pytest.mark.processes
 def test_a_termination_leaves_a_checkpoint_to_resume_from(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = [sys.executable, "-m", "ml.train", "lstm", f"--data={data}", f"--out={out}", *SMALL]
