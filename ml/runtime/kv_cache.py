@@ -85,7 +85,7 @@ class KvCache:
     @property
     def token_bytes(self) -> int:
         """What a token takes in all layers; 0 before anything was written."""
-        pairs = self._layers.values()
+        pairs = list(self._layers.values())  # metrics ask from another thread, while layers get their memory
         return sum(each[0].numel() * each.element_size() for pair in pairs for each in pair)
 
 
