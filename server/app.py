@@ -149,7 +149,7 @@ class Server:
             self.drain.cut()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self.drain.wait_idle(), _FLUSH_SECONDS)
-        # Callers who try again at once would be cut off by gRPC's end: they are held until gRPC has told them of it.
+        # Callers who try again at once would be cut off by gRPC's end: they are held until gRPC has notified them.
         self.drain.hold()
         with suppress(TimeoutError):
             await asyncio.wait_for(self.drain.wait_quiet(), _FLUSH_SECONDS)

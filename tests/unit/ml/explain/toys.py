@@ -183,7 +183,7 @@ def estimates(explainer: Explainer, game: Game) -> list[Estimate]:
 
 
 def final(explainer: Explainer, game: ToyGame) -> Estimate:
-    """The last that an explainer tells, of as large batches as it takes: nobody reads what it told before."""
+    """The last estimate of an explainer, in batches as large as it takes: nobody reads the earlier ones."""
     game.batch_size = 10**6
     try:
         return estimates(explainer, game)[-1]

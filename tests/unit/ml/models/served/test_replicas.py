@@ -36,22 +36,13 @@ def test_replicas_share_the_work(replicas: tuple[TestEngine, TestEngine], local_
     model.close()
 
 
-def test_a_replica_that_goes_away_leaves_its_work_to_the_other(
-    replicas: tuple[TestEngine, TestEngine], local_model: LocalModel
+@pytest.mark.parametrize("fault", [Fault(status=503), Fault(change=changed(null))], ids=["away", "of no use"])
+def test_a_replica_that_gives_no_answers_leaves_its_work_to_the_other(
+    replicas: tuple[TestEngine, TestEngine], local_model: LocalModel, fault: Fault
 ) -> None:
     one, other = replicas
     model = open_model(f"vllm+{one.url};{other.url}/tiny", EngineOptions(patience=5.0))
-    one.faults = [Fault(status=503) for _ in range(1000)]
-    np.testing.assert_allclose(values(model), values(local_model), atol=1e-5)
-    model.close()
-
-
-def test_a_replica_whose_answers_are_of_no_use_leaves_its_work_to_the_other(
-    replicas: tuple[TestEngine, TestEngine], local_model: LocalModel
-) -> None:
-    one, other = replicas
-    model = open_model(f"vllm+{one.url};{other.url}/tiny", EngineOptions(patience=5.0))
-    one.faults = [Fault(change=changed(null)) for _ in range(1000)]
+    one.faults = [fault] * 1000
     np.testing.assert_allclose(values(model), values(local_model), atol=1e-5)
     assert len(one.faults) < 1000
     model.close()
