@@ -15,8 +15,8 @@ def wait_patiently() -> None:
     By default they spin for milliseconds. On a machine with cores to spare that is harmless. Where another process runs
     on one of two cores, each of a forward's hundreds of operations spins until the kernel moves the thread that it
     waits for: 1.3 s instead of 0.03 s, measured for 136 tokens through the shipped transformer. The price on an idle
-    machine: short prompts, one at a time, take up to a fifth longer. Set `GOMP_SPINCOUNT=300000`, GNU's own value,
-    where nothing else uses the cores. GNU's runtime, which torch brings along on Linux, reads this once, when it is
-    loaded.
+    machine: short prompts, one at a time, take up to a tenth longer. Set `GOMP_SPINCOUNT=10000` where nothing else uses
+    the cores; docs/performance.md has figures. GNU's runtime, which torch brings along on Linux, reads this once,
+    when it is loaded.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", _TURNS)

@@ -1,9 +1,21 @@
-"""Who may use the processor's cores: the model, and nobody beside it."""
+"""Who may use the processor's cores: in this process the model and nobody beside it, and other processes before it."""
 
 from __future__ import annotations
 
+import os
+import sys
+import time
+from collections.abc import Callable, Collection
+from pathlib import Path
+
 import torch
 from threadpoolctl import threadpool_limits
+
+_WINDOW_SECONDS = 0.25
+"""How often a model's thread looks at what others use; the kernel counts in steps of 0.01 s."""
+
+_SPARE = 0.3
+"""So much of a core others may use before it counts as taken: the clients of a busy server use a few tenths."""
 
 
 def give_threads_to_torch(threads: int | None = None) -> None:
@@ -15,3 +27,57 @@ def give_threads_to_torch(threads: int | None = None) -> None:
     if threads is not None:
         torch.set_num_threads(threads)
     threadpool_limits(1, user_api="blas")
+
+
+def used_seconds(cores: Collection[int]) -> float:
+    """Processor time, in seconds, that all processes have used on `cores` since the machine started. Linux only."""
+    ticks = 0
+    for line in Path("/proc/stat").read_text(encoding="ascii").splitlines():
+        name, *counts = line.split()
+        if name.startswith("cpu") and name != "cpu" and int(name.removeprefix("cpu")) in cores:
+            user, nice, system, _idle, _waiting, interrupts, soft_interrupts = map(int, counts[:7])
+            ticks += user + nice + system + interrupts + soft_interrupts
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+class FreeCores:
+    """Gives torch's operations in one thread as many threads as there are cores that no other process uses.
+
+    The threads of an operation wait for the slowest of them. Where a worker keeps both of two cores busy, a prompt
+    takes longer on two threads than on one, and the worker gets less done meanwhile. Some sums may differ by the
+    rounding of float32 between one number of threads and another. Except on Linux this does nothing.
+    """
+
+    def __init__(
+        self,
+        cores: Collection[int] | None = None,
+        used: Callable[[Collection[int]], float] = used_seconds,
+        own: Callable[[], float] = time.process_time,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Begin to watch; the number of threads that torch has now is the most that it gets.
+
+        Args:
+            cores: those that this process may use. Default: what the kernel says.
+            used: seconds that all processes have used on cores.
+            own: seconds that this process has used.
+            clock: seconds that have passed.
+        """
+        self._max_threads = torch.get_num_threads()
+        self._linux = sys.platform == "linux"
+        self._cores = os.sched_getaffinity(0) if cores is None and self._linux else cores or ()
+        self._used, self._own, self._clock = used, own, clock
+        self._since, self._others = self._look()
+
+    def share(self) -> None:
+        """Set this thread's number of threads by what others used since the last look, if that was a while ago."""
+        if not self._linux or self._clock() - self._since < _WINDOW_SECONDS:
+            return
+        now, others = self._look()
+        taken = (others - self._others) / (now - self._since)
+        self._since, self._others = now, others
+        torch.set_num_threads(max(1, min(self._max_threads, int(len(self._cores) - taken + _SPARE))))
+
+    def _look(self) -> tuple[float, float]:
+        """The time, and the seconds that other processes have used by then."""
+        return self._clock(), (self._used(self._cores) - self._own() if self._linux else 0.0)

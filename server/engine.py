@@ -16,6 +16,7 @@ from typing import Any
 from ml.generation import Generation
 from ml.models.base import LanguageModel
 from ml.runtime.device import in_front
+from ml.threads import FreeCores
 from server.admission import QueueOverflowError
 from server.batches import Batches
 from server.batching import Item, Limits, Queue
@@ -224,7 +225,9 @@ class Engine:
 
     def _serve(self) -> None:
         try:
+            cores = FreeCores()
             while (batch := self._schedule()) is not None:
+                cores.share()
                 began = time.monotonic()
                 work = [item.payload for item in batch if isinstance(item.payload, Work)]
                 if work:

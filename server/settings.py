@@ -76,7 +76,7 @@ class Settings(BaseSettings):
     before it is loaded."""
 
     threads: int | None = Field(default=None, ge=1)
-    """CPU threads of one model call. Unset: torch's own choice. Lower it when a worker shares the machine."""
+    """The most CPU threads of one model call: fewer while other processes use the cores. Unset: torch's own choice."""
 
     engine_key: EngineKey = Field(default="", repr=False)
     """What an external engine is sent as ``Authorization: Bearer KEY``. Unset: nothing. Never shown."""

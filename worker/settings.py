@@ -33,10 +33,11 @@ class Settings(BaseSettings):
     before it is loaded."""
 
     threads: int | None = Field(default=None, ge=1)
-    """CPU threads of one model call, for server and worker alike. Unset: torch's own choice."""
+    """CPU threads of one model call, for server and worker alike; the server's are fewer while other processes use the
+    cores. Unset: torch's own choice."""
 
     worker_threads: int | None = Field(default=None, ge=1)
-    """The same for the worker alone, which takes precedence. Give it the cores that the server leaves."""
+    """The same for the worker alone, which takes precedence. Lower it where several workers share a machine."""
 
     worker_nice: int = Field(default=5, ge=0, le=19)
     """Niceness of the model's process, so that inference on the same machine stays quick."""
