@@ -76,7 +76,8 @@ class Settings(BaseSettings):
     before it is loaded."""
 
     threads: int | None = Field(default=None, ge=1)
-    """The most CPU threads of one model call: fewer while other processes use the cores. Unset: torch's own choice."""
+    """The most CPU threads of one model call; it takes fewer while other processes use the cores. Unset: the machine's
+    cores, or fewer where the container's CPU limit is lower."""
 
     engine_key: EngineKey = Field(default="", repr=False)
     """What an external engine is sent as ``Authorization: Bearer KEY``. Unset: nothing. Never shown."""

@@ -33,8 +33,8 @@ class Settings(BaseSettings):
     before it is loaded."""
 
     threads: int | None = Field(default=None, ge=1)
-    """CPU threads of one model call, for server and worker alike; the server's are fewer while other processes use the
-    cores. Unset: torch's own choice."""
+    """CPU threads of one model call, for server and worker alike; the server takes fewer while other processes use the
+    cores. Unset: the machine's cores, or fewer where the container's CPU limit is lower."""
 
     worker_threads: int | None = Field(default=None, ge=1)
     """The same for the worker alone, which takes precedence. Lower it where several workers share a machine."""

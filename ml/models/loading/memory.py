@@ -14,12 +14,12 @@ from pathlib import Path
 
 import torch
 
+from ml.control_groups import control_groups, lines
 from ml.errors import ModelLoadError, ModelTooLargeError
 
 _log = logging.getLogger(__name__)
 
 _PROC = Path("/proc")
-_CGROUPS = Path("/sys/fs/cgroup")
 
 _FLOATING = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1}
 _OTHER = {"I64": 8, "U64": 8, "I32": 4, "U32": 4, "I16": 2, "U16": 2}  # and one byte for the rest
@@ -73,40 +73,19 @@ def _bytes_of(path: Path, itemsize: int) -> int:
 
 
 def _machine() -> Iterator[int]:
-    for line in _lines(_PROC / "meminfo"):
+    for line in lines(_PROC / "meminfo"):
         if line.startswith("MemAvailable:"):
             yield int(line.split()[1]) * 1024
 
 
 def _control_groups() -> Iterator[int]:
     """What this process's groups, and those around them, have left. A file in the page cache does not count as used."""
-    for line in _lines(_PROC / "self/cgroup"):
-        _, controllers, path = line.split(":", 2)
-        if not controllers:
-            root, limit, used, cache = _CGROUPS, "memory.max", "memory.current", "inactive_file"
-        elif "memory" in controllers.split(","):
-            root, limit, used = _CGROUPS / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
-            cache = "total_inactive_file"
+    for group in control_groups("memory"):
+        if group.unified:
+            limit, used, cache = "memory.max", "memory.current", "inactive_file"
         else:
-            continue
-        # Inside a container the path may be that of the outside; then only the root is there, and it is our group.
-        group = root / path.lstrip("/")
-        for folder in (group, *group.parents):
-            if folder != root and root not in folder.parents:
-                break
-            largest, now = _number(folder / limit), _number(folder / used)
-            if largest is not None and now is not None and largest < _UNBOUNDED:
-                idle = [line.split()[1] for line in _lines(folder / "memory.stat") if line.split()[0] == cache]
-                yield max(0, largest - now + sum(map(int, idle)))
-
-
-def _number(path: Path) -> int | None:
-    lines = _lines(path)
-    return int(lines[0]) if lines and lines[0].isdigit() else None
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text().splitlines()
-    except OSError:
-        return []
+            limit, used, cache = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
+        largest, now = group.number(limit), group.number(used)
+        if largest is not None and now is not None and largest < _UNBOUNDED:
+            idle = [line.split()[1] for line in group.read("memory.stat") if line.split()[0] == cache]
+            yield max(0, largest - now + sum(map(int, idle)))

@@ -4,11 +4,13 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
-from ml.threads import FreeCores, used_seconds
+from ml import control_groups
+from ml.threads import FreeCores, give_threads_to_torch, used_seconds
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/stat")
 
@@ -86,3 +88,35 @@ def test_what_this_process_uses_is_counted() -> None:
     while used_seconds(cores) - before < 0.05:
         assert time.process_time() - own < 10
     assert used_seconds([]) == 0
+
+
+@pytest.mark.parametrize(
+    ("membership", "files", "expected"),
+    [
+        ("0::/", {"cpu.max": "max 100000"}, 4),
+        ("0::/", {}, 4),
+        ("0::/", {"cpu.max": "200000 100000"}, 2),
+        ("0::/", {"cpu.max": "350000 100000"}, 3),  # a fourth thread would stand still for half of the time
+        ("0::/", {"cpu.max": "50000 100000"}, 1),
+        ("0::/", {"cpu.max": "6400000 100000"}, 4),
+        ("0::/pod/container", {"pod/cpu.max": "200000 100000", "pod/container/cpu.max": "max 100000"}, 2),
+        ("4:cpu,cpuacct:/job", {"cpu/job/cpu.cfs_quota_us": "300000", "cpu/job/cpu.cfs_period_us": "100000"}, 3),
+        ("4:cpu,cpuacct:/job", {"cpu/job/cpu.cfs_quota_us": "-1", "cpu/job/cpu.cfs_period_us": "100000"}, 4),
+    ],
+)
+def test_torch_gets_the_cores_that_a_container_allows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, membership: str, files: dict[str, str], expected: int
+) -> None:
+    monkeypatch.setattr(control_groups, "_PROC", tmp_path / "proc")
+    monkeypatch.setattr(control_groups, "_ROOT", tmp_path / "groups")
+    for name, text in {
+        "proc/self/cgroup": membership,
+        **{f"groups/{name}": text for name, text in files.items()},
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"{text}\n")
+    torch.set_num_threads(4)
+    give_threads_to_torch()
+    assert torch.get_num_threads() == expected
+    give_threads_to_torch(4)
+    assert torch.get_num_threads() == 4

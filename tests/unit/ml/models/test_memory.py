@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 import ml.models.loading
+from ml import control_groups
 from ml.errors import ModelLoadError, ModelTooLargeError
 from ml.models.loading import memory
 from ml.models.loading.placement import place
@@ -61,7 +62,8 @@ def test_a_model_that_does_not_fit_is_refused_before_its_weights_are_read(
 def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A machine with 100 MiB left, and no control group that bounds anything."""
     monkeypatch.setattr(memory, "_PROC", tmp_path / "proc")
-    monkeypatch.setattr(memory, "_CGROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(control_groups, "_PROC", tmp_path / "proc")
+    monkeypatch.setattr(control_groups, "_ROOT", tmp_path / "cgroup")
     write(tmp_path / "proc/meminfo", f"MemTotal: 9 kB\nMemAvailable:   {100 * 1024} kB\n")
     write(tmp_path / "proc/self/cgroup", "0::/\n")
     return tmp_path
