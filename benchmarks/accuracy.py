@@ -26,7 +26,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from ml.explain import Run, ValueFunction, prepare
+from benchmarks.explained import attributions, explained
+from ml.explain import ValueFunction, prepare
 from ml.explain.target import TargetTokens
 from ml.explain.values.evaluation import Evaluator
 from ml.models.base import LanguageModel
@@ -104,10 +105,9 @@ class Bench:
 
     def _run(self, spec: ExplanationSpec) -> tuple[Values, Values]:
         """Attributions, and how far their intervals reach."""
-        *_, last = Run(self.model, spec)
-        found = last.result.attributions if last.result else ()
-        reach = [(each.interval.upper - each.value) if each.interval else np.inf for each in found]
-        return np.array([each.value for each in found]), np.array(reach)
+        found = explained(self.model, spec)
+        reach = [each.interval.upper - each.attribution if each.interval else np.inf for each in found.attributions]
+        return attributions(found), np.array(reach)
 
     def _reference(self, method: Method) -> Values:
         specs = [self._spec(method, REFERENCE, 1000 + seed, Estimator.CONTROL_VARIATES) for seed in range(3)]

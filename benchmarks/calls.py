@@ -83,8 +83,8 @@ def cost(served: Served, method: str, asked: Iterator[bytes], clients: int, seco
     _, times = asyncio.run(load.closed_loop(served.address, clients, asked, seconds, method))
     after = served.processor_seconds()
     calls = len(times) + clients  # with each connection's first
-    per_call = [1e6 * (late - early) / calls for early, late in zip(before, after, strict=True)]
-    return Cost(*per_call, 1e6 * float(np.median(times)))
+    server, event_loop = (1e6 * (late - early) / calls for early, late in zip(before, after, strict=True))
+    return Cost(server, event_loop, 1e6 * float(np.median(times)))
 
 
 @contextmanager

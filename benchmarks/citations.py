@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.citing.contexts import ANSWER, PROMPT, QUESTION, SOURCES, Planted, planted
-from benchmarks.citing.ours import asked, explained, scores
+from benchmarks.citing.ours import asked, explained_by, scores
 from benchmarks.machine import processor
 from benchmarks.subjects import folder_of
 from gloss.citations import Rule, judge
@@ -61,7 +61,7 @@ def speed(folder: Path, batches: list[int], ablations: int, rounds: int) -> dict
     expected, masks = attributions(first, ANSWER), first._masks
     found = scores(model, SOURCES, prompt, answer, masks)
     ways: dict[str, Callable[[], Any]] = {f"context-cite, batch {batch}": theirs(batch) for batch in batches} | {
-        way: lambda precision=precision: explained(
+        way: lambda precision=precision: explained_by(
             model, asked(SOURCES, prompt, answer, evaluations=ablations, precision=precision), masks
         )
         for way, precision in OURS.items()
@@ -96,7 +96,7 @@ def place(model: LanguageModel, case: Planted) -> dict[str, Any]:
         return found
     sources = len(case.sentences)
     spec = asked(case.sentences, prompt, answer, method=KernelShap(), evaluations=max(64, 8 * sources))
-    sentences = judge(from_result(explained(model, spec)), Rule())
+    sentences = judge(from_result(explained_by(model, spec)), Rule())
     cited = next(each for each in sentences if case.answer.casefold() in each.text.casefold()).cited
     return found | {"cited": cited, "planted": case.planted, "first": cited[:1] == [case.planted]}
 

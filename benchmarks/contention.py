@@ -130,7 +130,7 @@ class Bench:
             )
             before = served.resident_bytes()
             async with grpc.aio.insecure_channel(served.address, _NARROW) as channel:
-                call = channel.unary_stream("/gloss.v1.InferenceService/Generate")
+                call: Any = channel.unary_stream("/gloss.v1.InferenceService/Generate")
                 streams = [call(request.SerializeToString()) for _ in range(UNREAD_STREAMS)]
                 await asyncio.sleep(4 * self.seconds)
                 held = served.resident_bytes()

@@ -31,10 +31,10 @@ import httpx2
 import numpy as np
 
 from benchmarks import vllm
+from benchmarks.explained import attributions, explained
 from benchmarks.machine import processor
 from benchmarks.subjects import TEXT, folder_of
 from ml import spec
-from ml.explain import start
 from ml.models.loading import load
 from ml.models.protocol import ExplainableModel, LogProbabilities
 from ml.models.served.address import parse
@@ -124,17 +124,16 @@ def lime(
     )
 
 
-def attributions(model: ExplainableModel, asked: ExplanationSpec) -> np.ndarray[Any, np.dtype[np.float64]]:
+def attributed(model: ExplainableModel, asked: ExplanationSpec) -> np.ndarray[Any, np.dtype[np.float64]]:
     """What an explanation finds, [features]."""
-    *_, last = start(model, asked)
-    return np.array([each.attribution for each in last.result.attributions])
+    return attributions(explained(model, asked))
 
 
 def gloss(model: Recorded, asked: ExplanationSpec) -> Round:
     """One run of Gloss, from a spec to the result."""
     own = model.for_namespace(f"round {next(_salts)}")
     began = time.perf_counter()
-    attributions(own, asked)
+    attributed(own, asked)
     ended = time.perf_counter()
     return Round(ended - began, model.busy(began))
 
@@ -198,9 +197,7 @@ def agreement(served: ExplainableModel, local: ExplainableModel, evaluations: in
         "Shapley permutation": ExplanationSpec(prompt, spec.ShapleyPermutation(), budget=large),
         "context attribution": ExplanationSpec(prompt, spec.ContextAttribution(), budget=large),
     }
-    return {
-        name: float(np.abs(attributions(served, one) - attributions(local, one)).max()) for name, one in asked.items()
-    }
+    return {name: float(np.abs(attributed(served, one) - attributed(local, one)).max()) for name, one in asked.items()}
 
 
 def cheapest_control(local: ExplainableModel, words: int, max_evaluations: int) -> tuple[int, float, float]:
@@ -208,10 +205,10 @@ def cheapest_control(local: ExplainableModel, words: int, max_evaluations: int) 
 
     Returns them, their error and the textbook's: root mean squares against 40 times as many evaluations, over seeds.
     """
-    exact = attributions(local, lime(words, 40 * max_evaluations, controlled=True))
+    exact = attributed(local, lime(words, 40 * max_evaluations, controlled=True))
 
     def error(evaluations: int, *, controlled: bool) -> float:
-        found = [attributions(local, lime(words, evaluations, controlled=controlled, seed=1 + seed)) for seed in SEEDS]
+        found = [attributed(local, lime(words, evaluations, controlled=controlled, seed=1 + seed)) for seed in SEEDS]
         return float(np.sqrt(np.mean((np.array(found) - exact) ** 2)))
 
     textbook = error(max_evaluations, controlled=False)

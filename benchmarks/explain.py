@@ -31,11 +31,11 @@ from captum.attr import Lime as CaptumLime
 from captum.attr import ShapleyValueSampling
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from benchmarks.explained import attributions, explained
 from benchmarks.explaining.figures import Measurement, Values, correlation, show, taking_turns, timed, write
 from benchmarks.explaining.floor import floor_seconds
 from benchmarks.explaining.peers import CAPTUM_TOKENS, MAX_CAPTUM_TOKENS, Peers
 from benchmarks.subjects import TEXT, folder_of
-from ml.explain import Run
 from ml.memory import expect_to_stay, keep_freed_memory
 from ml.models.huggingface import HuggingFaceModel
 from ml.models.loading import load
@@ -97,7 +97,8 @@ class Bench:
 
         def plain() -> Values:
             values = self._peers.plain(variants, target, batch)
-            return values[0] - values[1:]
+            differences: Values = values[0] - values[1:]
+            return differences
 
         who = f"plain loop, batches of {batch}"
         seconds, theirs = timed(who, plain, self._repeats)
@@ -218,10 +219,8 @@ class Bench:
         return Measurement(work, who, timed(who, lambda: self._gloss(fewer)[0], self._repeats)[0])
 
     def _gloss(self, spec: ExplanationSpec) -> tuple[Values, ExplanationResult]:
-        *_, last = Run(self.model, spec)
-        if last.result is None:
-            raise AssertionError("the last update holds the result")
-        return np.array([attribution.attribution for attribution in last.result.attributions]), last.result
+        found = explained(self.model, spec)
+        return attributions(found), found
 
     def _captum(self, work: str, method: type, text: str, target: int, samples: int) -> Measurement:
         """One of captum's sampling methods, once, on a share of the samples and scaled to all of them."""

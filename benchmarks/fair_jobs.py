@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from redis import Redis
@@ -60,7 +61,8 @@ def main() -> None:
 
 def measure(client: Redis, queue: str, options: argparse.Namespace) -> dict[str, float]:
     """Waiting times in seconds, of the short explanations."""
-    [digest, *_] = client.zrange(names.workers(queue), 0, -1)[0].decode().split()
+    newest: Any = client.zrange(names.workers(queue), 0, -1)
+    [digest, *_] = newest[0].decode().split()
     model = pb.ModelVersion(name=queue.removeprefix("gloss-"), digest=digest)
     store = ExplanationStore(client)
     long = store.create(question(10**6, TEXT, seconds=LONG_SECONDS), model, access=LONG).name
@@ -72,7 +74,7 @@ def measure(client: Redis, queue: str, options: argparse.Namespace) -> dict[str,
         time.sleep(max(0.0, due - time.monotonic()))
         created.append(store.create(question(30, f"{TEXT} {seed}"), model, access=SHORT).name)
         due += options.every
-    ended = []
+    ended: list[pb.Explanation] = []
     while len(ended) < len(created):
         short = [store.get(name, access=SHORT) for name in created]
         ended = [each for each in short if each.state == State.EXPLANATION_STATE_SUCCEEDED]

@@ -22,6 +22,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -116,11 +117,16 @@ class Bench:
         deciding = pair.deciding(problem.features)
         cache = ValueCache() if self.right >= self._timed else None
         for way in ways(self.model, pair):
-            yield f"gloss {way.name}", lambda way=way: (way.attributions(self.model, pair, cache), deciding)
+            yield f"gloss {way.name}", partial(_with, deciding, partial(way.attributions, self.model, pair, cache))
         if self._module is not None and self.model.tokenizer.mask_token is not None:
             captum = Captum(self._module, problem, self.model.tokenizer.mask_token[0])
             for name, ask in captum.ways():
-                yield name, lambda ask=ask: (ask(), deciding)
+                yield name, partial(_with, deciding, ask)
+
+
+def _with(deciding: int, ask: Callable[[], Values]) -> tuple[Values, int]:
+    """What `ask` gives, and the index of the deciding word."""
+    return ask(), deciding
 
 
 def main() -> None:
@@ -136,7 +142,7 @@ def main() -> None:
 
     pairs = read(arguments.file)
     with folder_of(arguments.model) as folder:
-        model = load(folder)
+        model = load(str(folder))
         module = None
         if isinstance(model, HuggingFaceModel):
             module = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()

@@ -44,7 +44,7 @@ class PlainService(rpc.InferenceServiceServicer):
         logits = self._model(input_ids=torch.tensor([ids]), use_cache=False, logits_to_keep=1).logits[0, -1]
         values, best = torch.log_softmax(logits, -1).topk(10)
         return [
-            pb.TokenProbability(id=i, text=self._tokenizer.decode([i]), probability=math.exp(p), log_probability=p)
+            pb.TokenProbability(id=i, text=str(self._tokenizer.decode([i])), probability=math.exp(p), log_probability=p)
             for i, p in zip(best.tolist(), values.tolist(), strict=True)
         ]
 
@@ -52,7 +52,8 @@ class PlainService(rpc.InferenceServiceServicer):
 async def main(folder: str, port: str) -> None:
     """Serve until the process is stopped."""
     server = grpc.aio.server()
-    rpc.add_InferenceServiceServicer_to_server(PlainService(folder), server)
+    # One method is all that it has.
+    rpc.add_InferenceServiceServicer_to_server(PlainService(folder), server)  # type: ignore[abstract]
     server.add_insecure_port(f"127.0.0.1:{port}")
     await server.start()
     await server.wait_for_termination()

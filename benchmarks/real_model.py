@@ -104,7 +104,7 @@ class Bench:
         self._plain.generate(prompts, max_new_tokens=TOKENS, min_new_tokens=TOKENS, do_sample=False)
 
     def _prefix(self, known: int) -> Row:
-        first, second = [], []
+        first, second = list[float](), list[float]()
         runner = self.model.runner(1 << 30)
         for _ in range(self._repeats):
             shared = self._ids(known)
@@ -133,10 +133,10 @@ class Bench:
     def _occlusion(self, tokens: int, last: int, goal: float) -> Row:
         ids = self._ids(tokens)
         variants = [ids, *([*ids[:i], 3, *ids[i + 1 :]] for i in range(tokens - last, tokens))]
-        limits = {"max_tokens": chunk_tokens(self.model.info), "max_logits": 128}
+        max_tokens = chunk_tokens(self.model.info)
 
         def gloss() -> None:
-            for _ in self.model.stream_logits(variants, [1] * len(variants), **limits):
+            for _ in self.model.stream_logits(variants, [1] * len(variants), max_tokens=max_tokens, max_logits=128):
                 pass
 
         ours = self._median(gloss)

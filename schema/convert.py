@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import overload
 
 from gloss import v1 as pb
 from ml import result, spec
@@ -54,6 +55,14 @@ def from_tokens(tokens: Iterable[result.Token]) -> list[pb.Token]:
 def from_progress(progress: result.Progress) -> pb.Progress:
     """The contract's message of how far the work is."""
     return PROGRESS.write(progress)
+
+
+@overload
+def from_result(found: result.ExplanationResult) -> pb.ExplanationResult: ...
+
+
+@overload
+def from_result(found: result.ExplanationResult | result.StudyResult) -> pb.ExplanationResult | pb.StudyResult: ...
 
 
 def from_result(found: result.ExplanationResult | result.StudyResult) -> pb.ExplanationResult | pb.StudyResult:

@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.answering.pairs import Pair
+from benchmarks.explained import attributions, explained
 from ml.errors import CapabilityError, InputError
-from ml.explain import Problem, Run, prepare
+from ml.explain import Problem, prepare
 from ml.explain.values.cache import ValueCache
 from ml.models.base import LanguageModel
 from ml.spec import (
@@ -87,10 +88,7 @@ class Way:
 
     def attributions(self, model: LanguageModel, pair: Pair, cache: ValueCache | None = None) -> Values:
         """What each word contributes, float64 [features]."""
-        *_, last = Run(model, self.spec(pair), cache=cache)
-        if last.result is None:
-            raise AssertionError("an explanation ends with its result")
-        return np.array([each.attribution for each in last.result.attributions])
+        return attributions(explained(model, self.spec(pair), cache))
 
 
 def ways(model: LanguageModel, pair: Pair) -> Iterator[Way]:

@@ -184,7 +184,7 @@ def measure(task: Task, games: Mapping[str, Values], truths: Callable[[str, str]
         explainer = way.make(task.features, Budget(max_evaluations=task.evaluations, seed=seed))
         if explainer.min_evaluations > task.evaluations:
             return [Cell(**asdict(key), refused=True) for key in keys]
-        whole = Whole(task.features, lambda coalitions: sum(game(coalitions) for game in games.values()))
+        whole = Whole(task.features, lambda coalitions: np.sum([game(coalitions) for game in games.values()], axis=0))
         begun = time.process_time()
         *_, last = (step for step in explainer(whole) if step is not None)
         estimates = dict.fromkeys(games, last)

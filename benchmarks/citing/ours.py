@@ -8,7 +8,7 @@ from unittest import mock
 
 import numpy as np
 
-from ml.explain import Run
+from benchmarks.explained import explained
 from ml.explain.estimator import BoolArray, FloatArray
 from ml.explain.values.cache import ValueCache
 from ml.models.base import LanguageModel
@@ -63,16 +63,13 @@ def _spans(prompt: str, sentences: Sequence[str]) -> Iterator[Span]:
         yield start, end
 
 
-def explained(
+def explained_by(
     model: LanguageModel, spec: ExplanationSpec, masks: BoolArray | None = None, cache: ValueCache | None = None
 ) -> ExplanationResult:
     """The result; `masks` [ablations, sources] take the place of context attribution's own draws."""
     draw = "ml.explain.explainers.context.draw"
     with nullcontext() if masks is None else mock.patch(draw, return_value=iter(masks)):
-        *_, last = Run(model, spec, cache=cache)
-    if not isinstance(last.result, ExplanationResult):
-        raise AssertionError("an explanation ends with its result")
-    return last.result
+        return explained(model, spec, cache)
 
 
 def scores(model: LanguageModel, sentences: Sequence[str], prompt: str, answer: str, masks: BoolArray) -> FloatArray:
@@ -85,7 +82,7 @@ def scores(model: LanguageModel, sentences: Sequence[str], prompt: str, answer: 
     def asked_with(alpha: float) -> ExplanationResult:
         method = ContextAttribution(alpha)
         spec = asked(sentences, prompt, answer, method=method, evaluations=len(masks))
-        return explained(model, spec, masks, cache)
+        return explained_by(model, spec, masks, cache)
 
     tokens = [len(row.positions) for row in asked_with(0.01).rows]
     return np.array([asked_with(0.01 * count).rows[index].attributions for index, count in enumerate(tokens)])

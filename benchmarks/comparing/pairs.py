@@ -129,9 +129,10 @@ def take_turns(work: str, old: Side, new: Side, pairs: int) -> Turns:
     longest = max(side.timing(work, 1).wall for side in (old, new))
     times = max(1, round(_TIMED_SECONDS / longest))
     turns: Turns = [], []
+    sides = list(zip((old, new), turns, strict=True))
     for pair in range(pairs):
-        for side in (0, 1) if pair % 2 else (1, 0):
-            turns[side].append((old, new)[side].timing(work, times))
+        for side, timings in sides if pair % 2 else sides[::-1]:
+            timings.append(side.timing(work, times))
     return turns
 
 

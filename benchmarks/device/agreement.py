@@ -12,9 +12,10 @@ import numpy.typing as npt
 import torch
 from transformers import AutoModelForCausalLM
 
+from benchmarks.explained import explained
 from benchmarks.subjects import TEXT
 from ml.attention import AttentionSpec, Reduction, resolve
-from ml.explain import Run, StudyRun
+from ml.explain import StudyRun
 from ml.models.base import Chunk, LanguageModel
 from ml.models.huggingface import HuggingFaceModel
 from ml.models.internals.attention_maps import attend
@@ -232,14 +233,6 @@ class Comparison:
         for what, method in studies:
             spec = StudySpec(method, target=Target(NextTokenTarget(id=self._first)))
             yield what, "nats", lambda model, spec=spec: _study_numbers(studied(model, spec))  # type: ignore[misc]
-
-
-def explained(model: LanguageModel, spec: ExplanationSpec) -> ExplanationResult:
-    """The result of `spec`."""
-    *_, last = Run(model, spec)
-    if not isinstance(last.result, ExplanationResult):
-        raise AssertionError("the last update holds the result")
-    return last.result
 
 
 def studied(model: LanguageModel, spec: StudySpec) -> StudyResult:

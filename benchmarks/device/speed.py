@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
-from benchmarks.device.agreement import explained
+from benchmarks.explained import explained
 from benchmarks.serving import processes, rows
 from benchmarks.serving.figures import Figure, percentiles
 from benchmarks.serving.load import closed_loop, requests
@@ -76,7 +76,7 @@ def explanations(folder: Path, device: str, dtypes: tuple[str, ...], words: int,
         yield timed(f"{work}, control variates", f"gloss, {dtype}", lambda: explained(model, control))  # noqa: B023
         occlusion = replace(spec, method=Occlusion(), features=Features(Unit.TOKEN), budget=Budget())
         yield timed(f"occlusion of {len(ids)} tokens", f"gloss, {dtype}", lambda: explained(model, occlusion))  # noqa: B023
-        yield timed(work, f"transformers, padded, {dtype}", _plain(folder, model, ids, samples))
+        yield timed(work, f"transformers, padded, {dtype}", _plain(folder, model, list(ids), samples))
 
 
 def through_a_worker(folder: Path, device: str, words: int, samples: int) -> Iterator[Figure]:
@@ -91,8 +91,9 @@ def through_a_worker(folder: Path, device: str, words: int, samples: int) -> Ite
         seeds = count()
 
         def ask() -> None:
-            more = {"estimator": "textbook", "faithfulness": False}
-            client.explain(text, method="lime", max_evaluations=samples, seed=next(seeds), **more)
+            client.explain(
+                text, method="lime", estimator="textbook", max_evaluations=samples, seed=next(seeds), faithfulness=False
+            )
 
         yield timed(f"LIME, {samples} samples of {words} words", "a job, from request to result", ask)
 

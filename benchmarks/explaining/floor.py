@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -14,8 +15,8 @@ from ml.result import Cost
 
 def floor_seconds(module: PreTrainedModel, cost: Cost) -> float:
     """Seconds of the matrix products alone, each distinct prefix computed once and the head once a prompt."""
-    embedding = module.get_input_embeddings().weight.numel()
-    head = module.get_output_embeddings().weight.numel()
+    ends: list[Any] = [module.get_input_embeddings(), module.get_output_embeddings()]
+    embedding, head = (int(end.weight.numel()) for end in ends)
     body = sum(p.numel() for p in module.parameters() if p.dim() == 2) - embedding
     body -= 0 if module.config.tie_word_embeddings else head
     operations = 2 * (cost.tokens_computed * body + cost.evaluations * head)

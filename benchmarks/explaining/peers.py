@@ -81,7 +81,7 @@ class Peers:
     ) -> Callable[[], Values]:
         """`IntegratedGradients` of the last tokens, from the mean embedding to their own, by Gauss's and Legendre's
         rule."""
-        embedding = self._module.get_input_embeddings()
+        embedding: Any = self._module.get_input_embeddings()
         whole = embedding(torch.tensor([ids])).detach()
         mean = whole.clone()
         mean[:, -last:] = embedding.weight.detach().mean(0)

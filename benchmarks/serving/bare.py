@@ -33,7 +33,8 @@ def logits(module: PreTrainedModel, texts: Sequence[Sequence[int]]) -> Tensor:
     for row, text in enumerate(texts):
         ids[row, : len(text)] = torch.tensor(text)
         last[row, len(text) - 1] = True
-    return module(input_ids=ids, use_cache=False, logits_to_keep=last).logits.log_softmax(-1).topk(10).values
+    found: Tensor = module(input_ids=ids, use_cache=False, logits_to_keep=last).logits
+    return found.log_softmax(-1).topk(10).values
 
 
 def calls(module: PreTrainedModel, model: LanguageModel, texts: list[list[int]], seconds: float) -> list[Figure]:

@@ -78,7 +78,7 @@ async def calls_always(address: str, method: str, request: bytes, seconds: float
     async def one(number: int) -> None:
         nonlocal ended
         async with grpc.aio.insecure_channel(address, [*_LARGE_REPLIES, ("gloss.benchmark", number)]) as channel:
-            call = channel.unary_unary(method)
+            call: Any = channel.unary_unary(method)
             while (left := end - time.perf_counter()) > 0:
                 with suppress(grpc.aio.AioRpcError):
                     await call(request, timeout=left)

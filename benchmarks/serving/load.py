@@ -11,6 +11,7 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import grpc
 
@@ -33,7 +34,7 @@ class Client:
     def __init__(self, address: str, method: str = "NextToken") -> None:
         # Channels with equal options share a connection; a client has its own.
         self._channel = grpc.aio.insecure_channel(address, options=[("gloss.benchmark", random.getrandbits(31))])
-        self._call = self._channel.unary_unary(f"{_SERVICE}/{method}")
+        self._call: Any = self._channel.unary_unary(f"{_SERVICE}/{method}")
 
     async def ask(self, request: bytes) -> float:
         """Seconds until the answer."""

@@ -48,7 +48,7 @@ async def generate(address: str, vocabulary: int, counts: Sequence[int], repeats
 async def cached_prefixes(address: str, vocabulary: int, repeats: int) -> list[Figure]:
     """A prefix of 480 tokens with 32 new ones behind it: the first time, and the second with others behind it."""
     random = np.random.default_rng(11)
-    first, second = [], []
+    first, second = list[float](), list[float]()
     client = Client(address)
     for _ in range(repeats):
         shared = random.integers(2, vocabulary, SHARED).tolist()

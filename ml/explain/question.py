@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Unpack
+from typing import Unpack, overload
 
 from ml.explain import problem
 from ml.explain.problem import Problem
@@ -16,6 +16,14 @@ from ml.spec import ExplanationSpec, StudySpec
 from ml.tokens import Tokenizer
 
 Question = ExplanationSpec | StudySpec
+
+
+@overload
+def prepare(tokenizer: Tokenizer, info: ModelInfo, question: ExplanationSpec) -> Problem: ...
+
+
+@overload
+def prepare(tokenizer: Tokenizer, info: ModelInfo, question: Question) -> Problem | StudyProblem: ...
 
 
 def prepare(tokenizer: Tokenizer, info: ModelInfo, question: Question) -> Problem | StudyProblem:
