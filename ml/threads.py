@@ -11,7 +11,9 @@ from pathlib import Path
 import torch
 from threadpoolctl import threadpool_limits
 
-from ml.control_groups import control_groups
+from ml.control_groups import control_groups, lines
+
+_STATISTICS = Path("/proc/stat")
 
 _WINDOW_SECONDS = 0.25
 """How often a model's thread looks at what others use; the kernel counts in steps of 0.01 s."""
@@ -43,9 +45,9 @@ def _quotas() -> Iterator[int]:
 
 
 def used_seconds(cores: Collection[int]) -> float:
-    """Processor time, in seconds, that all processes have used on `cores` since the machine started. Linux only."""
+    """Processor time, in seconds, that all processes have used on `cores` since the machine started; 0 if unknown."""
     ticks = 0
-    for line in Path("/proc/stat").read_text(encoding="ascii").splitlines():
+    for line in lines(_STATISTICS):
         name, *counts = line.split()
         if name.startswith("cpu") and name != "cpu" and int(name.removeprefix("cpu")) in cores:
             user, nice, system, _idle, _waiting, interrupts, soft_interrupts = map(int, counts[:7])
@@ -53,12 +55,17 @@ def used_seconds(cores: Collection[int]) -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
+def _own_cores() -> Collection[int]:
+    """The cores that this process may use."""
+    return os.sched_getaffinity(0) if sys.platform == "linux" else range(os.cpu_count() or 1)
+
+
 class FreeCores:
     """Gives torch's operations in one thread as many threads as there are cores that no other process uses.
 
     The threads of an operation wait for the slowest of them. Where a worker keeps both of two cores busy, a prompt
     takes longer on two threads than on one, and the worker gets less done meanwhile. Some sums may differ by the
-    rounding of float32 between one number of threads and another. Except on Linux this does nothing.
+    rounding of float32 between one number of threads and another. Where the kernel has no /proc/stat, nothing changes.
     """
 
     def __init__(
@@ -71,20 +78,19 @@ class FreeCores:
         """Begin to watch; the number of threads that torch has now is the most that it gets.
 
         Args:
-            cores: those that this process may use. Default: what the kernel says.
+            cores: those that this process may use. Default: as the kernel says.
             used: seconds that all processes have used on cores.
             own: seconds that this process has used.
             clock: seconds that have passed.
         """
         self._max_threads = torch.get_num_threads()
-        self._linux = sys.platform == "linux"
-        self._cores = os.sched_getaffinity(0) if cores is None and self._linux else cores or ()
+        self._cores = _own_cores() if cores is None else cores
         self._used, self._own, self._clock = used, own, clock
         self._since, self._others = self._look()
 
     def share(self) -> None:
         """Set this thread's number of threads by what others used since the last look, if that was a while ago."""
-        if not self._linux or self._clock() - self._since < _WINDOW_SECONDS:
+        if self._clock() - self._since < _WINDOW_SECONDS:
             return
         now, others = self._look()
         taken = (others - self._others) / (now - self._since)
@@ -93,4 +99,4 @@ class FreeCores:
 
     def _look(self) -> tuple[float, float]:
         """The time, and the seconds that other processes have used by then."""
-        return self._clock(), (self._used(self._cores) - self._own() if self._linux else 0.0)
+        return self._clock(), self._used(self._cores) - self._own()

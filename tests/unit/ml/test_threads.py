@@ -12,8 +12,6 @@ import torch
 from ml import control_groups
 from ml.threads import FreeCores, give_threads_to_torch, used_seconds
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/stat")
-
 
 class Machine:
     """Cores whose use a test decides."""
@@ -82,6 +80,7 @@ def test_a_moment_does_not_decide() -> None:
     assert torch.get_num_threads() == 2
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/stat")
 def test_what_this_process_uses_is_counted() -> None:
     cores = os.sched_getaffinity(0)
     before, own = used_seconds(cores), time.process_time()
@@ -120,3 +119,14 @@ def test_torch_gets_the_cores_that_a_container_allows(
     assert torch.get_num_threads() == expected
     give_threads_to_torch(4)
     assert torch.get_num_threads() == 4
+
+
+def test_where_nothing_is_known_of_others_torch_keeps_its_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ml.threads._STATISTICS", tmp_path / "none")
+    torch.set_num_threads(2)
+    now = iter((0.0, 1.0, 1.0, 2.0, 2.0))
+    free = FreeCores(range(2), clock=lambda: next(now))
+    free.share()
+    assert torch.get_num_threads() == 2
