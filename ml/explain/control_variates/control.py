@@ -136,8 +136,9 @@ class Answers:
         not_sampled = (1 - draws.known[is_open, None] ** rate) / rate
         blocks = int((draws.known[draws.strata] < 1).sum())
         variances = blocks / max(1, blocks - 1) * (not_sampled * squares).sum(axis=0)
-        variances, freedom = moderated(variances, freedom_of(squares.sum(axis=0), fitted.fourths, max(1, blocks)))
-        return game.optimism * np.maximum(variances, fitted.posterior), freedom
+        own = freedom_of(squares.sum(axis=0), fitted.fourths, max(1, blocks))
+        errors, freedom = moderated(np.sqrt(variances), own)
+        return game.optimism * np.maximum(errors**2, fitted.posterior), freedom
 
 
 def _learning_rate(squares: FloatArray, half_squares: FloatArray) -> float:

@@ -102,7 +102,7 @@ class Process:
                 left_out=left_out[game],
                 left_out_of_halves=[half.left_out(half.weights(values[game])) for half in self.halves],
                 variance=self._variance(left_out[game]),
-                optimism=self.optimism.factor(games[game, :fitted]),
+                optimism=self.optimism.factor(values[game, :fitted]),
                 residuals=residuals[game],
             )
             for game in range(len(games))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ from ml import spec
 from ml.explain.estimator import Estimate, FloatArray, with_rows
 from ml.explain.hierarchy.contributions import WHOLE, Asked, Contribution
 from ml.explain.hierarchy.tree import Node
-from ml.explain.sampling.errors import completeness_error, has_converged, moderated, stability
+from ml.explain.sampling.errors import completeness_error, deviation, has_converged, moderated, stability
 from ml.result import Hierarchy, HierarchyNode
 from ml.spec import NodeValue
 
@@ -157,6 +158,6 @@ def _evaluated(contributions: Sequence[Contribution], values: FloatArray) -> tup
     if sampled:
         each_pair = np.array([contributions[index].of_pairs(values) for index in sampled])  # [parts, pairs]
         pairs = each_pair.shape[1]
-        variances, freedom = moderated(each_pair.var(axis=1, ddof=1) / pairs, np.full(len(sampled), pairs - 1.0))
-        errors[sampled] = np.sqrt(variances)
+        own = deviation(each_pair, axis=1) / math.sqrt(pairs)
+        errors[sampled], freedom = moderated(own, np.full(len(sampled), pairs - 1.0))
     return found, errors, freedom
