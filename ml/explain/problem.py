@@ -60,13 +60,18 @@ class Problem:
     def max_evaluations(self) -> int:
         """The most prompts, gradients and the like: base and full value, the explainer's, and those of faithfulness.
 
-        A coalition has as many prompts as there are removals.
+        A coalition has as many prompts as there are removals, but for the full one, which is the prompt itself. None is
+        evaluated twice, so few features take no more than all their coalitions.
         """
         beside = 2 + (self.quality.evaluations if self.quality else 0)
-        explainer, removals = self.explainer.max_evaluations, self.prompts.removals
+        explainer = self.explainer.max_evaluations
         if isinstance(self.explainer, InternalsExplainer):
-            return explainer + removals * beside
-        return removals * (explainer + beside)
+            return explainer + self._most_prompts(beside)
+        return self._most_prompts(explainer + beside)
+
+    def _most_prompts(self, coalitions: int) -> int:
+        """The most prompts of so many coalitions, the full one among them."""
+        return 1 + self.prompts.removals * (min(coalitions, 1 << len(self.features)) - 1)
 
     @property
     def row_bytes(self) -> int:

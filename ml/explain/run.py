@@ -96,7 +96,8 @@ class Run(Work):
         measured = None
         if self.problem.quality is not None:
             # The method may have needed less than planned.
-            self._planned = value.answered + self.problem.prompts.removals * self.problem.quality.evaluations
+            needed = value.answered + self.problem.prompts.removals * self.problem.quality.evaluations
+            self._planned = min(needed, self.problem.max_evaluations)
             yield self._update(Stage.MEASURING_FAITHFULNESS, result)
             measured = yield from self._measured(value, self.problem.quality, estimate)
         if value.out_of_time:

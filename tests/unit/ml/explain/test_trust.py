@@ -79,6 +79,19 @@ def test_shares_tell_no_effect_by_their_size():
 
 
 @pytest.mark.parametrize(
+    ("full", "base", "matters"), [(3e-7, 2e-9, True), (0.0, 3e-7, True), (3e-7, 2.99e-7, False), (0.5, 0.4995, False)]
+)
+def test_what_makes_an_improbable_target_likely_matters(full, base, matters):
+    """As it does to the logarithm of its probability."""
+    rare = tuple(replace(each, attribution=(full - base) / 4) for each in GOOD.attributions)
+    target = replace(GOOD.target, scale=Scale.PROBABILITY)
+    judged = judge(
+        replace(GOOD, target=target, full_value=full, base_value=base, attributions=rare), faithfulness_asked=True
+    )
+    assert any("hardly matters" in reason for reason in judged.reasons) is not matters
+
+
+@pytest.mark.parametrize(
     ("unchanged", "verdict", "named"),
     [((1,), Verdict.CAUTION, '"b" and'), ((0, 1, 2, 3), Verdict.NOT_TRUSTED, '"a", "b", "c" and 1 more and')],
 )
