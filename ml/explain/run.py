@@ -91,7 +91,7 @@ class Run(Work):
         blank = yield from self._with_rows(value, blank, estimate)
         result = self._filled(value, blank, estimate)
         samples = value.answered // self.problem.prompts.removals
-        few = [*doubts.of_samples(self._spec.method, value.features, samples, estimate.stop)]
+        few = [*doubts.of_samples(self._spec.method, value.features, samples, estimate)]
 
         measured = None
         if self.problem.quality is not None:

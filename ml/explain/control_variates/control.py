@@ -22,11 +22,17 @@ _MAX_RATE = 2.0
 
 @dataclass(frozen=True)
 class Answer:
-    """Answers and their standard errors, float64 [answers] each, and the degrees of freedom of these."""
+    """Answers and their standard errors, float64 [answers] each.
+
+    Attributes:
+        freedom: degrees of freedom of the standard errors.
+        surprise: see `Estimate.surprise`.
+    """
 
     values: FloatArray
     standard_errors: FloatArray
     freedom: float
+    surprise: float = 0.0
 
 
 class Control:
@@ -89,7 +95,7 @@ class Answers:
         variances = variances + unlike * self._squared_bias(fitted)
         variances = (1 - share) ** 2 * variances + share**2 * fitted.correction_variance
         values = fitted.values + share * fitted.correction
-        return Answer(game.scale * values, game.scale * np.sqrt(variances), freedom)
+        return Answer(game.scale * values, game.scale * np.sqrt(variances), freedom, game.surprise)
 
     @cached_property
     def _correction_share(self) -> float:

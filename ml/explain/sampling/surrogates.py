@@ -40,12 +40,14 @@ class Fit:
 
     Attributes:
         freedom: degrees of freedom of the standard errors, infinite where they are as good as known.
+        surprise: see `Estimate.surprise`.
     """
 
     attributions: FloatArray
     standard_errors: FloatArray
     surrogate: SurrogateFit
     freedom: float = np.inf
+    surprise: float = 0.0
 
 
 class Fitter(Protocol):

@@ -1,7 +1,11 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
+from ml.explain.estimator import Estimate
+from ml.explain.explainers.interactions import InteractionsExplainer
+from ml.explain.explainers.kernel_shap import KernelShapExplainer
 from ml.explain.trust.doubts import of_samples
 from ml.explain.trust.verdict import judge
 from ml.result import (
@@ -18,6 +22,7 @@ from ml.result import (
     Verdict,
 )
 from ml.spec import (
+    Budget,
     Estimator,
     Interactions,
     KernelShap,
@@ -27,6 +32,8 @@ from ml.spec import (
     ShapleyPermutation,
     SurrogateKind,
 )
+from tests.unit.ml.explain.games import bumpy, crooked, saturating, votes
+from tests.unit.ml.explain.toys import ToyGame, additive, final
 
 
 def faithfulness(value, random, deviation):
@@ -206,7 +213,7 @@ def test_a_single_feature_is_not_trusted_as_nothing_can_be_compared(measured):
     ],
 )
 def test_errors_from_few_evaluations_are_doubted_where_they_were_found_too_small(method, samples, doubted):
-    reasons = list(of_samples(method, 12, samples, StopReason.EVALUATIONS))
+    reasons = list(of_samples(method, 12, samples, Estimate(np.ones(12), np.ones(12), StopReason.EVALUATIONS)))
     assert [verdict for verdict, _ in reasons] == [Verdict.CAUTION] * doubted
     assert all(f"{samples} evaluations are few for 12 features" in sentence for _, sentence in reasons)
     assert all("allow 120." in sentence for _, sentence in reasons)
@@ -214,4 +221,43 @@ def test_errors_from_few_evaluations_are_doubted_where_they_were_found_too_small
 
 @pytest.mark.parametrize("stop", [StopReason.COMPLETE, StopReason.RANKED])
 def test_exact_answers_and_widened_errors_are_not_doubted(stop):
-    assert not list(of_samples(KernelShap(), 12, 64, stop))
+    assert not list(of_samples(KernelShap(), 12, 64, Estimate(np.ones(12), np.ones(12), stop, surprise=99)))
+
+
+def needs_all(features: int) -> ToyGame:
+    """Only the whole prompt is worth anything, which no sample shows."""
+    return ToyGame(features, lambda present: present.all(axis=1) * 1.0)
+
+
+def needs_any(features: int) -> ToyGame:
+    """Any word is worth most of what all are."""
+    return ToyGame(features, lambda present: (present * np.linspace(1, 2, features)).max(axis=1))
+
+
+@pytest.mark.parametrize("evaluations", [130, 333])
+@pytest.mark.parametrize("method", [KernelShap(), Interactions()])
+@pytest.mark.parametrize(
+    ("game", "doubted"),
+    [
+        (needs_all, True),
+        (needs_any, True),
+        (saturating, False),
+        (crooked, False),
+        (bumpy, False),
+        (votes, False),
+        (lambda features: additive(0.75 ** np.arange(features)), False),
+        (lambda features: additive(np.ones(features)), False),
+    ],
+)
+def test_a_jump_at_the_whole_or_the_empty_prompt_is_a_reason_to_doubt_errors(game, doubted, method, evaluations):
+    """A fitted game is smooth: what it makes of such a jump is off alike in all samples, which no error shows."""
+    budget, fits = Budget(max_evaluations=evaluations), isinstance(method, KernelShap)
+    explainer = KernelShapExplainer(12, budget, control=True) if fits else InteractionsExplainer(12, budget)
+    found = final(explainer, game(12))
+    said = [sentence for _, sentence in of_samples(method, 12, evaluations, found)]
+    assert [sentence.startswith("The value of the whole prompt") for sentence in said] == [True] * doubted
+
+
+def test_the_textbook_estimator_fits_no_game_that_a_jump_could_mislead():
+    found = final(KernelShapExplainer(12, Budget(max_evaluations=333)), needs_any(12))
+    assert found.surprise == 0
