@@ -66,10 +66,10 @@ class Problem:
         beside = 2 + (self.quality.evaluations if self.quality else 0)
         explainer = self.explainer.max_evaluations
         if isinstance(self.explainer, InternalsExplainer):
-            return explainer + self._most_prompts(beside)
-        return self._most_prompts(explainer + beside)
+            return explainer + self._max_prompts(beside)
+        return self._max_prompts(explainer + beside)
 
-    def _most_prompts(self, coalitions: int) -> int:
+    def _max_prompts(self, coalitions: int) -> int:
         """The most prompts of so many coalitions, the full one among them."""
         return 1 + self.prompts.removals * (min(coalitions, 1 << len(self.features)) - 1)
 

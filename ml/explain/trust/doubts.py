@@ -35,6 +35,8 @@ _BY_CHANCE = {
 """Methods that did no better than chance in `benchmarks.known_answers`, on one model at least."""
 _ENOUGH = 10
 """Evaluations for each feature, from which on standard errors are believed."""
+_ENOUGH_FOR_RIDGE = 6
+"""Evaluations for each feature, from which on those of LIME's ridge are."""
 _SURPRISE = 4
 """Above it, errors were found up to 20 times too small. In prompts of models it hardly ever exceeds 3."""
 _MATTERS = 0.002
@@ -86,6 +88,8 @@ def _is_optimistic(method: Method, features: int, samples: int) -> bool:
             return samples >= MIN_FOR_CONTROL * features  # with fewer, nothing is fitted that could follow accidents
         case Lime(SurrogateKind.DECISION_TREE) | Interactions():
             return True
+        case Lime(SurrogateKind.RIDGE, estimator=Estimator.CONTROL_VARIATES):
+            return MIN_FOR_CONTROL * features <= samples < _ENOUGH_FOR_RIDGE * features
     return False
 
 

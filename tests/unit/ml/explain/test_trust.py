@@ -209,6 +209,9 @@ def test_a_single_feature_is_not_trusted_as_nothing_can_be_compared(measured):
         (Interactions(), 64, True),
         (Lime(SurrogateKind.DECISION_TREE), 40, True),
         (Lime(), 40, False),
+        (Lime(), 60, True),
+        (Lime(), 72, False),
+        (Lime(estimator=Estimator.TEXTBOOK), 60, False),
         (ShapleyPermutation(), 64, False),
     ],
 )
