@@ -124,7 +124,7 @@ class Ridge:
     def _free(self) -> FloatArray:
         """√(1 − h), by which residuals are divided, [n]."""
         leverage = np.einsum("nf,fn->n", self._z, self._projector) + self._weights / self._weights.sum()
-        # A sample that the fit must pass through tells nothing about its own error; keep its term finite.
+        # A sample that the fit must pass through shows nothing of its own error; keep its term finite.
         free: FloatArray = np.sqrt(np.maximum(1 - leverage, 1e-6))
         return free
 

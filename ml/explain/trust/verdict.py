@@ -149,7 +149,7 @@ def _sink(result: ExplanationResult) -> Iterator[Reason]:
         yield (
             Verdict.CAUTION,
             f"{share}% of what reaches the prediction comes from tokens that belong to no feature; often a start token"
-            " is an attention sink, which tells nothing. The features' shares are of the rest alone.",
+            " is an attention sink, which means nothing. The features' shares are of the rest alone.",
         )
 
 
