@@ -7,11 +7,11 @@ Each checkout has a process of its own. The two take turns at one work after the
 does meets both alike; who begins alternates. Both are started anew some times, for where a process's memory happens to
 lie can make it a few percent faster or slower than another of the same checkout. A work's figure is the median over
 pairs of new ÷ old, with a 95 % interval (bootstrap over pairs): below 1, the new one is faster. The processor's
-seconds, all threads together, are compared in the same way: where others use the machine too, they tell more than the
-clock does. How far apart equal things come out is told by comparing a checkout with itself.
+seconds, all threads together, are compared in the same way: where others use the machine too, they say more than the
+clock does. How far apart equal things come out is shown by comparing a checkout with itself.
 
 Works are those of `benchmarks.explain`, `.serve` and `.attention`, without a server between. The two checkouts share
-this environment's packages. Wherever both return numbers, the largest difference is told.
+this environment's packages. Wherever both return numbers, the largest difference is printed.
 """
 
 from __future__ import annotations

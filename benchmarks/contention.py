@@ -3,7 +3,7 @@
     python -m benchmarks.contention [--model transformer | FOLDER] [--only PART ...] [--runs 5] [--json FILE]
 
 The server is a process of its own, and so is whoever asks for what is dear. Each figure is taken alone and beside it,
-in turn, as often as there are runs; told are medians. `cores` says how many there were: clients share them.
+in turn, as often as there are runs; printed are medians. `cores` says how many there were: clients share them.
 
 scheduler   Four clients ask for the token after 64 tokens, again and again. Beside them texts of 16 tokens are
             generated from prompts of 450 that share nothing, begun at exponential intervals, at half the rate that 16

@@ -261,7 +261,7 @@ def race(
 def measure(
     folder: Path, words: int, evaluations: int, rounds: int, *, control: bool, log: Path
 ) -> Iterator[dict[str, Any]]:
-    """All figures, a few at a time; without `control`, none of control variates, whose error takes long to tell."""
+    """All figures, a few at a time; without `control`, none of control variates, whose error takes long to measure."""
     yield {
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "processor": processor(),

@@ -5,7 +5,7 @@
 
 All answer the same question about the same prompt with the same removal, on the same weights and threads: Gloss on the
 model as it loads it, the others on transformers' own. LIME and Shapley values are the textbook's, from as many
-evaluations as the peers'; a row with control variates tells what a third of them takes. The plain loop is transformers
+evaluations as the peers'; a row with control variates shows what a third of them takes. The plain loop is transformers
 as a good engineer would call it (SDPA, logits of the last position only) at its best batch size. The floor is what the
 arithmetic alone would take, were every distinct prefix computed once at the best measured rate of matrix products.
 Ratios hold; seconds drift with the machine.

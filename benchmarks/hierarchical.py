@@ -170,7 +170,7 @@ def keep(found: Sequence[Found], model: ExplainableModel, figure: str, path: Pat
 
 
 def main() -> None:
-    """Explain contexts until the time is up, and tell and keep what is found of each."""
+    """Explain contexts until the time is up, and print and keep what is found of each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("text", type=Path, help="folder of WikiText-2")
     parser.add_argument("--model", default="lstm", help="shipped name or folder")

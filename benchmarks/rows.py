@@ -141,7 +141,7 @@ def keep(found: Sequence[Measurement], model: ExplainableModel, path: Path) -> N
 
 
 def main() -> None:
-    """Measure, and tell of each method, in JSON where asked."""
+    """Measure, and print the figures of each method, in JSON where asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="transformer", help="shipped name or folder")
     parser.add_argument("--rounds", type=int, default=3)

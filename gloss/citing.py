@@ -142,7 +142,7 @@ class _CitedPrompt:
 
 
 def _evaluations(count: int) -> int:
-    """How many evaluations tell so many sources apart."""
+    """How many evaluations it takes to tell so many sources apart."""
     return max(64, 8 * count)
 
 

@@ -59,7 +59,7 @@ def check_top_k(top_k: int, info: ModelInfo, *, least: int = 1) -> None:
 
 
 def check_names_tokens(info: ModelInfo) -> None:
-    """Make sure that it can be told which tokens a model finds most likely, or generates.
+    """Make sure that it can be computed which tokens a model finds most likely, or generates.
 
     Raises:
         OutOfReachError: its engine names tokens by their texts.

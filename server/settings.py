@@ -136,7 +136,7 @@ class Settings(BaseSettings):
     again, as long as it was used lately. It is taken at the start. 0 caches nothing."""
 
     caches_by_tenant: bool = True
-    """Whether each tenant has cached prefixes of its own, so that the time of an answer tells no caller what another
+    """Whether each tenant has cached prefixes of its own, so that the time of an answer shows no caller what another
     tenant asked. Their memory is shared anyway. Without keys and client certificates all callers are one tenant.
     For server and worker alike: workers keep the values of explanations apart by it."""
 

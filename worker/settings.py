@@ -90,7 +90,7 @@ class Settings(BaseSettings):
 
     caches_by_tenant: bool = True
     """Whether values of perturbed prompts that one tenant's explanation has found are kept from other tenants', so that
-    neither an explanation's time nor its cache hits tell what others asked. For server and worker alike."""
+    neither an explanation's time nor its cache hits show what others asked. For server and worker alike."""
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """How much is logged to stderr. Prompts are never logged."""

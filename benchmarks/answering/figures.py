@@ -23,7 +23,7 @@ class Found:
     Attributes:
         first: the probability that it comes first, ties broken at random.
         reciprocal: its expected reciprocal rank.
-        seconds: what the way took; None where it was told values that others had computed.
+        seconds: what the way took; None where it had values that others had computed.
     """
 
     first: float

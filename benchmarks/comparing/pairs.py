@@ -91,7 +91,7 @@ class Side:
     def _answer(self) -> Any:
         line = self._process.stdout.readline() if self._process.stdout else ""
         if not line:
-            raise SystemExit("a checkout's process ended; what it wrote before tells why")
+            raise SystemExit("a checkout's process ended; what it wrote before says why")
         return json.loads(line)
 
 

@@ -1,4 +1,4 @@
-"""One checkout's side of `benchmarks.compare`: does works of one model when told to, and tells how long each took.
+"""One checkout's side of `benchmarks.compare`: does works of one model when asked to, and reports how long each took.
 
     PYTHONPATH=CHECKOUT python -P works.py FOLDER THREADS SHARE
 
@@ -241,7 +241,7 @@ def _some(logits: Any) -> Numbers:
 
 
 def main() -> None:
-    """Load the model, tell the works, and do what is asked until standard input ends."""
+    """Load the model, list the works, and do what is asked until standard input ends."""
     folder, threads, share = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
     answers, sys.stdout = sys.stdout, sys.stderr  # whatever else prints does not answer
     keep_freed_memory()  # as server and worker do

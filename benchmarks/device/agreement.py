@@ -110,7 +110,7 @@ class Comparison:
         for what, unit, way in (*self._verbs(), *self._methods(), *self._studies()):
             try:
                 ours, theirs = way(self._model), way(self._reference)
-            except Exception as error:  # noqa: BLE001 - a table of what works tells what does not
+            except Exception as error:  # noqa: BLE001 - a table of what works shows what does not
                 yield Agreement(name, what, self.dtype, float("nan"), 0.0, f"{type(error).__name__}: {error}"[:120])
                 continue
             size = max(1.0, float(np.abs(theirs).max())) if unit == "gradient" else 1.0

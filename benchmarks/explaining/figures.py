@@ -46,7 +46,7 @@ def correlation(one: Values, other: Values) -> float:
 
 
 def timed(who: str, way: Callable[[], Values], repeats: int) -> tuple[float, Values]:
-    """The median of `repeats` rounds' seconds, each told on standard error as it ends, and the last round's values."""
+    """The median of `repeats` rounds' seconds, each printed to standard error, and the last round's values."""
     return taking_turns({who: way}, repeats)[who]
 
 

@@ -99,7 +99,7 @@ class Peers:
         return attribute
 
     def inseq_occlusion(self, ids: Sequence[int], target: int) -> Callable[[], Values] | None:
-        """inseq's, which tells absolute values; None where it is not installed: too much hangs on it for a test's
+        """inseq's, which gives absolute values; None where it is not installed: too much hangs on it for a test's
         dependency."""
         try:
             inseq = importlib.import_module("inseq")

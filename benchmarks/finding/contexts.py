@@ -64,7 +64,7 @@ class Context:
 
 
 def planted(number: int, count: int) -> Context:
-    """A list of `count` short sentences in random order, five of which tell a code, and an answer that repeats these.
+    """A list of `count` short sentences in random order, five of which name a code, and an answer that repeats these.
 
     Digits occur in these five alone.
     """

@@ -242,7 +242,7 @@ COMMENTS: dict[str, str] = {
     'GroupDifference.second': 'Label of the second group.',
     'GroupDifference.standard_error': 'Standard error of the mean. Pairs of one template, and pairs with the same words, are treated as dependent (two-way clusters: Cameron, Gelbach & Miller 2011). Absent for a single pair.',
     'Hierarchical.node_value': "The meaning of a part's value. Default: REMOVAL.",
-    'Hierarchical.threshold': 'A part is looked into if its absolute value is at least this share of the largest value of any part below the whole text, 0 to 1, the largest parts first. With 0, every part is looked into, as far as the budget allows. Default: 0.05.',
+    'Hierarchical.threshold': 'A part is looked into if its absolute value is at least this share, 0 to 1, of the largest value of any feature or part that was not looked into; the largest parts come first. So at the end no part that was not looked into is worth this share of the largest feature. With 0, every part is looked into, as far as the budget allows. Default: 0.05.',
     'Hierarchy.node_value': 'The meaning of the values, never UNSPECIFIED.',
     'Hierarchy.nodes': 'The whole text first, each part before its children, in the order of the text. The content of a part that was not looked into is missing here; its features have equal shares of its value as attributions, without standard errors.',
     'Hierarchy.rest_value': "For REMOVAL: how much the target's value falls when everything that seems to carry little is left out together, that is the nodes with `in_rest`. It is far from the sum of their own values if some of them replace each other: if two sentences say the same, leaving out one of them changes nothing. Absent while unknown, and if there are no such nodes.",

@@ -106,7 +106,7 @@ def _check_reach(asked: ExplanationSpec, info: ModelInfo, perturbed: Perturbatio
         raise OutOfReachError(info.name, info.engine, "gives log-probabilities, no gradients and no attention", instead)
     by_embeddings = {
         RemovalKind.MEAN_EMBEDDING: "reads tokens, not the mean of their embeddings",
-        RemovalKind.SIMILAR: "does not tell which tokens have similar embeddings",
+        RemovalKind.SIMILAR: "does not say which tokens have similar embeddings",
     }
     if (why := by_embeddings.get(perturbed.resolved.kind)) is not None:
         raise OutOfReachError(info.name, info.engine, why, "remove by the mask token, a text or deletion")

@@ -60,13 +60,19 @@ class Problem:
     def max_evaluations(self) -> int:
         """The most prompts, gradients and the like: base and full value, the explainer's, and those of faithfulness.
 
-        A coalition has as many prompts as there are removals.
+        A coalition has as many prompts as there are removals, and is evaluated once: few features take no more than all
+        their coalitions. The full one is among those of occlusion, whose cost is known exactly.
         """
-        beside = 2 + (self.quality.evaluations if self.quality else 0)
-        explainer, removals = self.explainer.max_evaluations, self.prompts.removals
+        ends = 1 if isinstance(self.explainer, OcclusionExplainer) else 2
+        beside = ends + (self.quality.evaluations if self.quality else 0)
+        explainer = self.explainer.max_evaluations
         if isinstance(self.explainer, InternalsExplainer):
-            return explainer + removals * beside
-        return removals * (explainer + beside)
+            return explainer + self._max_prompts(beside)
+        return self._max_prompts(explainer + beside)
+
+    def _max_prompts(self, coalitions: int) -> int:
+        """The most prompts of so many coalitions."""
+        return self.prompts.removals * min(coalitions, 1 << len(self.features))
 
     @property
     def row_bytes(self) -> int:

@@ -91,12 +91,13 @@ class Run(Work):
         blank = yield from self._with_rows(value, blank, estimate)
         result = self._filled(value, blank, estimate)
         samples = value.answered // self.problem.prompts.removals
-        few = [*doubts.of_samples(self._spec.method, value.features, samples, estimate.stop)]
+        few = [*doubts.of_samples(self._spec.method, value.features, samples, estimate)]
 
         measured = None
         if self.problem.quality is not None:
             # The method may have needed less than planned.
-            self._planned = value.answered + self.problem.prompts.removals * self.problem.quality.evaluations
+            needed = value.answered + self.problem.prompts.removals * self.problem.quality.evaluations
+            self._planned = min(needed, self.problem.max_evaluations)
             yield self._update(Stage.MEASURING_FAITHFULNESS, result)
             measured = yield from self._measured(value, self.problem.quality, estimate)
         if value.out_of_time:

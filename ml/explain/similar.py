@@ -37,7 +37,8 @@ def with_similar_words(problem: Problem, model: ExplainableModel) -> Problem:
 
     The first removal takes the most similar word, the second the next, which counts half as much, the third a third,
     and so on: the less similar a word, the more often it is of another kind. Where a word has fewer, they take turns. A
-    word becomes one token, and punctuation around it stays. A feature without any similar word is taken out.
+    word becomes one token, and punctuation around it stays. A feature without any similar word is taken out, and so is
+    a word that the model does not know: its embedding is that of all unknown words.
 
     Raises:
         CapabilityError: the model's embeddings are out of reach.
@@ -48,7 +49,9 @@ def with_similar_words(problem: Problem, model: ExplainableModel) -> Problem:
         raise CapabilityError(name, f"{message}; remove features in another way")
     tokenizer, perturbed = model.tokenizer, problem.perturbation
     cut = [[*_words(tokenizer, problem.encoding, feature)] for feature in problem.features]
-    asked = [*dict.fromkeys(word for words in cut for word in words if word.has_letters)]
+    special = _special(tokenizer)
+    every = dict.fromkeys(word for words in cut for word in words)
+    asked = [word for word in every if word.has_letters and special.isdisjoint(word.ids)]
     nearest = model.nearest_tokens([word.ids for word in asked], _LOOKED_AT).tolist() if asked else []
     similar = {
         word: _similar(tokenizer, word, near, perturbed.removals) for word, near in zip(asked, nearest, strict=True)
@@ -96,7 +99,7 @@ def _similar(tokenizer: Tokenizer, word: _Word, nearest: Sequence[int], count: i
 
     They have its space, its capitals and its script, so that little else changes with the word.
     """
-    special = tokenizer.special.controls.union(tokenizer.special.placeholders)
+    special = _special(tokenizer)
     spaced, shape = tokenizer.token_text(word.ids[0])[:1].isspace(), _shape(word.text.strip())
     found: dict[str, int] = {}  # by what it says, however it is written
     for token_id in nearest:
@@ -106,6 +109,11 @@ def _similar(tokenizer: Tokenizer, word: _Word, nearest: Sequence[int], count: i
         if fits and token_id not in special and bare.casefold() != word.text.strip().casefold():
             found.setdefault(bare.casefold(), token_id)
     return [*found.values()][:count]
+
+
+def _special(tokenizer: Tokenizer) -> frozenset[int]:
+    """Tokens that are no words: commands to the model and its placeholders, such as the one for unknown words."""
+    return frozenset(tokenizer.special.controls).union(tokenizer.special.placeholders)
 
 
 def _shape(text: str) -> tuple[object, ...]:

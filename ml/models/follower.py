@@ -90,7 +90,7 @@ def follow(model: Any, calls: Iterator[list[Any]]) -> None:
                 case "drop":
                     made.pop(arguments[0], None)
         except GlossError:
-            continue  # rank 0 met it too, and tells its caller
+            continue  # rank 0 met it too, and reports it to its caller
 
 
 if __name__ == "__main__":

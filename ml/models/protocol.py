@@ -165,10 +165,10 @@ class Namespaced(Protocol):
 
 @runtime_checkable
 class Marking(Protocol):
-    """A model whose digest does not tell its weights, so that it marks the checkpoints of what it computed."""
+    """A model whose digest does not identify its weights, so that it marks the checkpoints of what it computed."""
 
     def marked(self, checkpoint: bytes) -> bytes:
-        """`checkpoint`, with what tells the weights that its values are of."""
+        """`checkpoint`, with what identifies the weights that its values are of."""
         ...
 
     def unmarked(self, data: bytes) -> bytes | None:

@@ -53,7 +53,7 @@ class BiasProbeResult:
 
 @dataclass(frozen=True)
 class StudyResult:
-    """What a study found. `finding` is None where there was nothing to tell; a partial result lacks `trust`."""
+    """What a study found. `finding` is None where there was nothing to find; a partial result lacks `trust`."""
 
     target: ResolvedTarget
     finding: GlobalSurrogateResult | BiasProbeResult | None = None

@@ -146,7 +146,7 @@ class Interactions:
 
 @dataclass(frozen=True)
 class Hierarchical(Checked):
-    """Parts of the text first, and what is in those whose value is at least `threshold` times the largest."""
+    """Parts of the text first, and what is in those whose value is at least `threshold` times the largest left."""
 
     node_value: NodeValue = NodeValue.REMOVAL
     threshold: Annotated[float, Range(0, 1)] = 0.05

@@ -59,7 +59,7 @@ def read_split(folder: str | Path, split: str) -> list[str]:
 
 
 def fingerprint(corpus: Corpus) -> str:
-    """Tells texts apart: SHA-256 of what is trained and validated on, in hexadecimal."""
+    """Identifies texts: SHA-256 of what is trained and validated on, in hexadecimal."""
     total = hashlib.sha256()
     for lines in (corpus.train, corpus.valid):
         total.update("\n".join(lines).encode() + b"\0")

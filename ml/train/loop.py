@@ -57,7 +57,7 @@ class Training:
         self.folder.clear()
 
     def resume(self) -> None:
-        """Continue from the folder's checkpoint; tell what is set otherwise than before.
+        """Continue from the folder's checkpoint; report what is set otherwise than before.
 
         Raises:
             ResumeError: there is none, it is of another model or text, or has what a started run cannot change.

@@ -68,7 +68,7 @@ class _CrossEntropy(torch.autograd.Function):
         for rows in _chunks(*factors[:2]):
             logits = _logits(factors[0][rows], *factors[1:])
             probabilities = torch.softmax(logits, 1)
-            # The largest probability is 1 / Σ exp(logit − top): it tells the normaliser without another sum.
+            # The largest probability is 1 / Σ exp(logit − top): it gives the normaliser without another sum.
             normalisers = logits.amax(1).to(hidden.dtype) - probabilities.amax(1).to(hidden.dtype).log()
             total += (normalisers - logits.gather(1, targets[rows, None]).squeeze(1)).sum(dtype=torch.float64)
             d_hidden[rows] = (probabilities @ factors[1]).to(hidden.dtype)

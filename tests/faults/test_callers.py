@@ -149,7 +149,7 @@ def test_time_does_not_tell_what_others_asked(callers: Callers) -> None:
     shared = second.cache_hits > first.cache_hits
     keep(
         Row(
-            "what the time of answers tells of another tenant's questions",
+            "what the time of answers reveals of another tenant's questions",
             f"{PROMPTS} prompts of {TOKENS} tokens that another tenant had asked beside {PROMPTS} fresh ones; "
             "an explanation of another tenant's values",
             int(cached > 0) + int(shared),

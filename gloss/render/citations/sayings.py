@@ -55,7 +55,7 @@ def remarks(sentence: Sentence, found: Citations) -> Iterator[str]:
         yield f"No source alone can be cited, though all together add {effect} nats."
     if sentence.uncertain and not sentence.citations:
         carry = "1 source carries" if sentence.uncertain == 1 else f"{sentence.uncertain:,} sources carry"
-        yield f"{carry} enough to be cited, but perhaps by chance: more evaluations tell."
+        yield f"{carry} enough to be cited, but perhaps by chance: more evaluations will show."
     if len(sentence.citations) > 1 and sentence.cited_effect is not None:
         together = figures.number(sentence.cited_effect)
         yield f"Leaving out these {len(sentence.citations)} costs {together} nats, leaving out all sources {effect}."

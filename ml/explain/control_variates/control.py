@@ -22,11 +22,17 @@ _MAX_RATE = 2.0
 
 @dataclass(frozen=True)
 class Answer:
-    """Answers and their standard errors, float64 [answers] each, and the degrees of freedom of these."""
+    """Answers and their standard errors, float64 [answers] each.
+
+    Attributes:
+        freedom: degrees of freedom of the standard errors.
+        surprise: see `Estimate.surprise`.
+    """
 
     values: FloatArray
     standard_errors: FloatArray
     freedom: float
+    surprise: float = 0.0
 
 
 class Control:
@@ -89,7 +95,7 @@ class Answers:
         variances = variances + unlike * self._squared_bias(fitted)
         variances = (1 - share) ** 2 * variances + share**2 * fitted.correction_variance
         values = fitted.values + share * fitted.correction
-        return Answer(game.scale * values, game.scale * np.sqrt(variances), freedom)
+        return Answer(game.scale * values, game.scale * np.sqrt(variances), freedom, game.surprise)
 
     @cached_property
     def _correction_share(self) -> float:
@@ -136,8 +142,9 @@ class Answers:
         not_sampled = (1 - draws.known[is_open, None] ** rate) / rate
         blocks = int((draws.known[draws.strata] < 1).sum())
         variances = blocks / max(1, blocks - 1) * (not_sampled * squares).sum(axis=0)
-        variances, freedom = moderated(variances, freedom_of(squares.sum(axis=0), fitted.fourths, max(1, blocks)))
-        return game.optimism * np.maximum(variances, fitted.posterior), freedom
+        own = freedom_of(squares.sum(axis=0), fitted.fourths, max(1, blocks))
+        errors, freedom = moderated(np.sqrt(variances), own)
+        return game.optimism * np.maximum(errors**2, fitted.posterior), freedom
 
 
 def _learning_rate(squares: FloatArray, half_squares: FloatArray) -> float:

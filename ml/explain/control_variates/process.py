@@ -6,6 +6,7 @@ target. Everything is linear in the values, so the results for rows that sum to 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -102,7 +103,8 @@ class Process:
                 left_out=left_out[game],
                 left_out_of_halves=[half.left_out(half.weights(values[game])) for half in self.halves],
                 variance=self._variance(left_out[game]),
-                optimism=self.optimism.factor(games[game, :fitted]),
+                optimism=self.optimism.factor(values[game, :fitted]),
+                surprise=self.whole.surprise(weights[game]),
                 residuals=residuals[game],
             )
             for game in range(len(games))
@@ -196,6 +198,16 @@ class Fit:
         drawn = weights[self.fixed :].reshape(*self.alone.shape[:2], 1)
         return np.asarray(np.linalg.solve(self.alone, drawn)[..., 0], dtype=np.float64)
 
+    def surprise(self, weights: FloatArray) -> float:
+        """How far the value of a fixed coalition is from what all others make expected, beside those that were drawn.
+
+        Distances are in standard deviations by the covariance, and compared with the root mean square of the drawn
+        ones. Above a few the kernel does not suit the game there, and no drawn coalition shows it.
+        """
+        squares = weights**2 / np.diagonal(self.inverse)
+        drawn = float(squares[self.fixed :].mean())
+        return math.sqrt(float(squares[: self.fixed].max(initial=0.0)) / drawn) if drawn > 0 else 0.0
+
     def projector(self, cross: FloatArray) -> FloatArray:
         """The weights of the values in answers, [answers, n], from `cross` covariances [answers, all coalitions]."""
         projector: FloatArray = cross[:, self.own] @ self.inverse
@@ -220,6 +232,7 @@ class Sampled:
             (ibid. 5.4.1). Each fitted parameter costs a degree of freedom, as in a regression. A block counts as its
             mean, as an interaction is the same in a coalition and its complement, and cancels in their difference.
         optimism: the factor of squared residuals; see `optimism`.
+        surprise: see `Fit.surprise`.
         residuals: of the values that the process is not given, [m].
     """
 
@@ -229,6 +242,7 @@ class Sampled:
     left_out_of_halves: list[FloatArray]
     variance: float
     optimism: float
+    surprise: float
     residuals: FloatArray
 
 

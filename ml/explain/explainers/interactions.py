@@ -143,6 +143,7 @@ class InteractionsExplainer:
             standard_errors=features.standard_errors,
             interactions=None if pairs is None else Pairwise(pairs.values, pairs.standard_errors),
             freedom=features.freedom,
+            surprise=features.surprise,
             completeness_error=completeness_error(attributions, gain),
         )
 

@@ -176,7 +176,8 @@ class KernelShapExplainer:
             gain = float(values[1] - values[0])
             # Their sum is right but for rounding: the fit passes through the empty and the full coalition.
             attributions = found.values + (gain - found.values.sum()) / self.features
-            return _complete(attributions, found.standard_errors, found.freedom, gain)
+            complete = _complete(attributions, found.standard_errors, found.freedom, gain)
+            return replace(complete, surprise=found.surprise)
 
         return estimate
 

@@ -126,6 +126,7 @@ class LimeExplainer(SurrogateExplainer[spec.Lime]):
                 found.standard_errors,
                 SurrogateFit(SurrogateKind.RIDGE, explained, intercept),
                 found.freedom,
+                found.surprise,
             )
 
         return fit

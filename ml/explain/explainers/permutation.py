@@ -6,6 +6,7 @@ that joins early in one joins late in the other, so that their mean varies less 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -23,7 +24,7 @@ from ml.explain.estimator import (
 )
 from ml.explain.sampling.anytime import anytime_from_ends
 from ml.explain.sampling.draws import DEFAULT_SAMPLES
-from ml.explain.sampling.errors import completeness_error, has_converged, moderated, stability
+from ml.explain.sampling.errors import completeness_error, deviation, has_converged, moderated, stability
 from ml.explain.sampling.stopping import Stopping
 
 _ENOUGH_PAIRS = 16
@@ -92,9 +93,8 @@ class PermutationExplainer:
             empty, whole = values[:2].tolist()
             contributions = _contributions(coalitions, values[2:].reshape(pairs, rows), empty, whole)
             attributions = contributions.mean(axis=0)
-            own = contributions.var(axis=0, ddof=1) / pairs
-            variances, freedom = moderated(own, np.full(self.features, pairs - 1.0))
-            standard_errors = np.sqrt(variances)
+            own = deviation(contributions) / math.sqrt(pairs)
+            standard_errors, freedom = moderated(own, np.full(self.features, pairs - 1.0))
             return Estimate(
                 attributions=attributions,
                 standard_errors=standard_errors,

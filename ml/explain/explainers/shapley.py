@@ -29,7 +29,7 @@ from ml.explain.estimator import (
     with_rows,
 )
 from ml.explain.sampling.anytime import anytime_from_ends
-from ml.explain.sampling.errors import completeness_error, has_converged
+from ml.explain.sampling.errors import completeness_error, has_converged, root_sum_of_squares
 from ml.explain.sampling.stopping import Stopping
 from ml.result import StopReason
 
@@ -182,7 +182,7 @@ class EnumerationExplainer:
             gamma, influences = regress(pairs.differences(values[2:].reshape(-1, 2), gain))
             attributions = gain / self.features + gamma
             # `left_out` is the correction for finite populations (Cochran 1977).
-            standard_errors = np.sqrt(left_out * (influences**2).sum(axis=0))
+            standard_errors = math.sqrt(left_out) * root_sum_of_squares(influences)
             return Estimate(
                 attributions=attributions,
                 standard_errors=standard_errors,

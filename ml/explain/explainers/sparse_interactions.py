@@ -36,7 +36,7 @@ from ml.explain.estimator import (
 )
 from ml.explain.sampling.anytime import anytime_from_ends
 from ml.explain.sampling.draws import DEFAULT_SAMPLES
-from ml.explain.sampling.errors import completeness_error, has_converged, stability
+from ml.explain.sampling.errors import completeness_error, has_converged, root_sum_of_squares, stability
 from ml.explain.sampling.stopping import Stopping
 
 MAX_FEATURES = 1024
@@ -121,17 +121,17 @@ class SparseInteractionsExplainer:
     def _joined(self, halves: Sequence[_Found], chosen: Terms, gain: float) -> Estimate:
         """The mean of both halves' estimates; a pair's is over the halves that estimate it."""
         attributions = np.mean([half.attributions for half in halves], axis=0)
-        variances = np.sum([half.variances for half in halves], axis=0) / len(halves) ** 2
+        standard_errors = root_sum_of_squares(np.array([half.standard_errors for half in halves])) / len(halves)
         attributions += (gain - attributions.sum()) / self.features  # their sum is known
         pairs, errors = np.zeros((2, len(chosen)))
         for index, pair in enumerate(chosen):
             estimates = [half.pairs[pair] for half in halves if pair in half.pairs]
             pairs[index] = np.mean([value for value, _ in estimates])
-            errors[index] = math.sqrt(sum(variance for _, variance in estimates)) / len(estimates)
+            errors[index] = math.hypot(*(error for _, error in estimates)) / len(estimates)
         members = np.array(chosen, dtype=np.int64).reshape(-1, 2).T
         return Estimate(
             attributions=attributions,
-            standard_errors=np.sqrt(variances),
+            standard_errors=standard_errors,
             interactions=Pairwise(pairs, errors, members),
             completeness_error=completeness_error(attributions, gain),
         )
@@ -143,12 +143,12 @@ class _Found:
 
     Attributes:
         attributions: Shapley values, [features].
-        variances: of the attributions, [features].
-        pairs: the interaction index of each pair, and its variance.
+        standard_errors: of the attributions, [features].
+        pairs: the interaction index of each pair, and its standard error.
     """
 
     attributions: FloatArray
-    variances: FloatArray
+    standard_errors: FloatArray
     pairs: dict[tuple[int, ...], tuple[float, float]]
 
 
@@ -188,9 +188,9 @@ class Half:
                 attributions[members] += 2 / 3 * coefficients[column]
                 own[:, members] += 2 / 3 * influences[:, [column]]
             coefficients, influences, _ = of_even(even)
-            values, variances = 4 * coefficients[1:], 16 * (influences[:, 1:] ** 2).sum(axis=0)
-            numbers = zip(values.tolist(), variances.tolist(), strict=True)
-            return _Found(attributions, (own**2).sum(axis=0), dict(zip(self.pairs, numbers, strict=True)))
+            values, errors = 4 * coefficients[1:], 4 * root_sum_of_squares(influences[:, 1:])
+            numbers = zip(values.tolist(), errors.tolist(), strict=True)
+            return _Found(attributions, root_sum_of_squares(own), dict(zip(self.pairs, numbers, strict=True)))
 
         return found
 
@@ -203,7 +203,7 @@ def pursue(signs: FloatArray, values: FloatArray, order: int) -> list[tuple[int,
     n, features = signs.shape
     many = math.comb(features, order)
     found: list[tuple[int, ...]] = []
-    residuals = values
+    residuals = values = values / (np.abs(values).max() or 1.0)  # squares of tiny ones would underflow
     upper = np.triu(np.ones((features, features), dtype=np.bool_), 1)
     while len(found) < n // _PER_TERM and residuals @ residuals > _ROUNDING**2 * float(values @ values):
         alike = signs.T @ residuals if order == 1 else np.where(upper, (signs.T * residuals) @ signs, 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ from ml import spec
 from ml.explain.estimator import Estimate, FloatArray, with_rows
 from ml.explain.hierarchy.contributions import WHOLE, Asked, Contribution
 from ml.explain.hierarchy.tree import Node
-from ml.explain.sampling.errors import completeness_error, has_converged, moderated, stability
+from ml.explain.sampling.errors import completeness_error, deviation, has_converged, moderated, stability
 from ml.result import Hierarchy, HierarchyNode
 from ml.spec import NodeValue
 
@@ -48,8 +49,12 @@ class KnownParts:
 
     @property
     def threshold(self) -> float:
-        """The size of a value from which its part is looked into."""
-        return self._method.threshold * max(map(abs, self.values.values()), default=0.0)
+        """The size of a value from which its part is looked into.
+
+        It is a share of the largest value at an end of the tree. A part that was looked into may be worth far more than
+        all it consists of, as where two sources say the same; that says nothing about which of its pieces matter.
+        """
+        return self._method.threshold * max((abs(self.values[node]) for node in self._ends()), default=0.0)
 
     @property
     def largest_error(self) -> float:
@@ -58,12 +63,14 @@ class KnownParts:
 
     def candidates(self) -> list[Node]:
         """The parts that are worth looking into, the largest first."""
-        found = [node for node in self._ends() if node.children and self._stands_out(node)]
+        least = self.threshold
+        found = [node for node in self._ends() if node.children and self._stands_out(node, least)]
         return sorted(found, key=lambda node: -abs(self.values[node]))
 
     def little(self) -> list[Node]:
         """The parts that seem to carry little: those not looked into, and leaves up to the threshold."""
-        return [node for node in self._ends() if node.children or abs(self.values[node]) <= self.threshold]
+        least = self.threshold
+        return [node for node in self._ends() if node.children or abs(self.values[node]) <= least]
 
     def estimate(self) -> Estimate:
         """The estimate for features. Those of a part that was not looked into have equal shares of its value."""
@@ -139,8 +146,8 @@ class KnownParts:
     def _looked_into(self, node: Node) -> bool:
         return bool(node.children) and node.children[0] in self._contributions
 
-    def _stands_out(self, node: Node) -> bool:
-        return abs(self.values[node]) >= max(self.threshold, _SURE * self.standard_errors[node])
+    def _stands_out(self, node: Node, least: float) -> bool:
+        return abs(self.values[node]) >= max(least, _SURE * self.standard_errors[node])
 
 
 def _evaluated(contributions: Sequence[Contribution], values: FloatArray) -> tuple[FloatArray, FloatArray, float]:
@@ -151,6 +158,6 @@ def _evaluated(contributions: Sequence[Contribution], values: FloatArray) -> tup
     if sampled:
         each_pair = np.array([contributions[index].of_pairs(values) for index in sampled])  # [parts, pairs]
         pairs = each_pair.shape[1]
-        variances, freedom = moderated(each_pair.var(axis=1, ddof=1) / pairs, np.full(len(sampled), pairs - 1.0))
-        errors[sampled] = np.sqrt(variances)
+        own = deviation(each_pair, axis=1) / math.sqrt(pairs)
+        errors[sampled], freedom = moderated(own, np.full(len(sampled), pairs - 1.0))
     return found, errors, freedom

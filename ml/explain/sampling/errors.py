@@ -1,4 +1,7 @@
-"""Standard errors of sampled estimates, and other measures of their quality."""
+"""Standard errors of sampled estimates, and other measures of their quality.
+
+The probability of a long continuation may be 1e-200, whose square is 0 in float64. So squares are summed by `hypot`.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,17 @@ from ml.explain.estimator import FloatArray, IntArray
 
 _PRIOR_FREEDOM = 8
 """The weight of the mean variance of all features beside a feature's own, in degrees of freedom."""
+
+
+def root_sum_of_squares(values: FloatArray, axis: int = 0) -> FloatArray:
+    """√Σ values² along an axis, however small they are."""
+    return np.asarray(np.hypot.reduce(values, axis=axis))
+
+
+def deviation(values: FloatArray, axis: int = 0) -> FloatArray:
+    """The standard deviation of a sample of two or more along an axis, however small it is."""
+    centred = values - values.mean(axis=axis, keepdims=True)
+    return np.asarray(root_sum_of_squares(centred, axis) / math.sqrt(values.shape[axis] - 1))
 
 
 def has_converged(attributions: FloatArray, standard_errors: FloatArray, limit: float | None) -> bool:
@@ -41,27 +55,28 @@ def stratified(influences: FloatArray, strata: IntArray, counts: FloatArray) -> 
         strata: which one each was drawn from, int64 [n].
         counts: the size of each stratum, float64 [strata].
     """
-    variance = np.zeros(influences.shape[1])
+    standard_errors = np.zeros(influences.shape[1])
     for stratum in np.unique(strata):
         own = influences[strata == stratum]
         many = len(own)
         centred = own - own.mean(axis=0) if many > 1 else own
-        variance += (1 - many / counts[stratum]) * many / max(1, many - 1) * (centred**2).sum(axis=0)
-    standard_errors: FloatArray = np.sqrt(variance)
+        share = math.sqrt((1 - many / counts[stratum]) * many / max(1, many - 1))
+        standard_errors = np.hypot(standard_errors, share * root_sum_of_squares(centred))
     return standard_errors
 
 
-def moderated(variances: FloatArray, freedom: FloatArray) -> tuple[FloatArray, float]:
-    """Shrink variances [answers], known by so many degrees of `freedom` [answers], to their mean (as in Smyth 2004).
+def moderated(errors: FloatArray, freedom: FloatArray) -> tuple[FloatArray, float]:
+    """Shrink standard `errors` [answers], known by so many degrees of `freedom` [answers], to their root mean square.
 
-    A feature that has not mattered yet in a few samples looks more certain than it is. So the mean over all features
-    counts for a few degrees of freedom beside a feature's own variance.
+    A feature that has not mattered yet in a few samples looks more certain than it is. So the mean variance of all
+    features counts for a few degrees of freedom beside a feature's own (as in Smyth 2004).
 
     Returns:
-        The moderated variances, and their degrees of freedom.
+        The moderated errors, and their degrees of freedom.
     """
-    mean = float(variances.mean())
-    together: FloatArray = (freedom * variances + _PRIOR_FREEDOM * mean) / (freedom + _PRIOR_FREEDOM)
+    mean = root_sum_of_squares(errors) / math.sqrt(len(errors))
+    weighted = np.hypot(np.sqrt(freedom) * errors, math.sqrt(_PRIOR_FREEDOM) * mean)
+    together: FloatArray = weighted / np.sqrt(freedom + _PRIOR_FREEDOM)
     return together, math.floor(_PRIOR_FREEDOM + float(np.median(freedom)))
 
 

@@ -50,7 +50,13 @@ def exactly_fitted(fit: Fitter, coalitions: BoolArray, values: FloatArray) -> Es
 
 def of_fit(fit: Fit) -> Estimate:
     """A fit as an estimate."""
-    return Estimate(fit.attributions, fit.standard_errors, surrogate=fit.surrogate, freedom=fit.freedom)
+    return Estimate(
+        fit.attributions,
+        fit.standard_errors,
+        surrogate=fit.surrogate,
+        freedom=fit.freedom,
+        surprise=fit.surprise,
+    )
 
 
 def in_order(coalitions: BoolArray, values: FloatArray) -> tuple[BoolArray, FloatArray]:

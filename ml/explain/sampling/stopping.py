@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ml.explain.estimator import BoolArray, Estimate, IntArray, RowValues
-from ml.explain.sampling.errors import has_converged
+from ml.explain.sampling.errors import has_converged, root_sum_of_squares
 from ml.result import StopReason
 from ml.spec import Budget
 
@@ -105,8 +105,8 @@ def widened(before: Estimate, found: Estimate) -> Estimate:
 
     A feature's own move may be small by accident, so the mean square over all features counts as much.
     """
-    squares = (found.attributions - before.attributions) ** 2
-    moved = np.sqrt((squares + squares.mean()) / 2)
+    own = found.attributions - before.attributions
+    moved = np.hypot(own, root_sum_of_squares(own) / math.sqrt(len(own))) / math.sqrt(2)
     errors = np.hypot(np.maximum(before.standard_errors, found.standard_errors), moved)
 
     def rows(values: RowValues) -> Iterable[Estimate]:

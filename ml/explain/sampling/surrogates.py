@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from ml.explain.estimator import FloatArray, IntArray
+from ml.explain.sampling.errors import deviation, root_sum_of_squares
 from ml.result import SurrogateFit, TreeNode
 from ml.spec import SurrogateKind
 
@@ -39,12 +40,14 @@ class Fit:
 
     Attributes:
         freedom: degrees of freedom of the standard errors, infinite where they are as good as known.
+        surprise: see `Estimate.surprise`.
     """
 
     attributions: FloatArray
     standard_errors: FloatArray
     surrogate: SurrogateFit
     freedom: float = np.inf
+    surprise: float = 0.0
 
 
 class Fitter(Protocol):
@@ -57,6 +60,8 @@ class Fitter(Protocol):
 
 def r_squared(values: FloatArray, predicted: FloatArray, weights: FloatArray) -> float:
     """The weighted coefficient of determination: 1 for constant values met exactly, 0 for those missed."""
+    largest = float(np.abs(values).max()) or 1.0
+    values, predicted = values / largest, predicted / largest  # squares of tiny ones would underflow
     residual = float(weights @ (values - predicted) ** 2)
     total = float(weights @ (values - np.average(values, weights=weights)) ** 2)
     rounding = _ROUNDING**2 * float(weights @ values**2)
@@ -119,7 +124,7 @@ class Ridge:
     def _free(self) -> FloatArray:
         """√(1 − h), by which residuals are divided, [n]."""
         leverage = np.einsum("nf,fn->n", self._z, self._projector) + self._weights / self._weights.sum()
-        # A sample that the fit must pass through tells nothing about its own error; keep its term finite.
+        # A sample that the fit must pass through shows nothing of its own error; keep its term finite.
         free: FloatArray = np.sqrt(np.maximum(1 - leverage, 1e-6))
         return free
 
@@ -128,8 +133,7 @@ def _independent(influences: FloatArray) -> FloatArray:
     """Standard errors [features] of the sum of independent draws `influences` [n, features]."""
     if len(influences) > 1:  # a single draw does not show its mean: all of it counts
         influences = influences - influences.mean(axis=0)
-    standard_errors: FloatArray = np.sqrt((influences**2).sum(axis=0))
-    return standard_errors
+    return root_sum_of_squares(influences)
 
 
 def _projector(z: FloatArray, alpha: float) -> FloatArray:
@@ -214,9 +218,13 @@ class DecisionTree:
         from sklearn import tree  # noqa: PLC0415
 
         samples, values, weights = self.samples[rows], values[rows], weights[rows]
+        # scikit-learn takes variances below 2e-16 for none, and probabilities may differ by less than their root.
+        mean = values.mean()
+        scale = np.abs(values - mean).max() or 1.0
         with _unchecked():
             model = tree.DecisionTreeRegressor(max_depth=self.depth, random_state=0)  # ties are always broken alike
-            model.fit(samples.astype(np.float32), values, sample_weight=weights, check_input=False)
+            model.fit(samples.astype(np.float32), (values - mean) / scale, sample_weight=weights, check_input=False)
+        model.tree_.value[:] = mean + scale * model.tree_.value
         if np.ptp(values) <= _ROUNDING * np.abs(values).max():  # the values differ by rounding only
             return model, np.zeros(samples.shape[1])
         return model, model.feature_importances_ * np.sign(_mean_effects(samples, values, weights))
@@ -279,5 +287,5 @@ def _with_errors(
 
     found = np.array([again() for _ in range(_RESAMPLES)])
     # A resample varies less than the sample did, by a factor that matters where samples are few.
-    standard_errors: FloatArray = found.std(axis=0, ddof=1) * np.sqrt(drawn / max(1, drawn - 1))
+    standard_errors: FloatArray = deviation(found) * np.sqrt(drawn / max(1, drawn - 1))
     return replace(fit, standard_errors=standard_errors, freedom=_RESAMPLES - 1)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
+import numpy as np
+
 from ml.encoding import Encoding
+from ml.explain.estimator import Estimate
 from ml.explain.explainers.interactions import MAX_FEATURES
 from ml.explain.explainers.kernel_shap import MIN_FOR_CONTROL
 from ml.explain.target import TargetTokens
@@ -32,6 +35,12 @@ _BY_CHANCE = {
 """Methods that did no better than chance in `benchmarks.known_answers`, on one model at least."""
 _ENOUGH = 10
 """Evaluations for each feature, from which on standard errors are believed."""
+_ENOUGH_FOR_RIDGE = 6
+"""Evaluations for each feature, from which on those of LIME's ridge are."""
+_SURPRISE = 4
+"""Above it, errors were found up to 20 times too small. In prompts of models it hardly ever exceeds 3."""
+_MATTERS = 0.002
+"""The part of the largest attribution from which on errors that are multiplied by the surprise matter."""
 _ERRORS_HOLD = (StopReason.COMPLETE, StopReason.RANKED)
 """Ends with an exact answer, and with errors that were widened because sampling chose its end."""
 
@@ -53,15 +62,23 @@ def of_method(method: Method, features: int) -> Iterator[Reason]:
         )
 
 
-def of_samples(method: Method, features: int, samples: int, stop: StopReason | None) -> Iterator[Reason]:
-    """Reasons to doubt the standard errors from so many coalitions, where sampling ended for the reason `stop`."""
-    if stop in _ERRORS_HOLD or samples >= _ENOUGH * features or not _is_optimistic(method, features, samples):
+def of_samples(method: Method, features: int, samples: int, found: Estimate) -> Iterator[Reason]:
+    """Reasons to doubt the standard errors of an estimate `found` from so many coalitions."""
+    if found.stop in _ERRORS_HOLD:
         return
-    yield (
-        Verdict.CAUTION,
-        f"{samples} evaluations are few for {features} features, and the standard errors may be too small; allow"
-        f" {_ENOUGH * features}.",
-    )
+    if samples < _ENOUGH * features and _is_optimistic(method, features, samples):
+        yield (
+            Verdict.CAUTION,
+            f"{samples} evaluations are few for {features} features, and the standard errors may be too small; allow"
+            f" {_ENOUGH * features}.",
+        )
+    largest = float(np.abs(found.attributions).max())
+    if found.surprise > _SURPRISE and found.surprise * float(found.standard_errors.max()) > _MATTERS * largest:
+        yield (
+            Verdict.CAUTION,
+            "The value of the whole prompt, or of the empty one, is far from what partial prompts suggest, and the"
+            " standard errors may be too small; those of permutations and of the textbook estimator hold here too.",
+        )
 
 
 def _is_optimistic(method: Method, features: int, samples: int) -> bool:
@@ -71,6 +88,8 @@ def _is_optimistic(method: Method, features: int, samples: int) -> bool:
             return samples >= MIN_FOR_CONTROL * features  # with fewer, nothing is fitted that could follow accidents
         case Lime(SurrogateKind.DECISION_TREE) | Interactions():
             return True
+        case Lime(SurrogateKind.RIDGE, estimator=Estimator.CONTROL_VARIATES):
+            return MIN_FOR_CONTROL * features <= samples < _ENOUGH_FOR_RIDGE * features
     return False
 
 

@@ -19,13 +19,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from ml.explain.estimator import BoolArray, FloatArray, Game, IntArray
+from ml.explain.sampling.errors import deviation
 from ml.result import ControlledCurve, ControlledMetric, Faithfulness
 
 FRACTIONS = (0.01, 0.05, 0.1, 0.2, 0.5)
 _LONG_PROMPT = 256
 _EVEN_POINTS = 11
 _MANY_FEATURES = 12
-_NO_EFFECT = 1e-6
+_NO_EFFECT = 1e-6  # of the values, and for those above 1 of 1: differences of rounding
 
 Measuring = Generator[None, None, Faithfulness | None]
 
@@ -101,7 +102,8 @@ class Plan:
         base = removed[:, -1:]
         effect = removed[:, :1] - base
         # If removing everything changes nothing there is no scale, and areas are 0.
-        scaled = np.divide(curves - base, effect, out=np.zeros_like(curves), where=np.abs(effect) > _NO_EFFECT)
+        least = _NO_EFFECT * min(1.0, float(np.abs(removed).max()))
+        scaled = np.divide(curves - base, effect, out=np.zeros_like(curves), where=np.abs(effect) > least)
         areas: FloatArray = (scaled[:, 1:] + scaled[:, :-1]) / 2 @ np.diff(self.points / self.features)
         return areas
 
@@ -125,4 +127,4 @@ def _curve(values: FloatArray) -> ControlledCurve:
 def _metric(values: FloatArray) -> ControlledMetric:
     """From values [rankings], the ranking by attribution first."""
     own, random = float(values[0]), values[1:]
-    return ControlledMetric(own, float(random.mean()), float(random.std(ddof=1)))
+    return ControlledMetric(own, float(random.mean()), float(deviation(random)))

@@ -19,6 +19,7 @@ from ml.result import (
 from ml.spec import RemovalKind, Scale
 
 _TINY_EFFECT = {Scale.LOG_PROBABILITY: 0.01, Scale.PROBABILITY: 0.001}
+_TINY_SHARE = 0.01  # of a probability, which is as much as 0.01 of its logarithm
 _INCOMPLETE = 0.1  # part of the whole effect
 _MIN_FOR_NOISE = 4
 _MAX_NAMED = 3  # of many features
@@ -78,7 +79,7 @@ def _worst(reasons: Sequence[Reason]) -> Trust:
 def _effect(result: ExplanationResult, in_units: bool) -> Iterator[Reason]:
     effect = abs(result.full_value - result.base_value)
     largest = _largest(result) if in_units else 0.0
-    tiny = _TINY_EFFECT[result.target.scale]
+    tiny = _tiny(result)
     if max(effect, largest) < tiny:
         feature = f", and no feature by more than {largest:.2g}" if in_units else ""
         yield (
@@ -92,6 +93,14 @@ def _effect(result: ExplanationResult, in_units: bool) -> Iterator[Reason]:
             f"The attributions mean nothing: removing the whole prompt changes the value by {effect:.2g}, and their"
             f" sizes sum to only {attributed:.2g}; choose other parameters (a wider kernel, a smaller penalty).",
         )
+
+
+def _tiny(result: ExplanationResult) -> float:
+    """Effects below it do not matter. Those on an improbable target are small, and may be all of its probability."""
+    tiny = _TINY_EFFECT[result.target.scale]
+    if result.target.scale is Scale.LOG_PROBABILITY:
+        return tiny
+    return min(tiny, _TINY_SHARE * max(abs(result.full_value), abs(result.base_value)))
 
 
 def _unchanged(result: ExplanationResult, unchanged: Sequence[int]) -> Iterator[Reason]:
@@ -115,7 +124,7 @@ def _completeness(result: ExplanationResult) -> Iterator[Reason]:
         return
     whole = result.full_value - result.base_value
     effect = abs(whole)
-    if result.completeness_error > _INCOMPLETE * max(effect, _TINY_EFFECT[result.target.scale]):
+    if result.completeness_error > _INCOMPLETE * max(effect, _tiny(result)):
         yield (
             Verdict.CAUTION,
             f"The attributions miss what they should sum to, {_figures(whole, '.3g')}, by"
@@ -140,7 +149,7 @@ def _sink(result: ExplanationResult) -> Iterator[Reason]:
         yield (
             Verdict.CAUTION,
             f"{share}% of what reaches the prediction comes from tokens that belong to no feature; often a start token"
-            " is an attention sink, which tells nothing. The features' shares are of the rest alone.",
+            " is an attention sink, which means nothing. The features' shares are of the rest alone.",
         )
 
 

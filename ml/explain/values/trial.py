@@ -97,7 +97,7 @@ class Trial:
         """From the `exact` values of the target and its rows, float64 [1 + rows], for each prompt of a `sample`."""
         values = np.array([exact[i][0] for i in sample.exact])
         weights = _shares(sample.exact)
-        spread = float(np.sqrt(weights @ (values - weights @ values) ** 2))
+        spread = float(_root_mean_square(values - weights @ values, weights))
         self._few = len(sample.tried) < _LARGE
         self._bound = TOLERANCE * (0.75 if self._few else 1) * spread
         self._exact, self._weights = np.array([exact[i] for i in sample.tried]), _shares(sample.tried)
@@ -115,10 +115,15 @@ class Trial:
     def passed(self, rough: FloatArray) -> Rounding | None:
         """The errors of `rough` values [tried prompts, 1 + rows], if they are small enough; else None."""
         errors = rough - self._exact
-        deviations = np.sqrt(self._weights @ errors**2)
+        deviations = _root_mean_square(errors, self._weights)
         if deviations[0] > self._bound:
             return None
         return Rounding(deviations, float(np.abs(errors[:, 0]).max()), len(errors))
+
+
+def _root_mean_square(errors: FloatArray, weights: FloatArray) -> FloatArray:
+    """Over the first axis, with `weights` that sum to 1; without underflow for tiny probabilities."""
+    return np.asarray(np.hypot.reduce((np.sqrt(weights) * errors.T).T, axis=0))
 
 
 def _shares(weights: Mapping[int, float]) -> FloatArray:

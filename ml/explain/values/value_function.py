@@ -32,7 +32,7 @@ class ValueFunction:
         features: the number of features.
         memory: known values and their cost: all that a checkpoint keeps.
         deadline: when to stop computing, on `clock`; checked before each chunk.
-        answered: prompts behind the values returned so far, computed or known.
+        answered: prompts behind the values returned so far, computed or known; each coalition counts once.
         computed: prompts computed by this object.
         cached: prompts behind the values returned before anything was computed, which an earlier attempt knew.
         unkept: evaluations that were charged, but whose results are not in `memory` yet, nor in a checkpoint.
@@ -53,6 +53,7 @@ class ValueFunction:
         self.memory = memory if memory is not None else Memory(prompts.features, len(evaluator.objective.rows))
         self.deadline = math.inf
         self.answered = 0
+        self._asked: set[bytes] = set()  # the coalitions that count
         self.computed = 0
         self.cached = 0
         self.out_of_time = False
@@ -123,13 +124,19 @@ class ValueFunction:
         exact = 0  # how many of the missing prompts are those of the added coalitions
         for index, (key, coalition) in enumerate(zip(keys, coalitions, strict=True)):
             if self._is_known(key, coalition, index, missing):
-                self.answered += self._prompts.removals
+                self._count(key)
             elif index < added:
                 exact = len(missing.prompts)
         if self.computed == 0:
             self.cached = self.answered
         yield from self._compute(missing, keys, exact)
         return self._known_values(keys)[added:]
+
+    def _count(self, key: bytes) -> None:
+        """Count the prompts of a coalition that has a value, the first time that it is asked for."""
+        if key not in self._asked:
+            self._asked.add(key)
+            self.answered += self._prompts.removals
 
     def _is_known(self, key: bytes, coalition: BoolArray, index: int, missing: _Missing) -> bool:
         """Whether a coalition's value is known. If not, its prompts are added to `missing`."""
@@ -172,7 +179,7 @@ class ValueFunction:
                     weights = missing.weights[index]
                     if all(each in self._by_prompt for each in weights):
                         self.memory.values[keys[index]] = self._mean(weights)
-                        self.answered += self._prompts.removals
+                        self._count(keys[index])
             left -= len(chunk.indices)
             self.computed += len(chunk.indices)
             self.memory.evaluations += len(chunk.indices)

@@ -80,7 +80,7 @@ class RunnerByLength:
         self._long.insert_prefixes()
 
     def _routed(self, chunk: Chunk) -> tuple[Runner, Chunk]:
-        """The runner that a chunk goes to, and the chunk as it is to be told there."""
+        """The runner that a chunk goes to, and the chunk as it is known there."""
         if chunk.sequence is None:
             return self._short if len(chunk.ids) <= self._limit else self._long, chunk
         growing, ids = self._sequences[chunk.sequence], chunk.ids

@@ -113,7 +113,7 @@ def _weights(query: Tensor, key: Tensor, mask: Tensor | None, scores: Scores, qu
 def prepare(module: PreTrainedModel) -> Reader | None:
     """Set `module` up and return the cheapest way to read its attention; None where it has none.
 
-    Each way is tried out on some tokens: models differ in whether they hand keyword arguments on, and only that tells.
+    Each way is tried out on some tokens: models differ in whether they hand keyword arguments on, and only that shows.
     """
     # It stays registered for rows of a batch, whose attention can be capped and have sinks, which that of SDPA cannot.
     hand_over(module)

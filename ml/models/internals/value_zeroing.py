@@ -68,7 +68,7 @@ class ValueZeroing:
             renamed: whether it computes the same with our attention function. Otherwise its own eager one computes.
 
         Raises:
-            CapabilityError: no layers can be told.
+            CapabilityError: no layers can be told apart.
         """
         layers = layers_of(module)
         if layers is None:

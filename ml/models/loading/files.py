@@ -48,7 +48,7 @@ def find(name_or_path: str) -> Path:
 
 
 def base_of(folder: Path) -> Path:
-    """The folder with a model's own weights, complete as far as names tell: `folder`, or that of an adapter's base.
+    """The folder with a model's own weights, complete as far as names show: `folder`, or that of an adapter's base.
 
     Raises:
         ModelLoadError: a file is missing.

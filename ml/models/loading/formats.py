@@ -77,17 +77,17 @@ def check_shards(names: set[str], index: Mapping[str, str] | None, where: str) -
         return
     shards = sorted(name for name in names if re.fullmatch(r"model-\d+-of-\d+\.safetensors", name))
     if shards and "model.safetensors" not in names:
-        raise ModelLoadError(f"{where} holds {shards[0]} but no {INDEX}, which tells what is where; fetch it again")
+        raise ModelLoadError(f"{where} holds {shards[0]} but no {INDEX}, which says what is where; fetch it again")
 
 
 SERVED = "causal language models are served, which continue a text (Llama, Qwen, GPT-2 and the like)"
 
 _TASKS = {
-    "ForSequenceClassification": "it tells classes of texts apart",
-    "ForTokenClassification": "it tells classes of words apart",
+    "ForSequenceClassification": "it classifies texts",
+    "ForTokenClassification": "it classifies words",
     "ForMultipleChoice": "it chooses between answers",
     "ForQuestionAnswering": "it marks answers in a text",
-    "ForNextSentencePrediction": "it tells whether texts belong together",
+    "ForNextSentencePrediction": "it predicts whether texts belong together",
     "ForMaskedLM": "it fills gaps in a text, which it reads in both directions",
     "EncoderModel": "it gives embeddings of texts",
 }

@@ -1,6 +1,6 @@
-"""Whether a model fits into memory, told before it is loaded: the kernel's own answer is to kill somebody.
+"""Whether a model fits into memory, checked before it is loaded: the kernel's own answer is to kill somebody.
 
-What weights need is in the headers of their files. What there is, the device tells; on a CPU it is the least of what
+What weights need is in the headers of their files. What there is, the device reports; on a CPU it is the least of what
 the machine has left and what the control groups of this process allow, which is how containers are bounded.
 """
 
@@ -38,7 +38,7 @@ def weight_bytes(folder: Path, dtype: torch.dtype) -> int:
 
 
 def available_bytes(device: torch.device) -> int | None:
-    """Bytes that `device` has left for a model; None where nothing tells."""
+    """Bytes that `device` has left for a model; None where it is unknown."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     if device.type != "cpu":

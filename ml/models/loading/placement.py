@@ -45,7 +45,7 @@ class Placement:
         return f"on {self.device}"
 
     def available_bytes(self) -> int | None:
-        """Memory for weights that is left there; None where nothing tells."""
+        """Memory for weights that is left there; None where it is unknown."""
         if self.device.type != "cuda" or not (self.spread or self.ranks > 1):
             return available_bytes(self.device)
         free = [available_bytes(torch.device("cuda", number)) or 0 for number in range(self._gpus())]

@@ -14,7 +14,7 @@ agreement.py      whether the tokenizer is the engine's
 fingerprint.py    how far the engine's numbers are noise, and whether its model is still the same
 reading.py        which sequences to ask about for log-probabilities of continuations
 texts.py          the same where a text is generated
-carried.py        prompts that go with each request, which tell the model that answers
+carried.py        prompts that go with each request, which identify the model that answers
 stream.py         many requests under way, whose answers are let through where the model is the same
 probe.py          small questions, by which its abilities are found
 opening.py        from an address to all of this

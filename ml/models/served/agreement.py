@@ -31,7 +31,7 @@ _AGREEMENT = 0.05
 
 
 async def check_tokens(client: EngineClient, tokenizer: Tokenizer, replica: str) -> None:
-    """Make sure that the engine cuts texts as `tokenizer` does, as far as it tells.
+    """Make sure that the engine cuts texts as `tokenizer` does, as far as it says.
 
     Raises:
         ModelLoadError: it does not.
@@ -69,7 +69,7 @@ async def check_ways(client: EngineClient, tokenizer: Tokenizer, abilities: Abil
     """Make sure that a token's log-probability is the same by whichever words it is asked for.
 
     Raises:
-        ModelLoadError: it is not, as where an engine was told to give log-probabilities of another temperature.
+        ModelLoadError: it is not, as where an engine was set to give log-probabilities of another temperature.
         EngineError: it does not answer.
     """
     if not abilities.given_ids:
@@ -88,7 +88,7 @@ async def check_ways(client: EngineClient, tokenizer: Tokenizer, abilities: Abil
 
 
 async def _ids_of(client: EngineClient, text: str, replica: str) -> Sequence[int] | None:
-    """The tokens into which the engine cuts `text`; None where it does not tell."""
+    """The tokens into which the engine cuts `text`; None where it does not say."""
     asked = {"model": client.address.model, "prompt": text, "max_tokens": 1, "temperature": 0, "return_token_ids": True}
 
     def read(data: Any) -> Sequence[int] | None:

@@ -1,4 +1,4 @@
-"""Short prompts that go with each request: what is said of them tells which model answered. Pure, without a request."""
+"""Short prompts that go with each request: what is said of them shows which model answered. Pure, without a request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints that name the weights they were computed with: a digest of what an engine tells cannot."""
+"""Checkpoints that name the weights they were computed with: a digest of what an engine reports cannot."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ class EngineClient:
         """Ask `address`.
 
         Args:
-            observe: is told of every request that has ended.
+            observe: is called with every request that has ended.
             transport: in place of the network.
         """
         self.address = address
@@ -269,7 +269,7 @@ class EngineClient:
             pause = min(2 * pause, _LONGEST_PAUSE)
 
     async def _observed(self, attempt: Callable[[str, Tokens], Awaitable[T]], replica: str, prompts: int) -> T:
-        """The result of one attempt, of which `observe` is told."""
+        """The result of one attempt, with which `observe` is called."""
         began = self._clock()
         self._busy[replica] += 1
         outcome, tokens = "cancelled", Tokens()

@@ -60,7 +60,7 @@ Likely = tuple[tuple[int, float], ...]
 
 @dataclass(frozen=True)
 class Position:
-    """What is known of one token of a sequence; `rank` is None where the engine does not tell."""
+    """What is known of one token of a sequence; `rank` is None where the engine does not say."""
 
     log_probability: float
     rank: int | None

@@ -43,7 +43,7 @@ class Exchange:
     Attributes:
         outcome: "ok", "overloaded", "failed", "unusable", "refused", "away", or "cancelled".
         in_flight: prompts that are asked for at this moment, its own among them.
-        prompt_tokens: as the engine counts them; of them `cached_tokens` were in its prefix cache, as far as it tells.
+        prompt_tokens: as the engine counts them; of them `cached_tokens` were in its prefix cache, as far as it says.
     """
 
     outcome: str
@@ -151,7 +151,7 @@ def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def broken(error: httpx2.RequestError | TimeoutError) -> TransientError:
-    """An error of the connection, in words. Its address is left out: callers are told this."""
+    """An error of the connection, in words. Its address is left out: callers see this."""
     match next((each for each in _chain(error) if isinstance(each, ssl.SSLError | socket.gaierror)), error):
         case ssl.SSLCertVerificationError() as found:
             trusted = "SSL_CERT_FILE names a file of the authorities to trust"
@@ -177,7 +177,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def usage(data: Any) -> dict[str, int]:
-    """Tokens by an engine's own count, as `Exchange` names them; 0 where it tells none."""
+    """Tokens by an engine's own count, as `Exchange` names them; 0 where it reports none."""
     found = data.get("usage") if isinstance(data, dict) else None
     if not isinstance(found, dict):
         return {}

@@ -28,7 +28,7 @@ class EngineMetrics:
         )
         self._tokens = Counter(
             "gloss_engine_prompt_tokens_total",
-            "Prompt tokens by the engine's own count: all, or cached ones, where it tells of them.",
+            "Prompt tokens by the engine's own count: all, or cached ones, where it reports them.",
             ("kind",),
             registry=registry,
         )

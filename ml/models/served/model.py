@@ -33,7 +33,7 @@ def open_model(
     """Open the served model that `source` names, and find out what its engine can.
 
     Args:
-        observe: is told of every request that has ended, in another thread.
+        observe: is called with every request that has ended, in another thread.
 
     Raises:
         ModelLoadError: it cannot be used; the message says why.

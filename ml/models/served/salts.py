@@ -7,7 +7,7 @@ import secrets
 
 
 class Salts:
-    """A salt for each namespace, the same for as long as this object lives. Nobody else can tell or guess it."""
+    """A salt for each namespace, the same for as long as this object lives. Nobody else can know or guess it."""
 
     def __init__(self) -> None:
         self._secret = secrets.token_bytes(32)

@@ -85,7 +85,7 @@ class Engine:
             except EngineUnavailableError:
                 if self._patience is None:
                     raise
-                continue  # nobody can tell what it computed before it went away; it rests, and another is asked
+                continue  # nobody knows what it computed before it went away; it rests, and another is asked
             strange += 1
             if strange == _TRIALS:
                 raise EngineModelChangedError(self.client.address.model, distance, self.fingerprint.tolerance)
@@ -143,7 +143,7 @@ class Engine:
 
     async def _learned(self, known: Query, replica: str) -> FloatArray:
         fixed = self.fingerprint.query
-        # In one request, as nobody can tell whether the same model answers the next.
+        # In one request, as nobody knows whether the same model answers the next.
         asked = replace(known, sequences=(*fixed.sequences, *known.sequences), tail=max(fixed.tail, known.tail))
         for _ in range(_TRIALS):
             reply = await ask(

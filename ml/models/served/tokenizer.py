@@ -16,7 +16,7 @@ from ml.model_folders import PRETRAINED, TOKENIZER_FILES
 from ml.tokens import Tokenizer
 
 _DESCRIPTIONS = ("config.json", "generation_config.json")
-"""Which tell of the model what its engine does not."""
+"""Which say of the model what its engine does not."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Lengths at which a model begins to compute something else, as far as its configuration tells.
+"""Lengths at which a model begins to compute something else, as far as its configuration says.
 
 Up to a sliding window, a chunk, the number of keys that a sparse attention picks, or the length up to which one set of
 rotary factors holds, such a model is an ordinary one. Nothing names these numbers in the same way for all models, so

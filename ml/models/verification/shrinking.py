@@ -61,7 +61,7 @@ def _shrink(config: PreTrainedConfig) -> PreTrainedConfig:
             small[name] = _SIZES[name]
         elif isinstance(value, list) and len(value) == layers:
             small[name] = value[:count]
-    # Where that is an encoder's and a decoder's, its configuration wants to be told the decoder's by name.
+    # Where that is an encoder's and a decoder's, its configuration wants the decoder's by name.
     small["num_decoder_layers" if hasattr(config, "num_decoder_layers") else "num_hidden_layers"] = count
     if hasattr(config, "num_key_value_heads"):
         small["num_key_value_heads"] = _HEADS // 2 if grouped else _HEADS

@@ -233,16 +233,38 @@ def test_a_planted_source_is_found_with_few_evaluations():
     assert (found.stop, found.converged) == (StopReason.EVALUATIONS, False)
 
 
-def test_five_of_two_hundred_are_found_within_sixty():
+def sources_of_200(seed):
+    """The effects of 200 sources, five of which are large."""
+    random = np.random.default_rng(seed)
+    effects = random.normal(scale=0.02, size=200)
+    effects[random.choice(200, 5, replace=False)] += random.uniform(1, 3, size=5)
+    return effects
+
+
+def enough(effects):
+    """A game in which sources make up for each other, so that parts are worth far more than what is in them."""
+    return ToyGame(len(effects), lambda present: -np.log1p(np.exp(3 - present @ np.abs(effects))))
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.05])
+@pytest.mark.parametrize("make", [additive, enough])
+def test_five_of_two_hundred_are_found_within_sixty(make, threshold):
     root, found = tree([], [(at, at + 1) for at in range(200)], NodeLevel.SENTENCE), []
     for seed in range(20):
-        random = np.random.default_rng(seed)
-        sources = random.choice(200, 5, replace=False)
-        noise = random.normal(scale=0.02, size=200)
-        noise[sources] += random.uniform(1, 3, size=5)
-        last = explain(root, additive(noise), max_evaluations=60)[-1]
-        found.append(len(set(np.argsort(-last.attributions)[:5].tolist()) & set(sources.tolist())))
+        game = make(sources_of_200(seed))
+        last = explain(root, game, threshold=threshold, max_evaluations=60)[-1]
+        assert game.asked <= 60
+        largest = np.argsort(-leave_one_out(game))[:5]
+        found.append(len({*np.argsort(-last.attributions)[:5].tolist()} & {*largest.tolist()}))
     assert np.mean(found) >= 4.5
+
+
+@settings(max_examples=60)
+@given(root=trees(3, 12), make=st.sampled_from([bumpy, crooked, saturating]), threshold=st.sampled_from([0.05, 0.3, 1]))
+def test_no_part_that_is_left_is_worth_the_threshold_of_the_largest_leaf(root, make, threshold):
+    nodes = explain(root, make(len(root)), threshold=threshold)[-1].hierarchy.nodes
+    largest = max((abs(node.value) for node in nodes if node.feature_count == 1), default=0)
+    assert all(abs(node.value) < threshold * largest for node in nodes if node.hidden is not None)
 
 
 def test_only_what_carries_more_than_the_threshold_is_looked_into():

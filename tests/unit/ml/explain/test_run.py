@@ -11,6 +11,7 @@ from ml.spec import (
     Budget,
     ContextAttribution,
     Continuation,
+    Estimator,
     ExplanationSpec,
     Features,
     GenerationTarget,
@@ -85,6 +86,27 @@ def test_lime_of_a_toy(surrogate):
     assert result.stability > 0.8
 
 
+@pytest.mark.parametrize("kind", [RemovalKind.MASK_TOKEN, RemovalKind.TEXT_AND_DELETE])
+@pytest.mark.parametrize("quality", [True, False])
+@pytest.mark.parametrize("method", [Occlusion(), Lime(estimator=Estimator.TEXTBOOK), KernelShap(), Hierarchical()])
+def test_few_features_are_not_said_to_take_more_than_all_their_coalitions(method, quality, kind):
+    for features in range(1, 6):
+        asked = ExplanationSpec(
+            Prompt(text=" ".join(["film", "good", "not", "bad", "very"][:features])),
+            method,
+            YES_RATHER_THAN_NO,
+            removal=Removal(kind, "!" if kind is RemovalKind.TEXT_AND_DELETE else ""),
+            quality=Quality(quality),
+        )
+        run = Run(toy(), asked)
+        planned, every = run.problem.max_evaluations, 2**features
+        spent = last(run).cost.evaluations
+        assert spent <= planned <= every * run.problem.prompts.removals
+        exact = isinstance(method, Occlusion) and features > 1 and not quality  # of one, the only window is everything
+        if kind is RemovalKind.MASK_TOKEN and (exact or not isinstance(method, Occlusion | Hierarchical)):
+            assert spent == planned
+
+
 def test_progress_moves_forward_to_its_end():
     ticks = count()
     every = Budget(max_evaluations=1000)
@@ -103,7 +125,7 @@ def test_progress_moves_forward_to_its_end():
     assert len(partial) > 3
     assert all(result.trust is None and result.faithfulness is None for result in partial)
     assert len(partial[0].attributions) == 10
-    assert updates[0].progress.evaluations_planned == 2 + 1000 + Run(toy(), spec()).problem.quality.evaluations
+    assert updates[0].progress.evaluations_planned == 2**10  # 1,000 and those of faithfulness would be more
 
 
 @pytest.mark.parametrize(

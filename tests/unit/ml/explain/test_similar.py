@@ -120,6 +120,17 @@ def test_what_no_word_is_similar_to_is_taken_out():
     assert (good, mark) in model.read
 
 
+def test_no_word_is_similar_to_one_that_the_model_does_not_know():
+    """Words that look alike to the model are all at the place of <unk>, and what is near it says nothing of them."""
+    model = OpenToy(order=range(len(WORDS)))
+    result = explained(model, spec("the zyx was good"))
+    the, zyx, was, good = result.removal.similar
+    assert zyx == SimilarWords(())
+    assert all(each.texts for each in (the, was, good))
+    assert model.tokenizer.ids("the was good") in model.read
+    assert explained(model, spec("zyx qrs")).removal.similar == (SimilarWords(()),) * 2
+
+
 def test_the_cost_is_known_before():
     model, asked = OpenToy(NEAREST), spec("the film was good")
     planned = prepare(model.tokenizer, model.info, asked).max_evaluations

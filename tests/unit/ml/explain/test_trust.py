@@ -1,7 +1,11 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
+from ml.explain.estimator import Estimate
+from ml.explain.explainers.interactions import InteractionsExplainer
+from ml.explain.explainers.kernel_shap import KernelShapExplainer
 from ml.explain.trust.doubts import of_samples
 from ml.explain.trust.verdict import judge
 from ml.result import (
@@ -18,6 +22,7 @@ from ml.result import (
     Verdict,
 )
 from ml.spec import (
+    Budget,
     Estimator,
     Interactions,
     KernelShap,
@@ -27,6 +32,8 @@ from ml.spec import (
     ShapleyPermutation,
     SurrogateKind,
 )
+from tests.unit.ml.explain.games import bumpy, crooked, saturating, votes
+from tests.unit.ml.explain.toys import ToyGame, additive, final
 
 
 def faithfulness(value, random, deviation):
@@ -76,6 +83,19 @@ def test_shares_tell_no_effect_by_their_size():
     assert judged.verdict is Verdict.NOT_TRUSTED
     assert "hardly matters" in judged.reasons[0]
     assert "no feature" not in judged.reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("full", "base", "matters"), [(3e-7, 2e-9, True), (0.0, 3e-7, True), (3e-7, 2.99e-7, False), (0.5, 0.4995, False)]
+)
+def test_what_makes_an_improbable_target_likely_matters(full, base, matters):
+    """As it does to the logarithm of its probability."""
+    rare = tuple(replace(each, attribution=(full - base) / 4) for each in GOOD.attributions)
+    target = replace(GOOD.target, scale=Scale.PROBABILITY)
+    judged = judge(
+        replace(GOOD, target=target, full_value=full, base_value=base, attributions=rare), faithfulness_asked=True
+    )
+    assert any("hardly matters" in reason for reason in judged.reasons) is not matters
 
 
 @pytest.mark.parametrize(
@@ -189,11 +209,14 @@ def test_a_single_feature_is_not_trusted_as_nothing_can_be_compared(measured):
         (Interactions(), 64, True),
         (Lime(SurrogateKind.DECISION_TREE), 40, True),
         (Lime(), 40, False),
+        (Lime(), 60, True),
+        (Lime(), 72, False),
+        (Lime(estimator=Estimator.TEXTBOOK), 60, False),
         (ShapleyPermutation(), 64, False),
     ],
 )
 def test_errors_from_few_evaluations_are_doubted_where_they_were_found_too_small(method, samples, doubted):
-    reasons = list(of_samples(method, 12, samples, StopReason.EVALUATIONS))
+    reasons = list(of_samples(method, 12, samples, Estimate(np.ones(12), np.ones(12), StopReason.EVALUATIONS)))
     assert [verdict for verdict, _ in reasons] == [Verdict.CAUTION] * doubted
     assert all(f"{samples} evaluations are few for 12 features" in sentence for _, sentence in reasons)
     assert all("allow 120." in sentence for _, sentence in reasons)
@@ -201,4 +224,43 @@ def test_errors_from_few_evaluations_are_doubted_where_they_were_found_too_small
 
 @pytest.mark.parametrize("stop", [StopReason.COMPLETE, StopReason.RANKED])
 def test_exact_answers_and_widened_errors_are_not_doubted(stop):
-    assert not list(of_samples(KernelShap(), 12, 64, stop))
+    assert not list(of_samples(KernelShap(), 12, 64, Estimate(np.ones(12), np.ones(12), stop, surprise=99)))
+
+
+def needs_all(features: int) -> ToyGame:
+    """Only the whole prompt is worth anything, which no sample shows."""
+    return ToyGame(features, lambda present: present.all(axis=1) * 1.0)
+
+
+def needs_any(features: int) -> ToyGame:
+    """Any word is worth most of what all are."""
+    return ToyGame(features, lambda present: (present * np.linspace(1, 2, features)).max(axis=1))
+
+
+@pytest.mark.parametrize("evaluations", [130, 333])
+@pytest.mark.parametrize("method", [KernelShap(), Interactions()])
+@pytest.mark.parametrize(
+    ("game", "doubted"),
+    [
+        (needs_all, True),
+        (needs_any, True),
+        (saturating, False),
+        (crooked, False),
+        (bumpy, False),
+        (votes, False),
+        (lambda features: additive(0.75 ** np.arange(features)), False),
+        (lambda features: additive(np.ones(features)), False),
+    ],
+)
+def test_a_jump_at_the_whole_or_the_empty_prompt_is_a_reason_to_doubt_errors(game, doubted, method, evaluations):
+    """A fitted game is smooth: what it makes of such a jump is off alike in all samples, which no error shows."""
+    budget, fits = Budget(max_evaluations=evaluations), isinstance(method, KernelShap)
+    explainer = KernelShapExplainer(12, budget, control=True) if fits else InteractionsExplainer(12, budget)
+    found = final(explainer, game(12))
+    said = [sentence for _, sentence in of_samples(method, 12, evaluations, found)]
+    assert [sentence.startswith("The value of the whole prompt") for sentence in said] == [True] * doubted
+
+
+def test_the_textbook_estimator_fits_no_game_that_a_jump_could_mislead():
+    found = final(KernelShapExplainer(12, Budget(max_evaluations=333)), needs_any(12))
+    assert found.surprise == 0

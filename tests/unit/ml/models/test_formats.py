@@ -149,7 +149,7 @@ TABLE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a classifier": (
         of_class("BertForSequenceClassification", **_SIZES),
-        rf"is a BertForSequenceClassification, no causal language model: it tells classes of texts apart; {_SERVED}",
+        rf"is a BertForSequenceClassification, no causal language model: it classifies texts; {_SERVED}",
     ),
     # Its weights would do: the output layer is that of the embeddings.
     "a classifier of a decoder's architecture": (
