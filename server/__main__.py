@@ -10,11 +10,9 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Coroutine
 
 from pydantic import ValidationError
 
-from jobs.ending import end_within
 from jobs.start import log_to_stderr, unknown_variables
 from ml.memory import without_collections
 from ml.spin import wait_patiently
@@ -22,9 +20,6 @@ from server.keys import key_file
 from server.ports import StartError, probe, take
 from server.settings import Settings, complaints
 from server.tls import credentials
-
-_END_SECONDS = 2.0
-"""Time that the process has to end in once the server has stopped."""
 
 
 def main() -> int:
@@ -49,20 +44,10 @@ def main() -> int:
         with without_collections():
             from server.app import run  # noqa: PLC0415
 
-        asyncio.run(_to_the_end(run(settings)))
+        asyncio.run(run(settings))
     except StartError as error:
         return _complain(error.exit_code, str(error))
     return 0
-
-
-async def _to_the_end(serving: Coroutine[None, None, None]) -> None:
-    """Serve, and end even where a thread still looks up Redis's name: both asyncio and Python would wait for it."""
-    try:
-        await serving
-    except BaseException:
-        end_within(_END_SECONDS, exit_code=1)
-        raise
-    end_within(_END_SECONDS)
 
 
 def _stop_at_once(*_: object) -> None:

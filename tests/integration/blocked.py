@@ -12,7 +12,6 @@ from typing import Any
 from redis.connection import UnixDomainSocketConnection
 
 from tests.fixtures.blocking import block
-from worker import stop
 
 connect = UnixDomainSocketConnection._connect
 
@@ -27,5 +26,6 @@ def connect_or_block(self: UnixDomainSocketConnection) -> Any:
 
 if __name__ == "__main__":
     UnixDomainSocketConnection._connect = connect_or_block  # type: ignore[method-assign]
-    stop._END_SECONDS = 0.5
+    ending: Any = importlib.import_module({"server": "server.app", "worker": "worker.stop"}[sys.argv[1]])
+    ending._END_SECONDS = 0.5
     sys.exit(importlib.import_module(f"{sys.argv[1]}.__main__").main())
