@@ -57,7 +57,9 @@ _FLUSH_SECONDS = 0.5
 _NOTICE_SECONDS = 0.05
 """Time for clients to hear that gRPC stops."""
 _END_SECONDS = 8.0
-"""Time between the end of the grace and that of the process."""
+"""Time between the end of the grace and that of the process, whatever blocks."""
+_EXIT_SECONDS = 2.0
+"""Time between the end of the server and that of the process."""
 
 
 class Server:
@@ -260,7 +262,7 @@ class Server:
 async def run(settings: Settings) -> None:
     """Run a server until it is signalled to stop. Print a ready line to stdout, for the process that started it.
 
-    The process ends some seconds after the grace, even if a thread of it still looks up Redis's name.
+    The process ends soon after it, even if a thread still looks up Redis's name, for which Python's exit would wait.
     """
     server = Server(settings)
     await server.start()
@@ -274,6 +276,7 @@ async def run(settings: Settings) -> None:
     finally:
         end_within(settings.grace_seconds + _END_SECONDS, exit_code)
         await server.stop()
+        end_within(_EXIT_SECONDS, exit_code)
 
 
 async def _warm_up(engine: Engine, models: Mapping[str, LanguageModel]) -> None:
