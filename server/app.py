@@ -16,6 +16,7 @@ from grpc_health.v1.health import SERVICE_NAME as HEALTH
 from grpc_reflection.v1alpha import reflection
 
 from gloss.v1 import explanation_service_pb2_grpc, inference_service_pb2_grpc
+from jobs.ending import end_within
 from ml.memory import expect_to_stay
 from ml.models.served.model import ServedModel
 from server.audit import Audit, AuditLog
@@ -55,6 +56,10 @@ _FLUSH_SECONDS = 0.5
 """Time for gRPC to send the last replies once every call is answered, and for callers to stop calling."""
 _NOTICE_SECONDS = 0.05
 """Time for clients to hear that gRPC stops."""
+_END_SECONDS = 8.0
+"""Time between the end of the grace and that of the process, whatever blocks."""
+_EXIT_SECONDS = 2.0
+"""Time between the end of the server and that of the process."""
 
 
 class Server:
@@ -255,16 +260,23 @@ class Server:
 
 
 async def run(settings: Settings) -> None:
-    """Run a server until it is signalled to stop. Print a ready line to stdout, for the process that started it."""
+    """Run a server until it is signalled to stop. Print a ready line to stdout, for the process that started it.
+
+    The process ends soon after it, even if a thread still looks up Redis's name, for which Python's exit would wait.
+    """
     server = Server(settings)
     await server.start()
+    exit_code = 1
     try:
         grpc_address = address(settings.host, server.port)
         metrics_address = address(settings.metrics_host, server.metrics_port)
         print(f"ready grpc={grpc_address} metrics={metrics_address}", flush=True)
         await server.serve_until_signalled()
+        exit_code = 0
     finally:
+        end_within(settings.grace_seconds + _END_SECONDS, exit_code)
         await server.stop()
+        end_within(_EXIT_SECONDS, exit_code)
 
 
 async def _warm_up(engine: Engine, models: Mapping[str, LanguageModel]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import lru_cache
 
 from jobs.access import UNNAMED, Access
 from server.interceptors import Context, Sent
@@ -27,6 +28,7 @@ class Caller:
     access: Access = UNNAMED
 
     @classmethod
+    @lru_cache
     def of_key(cls, key: Key) -> Caller:
         """The caller with an API key: of the key's tenant, else a tenant of its own."""
         tenant = f"tenant:{key.tenant}" if key.tenant else f"key:{key.name}"

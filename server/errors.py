@@ -7,9 +7,11 @@ Reasons and their metadata are those of `proto/gloss/v1/error_reason.proto`.
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import grpc
 import redis.exceptions
@@ -28,6 +30,9 @@ DOMAIN = "gloss.v1"
 
 _ENGINE_RETRY_SECONDS = 5.0
 """Delay before an external engine is asked again after an unusable answer."""
+
+_RETRY_STEP_MS = 50
+"""Delays before another try are rounded up to multiples of so many milliseconds: thus many statuses are equal."""
 
 _LONGEST_TEXT = 400
 """Bytes of a message or of a piece of metadata: statuses travel in trailers, which peers accept up to 8 KiB."""
@@ -208,7 +213,15 @@ def of_model(model: str, error: Exception) -> Exception:
 
 def to_status(error: Exception, method: str) -> grpc.Status:
     """The status with which `method` ends after `error`. An unexpected error is logged with an incident id."""
-    return _encode(describe(error) or _incident(error, method))
+    failure = describe(error) or _incident(error, method)
+    return _encode(
+        failure.code,
+        failure.reason,
+        _clip(failure.message),
+        metadata=tuple((key, _clip(value)) for key, value in failure.metadata.items()),
+        field=failure.field,
+        retry_steps=None if failure.retry_seconds is None else math.ceil(1e3 * failure.retry_seconds / _RETRY_STEP_MS),
+    )
 
 
 def _incident(error: Exception, method: str) -> Failure:
@@ -223,20 +236,28 @@ def _incident(error: Exception, method: str) -> Failure:
     return Failure(grpc.StatusCode.INTERNAL, "INTERNAL", message, {"incident": incident})
 
 
-def _encode(failure: Failure) -> grpc.Status:
-    error_reason_pb2.ErrorReason.Value(f"ERROR_REASON_{failure.reason}")  # The contract knows every reason.
-    description = _clip(failure.message)
-    message = f"{failure.field}: {description}" if failure.field else description
-    metadata = {key: _clip(value) for key, value in failure.metadata.items()}
-    details: list[Message] = [error_details_pb2.ErrorInfo(reason=failure.reason, domain=DOMAIN, metadata=metadata)]
-    if failure.field:
-        violation = error_details_pb2.BadRequest.FieldViolation(field=failure.field, description=description)
+@lru_cache(256)
+def _encode(
+    code: grpc.StatusCode,
+    reason: str,
+    description: str,
+    *,
+    metadata: tuple[tuple[str, str], ...],
+    field: str | None,
+    retry_steps: int | None,
+) -> grpc.Status:
+    """A status. It is kept: an overloaded server sends the same hundreds of times a second, while its model waits."""
+    error_reason_pb2.ErrorReason.Value(f"ERROR_REASON_{reason}")  # The contract knows every reason.
+    message = f"{field}: {description}" if field else description
+    details: list[Message] = [error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=dict(metadata))]
+    if field:
+        violation = error_details_pb2.BadRequest.FieldViolation(field=field, description=description)
         details.append(error_details_pb2.BadRequest(field_violations=[violation]))
-    if failure.retry_seconds is not None:
+    if retry_steps is not None:
         delay = duration_pb2.Duration()
-        delay.FromNanoseconds(int(failure.retry_seconds * 1e9))
+        delay.FromMilliseconds(retry_steps * _RETRY_STEP_MS)
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
-    status = status_pb2.Status(code=failure.code.value[0], message=message, details=[_pack(part) for part in details])
+    status = status_pb2.Status(code=code.value[0], message=message, details=[_pack(part) for part in details])
     encoded: grpc.Status = rpc_status.to_status(status)
     return encoded
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing, contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import grpc
@@ -22,6 +23,9 @@ _BUSY_RETRY_SECONDS = 1.0
 """When a key with too many calls in progress may try again: one of them may have ended."""
 
 Metadata = Any
+
+_key: ContextVar[Key | None] = ContextVar("key", default=None)
+"""The key of the current call, found when it came."""
 
 
 class Gate(Interceptor):
@@ -44,17 +48,21 @@ class Gate(Interceptor):
         return rebuilt(handler, self._known(path, function_of(handler)))
 
     def for_call(self, handler: Handler, call: grpc.HandlerCallDetails) -> Handler:
-        """The handler of one call. Without a known key it parses no message, since it refuses the call in any case.
+        """The handler of one call, whose key is found here. Without one it parses no message, and refuses the call.
 
         gRPC parses a message before it calls the handler, and some take a tenth of a second.
         """
-        if call.method.startswith(_HEALTH) or self._find(call.invocation_metadata) is not None:
+        if call.method.startswith(_HEALTH):
+            return handler
+        key = self._find(call.invocation_metadata)
+        _key.set(key)
+        if key is not None:
             return handler
         return rebuilt(handler, function_of(handler), parse=lambda _: Malformed("message of a valid key"))
 
     def _unary(self, handle: Callable[..., Any]) -> Callable[..., Any]:
         async def call(request: Message, context: Context) -> Message:
-            with self._admitted(request, context):
+            with self._admitted(request):
                 reply: Message = await handle(request, context)
                 return reply
 
@@ -62,7 +70,7 @@ class Gate(Interceptor):
 
     def _stream(self, handle: Callable[..., Any]) -> Callable[..., Any]:
         async def call(request: Message, context: Context) -> AsyncIterator[Message]:
-            with self._admitted(request, context):
+            with self._admitted(request):
                 async with aclosing(handle(request, context)) as replies:
                     async for reply in replies:
                         yield reply
@@ -73,7 +81,7 @@ class Gate(Interceptor):
         """Of a method that any key may call, as often as it likes; nothing around it maps errors."""
 
         async def call(requests: AsyncIterator[Message], context: Context) -> AsyncIterator[Message]:
-            if self._find(context.invocation_metadata()) is None:
+            if _key.get() is None:
                 await context.abort_with_status(to_status(UnauthenticatedError(), path))
             async with aclosing(handle(requests, context)) as replies:
                 async for reply in replies:
@@ -82,14 +90,14 @@ class Gate(Interceptor):
         return call
 
     @contextmanager
-    def _admitted(self, request: Message, context: Context) -> Iterator[None]:
+    def _admitted(self, request: Message) -> Iterator[None]:
         """Hold one of the key's places while a call is in progress.
 
         Raises:
             UnauthenticatedError: the call has no key that is known.
             KeyLimitError: the key has reached a limit.
         """
-        key = self._find(context.invocation_metadata())
+        key = _key.get()
         if key is None:
             raise UnauthenticatedError
         admit(Caller.of_key(key))

@@ -32,6 +32,7 @@ def main() -> int:
     logging.getLogger("rq").setLevel(logging.WARNING)  # it logs every heartbeat
     stop = Stop(settings.grace_seconds)
     stop.install()
+    stop.guard()
     metrics = Metrics()
     child = ModelProcess()
     metrics.fork_server_bytes.set_function(child.fork_server.resident_bytes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -18,11 +19,14 @@ HEARTBEAT_SECONDS = 1.5
 HEARTBEAT_TTL_SECONDS = 6.0
 """How long one heartbeat counts: long enough to replace the child of a small model."""
 
+_RETIRE_SECONDS = 2.0
+"""How long the end waits for Redis to hear of it."""
+
 _log = logging.getLogger(__name__)
 
 
 class Liveness:
-    """A thread that sends heartbeats as long as `ready()` is true.
+    """A thread that sends heartbeats as long as `ready()` is true, and takes the last one back in the end.
 
     Args:
         store: fails fast while Redis is unavailable.
@@ -50,6 +54,7 @@ class Liveness:
         self._ready = ready
         self._on_depth = on_depth
         self._stopped = threading.Event()
+        self._retired = False
         self._outage = outage
         self._thread = threading.Thread(target=self._run, name="liveness", daemon=True)
 
@@ -71,13 +76,14 @@ class Liveness:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stopped.set()
-        self._thread.join()
-        try:
-            self._store.retire(*self._identity)
-        except RedisError:  # the last heartbeat expires by itself
+        self._thread.join(_RETIRE_SECONDS)
+        if not self._retired:  # the last heartbeat expires by itself
             _log.warning("could not remove this worker from Redis")
 
     def _run(self) -> None:
         while not self._stopped.wait(HEARTBEAT_SECONDS):
             if self._ready():
                 self.heartbeat()
+        with suppress(RedisError):
+            self._store.retire(*self._identity)
+            self._retired = True

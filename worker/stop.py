@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 import time
@@ -11,8 +12,12 @@ from types import FrameType
 
 from rq.exceptions import StopRequested
 
+from jobs.ending import end_within
+
 _FORCE_SECONDS = 3.0
 _AGAIN_SECONDS = 1.0
+_END_SECONDS = 6.0
+"""Time between the end of the grace and that of the process, half of it for ending in good order after `ForcedStop`."""
 
 
 class ForcedStop(SystemExit):
@@ -49,6 +54,16 @@ class Stop:
             signal.signal(number, self._on_signal)
         signal.signal(signal.SIGALRM, self._on_alarm)
 
+    def guard(self) -> None:
+        """See to it that the process ends, even if its main thread is in C, where no handler runs. Main thread only.
+
+        A job that it has is taken over by another worker, as after kill -9.
+        """
+        woken, wake = os.pipe()
+        os.set_blocking(wake, False)
+        signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+        threading.Thread(target=self._watch, args=(woken,), name="signals", daemon=True).start()
+
     def uninstall(self) -> None:
         """Stop raising `ForcedStop`, so that shutting down is not interrupted."""
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -79,3 +94,9 @@ class Stop:
     def _on_alarm(self, _number: int, _frame: FrameType | None) -> None:
         self.forced = True
         raise ForcedStop
+
+    def _watch(self, woken: int) -> None:
+        for grace in (self._grace, 0.0):  # the second signal ends it
+            while os.read(woken, 1)[0] not in {signal.SIGTERM, signal.SIGINT}:
+                pass
+            end_within(grace + _END_SECONDS)

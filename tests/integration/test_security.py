@@ -15,6 +15,7 @@ from gloss import AsyncClient, Client, GlossError
 from gloss import v1 as pb
 from gloss.v1.inference_service_pb2_grpc import InferenceServiceStub
 from server.engine import Engine
+from server.keys import KeyFile
 from server.keys import main as keys_command
 from tests.integration.explanations import wait_for
 from tests.integration.serving import Code, refused, serve
@@ -127,6 +128,19 @@ def test_reflection_wants_a_key(tiny_gpt2, keys):
         with pytest.raises(grpc.RpcError) as caught:
             list(ask(iter([question]), timeout=20))
         assert caught.value.code() is Code.UNAUTHENTICATED
+
+
+def test_a_key_is_looked_up_once_a_call(tiny_gpt2, keys, monkeypatch):
+    key, find, looked_up = keys("alice"), KeyFile.find, []
+    monkeypatch.setattr(KeyFile, "find", lambda self, presented: looked_up.append(presented) or find(self, presented))
+    with (
+        serve([tiny_gpt2], api_keys_file=keys.path) as served,
+        Client(f"127.0.0.1:{served.server.port}", key=key) as client,
+    ):
+        client.next_token(TEXT)
+        assert looked_up == [key]
+        list(client.generate(TEXT, max_tokens=2))
+        assert looked_up == [key] * 2
 
 
 def test_the_key_comes_before_the_bytes(tiny_gpt2, keys):

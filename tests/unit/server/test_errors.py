@@ -133,6 +133,13 @@ def test_the_retry_delay_is_the_errors_own():
     assert details["RetryInfo"].retry_delay.ToTimedelta().total_seconds() == 0.25
 
 
+def test_equal_refusals_are_one_status_which_sends_nobody_back_too_early():
+    assert to_status(OverloadedError(1.02), "/s/m") is to_status(OverloadedError(1.03), "/s/other")
+    for seconds in (0.001, 0.25, 1.02, 1.03, 29.99):
+        delay = decode(OverloadedError(seconds))[2]["RetryInfo"].retry_delay.ToTimedelta().total_seconds()
+        assert seconds <= delay < seconds + 0.05
+
+
 def test_the_unforeseen_is_logged_beside_its_incident_and_kept_inside(caplog):
     with caplog.at_level(logging.ERROR, logger="server.errors"):
         code, message, details = decode(ZeroDivisionError("the secret inside"))

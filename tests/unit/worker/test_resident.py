@@ -3,6 +3,8 @@
 import logging
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -314,6 +316,30 @@ class TestStop:
         stop.uninstall()
         assert stop.forced
 
+    @pytest.mark.skipif(sys.platform != "linux", reason="blocks by a mutex of its C library")
+    @pytest.mark.parametrize(
+        ("grace_seconds", "signals"), [(0, [signal.SIGTERM]), (1000, [signal.SIGTERM, signal.SIGINT])]
+    )
+    def test_ends_a_process_that_is_blocked_in_c(self, grace_seconds, signals):
+        program = f"""if True:
+            from tests.fixtures.blocking import block
+            from worker import stop
+            stop._END_SECONDS = 0.1
+            requested = stop.Stop({grace_seconds})
+            requested.install()
+            requested.guard()
+            print("ready", flush=True)
+            block()
+        """
+        pipe = subprocess.PIPE
+        with subprocess.Popen([sys.executable, "-c", program], stdout=pipe, stderr=pipe, text=True) as process:
+            assert process.stdout.readline() == "ready\n"
+            for number in signals:
+                process.send_signal(number)
+            _, logged = process.communicate(timeout=30)
+        assert process.returncode == 0
+        assert logged.count("ended without waiting") == 1
+
 
 class TestLiveness:
     def test_says_so_while_ready_and_takes_it_back(self, client, store, monkeypatch):
@@ -370,3 +396,29 @@ class TestLiveness:
             assert not liveness.heartbeat()
             with liveness:
                 pass
+
+    def test_does_not_wait_for_what_is_blocked(self, monkeypatch, caplog):
+        monkeypatch.setattr("worker.liveness.HEARTBEAT_SECONDS", 0.01)
+        monkeypatch.setattr("worker.liveness._RETIRE_SECONDS", 0.01)
+        blocked, free = threading.Event(), threading.Event()
+
+        class Blocked(AttemptStore):
+            def heartbeat(self, *_) -> int:
+                blocked.set()
+                return int(free.wait())
+
+        with connect("unix:///nowhere/redis.sock", patient=False) as away:
+            liveness = Liveness(
+                Blocked(away),
+                queue="q",
+                digest="d",
+                worker="w",
+                ready=lambda: True,
+                on_depth=lambda _: None,
+                outage=OUTAGE,
+            )
+            with liveness:
+                assert blocked.wait(5)
+            assert "could not remove this worker" in caplog.text
+            free.set()
+            liveness._thread.join(5)
