@@ -162,8 +162,9 @@ def test_another_worker_takes_over_when_one_is_killed(worker, start, model, stor
     busy = store.create(lime(1_000_000, seed=3), model).name
     under_way(store, busy)
     second = start()
+    second.wait_ready(180)  # if it came later, the first one would take turns with both explanations
     name = store.create(lime(1_000_000, seed=4), model).name
-    under_way(store, name, timeout=180)
+    under_way(store, name)
     orphan = child_of(second)
     second.kill()
     wait_for(lambda: not runs(orphan), timeout=5)
