@@ -63,8 +63,13 @@ def summary(cells: Sequence[Cell]) -> str:
 def _section(title: str, subjects: Sequence[str], cells: Iterable[Cell]) -> Iterator[str]:
     own = [cell for cell in cells if cell.subject in subjects]
     budgets = _different(own, lambda cell: cell.evaluations)
-    seeds = " or ".join(map(str, _different(own, lambda cell: cell.seeds)))
-    yield from (f"## {title}", "", f"{', '.join(subjects).capitalize()}; {seeds} seeds. {summary(own)}", "")
+    seeds = [cell.seeds for cell in own]
+    yield from (
+        f"## {title}",
+        "",
+        f"{', '.join(subjects).capitalize()}; {min(seeds)} to {max(seeds)} seeds. {summary(own)}",
+        "",
+    )
     yield "| method | features | " + " | ".join(f"{each:,} evaluations" for each in budgets) + " |"
     yield "|---|---|" + "---|" * len(budgets)
     for way in dict.fromkeys(cell.way for cell in own):
