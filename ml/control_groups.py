@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 _PROC = Path("/proc")
 _ROOT = Path("/sys/fs/cgroup")
+
+_MEMBERSHIP = re.compile(r"\d+:([^:]*):(/.*)")
+"""A hierarchy's number, its controllers, which are none in the second generation, and the group's path in it."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +30,7 @@ class ControlGroup:
     def number(self, name: str) -> int | None:
         """The number in one of its files, if there is one."""
         found = self.read(name)
-        return int(found[0]) if found and found[0].isdigit() else None
+        return int(found[0]) if found and found[0].isdecimal() else None
 
 
 def control_groups(controller: str) -> Iterator[ControlGroup]:
@@ -34,8 +39,8 @@ def control_groups(controller: str) -> Iterator[ControlGroup]:
     Args:
         controller: what they bound: "memory" or "cpu".
     """
-    for line in lines(_PROC / "self/cgroup"):
-        _, controllers, path = line.split(":", 2)
+    for found in filter(None, map(_MEMBERSHIP.fullmatch, lines(_PROC / "self/cgroup"))):
+        controllers, path = found.groups()
         if controllers and controller not in controllers.split(","):
             continue
         root = _ROOT / controller if controllers else _ROOT
@@ -48,8 +53,8 @@ def control_groups(controller: str) -> Iterator[ControlGroup]:
 
 
 def lines(path: Path) -> list[str]:
-    """A file's lines; none if there is no such file."""
+    """A file's lines; none if there is no such file. Groups may have names that are not UTF-8."""
     try:
-        return path.read_text().splitlines()
+        return os.fsdecode(path.read_bytes()).splitlines()
     except OSError:
         return []

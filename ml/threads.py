@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
+from typing import Self
 
 import torch
 from threadpoolctl import threadpool_limits
@@ -14,6 +16,12 @@ from threadpoolctl import threadpool_limits
 from ml.control_groups import control_groups, lines
 
 _STATISTICS = Path("/proc/stat")
+
+_CORE = re.compile(r"cpu(\d+) (\d+) (\d+) (\d+) \d+ \d+ (\d+) (\d+)", re.ASCII)
+"""A core and its ticks: user, nice, system, two of idleness, interrupts and soft interrupts."""
+
+_QUOTA = re.compile(r"(\d+) ([1-9]\d*)", re.ASCII)
+"""The microseconds that a group may use, and in which time."""
 
 _WINDOW_SECONDS = 0.25
 """How often a model's thread looks at what others use; the kernel counts in steps of 0.01 s."""
@@ -39,19 +47,14 @@ def _quotas() -> Iterator[int]:
     """How many whole cores the control groups around this process let it use, of each that bounds it; at least one."""
     for group in control_groups("cpu"):
         names = ["cpu.max"] if group.unified else ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
-        match " ".join(line for name in names for line in group.read(name)).split():
-            case [quota, period] if quota.isdigit() and int(period):
-                yield max(1, int(quota) // int(period))
+        if found := _QUOTA.fullmatch(" ".join(line for name in names for line in group.read(name))):
+            yield max(1, int(found[1]) // int(found[2]))
 
 
 def used_seconds(cores: Collection[int]) -> float:
     """Processor time, in seconds, that all processes have used on `cores` since the machine started; 0 if unknown."""
-    ticks = 0
-    for line in lines(_STATISTICS):
-        name, *counts = line.split()
-        if name.startswith("cpu") and name != "cpu" and int(name.removeprefix("cpu")) in cores:
-            user, nice, system, _idle, _waiting, interrupts, soft_interrupts = map(int, counts[:7])
-            ticks += user + nice + system + interrupts + soft_interrupts
+    found = filter(None, map(_CORE.match, lines(_STATISTICS)))
+    ticks = sum(sum(map(int, core.groups()[1:])) for core in found if int(core[1]) in cores)
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
@@ -66,6 +69,9 @@ class FreeCores:
     The threads of an operation wait for the slowest of them. Where a worker keeps both of two cores busy, a prompt
     takes longer on two threads than on one, and the worker gets less done meanwhile. Some sums may differ by the
     rounding of float32 between one number of threads and another. Where the kernel has no /proc/stat, nothing changes.
+
+    Torch starts new threads with the number that was set last, in any thread. So leave it as a context manager, which
+    restores the number, or whoever comes next in the process gets what was free at the end.
     """
 
     def __init__(
@@ -87,6 +93,12 @@ class FreeCores:
         self._cores = _own_cores() if cores is None else cores
         self._used, self._own, self._clock = used, own, clock
         self._since, self._others = self._look()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        torch.set_num_threads(self._max_threads)
 
     def share(self) -> None:
         """Set this thread's number of threads by what others used since the last look, if that was a while ago."""

@@ -262,10 +262,15 @@ class Server:
 async def run(settings: Settings) -> None:
     """Run a server until it is signalled to stop. Print a ready line to stdout, for the process that started it.
 
-    The process ends soon after it, even if a thread still looks up Redis's name, for which Python's exit would wait.
+    The process ends soon after it, even if a thread still looks up the name of Redis or of an engine, for which
+    Python's exit would wait. So does one that is signalled while it starts.
     """
     server = Server(settings)
-    await server.start()
+    try:
+        await server.start()
+    except (SystemExit, asyncio.CancelledError):
+        end_within(_EXIT_SECONDS)
+        raise
     exit_code = 1
     try:
         grpc_address = address(settings.host, server.port)

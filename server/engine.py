@@ -225,23 +225,27 @@ class Engine:
 
     def _serve(self) -> None:
         try:
-            cores = FreeCores()
-            while (batch := self._schedule()) is not None:
-                cores.share()
-                began = time.monotonic()
-                work = [item.payload for item in batch if isinstance(item.payload, Work)]
-                if work:
-                    self._reply(self._batches.run(work))
-                    if len(work) == len(batch):
-                        self._let_replies_leave()
-                    insert_prefixes(work[0].call.model, self._runners[work[0].call.model])
-                self._generations.step([item.payload for item in batch if isinstance(item.payload, ChunkedSequence)])
-                if batch:
-                    tokens = sum(max(item.tokens, self._shortest) for item in batch)
-                    self._throughput.note(tokens, time.monotonic() - began)
+            with FreeCores() as cores:
+                while (batch := self._schedule()) is not None:
+                    cores.share()
+                    self._run(batch)
         except BaseException as error:  # A server without its model's thread must not seem alive.
             _logger.critical("the model's thread died", exc_info=error)
             self._to_loop(self._crash, error)
+
+    def _run(self, batch: Sequence[Item[Work | ChunkedSequence]]) -> None:
+        """Answer a batch, and let all running sequences take a step."""
+        began = time.monotonic()
+        work = [item.payload for item in batch if isinstance(item.payload, Work)]
+        if work:
+            self._reply(self._batches.run(work))
+            if len(work) == len(batch):
+                self._let_replies_leave()
+            insert_prefixes(work[0].call.model, self._runners[work[0].call.model])
+        self._generations.step([item.payload for item in batch if isinstance(item.payload, ChunkedSequence)])
+        if batch:
+            tokens = sum(max(item.tokens, self._shortest) for item in batch)
+            self._throughput.note(tokens, time.monotonic() - began)
 
     def _schedule(self) -> tuple[Item[Work | ChunkedSequence], ...] | None:
         """Wait for work and take the next batch: empty if only running sequences need a step, None to stop."""

@@ -31,8 +31,8 @@ Start = Callable[..., Child]
 def start(private_redis: RedisServer, tiny_llama: Path, tmp_path: Path) -> Iterator[Start]:
     started: list[Child] = []
 
-    def start(*words: str) -> Child:
-        env = environment(GLOSS_REDIS_URL=private_redis.url, GLOSS_MODEL=str(tiny_llama), GLOSS_GRACE_SECONDS="0.2")
+    def start(*words: str, model: str = str(tiny_llama)) -> Child:
+        env = environment(GLOSS_REDIS_URL=private_redis.url, GLOSS_MODEL=model, GLOSS_GRACE_SECONDS="0.2")
         started.append(Child(words[0], [sys.executable, "-m", *words], tmp_path / f"log-{len(started)}", env))
         return started[-1]
 
@@ -78,4 +78,12 @@ def test_so_does_a_server_whose_threads_are_blocked(start: Start, tmp_path: Path
     server = start("tests.integration.blocked", "server", str(blocking))
     server.wait_ready(180)
     wait_for(lambda: "blocked in store" in server.output())
+    assert seconds_to_end(server) < 10
+
+
+def test_so_does_a_server_that_starts_while_its_engine_is_looked_up(start: Start, tmp_path: Path):
+    blocking = tmp_path / "block"
+    blocking.touch()
+    server = start("tests.integration.blocked", "server", str(blocking), model="vllm+http://engine.invalid:8000/x")
+    wait_for(lambda: "blocked in asyncio" in server.output())
     assert seconds_to_end(server) < 10

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -101,6 +102,16 @@ def test_what_this_process_uses_is_counted() -> None:
         ("0::/pod/container", {"pod/cpu.max": "200000 100000", "pod/container/cpu.max": "max 100000"}, 2),
         ("4:cpu,cpuacct:/job", {"cpu/job/cpu.cfs_quota_us": "300000", "cpu/job/cpu.cfs_period_us": "100000"}, 3),
         ("4:cpu,cpuacct:/job", {"cpu/job/cpu.cfs_quota_us": "-1", "cpu/job/cpu.cfs_period_us": "100000"}, 4),
+        ("4:cpu,cpuacct:/job", {"cpu/job/cpu.cfs_quota_us": "100000"}, 4),
+        ("2:cpuset:/a\n1:cpu:/job", {"cpu/cpu.cfs_quota_us": "200000", "cpu/cpu.cfs_period_us": "100000"}, 2),
+        ("0::/\udcff", {"cpu.max": "200000 100000"}, 2),  # a group's name is bytes
+        ("0::/pod:1", {"pod:1/cpu.max": "200000 100000"}, 2),
+        ("0::/../../outside", {"cpu.max": "200000 100000"}, 2),
+        *(
+            ("0::/", {"cpu.max": odd}, 4)
+            for odd in ("", "200000", "1e5 100000", "200000 0", "²00000 100000", "a b", "\udcff 1")
+        ),
+        *((odd, {"cpu.max": "200000 100000"}, 4) for odd in ("", "\n", "0", "0:", "0::", "::", "x::/", "\udcff")),
     ],
 )
 def test_torch_gets_the_cores_that_a_container_allows(
@@ -113,7 +124,7 @@ def test_torch_gets_the_cores_that_a_container_allows(
         **{f"groups/{name}": text for name, text in files.items()},
     }.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(f"{text}\n")
+        (tmp_path / name).write_text(f"{text}\n", errors="surrogateescape")
     torch.set_num_threads(4)
     give_threads_to_torch()
     assert torch.get_num_threads() == expected
@@ -130,3 +141,54 @@ def test_where_nothing_is_known_of_others_torch_keeps_its_threads(
     free = FreeCores(range(2), clock=lambda: next(now))
     free.share()
     assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "ticks"),
+    [
+        ("cpu  9 9 9 9 9 9 9\ncpu0 1 2 4 99 99 8 16 9 9 9\ncpu1 32 0 0 9 9 0 0\ncpu2 64 0 0 9 9 0 0\nintr 9\n", 63),
+        ("cpu0 1 2 4 99 99 8 16", 31),
+        ("cpu7 1 0 0 9 9 0 0\ncpu8 1 0 0 9 9 0 0\n", 0),  # cores that are not this process's, or have other numbers
+        ("cpu0 1 2 4 99\ncpu1 1 0 0 9 9 0 0\n", 1),  # too few columns
+        ("cpu 1 2 3\ncpufreq 1 2 3\n\n \nnull\0\udcff\ncpu0\n", 0),
+        ("cpu0 a b c d e f g\ncpu0 -1 0 0 9 9 0 0\ncpu² 1 1 1 1 1 1 1\n", 0),
+        ("", 0),
+    ],
+)
+def test_statistics_of_any_shape_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, ticks: int
+) -> None:
+    statistics = tmp_path / "stat"
+    statistics.write_text(text, errors="surrogateescape")
+    monkeypatch.setattr("ml.threads._STATISTICS", statistics)
+    assert used_seconds(range(2)) == ticks / os.sysconf("SC_CLK_TCK")
+
+
+def test_no_statistics_or_clock_end_a_thread() -> None:
+    torch.set_num_threads(2)
+    used, now = iter((5.0, 0.0, 1e300, 0.0, 0.0)), iter((0.0, 1.0, 1.0, 2.0, 2.0, 1.0, 3.0, 3.0))
+    free = FreeCores(range(2), lambda _: next(used), lambda: 0.0, lambda: next(now))
+    for expected in (2, 1, 1, 2):  # cores that vanish, cores that appear, time that goes back, and peace
+        free.share()
+        assert torch.get_num_threads() == expected
+
+
+def test_whoever_comes_next_in_the_process_gets_all_threads() -> None:
+    torch.set_num_threads(2)
+
+    def leave_cores() -> None:
+        machine = Machine(2)
+        with machine.free() as free:
+            machine.run(1.0, others=2.0)
+            free.share()
+            seen.append(torch.get_num_threads())
+
+    def come_next() -> None:
+        seen.append(torch.get_num_threads())
+
+    seen: list[int] = []
+    for program in (leave_cores, come_next):
+        thread = threading.Thread(target=program)
+        thread.start()
+        thread.join()
+    assert seen == [1, 2]
