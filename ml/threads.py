@@ -64,10 +64,11 @@ def _own_cores() -> Collection[int]:
 
 
 class FreeCores:
-    """Gives torch's operations in one thread as many threads as there are cores that no other process uses.
+    """Gives torch's operations in one thread the cores that other processes leave, and at least half of them.
 
     The threads of an operation wait for the slowest of them. Where a worker keeps both of two cores busy, a prompt
-    takes longer on two threads than on one, and the worker gets less done meanwhile. Some sums may differ by the
+    takes longer on two threads than on one, and the worker gets less done meanwhile. But half of the cores are always
+    taken: others that came first would else keep all of them. Some sums may differ by the
     rounding of float32 between one number of threads and another. Where the kernel has no /proc/stat, nothing changes.
 
     Torch starts new threads with the number that was set last, in any thread. So leave it as a context manager, which
@@ -107,7 +108,8 @@ class FreeCores:
         now, others = self._look()
         taken = (others - self._others) / (now - self._since)
         self._since, self._others = now, others
-        torch.set_num_threads(max(1, min(self._max_threads, int(len(self._cores) - taken + _SPARE))))
+        cores = len(self._cores)
+        torch.set_num_threads(max(1, min(self._max_threads, max(int(cores - taken + _SPARE), cores // 2))))
 
     def _look(self) -> tuple[float, float]:
         """The time, and the seconds that other processes have used by then."""

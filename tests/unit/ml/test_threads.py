@@ -48,8 +48,9 @@ def threads() -> Iterator[None]:
         (8, 8, 0.2, 8),
         (8, 8, 1.0, 7),
         (8, 8, 2.9, 5),
-        (8, 2, 4.0, 2),  # enough is left
-        (8, 2, 7.0, 1),
+        (8, 8, 7.9, 4),  # half of them, whatever others want
+        (8, 2, 7.9, 2),
+        (3, 3, 3.0, 1),
         (1, 1, 1.0, 1),
     ],
 )
@@ -66,7 +67,7 @@ def test_threads_come_back_when_others_have_gone() -> None:
     torch.set_num_threads(4)
     machine = Machine(4)
     free = machine.free()
-    for others, expected in ((3.0, 1), (1.0, 3), (0.0, 4), (4.0, 1), (0.0, 4)):
+    for others, expected in ((3.0, 2), (1.0, 3), (0.0, 4), (4.0, 2), (0.0, 4)):
         machine.run(0.3, others=others)
         free.share()
         assert torch.get_num_threads() == expected
