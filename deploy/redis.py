@@ -15,12 +15,16 @@ from typing import Self
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
 from deploy.process import POLL_SECONDS, Child, StartError
 
 # The kernel holds a socket's path in 108 bytes (104 on macOS), the closing NUL among them.
 _LONGEST_SOCKET_PATH = 103
+
+_SECONDS = 1.0
+"""How long one question whether the server is ready waits for its answer."""
 
 
 class RedisNotFoundError(Exception):
@@ -109,13 +113,13 @@ class RedisServer:
 
     def _wait(self, child: Child, timeout: float) -> None:
         deadline = time.monotonic() + timeout
-        with Redis(unix_socket_path=str(self.socket), retry=Retry(NoBackoff(), 0)) as client:
+        with Redis(unix_socket_path=str(self.socket), socket_timeout=_SECONDS, retry=Retry(NoBackoff(), 0)) as client:
             while time.monotonic() < deadline:
                 child.check()
                 try:
                     client.ping()
                     return
-                except RedisConnectionError:  # no socket yet, or still reading its file
+                except (RedisConnectionError, RedisTimeoutError):  # no socket yet, or still reading its file
                     time.sleep(POLL_SECONDS)
         raise StartError(f"Redis did not answer within {timeout:.0f} s:\n{child.last_lines()}")
 

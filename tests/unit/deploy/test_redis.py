@@ -54,6 +54,32 @@ def test_the_bundled_server_is_found_without_one_on_path(monkeypatch: pytest.Mon
     assert find_executable().name == "redis-server"
 
 
+SLOW = """
+import os, socket, sys
+
+path = sys.argv[sys.argv.index("--unixsocket") + 1]
+with socket.socket(socket.AF_UNIX) as listener:
+    listener.bind(path)
+    listener.listen()
+    asked, _ = listener.accept()  # and never answered
+    asked.recv(1)
+    os.set_inheritable(asked.fileno(), True)
+os.unlink(path)
+os.execv({server!r}, [{server!r}, *sys.argv[1:]])
+"""
+
+
+def test_a_server_that_does_not_answer_at_once_is_asked_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As where its disk is slow: it listens before it has read its file."""
+    slow = tmp_path / "slow"
+    slow.write_text(f"#!{sys.executable}" + SLOW.format(server=str(find_executable())))
+    slow.chmod(0o700)
+    monkeypatch.setattr(embedded, "find_executable", lambda: slow)
+    monkeypatch.setattr(embedded, "_SECONDS", 0.1)
+    with RedisServer(tmp_path) as server, redis.Redis.from_url(server.url) as client:
+        assert client.ping()
+
+
 def test_a_server_that_cannot_start_shows_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(embedded, "find_executable", lambda: Path("/bin/false"))
     with pytest.raises(StartError, match="Redis server ended with exit code 1"):
