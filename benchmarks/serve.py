@@ -68,7 +68,7 @@ class Bench:
     def _one(self) -> list[Figure]:
         torch.set_num_threads(self._threads)
         keep_freed_memory()
-        rounds, calls = round(4 * self._seconds), round(40 * self._seconds)
+        rounds, calls = max(2, round(0.6 * self._seconds)), round(40 * self._seconds)
         module = bare.load_bare(self._folder)
         runner = load_model(str(self._folder), device="cpu", threads=self._threads).runner()
         with (

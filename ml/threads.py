@@ -90,7 +90,7 @@ class FreeCores:
             own: seconds that this process has used.
             clock: seconds that have passed.
         """
-        self._max_threads = torch.get_num_threads()
+        self._max_threads = self._threads = torch.get_num_threads()
         self._cores = _own_cores() if cores is None else cores
         self._used, self._own, self._clock = used, own, clock
         self._since, self._others = self._look()
@@ -109,7 +109,10 @@ class FreeCores:
         taken = (others - self._others) / (now - self._since)
         self._since, self._others = now, others
         cores = len(self._cores)
-        torch.set_num_threads(max(1, min(self._max_threads, max(int(cores - taken + _SPARE), cores // 2))))
+        threads = max(1, min(self._max_threads, max(int(cores - taken + _SPARE), cores // 2)))
+        if threads != self._threads:  # torch throws oneDNN's kernels away each time it is given a number
+            torch.set_num_threads(threads)
+            self._threads = threads
 
     def _look(self) -> tuple[float, float]:
         """The time, and the seconds that other processes have used by then."""

@@ -20,8 +20,8 @@ from gloss.v1.inference_service_pb2_grpc import InferenceServiceStub
 Way = Callable[[Sequence[int]], Awaitable[float]]
 """Seconds that a prompt's next token takes."""
 
-PROMPTS = 8
-"""Prompts that a way answers in a row."""
+PROMPTS = 64
+"""Prompts that a way answers in a row: enough for a server to notice that the cores are its own again."""
 TOKENS, CONTINUED = 64, 16
 
 
