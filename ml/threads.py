@@ -68,8 +68,8 @@ class FreeCores:
 
     The threads of an operation wait for the slowest of them. Where a worker keeps both of two cores busy, a prompt
     takes longer on two threads than on one, and the worker gets less done meanwhile. But half of the cores are always
-    taken: others that came first would else keep all of them. Some sums may differ by the
-    rounding of float32 between one number of threads and another. Where the kernel has no /proc/stat, nothing changes.
+    taken: others that came first would else keep all of them. Some sums may differ by the rounding of float32 between
+    one number of threads and another. Where the kernel has no /proc/stat, nothing changes.
 
     Torch starts new threads with the number that was set last, in any thread. So leave it as a context manager, which
     restores the number, or whoever comes next in the process gets what was free at the end.
