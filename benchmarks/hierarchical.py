@@ -102,9 +102,10 @@ def find(model: ExplainableModel, context: Context, figure: Figure, cache: KeptC
     ours, evaluations = _result(model, asked, cache, until)
     if ours is None or ours.hierarchy is None:
         return None
-    alone = np.array([each.attribution for each in flat.attributions])
+    missed = [each.standard_error is None for each in ours.attributions]
+    alone = np.where(missed, [abs(each.attribution) for each in flat.attributions], 0.0)
     pruned = [node for node in ours.hierarchy.nodes if node.hidden is not None]
-    hides = [np.abs(alone[node.first_feature :][: node.feature_count]).max() - (node.hidden or 0.0) for node in pruned]
+    hides = [alone[node.first_feature :][: node.feature_count].max() - (node.hidden or 0.0) for node in pruned]
     return Found(
         context.name,
         len(flat.tokens),

@@ -9,7 +9,8 @@ from dataclasses import replace
 import numpy as np
 
 from ml import spec
-from ml.explain.estimator import Estimate, FloatArray, with_rows
+from ml.explain.estimator import BoolArray, Estimate, FloatArray, with_rows
+from ml.explain.hierarchy.arrangement import Arrangement
 from ml.explain.hierarchy.contributions import WHOLE, Asked, Contribution
 from ml.explain.hierarchy.tree import Node
 from ml.explain.sampling.errors import completeness_error, deviation, has_converged, moderated, stability
@@ -21,7 +22,7 @@ _SURE = 2
 
 
 class KnownParts:
-    """A tree that grows at its ends: the parts that were looked into, and their children.
+    """The parts of a text that were measured: the children of those that were looked into, and leaves anywhere.
 
     Attributes:
         asked: the coalitions, and their values.
@@ -35,10 +36,10 @@ class KnownParts:
         self.values: dict[Node, float] = {}
         self.standard_errors: dict[Node, float] = {}
         self.rest: Contribution | None = None
-        self._root = root
         self._method = method
         self._limit = limit
         self._contributions: dict[Node, Contribution] = {root: WHOLE}
+        self._arranged = Arrangement.of([root], len(root))
 
     def add(self, contributions: Mapping[Node, Contribution]) -> None:
         """Add contributions, whose coalitions have values."""
@@ -46,6 +47,7 @@ class KnownParts:
         values, errors, _ = _evaluated(list(contributions.values()), self.asked.values)
         self.values.update(zip(contributions, values.tolist(), strict=True))
         self.standard_errors.update(zip(contributions, errors.tolist(), strict=True))
+        self._arranged = Arrangement.of(self._contributions, self.asked.features)
 
     @property
     def threshold(self) -> float:
@@ -62,28 +64,39 @@ class KnownParts:
         return max((self.standard_errors[node] for node in self._ends()), default=0.0)
 
     def candidates(self) -> list[Node]:
-        """The parts that are worth looking into, the largest first."""
+        """The parts that are worth looking into, the one with the largest value left first."""
         least = self.threshold
         found = [node for node in self._ends() if node.children and self._stands_out(node, least)]
-        return sorted(found, key=lambda node: -abs(self.values[node]))
+        left = self.left()
+        return sorted(found, key=lambda node: -left[node])
 
-    def little(self) -> list[Node]:
-        """The parts that seem to carry little: those not looked into, and leaves up to the threshold."""
-        least = self.threshold
-        return [node for node in self._ends() if node.children or abs(self.values[node]) <= least]
+    def left(self) -> dict[Node, float]:
+        """The size of what the leaves that are known leave of each part's value."""
+        nodes = self._arranged.nodes
+        values = np.array([self.values.get(node, 0.0) for node in nodes])
+        return dict(zip(nodes, np.abs(self._arranged.left(values)).tolist(), strict=True))
+
+    def little(self) -> BoolArray:
+        """The features that seem to carry little, bool [features]: unknown ones, and those up to the threshold."""
+        return np.isin(self._arranged.owners, list(self._rest()))
 
     def estimate(self) -> Estimate:
-        """The estimate for features. Those of a part that was not looked into have equal shares of its value."""
-        nodes = [node for node in self._root if node in self._contributions]
+        """The estimate for features. Those of a part of which none is known have equal shares of its value.
+
+        If some are known, the others have 0. What is left of the part's value is then mostly what they do together, and
+        no feature that was not measured shall rank before its neighbour that was.
+        """
+        nodes, owners = self._arranged.nodes, self._arranged.owners
         contributions = [self._contributions[node] for node in nodes]
-        ends = [index for index, node in enumerate(nodes) if not self._looked_into(node)]
-        sizes = np.array([len(nodes[index]) for index in ends])
+        ends = np.flatnonzero(self._arranged.counts)
+        sizes = np.array([len(node) for node in nodes])
+        untouched = self._arranged.counts == sizes
 
         def estimate(values: FloatArray) -> Estimate:
             found, errors, freedom = _evaluated(contributions, values)
             return Estimate(
-                attributions=np.repeat(found[ends] / sizes, sizes),
-                standard_errors=np.repeat(np.where(sizes == 1, errors[ends], np.inf), sizes),
+                attributions=np.where(untouched, found / sizes, 0.0)[owners],
+                standard_errors=np.where(sizes == 1, errors, np.inf)[owners],
                 freedom=freedom,
             )
 
@@ -96,7 +109,7 @@ class KnownParts:
             converged=precise and not self.candidates(),
             completeness_error=completeness_error(found.attributions, float(values[0])) if sums else None,
             stability=self._stability([contributions[index] for index in ends]),
-            hierarchy=self._hierarchy(nodes, values, errors),
+            hierarchy=self._hierarchy(values, errors),
         )
 
     def _stability(self, ends: Sequence[Contribution]) -> float | None:
@@ -106,19 +119,16 @@ class KnownParts:
         pairs = np.array([each.of_pairs(self.asked.values) for each in ends])
         return stability(pairs[:, 0::2].mean(axis=1), pairs[:, 1::2].mean(axis=1))
 
-    def _hierarchy(self, nodes: Sequence[Node], values: FloatArray, errors: FloatArray) -> Hierarchy:
-        indices = {node: place for place, node in enumerate(nodes)}
-        parts = {node: [child for child in node.children if child in indices] for node in nodes}
-        sizes = dict(zip(nodes, np.abs(values).tolist(), strict=True))
-        excess = max((sizes[child] - sizes[node] for node in nodes for child in parts[node]), default=0.0)
+    def _hierarchy(self, values: FloatArray, errors: FloatArray) -> Hierarchy:
+        nodes, parents = self._arranged.nodes, self._arranged.parents
+        sizes = np.abs(values)
+        excess = float((sizes[1:] - sizes[parents[1:]]).max(initial=0.0))
+        children: list[list[int]] = [[] for _ in nodes]
+        for index, parent in enumerate(parents[1:].tolist(), 1):
+            children[parent].append(index)
         removal = self._method.node_value is NodeValue.REMOVAL
-        little = set(self.little()) if removal and parts[self._root] else set()
-        hidden = {
-            node: sizes[node] + max(0.0, excess) + _SURE * error
-            for node, error in zip(nodes, errors.tolist(), strict=True)
-            if node.children and not parts[node]
-        }
-        numbers = zip(nodes, values.tolist(), errors.tolist(), strict=True)
+        rest = self._rest() if removal and len(nodes) > 1 else set()
+        hidden = np.abs(self._arranged.left(values)) + excess + _SURE * errors
         return Hierarchy(
             tuple(
                 HierarchyNode(
@@ -126,25 +136,35 @@ class KnownParts:
                     span=node.span,
                     first_feature=node.start,
                     feature_count=len(node),
-                    value=value,
-                    standard_error=error,
-                    looked_into=bool(parts[node]),
-                    children=tuple(indices[child] for child in parts[node]),
-                    hidden=hidden.get(node),
-                    in_rest=node in little,
+                    value=float(values[index]),
+                    standard_error=float(errors[index]),
+                    looked_into=self._looked_into(index),
+                    children=tuple(children[index]),
+                    hidden=float(hidden[index]) if node.children and not self._looked_into(index) else None,
+                    in_rest=index in rest,
                 )
-                for node, value, error in numbers
+                for index, node in enumerate(nodes)
             ),
             self._method.node_value,
             None if self.rest is None else self.rest.value(self.asked.values),
         )
 
-    def _ends(self) -> list[Node]:
-        """The known parts without known children: leaves, and parts that were not looked into."""
-        return [node for node in self._root if node in self.values and not self._looked_into(node)]
+    def _rest(self) -> set[int]:
+        """What seems to carry little: parts that were not looked into, and leaves up to the threshold."""
+        least = self.threshold
+        return {
+            index
+            for index, node in enumerate(self._arranged.nodes)
+            if index and not self._looked_into(index) and (node.children or abs(self.values[node]) <= least)
+        }
 
-    def _looked_into(self, node: Node) -> bool:
-        return bool(node.children) and node.children[0] in self._contributions
+    def _ends(self) -> list[Node]:
+        """The known parts that were not looked into: leaves, and parts of which not all is known."""
+        nodes = self._arranged.nodes
+        return [node for index, node in enumerate(nodes) if index and not self._looked_into(index)]
+
+    def _looked_into(self, index: int) -> bool:
+        return bool(self._arranged.counts[index] == 0)
 
     def _stands_out(self, node: Node, least: float) -> bool:
         return abs(self.values[node]) >= max(least, _SURE * self.standard_errors[node])
