@@ -14,7 +14,7 @@ from ml.errors import CapabilityError
 from ml.explain import methods, rows
 from ml.explain.estimator import Estimate, Estimating, FloatArray
 from ml.explain.explainers.hierarchical import HierarchicalExplainer
-from ml.explain.hierarchy.prior import prior
+from ml.explain.hierarchy.prior import prior_of
 from ml.explain.numbers import known
 from ml.explain.problem import prepare
 from ml.explain.rows import Row
@@ -130,7 +130,7 @@ class Run(Work):
         """The explainer at work, on the value function or on the model's internals."""
         explainer, perturbed = self.problem.explainer, self.problem.perturbation
         if isinstance(explainer, HierarchicalExplainer):
-            explainer = replace(explainer, prior=prior(perturbed, target.tokens + target.rejected))
+            explainer = replace(explainer, prior=prior_of(perturbed, target.tokens + target.rejected))
         if not isinstance(explainer, InternalsExplainer):
             return explainer(value)
         if not isinstance(self._model, ModelInternals):

@@ -12,22 +12,26 @@ from ml.explain.hierarchy.contributions import Contribution, LeaveOneOut
 from ml.explain.hierarchy.tree import Node
 from ml.explain.removal import Perturbation
 
-_ANYWAY = 3.0
-"""What a feature has without a token of the target, as log(features / those with the token)."""
+_SHARED = 0.2
+"""The weight of shared tokens against that of nearness."""
 
 
-def prior(perturbed: Perturbation, target: Collection[int]) -> FloatArray:
+def prior_of(perturbed: Perturbation, target: Collection[int]) -> FloatArray:
     """How much each feature may matter for a target's tokens, in no unit, float64 [features].
 
-    A feature may matter more the rarer the tokens that it shares with the target, and the nearer it is to the target.
-    This takes no evaluation, and no more than tokens of the model.
+    A feature may matter more the nearer it is to the target, and the more and the rarer tokens it shares with it. This
+    takes no evaluation, and nothing of the model but its tokens.
     """
     features, mine = perturbed.features, perturbed.owner >= 0
-    pairs = np.stack([perturbed.ids[mine], perturbed.owner[mine]])
-    tokens, owners = np.unique(pairs[:, np.isin(pairs[0], list(target))], axis=1)
+    near = 1 / np.arange(features, 0, -1)
+    pairs = np.unique(np.stack([perturbed.ids[mine], perturbed.owner[mine]]), axis=1)  # [2, pairs]
+    tokens, owners = pairs[:, np.isin(pairs[0], list(target))]
     _, token, having = np.unique(tokens, return_inverse=True, return_counts=True)
-    shared = np.bincount(owners, weights=np.log(features / having)[token], minlength=features)
-    return (_ANYWAY + shared) / np.arange(features, 0, -1)
+    shared = np.bincount(owners, weights=np.log(features / having)[token], minlength=features) ** 2
+    sizes: FloatArray = near / near.sum()
+    if shared.any():
+        sizes += _SHARED * shared / shared.sum()
+    return sizes
 
 
 class Guide:
