@@ -80,6 +80,7 @@ class HierarchicalExplainer:
         search = removal or ExactOwen(known.asked, self.root)
         limited = self.budget.max_evaluations is not None  # without a limit the order makes no difference
         guide = Guide(self.root, self.prior, removal) if removal and limited and self.prior is not None else None
+        limit = self.max_evaluations
         found, reported = search.look_into(self.root), 0
         while found:
             if not (yield from known.asked.answer(game)):
@@ -89,26 +90,14 @@ class HierarchicalExplainer:
             if len(known.asked) >= (1 + PLAIN_GROWTH) * reported:
                 reported = len(known.asked)
                 yield known.estimate()
-            found = self._next(known, search, guide)
+            found = _next(known, search, guide, limit - len(known.asked) - (0 if removal is None else 1))
         stop = StopReason.EVALUATIONS if known.candidates() else StopReason.COMPLETE
         little = known.little()
-        if removal is not None and little.any() and len(known.asked) < self.max_evaluations:
+        if removal is not None and little.any() and len(known.asked) < limit:
             known.rest = removal.without(little)
             if not (yield from known.asked.answer(game)):
                 known.rest, stop = None, StopReason.DURATION
         yield replace(known.estimate(), stop=stop)
-
-    def _next(self, known: KnownParts, search: Search, guide: Guide | None) -> dict[Node, Contribution]:
-        """What to measure next: the children of a part, or likely leaves; nothing if the search is over."""
-        reserved = 1 if self.method.node_value is NodeValue.REMOVAL else 0
-        limit = self.max_evaluations - len(known.asked) - reserved
-        candidates = known.candidates()
-        part = next((each for each in candidates if search.cost(each) <= limit), None)
-        if guide is not None and candidates and limit > 0:
-            least = 0.0 if part is None else known.left()[part] / _evaluations_to_a_leaf(part)
-            if found := guide.measure(known.values, min(MAX_CHILDREN, limit), least):
-                return found
-        return {} if part is None else search.look_into(part)
 
     def _sample(self, game: Game, known: KnownParts) -> Estimating:
         """Draw random orders of the parts, look into those that stand out, and draw more orders of all known parts."""
@@ -145,6 +134,17 @@ class HierarchicalExplainer:
         if self.method.node_value is not NodeValue.OWEN:
             return False
         return owen_coalitions(self.root) > min(self.budget.max_evaluations or DEFAULT_SAMPLES, _MAX_EXACT)
+
+
+def _next(known: KnownParts, search: Search, guide: Guide | None, limit: int) -> dict[Node, Contribution]:
+    """What to measure next with up to `limit` evaluations: a part's children, or likely leaves; nothing at the end."""
+    candidates = known.candidates()
+    part = next((each for each in candidates if search.cost(each) <= limit), None)
+    if guide is not None and candidates and limit > 0:
+        least = 0.0 if part is None else candidates[part] / _evaluations_to_a_leaf(part)
+        if found := guide.measure(known.values, min(MAX_CHILDREN, limit), least):
+            return found
+    return {} if part is None else search.look_into(part)
 
 
 def _evaluations_to_a_leaf(part: Node) -> float:

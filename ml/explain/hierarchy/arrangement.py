@@ -19,13 +19,17 @@ class Arrangement:
         nodes: each before those within it, in the order of the text.
         parents: of each, the smallest known part around it, by its index, int64 [nodes]; −1 for the whole text.
         owners: of each feature, the smallest known part around it, by its index, int64 [features].
-        counts: how many features have none smaller than this, int64 [nodes]; 0 for what was looked into.
+        sizes: how many features each has, int64 [nodes].
+        counts: how many of them have none smaller than this, int64 [nodes]; 0 for what was looked into.
+        ends: which nodes were not looked into: leaves, and parts of which not all is known.
     """
 
     nodes: list[Node]
     parents: IntArray
     owners: IntArray
+    sizes: IntArray
     counts: IntArray
+    ends: IntArray
 
     @classmethod
     def of(cls, known: Iterable[Node], features: int) -> Arrangement:
@@ -36,7 +40,9 @@ class Arrangement:
         for index, node in enumerate(nodes):
             parents[index] = owners[node.start]
             owners[node.start : node.stop] = index
-        return cls(nodes, parents, owners, np.bincount(owners, minlength=len(nodes)))
+        sizes = np.array([len(node) for node in nodes])
+        counts = np.bincount(owners, minlength=len(nodes))
+        return cls(nodes, parents, owners, sizes, counts, np.flatnonzero(counts))
 
     def left(self, values: FloatArray) -> FloatArray:
         """Of the values of the known parts, what those within a part that was not looked into leave of its own."""

@@ -26,7 +26,7 @@ class KnownParts:
 
     Attributes:
         asked: the coalitions, and their values.
-        values, standard_errors: of the known parts below the whole text.
+        values: of the known parts below the whole text.
         rest: what the parts that seem to carry little contribute together; None as long as it is unknown.
     """
 
@@ -34,20 +34,23 @@ class KnownParts:
         """Begin with the whole text alone; `limit` is the standard error that is asked for, if any."""
         self.asked = Asked(len(root))
         self.values: dict[Node, float] = {}
-        self.standard_errors: dict[Node, float] = {}
         self.rest: Contribution | None = None
         self._method = method
         self._limit = limit
         self._contributions: dict[Node, Contribution] = {root: WHOLE}
+        self._standard_errors: dict[Node, float] = {}
         self._arranged = Arrangement.of([root], len(root))
+        self._values = self._errors = np.zeros(1)  # of what is arranged; the whole text's do not matter here
 
     def add(self, contributions: Mapping[Node, Contribution]) -> None:
         """Add contributions, whose coalitions have values."""
         self._contributions.update(contributions)
         values, errors, _ = _evaluated(list(contributions.values()), self.asked.values)
         self.values.update(zip(contributions, values.tolist(), strict=True))
-        self.standard_errors.update(zip(contributions, errors.tolist(), strict=True))
+        self._standard_errors.update(zip(contributions, errors.tolist(), strict=True))
         self._arranged = Arrangement.of(self._contributions, self.asked.features)
+        self._values = np.array([self.values.get(node, 0.0) for node in self._arranged.nodes])
+        self._errors = np.array([self._standard_errors.get(node, 0.0) for node in self._arranged.nodes])
 
     @property
     def threshold(self) -> float:
@@ -56,29 +59,29 @@ class KnownParts:
         It is a share of the largest value at an end of the tree. A part that was looked into may be worth far more than
         all it consists of, as where two sources say the same; that says nothing about which of its pieces matter.
         """
-        return self._method.threshold * max((abs(self.values[node]) for node in self._ends()), default=0.0)
+        return self._method.threshold * float(np.abs(self._values[self._arranged.ends]).max(initial=0.0))
 
     @property
     def largest_error(self) -> float:
         """The largest standard error of a part at the end of the tree."""
-        return max((self.standard_errors[node] for node in self._ends()), default=0.0)
+        return float(self._errors[self._arranged.ends].max(initial=0.0))
 
-    def candidates(self) -> list[Node]:
-        """The parts that are worth looking into, the one with the largest value left first."""
-        least = self.threshold
-        found = [node for node in self._ends() if node.children and self._stands_out(node, least)]
-        left = self.left()
-        return sorted(found, key=lambda node: -left[node])
+    def candidates(self) -> dict[Node, float]:
+        """The parts that are worth looking into, with the size of what is left of each one's value, the largest first.
 
-    def left(self) -> dict[Node, float]:
-        """The size of what the leaves that are known leave of each part's value."""
-        nodes = self._arranged.nodes
-        values = np.array([self.values.get(node, 0.0) for node in nodes])
-        return dict(zip(nodes, np.abs(self._arranged.left(values)).tolist(), strict=True))
+        What is left of a part is its value without those of leaves in it that are known.
+        """
+        ends, sizes = self._arranged.ends, np.abs(self._values)
+        stands_out = sizes >= np.maximum(self.threshold, _SURE * self._errors)
+        found = ends[(self._arranged.sizes[ends] > 1) & stands_out[ends]]
+        left = np.abs(self._arranged.left(self._values))[found]
+        order = np.argsort(-left, kind="stable")
+        return {self._arranged.nodes[found[index]]: float(left[index]) for index in order}
 
     def little(self) -> BoolArray:
         """The features that seem to carry little, bool [features]: unknown ones, and those up to the threshold."""
-        return np.isin(self._arranged.owners, list(self._rest()))
+        found: BoolArray = self._in_rest()[self._arranged.owners]
+        return found
 
     def estimate(self) -> Estimate:
         """The estimate for features. Those of a part of which none is known have equal shares of its value.
@@ -88,8 +91,7 @@ class KnownParts:
         """
         nodes, owners = self._arranged.nodes, self._arranged.owners
         contributions = [self._contributions[node] for node in nodes]
-        ends = np.flatnonzero(self._arranged.counts)
-        sizes = np.array([len(node) for node in nodes])
+        ends, sizes = self._arranged.ends, self._arranged.sizes
         untouched = self._arranged.counts == sizes
 
         def estimate(values: FloatArray) -> Estimate:
@@ -121,13 +123,13 @@ class KnownParts:
 
     def _hierarchy(self, values: FloatArray, errors: FloatArray) -> Hierarchy:
         nodes, parents = self._arranged.nodes, self._arranged.parents
-        sizes = np.abs(values)
+        sizes, looked_into = np.abs(values), self._arranged.counts == 0
         excess = float((sizes[1:] - sizes[parents[1:]]).max(initial=0.0))
         children: list[list[int]] = [[] for _ in nodes]
         for index, parent in enumerate(parents[1:].tolist(), 1):
             children[parent].append(index)
         removal = self._method.node_value is NodeValue.REMOVAL
-        rest = self._rest() if removal and len(nodes) > 1 else set()
+        in_rest = self._in_rest() & removal
         hidden = np.abs(self._arranged.left(values)) + excess + _SURE * errors
         return Hierarchy(
             tuple(
@@ -138,10 +140,10 @@ class KnownParts:
                     feature_count=len(node),
                     value=float(values[index]),
                     standard_error=float(errors[index]),
-                    looked_into=self._looked_into(index),
+                    looked_into=bool(looked_into[index]),
                     children=tuple(children[index]),
-                    hidden=float(hidden[index]) if node.children and not self._looked_into(index) else None,
-                    in_rest=index in rest,
+                    hidden=None if looked_into[index] or not node.children else float(hidden[index]),
+                    in_rest=bool(in_rest[index]),
                 )
                 for index, node in enumerate(nodes)
             ),
@@ -149,25 +151,13 @@ class KnownParts:
             None if self.rest is None else self.rest.value(self.asked.values),
         )
 
-    def _rest(self) -> set[int]:
-        """What seems to carry little: parts that were not looked into, and leaves up to the threshold."""
-        least = self.threshold
-        return {
-            index
-            for index, node in enumerate(self._arranged.nodes)
-            if index and not self._looked_into(index) and (node.children or abs(self.values[node]) <= least)
-        }
-
-    def _ends(self) -> list[Node]:
-        """The known parts that were not looked into: leaves, and parts of which not all is known."""
-        nodes = self._arranged.nodes
-        return [node for index, node in enumerate(nodes) if index and not self._looked_into(index)]
-
-    def _looked_into(self, index: int) -> bool:
-        return bool(self._arranged.counts[index] == 0)
-
-    def _stands_out(self, node: Node, least: float) -> bool:
-        return abs(self.values[node]) >= max(least, _SURE * self.standard_errors[node])
+    def _in_rest(self) -> BoolArray:
+        """Which parts seem to carry little: those not looked into, and leaves up to the threshold; bool [nodes]."""
+        found = np.zeros(len(self._arranged.nodes), dtype=np.bool_)
+        ends = self._arranged.ends
+        found[ends] = (self._arranged.sizes[ends] > 1) | (np.abs(self._values[ends]) <= self.threshold)
+        found[0] = False  # the whole text
+        return found
 
 
 def _evaluated(contributions: Sequence[Contribution], values: FloatArray) -> tuple[FloatArray, FloatArray, float]:
