@@ -594,6 +594,17 @@ def test_what_shares_rare_tokens_with_the_target_is_measured_first():
     assert {17, 90} <= {*measured}
 
 
+def test_what_is_known_of_the_rest_does_not_count_twice():
+    model = ToyModel({"good": 0.12, "yes": -12.0}, tokenizer=word_tokenizer(context=2048))
+    lines = ["the film was good ."] * 200
+    lines[17] = lines[90] = "yes ."
+    spec = asked(budget=Budget(max_evaluations=12), features=Features(Unit.SENTENCE))
+    found = last(Run(model, replace(spec, prompt=Prompt(text="\n\n".join(lines)))))
+    assert [found.attributions[number].attribution for number in (17, 90)] == pytest.approx([-12, -12])
+    assert found.hierarchy.rest_value > 12
+    assert not any("stands in several parts" in reason for reason in found.trust.reasons)
+
+
 def test_a_prior_of_many_tokens_and_features_is_positive_and_grows_towards_the_end():
     model = ToyModel({}, tokenizer=word_tokenizer(context=2048))
     for text in ("the film . " * 300, "yes " * 700, "yes"):
