@@ -51,9 +51,7 @@ def branches(result: v1.ExplanationResult) -> Branch | None:
             names.get(node.level, ""),
             node.value,
             figures.signed(node.value, digits_shown) + ("" if error == "exact" else f" {error}"),
-            f"not looked into, may hide up to {figures.number(node.hidden, digits_shown)}"
-            if node.HasField("hidden")
-            else "",
+            _note(node, digits_shown),
             tuple(map(grow, drawn)),
             len(children) - len(drawn),
         )
@@ -67,14 +65,22 @@ def rest_line(result: v1.ExplanationResult) -> str:
     if not found.HasField("rest_value"):
         return ""
     rest = [node for node in found.nodes if node.in_rest]
-    count = sum(node.feature_count for node in rest)
+    known = [found.nodes[child] for node in rest for child in node.children]  # they are counted for themselves
+    count = sum(node.feature_count for node in rest) - len(known)
     digits_shown = features.digits(result)
-    alone = figures.signed(sum(node.value for node in rest), digits_shown)
+    alone = figures.signed(sum(node.value for node in rest) - sum(node.value for node in known), digits_shown)
     together = figures.signed(found.rest_value, digits_shown)
     return (
         f"The {count:,} that carry little or were not looked into: {together} if left out together, and {alone} in all"
         " if each part is left out alone."
     )
+
+
+def _note(node: v1.HierarchyNode, digits_shown: int) -> str:
+    if not node.HasField("hidden"):
+        return ""
+    rest = "the rest " if node.children else ""
+    return f"{rest}not looked into, may hide up to {figures.number(node.hidden, digits_shown)}"
 
 
 def _shortened(text: str) -> str:

@@ -99,8 +99,9 @@ class HierarchyNode:
 
     Attributes:
         standard_error: 0 where nothing was sampled, None where too little is known yet.
-        children: by their indices among the nodes; empty for a leaf and for what was not looked into.
-        hidden: the most that any part of a node that was not looked into is expected to carry.
+        children: by their indices among the nodes; of a part that was not looked into, features that were measured on
+            their own.
+        hidden: the most that any other feature of a part that was not looked into is expected to carry.
         in_rest: whether it is among what the hierarchy's `rest_value` is about.
     """
 

@@ -6,15 +6,22 @@ or Owen values of the same tree. For parts that were not looked into, an estimat
 
 from __future__ import annotations
 
-import heapq
 import math
 from dataclasses import dataclass, replace
 
 from ml import spec
-from ml.explain.estimator import Estimate, Estimating, Game
-from ml.explain.hierarchy.contributions import ExactOwen, LeaveOneOut, SampledOwen, owen_coalitions
+from ml.explain.estimator import Estimate, Estimating, FloatArray, Game
+from ml.explain.hierarchy.contributions import (
+    Contribution,
+    ExactOwen,
+    LeaveOneOut,
+    SampledOwen,
+    Search,
+    owen_coalitions,
+)
 from ml.explain.hierarchy.known_parts import KnownParts
-from ml.explain.hierarchy.tree import Node
+from ml.explain.hierarchy.prior import Guide
+from ml.explain.hierarchy.tree import MAX_CHILDREN, Node
 from ml.explain.sampling.anytime import PLAIN_GROWTH
 from ml.explain.sampling.draws import DEFAULT_SAMPLES
 from ml.result import StopReason
@@ -33,6 +40,8 @@ class HierarchicalExplainer:
     root: Node
     method: spec.Hierarchical
     budget: spec.Budget
+    prior: FloatArray | None = None
+    """How much each feature may matter, in no unit, float64 [features]; it decides where leave-one-out looks first."""
 
     @property
     def max_evaluations(self) -> int:
@@ -66,31 +75,25 @@ class HierarchicalExplainer:
             yield from self._search(game, known)
 
     def _search(self, game: Game, known: KnownParts) -> Estimating:
-        """Look into the part with the largest value, again and again, and then remove the rest together."""
+        """Look into the part with the largest value, or measure likely leaves, and then remove the rest together."""
         removal = LeaveOneOut(known.asked) if self.method.node_value is NodeValue.REMOVAL else None
         search = removal or ExactOwen(known.asked, self.root)
-        reserved = 0 if removal is None else 1
-        waiting, reported = [(-math.inf, 0, self.root)], 0
-        stop = StopReason.COMPLETE
-        while waiting:
-            size, _, node = heapq.heappop(waiting)
-            if -size < known.threshold:
-                break
-            if node is not self.root and len(known.asked) + search.cost(node) + reserved > self.max_evaluations:
-                stop = StopReason.EVALUATIONS
-                continue  # another part may have fewer children
-            found = search.look_into(node)
+        limited = self.budget.max_evaluations is not None  # without a limit the order makes no difference
+        guide = Guide(self.root, self.prior, removal) if removal and limited and self.prior is not None else None
+        limit = self.max_evaluations
+        found, reported = search.look_into(self.root), 0
+        while found:
             if not (yield from known.asked.answer(game)):
                 yield _out_of_time(known)
                 return
             known.add(found)
-            for child in node.children:
-                if child.children:
-                    heapq.heappush(waiting, (-abs(known.values[child]), child.start, child))
             if len(known.asked) >= (1 + PLAIN_GROWTH) * reported:
                 reported = len(known.asked)
                 yield known.estimate()
-        if removal is not None and (little := known.little()) and len(known.asked) < self.max_evaluations:
+            found = _next(known, search, guide, limit - len(known.asked) - (0 if removal is None else 1))
+        stop = StopReason.EVALUATIONS if known.candidates() else StopReason.COMPLETE
+        little = known.little()
+        if removal is not None and little.any() and len(known.asked) < limit:
             known.rest = removal.without(little)
             if not (yield from known.asked.answer(game)):
                 known.rest, stop = None, StopReason.DURATION
@@ -131,6 +134,22 @@ class HierarchicalExplainer:
         if self.method.node_value is not NodeValue.OWEN:
             return False
         return owen_coalitions(self.root) > min(self.budget.max_evaluations or DEFAULT_SAMPLES, _MAX_EXACT)
+
+
+def _next(known: KnownParts, search: Search, guide: Guide | None, limit: int) -> dict[Node, Contribution]:
+    """What to measure next with up to `limit` evaluations: a part's children, or likely leaves; nothing at the end."""
+    candidates = known.candidates()
+    part = next((each for each in candidates if search.cost(each) <= limit), None)
+    if guide is not None and candidates and limit > 0:
+        least = 0.0 if part is None else candidates[part] / _evaluations_to_a_leaf(part)
+        if found := guide.measure(known.values, min(MAX_CHILDREN, limit), least):
+            return found
+    return {} if part is None else search.look_into(part)
+
+
+def _evaluations_to_a_leaf(part: Node) -> float:
+    """About how many evaluations it takes to find a leaf of a part: its groups' children, level by level."""
+    return MAX_CHILDREN * math.log(len(part), MAX_CHILDREN)
 
 
 def _out_of_time(known: KnownParts) -> Estimate:

@@ -9,7 +9,7 @@ siblings, and everything before its parent.
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -108,19 +108,25 @@ class LeaveOneOut:
 
     def __init__(self, asked: Asked) -> None:
         self._asked = asked
+        self._found: dict[Node, Contribution] = {}
 
     def cost(self, node: Node) -> int:
-        """One for each child."""
-        return len(node.children)
+        """One for each child that was not left out before."""
+        return sum(child not in self._found for child in node.children)
 
     def look_into(self, node: Node) -> dict[Node, Contribution]:
         """See `Search`."""
-        return {child: self.without([child]) for child in node.children}
+        return self.of(node.children)
 
-    def without(self, nodes: list[Node]) -> Contribution:
-        """The loss when several parts are left out together."""
-        left_out = np.any([node.members(self._asked.features) for node in nodes], axis=0)
-        return Contribution(np.array([FULL]), self._asked.numbers(~left_out[None]), np.ones(1))
+    def of(self, nodes: Sequence[Node]) -> dict[Node, Contribution]:
+        """The loss when each of `nodes` is left out alone."""
+        for node in nodes:
+            self._found.setdefault(node, self.without(node.members(self._asked.features)))
+        return {node: self._found[node] for node in nodes}
+
+    def without(self, members: BoolArray) -> Contribution:
+        """The loss when features, bool [features], are left out together."""
+        return Contribution(np.array([FULL]), self._asked.numbers(~members[None]), np.ones(1))
 
 
 class ExactOwen:

@@ -178,14 +178,16 @@ def _hidden(result: ExplanationResult) -> Iterator[Reason]:
     pruned = [node for node in found.nodes if node.hidden is not None]
     hidden = max((node.hidden or 0.0 for node in pruned), default=0.0)
     if hidden > largest / 2:
-        features = sum(node.feature_count for node in pruned)
+        features = sum(node.feature_count - len(node.children) for node in pruned)
         yield (
             Verdict.CAUTION,
             f"{features} of {len(result.attributions)} features are in parts that were not looked into, and one of them"
             f" may carry as much as {hidden:.2g}; the largest that was found carries {largest:.2g}. Allow more"
             " evaluations.",
         )
-    alone = math.fsum(node.value for node in found.nodes if node.in_rest)
+    rest = [node for node in found.nodes if node.in_rest]
+    known = [found.nodes[child] for node in rest for child in node.children]  # each is in the rest itself, or is not
+    alone = math.fsum(node.value for node in rest) - math.fsum(node.value for node in known)
     together = found.rest_value or 0.0
     if abs(together) > largest and abs(together - alone) > abs(together) / 2:
         yield (

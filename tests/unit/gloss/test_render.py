@@ -143,6 +143,36 @@ def test_the_parts_of_a_text_are_drawn_as_far_as_they_were_looked_into() -> None
     assert "may hide up to 0.75" in html.page(found)
 
 
+def test_of_a_part_that_was_not_looked_into_what_is_known_is_drawn_and_counted_once() -> None:
+    found = explained()
+    found.result.hierarchy.nodes.extend(
+        [
+            v1.HierarchyNode(
+                level=v1.NODE_LEVEL_TEXT, span=v1.CharacterSpan(start=0, end=24), feature_count=5, value=3.5,
+                looked_into=True, children=[1, 3],
+            ),
+            v1.HierarchyNode(
+                level=v1.NODE_LEVEL_SENTENCE, span=v1.CharacterSpan(start=0, end=21), feature_count=4, value=3.0,
+                hidden=0.75, in_rest=True, children=[2],
+            ),
+            v1.HierarchyNode(
+                level=v1.NODE_LEVEL_WORD, span=v1.CharacterSpan(start=15, end=21), first_feature=3, feature_count=1,
+                value=2.5,
+            ),
+            v1.HierarchyNode(
+                level=v1.NODE_LEVEL_WORD, span=v1.CharacterSpan(start=22, end=24), first_feature=4, feature_count=1,
+                value=0.25, in_rest=True,
+            ),
+        ]
+    )  # fmt: skip
+    found.result.hierarchy.rest_value = 1.5
+    for shown in (draw(terminal.explanation(found), width=200), html.page(found)):
+        text = " ".join(shown.split())
+        assert "the rest not looked into, may hide up to 0.75" in text
+        assert "The 4 that carry little" in text
+        assert "+0.75 in all if each part is left out alone" in text
+
+
 def studied(result: v1.StudyResult, **study: object) -> v1.Explanation:
     """A finished study."""
     spec = v1.StudySpec(**study)

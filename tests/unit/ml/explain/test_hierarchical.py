@@ -14,6 +14,7 @@ from ml.errors import InputError
 from ml.explain import Run, prepare
 from ml.explain.explainers.hierarchical import HierarchicalExplainer
 from ml.explain.hierarchy.contributions import owen_coalitions
+from ml.explain.hierarchy.prior import prior_of
 from ml.explain.hierarchy.tree import Node, tree
 from ml.result import NodeLevel, StopReason, Verdict
 from ml.spec import (
@@ -77,9 +78,16 @@ def trees(draw, smallest=2, largest=9):
     return nodes[0]
 
 
-def explain(root, game, node_value=REMOVAL, threshold=0.0, **budget):
-    explainer = HierarchicalExplainer(root, Hierarchical(node_value, threshold), Budget(**budget))
+def explain(root, game, node_value=REMOVAL, threshold=0.0, prior=None, **budget):
+    explainer = HierarchicalExplainer(root, Hierarchical(node_value, threshold), Budget(**budget), prior)
     return estimates(explainer, game)
+
+
+def priors(features, seed):
+    """Priors by name: of no use, misleading, or no numbers at all."""
+    random = np.random.default_rng(seed).uniform(size=features)
+    odd = np.random.default_rng(seed).choice([np.nan, np.inf, -np.inf, -1.0, 0.0, 1e-300, 1e300], features)
+    return {"none": None, "random": random, "zeros": 0 * random, "NaN": np.nan * random, "odd": odd}
 
 
 def owen_values(root, game):
@@ -143,9 +151,15 @@ def leave_one_out(game):
 
 
 @settings(max_examples=60)
-@given(root=trees(), make=st.sampled_from([bumpy, crooked, saturating]))
-def test_with_nothing_left_out_leaves_are_leave_one_out(root, make):
-    found = explain(root, make(len(root)))[-1]
+@given(
+    root=trees(),
+    make=st.sampled_from([bumpy, crooked, saturating]),
+    prior=st.sampled_from([*priors(1, 0)]),
+    limited=st.booleans(),
+)
+def test_with_nothing_left_out_leaves_are_leave_one_out(root, make, prior, limited):
+    budget = {"max_evaluations": 2 + len([*root])} if limited else {}
+    found = explain(root, make(len(root)), prior=priors(len(root), 0)[prior], **budget)[-1]
     assert found.attributions == pytest.approx(leave_one_out(make(len(root))), abs=1e-12)
     assert (found.standard_errors == 0).all()
     assert (found.stop, found.converged) == (StopReason.COMPLETE, True)
@@ -199,10 +213,11 @@ def test_children_sum_to_their_node(root, exact, seed):
     node_value=st.sampled_from(NodeValue),
     threshold=st.sampled_from([0.0, 0.05, 0.5]),
     limit=st.none() | st.integers(2, 80),
+    prior=st.sampled_from([*priors(1, 0)]),
 )
-def test_no_more_is_asked_than_was_planned(root, node_value, threshold, limit):
-    game = bumpy(len(root))
-    explainer = HierarchicalExplainer(root, Hierarchical(node_value, threshold), Budget(max_evaluations=limit))
+def test_no_more_is_asked_than_was_planned(root, node_value, threshold, limit, prior):
+    game, sizes = bumpy(len(root)), priors(len(root), 0)[prior]
+    explainer = HierarchicalExplainer(root, Hierarchical(node_value, threshold), Budget(max_evaluations=limit), sizes)
     if limit is not None and explainer.min_evaluations > limit:
         return
     *_, last = estimates(explainer, game)
@@ -259,6 +274,70 @@ def test_five_of_two_hundred_are_found_within_sixty(make, threshold):
     assert np.mean(found) >= 4.5
 
 
+def five_of(game, sizes=None):
+    """How many of the five largest of 200 are found within 60."""
+    last = explain(
+        tree([], [(at, at + 1) for at in range(200)], NodeLevel.SENTENCE), game, prior=sizes, max_evaluations=60
+    )
+    assert game.asked <= 60
+    largest = np.argsort(-leave_one_out(game))[:5]
+    return len({*np.argsort(-last[-1].attributions)[:5].tolist()} & {*largest.tolist()})
+
+
+def opposed(seed):
+    """The effects of 200 sources, in which parts cancel out: no value of a part tells what is in it."""
+    random = np.random.default_rng(seed)
+    effects = random.normal(scale=0.3, size=200)
+    first = 4 * random.choice(50, 5, replace=False)
+    effects[first] += 2.0
+    effects[first + 1] -= 2.0
+    return effects
+
+
+def test_a_prior_finds_what_the_values_of_parts_do_not_tell():
+    without, found = [], []
+    for seed in range(10):
+        effects, random = opposed(seed), np.random.default_rng(seed)
+        prior = np.exp(np.log(np.abs(effects)) + random.normal(scale=0.7, size=200))  # right within a factor of two
+        without.append(five_of(additive(effects)))
+        found.append(five_of(additive(effects), prior))
+    assert np.mean(without) < 3
+    assert np.mean(found) >= 4.5
+
+
+@pytest.mark.parametrize("make", [additive, enough])
+@pytest.mark.parametrize("kind", ["random", "NaN", "odd", "zeros", "the wrong way round"])
+def test_a_prior_that_misleads_is_soon_not_followed(make, kind):
+    found, without = [], []
+    for seed in range(10):
+        effects = sources_of_200(seed)
+        sizes = {**priors(200, seed), "the wrong way round": 1 / (np.abs(effects) + 0.01)}[kind]
+        found.append(five_of(make(effects), sizes))
+        without.append(five_of(make(effects)))
+    assert np.mean(found) >= np.mean(without) - 0.5
+
+
+@pytest.mark.parametrize("kind", ["zeros", "NaN"])
+def test_a_prior_that_says_nothing_changes_nothing(kind):
+    games = [bumpy(12), bumpy(12)]
+    plain, same = (
+        explain(deep(12), game, prior=sizes, max_evaluations=11)[-1]
+        for game, sizes in zip(games, [None, priors(12, 0)[kind]], strict=True)
+    )
+    assert same.hierarchy == plain.hierarchy
+    assert same.attributions.tolist() == plain.attributions.tolist()
+    assert games[0].asked == games[1].asked
+
+
+def test_without_a_limit_no_evaluation_goes_by_the_prior():
+    asked = []
+    for sizes in (None, np.ones(81)):
+        game = planted(81, {40: 3.0})
+        explain(deep(81), game, threshold=0.05, prior=sizes)
+        asked.append(game.asked)
+    assert asked[0] == asked[1]
+
+
 @settings(max_examples=60)
 @given(root=trees(3, 12), make=st.sampled_from([bumpy, crooked, saturating]), threshold=st.sampled_from([0.05, 0.3, 1]))
 def test_no_part_that_is_left_is_worth_the_threshold_of_the_largest_leaf(root, make, threshold):
@@ -279,19 +358,54 @@ def test_only_what_carries_more_than_the_threshold_is_looked_into():
 
 
 @settings(max_examples=60)
-@given(root=trees(3, 12), seed=st.integers(0, 999), limit=st.integers(6, 16), node_value=st.sampled_from(NodeValue))
-def test_what_a_monotone_game_hides_is_bounded(root, seed, limit, node_value):
+@given(
+    root=trees(3, 20),
+    seed=st.integers(0, 999),
+    limit=st.integers(6, 16),
+    node_value=st.sampled_from(NodeValue),
+    prior=st.sampled_from([*priors(1, 0)]),
+)
+def test_what_a_monotone_game_hides_is_bounded(root, seed, limit, node_value, prior):
     """Where leaving out more never raises the value, and parts do not make up for each other."""
     weights = np.random.default_rng(seed).exponential(size=len(root)) ** 2
-    explainer = HierarchicalExplainer(root, Hierarchical(node_value, 0.0), Budget(max_evaluations=limit))
+    sizes = priors(len(root), seed)[prior]
+    explainer = HierarchicalExplainer(root, Hierarchical(node_value, 0.0), Budget(max_evaluations=limit), sizes)
     if explainer.min_evaluations > limit:
         return
     game = additive(weights)
     *_, found = estimates(explainer, game)
+    unknown = np.where(np.isinf(found.standard_errors), weights, 0.0)
     for node in found.hierarchy.nodes:
         if node.hidden is not None:
-            within = weights[node.first_feature : node.first_feature + node.feature_count]
+            within = unknown[node.first_feature : node.first_feature + node.feature_count]
             assert within.max() <= node.hidden + 1e-9
+
+
+@settings(max_examples=60)
+@given(root=trees(5, 30), limit=st.integers(8, 30), threshold=st.sampled_from([0.0, 0.3]), seed=st.integers(0, 99))
+def test_each_feature_is_measured_or_in_one_part_that_was_not_looked_into(root, limit, threshold, seed):
+    weights, prior = np.random.default_rng(seed).normal(size=(2, len(root)))
+    game = additive(weights)
+    if 2 + len(root.children) > limit:
+        return
+    found = explain(root, game, threshold=threshold, prior=np.abs(prior), max_evaluations=limit)[-1]
+    nodes = found.hierarchy.nodes
+    assert [*nodes] == sorted(nodes, key=lambda node: (node.first_feature, -node.feature_count))
+    parts = {child: node for node in nodes for child in node.children}
+    assert [*range(1, len(nodes))] == sorted(parts)
+    measured = np.isfinite(found.standard_errors)
+    assert found.attributions[measured] == pytest.approx(weights[measured])
+    for node in nodes:
+        within = [nodes[child] for child in node.children]
+        known = sum(child.feature_count for child in within)
+        if node.looked_into:
+            assert known == node.feature_count
+        elif node.feature_count > 1:
+            assert all(child.feature_count == 1 for child in within)
+            assert known < node.feature_count
+    rest = [node for node in nodes if node.in_rest]
+    alone = sum(node.value for node in rest) - sum(nodes[child].value for node in rest for child in node.children)
+    assert found.hierarchy.rest_value is None or found.hierarchy.rest_value == pytest.approx(alone)
 
 
 def test_a_fact_that_stands_twice_is_seen_by_what_is_left_out_together():
@@ -430,13 +544,14 @@ def test_what_makes_up_for_each_other_is_said():
     assert any("some content stands in several parts" in reason for reason in found.trust.reasons)
 
 
-def test_an_attempt_goes_on_from_a_checkpoint():
-    ticks, model = count(), toy()
-    begun = Run(toy(), asked(), clock=lambda: next(ticks) * 0.1)
+@pytest.mark.parametrize("budget", [Budget(), Budget(max_evaluations=14)], ids=["all", "limited"])
+def test_an_attempt_goes_on_from_a_checkpoint(budget):
+    ticks, model, spec = count(), toy(), asked(budget=budget)
+    begun = Run(toy(), spec, clock=lambda: next(ticks) * 0.1)
     for update in begun:
         if update.result is not None and update.result.hierarchy is not None:
             break
-    again, whole = last(Run(model, asked(), begun.checkpoint())), last(Run(toy(), asked()))
+    again, whole = last(Run(model, spec, begun.checkpoint())), last(Run(toy(), spec))
     assert replace(again, cost=whole.cost) == whole
     assert 0 < len(model.read) < whole.cost.evaluations
 
@@ -468,13 +583,46 @@ def test_levels_of_a_text_with_everything():
     assert (NodeLevel.WORD, "bad") in levels
 
 
+def test_what_shares_rare_tokens_with_the_target_is_measured_first():
+    model = ToyModel({"good": 2.0}, tokenizer=word_tokenizer(context=2048))
+    lines = ["the film was bad ."] * 200
+    lines[17], lines[90] = "yes , very good .", "no , not good ."
+    spec = replace(asked(budget=Budget(max_evaluations=12)), prompt=Prompt(text="\n\n".join(lines)))
+    spec = replace(spec, features=Features(Unit.SENTENCE))
+    found = last(Run(model, spec))
+    measured = [number for number, each in enumerate(found.attributions) if each.standard_error is not None]
+    assert {17, 90} <= {*measured}
+
+
+def test_what_is_known_of_the_rest_does_not_count_twice():
+    model = ToyModel({"good": 0.12, "yes": -12.0}, tokenizer=word_tokenizer(context=2048))
+    lines = ["the film was good ."] * 200
+    lines[17] = lines[90] = "yes ."
+    spec = asked(budget=Budget(max_evaluations=12), features=Features(Unit.SENTENCE))
+    found = last(Run(model, replace(spec, prompt=Prompt(text="\n\n".join(lines)))))
+    assert [found.attributions[number].attribution for number in (17, 90)] == pytest.approx([-12, -12])
+    assert found.hierarchy.rest_value > 12
+    assert not any("stands in several parts" in reason for reason in found.trust.reasons)
+
+
+def test_a_prior_of_many_tokens_and_features_is_positive_and_grows_towards_the_end():
+    model = ToyModel({}, tokenizer=word_tokenizer(context=2048))
+    for text in ("the film . " * 300, "yes " * 700, "yes"):
+        spec = replace(asked(), prompt=Prompt(text=text), features=Features(Unit.WORD))
+        perturbed = prepare(model.tokenizer, model.info, spec).perturbation
+        sizes = prior_of(perturbed, (model.tokenizer.ids("yes")[0],))
+        assert sizes.shape == (perturbed.features,)
+        assert (sizes > 0).all()
+        assert (np.diff(sizes) > 0).all()  # as every feature shares as much
+
+
 def test_a_flat_text_has_groups():
     model = ToyModel({"good": 2.0}, tokenizer=word_tokenizer(context=2048))
     text = " ".join(["The film was bad."] * 150 + ["The film was good."] + ["The film was bad."] * 49)
     spec = replace(asked(budget=Budget(max_evaluations=30)), prompt=Prompt(text=text), features=Features(Unit.SENTENCE))
     found = last(Run(model, spec))
     assert len(found.attributions) == 200
-    assert max(len(node.children) for node in found.hierarchy.nodes) <= 4
+    assert max(len(node.children) for node in found.hierarchy.nodes if node.looked_into) <= 4
     top = max(found.attributions, key=lambda each: each.attribution)
     assert top.text == "The film was good."
     assert top.attribution == pytest.approx(2.0)

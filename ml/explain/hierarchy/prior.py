@@ -1,0 +1,75 @@
+"""Where to look first: a prior of which leaves matter, and how far what was measured bears it out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+
+from ml.explain.estimator import FloatArray
+from ml.explain.hierarchy.contributions import Contribution, LeaveOneOut
+from ml.explain.hierarchy.tree import Node
+from ml.explain.removal import Perturbation
+
+_SHARED = 0.2
+"""The weight of shared tokens against that of nearness."""
+
+
+def prior_of(perturbed: Perturbation, target: Collection[int]) -> FloatArray:
+    """How much each feature may matter for a target's tokens, in no unit, float64 [features].
+
+    A feature may matter more the nearer it is to the target, and the more and the rarer tokens it shares with it. This
+    takes no evaluation, and nothing of the model but its tokens.
+    """
+    features, mine = perturbed.features, perturbed.owner >= 0
+    near = 1 / np.arange(features, 0, -1)
+    pairs = np.unique(np.stack([perturbed.ids[mine], perturbed.owner[mine]]), axis=1)  # [2, pairs]
+    tokens, owners = pairs[:, np.isin(pairs[0], list(target))]
+    _, token, having = np.unique(tokens, return_inverse=True, return_counts=True)
+    shared = np.bincount(owners, weights=np.log(features / having)[token], minlength=features) ** 2
+    sizes: FloatArray = near / near.sum()
+    if shared.any():
+        sizes += _SHARED * shared / shared.sum()
+    return sizes
+
+
+class Guide:
+    """The leaves in the order of a prior, and what they are expected to be worth.
+
+    What the leaves that were measured for their prior turned out to be worth scales it. So a prior that misleads is
+    soon not followed any more.
+    """
+
+    def __init__(self, root: Node, sizes: FloatArray, removal: LeaveOneOut) -> None:
+        """The leaves of `root` by the prior `sizes`, float64 [features]; only positive, finite numbers count."""
+        leaves = [node for node in root if not node.children]
+        self._sizes = np.where(np.isfinite(sizes), sizes, 0.0)
+        order = np.argsort(-self._sizes, kind="stable").tolist()
+        self._waiting = [leaves[feature] for feature in order if self._sizes[feature] > 0]
+        self._tried: list[Node] = []
+        self._removal = removal
+
+    def measure(self, values: Mapping[Node, float], limit: int, least: float) -> dict[Node, Contribution]:
+        """The losses when each of the next leaves is left out; none if less than `least` is expected of one.
+
+        Args:
+            values: of the known parts.
+            limit: how many leaves at most.
+        """
+        self._waiting = [leaf for leaf in self._waiting if leaf not in values]
+        leaves = self._waiting[:limit]
+        if not leaves or self._expected(leaves, values) < least:
+            return {}
+        self._tried += leaves
+        return self._removal.of(leaves)
+
+    def _expected(self, leaves: Sequence[Node], values: Mapping[Node, float]) -> float:
+        """The mean size of the values that `leaves` are expected to have; infinite before any was tried."""
+        if not self._tried:
+            return math.inf
+        scale = sum(abs(values[leaf]) for leaf in self._tried) / self._prior(self._tried)
+        return scale * self._prior(leaves) / len(leaves)
+
+    def _prior(self, leaves: Sequence[Node]) -> float:
+        return float(self._sizes[[leaf.start for leaf in leaves]].sum())
