@@ -247,17 +247,20 @@ class Engine:
         """Answer a batch, and let all running sequences take a step."""
         began = time.monotonic()
         work = [item.payload for item in batch if isinstance(item.payload, Work)]
+        chunks = [item.payload for item in batch if isinstance(item.payload, ChunkedSequence)]
+        steps = bool(chunks) or self._generations.busy
         if work:
             with self._interpreter.step():
                 done = self._batches.run(work)
             self._reply(done)
-            self._interpreter.let_loop_catch_up()
-            if len(work) == len(batch):
+            if not steps:  # else sequences would wait for the event loop twice per token
+                self._interpreter.let_loop_catch_up()
                 self._let_replies_leave()
             insert_prefixes(work[0].call.model, self._runners[work[0].call.model])
-        with self._interpreter.step():
-            self._generations.step([item.payload for item in batch if isinstance(item.payload, ChunkedSequence)])
-        self._interpreter.let_loop_catch_up()
+        if steps:
+            with self._interpreter.step():
+                self._generations.step(chunks)
+            self._interpreter.let_loop_catch_up()
         if batch:
             tokens = sum(max(item.tokens, self._shortest) for item in batch)
             self._throughput.note(tokens, time.monotonic() - began)

@@ -105,6 +105,7 @@ def test_the_loop_waits_once_for_a_step(monkeypatch: pytest.MonkeyPatch) -> None
         def model() -> None:
             with bench.shared.step():
                 bench.in_loop(lambda: bench.shared.note_refusal(GREEDY))
+                bench.in_loop(lambda: None)  # behind the wait
                 monkeypatch.setattr(interpreter, "_STEP_SECONDS", 10)
                 bench.in_loop(lambda: bench.shared.note_refusal(GREEDY))
                 bench.in_loop(lambda: bench.log.append("loop"))
