@@ -269,7 +269,7 @@ class Engine:
         """Wait for work and take the next batch: empty if only running sequences need a step, None to stop."""
         with self._changed:
             while not self._stopping:
-                schedule = self._queue.take(time.monotonic(), self._generations.free())
+                schedule = self._queue.take(time.monotonic(), self._generations.free(), self._generations.callers())
                 for item in schedule.expired:
                     self._to_loop(self._expire, item.payload)
                 if schedule.batch or self._generations.busy:

@@ -53,7 +53,7 @@ class SharedInterpreter:
         self._waits = 0
         """Of the model's thread, so far."""
         self._may_cut_short = self._was_cut_short = False
-        """Whether a modest caller may end the wait that goes on, and whether one ended the last."""
+        """Whether a modest caller may end the last wait, if it goes on, and whether one did."""
         self._refused: set[Hashable] = set()
         """Callers who were refused since the model's thread began to wait."""
         self._refused_before: set[Hashable] = set()
@@ -74,7 +74,8 @@ class SharedInterpreter:
         But not twice in a row: many such callers would leave the event loop no time.
         """
         self._calls += 1
-        if self._may_cut_short and caller not in self._refused and caller not in self._refused_before:
+        waits = self._may_cut_short and self._step_ended.is_set()
+        if waits and caller not in self._refused and caller not in self._refused_before:
             self._may_cut_short, self._was_cut_short = False, True
             self._caught_up.set()
 
