@@ -1,15 +1,15 @@
 """How often explanations find the one word that decides, beside captum's on the same pairs.
 
-    python -m benchmarks.known_answers [FILE] [--model transformer | lstm | FOLDER] [--pairs 300] [--timed 10]
-        [--only REGEX] [--json FILE]
+    python -m benchmarks.known_answers [FILE] [--model transformer | lstm | FOLDER] [--pairs 300] [--skip 0]
+        [--timed 10] [--only REGEX] [--json FILE]
 
 The protocol of Yin & Neubig (2022): English minimal pairs whose reason is known from grammar. "Raymond is selling
 this" goes on with " sketch" and not with " sketches" because of "this"; an explanation of the one rather than the other
 should rank that word first. Asked are the first pairs of FILE that the model gets right, the phenomena taking turns.
-Without FILE, those of the sample here.
+Without FILE, those of the sample here. With `--skip` they are asked behind pairs by which something was chosen.
 
-What is found is kept in the JSON file's neighbour `.jsonl`, and a run that is started again goes on
-behind it. Seconds are of the first `--timed` pairs, each way alone; from then on ways share the model's answers.
+What is found is kept in the JSON file's neighbour `.jsonl`, and a run that is started again goes on behind it. Seconds
+are of the first `--timed` pairs, each way alone; from then on ways share the model's answers.
 """
 
 from __future__ import annotations
@@ -135,12 +135,13 @@ def main() -> None:
     parser.add_argument("file", type=Path, nargs="?", default=SAMPLE)
     parser.add_argument("--model", default="transformer")
     parser.add_argument("--pairs", type=int, default=300, help="that the model gets right")
+    parser.add_argument("--skip", type=int, default=0, help="pairs that come before, right or wrong")
     parser.add_argument("--only", default="", help="ways in whose names this regular expression is found")
     parser.add_argument("--timed", type=int, default=10, help="of them, those on which each way is timed alone")
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/known_answers.json"))
     arguments = parser.parse_args()
 
-    pairs = read(arguments.file)
+    pairs = read(arguments.file)[arguments.skip :]
     with folder_of(arguments.model) as folder:
         model = load(str(folder))
         module = None
@@ -155,14 +156,15 @@ def main() -> None:
                     break
                 bench.ask(pair)
                 progress.update(task, completed=bench.right)
-    title = f"{arguments.model}: {bench.right} pairs that it gets right, of {bench.right + bench.wrong}"
+    name = Path(arguments.model).name + (f", after {arguments.skip} pairs" if arguments.skip else "")
+    title = f"{name}: {bench.right} pairs that it gets right, of {bench.right + bench.wrong}"
     Console().print(table(title, bench.found))
-    _write(arguments.json, arguments.model, bench)
+    _write(arguments.json, name, bench)
 
 
 def _write(file: Path, name: str, bench: Bench) -> None:
     figures = json.loads(file.read_text()) if file.exists() else {}
-    mine = figures.setdefault(Path(name).name, {"found": {}})
+    mine = figures.setdefault(name, {"found": {}})
     mine |= {"right": bench.right, "wrong": bench.wrong}
     measured = {
         "date": f"{datetime.now(UTC):%Y-%m-%d}",

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from jobs.start import log_to_stderr, unknown_variables
 from ml.memory import without_collections
-from ml.spin import wait_patiently
+from ml.spin import wait_longer
 from server.keys import key_file
 from server.ports import StartError, probe, take
 from server.settings import Settings, complaints
@@ -40,7 +40,7 @@ def main() -> int:
         take("gRPC", "GLOSS_", settings.host, settings.port, lambda: probe(settings.host, settings.port))
         page_host, page_port = settings.metrics_host, settings.metrics_port
         take("metrics", "GLOSS_METRICS_", page_host, page_port, lambda: probe(page_host, page_port))
-        wait_patiently()
+        wait_longer()
         with without_collections():
             from server.app import run  # noqa: PLC0415
 

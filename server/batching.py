@@ -12,7 +12,8 @@ The policy in seven rules:
 6. Where several callers come, a batch is no longer than a turn of each needs: more than one item of a caller is in it
    only up to a few tokens. So nobody waits for all that another sent at once. Whoever has more than these few tokens
    waiting is backlogged: unless all callers are, those who are do not share the batches of those who are not, and share
-   theirs with each other up to these few tokens. A caller who is alone has whole batches.
+   theirs with each other up to these few tokens. A caller who is alone has whole batches. Who has a running sequence
+   is there too.
 7. Expired items are dropped before they cost anything, and a full queue refuses at once: waiting items, tokens
    and sequences are bounded. A caller with less than an equal share of them is admitted anyway.
 """
@@ -22,7 +23,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Generic, TypeVar
@@ -114,13 +115,13 @@ class Schedule(Generic[T]):
 
 @dataclass(slots=True)
 class _Caller(Generic[T]):
-    """Who has items waiting, or had some a moment ago."""
+    """Who has items waiting or a running sequence, or had them a moment ago."""
 
     calls: dict[Hashable, dict[Item[T], None]] = field(default_factory=dict)
     """Those with items waiting, in the order of their turns; a dict serves as an ordered set of items."""
 
     seen: float = float("-inf")
-    """When a batch was last taken while it had items waiting."""
+    """When a batch was last taken while it had items waiting, or a running sequence."""
 
 
 class Queue(Generic[T]):
@@ -192,14 +193,20 @@ class Queue(Generic[T]):
             if not waiting:
                 del calls[item.call]
 
-    def take(self, now: float, free: Mapping[Hashable, int] = MappingProxyType({})) -> Schedule[T]:
+    def take(
+        self,
+        now: float,
+        free: Mapping[Hashable, int] = MappingProxyType({}),
+        running: Collection[Hashable] = (),
+    ) -> Schedule[T]:
         """Take out the next batch and whatever expired by `now`. The batch is empty only if nothing waits that can run.
 
         Args:
             free: how many more sequences may run, by pool.
+            running: callers who have a running sequence.
         """
         expired = tuple(item for item in self._waiting() if item.deadline <= now)
-        self._look(now)
+        self._look(now, running)
         self.withdraw(expired)
         batch = tuple(self._next_batch(free))
         self.withdraw(batch)
@@ -208,10 +215,12 @@ class Queue(Generic[T]):
             self._rotate(item)
         return Schedule(batch, expired)
 
-    def _look(self, now: float) -> None:
-        """Note who has items waiting, and forget who has been gone for a while."""
+    def _look(self, now: float, running: Collection[Hashable]) -> None:
+        """Note who is there, and forget who has been gone for a while."""
+        for name in running:
+            self._callers.setdefault(name, _Caller())
         for name, caller in list(self._callers.items()):
-            if caller.calls:
+            if caller.calls or name in running:
                 caller.seen = now
             elif caller.seen <= now - self._SEEN_SECONDS:
                 del self._callers[name]

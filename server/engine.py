@@ -23,6 +23,7 @@ from server.batching import Item, Limits, Queue
 from server.calls import Answer, Call, Done, Work
 from server.errors import OverloadedError
 from server.generation import GenerationLimits, Generations, insert_prefixes
+from server.interpreter import SharedInterpreter
 from server.metrics import Metrics
 from server.questions import AttentionTask, Task
 from server.sequences import ChunkedSequence, LongPrompt, is_long, shared_tokens
@@ -73,6 +74,8 @@ class Engine:
             deliver=lambda sequence, answer: self._to_loop(sequence.receive, answer),
         )
         self._batches = Batches(models, self._runners, metrics)
+        self._interpreter = SharedInterpreter(self._loop, self._to_loop)
+        self._on_cpu = all(model.info.device == "cpu" for model in models.values())
         self._stopping = False
         self._replying = False
         """Whether the event loop has yet to write the replies of the last batch."""
@@ -140,7 +143,7 @@ class Engine:
             try:
                 self._queue.check(caller, self._max_tokens)
             except QueueOverflowError as error:
-                raise _overloaded(error.tokens / self._throughput.tokens_per_second) from None
+                raise self._refusal(caller, error.tokens / self._throughput.tokens_per_second) from None
 
     def forget_throughput(self) -> None:
         """Forget how long batches took: a model's first ones are not typical."""
@@ -203,8 +206,15 @@ class Engine:
             except QueueOverflowError as error:
                 sequences = self._queue.sequences(model) if any(item.pool for item in items) else 0
                 seconds = max(error.tokens / self._throughput.tokens_per_second, sequences / per_second)
-                raise _overloaded(seconds) from None
+                raise self._refusal(items[0].caller, seconds) from None
             self._changed.notify()
+        self._interpreter.note_acceptance(items[0].caller)
+
+    def _refusal(self, caller: Hashable, seconds: float) -> OverloadedError:
+        """The error for a caller who would wait for `seconds`."""
+        if self._on_cpu:  # a GPU computes while the event loop runs Python
+            self._interpreter.note_refusal(caller)
+        return OverloadedError(min(max(seconds, _SHORTEST_RETRY), _LONGEST_RETRY))
 
     def _withdraw(self, call: Call) -> None:
         """Take what still waits of a call out of the queue."""
@@ -237,12 +247,20 @@ class Engine:
         """Answer a batch, and let all running sequences take a step."""
         began = time.monotonic()
         work = [item.payload for item in batch if isinstance(item.payload, Work)]
+        chunks = [item.payload for item in batch if isinstance(item.payload, ChunkedSequence)]
+        steps = bool(chunks) or self._generations.busy
         if work:
-            self._reply(self._batches.run(work))
-            if len(work) == len(batch):
+            with self._interpreter.step():
+                done = self._batches.run(work)
+            self._reply(done)
+            if not steps:  # else sequences would wait for the event loop twice per token
+                self._interpreter.let_loop_catch_up()
                 self._let_replies_leave()
             insert_prefixes(work[0].call.model, self._runners[work[0].call.model])
-        self._generations.step([item.payload for item in batch if isinstance(item.payload, ChunkedSequence)])
+        if steps:
+            with self._interpreter.step():
+                self._generations.step(chunks)
+            self._interpreter.let_loop_catch_up()
         if batch:
             tokens = sum(max(item.tokens, self._shortest) for item in batch)
             self._throughput.note(tokens, time.monotonic() - began)
@@ -251,7 +269,7 @@ class Engine:
         """Wait for work and take the next batch: empty if only running sequences need a step, None to stop."""
         with self._changed:
             while not self._stopping:
-                schedule = self._queue.take(time.monotonic(), self._generations.free())
+                schedule = self._queue.take(time.monotonic(), self._generations.free(), self._generations.callers())
                 for item in schedule.expired:
                     self._to_loop(self._expire, item.payload)
                 if schedule.batch or self._generations.busy:
@@ -321,8 +339,3 @@ class Engine:
     def _max_tokens(self) -> float:
         """Tokens that may wait, by recent throughput."""
         return self._waiting_seconds * self._throughput.tokens_per_second
-
-
-def _overloaded(seconds: float) -> OverloadedError:
-    """The error for a caller who would wait for `seconds`."""
-    return OverloadedError(min(max(seconds, _SHORTEST_RETRY), _LONGEST_RETRY))

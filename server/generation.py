@@ -106,6 +106,10 @@ class Generations:
             for sequence in self._all_running()
         ) or any(sequence.abandoned or not sequence.waits_for_reader() for sequence in self._preempted)
 
+    def callers(self) -> set[Hashable]:
+        """Whose texts are generated now, those left out that their callers do not read."""
+        return {sequence.caller for sequence in self._all_running() if not sequence.waits_for_reader()}
+
     def item(self, sequence: ChunkedSequence) -> Item[Any]:
         """The queue's item for the next chunk of `sequence`. The caller holds the engine's lock."""
         size = chunk_tokens(self._models[sequence.model].info)

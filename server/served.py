@@ -1,6 +1,6 @@
 """Questions about models that external engines compute: asked over HTTP on the event loop, without a thread or torch.
 
-It offers to the services what `server.engine.Engine` does. Batching is the engine's; what is bounded here is how many
+It offers the services what `server.engine.Engine` does. Batching is the engine's; what is bounded here is how many
 prompts wait for it, and how many of each caller's.
 """
 
@@ -12,17 +12,16 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from ml.errors import EngineError
-from ml.generation import Generation, Step
+from ml.generation import Generation
 from ml.models.served import texts
 from ml.models.served.asking import ask
 from ml.models.served.client import EngineClient
-from ml.models.served.completions import PATH, Answer, Likely, Query
-from ml.models.served.exchange import Exchange, UnusableError
+from ml.models.served.completions import Answer, Likely, Query
+from ml.models.served.exchange import Exchange
 from ml.models.served.opening import Found
 from ml.models.served.salts import Salts
 from ml.models.served.stream import Engine
@@ -31,18 +30,14 @@ from server import calls
 from server.admission import Admission, Load, QueueOverflowError
 from server.errors import OverloadedError
 from server.questions import AttentionTask, NextTokenTask, ScoreTask, Task
-
-_CHECK_SECONDS = 5.0
-"""For so long it is believed that an engine computes the model that it did when its fingerprint was last compared."""
+from server.replica_checks import ReplicaChecks
+from server.served_text import ServedText
 
 _PATIENCE_SECONDS = 5.0
 """For which a question is asked again while the engine is away: callers would rather know."""
 
 _RETRY_SECONDS = 1.0
 """After which a refused caller may try again."""
-
-_MAX_UNREAD = 32
-"""Tokens of a text that wait for its caller to read them; then no more are taken from the engine."""
 
 
 class ServedEngine:
@@ -65,7 +60,7 @@ class ServedEngine:
             )
             for name, found in models.items()
         }
-        self._checks = {name: _Checks(engine) for name, engine in self._engines.items()}
+        self._checks = {name: ReplicaChecks(engine) for name, engine in self._engines.items()}
         self._admission = Admission(max_waiting, sys.maxsize)
         self._salts = Salts()
 
@@ -191,121 +186,6 @@ class ServedEngine:
         finally:
             for _ in range(prompts):
                 self._admission.leave(caller, 0, None)
-
-
-class ServedText:
-    """One text on its way from an engine to its caller. Iterate over its steps; call `abandon` to stop early."""
-
-    cached_tokens: int | None = None
-    queue_seconds = 0.0
-
-    def __init__(
-        self,
-        engine: Engine,
-        checks: _Checks,
-        asked: Mapping[str, Any],
-        generation: Generation,
-        counted: Callable[[], AbstractContextManager[None]],
-    ) -> None:
-        self._engine = engine
-        self._checks = checks
-        self._asked = asked
-        self._generation = generation
-        self._counted = counted
-        self._began = time.monotonic()
-        self.model_seconds = 0.0
-        """Time until its last step came."""
-        self._arrived: asyncio.Queue[Step | Exception] = asyncio.Queue(_MAX_UNREAD)
-        self._ended = False
-        self._reading = asyncio.create_task(self._read())
-
-    def abandon(self) -> None:
-        """End the engine's request, if it is still in progress."""
-        self._ended = True
-        self._reading.cancel()
-
-    def __aiter__(self) -> ServedText:
-        return self
-
-    async def __anext__(self) -> Step:
-        """The next step.
-
-        Raises:
-            StopAsyncIteration: the last one came before.
-            EngineError: the text broke off, or another model made it.
-        """
-        if self._ended:
-            raise StopAsyncIteration
-        item = await self._arrived.get()
-        if isinstance(item, Exception):
-            self._ended = True
-            raise item
-        self._ended = item.finish is not None
-        return item
-
-    async def _read(self) -> None:
-        try:
-            with self._counted():
-                await self._steps()
-        except Exception as error:  # noqa: BLE001 -- whatever it is, it is raised where the text is read
-            await self._arrived.put(error)
-
-    async def _steps(self) -> None:
-        """Take tokens as they come, and end the request with the last one that is wanted."""
-        client, abilities, top = self._engine.client, self._engine.abilities, self._generation.spec.top_k
-        async with client.stream(PATH, self._asked) as stream:
-            await self._checks.passed(stream.replica)
-            read = list(self._asked["prompt"])
-            async for event in stream.events:
-                try:
-                    found = texts.tokens(event, top, abilities)
-                except UnusableError as error:
-                    raise EngineError(client.address.name, f"the engine gives answers of no use: {error}") from error
-                for each in found:
-                    read.append(each.token_id)
-                    listed = each.top
-                    if top and not listed:
-                        [listed] = await self._engine.listed([read], top, salt=self._asked.get("cache_salt", ""))
-                    step = self._generation.append(each.token_id, each.log_probability, listed, ended=each.ended)
-                    self.model_seconds = time.monotonic() - self._began
-                    await self._arrived.put(step)
-                    if step.finish is not None:
-                        return
-        raise EngineError(client.address.name, "the engine ended the text without saying why")
-
-
-class _Checks:
-    """Compares the fingerprints of an engine's replicas now and then, for all calls together."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._believed_until = dict.fromkeys(engine.client.address.replicas, 0.0)
-        self._under_way: dict[str, asyncio.Task[None]] = {}
-
-    async def passed(self, replica: str) -> None:
-        """Wait until `replica` is known to compute the model that it did at the start, as far as a while ago.
-
-        Raises:
-            EngineModelChangedError: it computes another.
-            EngineError: it does not answer.
-        """
-        if time.monotonic() < self._believed_until[replica]:
-            return
-        if (task := self._under_way.get(replica)) is None:
-            task = self._under_way[replica] = asyncio.create_task(self._compare(replica))
-            task.add_done_callback(lambda done: self._finished(replica, done))
-        # Shielded: a caller who leaves must not end what others wait for.
-        await asyncio.shield(task)
-
-    async def _compare(self, replica: str) -> None:
-        engine = self._engine
-        await engine.fingerprint.check(engine.client, engine.abilities, replica)
-        self._believed_until[replica] = time.monotonic() + _CHECK_SECONDS
-
-    def _finished(self, replica: str, task: asyncio.Task[None]) -> None:
-        del self._under_way[replica]
-        with suppress(asyncio.CancelledError):
-            task.exception()  # whoever waited got it
 
 
 async def _together(*work: Any) -> None:

@@ -7,7 +7,7 @@ import sys
 import grimp
 import pytest
 
-from ml.spin import wait_patiently
+from ml.spin import wait_longer, wait_patiently
 from tests.fixtures.processes import CHECKOUT
 
 
@@ -19,6 +19,17 @@ def test_a_variable_that_is_set_stands(monkeypatch: pytest.MonkeyPatch, before: 
     wait_patiently()
     assert os.environ["GOMP_SPINCOUNT"] == after
     monkeypatch.setenv("GOMP_SPINCOUNT", after)  # so that it is undone
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, "10000"), ("3000", "10000"), ("7", "7"), ("300000", "300000")])
+def test_a_server_waits_longer_unless_its_user_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch, before: str | None, after: str
+) -> None:
+    monkeypatch.setenv("GOMP_SPINCOUNT", before or "")  # so that it is undone
+    if before is None:
+        monkeypatch.delenv("GOMP_SPINCOUNT")
+    wait_longer()
+    assert os.environ["GOMP_SPINCOUNT"] == after
 
 
 def programs() -> list[str]:

@@ -155,6 +155,15 @@ class TestShortBatches:
         assert len(queue.take(NOW + 0.5).batch) == 3, "the modest one may come again"
         assert len(queue.take(NOW + 1.5).batch) == 50, "it has gone"
 
+    def test_who_has_a_running_text_is_there(self):
+        queue = self.flooded()
+        assert len(queue.take(NOW, running={"modest"}).batch) == 3
+        assert len(queue.take(NOW + 0.9).batch) == 3, "its next text may come"
+        assert len(queue.take(NOW + 1.5).batch) == 50, "none is generated any more"
+
+    def test_who_runs_a_text_of_its_own_has_whole_batches(self):
+        assert len(self.flooded().take(NOW, running={"greedy"}).batch) == 50
+
     def test_who_is_not_backlogged_shares_no_batch_with_who_is(self):
         queue = self.flooded()
         self.come(queue, 2)

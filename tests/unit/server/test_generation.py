@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from server.batching import Limits
 from server.engine import Engine
 from server.errors import ModelFailedError, OverloadedError
 from server.generation import GenerationLimits
+from server.interpreter import SharedInterpreter
 from server.metrics import Metrics
 from server.tasks import NextTokenTask
 from server.text_stream import Stream
@@ -159,6 +160,38 @@ async def test_other_work_goes_on_between_the_steps(llama: LanguageModel):
         assert answer.values[0].ids
         assert not stream.abandoned
         stream.abandon()
+
+
+@on_a_loop
+async def test_the_models_thread_waits_for_the_loop_once_a_round(llama: LanguageModel, monkeypatch: pytest.MonkeyPatch):
+    """Whatever the round is of: a batch, a step of the texts, or both."""
+    log: list[str] = []
+
+    class Logged(SharedInterpreter):
+        @contextmanager
+        def step(self) -> Iterator[None]:
+            log.append("step")
+            with super().step():
+                yield
+
+        def let_loop_catch_up(self) -> None:
+            log.append("wait")
+            super().let_loop_catch_up()
+
+    monkeypatch.setattr("server.engine.SharedInterpreter", Logged)
+    task = NextTokenTask((5, 6, 7))
+    async with engine_of(llama) as bench:
+        await bench.engine.submit(llama.info.name, [task])
+    assert log == ["step", "wait"]
+    log.clear()
+    async with engine_of(llama) as bench:
+        await all_of(bench.begin([5, 6], max_tokens=9))
+    assert log == 9 * ["step", "wait"]
+    log.clear()
+    async with engine_of(llama) as bench:
+        async for _ in bench.begin([5, 6], max_tokens=100):
+            await bench.engine.submit(llama.info.name, [task])
+    assert "step step wait" in " ".join(log)
 
 
 async def reached(bench: Bench, **states: int) -> None:

@@ -18,7 +18,6 @@ from jobs.connection import connect
 from jobs.outage import Outage
 from jobs.store import ExplanationStore
 from worker import stop as stop_module
-from worker.liveness import Liveness
 from worker.loading import load
 from worker.metrics import Metrics
 from worker.model_process import ChildLostError, ModelProcess, ModelRefusedError
@@ -339,86 +338,3 @@ class TestStop:
             _, logged = process.communicate(timeout=30)
         assert process.returncode == 0
         assert logged.count("ended without waiting") == 1
-
-
-class TestLiveness:
-    def test_says_so_while_ready_and_takes_it_back(self, client, store, monkeypatch):
-        monkeypatch.setattr("worker.liveness.HEARTBEAT_SECONDS", 0.01)
-        heartbeats = threading.Semaphore(0)
-        liveness = Liveness(
-            AttemptStore(client),
-            queue=names.queue("tiny"),
-            digest=MODEL.digest,
-            worker="w1",
-            ready=lambda: True,
-            on_depth=lambda depth: heartbeats.release(),
-            outage=OUTAGE,
-        )
-        assert liveness.heartbeat()
-        assert store.worker_alive("tiny", MODEL.digest)
-        with liveness:
-            for _ in range(5):
-                assert heartbeats.acquire(timeout=5)
-        assert not store.worker_alive("tiny", MODEL.digest)
-
-    def test_is_silent_without_a_model(self, client, store, monkeypatch):
-        monkeypatch.setattr("worker.liveness.HEARTBEAT_SECONDS", 0.01)
-        asked = threading.Semaphore(0)
-
-        def ready() -> bool:
-            asked.release()
-            return False
-
-        with Liveness(
-            AttemptStore(client),
-            queue=names.queue("tiny"),
-            digest="d",
-            worker="w1",
-            ready=ready,
-            on_depth=pytest.fail,
-            outage=OUTAGE,
-        ):
-            for _ in range(5):
-                assert asked.acquire(timeout=5)
-        assert not store.worker_alive("tiny", "d")
-
-    def test_survives_redis_being_away(self):
-        with connect("unix:///nowhere/redis.sock", patient=False) as away:
-            liveness = Liveness(
-                AttemptStore(away),
-                queue="q",
-                digest="d",
-                worker="w",
-                ready=lambda: True,
-                on_depth=pytest.fail,
-                outage=OUTAGE,
-            )
-            assert not liveness.heartbeat()
-            with liveness:
-                pass
-
-    def test_does_not_wait_for_what_is_blocked(self, monkeypatch, caplog):
-        monkeypatch.setattr("worker.liveness.HEARTBEAT_SECONDS", 0.01)
-        monkeypatch.setattr("worker.liveness._RETIRE_SECONDS", 0.01)
-        blocked, free = threading.Event(), threading.Event()
-
-        class Blocked(AttemptStore):
-            def heartbeat(self, *_) -> int:
-                blocked.set()
-                return int(free.wait())
-
-        with connect("unix:///nowhere/redis.sock", patient=False) as away:
-            liveness = Liveness(
-                Blocked(away),
-                queue="q",
-                digest="d",
-                worker="w",
-                ready=lambda: True,
-                on_depth=lambda _: None,
-                outage=OUTAGE,
-            )
-            with liveness:
-                assert blocked.wait(5)
-            assert "could not remove this worker" in caplog.text
-            free.set()
-            liveness._thread.join(5)

@@ -1,0 +1,124 @@
+"""Who runs Python while calls are refused: the event loop and the model's thread, one after the other.
+
+Only one thread at a time runs Python, and each of the hundreds of operations of a step gives the interpreter's lock
+away and takes it back. An event loop that refuses hundreds of calls a second holds it so often that a short step takes
+twice its time, most of which passes until a sleeping thread is woken. So the event loop waits for the end of a step,
+and then the model's thread waits until the event loop has caught up. Decision 22 has figures.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+_STEP_SECONDS = 0.02
+"""The longest that the event loop waits for a step: all calls wait with it."""
+
+_LOOP_SECONDS = 0.02
+"""The longest that the model's thread waits for the event loop."""
+
+_QUIET_SECONDS = 0.001
+"""The event loop has caught up if for so long no call was accepted or refused."""
+
+
+class Loop(Protocol):
+    """What is asked of an event loop, on its own thread."""
+
+    def call_soon(self, callback: Callable[..., Any], *arguments: Any) -> object:
+        """Call later, behind what is called already."""
+
+    def call_later(self, seconds: float, callback: Callable[..., Any], *arguments: Any) -> object:
+        """Call after a while."""
+
+
+class SharedInterpreter:
+    """Lets an event loop and the model's thread work one after the other. Without refusals, neither waits."""
+
+    def __init__(self, loop: Loop, to_loop: Callable[..., object]) -> None:
+        """Share it between `loop` and the thread that calls `step`; `to_loop` calls a function in the loop."""
+        self._loop = loop
+        self._to_loop = to_loop
+        self._step_ended = threading.Event()
+        self._step_ended.set()
+        self._caught_up = threading.Event()
+        self._refusing = False
+        """Whether a call was refused since the model's thread last waited."""
+        self._stepped_aside = False
+        """Whether the event loop has waited for the step that runs."""
+        # The rest is the event loop's.
+        self._calls = 0
+        """Accepted or refused so far."""
+        self._waits = 0
+        """Of the model's thread, so far."""
+        self._may_cut_short = self._was_cut_short = False
+        """Whether a modest caller may end the last wait, if it goes on, and whether one did."""
+        self._refused: set[Hashable] = set()
+        """Callers who were refused since the model's thread began to wait."""
+        self._refused_before: set[Hashable] = set()
+
+    # The event loop.
+
+    def note_refusal(self, caller: Hashable) -> None:
+        """Take note of a refused call. If a step runs, the event loop soon waits for its end."""
+        self._calls += 1
+        self._refusing = True
+        self._refused.add(caller)
+        if not self._step_ended.is_set():
+            self._loop.call_soon(self._step_aside)
+
+    def note_acceptance(self, caller: Hashable) -> None:
+        """Take note of a call that was queued. Of a caller without refusals, it ends the wait of the model's thread.
+
+        But not twice in a row: many such callers would leave the event loop no time.
+        """
+        self._calls += 1
+        waits = self._may_cut_short and self._step_ended.is_set()
+        if waits and caller not in self._refused and caller not in self._refused_before:
+            self._may_cut_short, self._was_cut_short = False, True
+            self._caught_up.set()
+
+    def _step_aside(self) -> None:
+        """Wait for the end of the step that runs, once and not for long."""
+        if not self._stepped_aside:
+            self._stepped_aside = True
+            self._step_ended.wait(_STEP_SECONDS)
+
+    def _begin_to_catch_up(self) -> None:
+        self._waits += 1
+        self._may_cut_short, self._was_cut_short = not self._was_cut_short, False
+        self._refused_before, self._refused = self._refused, set()
+        self._look(self._waits, -1)
+
+    def _look(self, wait: int, calls: int) -> None:
+        """End a wait if there are still so many calls; else look again."""
+        if wait != self._waits:
+            return
+        if calls == self._calls:
+            self._may_cut_short = False
+            self._caught_up.set()
+        else:
+            self._loop.call_later(_QUIET_SECONDS, self._look, wait, self._calls)
+
+    # The model's thread.
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """For a step of the model."""
+        self._stepped_aside = False
+        self._step_ended.clear()
+        if self._refusing:
+            self._to_loop(self._step_aside)
+        try:
+            yield
+        finally:
+            self._step_ended.set()
+
+    def let_loop_catch_up(self) -> None:
+        """Wait until the event loop has caught up, if it refused calls since the last wait."""
+        if self._refusing:
+            self._refusing = False
+            self._caught_up.clear()
+            self._to_loop(self._begin_to_catch_up)
+            self._caught_up.wait(_LOOP_SECONDS)

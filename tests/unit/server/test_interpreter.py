@@ -1,0 +1,186 @@
+"""Who waits for whom while calls are refused: a real event loop and a real thread, and the order of what they do."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from server import interpreter
+from server.interpreter import SharedInterpreter
+
+GREEDY, MODEST = "greedy", "modest"
+
+
+class Bench:
+    """A loop, a model's thread that follows a script, and a log of what happened in which order."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.shared = SharedInterpreter(self.loop, self.loop.call_soon_threadsafe)
+        self.log: list[str] = []
+
+    def in_loop(self, function: Callable[[], None]) -> None:
+        """Call a function in the loop and wait for it, from the model's thread."""
+        done = threading.Event()
+
+        def call() -> None:
+            function()
+            done.set()
+
+        self.loop.call_soon_threadsafe(call)
+        assert done.wait(10)
+
+    async def flood(self, calls: int, then: Callable[[], None] = lambda: None) -> None:
+        """Refuse calls one after the other, without a pause."""
+        for _ in range(calls):
+            self.shared.note_refusal(GREEDY)
+            await asyncio.sleep(0)
+        then()
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that no wait ends because a machine is slow."""
+    monkeypatch.setattr(interpreter, "_STEP_SECONDS", 10)
+    monkeypatch.setattr(interpreter, "_LOOP_SECONDS", 10)
+
+
+def test_the_loop_works_during_a_step_if_nobody_is_refused() -> None:
+    async def scenario() -> None:
+        bench = Bench()
+
+        def model() -> None:
+            with bench.shared.step():
+                bench.in_loop(lambda: bench.shared.note_acceptance(MODEST))
+                bench.in_loop(lambda: bench.log.append("loop"))
+                bench.log.append("step")
+            bench.shared.let_loop_catch_up()
+
+        await asyncio.to_thread(model)
+        assert bench.log == ["loop", "step"]
+
+    asyncio.run(scenario())
+
+
+def test_the_loop_waits_for_the_step_after_a_refusal() -> None:
+    async def scenario() -> None:
+        bench = Bench()
+
+        def model() -> None:
+            with bench.shared.step():
+                bench.in_loop(lambda: bench.shared.note_refusal(GREEDY))
+                bench.loop.call_soon_threadsafe(bench.log.append, "loop")
+                bench.log.append("step")
+
+        await asyncio.to_thread(model)
+        assert bench.log == ["step", "loop"]
+
+    asyncio.run(scenario())
+
+
+def test_the_loop_waits_from_the_start_of_the_next_step() -> None:
+    async def scenario() -> None:
+        bench = Bench()
+
+        def model() -> None:
+            bench.in_loop(lambda: bench.shared.note_refusal(GREEDY))
+            with bench.shared.step():
+                bench.loop.call_soon_threadsafe(bench.log.append, "loop")
+                bench.log.append("step")
+
+        await asyncio.to_thread(model)
+        assert bench.log == ["step", "loop"]
+
+    asyncio.run(scenario())
+
+
+def test_the_loop_waits_once_for_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        monkeypatch.setattr(interpreter, "_STEP_SECONDS", 0.001)
+        bench = Bench()
+
+        def model() -> None:
+            with bench.shared.step():
+                bench.in_loop(lambda: bench.shared.note_refusal(GREEDY))
+                bench.in_loop(lambda: None)  # behind the wait
+                monkeypatch.setattr(interpreter, "_STEP_SECONDS", 10)
+                bench.in_loop(lambda: bench.shared.note_refusal(GREEDY))
+                bench.in_loop(lambda: bench.log.append("loop"))
+                bench.log.append("step")
+
+        await asyncio.to_thread(model)
+        assert bench.log == ["loop", "step"]
+
+    asyncio.run(scenario())
+
+
+def test_the_model_waits_until_the_loop_has_caught_up() -> None:
+    async def scenario() -> None:
+        bench = Bench()
+        bench.shared.note_refusal(GREEDY)
+
+        def model() -> None:
+            bench.shared.let_loop_catch_up()
+            bench.log.append("step")
+
+        await asyncio.gather(asyncio.to_thread(model), bench.flood(500, lambda: bench.log.append("caught up")))
+        assert bench.log == ["caught up", "step"]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("caller", "order"), [(MODEST, ["step", "caught up"]), (GREEDY, ["caught up", "step"])])
+def test_a_modest_caller_is_not_kept_waiting(caller: str, order: list[str]) -> None:
+    async def scenario() -> None:
+        bench = Bench()
+        bench.shared.note_refusal(GREEDY)
+        stepped = threading.Event()
+
+        def model() -> None:
+            bench.shared.let_loop_catch_up()
+            bench.log.append("step")
+            stepped.set()
+
+        async def calls() -> None:
+            await bench.flood(100)
+            bench.shared.note_acceptance(caller)
+            while caller == MODEST and not stepped.is_set():
+                await bench.flood(1)
+            await bench.flood(100, lambda: bench.log.append("caught up"))
+
+        await asyncio.gather(asyncio.to_thread(model), calls())
+        assert bench.log == order
+
+    asyncio.run(scenario())
+
+
+def test_modest_callers_do_not_end_two_waits_in_a_row() -> None:
+    async def scenario() -> None:
+        bench = Bench()
+        bench.shared.note_refusal(GREEDY)
+        stepped = threading.Event()
+
+        def model() -> None:
+            bench.shared.let_loop_catch_up()
+            stepped.set()
+            bench.in_loop(lambda: bench.shared.note_refusal(GREEDY))
+            bench.shared.let_loop_catch_up()
+            bench.log.append("second")
+
+        async def calls() -> None:
+            await bench.flood(100)
+            while not stepped.is_set():
+                bench.shared.note_acceptance(MODEST)
+                await bench.flood(1)
+            for _ in range(200):
+                await bench.flood(1)
+                bench.shared.note_acceptance(MODEST)
+            bench.log.append("caught up")
+
+        await asyncio.gather(asyncio.to_thread(model), calls())
+        assert bench.log == ["caught up", "second"]
+
+    asyncio.run(scenario())
