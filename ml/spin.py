@@ -1,9 +1,9 @@
 """How long the model's threads wait busily for each other.
 
-By default OpenMP's threads spin for milliseconds. On a machine with cores to spare that is harmless. Where another process
-runs on one of two cores, each of a forward's hundreds of operations spins until the kernel moves the thread that it waits
-for: 1.3 s instead of 0.03 s, measured for 136 tokens through the shipped transformer. The price of a short wait on an idle
-machine: short prompts, one at a time, take a tenth longer. docs/performance.md has figures.
+By default OpenMP's threads spin for milliseconds. On a machine with cores to spare that is harmless. Where another
+process runs on one of two cores, each of a forward's hundreds of operations spins until the kernel moves the thread
+that it waits for: 1.3 s instead of 0.03 s, measured for 136 tokens through the shipped transformer. The price of a
+short wait on an idle machine: short prompts, one at a time, take a tenth longer. docs/performance.md has figures.
 
 GNU's runtime, which torch brings along on Linux, reads the variable once, when it is loaded. So whatever imports torch
 before `ml` must call one of these functions first.
