@@ -53,7 +53,7 @@ class Figure:
 FIGURES = {
     "hundred": Figure(100, 30, words=15),
     "quarter": Figure(100, 25, words=15),
-    "real": Figure(200, 60, words=10),
+    "real": Figure(200, 60, words=7),
     "planted": Figure(200, 60),
     "short": Figure(25, 13, words=10),
 }
