@@ -15,6 +15,7 @@ neighbour `.cache`: a run that is started again goes on behind it.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -27,6 +28,7 @@ import numpy as np
 from benchmarks.finding.contexts import Context, planted, real, wikitext
 from benchmarks.finding.kept import KeptCache
 from benchmarks.machine import processor
+from ml.errors import PromptTooLongError
 from ml.explain import Run
 from ml.memory import expect_to_stay, keep_freed_memory
 from ml.models.loading import load
@@ -43,17 +45,17 @@ class Figure:
     evaluations: int
     words: int = 0
 
-    def contexts(self, text: Path, count: int) -> Iterator[Context]:
-        """The first contexts."""
+    def contexts(self, text: Path) -> Iterator[Context]:
+        """All contexts of real text, or planted ones without end."""
         if self.words:
-            return real(wikitext(text), self.sentences, self.words, count)
-        return (planted(number, self.sentences) for number in range(count))
+            return real(wikitext(text), self.sentences, self.words)
+        return (planted(number, self.sentences) for number in itertools.count())
 
 
 FIGURES = {
     "hundred": Figure(100, 30, words=15),
     "quarter": Figure(100, 25, words=15),
-    "real": Figure(200, 60, words=7),
+    "real": Figure(200, 60, words=8),
     "planted": Figure(200, 60),
     "short": Figure(25, 13, words=10),
 }
@@ -177,7 +179,7 @@ def main() -> None:
     parser.add_argument("text", type=Path, help="folder of WikiText-2")
     parser.add_argument("--model", default="lstm", help="shipped name or folder")
     parser.add_argument("--figure", choices=list(FIGURES), default="hundred")
-    parser.add_argument("--contexts", type=int, default=20)
+    parser.add_argument("--contexts", type=int, default=20, help="that the model can read")
     parser.add_argument("--bfloat16", action="store_true", help="compute in bfloat16")
     parser.add_argument("--seconds", type=float, default=480.0)
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/hierarchical.json"))
@@ -190,13 +192,18 @@ def main() -> None:
     expect_to_stay()
     cache, figure = KeptCache(options.json.with_suffix(".cache")), FIGURES[options.figure]
     found: list[Found] = []
-    for context in figure.contexts(options.text, options.contexts):
-        one = find(model, context, figure, cache, until)
+    for context in figure.contexts(options.text):
+        try:
+            one = find(model, context, figure, cache, until)
+        except PromptTooLongError:
+            continue
         if one is None:
             break
         found.append(one)
         print(line(one), flush=True)
         keep(found, model, options.figure, options.json)
+        if len(found) == options.contexts:
+            break
     print(f"{model.info.name}, {options.figure}, {summary(found)}")
 
 

@@ -87,7 +87,7 @@ def planted(number: int, count: int) -> Context:
     return Context(f"planted {number}", context, len(context), f" {said}", frozenset(positions.tolist()))
 
 
-def real(lines: Sequence[str], count: int, words: int, contexts: int) -> Iterator[Context]:
+def real(lines: Sequence[str], count: int, words: int) -> Iterator[Context]:
     """Texts of `count` sentences, of at most so many `words` each, in their order and their paragraphs.
 
     Args:
@@ -111,8 +111,6 @@ def real(lines: Sequence[str], count: int, words: int, contexts: int) -> Iterato
             if len(sentences(prompt)) == count:  # two may have become one beside each other
                 yield Context(f"real {number}", prompt, len(prompt))
                 number += 1
-                if number == contexts:
-                    return
             paragraphs, left = [], 0
 
 
