@@ -8,10 +8,10 @@ and then the model's thread waits until the event loop has caught up. Decision 2
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
 
 _STEP_SECONDS = 0.02
 """The longest that the event loop waits for a step: all calls wait with it."""
@@ -23,20 +23,10 @@ _QUIET_SECONDS = 0.001
 """The event loop has caught up if for so long no call was accepted or refused."""
 
 
-class Loop(Protocol):
-    """What is asked of an event loop, on its own thread."""
-
-    def call_soon(self, callback: Callable[..., Any], *arguments: Any) -> object:
-        """Call later, behind what is called already."""
-
-    def call_later(self, seconds: float, callback: Callable[..., Any], *arguments: Any) -> object:
-        """Call after a while."""
-
-
 class SharedInterpreter:
     """Lets an event loop and the model's thread work one after the other. Without refusals, neither waits."""
 
-    def __init__(self, loop: Loop, to_loop: Callable[..., object]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, to_loop: Callable[..., object]) -> None:
         """Share it between `loop` and the thread that calls `step`; `to_loop` calls a function in the loop."""
         self._loop = loop
         self._to_loop = to_loop

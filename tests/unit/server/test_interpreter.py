@@ -41,6 +41,17 @@ class Bench:
         then()
 
 
+def log_of(model: Callable[[Bench], None]) -> list[str]:
+    """What happens in which order beside an idle loop, while the model's thread does as `model` says."""
+
+    async def scenario() -> list[str]:
+        bench = Bench()
+        await asyncio.to_thread(model, bench)
+        return bench.log
+
+    return asyncio.run(scenario())
+
+
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that no wait ends because a machine is slow."""
@@ -49,72 +60,49 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_loop_works_during_a_step_if_nobody_is_refused() -> None:
-    async def scenario() -> None:
-        bench = Bench()
+    def model(bench: Bench) -> None:
+        with bench.shared.step():
+            bench.in_loop(lambda: bench.shared.note_acceptance(MODEST))
+            bench.in_loop(lambda: bench.log.append("loop"))
+            bench.log.append("step")
+        bench.shared.let_loop_catch_up()
 
-        def model() -> None:
-            with bench.shared.step():
-                bench.in_loop(lambda: bench.shared.note_acceptance(MODEST))
-                bench.in_loop(lambda: bench.log.append("loop"))
-                bench.log.append("step")
-            bench.shared.let_loop_catch_up()
-
-        await asyncio.to_thread(model)
-        assert bench.log == ["loop", "step"]
-
-    asyncio.run(scenario())
+    assert log_of(model) == ["loop", "step"]
 
 
 def test_the_loop_waits_for_the_step_after_a_refusal() -> None:
-    async def scenario() -> None:
-        bench = Bench()
+    def model(bench: Bench) -> None:
+        with bench.shared.step():
+            bench.in_loop(lambda: bench.shared.note_refusal(GREEDY))
+            bench.loop.call_soon_threadsafe(bench.log.append, "loop")
+            bench.log.append("step")
 
-        def model() -> None:
-            with bench.shared.step():
-                bench.in_loop(lambda: bench.shared.note_refusal(GREEDY))
-                bench.loop.call_soon_threadsafe(bench.log.append, "loop")
-                bench.log.append("step")
-
-        await asyncio.to_thread(model)
-        assert bench.log == ["step", "loop"]
-
-    asyncio.run(scenario())
+    assert log_of(model) == ["step", "loop"]
 
 
 def test_the_loop_waits_from_the_start_of_the_next_step() -> None:
-    async def scenario() -> None:
-        bench = Bench()
+    def model(bench: Bench) -> None:
+        bench.in_loop(lambda: bench.shared.note_refusal(GREEDY))
+        with bench.shared.step():
+            bench.loop.call_soon_threadsafe(bench.log.append, "loop")
+            bench.log.append("step")
 
-        def model() -> None:
-            bench.in_loop(lambda: bench.shared.note_refusal(GREEDY))
-            with bench.shared.step():
-                bench.loop.call_soon_threadsafe(bench.log.append, "loop")
-                bench.log.append("step")
-
-        await asyncio.to_thread(model)
-        assert bench.log == ["step", "loop"]
-
-    asyncio.run(scenario())
+    assert log_of(model) == ["step", "loop"]
 
 
 def test_the_loop_waits_once_for_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def scenario() -> None:
-        monkeypatch.setattr(interpreter, "_STEP_SECONDS", 0.001)
-        bench = Bench()
+    monkeypatch.setattr(interpreter, "_STEP_SECONDS", 0.001)
 
-        def model() -> None:
-            with bench.shared.step():
-                bench.in_loop(lambda: bench.shared.note_refusal(GREEDY))
-                bench.in_loop(lambda: None)  # behind the wait
-                monkeypatch.setattr(interpreter, "_STEP_SECONDS", 10)
-                bench.in_loop(lambda: bench.shared.note_refusal(GREEDY))
-                bench.in_loop(lambda: bench.log.append("loop"))
-                bench.log.append("step")
+    def model(bench: Bench) -> None:
+        with bench.shared.step():
+            bench.in_loop(lambda: bench.shared.note_refusal(GREEDY))
+            bench.in_loop(lambda: None)  # behind the wait
+            monkeypatch.setattr(interpreter, "_STEP_SECONDS", 10)
+            bench.in_loop(lambda: bench.shared.note_refusal(GREEDY))
+            bench.in_loop(lambda: bench.log.append("loop"))
+            bench.log.append("step")
 
-        await asyncio.to_thread(model)
-        assert bench.log == ["loop", "step"]
-
-    asyncio.run(scenario())
+    assert log_of(model) == ["loop", "step"]
 
 
 def test_the_model_waits_until_the_loop_has_caught_up() -> None:
