@@ -17,7 +17,7 @@ from grpc_reflection.v1alpha import reflection
 
 from gloss.v1 import explanation_service_pb2_grpc, inference_service_pb2_grpc
 from jobs.ending import end_within
-from ml.memory import expect_to_stay
+from ml.memory import collect_seldom, expect_to_stay
 from ml.models.served.model import ServedModel
 from server.audit import Audit, AuditLog
 from server.batching import Limits
@@ -95,7 +95,7 @@ class Server:
             Parser(),
         ]
         for_call = None if gate is None else gate.for_call
-        interceptors = [Interceptors(chain, self.drain.enter, count_unknown(self.metrics), for_call)]
+        interceptors = [Interceptors(chain, self._enter, count_unknown(self.metrics), for_call)]
 
         def make() -> grpc.aio.Server:
             options, limit = _options(settings), settings.max_calls
@@ -117,6 +117,7 @@ class Server:
             engines = Engines()
             self._connect_engines(registry, engines)
             await self._start_engine(registry, engines)
+            collect_seldom()
             await self._serve(registry, engines)
         except BaseException:
             await self._closing.aclose()
@@ -164,6 +165,12 @@ class Server:
         await stopping
         await self._closing.aclose()
         _logger.info("stopped")
+
+    async def _enter(self) -> None:
+        """Let a call in, of whatever method."""
+        if self.engine is not None:
+            self.engine.note_arrival()
+        await self.drain.enter()
 
     def _listen(self) -> None:
         settings = self.settings
