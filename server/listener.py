@@ -11,7 +11,6 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, cast
 
 import grpc
 
@@ -27,24 +26,6 @@ _PATIENCE_SECONDS = 30.0
 
 class ListenerError(RuntimeError):
     """gRPC ended by itself, and its port cannot be had again."""
-
-
-class _Unregistered:
-    """A server to add services to, whose methods gRPC finds by their names at each call.
-
-    Generated code also registers each method. Then gRPC waits for a call of each of them at once, and at every call it
-    looks at all that it waits for: an eighth of the event loop's time if most calls are refused.
-    """
-
-    def __init__(self, server: grpc.aio.Server) -> None:
-        self._server = server
-
-    def add_generic_rpc_handlers(self, handlers: Any) -> None:
-        """Add services."""
-        self._server.add_generic_rpc_handlers(handlers)
-
-    def add_registered_method_handlers(self, service: str, handlers: Any) -> None:
-        """Do nothing."""
 
 
 class Listener:
@@ -75,7 +56,7 @@ class Listener:
     async def start(self, register: Callable[[grpc.aio.Server], None]) -> None:
         """Serve. `register`: adds the services to a server."""
         self._register = register
-        self._add_services()
+        register(self._server)
         await self._server.start()
 
     async def stop(self, seconds: float) -> None:
@@ -113,11 +94,8 @@ class Listener:
             with suppress(RuntimeError):
                 await self._server.stop(0)
             await asyncio.sleep(_LOOK_SECONDS)
-        self._add_services()
+        self._register(self._server)
         await self._server.start()
-
-    def _add_services(self) -> None:
-        self._register(cast("grpc.aio.Server", _Unregistered(self._server)))
 
     def _add_port(self, where: str) -> int:
         if self._credentials is None:
