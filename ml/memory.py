@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 _KEPT = 1 << 30
+_YOUNGER_COLLECTIONS = 100
 
 
 def keep_freed_memory() -> None:
@@ -47,6 +48,15 @@ def without_collections() -> Iterator[None]:
         yield
     finally:
         gc.enable()
+
+
+def collect_seldom() -> None:
+    """Let Python's garbage collector look through all objects a tenth as often. For servers.
+
+    Under load, some hundred thousand objects of calls in progress wait with them, and a full collection took 20 to 50
+    ms every few seconds, in which nobody is answered. Most garbage is found when it is young.
+    """
+    gc.set_threshold(*gc.get_threshold()[:2], _YOUNGER_COLLECTIONS)
 
 
 def expect_to_stay() -> None:

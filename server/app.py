@@ -17,33 +17,26 @@ from grpc_reflection.v1alpha import reflection
 
 from gloss.v1 import explanation_service_pb2_grpc, inference_service_pb2_grpc
 from jobs.ending import end_within
-from ml.memory import expect_to_stay
+from ml.memory import collect_seldom, expect_to_stay
 from ml.models.served.model import ServedModel
-from server.audit import Audit, AuditLog
 from server.batching import Limits
-from server.call_metrics import count_calls, count_unknown
-from server.callers import by_certificate
+from server.chain import chain
 from server.drain import Drain
 from server.engines import Engines
-from server.gate import Gate
 from server.health import EXPLANATION, INFERENCE, Health, watch_explanations
 from server.helpers import Helpers
-from server.interceptors import OWN_SERVICES, Interceptor, Interceptors, Surround
-from server.keys import key_file
 from server.listener import Listener
 from server.loading import load
 from server.metrics import Metrics, MetricsPage
 from server.ports import address, take
 from server.registry import Registry
-from server.requests import Parser
 from server.served import ServedEngine
 from server.services.explanation import ExplanationService
 from server.services.inference import InferenceService
 from server.settings import Settings
-from server.statuses import Statuses
 from server.store import Store
-from server.streams import Writer
 from server.tls import credentials
+from server.unregistered import unregistered
 
 if TYPE_CHECKING:
     from ml.models.base import LanguageModel
@@ -81,21 +74,7 @@ class Server:
         """The metrics page's port, once started."""
         self.engine: Engine | None = None
         """What computes the models that are loaded here, once started and if there are any."""
-        keys = key_file(settings.api_keys_file)
-        gate = None if keys is None else Gate(keys)
-        chain = [
-            Writer(settings.unread_seconds),
-            Surround(count_calls(self.metrics)),
-            Statuses(settings.max_message_bytes),
-            *_audits(settings, self.metrics),
-            # A key comes after a certificate: where both are required, it says more.
-            *_certificates(settings),
-            *([] if gate is None else [gate]),
-            Surround(lambda _: self.drain.accept, OWN_SERVICES),
-            Parser(),
-        ]
-        for_call = None if gate is None else gate.for_call
-        interceptors = [Interceptors(chain, self.drain.enter, count_unknown(self.metrics), for_call)]
+        interceptors = [chain(settings, self.metrics, self.drain, self._enter)]
 
         def make() -> grpc.aio.Server:
             options, limit = _options(settings), settings.max_calls
@@ -117,6 +96,7 @@ class Server:
             engines = Engines()
             self._connect_engines(registry, engines)
             await self._start_engine(registry, engines)
+            collect_seldom()
             await self._serve(registry, engines)
         except BaseException:
             await self._closing.aclose()
@@ -164,6 +144,12 @@ class Server:
         await stopping
         await self._closing.aclose()
         _logger.info("stopped")
+
+    async def _enter(self) -> None:
+        """Let a call in, of whatever method."""
+        if self.engine is not None:
+            self.engine.note_arrival()
+        await self.drain.enter()
 
     def _listen(self) -> None:
         settings = self.settings
@@ -244,9 +230,10 @@ class Server:
         )
 
         def register(server: grpc.aio.Server) -> None:
-            inference_service_pb2_grpc.add_InferenceServiceServicer_to_server(inference, server)
-            explanation_service_pb2_grpc.add_ExplanationServiceServicer_to_server(explanation, server)
-            health_pb2_grpc.add_HealthServicer_to_server(self.health.servicer, server)
+            services = unregistered(server)
+            inference_service_pb2_grpc.add_InferenceServiceServicer_to_server(inference, services)
+            explanation_service_pb2_grpc.add_ExplanationServiceServicer_to_server(explanation, services)
+            health_pb2_grpc.add_HealthServicer_to_server(self.health.servicer, services)
             reflection.enable_server_reflection((INFERENCE, EXPLANATION, HEALTH, reflection.SERVICE_NAME), server)
 
         await self.health.begin()
@@ -303,17 +290,6 @@ async def _cancel(task: asyncio.Future[Any]) -> None:
     while not task.done():
         task.cancel()
         await asyncio.wait({task}, timeout=_CANCEL_SECONDS)
-
-
-def _audits(settings: Settings, metrics: Metrics) -> list[Audit]:
-    named = settings.api_keys_file is not None or settings.tls_client_ca is not None
-    if not named and settings.audit_file is None:
-        return []
-    return [Audit(AuditLog(settings.audit_file, metrics))]
-
-
-def _certificates(settings: Settings) -> list[Interceptor]:
-    return [] if settings.tls_client_ca is None else [Surround(lambda _: by_certificate, OWN_SERVICES)]
 
 
 def _options(settings: Settings) -> list[tuple[str, int]]:

@@ -139,6 +139,8 @@ class Queue(Generic[T]):
         self._callers: dict[Hashable, _Caller[T]] = {}
         """In the order of their turns."""
         self._admission = Admission(limits.waiting_items, limits.waiting_tokens)
+        self._earliest_deadline = float("inf")
+        """Of all items that wait, or of one that has left."""
 
     def __len__(self) -> int:
         return self._admission.total.items
@@ -180,6 +182,7 @@ class Queue(Generic[T]):
         """Add an item of a call that was admitted before: its next chunk, or a sequence that is prefilled again."""
         self._callers.setdefault(item.caller, _Caller()).calls.setdefault(item.call, {})[item] = None
         self._admission.enter(item.caller, item.all_tokens, item.pool)
+        self._earliest_deadline = min(self._earliest_deadline, item.deadline)
 
     def withdraw(self, items: Iterable[Item[T]]) -> None:
         """Take out those of `items` that still wait."""
@@ -205,15 +208,23 @@ class Queue(Generic[T]):
             free: how many more sequences may run, by pool.
             running: callers who have a running sequence.
         """
-        expired = tuple(item for item in self._waiting() if item.deadline <= now)
+        expired = self._take_expired(now)
         self._look(now, running)
-        self.withdraw(expired)
         batch = tuple(self._next_batch(free))
         self.withdraw(batch)
         # All have had their turn now, and those who have more waiting stand behind.
         for item in sorted(batch, key=lambda item: self._admission.tokens(item.caller)):
             self._rotate(item)
         return Schedule(batch, expired)
+
+    def _take_expired(self, now: float) -> tuple[Item[T], ...]:
+        """Take out the items whose deadline has passed."""
+        if now < self._earliest_deadline:  # hundreds may wait: they are not looked through at every step
+            return ()
+        expired = tuple(item for item in self._waiting() if item.deadline <= now)
+        self.withdraw(expired)
+        self._earliest_deadline = min((item.deadline for item in self._waiting()), default=float("inf"))
+        return expired
 
     def _look(self, now: float, running: Collection[Hashable]) -> None:
         """Note who is there, and forget who has been gone for a while."""
@@ -231,9 +242,10 @@ class Queue(Generic[T]):
         if first is None:
             return []
         batch = _Batch(first, self._limits, free)
+        is_short = len(self._callers) > 1 and first.shared_tokens is not None
         window: Iterator[tuple[int, Item[T]]] = itertools.islice(
             ((rank, item) for rank, item in turns if item.batch_key == first.batch_key),
-            self._WINDOW * self._limits.batch_items,
+            (1 if is_short else self._WINDOW) * self._limits.batch_items,
         )
         if first.padded:  # Within one round of turns, those nearest in length come first.
             window = iter(sorted(window, key=lambda rank: (rank[0], abs(rank[1].tokens - first.tokens))))

@@ -133,6 +133,10 @@ class Engine:
             if not answer.done() or answer.cancelled() or answer.exception() is not None:
                 self._withdraw(call)
 
+    def note_arrival(self) -> None:
+        """Take note of a call that came, whatever it will ask."""
+        self._interpreter.note_arrival()
+
     def check_capacity(self, caller: Hashable = None) -> None:
         """Refuse early, before the work of preparing a call.
 
@@ -250,13 +254,19 @@ class Engine:
         chunks = [item.payload for item in batch if isinstance(item.payload, ChunkedSequence)]
         steps = bool(chunks) or self._generations.busy
         if work:
+            runner = self._runners[work[0].call.model]
             with self._interpreter.step():
                 done = self._batches.run(work)
+                # Beside an event loop that refuses calls, this takes ten times as long. Else replies come first.
+                inserted = self._interpreter.is_shared
+                if inserted:
+                    insert_prefixes(work[0].call.model, runner)
             self._reply(done)
             if not steps:  # else sequences would wait for the event loop twice per token
                 self._interpreter.let_loop_catch_up()
                 self._let_replies_leave()
-            insert_prefixes(work[0].call.model, self._runners[work[0].call.model])
+            if not inserted:
+                insert_prefixes(work[0].call.model, runner)
         if steps:
             with self._interpreter.step():
                 self._generations.step(chunks)

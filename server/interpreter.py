@@ -20,7 +20,7 @@ _LOOP_SECONDS = 0.02
 """The longest that the model's thread waits for the event loop."""
 
 _QUIET_SECONDS = 0.001
-"""The event loop has caught up if for so long no call was accepted or refused."""
+"""The event loop has caught up if for so long no call came, was accepted, or was refused."""
 
 
 class SharedInterpreter:
@@ -37,22 +37,30 @@ class SharedInterpreter:
         """Whether a call was refused since the model's thread last waited."""
         self._stepped_aside = False
         """Whether the event loop has waited for the step that runs."""
+        self._modest_caller_waits = False
+        """Whether a call of a caller without refusals was queued since the last step began."""
+        self._was_cut_short = False
+        """Whether such a caller ended the last wait of the model's thread, or kept it from waiting."""
         # The rest is the event loop's.
-        self._calls = 0
-        """Accepted or refused so far."""
+        self._events = 0
+        """Calls that came, were accepted, or were refused so far, each of which is one more."""
         self._waits = 0
         """Of the model's thread, so far."""
-        self._may_cut_short = self._was_cut_short = False
-        """Whether a modest caller may end the last wait, if it goes on, and whether one did."""
+        self._may_cut_short = False
+        """Whether a caller without refusals may end the last wait, if it goes on."""
         self._refused: set[Hashable] = set()
         """Callers who were refused since the model's thread began to wait."""
         self._refused_before: set[Hashable] = set()
 
     # The event loop.
 
+    def note_arrival(self) -> None:
+        """Take note of a call that came, and of which nothing else is known yet."""
+        self._events += 1
+
     def note_refusal(self, caller: Hashable) -> None:
         """Take note of a refused call. If a step runs, the event loop soon waits for its end."""
-        self._calls += 1
+        self._events += 1
         self._refusing = True
         self._refused.add(caller)
         if not self._step_ended.is_set():
@@ -61,11 +69,14 @@ class SharedInterpreter:
     def note_acceptance(self, caller: Hashable) -> None:
         """Take note of a call that was queued. Of a caller without refusals, it ends the wait of the model's thread.
 
-        But not twice in a row: many such callers would leave the event loop no time.
+        If that thread does not wait yet, it will not. But never twice in a row: many such callers would leave the event
+        loop no time.
         """
-        self._calls += 1
-        waits = self._may_cut_short and self._step_ended.is_set()
-        if waits and caller not in self._refused and caller not in self._refused_before:
+        self._events += 1
+        if caller in self._refused or caller in self._refused_before:
+            return
+        self._modest_caller_waits = True
+        if self._may_cut_short and self._step_ended.is_set():
             self._may_cut_short, self._was_cut_short = False, True
             self._caught_up.set()
 
@@ -81,22 +92,22 @@ class SharedInterpreter:
         self._refused_before, self._refused = self._refused, set()
         self._look(self._waits, -1)
 
-    def _look(self, wait: int, calls: int) -> None:
-        """End a wait if there are still so many calls; else look again."""
+    def _look(self, wait: int, events: int) -> None:
+        """End a wait if there were no more events than so many; else look again."""
         if wait != self._waits:
             return
-        if calls == self._calls:
+        if events == self._events:
             self._may_cut_short = False
             self._caught_up.set()
         else:
-            self._loop.call_later(_QUIET_SECONDS, self._look, wait, self._calls)
+            self._loop.call_later(_QUIET_SECONDS, self._look, wait, self._events)
 
     # The model's thread.
 
     @contextmanager
     def step(self) -> Iterator[None]:
         """For a step of the model."""
-        self._stepped_aside = False
+        self._stepped_aside = self._modest_caller_waits = False
         self._step_ended.clear()
         if self._refusing:
             self._to_loop(self._step_aside)
@@ -105,9 +116,18 @@ class SharedInterpreter:
         finally:
             self._step_ended.set()
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether a call was refused since the last wait."""
+        return self._refusing
+
     def let_loop_catch_up(self) -> None:
         """Wait until the event loop has caught up, if it refused calls since the last wait."""
-        if self._refusing:
+        if not self._refusing:
+            return
+        if self._modest_caller_waits and not self._was_cut_short:
+            self._was_cut_short = True
+        else:
             self._refusing = False
             self._caught_up.clear()
             self._to_loop(self._begin_to_catch_up)

@@ -56,5 +56,15 @@ class RoundRobin(Generic[H]):
 
 def interleave(sources: Iterable[Iterable[T]]) -> Iterator[tuple[int, T]]:
     """The first of every source, then the second of every source, and so on, each with the number of its round."""
-    for rank, row in enumerate(itertools.zip_longest(*sources)):
-        yield from ((rank, element) for element in row if element is not None)
+    # Lazily: of hundreds of sources, a batch needs a few items.
+    iterators: Iterable[Iterator[T]] = map(iter, sources)
+    for rank in itertools.count():
+        unfinished = []
+        for iterator in iterators:
+            for element in iterator:
+                yield rank, element
+                unfinished.append(iterator)
+                break
+        if not unfinished:
+            return
+        iterators = unfinished

@@ -85,6 +85,20 @@ def test_everything_runs_once_or_expires_once(asked):
     assert queue.tokens == 0
 
 
+@given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), max_size=40))
+def test_items_expire_when_their_time_is_over(asked):
+    queue: Queue[int] = Queue(LIMITS)
+    for now in range(22):
+        for number, (comes, deadline) in enumerate(asked):
+            if comes == now:
+                item = simple(number)
+                item.deadline = deadline
+                queue.put(item)
+        schedule = queue.take(now)
+        assert all(item.deadline <= now for item in schedule.expired)
+        assert all(item.deadline > now for item in schedule.batch)
+
+
 @given(st.lists(ASKED, max_size=60))
 def test_a_batch_keeps_its_bounds(asked):
     queue, _ = queue_of(asked)

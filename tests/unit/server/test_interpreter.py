@@ -145,6 +145,50 @@ def test_a_modest_caller_is_not_kept_waiting(caller: str, order: list[str]) -> N
     asyncio.run(scenario())
 
 
+def test_the_model_does_not_wait_if_a_modest_caller_waits_already() -> None:
+    def model(bench: Bench) -> None:
+        stuck, stepped = threading.Event(), threading.Event()
+
+        def work() -> None:
+            stuck.set()
+            stepped.wait(5)
+            bench.log.append("caught up")
+
+        with bench.shared.step():
+            bench.in_loop(lambda: bench.shared.note_acceptance(MODEST))
+            bench.in_loop(lambda: bench.shared.note_refusal(GREEDY))
+        bench.loop.call_soon_threadsafe(work)
+        assert stuck.wait(10)
+        bench.shared.let_loop_catch_up()
+        bench.log.append("step")
+        stepped.set()
+        bench.shared.let_loop_catch_up()
+        bench.log.append("second step")
+
+    assert log_of(model) == ["step", "caught up", "second step"]
+
+
+def test_calls_of_which_nothing_else_is_known_are_waited_for() -> None:
+    async def scenario() -> None:
+        bench = Bench()
+        bench.shared.note_refusal(GREEDY)
+
+        def model() -> None:
+            bench.shared.let_loop_catch_up()
+            bench.log.append("step")
+
+        async def calls() -> None:
+            for _ in range(500):
+                bench.shared.note_arrival()
+                await asyncio.sleep(0)
+            bench.log.append("caught up")
+
+        await asyncio.gather(asyncio.to_thread(model), calls())
+        assert bench.log == ["caught up", "step"]
+
+    asyncio.run(scenario())
+
+
 def test_modest_callers_do_not_end_two_waits_in_a_row() -> None:
     async def scenario() -> None:
         bench = Bench()
