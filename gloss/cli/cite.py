@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,18 +22,28 @@ from gloss.render.citations import terminal
 _WITH_ROWS = [name for name in METHODS if name not in ("attention-rollout", "value-zeroing")]
 
 
-class ContextFile(click.ParamType[Document]):
+@dataclass(frozen=True)
+class _Context:
+    """A document, and the file that it is: one file may have several names."""
+
+    document: Document
+    file: Path | None
+
+
+class ContextFile(click.ParamType[_Context]):
     """A text file, or standard input for ``-``."""
 
     name = "file"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Document:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> _Context:
         """Read it."""
+        if not value:
+            self.fail("the name of the file is empty", param, ctx)
         try:
             if value == "-":
-                return Document.read("standard input", standard_input(param, ctx))
+                return _Context(Document.read("standard input", standard_input(param, ctx)), None)
             with Path(value).open("rb") as file:
-                return Document.read(str(value), file)
+                return _Context(Document.read(str(value), file), Path(value).resolve())
         except OSError as error:
             self.fail(f"{value}: {error.strerror}", param, ctx)
         except ValueError as error:
@@ -103,15 +114,18 @@ class ContextFile(click.ParamType[Document]):
 @with_page()
 @with_model
 @connected
-def cite(session: Session, context: tuple[Document, ...], question: str, *, page: Path | None, **asked: Any) -> None:
+def cite(session: Session, context: tuple[_Context, ...], question: str, *, page: Path | None, **asked: Any) -> None:
     """Answer a question from documents, and cite the passages that each sentence rests on.
 
     \b
     gloss cite --context notes.md --context plan.txt --question "Who keeps the lighthouse?"
     """
+    documents: dict[Path | None, Document] = {}
+    for each in context:
+        documents.setdefault(each.file, each.document)
     try:
         with shown(session, "answering") as tell:
-            found = session.client.cite([*dict.fromkeys(context)], question, on_progress=tell, **asked)
+            found = session.client.cite([*documents.values()], question, on_progress=tell, **asked)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     if session.json:
