@@ -22,8 +22,11 @@ SourceUnit = Literal["sentence", "item", "line", "paragraph"]
 METHOD = "kernel-shap"
 MAX_TOKENS = 128
 """Tokens of an answer, unless the caller says how many."""
-_ITEMS, _TOKENS = 16, 8192
-"""The most prompts that one call scores, and about how many tokens these may have."""
+_ITEMS, _TOKENS = 16, 2048
+"""The most prompts that one call scores, and about how many tokens these may have: a large model on a CPU takes seconds
+for them, and the call stays within its time limit."""
+_HALF_CHARACTER = "\ufffd"
+"""What the server writes for the bytes of a character that is not complete."""
 
 
 def cite(
@@ -209,8 +212,18 @@ def _generated_answer(
     step = inference.generate(prepared.prompt, max_tokens=limit, stop=prepared.stop, model=model, timeout=timeout)
     with _length_errors():
         replies: list[v1.GenerateResponse] = yield step
-    text = "".join(reply.text for reply in replies).rstrip()
-    return text, replies[-1].finish_reason != v1.FINISH_REASON_LENGTH
+    text = "".join(reply.text for reply in replies)
+    complete = replies[-1].finish_reason != v1.FINISH_REASON_LENGTH
+    return (text if complete else _whole_part(text, prepared.stop)).rstrip(), complete
+
+
+def _whole_part(text: str, stop: Sequence[str]) -> str:
+    """An answer that was cut, without the half of a character or of a stop text that it was cut in."""
+    whole = text.rstrip(_HALF_CHARACTER)
+    for each in stop:
+        begun = (each[:length] for length in range(len(each) - 1, 0, -1))
+        whole = next((whole.removesuffix(part) for part in begun if whole.endswith(part)), whole)
+    return whole
 
 
 def _checked_answer(prepared: _CitedPrompt, answer: str, model: str) -> Steps[str]:

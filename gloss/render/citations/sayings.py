@@ -32,9 +32,9 @@ def heading(found: Citations) -> tuple[str, str]:
 
 def ending(found: Citations) -> str:
     """What there is to say of the answer as a whole; empty where there is nothing."""
-    if not found.sentences:
-        return "The model answers nothing."
-    return "" if found.complete else "The answer was cut at the most tokens that were allowed."
+    if not found.complete:
+        return "The answer was cut at the most tokens that were allowed."
+    return "" if found.sentences else "The model answers nothing."
 
 
 def value_line(sentence: Sentence) -> str:
