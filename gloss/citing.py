@@ -20,6 +20,11 @@ from gloss.plans import Conversation, Steps, explain_steps
 
 SourceUnit = Literal["sentence", "item", "line", "paragraph"]
 METHOD = "kernel-shap"
+METHODS = tuple(
+    name for name in build.METHODS if name not in ("attention-rollout", "value-zeroing", "integrated-gradients")
+)
+"""Methods that attribute each sentence and can leave a source out. Integrated gradients put a token in the place of
+each one that they remove."""
 MAX_TOKENS = 128
 """Tokens of an answer, unless the caller says how many."""
 _ITEMS, _TOKENS = 16, 2048
@@ -76,10 +81,13 @@ def cite(
         parameters: the method's own, as the contract names them.
 
     Raises:
-        ValueError: context, question or answer is blank, or is no text; the template lacks its marks.
+        ValueError: context, question or answer is blank, or is no text; the template lacks its marks; the method is not
+            one of `METHODS`.
         ExplanationFailedError: the job ended as FAILED or CANCELLED.
     """
     rule, chosen = Rule(share, limit, level), build.method(method, **parameters)
+    if not any(isinstance(chosen, type(build.method(name))) for name in METHODS):
+        raise ValueError(f"this method cannot leave sources out for each sentence; choose from {', '.join(METHODS)}")
     if answer is not None and not answer.strip():
         raise ValueError("the answer is blank")
     written = documents.prompt(template or PLAIN, documents.documents(context), question)

@@ -9,8 +9,7 @@ from typing import Any, get_args
 import click
 
 from gloss import citations, v1
-from gloss.citing import MAX_TOKENS, METHOD, SourceUnit
-from gloss.cli.explain import METHODS
+from gloss.citing import MAX_TOKENS, METHOD, METHODS, SourceUnit
 from gloss.cli.options import with_fields
 from gloss.cli.page import with_page, write
 from gloss.cli.session import INT32, TEXT, Session, connected, emit, standard_input, with_model
@@ -18,8 +17,6 @@ from gloss.cli.waiting import shown
 from gloss.documents import Document
 from gloss.render.citations import page as drawn
 from gloss.render.citations import terminal
-
-_WITH_ROWS = [name for name in METHODS if name not in ("attention-rollout", "value-zeroing")]
 
 
 @dataclass(frozen=True)
@@ -81,11 +78,11 @@ class ContextFile(click.ParamType[_Context]):
 )
 @click.option(
     "--method",
-    type=click.Choice(_WITH_ROWS),
+    type=click.Choice(METHODS),
     metavar="METHOD",
     default=METHOD,
     show_default=True,
-    help=f"One of {', '.join(_WITH_ROWS)}.",
+    help=f"One of {', '.join(METHODS)}.",
 )
 @click.option(
     "--share",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from gloss import Client, v1
@@ -63,3 +65,9 @@ def test_a_call_scores_as_many_tokens_as_are_allowed(
     ]
     assert len(scored) > 1
     assert all(sum(tokens) <= 40 or len(tokens) == 1 for tokens in scored)
+
+
+@pytest.mark.parametrize("method", ["integrated-gradients", "attention-rollout", v1.ValueZeroing()])
+def test_methods_that_leave_no_source_out_are_refused(client: Client, method: Any) -> None:
+    with pytest.raises(ValueError, match="choose from occlusion"):
+        client.cite(CONTEXT, QUESTION, method=method)
