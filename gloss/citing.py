@@ -81,6 +81,7 @@ def cite(
         parameters: the method's own, as the contract names them.
 
     Raises:
+        TypeError: the context is neither text nor texts by their names.
         ValueError: context, question or answer is blank, or is no text; the template lacks its marks; the method is not
             one of `METHODS`.
         ExplanationFailedError: the job ended as FAILED or CANCELLED.
@@ -88,9 +89,11 @@ def cite(
     rule, chosen = Rule(share, limit, level), build.method(method, **parameters)
     if not any(isinstance(chosen, type(build.method(name))) for name in METHODS):
         raise ValueError(f"this method cannot leave sources out for each sentence; choose from {', '.join(METHODS)}")
-    if answer is not None and not answer.strip():
-        raise ValueError("the answer is blank")
-    written = documents.prompt(template or PLAIN, documents.documents(context), question)
+    if answer is not None:
+        documents.check_text("the answer", answer)
+        if not answer.strip():
+            raise ValueError("the answer is blank")
+    written = documents.prompt(PLAIN if template is None else template, documents.documents(context), question)
 
     def attribution(prepared: _CitedPrompt, text: str) -> Steps[v1.Explanation]:
         limits = max_evaluations or _evaluations(len(prepared.sources.spans))

@@ -24,6 +24,12 @@ Span = tuple[int, int]
 """A half-open range of characters."""
 
 
+def check_text(name: str, text: str) -> None:
+    """Raise `ValueError` for a NUL character, which no text holds."""
+    if "\0" in text:
+        raise ValueError(f"{name} is no text: it holds a NUL character")
+
+
 @dataclass(frozen=True)
 class Document:
     """A text without a byte order mark, line ends other than LF, and white space around it.
@@ -43,8 +49,7 @@ class Document:
         Raises:
             ValueError: it holds a NUL character, as no text does.
         """
-        if "\0" in text:
-            raise ValueError(f"{name} is no text: it holds a NUL character")
+        check_text(name, text)
         whole = _LINE_END.sub("\n", text.removeprefix("\ufeff"))
         rest = whole.lstrip()
         return cls(name, rest.rstrip(), 1 + whole.count("\n", 0, len(whole) - len(rest)))
@@ -94,11 +99,23 @@ def documents(context: ContextLike) -> list[Document]:
     if isinstance(context, str):
         context = {"context": context}
     pairs = context.items() if isinstance(context, Mapping) else context
-    read = [each if isinstance(each, Document) else Document.of(*each) for each in pairs]
+    read = [each if isinstance(each, Document) else Document.of(*_named(each)) for each in pairs]
     found = [each for each in read if each.text]
     if not found:
         raise ValueError("the context is blank: there is nothing to cite")
     return found
+
+
+def _named(pair: object) -> tuple[str, str]:
+    """The name and the text of a document.
+
+    Raises:
+        TypeError: it is something else, such as a text without a name, or bytes.
+    """
+    match pair:
+        case (str(name), str(text)):
+            return name, text
+    raise TypeError(f'a context is a text, or texts by their names such as {{"notes.md": "A text."}}, not {pair!r:.40}')
 
 
 @dataclass(frozen=True)
@@ -121,10 +138,12 @@ def prompt(template: str, context: Sequence[Document], question: str) -> Prompt:
     """Write documents and a question into a template, both as they are: marks that they hold are no marks.
 
     Raises:
-        ValueError: the template lacks one of its marks, or has one twice; the question is blank.
+        ValueError: the template lacks one of its marks, or has one twice; the question is blank; either is no text.
     """
     if not question.strip():
         raise ValueError("the question is blank")
+    for name, text in (("question", question), ("template", template)):
+        check_text(f"the {name}", text)
     for mark in (CONTEXT, QUESTION):
         if template.count(mark) != 1:
             raise ValueError(f"the template must hold {mark} once, and it holds it {template.count(mark)} times")

@@ -51,6 +51,9 @@ def remarks(sentence: Sentence, found: Citations) -> Iterator[str]:
         yield f"Rests on none of them: all sources together make it less likely, by {less} nats."
     elif sentence.rests_on_none:
         yield f"Rests on none of them: all sources together add {effect} nats, and the limit is {found.rule.limit:g}."
+    elif sentence.unmeasured:
+        sources = "1 source carries" if sentence.unmeasured == 1 else f"{sentence.unmeasured:,} sources carry"
+        yield f"It is unknown what {sources}: more evaluations or time will show. All together add {effect} nats."
     elif not sentence.citations:
         yield f"No source alone can be cited, though all together add {effect} nats."
     if sentence.uncertain and not sentence.citations:
