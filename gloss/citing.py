@@ -95,13 +95,13 @@ def cite(
             raise ValueError("the answer is blank")
     written = documents.prompt(PLAIN if template is None else template, documents.documents(context), question)
 
-    def attribution(prepared: _CitedPrompt, text: str) -> Steps[v1.Explanation]:
+    def attribution(prepared: _CitedPrompt, follow: str | list[int]) -> Steps[v1.Explanation]:
         limits = max_evaluations or _evaluations(len(prepared.sources.spans))
         spec = build.spec(
             prepared.prompt,
             chosen,
             model=model,
-            target=build.target(follow=text),
+            target=build.target(follow=follow),
             features=build.features(prepared.sources.spans),
             removal=build.removal("delete"),
             budget=build.budget(max_evaluations=limits, max_duration=max_duration, seed=seed),
@@ -114,15 +114,17 @@ def cite(
 
     def steps() -> Steps[Citations]:
         prepared = yield from _prepared_prompt(written, unit, model, is_plain=template is not None)
+        follow: str | list[int]
         if answer is None:
-            text, complete = yield from _generated_answer(prepared, max_tokens, model, timeout)
+            text, follow, complete = yield from _generated_answer(prepared, max_tokens, model, timeout)
         else:
-            text, complete = (yield from _checked_answer(prepared, answer, model)), True
+            text = follow = yield from _checked_answer(prepared, answer, model)
+            complete = True
         found = Citations(question.strip(), text.strip(), complete, prepared.sources.passages, (), rule)
         if not text.strip():
             return found
         with _length_errors():
-            explanation = yield from attribution(prepared, text)
+            explanation = yield from attribution(prepared, follow)
         result = explanation.result
         sentences = yield from _confirmed(judge(result, rule), result, prepared.question, rule, model)
         level = joint_level(result, rule)
@@ -217,15 +219,21 @@ def _prepared_prompt(plain: documents.Prompt, unit: SourceUnit, model: str, *, i
 
 def _generated_answer(
     prepared: _CitedPrompt, max_tokens: int | None, model: str, timeout: float | None
-) -> Steps[tuple[str, bool]]:
-    """The model's own answer, and whether it ended by itself."""
+) -> Steps[tuple[str, str | list[int], bool]]:
+    """The model's own answer, what to explain of it, and whether it ended by itself.
+
+    Its text is explained, or its tokens where these write bytes that are no text: those of a text are others.
+    """
     limit = min(MAX_TOKENS, prepared.answer_tokens) if max_tokens is None else max_tokens
     step = inference.generate(prepared.prompt, max_tokens=limit, stop=prepared.stop, model=model, timeout=timeout)
     with _length_errors():
         replies: list[v1.GenerateResponse] = yield step
     text = "".join(reply.text for reply in replies)
     complete = replies[-1].finish_reason != v1.FINISH_REASON_LENGTH
-    return (text if complete else _whole_part(text, prepared.stop)).rstrip(), complete
+    text = (text if complete else _whole_part(text, prepared.stop)).rstrip()
+    if _HALF_CHARACTER not in text or replies[-1].finish_reason == v1.FINISH_REASON_STOP:
+        return text, text, complete
+    return text, [reply.token.id for reply in (replies[:-1] if complete else replies)], complete
 
 
 def _whole_part(text: str, stop: Sequence[str]) -> str:
