@@ -121,7 +121,7 @@ def cite(session: Session, context: tuple[_Context, ...], question: str, *, page
     for each in context:
         documents.setdefault(each.file, each.document)
     try:
-        with shown(session, "answering") as tell:
+        with shown(session, "answering", "leaving out what is cited") as tell:
             found = session.client.cite([*documents.values()], question, on_progress=tell, **asked)
     except ValueError as error:
         raise click.UsageError(str(error)) from error

@@ -104,6 +104,14 @@ def test_a_citation_of_standard_input(run: Run) -> None:
     assert "[1]" in output(run(*asked, input="One line.\n\nAnother.\n"))
 
 
+def test_a_terminal_shows_what_is_done_after_a_citation_is_explained(address: str) -> None:
+    env = {"GLOSS_ADDRESS": address, "FORCE_COLOR": "1", "COLUMNS": "100"}
+    asked = ["cite", "--context", "-", "--question", "Why?"]
+    done = CliRunner().invoke(main, asked, env=env, input="One line.\n\nAnother.\n")
+    assert done.exit_code == 0
+    assert "leaving out what is cited" in done.stderr
+
+
 def test_json_keeps_zeros_and_the_contracts_names(run: Run) -> None:
     found = json.loads(output(run("explain", fake.TEXT, "--json")))
     last = found["result"]["attributions"][-1]
