@@ -89,10 +89,8 @@ def cite(
     rule, chosen = Rule(share, limit, level), build.method(method, **parameters)
     if not any(isinstance(chosen, type(build.method(name))) for name in METHODS):
         raise ValueError(f"this method cannot leave sources out for each sentence; choose from {', '.join(METHODS)}")
-    if answer is not None:
-        documents.check_text("the answer", answer)
-        if not answer.strip():
-            raise ValueError("the answer is blank")
+    if answer is not None and not answer.strip():
+        raise ValueError("the answer is blank")
     written = documents.prompt(PLAIN if template is None else template, documents.documents(context), question)
 
     def attribution(prepared: _CitedPrompt, follow: str | list[int]) -> Steps[v1.Explanation]:
@@ -250,6 +248,9 @@ def _checked_answer(prepared: _CitedPrompt, answer: str, model: str) -> Steps[st
     try:
         read: v1.TokenizeResponse = yield inference.tokenize(answer, model=model)
     except GlossError as error:
+        if error.field == "prompt.text" and error.reason == "INVALID_FIELD":
+            message = error.message.replace(error.field, "the answer", 1)
+            raise GlossError(error.code, message, reason=error.reason, metadata=error.metadata) from error
         if error.reason != "PROMPT_TOO_LONG":
             raise
         read = v1.TokenizeResponse()  # the explanation will be refused, with an error that says what is too long

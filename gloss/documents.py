@@ -24,12 +24,6 @@ Span = tuple[int, int]
 """A half-open range of characters."""
 
 
-def check_text(name: str, text: str) -> None:
-    """Raise `ValueError` for a NUL character, which no text holds."""
-    if "\0" in text:
-        raise ValueError(f"{name} is no text: it holds a NUL character")
-
-
 @dataclass(frozen=True)
 class Document:
     """A text without a byte order mark, line ends other than LF, and white space around it.
@@ -49,7 +43,8 @@ class Document:
         Raises:
             ValueError: it holds a NUL character, as no text does.
         """
-        check_text(name, text)
+        if "\0" in text:
+            raise ValueError(f"{name} is no text: it holds a NUL character")
         whole = _LINE_END.sub("\n", text.removeprefix("\ufeff"))
         rest = whole.lstrip()
         return cls(name, rest.rstrip(), 1 + whole.count("\n", 0, len(whole) - len(rest)))
@@ -138,12 +133,10 @@ def prompt(template: str, context: Sequence[Document], question: str) -> Prompt:
     """Write documents and a question into a template, both as they are: marks that they hold are no marks.
 
     Raises:
-        ValueError: the template lacks one of its marks, or has one twice; the question is blank; either is no text.
+        ValueError: the template lacks one of its marks, or has one twice; the question is blank.
     """
     if not question.strip():
         raise ValueError("the question is blank")
-    for name, text in (("question", question), ("template", template)):
-        check_text(f"the {name}", text)
     for mark in (CONTEXT, QUESTION):
         if template.count(mark) != 1:
             raise ValueError(f"the template must hold {mark} once, and it holds it {template.count(mark)} times")

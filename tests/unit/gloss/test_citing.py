@@ -76,9 +76,3 @@ def test_methods_that_leave_no_source_out_are_refused(client: Client, method: An
 def test_an_empty_template_is_not_the_default(client: Client) -> None:
     with pytest.raises(ValueError, match="the template must hold"):
         client.cite(CONTEXT, QUESTION, template="")
-
-
-def test_an_answer_is_a_text(client: Client, script: fake.Script) -> None:
-    with pytest.raises(ValueError, match="the answer is no text"):
-        client.cite(CONTEXT, QUESTION, answer="Par\0is.")
-    assert not script.attempts

@@ -91,10 +91,3 @@ def test_the_words_before_a_question_would_begin_the_next_one() -> None:
 def test_a_context_of_something_else_than_named_texts_is_refused(context: Any) -> None:
     with pytest.raises(TypeError, match="texts by their names"):
         documents(context)
-
-
-@pytest.mark.parametrize(("question", "said"), [("Why\0?", "the question"), ("Why?", "the template")])
-def test_a_question_and_a_template_are_texts(question: str, said: str) -> None:
-    template = PLAIN if "\0" in question else f"{PLAIN}\0"
-    with pytest.raises(ValueError, match=f"{said} is no text"):
-        prompt(template, documents("A text."), question)
