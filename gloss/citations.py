@@ -98,6 +98,7 @@ class Sentence:
         effect: by how much leaving out all sources lowers that.
         citations: what it rests on, the largest first.
         uncertain: how many sources carry enough to be cited, but perhaps by chance.
+        unmeasured: of how many sources it is unknown what they carry, as the evaluations or the time ended too early.
         rests_on_none: whether `effect` is below the limit.
         rests_on_question: whether `question_effect` is above `effect`, and not below the limit.
         question_effect: by how much leaving out the question lowers log p; None where that was not tried.
@@ -111,6 +112,7 @@ class Sentence:
     effect: float
     citations: tuple[Citation, ...] = ()
     uncertain: int = 0
+    unmeasured: int = 0
     rests_on_none: bool = False
     rests_on_question: bool = False
     question_effect: float | None = None
@@ -191,6 +193,7 @@ def _sentence(row: v1.AttributionRow, rule: Rule, level: float, begin: int) -> S
         effect=effect,
         citations=citations,
         uncertain=uncertain,
+        unmeasured=0 if rests_on_none else sum(not math.isfinite(error) for error in row.standard_errors),
         rests_on_none=rests_on_none,
     )
 
@@ -250,6 +253,7 @@ def _sentence_dict(found: Citations, sentence: Sentence) -> dict[str, Any]:
         "question_effect": sentence.question_effect,
         "cited_effect": sentence.cited_effect,
         "uncertain": sentence.uncertain,
+        "unmeasured": sentence.unmeasured,
         "rests_on_none": sentence.rests_on_none,
         "rests_on_question": sentence.rests_on_question,
         "citations": [

@@ -20,10 +20,18 @@ from gloss.plans import Conversation, Steps, explain_steps
 
 SourceUnit = Literal["sentence", "item", "line", "paragraph"]
 METHOD = "kernel-shap"
+METHODS = tuple(
+    name for name in build.METHODS if name not in ("attention-rollout", "value-zeroing", "integrated-gradients")
+)
+"""Methods that attribute each sentence and can leave a source out. Integrated gradients put a token in the place of
+each one that they remove."""
 MAX_TOKENS = 128
 """Tokens of an answer, unless the caller says how many."""
-_ITEMS, _TOKENS = 16, 8192
-"""The most prompts that one call scores, and about how many tokens these may have."""
+_ITEMS, _TOKENS = 16, 2048
+"""The most prompts that one call scores, and about how many tokens these may have: a large model on a CPU takes seconds
+for them, and the call stays within its time limit."""
+_HALF_CHARACTER = "\ufffd"
+"""What the server writes for the bytes of a character that is not complete."""
 
 
 def cite(
@@ -73,21 +81,25 @@ def cite(
         parameters: the method's own, as the contract names them.
 
     Raises:
-        ValueError: context, question or answer is blank, or is no text; the template lacks its marks.
+        TypeError: the context is neither text nor texts by their names.
+        ValueError: context, question or answer is blank, or is no text; the template lacks its marks; the method is not
+            one of `METHODS`.
         ExplanationFailedError: the job ended as FAILED or CANCELLED.
     """
     rule, chosen = Rule(share, limit, level), build.method(method, **parameters)
+    if not any(isinstance(chosen, type(build.method(name))) for name in METHODS):
+        raise ValueError(f"this method cannot leave sources out for each sentence; choose from {', '.join(METHODS)}")
     if answer is not None and not answer.strip():
         raise ValueError("the answer is blank")
-    written = documents.prompt(template or PLAIN, documents.documents(context), question)
+    written = documents.prompt(PLAIN if template is None else template, documents.documents(context), question)
 
-    def attribution(prepared: _CitedPrompt, text: str) -> Steps[v1.Explanation]:
+    def attribution(prepared: _CitedPrompt, follow: str | list[int]) -> Steps[v1.Explanation]:
         limits = max_evaluations or _evaluations(len(prepared.sources.spans))
         spec = build.spec(
             prepared.prompt,
             chosen,
             model=model,
-            target=build.target(follow=text),
+            target=build.target(follow=follow),
             features=build.features(prepared.sources.spans),
             removal=build.removal("delete"),
             budget=build.budget(max_evaluations=limits, max_duration=max_duration, seed=seed),
@@ -100,15 +112,17 @@ def cite(
 
     def steps() -> Steps[Citations]:
         prepared = yield from _prepared_prompt(written, unit, model, is_plain=template is not None)
+        follow: str | list[int]
         if answer is None:
-            text, complete = yield from _generated_answer(prepared, max_tokens, model, timeout)
+            text, follow, complete = yield from _generated_answer(prepared, max_tokens, model, timeout)
         else:
-            text, complete = (yield from _checked_answer(prepared, answer, model)), True
+            text = follow = yield from _checked_answer(prepared, answer, model)
+            complete = True
         found = Citations(question.strip(), text.strip(), complete, prepared.sources.passages, (), rule)
         if not text.strip():
             return found
         with _length_errors():
-            explanation = yield from attribution(prepared, text)
+            explanation = yield from attribution(prepared, follow)
         result = explanation.result
         sentences = yield from _confirmed(judge(result, rule), result, prepared.question, rule, model)
         level = joint_level(result, rule)
@@ -203,14 +217,30 @@ def _prepared_prompt(plain: documents.Prompt, unit: SourceUnit, model: str, *, i
 
 def _generated_answer(
     prepared: _CitedPrompt, max_tokens: int | None, model: str, timeout: float | None
-) -> Steps[tuple[str, bool]]:
-    """The model's own answer, and whether it ended by itself."""
+) -> Steps[tuple[str, str | list[int], bool]]:
+    """The model's own answer, what to explain of it, and whether it ended by itself.
+
+    Its text is explained, or its tokens where these write bytes that are no text: those of a text are others.
+    """
     limit = min(MAX_TOKENS, prepared.answer_tokens) if max_tokens is None else max_tokens
     step = inference.generate(prepared.prompt, max_tokens=limit, stop=prepared.stop, model=model, timeout=timeout)
     with _length_errors():
         replies: list[v1.GenerateResponse] = yield step
-    text = "".join(reply.text for reply in replies).rstrip()
-    return text, replies[-1].finish_reason != v1.FINISH_REASON_LENGTH
+    text = "".join(reply.text for reply in replies)
+    complete = replies[-1].finish_reason != v1.FINISH_REASON_LENGTH
+    text = (text if complete else _whole_part(text, prepared.stop)).rstrip()
+    if _HALF_CHARACTER not in text or replies[-1].finish_reason == v1.FINISH_REASON_STOP:
+        return text, text, complete
+    return text, [reply.token.id for reply in (replies[:-1] if complete else replies)], complete
+
+
+def _whole_part(text: str, stop: Sequence[str]) -> str:
+    """An answer that was cut, without the half of a character or of a stop text that it was cut in."""
+    whole = text.rstrip(_HALF_CHARACTER)
+    for each in stop:
+        begun = (each[:length] for length in range(len(each) - 1, 0, -1))
+        whole = next((whole.removesuffix(part) for part in begun if whole.endswith(part)), whole)
+    return whole
 
 
 def _checked_answer(prepared: _CitedPrompt, answer: str, model: str) -> Steps[str]:
@@ -218,6 +248,9 @@ def _checked_answer(prepared: _CitedPrompt, answer: str, model: str) -> Steps[st
     try:
         read: v1.TokenizeResponse = yield inference.tokenize(answer, model=model)
     except GlossError as error:
+        if error.field == "prompt.text" and error.reason == "INVALID_FIELD":
+            message = error.message.replace(error.field, "the answer", 1)
+            raise GlossError(error.code, message, reason=error.reason, metadata=error.metadata) from error
         if error.reason != "PROMPT_TOO_LONG":
             raise
         read = v1.TokenizeResponse()  # the explanation will be refused, with an error that says what is too long

@@ -94,11 +94,23 @@ def documents(context: ContextLike) -> list[Document]:
     if isinstance(context, str):
         context = {"context": context}
     pairs = context.items() if isinstance(context, Mapping) else context
-    read = [each if isinstance(each, Document) else Document.of(*each) for each in pairs]
+    read = [each if isinstance(each, Document) else Document.of(*_named(each)) for each in pairs]
     found = [each for each in read if each.text]
     if not found:
         raise ValueError("the context is blank: there is nothing to cite")
     return found
+
+
+def _named(pair: object) -> tuple[str, str]:
+    """The name and the text of a document.
+
+    Raises:
+        TypeError: it is something else, such as a text without a name, or bytes.
+    """
+    match pair:
+        case (str(name), str(text)):
+            return name, text
+    raise TypeError(f'a context is a text, or texts by their names such as {{"notes.md": "A text."}}, not {pair!r:.40}')
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,13 @@ or was cancelled; 130 interrupted.
 from __future__ import annotations
 
 import os
+import sys
 from importlib import import_module, metadata
 from typing import Any
 
 import click
+
+from gloss.cli import encodings
 
 # Read when gRPC is imported: errors are reported in our own words, not by its log.
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
@@ -40,6 +43,21 @@ INTERRUPTED = 130
 
 class LazyGroup(click.Group):
     """Imports a command when it is asked for."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the command line, whatever the encoding of its output.
+
+        Output that cannot be written, as on a full disk, is an error of one line. click knows what to do where nobody
+        reads it, as of ``gloss next TEXT | head -1``.
+        """
+        encodings.tolerate()
+        try:
+            return super().main(*args, **kwargs)
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            click.echo(f"error: {where}{error.strerror or error}", err=True)
+            encodings.forget()
+            sys.exit(1)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """In the order of the table: from the quickest question to the longest tour."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 import click
 
 from gloss import citations, v1
-from gloss.citing import MAX_TOKENS, METHOD, SourceUnit
-from gloss.cli.explain import METHODS
+from gloss.citing import MAX_TOKENS, METHOD, METHODS, SourceUnit
 from gloss.cli.options import with_fields
 from gloss.cli.page import with_page, write
 from gloss.cli.session import INT32, TEXT, Session, connected, emit, standard_input, with_model
@@ -18,21 +18,29 @@ from gloss.documents import Document
 from gloss.render.citations import page as drawn
 from gloss.render.citations import terminal
 
-_WITH_ROWS = [name for name in METHODS if name not in ("attention-rollout", "value-zeroing")]
+
+@dataclass(frozen=True)
+class _Context:
+    """A document, and the file that it is: one file may have several names."""
+
+    document: Document
+    file: Path | None
 
 
-class ContextFile(click.ParamType[Document]):
+class ContextFile(click.ParamType[_Context]):
     """A text file, or standard input for ``-``."""
 
     name = "file"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Document:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> _Context:
         """Read it."""
+        if not value:
+            self.fail("the name of the file is empty", param, ctx)
         try:
             if value == "-":
-                return Document.read("standard input", standard_input(param, ctx))
+                return _Context(Document.read("standard input", standard_input(param, ctx)), None)
             with Path(value).open("rb") as file:
-                return Document.read(str(value), file)
+                return _Context(Document.read(str(value), file), Path(value).resolve())
         except OSError as error:
             self.fail(f"{value}: {error.strerror}", param, ctx)
         except ValueError as error:
@@ -70,11 +78,11 @@ class ContextFile(click.ParamType[Document]):
 )
 @click.option(
     "--method",
-    type=click.Choice(_WITH_ROWS),
+    type=click.Choice(METHODS),
     metavar="METHOD",
     default=METHOD,
     show_default=True,
-    help=f"One of {', '.join(_WITH_ROWS)}.",
+    help=f"One of {', '.join(METHODS)}.",
 )
 @click.option(
     "--share",
@@ -103,15 +111,18 @@ class ContextFile(click.ParamType[Document]):
 @with_page()
 @with_model
 @connected
-def cite(session: Session, context: tuple[Document, ...], question: str, *, page: Path | None, **asked: Any) -> None:
+def cite(session: Session, context: tuple[_Context, ...], question: str, *, page: Path | None, **asked: Any) -> None:
     """Answer a question from documents, and cite the passages that each sentence rests on.
 
     \b
     gloss cite --context notes.md --context plan.txt --question "Who keeps the lighthouse?"
     """
+    documents: dict[Path | None, Document] = {}
+    for each in context:
+        documents.setdefault(each.file, each.document)
     try:
-        with shown(session, "answering") as tell:
-            found = session.client.cite([*dict.fromkeys(context)], question, on_progress=tell, **asked)
+        with shown(session, "answering", "leaving out what is cited") as tell:
+            found = session.client.cite([*documents.values()], question, on_progress=tell, **asked)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     if session.json:

@@ -19,7 +19,7 @@ from google.protobuf.message import Message
 from rich.console import Console, Group, RenderableType
 
 from gloss.build import ScaleName
-from gloss.cli import INTERRUPTED
+from gloss.cli import INTERRUPTED, encodings
 from gloss.cli.unreachable import unreachable
 from gloss.client import Client
 from gloss.connection import DEFAULT_ADDRESS
@@ -72,8 +72,15 @@ def interrupted(*lines: str) -> NoReturn:
 
 
 def emit(value: dict[str, Any], *, lines: bool = False) -> None:
-    """Print JSON, on one line where several follow each other. What a terminal would obey is escaped in it."""
-    text = json.dumps(value, indent=None if lines else 2, ensure_ascii=False)
+    """Print JSON, on one line where several follow each other.
+
+    What a terminal would obey is escaped in it, and all that is not ASCII where the output's encoding lacks a part of
+    it.
+    """
+    indent = None if lines else 2
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    if not encodings.has(text):
+        text = json.dumps(value, indent=indent)
     click.echo(text.translate(_IN_JSON))
 
 

@@ -68,16 +68,17 @@ def _changes(session: Session, explanation: v1.Explanation, view: ViewName) -> I
 
 
 @contextmanager
-def shown(session: Session, first: str = "queued") -> Iterator[Callable[[v1.Explanation], None]]:
+def shown(session: Session, first: str = "queued", last: str = "") -> Iterator[Callable[[v1.Explanation], None]]:
     """Show the changes of an explanation, live on a terminal, otherwise as a line for each state, once.
 
     Ctrl-C leaves it running, and says so.
 
     Args:
         first: what is being done before the first change.
+        last: what is being done after the explanation has ended.
     """
     latest = v1.Explanation()
-    with _live(session, first) if session.err.is_terminal else _in_lines(session) as draw:
+    with _live(session, first, last) if session.err.is_terminal else _in_lines(session) as draw:
 
         def show(explanation: v1.Explanation) -> None:
             nonlocal latest
@@ -109,7 +110,7 @@ def _in_lines(session: Session) -> Iterator[Callable[[v1.Explanation], None]]:
 
 
 @contextmanager
-def _live(session: Session, first: str) -> Iterator[Callable[[v1.Explanation], None]]:
+def _live(session: Session, first: str, last: str) -> Iterator[Callable[[v1.Explanation], None]]:
     progress = Progress(
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
@@ -123,6 +124,10 @@ def _live(session: Session, first: str) -> Iterator[Callable[[v1.Explanation], N
 
         def show(explanation: v1.Explanation) -> None:
             at = explanation.progress
+            if last and is_final(explanation.state):  # how long that takes is unknown
+                progress.reset(task, description=last, total=None, count="", remaining="")
+                live.update(progress)
+                return
             progress.update(
                 task,
                 description=words.stage(at) or words.state(explanation),

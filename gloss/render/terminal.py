@@ -39,20 +39,23 @@ def jobs(found: Iterable[v1.Explanation], now: float | None = None) -> Table:
     """Explanations as a table; `now`, in seconds since the epoch, is for their ages."""
     now = time.time() if now is None else now
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", expand=True)
-    rows = [(plain(one.name.removeprefix("explanations/")), one) for one in found]
-    # Ids are never shortened: they are there to be copied.
-    table.add_column("id", no_wrap=True, min_width=max((len(name) for name, _ in rows), default=0))
+    rows = [
+        (plain(one.name.removeprefix("explanations/")), figures.age(now - one.create_time.ToNanoseconds() / 1e9), one)
+        for one in found
+    ]
+    # Ids are never shortened: they are there to be copied. Of methods and prompts, the beginning says much.
+    table.add_column("id", no_wrap=True, min_width=max((len(name) for name, _, _ in rows), default=0))
     table.add_column("state", no_wrap=True, min_width=max(map(len, _STATES)))
-    table.add_column("method", no_wrap=True, overflow="ellipsis")
-    table.add_column("age", no_wrap=True, overflow="ellipsis")
-    table.add_column("prompt", no_wrap=True, overflow="ellipsis", ratio=1)
-    for name, one in rows:
+    table.add_column("age", no_wrap=True, min_width=max((len(age) for _, age, _ in rows), default=0))
+    table.add_column("method", no_wrap=True, overflow="ellipsis", ratio=2)
+    table.add_column("prompt", no_wrap=True, overflow="ellipsis", ratio=3)
+    for name, age, one in rows:
         state = words.state(one)
         table.add_row(
             name,
             Text(state, _STATES.get(state, "")),
+            age,
             plain(words.method(one)),
-            figures.age(now - one.create_time.ToNanoseconds() / 1e9),
             plain(one.prompt_preview or "(token ids)"),
         )
     return table

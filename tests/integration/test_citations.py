@@ -165,6 +165,11 @@ def test_what_makes_no_sense_is_refused(gloss: Gloss, tmp_path: Path) -> None:
     assert "no words" in gloss("--context", "-", code=1, stdin="--- ***").stderr
 
 
+def test_an_answer_that_is_no_text_is_refused_as_the_answer(client: Client) -> None:
+    with pytest.raises(GlossError, match=r"the answer: .*NUL"):
+        client.cite(" ".join(SENTENCES), QUESTION, answer="Par\0is.")
+
+
 def test_a_context_that_does_not_fit_is_refused_with_the_number_of_tokens(
     client: Client, load_model: Callable[[Path], LanguageModel], tiny_llama: Path
 ) -> None:

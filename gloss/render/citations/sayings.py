@@ -32,9 +32,9 @@ def heading(found: Citations) -> tuple[str, str]:
 
 def ending(found: Citations) -> str:
     """What there is to say of the answer as a whole; empty where there is nothing."""
-    if not found.sentences:
-        return "The model answers nothing."
-    return "" if found.complete else "The answer was cut at the most tokens that were allowed."
+    if not found.complete:
+        return "The answer was cut at the most tokens that were allowed."
+    return "" if found.sentences else "The model answers nothing."
 
 
 def value_line(sentence: Sentence) -> str:
@@ -51,6 +51,9 @@ def remarks(sentence: Sentence, found: Citations) -> Iterator[str]:
         yield f"Rests on none of them: all sources together make it less likely, by {less} nats."
     elif sentence.rests_on_none:
         yield f"Rests on none of them: all sources together add {effect} nats, and the limit is {found.rule.limit:g}."
+    elif sentence.unmeasured:
+        sources = "1 source carries" if sentence.unmeasured == 1 else f"{sentence.unmeasured:,} sources carry"
+        yield f"It is unknown what {sources}: more evaluations or time will show. All together add {effect} nats."
     elif not sentence.citations:
         yield f"No source alone can be cited, though all together add {effect} nats."
     if sentence.uncertain and not sentence.citations:

@@ -46,6 +46,9 @@ class Script:
     watches: list[list[v1.Explanation | grpc.StatusCode]] = field(default_factory=list)
     """What each connection of a watch says before it ends; without any, the explanation's final state."""
     end: v1.ExplanationState = v1.EXPLANATION_STATE_SUCCEEDED
+    generated: tuple[str, ...] = (" Paris", ".")
+    """What a generation says, a token each."""
+    finish_reason: v1.FinishReason = v1.FINISH_REASON_STOP
 
     def hear(self, method: str, request: Message, context: grpc.ServicerContext) -> None:
         """Record a call, and fail it where the script says so."""
@@ -260,15 +263,15 @@ class Inference(inference_service_pb2_grpc.InferenceServiceServicer):
 
     def Generate(self, request, context):  # noqa: N802
         self.script.hear("Generate", request, context)
-        for number, word in enumerate((" Paris", ".")):
-            last = number == 1
+        for number, word in enumerate(self.script.generated):
+            last = number == len(self.script.generated) - 1
             yield v1.GenerateResponse(
                 text=word,
                 token=v1.TokenProbability(
                     id=number, text=word, bytes=word.encode(), probability=0.5, log_probability=-0.69
                 ),
                 top=[v1.TokenProbability(id=8, text=" Rome", bytes=b" Rome", probability=0.25)][: request.top_k],
-                finish_reason=v1.FINISH_REASON_STOP if last else v1.FINISH_REASON_UNSPECIFIED,
+                finish_reason=self.script.finish_reason if last else v1.FINISH_REASON_UNSPECIFIED,
                 model=MODEL if last else None,
                 timings=TIMINGS if last else None,
                 usage=v1.Usage(prompt_tokens=3, completion_tokens=2) if last else None,

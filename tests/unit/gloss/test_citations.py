@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from scipy import stats
@@ -81,6 +82,20 @@ def test_a_sentence_for_which_all_sources_do_little_rests_on_none(values: list[f
     [sentence] = judge(result(values), Rule())
     assert sentence.rests_on_none
     assert not sentence.citations
+
+
+@pytest.mark.parametrize(("unknown", "said"), [(1, "what 1 source carries"), (3, "what 3 sources carry")])
+def test_what_was_not_measured_is_not_said_to_carry_nothing(unknown: int, said: str) -> None:
+    found = result([0.0] * unknown + [8.0], errors=[math.inf] * unknown + [0.1])
+    [sentence] = judge(found, Rule())
+    assert (sentence.unmeasured, sentence.cited) == (unknown, [unknown])
+    none_cited = replace(sentence, citations=())
+    citations = Citations("Why?", "So.", True, (), (none_cited,), Rule())
+    [remark] = remarks(none_cited, citations)
+    assert said in remark
+    assert "All together add 8.00 nats" in remark
+    [rests_on_none] = judge(found, Rule(limit=9))
+    assert rests_on_none.unmeasured == 0
 
 
 def test_the_limit_is_a_setting_and_may_be_zero() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -101,6 +102,14 @@ def test_a_citation_of_standard_input(run: Run) -> None:
         ("standard input", 3),
     ]
     assert "[1]" in output(run(*asked, input="One line.\n\nAnother.\n"))
+
+
+def test_a_terminal_shows_what_is_done_after_a_citation_is_explained(address: str) -> None:
+    env = {"GLOSS_ADDRESS": address, "FORCE_COLOR": "1", "COLUMNS": "100"}
+    asked = ["cite", "--context", "-", "--question", "Why?"]
+    done = CliRunner().invoke(main, asked, env=env, input="One line.\n\nAnother.\n")
+    assert done.exit_code == 0
+    assert "leaving out what is cited" in done.stderr
 
 
 def test_json_keeps_zeros_and_the_contracts_names(run: Run) -> None:
@@ -258,9 +267,39 @@ def test_standard_input_is_one_text(run: Run, arguments: list[str]) -> None:
 def test_a_file_that_is_named_twice_is_one_document(run: Run, tmp_path: Path) -> None:
     for name in "ab":
         (tmp_path / name).write_text("One line.\n")
-    named = [part for name in "aba" for part in ("--context", str(tmp_path / name))]
+    (tmp_path / "link").symlink_to("a")
+    names = ["a", "b", "a", "../" + tmp_path.name + "/b", "link"]
+    named = [part for name in names for part in ("--context", f"{tmp_path}/{name}")]
     found = json.loads(output(run("cite", *named, "--question", "Why?", "--json")))
     assert found["sources_looked_at"] == 2
+    assert "the name of the file is empty" in run("cite", "--context", "", "--question", "Why?").stderr
+
+
+def test_output_in_an_encoding_that_lacks_characters(address: str) -> None:
+    env = os.environ | {"GLOSS_ADDRESS": address, "PYTHONIOENCODING": "ascii", "COLUMNS": "100"}
+    gloss = [sys.executable, "-m", "gloss"]
+    shown = subprocess.run([*gloss, "explain", fake.TEXT], env=env, capture_output=True, check=True)
+    assert b"\nlog p(" in shown.stdout
+    assert re.search(rb"#+ +\+\d", shown.stdout), "bars and numbers are legible"
+    assert b"= -1.00; with" in shown.stdout, "a minus sign stays one"
+    cited = [*gloss, "cite", "--context", "-", "--question", "Où est 👩‍👧?", "--json"]
+    found = subprocess.run(cited, env=env, input=b"One.", capture_output=True, check=True)
+    assert json.loads(found.stdout)["question"] == "Où est 👩‍👧?"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no full device")
+@pytest.mark.parametrize("arguments", [["--help"], ["models"], ["models", "--json"], ["generate", "a b"]])
+def test_an_output_that_cannot_be_written_is_told_in_a_line(address: str, arguments: list[str]) -> None:
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "gloss", *arguments],
+            env=os.environ | {"GLOSS_ADDRESS": address},
+            stdout=full,
+            check=False,
+            stderr=subprocess.PIPE,
+        )
+    assert ended.stderr == b"error: No space left on device\n"
+    assert ended.returncode == 1
 
 
 def test_integrated_gradients_have_steps(run: Run, script: fake.Script) -> None:

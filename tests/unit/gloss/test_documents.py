@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import pytest
 
@@ -84,3 +85,9 @@ def test_the_words_before_a_question_would_begin_the_next_one() -> None:
     assert prompt(CHAT, context, "Why?").next_question == ""
     with pytest.raises(ValueError, match="question is blank"):
         prompt(PLAIN, context, " \n")
+
+
+@pytest.mark.parametrize("context", [["A text."], ["ab", "cd"], ("a", "b"), {"a": None}, {"a": b"A."}, [("a",)]])
+def test_a_context_of_something_else_than_named_texts_is_refused(context: Any) -> None:
+    with pytest.raises(TypeError, match="texts by their names"):
+        documents(context)

@@ -229,6 +229,16 @@ def test_an_id_in_a_list_is_whole(width: int) -> None:
     assert [line.split()[0] for line in shown] == [one.name.removeprefix("explanations/") for one in found]
 
 
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_the_age_of_a_job_is_whole(width: int) -> None:
+    found = [v1.Explanation(name=f"explanations/{2**127 + number:032x}", method="kernel_shap") for number in range(4)]
+    ages = {"59 s": 59, "59 min": 59 * 60, "23 h": 23 * 3600, "10 d": 10 * 86400}
+    for one, seconds in zip(found, ages.values(), strict=True):
+        one.create_time.FromSeconds(10**9 - seconds)
+    shown = draw(terminal.jobs(found, now=1e9), width=width).splitlines()[1:]
+    assert all(age in line for age, line in zip(ages, shown, strict=True))
+
+
 def test_a_study_that_has_only_begun_is_drawn() -> None:
     begun = studied(v1.StudyResult(), bias_probe=v1.BiasProbe())
     assert "nothing is known yet" in draw(terminal.explanation(begun))

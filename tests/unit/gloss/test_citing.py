@@ -1,0 +1,78 @@
+"""Asking for citations, against a scripted server: which answer is explained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gloss import Client, v1
+from tests.unit.gloss import fake
+
+CONTEXT, QUESTION = "One line.", "Why?"
+REPLACEMENT = "\ufffd"
+
+
+def explained(script: fake.Script) -> str:
+    """The answer that was sent to be explained."""
+    [request] = script.requests["CreateExplanation"]
+    assert isinstance(request, v1.CreateExplanationRequest)
+    return request.spec.target.continuation.text
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\nQ", "\n\nQuestion", " \nQuestion", REPLACEMENT, REPLACEMENT * 2, " "])
+def test_an_answer_that_was_cut_has_no_half_of_a_character_or_of_a_stop_text(
+    client: Client, script: fake.Script, end: str
+) -> None:
+    script.generated, script.finish_reason = (" Paris", ".", end), v1.FINISH_REASON_LENGTH
+    found = client.cite(CONTEXT, QUESTION)
+    assert explained(script) == " Paris."
+    assert not found.complete
+
+
+@pytest.mark.parametrize("end", ["\nQueen", "\nQuestions", " Question", "!"])
+def test_other_ends_of_an_answer_stay(client: Client, script: fake.Script, end: str) -> None:
+    script.generated, script.finish_reason = (" Paris", ".", end), v1.FINISH_REASON_LENGTH
+    client.cite(CONTEXT, QUESTION)
+    assert explained(script) == f" Paris.{end}"
+
+
+def test_an_answer_that_ended_by_itself_stays_as_it_is(client: Client, script: fake.Script) -> None:
+    script.generated, script.finish_reason = (" Paris.", "\nQuestion"), v1.FINISH_REASON_END_OF_TEXT
+    assert client.cite(CONTEXT, QUESTION).complete
+    assert explained(script) == " Paris.\nQuestion"
+
+
+@pytest.mark.parametrize("template", [None, "{context} {question}", "Ask: {question} {context}"])
+def test_an_answer_of_nothing_but_a_half_is_said_to_be_cut(
+    client: Client, script: fake.Script, template: str | None
+) -> None:
+    script.generated, script.finish_reason = (REPLACEMENT,), v1.FINISH_REASON_LENGTH
+    found = client.cite(CONTEXT, QUESTION, template=template)
+    assert (found.answer, found.sentences, found.complete) == ("", (), False)
+    assert not script.requests["CreateExplanation"]
+
+
+def test_a_call_scores_as_many_tokens_as_are_allowed(
+    client: Client, script: fake.Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gloss.citing._TOKENS", 40)
+    client.cite("A line of words.\n" * 8, QUESTION, answer="Paris.", unit="line")
+    scored = [
+        [len(item.prompt.token_ids.ids) + len(item.continuation.token_ids.ids) for item in request.items]
+        for request in script.requests["Score"]
+        if isinstance(request, v1.ScoreRequest)
+    ]
+    assert len(scored) > 1
+    assert all(sum(tokens) <= 40 or len(tokens) == 1 for tokens in scored)
+
+
+@pytest.mark.parametrize("method", ["integrated-gradients", "attention-rollout", v1.ValueZeroing()])
+def test_methods_that_leave_no_source_out_are_refused(client: Client, method: Any) -> None:
+    with pytest.raises(ValueError, match="choose from occlusion"):
+        client.cite(CONTEXT, QUESTION, method=method)
+
+
+def test_an_empty_template_is_not_the_default(client: Client) -> None:
+    with pytest.raises(ValueError, match="the template must hold"):
+        client.cite(CONTEXT, QUESTION, template="")
