@@ -92,6 +92,8 @@ class Estimate:
         freedom: degrees of freedom of the standard errors, infinite where these are as good as known.
         surprise: how far the value of the full or the empty coalition is from what a fitted game expects there, beside
             drawn coalitions (root mean square); 0 where no game is fitted.
+        missed_in: how many samples hold what a fitted game misses, (Σ r²)² / Σ r⁴ of the residuals of samples that are
+            left out; infinite where no game is fitted.
         completeness_error: |Σ attributions − (v(all) − v(nothing))|, for methods that promise 0.
         outside_share: the share of tokens that belong to no feature, for methods whose attributions are shares.
         hierarchy: of the parts of the text, for methods that go from coarse to fine.
@@ -108,6 +110,7 @@ class Estimate:
     stability: float | None = None
     freedom: float = np.inf
     surprise: float = 0.0
+    missed_in: float = np.inf
     completeness_error: float | None = None
     outside_share: float | None = None
     hierarchy: Hierarchy | None = None

@@ -93,7 +93,10 @@ class Run(Work):
         blank = yield from self._with_rows(value, blank, estimate)
         result = self._filled(value, blank, estimate)
         samples = value.answered // self.problem.prompts.removals
-        few = [*doubts.of_samples(self._spec.method, value.features, samples, estimate)]
+        few = [
+            *doubts.of_samples(self._spec.method, value.features, samples, estimate),
+            *doubts.of_ends(self.problem.explainer, samples, estimate, blank.base_value, blank.full_value),
+        ]
 
         measured = None
         if self.problem.quality is not None:

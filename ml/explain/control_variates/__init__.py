@@ -10,7 +10,8 @@ the answer changes when a sample is left out, which has a closed form. The sum o
 falls with the square root of the samples as that of a mean. A fit learns faster, and fits to either half of the samples
 show how much. An answer that depends on no sample does not change when one is left out: so where there are too many
 answers to distinguish, the posterior deviation is computed as well, and the larger error counts. `optimism` measures
-how much the kernel overfits.
+how much the kernel overfits, and the kernels that it fits to halves show how much the choice of the kernel changes an
+answer.
 
 The rows of a target are games other than the sum that the kernel was fitted to. The less alike they are, the more a
 kernel may smooth too much and learn no faster than a mean, and the larger the error that is reported.

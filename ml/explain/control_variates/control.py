@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +20,9 @@ MAX_SAMPLES = 1024
 _MAX_RATE = 2.0
 """The fastest rate at which a squared error is assumed to fall; a mean's is 1. Fast starts do not last."""
 
+_IN_COMMON = 0.5
+"""The part of a squared error by which the choice of the kernel has to exceed it before it counts."""
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -26,13 +30,14 @@ class Answer:
 
     Attributes:
         freedom: degrees of freedom of the standard errors.
-        surprise: see `Estimate.surprise`.
+        surprise, missed_in: see `Estimate`.
     """
 
     values: FloatArray
     standard_errors: FloatArray
     freedom: float
     surprise: float = 0.0
+    missed_in: float = np.inf
 
 
 class Control:
@@ -95,7 +100,8 @@ class Answers:
         variances = variances + unlike * self._squared_bias(fitted)
         variances = (1 - share) ** 2 * variances + share**2 * fitted.correction_variance
         values = fitted.values + share * fitted.correction
-        return Answer(game.scale * values, game.scale * np.sqrt(variances), freedom, game.surprise)
+        errors = game.scale * np.sqrt(variances)
+        return Answer(game.scale * values, errors, freedom, game.surprise, game.missed_in)
 
     @cached_property
     def _correction_share(self) -> float:
@@ -128,31 +134,44 @@ class Answers:
         less, so the difference between the fit to all and fits to halves shows how much. Only coalitions that were not
         sampled can be wrong.
         """
-        draws = self._process.draws
-        bias = (1 - len(draws.strata) / float(draws.counts.sum())) * fitted.halves_shift**2
+        bias = self._not_sampled * fitted.halves_shift**2
         return np.asarray((bias + bias.mean()) / 2)
 
+    @property
+    def _not_sampled(self) -> float:
+        """The share of all blocks that were not sampled."""
+        draws = self._process.draws
+        return 1 - len(draws.strata) / float(draws.counts.sum())
+
     def _variances(self, game: Sampled, fitted: FittedAnswers, unlike: float) -> tuple[FloatArray, float]:
-        """Squared errors of the fit's own answers, [answers], and their degrees of freedom."""
+        """Squared errors of the fit's own answers, [answers], and their degrees of freedom.
+
+        Another draw changes the kernel too, which the jackknife keeps as it is. The two changes have a part in common,
+        about half of what the jackknife shows, so that of the first only the rest is added.
+        """
         draws = self._process.draws
         is_open = draws.known < 1  # whether a stratum is not fully sampled
         squares = fitted.squares[is_open]
         # A fit learns faster than a mean only with a kernel that suits the game.
-        rate = 1 + (1 - unlike) * (_learning_rate(squares, fitted.half_squares) - 1)
-        not_sampled = (1 - draws.known[is_open, None] ** rate) / rate
+        learned = 1 + (1 - unlike) * (_learning_rate(squares, fitted.half_squares) - 1)
+        rate = min(learned, _MAX_RATE)
+        shares = (1 - draws.known[is_open, None] ** rate) / rate
         blocks = int((draws.known[draws.strata] < 1).sum())
-        variances = blocks / max(1, blocks - 1) * (not_sampled * squares).sum(axis=0)
+        variances = blocks / max(1, blocks - 1) * (shares * squares).sum(axis=0)
         own = freedom_of(squares.sum(axis=0), fitted.fourths, max(1, blocks))
         errors, freedom = moderated(np.sqrt(variances), own)
-        return game.optimism * np.maximum(errors**2, fitted.posterior), freedom
+        squares = game.optimism * np.maximum(errors**2, fitted.posterior)
+        by_kernel = (fitted.kernel_variance + fitted.kernel_variance.mean()) / 2  # few kernels say little of an answer
+        by_kernel *= self._not_sampled / (2**learned - 1)  # half of the samples vary by so much more than all
+        return squares + np.maximum(0, by_kernel - _IN_COMMON * squares), freedom
 
 
 def _learning_rate(squares: FloatArray, half_squares: FloatArray) -> float:
-    """The power of the number of samples with which the squared error falls, from 1 to `_MAX_RATE`.
+    """The power of the number of samples with which the squared error seems to fall, at least 1.
 
     Args:
         squares: squared changes in the fit to all samples, [strata, answers].
         half_squares: in fits to half of them, [answers].
     """
     whole, halves = float(squares.sum()), float(half_squares.sum())
-    return float(np.clip(np.log2(halves / whole), 1, _MAX_RATE)) if whole > 0 and halves > 0 else 1.0
+    return max(1.0, math.log2(halves / whole)) if whole > 0 and halves > 0 else 1.0

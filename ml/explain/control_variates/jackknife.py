@@ -8,9 +8,10 @@ from functools import cached_property
 
 import numpy as np
 
+from ml.explain.control_variates.covariance import Covariance
 from ml.explain.control_variates.linear import Linear
 from ml.explain.control_variates.process import Process, Sampled
-from ml.explain.estimator import FloatArray
+from ml.explain.estimator import BoolArray, FloatArray
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class FittedAnswers:
         half_squares: the squared changes in a fit to half of the samples, summed over the same strata; mean of both
             halves.
         halves_shift: the difference of `values` from the mean of two fits to halves.
+        kernel_variance: of the choice of the kernel; see `AnswerWeights`.
         posterior: the process's posterior variances, 0 where they are not needed.
         correction: an estimate of what the fit misses, from the samples that were not fitted; 0 without any.
         correction_variance: the variance of `correction`.
@@ -34,6 +36,7 @@ class FittedAnswers:
     fourths: FloatArray
     half_squares: FloatArray
     halves_shift: FloatArray
+    kernel_variance: FloatArray
     posterior: FloatArray
     correction: FloatArray
     correction_variance: FloatArray
@@ -50,14 +53,24 @@ class AnswerWeights:
 
     def __init__(self, process: Process, linear: Linear) -> None:
         self._process, self._linear = process, linear
-        cross = linear.cross(process.covariance, process.known)
-        cross += process.covariance.noise * linear.weights(process.known).T
+        cross = self._cross(process.covariance, process.known)
         self._projector = process.whole.projector(cross)
         self._half_projectors = [half.projector(cross) for half in process.halves]
         prior = linear.prior(process.covariance)
-        self._posterior = np.zeros(len(cross))
+        self._posterior, self._kernel_shifts = np.zeros(len(cross)), list[FloatArray]()
         if prior is not None:
             self._posterior = np.maximum(prior - np.einsum("an,an->a", self._projector, cross), 0)
+            return  # the posterior deviation is more than the choice of the kernel makes of so many answers
+        own, first = process.own_kernel, len(process.own_kernel.fit.own)
+        by_own = cross[:, :first] @ own.fit.inverse
+        for kernel in process.kernels_of_halves:
+            other = self._cross(kernel.covariance, process.known[:first])
+            self._kernel_shifts.append(other @ kernel.fit.inverse - by_own)
+
+    def _cross(self, covariance: Covariance, coalitions: BoolArray) -> FloatArray:
+        """The answers for the games that the samples of `coalitions` [m, features] are, [answers, m]."""
+        noise = covariance.noise * self._linear.weights(coalitions).T
+        return self._linear.cross(covariance, coalitions) + noise
 
     def answers(self, game: Sampled) -> FittedAnswers:
         """The answers for one game."""
@@ -78,10 +91,28 @@ class AnswerWeights:
             fourths=(changes[is_open] ** 4).sum(axis=0),
             half_squares=half_squares,
             halves_shift=values - halves_mean,
+            kernel_variance=self._kernel_variance(game),
             posterior=game.variance * self._posterior,
             correction=correction,
             correction_variance=variance,
         )
+
+    def _kernel_variance(self, game: Sampled) -> FloatArray:
+        """How much another draw of the samples that the kernel was fitted to would change the answers, [answers].
+
+        By a jackknife that leaves out a half (Shao & Wu 1989): the squared changes by kernels that were fitted to
+        either half, all given the same samples. Half as many samples vary twice as much. A kernel of a half that misses
+        samples by more than that is as much further away. Samples that no kernel was fitted to make its choice matter
+        less.
+        """
+        if not self._kernel_shifts:
+            return np.zeros(len(self._projector))
+        process, values, squares = self._process, game.values, np.zeros(len(self._projector))
+        own = game.optimism * _mean_square(process.own_kernel.fit.residuals(values))
+        for shift, kernel in zip(self._kernel_shifts, process.kernels_of_halves, strict=True):
+            worse = _mean_square(kernel.fit.residuals(values)) / own if own else 1.0
+            squares += (shift @ values[: shift.shape[1]]) ** 2 / (max(2.0, worse) - 1)
+        return np.asarray(process.share * squares / len(self._kernel_shifts))
 
     def _corrected(self, residuals: FloatArray) -> tuple[FloatArray, FloatArray]:
         """An estimate of what the fit misses, and its variance, [answers] each.
@@ -111,3 +142,7 @@ class AnswerWeights:
     def _unfitted_weights(self) -> FloatArray:
         """The weights of the samples that were not fitted, [m, answers]."""
         return self._linear.weights(self._process.beyond)
+
+
+def _mean_square(each: FloatArray) -> float:
+    return float((each**2).mean())

@@ -136,18 +136,61 @@ class Process:
 
     @cached_property
     def optimism(self) -> Optimism:
-        """The optimism of the kernel, from fits to either half; see `optimism`."""
-        blocks = min(len(self.draws.strata), max(0, (MAX_SAMPLES - self.draws.fixed) // self.draws.rows))
-        draws, every = self.draws.first(blocks), np.arange(blocks)
-        whole, drawn = draws.coalitions(every), self.draws.known[draws.strata] < 1
+        """The optimism of the kernel, from kernels of either half; see `optimism`."""
+        every, is_open = np.arange(len(self.first.strata)), self.first.known[self.first.strata] < 1
         trials = []
-        for half in draws.halves():
-            own = draws.coalitions(half)
-            kernel = self._prior.fitted(self.known[own], _standardized(self.values[own]))
-            fit = Fit.of(kernel.of_samples(self.known[whole]), draws, every)
-            mine = np.isin(every, half)
-            trials.append(Trial(fit.residuals, np.flatnonzero(mine & drawn), np.flatnonzero(~mine & drawn)))
-        return Optimism(trials, blocks / max(1, len(self.draws.strata)))
+        for each in self.kernels_of_halves:
+            mine = np.isin(every, each.blocks)
+            own, others = np.flatnonzero(mine & is_open), np.flatnonzero(~mine & is_open)
+            trials.append(Trial(each.fit.residuals, own, others))
+        return Optimism(trials, self.share)
+
+    @cached_property
+    def first(self) -> Draws:
+        """The blocks that the kernel was fitted to."""
+        blocks = max(0, (MAX_SAMPLES - self.draws.fixed) // self.draws.rows)
+        return self.draws.first(min(len(self.draws.strata), blocks))
+
+    @property
+    def share(self) -> float:
+        """The part of the blocks that the kernel was fitted to."""
+        return len(self.first.strata) / max(1, len(self.draws.strata))
+
+    @cached_property
+    def own_kernel(self) -> Kernel:
+        """The kernel in use."""
+        if self.share == 1:
+            return Kernel(self.covariance, np.arange(len(self.first.strata)), self.whole)
+        return self._kernel(self.covariance, np.arange(len(self.first.strata)))
+
+    @cached_property
+    def kernels_of_halves(self) -> list[Kernel]:
+        """Kernels that were fitted to either half of the blocks that the one in use was fitted to."""
+        found = []
+        for half in self.first.halves():
+            own = self.first.coalitions(half)
+            found.append(self._kernel(self._prior.fitted(self.known[own], _standardized(self.values[own])), half))
+        return found
+
+    def _kernel(self, covariance: Covariance, blocks: IntArray) -> Kernel:
+        every = np.arange(len(self.first.strata))
+        matrix = covariance.of_samples(self.known[self.first.coalitions(every)])
+        return Kernel(covariance, blocks, Fit.of(matrix, self.first, every))
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel that was fitted to some blocks of a sample.
+
+    Attributes:
+        covariance: the kernel.
+        blocks: the blocks that it was fitted to.
+        fit: the process with this kernel, given all of the first blocks.
+    """
+
+    covariance: Covariance
+    blocks: IntArray
+    fit: Fit
 
 
 @dataclass(frozen=True)
@@ -244,6 +287,13 @@ class Sampled:
     optimism: float
     surprise: float
     residuals: FloatArray
+
+    @property
+    def missed_in(self) -> float:
+        """How many samples hold what the fits without them miss: (Σ r²)² / Σ r⁴."""
+        squares = self.left_out**2
+        fourths = float((squares**2).sum())
+        return float(squares.sum()) ** 2 / fourths if fourths > 0 else math.inf
 
 
 def _standardized(values: FloatArray) -> FloatArray:

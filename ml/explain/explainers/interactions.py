@@ -144,6 +144,7 @@ class InteractionsExplainer:
             interactions=None if pairs is None else Pairwise(pairs.values, pairs.standard_errors),
             freedom=features.freedom,
             surprise=features.surprise,
+            missed_in=features.missed_in,
             completeness_error=completeness_error(attributions, gain),
         )
 

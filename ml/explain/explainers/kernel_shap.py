@@ -177,7 +177,7 @@ class KernelShapExplainer:
             # Their sum is right but for rounding: the fit passes through the empty and the full coalition.
             attributions = found.values + (gain - found.values.sum()) / self.features
             complete = _complete(attributions, found.standard_errors, found.freedom, gain)
-            return replace(complete, surprise=found.surprise)
+            return replace(complete, surprise=found.surprise, missed_in=found.missed_in)
 
         return estimate
 

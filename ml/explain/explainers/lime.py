@@ -127,6 +127,7 @@ class LimeExplainer(SurrogateExplainer[spec.Lime]):
                 SurrogateFit(SurrogateKind.RIDGE, explained, intercept),
                 found.freedom,
                 found.surprise,
+                found.missed_in,
             )
 
         return fit

@@ -56,6 +56,7 @@ def of_fit(fit: Fit) -> Estimate:
         surrogate=fit.surrogate,
         freedom=fit.freedom,
         surprise=fit.surprise,
+        missed_in=fit.missed_in,
     )
 
 

@@ -40,7 +40,7 @@ class Fit:
 
     Attributes:
         freedom: degrees of freedom of the standard errors, infinite where they are as good as known.
-        surprise: see `Estimate.surprise`.
+        surprise, missed_in: see `Estimate`.
     """
 
     attributions: FloatArray
@@ -48,6 +48,7 @@ class Fit:
     surrogate: SurrogateFit
     freedom: float = np.inf
     surprise: float = 0.0
+    missed_in: float = np.inf
 
 
 class Fitter(Protocol):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 
 import numpy as np
 
 from ml.encoding import Encoding
 from ml.explain.estimator import Estimate
+from ml.explain.explainers.context import ContextExplainer
 from ml.explain.explainers.interactions import MAX_FEATURES
 from ml.explain.explainers.kernel_shap import MIN_FOR_CONTROL
 from ml.explain.target import TargetTokens
@@ -40,7 +42,12 @@ _ENOUGH_FOR_RIDGE = 6
 _SURPRISE = 4
 """Above it, errors were found up to 20 times too small. In prompts of models it hardly ever exceeds 3."""
 _MATTERS = 0.002
-"""The part of the largest attribution from which on errors that are multiplied by the surprise matter."""
+"""The part of the largest attribution from which on errors matter that may be that many times too small."""
+_MIN_MISSED_IN = 2.5
+"""Samples. Below it, two in three of the games were found whose errors are too small without another doubt, and one in
+sixteen of the others."""
+_RARELY = 0.01
+"""The part of a prompt's value below which what it adds to an error does not matter."""
 _ERRORS_HOLD = (StopReason.COMPLETE, StopReason.RANKED)
 """Ends with an exact answer, and with errors that were widened because sampling chose its end."""
 
@@ -78,6 +85,34 @@ def of_samples(method: Method, features: int, samples: int, found: Estimate) -> 
             Verdict.CAUTION,
             "The value of the whole prompt, or of the empty one, is far from what partial prompts suggest, and the"
             " standard errors may be too small; those of permutations and of the textbook estimator hold here too.",
+        )
+    error = _SURPRISE * float(found.standard_errors.max())
+    if found.missed_in < _MIN_MISSED_IN and error > _MATTERS * largest:
+        yield (
+            Verdict.CAUTION,
+            f"Nearly all that a fit misses is in one or two of {samples} evaluations. Others like them may be missing,"
+            f" and the standard errors may be too small; allow {2 * samples}.",
+        )
+
+
+def of_ends(explainer: object, samples: int, found: Estimate, base_value: float, full_value: float) -> Iterator[Reason]:
+    """Reasons to doubt the standard errors of an estimate `found` that no sample of the empty or whole prompt informs.
+
+    Context attribution draws each of 2^d coalitions equally rarely, and its fit may not have seen these two. But their
+    values are known: one that is off by r adds a variance of 4 r² / (n · 2^d) to each attribution from n samples.
+    """
+    if not isinstance(explainer, ContextExplainer) or found.stop in _ERRORS_HOLD or found.surrogate is None:
+        return
+    empty, full = explainer.link(np.array([base_value, full_value])).tolist()
+    expected = found.surrogate.intercept or 0.0
+    off = max(abs(empty - expected), abs(full - expected - math.fsum(found.attributions.tolist())))
+    coalitions = 2.0**explainer.features
+    added = 2 * off / math.sqrt(max(1, samples) * coalitions)
+    if added > max(float(found.standard_errors.max()), _RARELY * off):
+        yield (
+            Verdict.CAUTION,
+            "The value of the whole prompt, or of the empty one, is far from what partial prompts suggest, and the"
+            f" standard errors may be too small; allow {coalitions:.0f} evaluations, which are all partial prompts.",
         )
 
 

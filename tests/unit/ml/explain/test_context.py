@@ -158,6 +158,24 @@ def test_a_contrast_is_fitted_as_it_is():
     assert found["bad"] == pytest.approx(-1.5, abs=1e-6)
 
 
+def test_the_verdict_says_that_the_whole_prompt_was_never_drawn():
+    """Two words matter only together; seeds differ in whether three draws have both of them."""
+    model, doubted = ToyModel({}, {("not", "bad"): 9.0}), []
+    for seed in range(12):
+        spec = ExplanationSpec(
+            Prompt(text="not bad"),
+            ContextAttribution(),
+            YES_RATHER_THAN_NO,
+            budget=Budget(max_evaluations=3, seed=seed),
+            quality=Quality(False),
+        )
+        result = last(Run(model, spec))
+        said = [reason for reason in result.trust.reasons if "may be too small; allow 4 evaluations" in reason]
+        assert len(said) == (max(abs(each.attribution) for each in result.attributions) == 0)
+        doubted += said
+    assert 0 < len(doubted) < 12
+
+
 @pytest.mark.parametrize("scale", Scale)
 def test_sources_on_both_scales(scale):
     model = ToyModel({"good": 2.0, "bad": -1.5})

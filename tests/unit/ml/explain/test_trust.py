@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 from ml.explain.estimator import Estimate
+from ml.explain.explainers.context import ContextExplainer
 from ml.explain.explainers.interactions import InteractionsExplainer
 from ml.explain.explainers.kernel_shap import KernelShapExplainer
-from ml.explain.trust.doubts import of_samples
+from ml.explain.explainers.lime import LimeExplainer
+from ml.explain.trust.doubts import of_ends, of_samples
 from ml.explain.trust.verdict import judge
 from ml.result import (
     Attribution,
@@ -23,6 +25,7 @@ from ml.result import (
 )
 from ml.spec import (
     Budget,
+    ContextAttribution,
     Estimator,
     Interactions,
     KernelShap,
@@ -224,12 +227,26 @@ def test_errors_from_few_evaluations_are_doubted_where_they_were_found_too_small
 
 @pytest.mark.parametrize("stop", [StopReason.COMPLETE, StopReason.RANKED])
 def test_exact_answers_and_widened_errors_are_not_doubted(stop):
-    assert not list(of_samples(KernelShap(), 12, 64, Estimate(np.ones(12), np.ones(12), stop, surprise=99)))
+    found = Estimate(np.ones(12), np.ones(12), stop, surprise=99, missed_in=1)
+    assert not list(of_samples(KernelShap(), 12, 64, found))
+
+
+@pytest.mark.parametrize(("missed_in", "error", "doubted"), [(1.2, 0.01, True), (3, 0.01, False), (1.2, 1e-5, False)])
+def test_errors_that_rest_on_one_or_two_samples_are_doubted_where_they_matter(missed_in, error, doubted):
+    found = Estimate(np.ones(8), np.full(8, error), StopReason.EVALUATIONS, missed_in=missed_in)
+    reasons = [sentence for _, sentence in of_samples(Lime(), 8, 64, found)]
+    assert len(reasons) == doubted
+    assert all("in one or two of 64 evaluations" in sentence and "allow 128." in sentence for sentence in reasons)
 
 
 def needs_all(features: int) -> ToyGame:
     """Only the whole prompt is worth anything, which no sample shows."""
     return ToyGame(features, lambda present: present.all(axis=1) * 1.0)
+
+
+def needs_none(features: int) -> ToyGame:
+    """Any word is worth as much as all are: only the empty prompt differs."""
+    return ToyGame(features, lambda present: present.any(axis=1) * 1.0)
 
 
 def needs_any(features: int) -> ToyGame:
@@ -261,6 +278,75 @@ def test_a_jump_at_the_whole_or_the_empty_prompt_is_a_reason_to_doubt_errors(gam
     assert [sentence.startswith("The value of the whole prompt") for sentence in said] == [True] * doubted
 
 
+@pytest.mark.parametrize(
+    ("game", "evaluations", "min_share", "max_share"),
+    [
+        (needs_any(8), 64, 0.7, 1),
+        (needs_any(12), 166, 0.7, 1),
+        *(
+            (made(features), evaluations, 0, 0.15)
+            for made in (crooked, bumpy, votes)
+            for features, evaluations in ((8, 64), (12, 166))
+        ),
+        (additive(np.ones(12)), 166, 0, 0),
+    ],
+)
+def test_a_fit_that_misses_one_or_two_samples_is_a_reason_to_doubt_errors(game, evaluations, min_share, max_share):
+    """LIME draws few prompts with hardly any words, where a vote by any word is decided."""
+    doubted = []
+    for seed in range(20):
+        budget = Budget(max_evaluations=evaluations, seed=seed)
+        found = final(LimeExplainer(game.features, Lime(), budget, control=True), game)
+        said = [sentence for _, sentence in of_samples(Lime(), game.features, evaluations, found)]
+        doubted.append(any(sentence.startswith("Nearly all that a fit misses") for sentence in said))
+    assert min_share <= np.mean(doubted) <= max_share
+
+
 def test_the_textbook_estimator_fits_no_game_that_a_jump_could_mislead():
     found = final(KernelShapExplainer(12, Budget(max_evaluations=333)), needs_any(12))
     assert found.surprise == 0
+    assert found.missed_in == np.inf
+
+
+def attributed(game: ToyGame, seed: int, evaluations: int) -> tuple[Estimate, bool]:
+    """Context attribution, and whether its verdict doubts the errors."""
+    budget = Budget(max_evaluations=evaluations, seed=seed)
+    explainer = ContextExplainer(game.features, ContextAttribution(), budget, link=np.asarray)
+    found = final(explainer, game)
+    empty, full = game._value(np.array([[False] * game.features, [True] * game.features])) * 1.0
+    said = list(of_ends(explainer, evaluations, found, float(empty), float(full)))
+    assert all(f"allow {2**game.features} evaluations" in sentence for _, sentence in said)
+    return found, bool(said)
+
+
+@pytest.mark.parametrize("features", [6, 7, 8])
+@pytest.mark.parametrize(("made", "worth"), [(needs_all, 10.0), (needs_all, 1000.0), (needs_none, 10.0)])
+def test_the_whole_or_the_empty_prompt_that_context_attribution_never_drew_is_a_reason_to_doubt(features, made, worth):
+    """Its coalitions are 2^d, so it may not have drawn the only one that is worth anything."""
+    game = made(features)
+    scaled = ToyGame(features, lambda present: worth * game._value(present))
+    truth = 2 * (worth / 2**features - 0.01)  # of the lasso on all coalitions
+    held, doubted = [], []
+    for seed in range(40):
+        found, said = attributed(scaled, seed, 2 ** (features - 1))
+        reach = 1.96 * found.standard_errors
+        held.append((np.abs(found.attributions - truth) <= reach).mean())
+        doubted.append(said)
+    held, doubted = np.array(held), np.array(doubted)
+    assert 0.4 < doubted.mean() < 0.8  # the chance not to have drawn it is 0.6
+    assert held[doubted].max() == 0
+    assert held[~doubted].mean() > 0.85
+
+
+@pytest.mark.parametrize(
+    ("game", "evaluations"),
+    [
+        *((game, 64) for game in (saturating(7), crooked(7), bumpy(8), votes(8), additive(np.ones(8)))),
+        (saturating(12), 166),
+        (needs_all(12), 64),  # one of 4,096, which hardly changes any attribution
+        (needs_all(20), 333),
+        (needs_all(6), 64),  # all coalitions are evaluated
+    ],
+)
+def test_smooth_values_and_many_features_leave_no_doubt_about_context_attribution(game, evaluations):
+    assert np.mean([attributed(game, seed, evaluations)[1] for seed in range(20)]) <= 0.05
