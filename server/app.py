@@ -74,7 +74,7 @@ class Server:
         """The metrics page's port, once started."""
         self.engine: Engine | None = None
         """What computes the models that are loaded here, once started and if there are any."""
-        interceptors = [chain(settings, self.metrics, self.drain, self._enter)]
+        interceptors = [chain(settings, self.metrics, self.drain, enter=self._enter, refused=self._refused)]
 
         def make() -> grpc.aio.Server:
             options, limit = _options(settings), settings.max_calls
@@ -150,6 +150,11 @@ class Server:
         if self.engine is not None:
             self.engine.note_arrival()
         await self.drain.enter()
+
+    def _refused(self, caller: str) -> None:
+        """Take note of a refused call."""
+        if self.engine is not None:
+            self.engine.note_refusal(caller)
 
     def _listen(self) -> None:
         settings = self.settings

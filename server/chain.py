@@ -18,8 +18,19 @@ from server.statuses import Statuses
 from server.streams import Writer
 
 
-def chain(settings: Settings, metrics: Metrics, drain: Drain, enter: Callable[[], Awaitable[None]]) -> Interceptors:
-    """All interceptors, in their order. `enter`: waited for before each call, of whatever method.
+def chain(
+    settings: Settings,
+    metrics: Metrics,
+    drain: Drain,
+    *,
+    enter: Callable[[], Awaitable[None]],
+    refused: Callable[[str], None],
+) -> Interceptors:
+    """All interceptors, in their order.
+
+    Args:
+        enter: waited for before each call, of whatever method.
+        refused: called with the caller of each call of our services that is refused.
 
     Raises:
         StartError: the file of keys cannot be used.
@@ -29,7 +40,7 @@ def chain(settings: Settings, metrics: Metrics, drain: Drain, enter: Callable[[]
     interceptors = [
         Writer(settings.unread_seconds),
         Surround(count_calls(metrics)),
-        Statuses(settings.max_message_bytes),
+        Statuses(settings.max_message_bytes, refused),
         *_audits(settings, metrics),
         # A key comes after a certificate: where both are required, it says more.
         *_certificates(settings),

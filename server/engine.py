@@ -137,6 +137,11 @@ class Engine:
         """Take note of a call that came, whatever it will ask."""
         self._interpreter.note_arrival()
 
+    def note_refusal(self, caller: Hashable) -> None:
+        """Take note of a call that was refused, for whatever reason."""
+        if self._on_cpu:  # a GPU computes while the event loop runs Python
+            self._interpreter.note_refusal(caller)
+
     def check_capacity(self, caller: Hashable = None) -> None:
         """Refuse early, before the work of preparing a call.
 
@@ -147,7 +152,7 @@ class Engine:
             try:
                 self._queue.check(caller, self._max_tokens)
             except QueueOverflowError as error:
-                raise self._refusal(caller, error.tokens / self._throughput.tokens_per_second) from None
+                raise _refusal(error.tokens / self._throughput.tokens_per_second) from None
 
     def forget_throughput(self) -> None:
         """Forget how long batches took: a model's first ones are not typical."""
@@ -210,15 +215,9 @@ class Engine:
             except QueueOverflowError as error:
                 sequences = self._queue.sequences(model) if any(item.pool for item in items) else 0
                 seconds = max(error.tokens / self._throughput.tokens_per_second, sequences / per_second)
-                raise self._refusal(items[0].caller, seconds) from None
+                raise _refusal(seconds) from None
             self._changed.notify()
         self._interpreter.note_acceptance(items[0].caller)
-
-    def _refusal(self, caller: Hashable, seconds: float) -> OverloadedError:
-        """The error for a caller who would wait for `seconds`."""
-        if self._on_cpu:  # a GPU computes while the event loop runs Python
-            self._interpreter.note_refusal(caller)
-        return OverloadedError(min(max(seconds, _SHORTEST_RETRY), _LONGEST_RETRY))
 
     def _withdraw(self, call: Call) -> None:
         """Take what still waits of a call out of the queue."""
@@ -349,3 +348,8 @@ class Engine:
     def _max_tokens(self) -> float:
         """Tokens that may wait, by recent throughput."""
         return self._waiting_seconds * self._throughput.tokens_per_second
+
+
+def _refusal(seconds: float) -> OverloadedError:
+    """The error for a caller who would wait for `seconds`."""
+    return OverloadedError(min(max(seconds, _SHORTEST_RETRY), _LONGEST_RETRY))

@@ -9,8 +9,12 @@ from typing import Any, NoReturn
 import grpc
 
 from ml.errors import ReplyTooLargeError
-from server.errors import to_status
+from server.callers import queued_as
+from server.errors import KeyLimitError, OverloadedError, UnauthenticatedError, to_status
 from server.interceptors import OWN_SERVICES, Context, Handler, Interceptor, function_of, rebuilt
+
+_REFUSALS = (KeyLimitError, OverloadedError, UnauthenticatedError)
+"""Errors of calls that are refused before they take anything, and of which many may come."""
 
 
 class Statuses(Interceptor):
@@ -19,8 +23,10 @@ class Statuses(Interceptor):
     Replies are serialized here, so that one that is too large to be sent is an error of its call as any other.
     """
 
-    def __init__(self, max_message_bytes: int) -> None:
+    def __init__(self, max_message_bytes: int, refused: Callable[[str], None]) -> None:
+        """Serialize replies of at most so many bytes. `refused`: called with the caller of each refused call."""
         self._max_message_bytes = max_message_bytes
+        self._refused = refused
 
     def wrap(self, handler: Handler, path: str) -> Handler:
         """Wrap the handlers of our services."""
@@ -48,7 +54,7 @@ class Statuses(Interceptor):
             except grpc.aio.AbortError:
                 raise
             except Exception as error:  # noqa: BLE001 -- this is where the unforeseen ends
-                await _abort(path, error, context)
+                await self._abort(path, error, context)
 
         return call
 
@@ -61,11 +67,12 @@ class Statuses(Interceptor):
             except grpc.aio.AbortError:
                 raise
             except Exception as error:  # noqa: BLE001 -- as above
-                await _abort(path, error, context)
+                await self._abort(path, error, context)
 
         return call
 
-
-async def _abort(path: str, error: Exception, context: Context) -> NoReturn:
-    await context.abort_with_status(to_status(error, path))
-    raise AssertionError("an abort raises")
+    async def _abort(self, path: str, error: Exception, context: Context) -> NoReturn:
+        if isinstance(error, _REFUSALS):
+            self._refused(queued_as(context))
+        await context.abort_with_status(to_status(error, path))
+        raise AssertionError("an abort raises")

@@ -14,7 +14,7 @@ from ml.errors import CapabilityError
 from ml.explain import methods, rows
 from ml.explain.estimator import Estimate, Estimating, FloatArray
 from ml.explain.explainers.hierarchical import HierarchicalExplainer
-from ml.explain.hierarchy.prior import prior_of
+from ml.explain.guided import guided
 from ml.explain.numbers import known
 from ml.explain.problem import prepare
 from ml.explain.rows import Row
@@ -132,15 +132,18 @@ class Run(Work):
     def _estimating(self, value: ValueFunction, target: TargetTokens) -> Estimating:
         """The explainer at work, on the value function or on the model's internals."""
         explainer, perturbed = self.problem.explainer, self.problem.perturbation
+        prompt = None
+        if isinstance(self._model, ModelInternals):
+            prompt = PromptInternals(self._model, self._model, perturbed, target, value)
         if isinstance(explainer, HierarchicalExplainer):
-            explainer = replace(explainer, prior=prior_of(perturbed, target.tokens + target.rejected))
+            explainer = guided(explainer, perturbed, target, prompt)
         if not isinstance(explainer, InternalsExplainer):
             return explainer(value)
-        if not isinstance(self._model, ModelInternals):
+        if prompt is None:
             name = self._model.info.name
             message = f"{name!r} is split over several processes, and its internals are out of reach"
             raise CapabilityError(name, f"{message}; choose a method that perturbs the prompt")
-        return explainer.explain(PromptInternals(self._model, self._model, perturbed, target, value))
+        return explainer.explain(prompt)
 
     def _with_rows(
         self, value: ValueFunction, blank: ExplanationResult, estimate: Estimate, *, partial: bool = False

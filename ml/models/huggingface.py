@@ -19,10 +19,12 @@ from ml.models.fallback.cached_batches import CachedPrefix, CachedRun
 from ml.models.fallback.padded_batches import batch_logits, padded_batches
 from ml.models.internals.attention_capture import Reader, capture, read_eager
 from ml.models.internals.gradients import gradients
-from ml.models.internals.objective import LogitsObjective
+from ml.models.internals.key_gradients import key_gradients
+from ml.models.internals.objective import LogitsObjective, of_logits
 from ml.models.internals.open_model import OpenModel
 from ml.models.internals.value_zeroing import ValueZeroing
 from ml.models.loading.placement import Placement
+from ml.models.objective import FloatArray, Objective
 from ml.models.protocol import RoundedModel
 from ml.models.rounding import TEXT, rounding_error, roundings
 from ml.models.verification.trials import difference
@@ -268,6 +270,18 @@ class HuggingFaceModel(OpenModel):
             values, found = gradients(self.module, torch.cat([first, points], dim=1), tail, objective, (), span_of=None)
             return values, found[:, known.length :]
         return gradients(self.module, points, tail, objective, known.by_heads if known else (), span_of=span_of)
+
+    def key_gradients(self, ids: Sequence[int], objective: Objective) -> FloatArray | None:
+        """See `ModelInternals.key_gradients`."""
+        if not self.info.heads or len(ids) > self.ways.differentiated:
+            return None
+        value, positions = of_logits(objective)
+        try:
+            with self._capable("gives no gradients at its keys"):
+                found = key_gradients(self.module, self.embed(ids)[None], positions, value, self._span_of)
+        except (CapabilityError, torch.OutOfMemoryError):
+            return None
+        return None if found is None else found.double().cpu().numpy()
 
     @contextmanager
     def _capable(self, refusal: str, advice: str = "choose another method") -> Iterator[None]:

@@ -206,6 +206,20 @@ class ModelInternals(Protocol):
         """
         ...
 
+    def key_gradients(self, ids: Sequence[int], objective: Objective) -> FloatArray | None:
+        """How much an objective depends, to first order, on how much is seen of each token, float64 [T].
+
+        It is the gradient with respect to a number that is added to all scores of the token's keys, in all layers and
+        heads and for all queries.
+
+        Args:
+            ids, objective: as those of `path_gradients`.
+
+        Returns:
+            None where the model computes its attention itself, has none, or the memory for it is not there.
+        """
+        ...
+
     def nearest_tokens(self, words: Sequence[Sequence[int]], count: int) -> npt.NDArray[np.int64]:
         """The tokens whose embeddings are most like those of a word, the most like first: int64 [words, count].
 

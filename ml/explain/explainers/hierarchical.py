@@ -62,6 +62,14 @@ class HierarchicalExplainer:
             return 2 + 2 * _MIN_PAIRS * (count - 1)
         return owen_coalitions(self.root) if self.method.node_value is NodeValue.OWEN else 2 + count
 
+    @property
+    def has_choice(self) -> bool:
+        """Whether it matters where it looks first: leave-one-out with fewer evaluations than all parts take."""
+        limit = self.budget.max_evaluations
+        return (
+            self.method.node_value is NodeValue.REMOVAL and limit is not None and limit < 2 + sum(1 for _ in self.root)
+        )
+
     def __call__(self, game: Game) -> Estimating:
         """Ask for the empty and the full coalition, then for parts, with estimates as the tree grows."""
         known = KnownParts(self.root, self.method, self.budget.standard_error)

@@ -34,6 +34,16 @@ def prior_of(perturbed: Perturbation, target: Collection[int]) -> FloatArray:
     return sizes
 
 
+def with_gradients(prior: FloatArray, gradients: FloatArray) -> FloatArray:
+    """A prior and, with the same weight, the loss to first order if less is seen of a feature, float64 [features].
+
+    Args:
+        gradients: of the value, with respect to how much is seen of each feature; see `ModelInternals.key_gradients`.
+    """
+    supports = np.clip(gradients, 0, None)
+    return prior / prior.sum() + supports / supports.sum() if supports.any() else prior
+
+
 class Guide:
     """The leaves in the order of a prior, and what they are expected to be worth.
 

@@ -118,6 +118,19 @@ class PromptInternals:
         self.game.charge(len(points), len(points) * len(ids), saved=len(points) * self._cached)
         return [self._by_feature(each) for each in found]
 
+    def key_gradients(self) -> FloatArray | None:
+        """How much the value depends on how much is seen of each feature, to first order, float64 [features].
+
+        None where the model does not show it; see `ml.models.protocol.ModelInternals.key_gradients`.
+        """
+        if (known := self._known(b"k")) is not None:
+            return known
+        found = self._internals.key_gradients(self._sequence, self._target.objective)
+        if found is None:
+            return None
+        self.game.charge(1, self._tokens)
+        return self._kept(b"k", 1, found)
+
     def attention_rollout(self) -> FloatArray:
         """Attention rollout by feature, float64 [features], mean over the positions that predict the target.
 

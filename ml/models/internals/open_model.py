@@ -98,6 +98,10 @@ class OpenModel(LogitsModel):
         found: FloatArray = ((end - begin) * gradients).sum(-1, dtype=torch.float64).cpu().numpy()
         return found
 
+    def key_gradients(self, ids: Sequence[int], objective: Objective) -> FloatArray | None:
+        """See `ModelInternals.key_gradients`: out of reach, unless a subclass reaches it."""
+        return None
+
     def nearest_tokens(self, words: Sequence[Sequence[int]], count: int) -> npt.NDArray[np.int64]:
         """See `ModelInternals.nearest_tokens`."""
         return nearest_tokens(self.embedding, words, count)

@@ -11,6 +11,8 @@ import grpc
 import pytest
 
 from gloss import v1 as pb
+from ml.errors import InputError
+from server.errors import KeyLimitError, OverloadedError, UnauthenticatedError
 from server.interceptors import Handler, Interceptor, Interceptors, function_of, rebuilt
 from server.statuses import Statuses
 
@@ -93,6 +95,9 @@ class Context:
     async def abort_with_status(self, status: Any) -> None:
         raise StatusError(status.code)
 
+    def peer(self) -> str:
+        return "peer"
+
 
 def sent(limit: int, path: str, request: int) -> list[bytes]:
     """What gRPC would send, until the call ends.
@@ -100,7 +105,7 @@ def sent(limit: int, path: str, request: int) -> list[bytes]:
     Raises:
         StatusError: with anything but OK. Nothing was sent then.
     """
-    handler: Any = Statuses(limit).wrap(HANDLERS[path], path)
+    handler: Any = Statuses(limit, lambda _: None).wrap(HANDLERS[path], path)
 
     async def call() -> list[Any]:
         if handler.unary_unary is not None:
@@ -122,6 +127,28 @@ def test_a_reply_beyond_the_limit_ends_its_call_as_any_error(path: str) -> None:
         sent(1, path, 2)
 
 
+@pytest.mark.parametrize(
+    ("error", "noted"),
+    [
+        (OverloadedError(1), 1),
+        (KeyLimitError("calls", 1, 1), 1),
+        (UnauthenticatedError(), 1),
+        (InputError("a", "b"), 0),
+    ],
+)
+def test_who_is_refused_is_noted(error: Exception, noted: int) -> None:
+    callers: list[str] = []
+
+    async def handle(request: Any, context: Any) -> Any:
+        raise error
+
+    handler = grpc.unary_unary_rpc_method_handler(handle)
+    wrapped: Any = Statuses(100, callers.append).wrap(handler, PATHS[0])
+    with pytest.raises(StatusError):
+        asyncio.run(wrapped.unary_unary(None, Context()))
+    assert callers == noted * ["peer"]
+
+
 def test_services_that_are_not_ours_keep_their_handlers() -> None:
     handler = HANDLERS[PATHS[0]]
-    assert Statuses(0).wrap(handler, "/grpc.health.v1.Health/Check") is handler
+    assert Statuses(0, lambda _: None).wrap(handler, "/grpc.health.v1.Health/Check") is handler

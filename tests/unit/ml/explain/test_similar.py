@@ -64,7 +64,7 @@ class OpenToy(ToyModel):
     def path_gradients(self, *_: object, **__: object) -> Any:
         raise AssertionError("nothing here asks for gradients")
 
-    attention_rollout = value_zeroing_rollout = path_gradients
+    attention_rollout = value_zeroing_rollout = key_gradients = path_gradients
 
 
 def spec(text: str, method: Any = Occlusion(), **parts: Any) -> ExplanationSpec:  # noqa: B008 -- frozen

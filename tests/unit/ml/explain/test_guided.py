@@ -1,0 +1,81 @@
+"""Where a method that goes from coarse to fine looks first, with a real model."""
+
+from __future__ import annotations
+
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ml.explain import Run
+from ml.spec import (
+    Budget,
+    Continuation,
+    ExplanationSpec,
+    Features,
+    Hierarchical,
+    NodeValue,
+    Prompt,
+    Quality,
+    Target,
+    Unit,
+)
+
+TEXT = "\n\n".join(f"line {number} has word w{number} in it" for number in range(4))
+
+
+def asked(**parts) -> ExplanationSpec:
+    plain = {"target": Target(Continuation(text=" word w2")), "features": Features(Unit.WORD)}
+    plain |= {"budget": Budget(max_evaluations=12), "quality": Quality(faithfulness=False)}
+    return ExplanationSpec(Prompt(text=TEXT), parts.pop("method", Hierarchical(threshold=0.0)), **(plain | parts))
+
+
+@pytest.fixture
+def watched(tiny_llama: Path, load_model, monkeypatch: pytest.MonkeyPatch):
+    """A model, and a list that grows with each gradient that it is asked for."""
+    model, times = load_model(tiny_llama), []
+    plain = type(model).key_gradients
+
+    def key_gradients(self, *arguments):
+        times.append(arguments)
+        return plain(self, *arguments)
+
+    monkeypatch.setattr(type(model), "key_gradients", key_gradients)
+    return model, times
+
+
+def test_a_limited_search_takes_one_gradient_within_its_limit(watched) -> None:
+    model, times = watched
+    *_, update = Run(model, asked())
+    assert len(times) == 1
+    assert update.result.cost.evaluations <= 12
+    assert np.isfinite([each.attribution for each in update.result.attributions]).all()
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"budget": Budget(max_evaluations=500)},
+        {"budget": Budget()},
+        {"method": Hierarchical(NodeValue.OWEN, 0.0), "budget": Budget(max_evaluations=200)},
+    ],
+)
+def test_no_gradient_is_taken_where_the_order_makes_no_difference(watched, parts) -> None:
+    model, times = watched
+    *_, update = Run(model, asked(**parts))
+    assert update.result is not None
+    assert not times
+
+
+def test_an_attempt_that_goes_on_knows_the_gradient(watched) -> None:
+    model, times = watched
+    ticks = count()
+    begun = Run(model, asked(), clock=lambda: next(ticks) * 0.1)
+    for update in begun:
+        if update.result is not None and update.result.hierarchy is not None:
+            break
+    *_, again = Run(model, asked(), begun.checkpoint())
+    *_, whole = Run(model, asked())
+    assert len(times) == 2  # of the first attempt, and of the other explanation
+    assert again.result.attributions == whole.result.attributions
