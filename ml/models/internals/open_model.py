@@ -17,7 +17,7 @@ from ml.models.internals.nearest import nearest_tokens
 from ml.models.internals.objective import LogitsObjective, of_logits
 from ml.models.log_probabilities import LogitsModel
 from ml.models.objective import FloatArray, Objective
-from ml.models.protocol import Prefix
+from ml.models.protocol import NearestTokens, Prefix
 
 
 class OpenModel(LogitsModel):
@@ -98,7 +98,7 @@ class OpenModel(LogitsModel):
         found: FloatArray = ((end - begin) * gradients).sum(-1, dtype=torch.float64).cpu().numpy()
         return found
 
-    def nearest_tokens(self, words: Sequence[Sequence[int]], count: int) -> npt.NDArray[np.int64]:
+    def nearest_tokens(self, words: Sequence[Sequence[int]], count: int) -> NearestTokens:
         """See `ModelInternals.nearest_tokens`."""
         return nearest_tokens(self.embedding, words, count)
 
