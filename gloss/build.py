@@ -36,7 +36,7 @@ FeaturesLike = v1.Features | UnitName | Sequence[tuple[int, int]]
 RowsLike = v1.Rows | UnitName | Sequence[tuple[int, int]]
 """A unit of the target's text, or the caller's own character spans of it."""
 
-RemovalName = Literal["mask", "delete", "text-and-delete", "mean-embedding", "similar"]
+RemovalName = Literal["mask", "delete", "text-and-delete", "mean-embedding", "similar", "similar-slopes"]
 ScaleName = Literal["log-probability", "probability"]
 PrecisionName = Literal["float32", "auto"]
 
@@ -52,6 +52,7 @@ REMOVALS: dict[str, v1.RemovalKind] = {
     "mean-embedding": v1.REMOVAL_KIND_MEAN_EMBEDDING,
     "text-and-delete": v1.REMOVAL_KIND_TEXT_AND_DELETE,
     "similar": v1.REMOVAL_KIND_SIMILAR,
+    "similar-slopes": v1.REMOVAL_KIND_SIMILAR_SLOPES,
 }
 METHOD_FIELDS = tuple(field.name for field in v1.ExplanationSpec.DESCRIPTOR.oneofs_by_name["method"].fields)
 """The fields of `ExplanationSpec` that choose a method."""

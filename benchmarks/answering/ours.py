@@ -59,6 +59,7 @@ _REMOVALS = {
     "text": Removal(RemovalKind.TEXT, NEUTRAL),
     "text and delete": Removal(RemovalKind.TEXT_AND_DELETE),
     "similar words": Removal(RemovalKind.SIMILAR),
+    "similar words, slopes": Removal(RemovalKind.SIMILAR_SLOPES),
     "mean embedding": Removal(RemovalKind.MEAN_EMBEDDING),
 }
 _KEEPING_POSITIONS = ("mask", "mean embedding")

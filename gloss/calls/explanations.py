@@ -128,8 +128,8 @@ def explain(
         scale: explain the log-probability (default) or the probability.
         features: "token", "word" (default) or "sentence", or half-open character spans.
         within: only units that begin in this half-open range of characters; the rest is never changed.
-        removal: "mask", "delete", "similar", "text-and-delete" or "mean-embedding". Default: mask where the model has
-            such a token, else delete.
+        removal: "mask", "delete", "similar", "similar-slopes", "text-and-delete" or "mean-embedding". Default: mask
+            where the model has such a token, else delete.
         replacement: a text that takes a removed feature's place, instead of `removal`.
         rows: attributions of the parts of a continuation or a generation too, from the same evaluations: "token",
             "word" or "sentence", or half-open character spans of its text. `gloss.values.row_attributions` reads them.

@@ -90,8 +90,8 @@ def _rows(given: tuple[UnitName | tuple[int, int], ...]) -> UnitName | list[tupl
 @click.option(
     "--removal",
     type=Removal(),
-    help="mask, delete, similar, mean-embedding, text=REPLACEMENT or text-and-delete[=REPLACEMENT]."
-    " [default: mask if the model has a mask token, otherwise delete]",
+    help="mask, delete, similar, similar-slopes (occlusion), mean-embedding, text=REPLACEMENT or"
+    " text-and-delete[=REPLACEMENT]. [default: mask if the model has a mask token, otherwise delete]",
 )
 @click.option(
     "--rows",

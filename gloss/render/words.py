@@ -133,6 +133,8 @@ def removal(result: v1.ExplanationResult) -> str:
         return "replaced by the mean embedding"
     if result.removal.kind == v1.REMOVAL_KIND_SIMILAR:
         return "replaced by similar words (the mean over them)"
+    if result.removal.kind == v1.REMOVAL_KIND_SIMILAR_SLOPES:
+        return "replaced by similar words (root mean square of their changes, by distance)"
     if result.removal.kind == v1.REMOVAL_KIND_TEXT_AND_DELETE:
         return f"replaced by {visible(result.removal.replacement)!r} or deleted (the mean of both)"
     return f"replaced by {visible(result.removal.replacement)!r}"

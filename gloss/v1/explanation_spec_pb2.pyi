@@ -33,6 +33,7 @@ class RemovalKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     REMOVAL_KIND_MEAN_EMBEDDING: _ClassVar[RemovalKind]
     REMOVAL_KIND_TEXT_AND_DELETE: _ClassVar[RemovalKind]
     REMOVAL_KIND_SIMILAR: _ClassVar[RemovalKind]
+    REMOVAL_KIND_SIMILAR_SLOPES: _ClassVar[RemovalKind]
 
 class Estimator(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -72,6 +73,7 @@ REMOVAL_KIND_DELETE: RemovalKind
 REMOVAL_KIND_MEAN_EMBEDDING: RemovalKind
 REMOVAL_KIND_TEXT_AND_DELETE: RemovalKind
 REMOVAL_KIND_SIMILAR: RemovalKind
+REMOVAL_KIND_SIMILAR_SLOPES: RemovalKind
 ESTIMATOR_UNSPECIFIED: Estimator
 ESTIMATOR_CONTROL_VARIATES: Estimator
 ESTIMATOR_TEXTBOOK: Estimator

@@ -21,7 +21,7 @@ from ml.explain.explainers.permutation import PermutationExplainer
 from ml.explain.explainers.shapley import EnumerationExplainer
 from ml.explain.explainers.sparse_interactions import SparseInteractionsExplainer
 from ml.explain.hierarchy.tree import Node
-from ml.explain.removal import Perturbation
+from ml.explain.removal import BY_SIMILAR_WORDS, Perturbation
 from ml.explain.sampling.draws import is_enumerable
 from ml.explain.target import unit as value_unit
 from ml.explain.values.internals import InternalsExplainer
@@ -77,6 +77,8 @@ def explainer(
         OutOfReachError: method or removal need the internals of a model that an external engine computes.
     """
     _check_reach(asked, info, perturbed)
+    if perturbed.resolved.kind is RemovalKind.SIMILAR_SLOPES and not isinstance(asked.method, spec.Occlusion):
+        raise InputError("removal.kind", "slopes are of one window at a time; choose occlusion, or plain similar words")
     limit, removals = asked.budget.max_evaluations, perturbed.removals
     if limit is not None and removals > 1:  # the budget counts prompts, explainers count coalitions
         asked = replace(asked, budget=replace(asked.budget, max_evaluations=max(2, limit // removals)))
@@ -106,7 +108,7 @@ def _check_reach(asked: ExplanationSpec, info: ModelInfo, perturbed: Perturbatio
         raise OutOfReachError(info.name, info.engine, "gives log-probabilities, no gradients and no attention", instead)
     by_embeddings = {
         RemovalKind.MEAN_EMBEDDING: "reads tokens, not the mean of their embeddings",
-        RemovalKind.SIMILAR: "does not say which tokens have similar embeddings",
+        **dict.fromkeys(BY_SIMILAR_WORDS, "does not say which tokens have similar embeddings"),
     }
     if (why := by_embeddings.get(perturbed.resolved.kind)) is not None:
         raise OutOfReachError(info.name, info.engine, why, "remove by the mask token, a text or deletion")

@@ -18,6 +18,7 @@ from ml.result import ResolvedRemoval
 from ml.spec import RemovalKind
 from ml.tokens import Tokenizer
 
+BY_SIMILAR_WORDS = (RemovalKind.SIMILAR, RemovalKind.SIMILAR_SLOPES)
 SIMILAR_WORDS = 8
 """How many similar words replace each word, one in each removal."""
 
@@ -38,6 +39,7 @@ class Perturbation:
         others: other removals of the same features. A coalition's value is the mean over all of them, so that side
             effects of a single removal, such as broken grammar, weigh less.
         weight: how much this removal counts in that mean.
+        factors: for each feature what its change is multiplied by; empty if values are means. See `Prompts.slopes`.
     """
 
     ids: Ids
@@ -47,6 +49,7 @@ class Perturbation:
     resolved: ResolvedRemoval
     others: tuple[Perturbation, ...] = ()
     weight: float = 1.0
+    factors: tuple[float, ...] = ()
 
     @property
     def features(self) -> int:
@@ -62,7 +65,8 @@ class Perturbation:
     def identity(self) -> Hashable:
         """See `ml.explain.values.prompts.Prompts.identity`."""
         others = tuple(other.identity for other in self.others)  # which weights follow from
-        return tuple(self.ids.tolist()), tuple(self.owner.tolist()), self.replacements, self.nothing, others
+        own = (tuple(self.ids.tolist()), tuple(self.owner.tolist()), self.replacements, self.nothing, others)
+        return (*own, "slopes") if self.factors else own  # the factors follow from the words
 
     def __call__(self, coalition: BoolArray) -> Ids:
         """The prompt in which only the features of `coalition` (bool [features]) are left, int64, never empty."""
@@ -92,6 +96,17 @@ class Perturbation:
     def variants(self, coalition: BoolArray) -> list[Ids]:
         """See `ml.explain.values.prompts.Prompts.variants`."""
         return [self(coalition), *(other(coalition) for other in self.others)]
+
+    def slopes(self, coalition: BoolArray) -> list[float] | None:
+        """See `ml.explain.values.prompts.Prompts.slopes`.
+
+        Distances, of which factors are the inverse, are averaged where several features are missing.
+        """
+        if not self.factors:
+            return None
+        missing = np.flatnonzero(~coalition)
+        inverse = [1 / np.array(each.factors) for each in (self, *self.others)]
+        return [float(1 / each[missing].mean()) if len(missing) else 1.0 for each in inverse]
 
     @property
     def keeps_positions(self) -> bool:
@@ -176,7 +191,7 @@ def perturbation(
             pass
         case RemovalKind.MEAN_EMBEDDING:
             replaced = [tuple((MEAN,) * len(feature.positions) for feature in features)]
-        case RemovalKind.SIMILAR:  # which words these are is the model's to say
+        case RemovalKind.SIMILAR | RemovalKind.SIMILAR_SLOPES:  # which words these are is the model's to say
             replaced = [deleted] * SIMILAR_WORDS
     first, *others = (
         Perturbation(

@@ -17,6 +17,7 @@ from ml.explain.explainers.hierarchical import HierarchicalExplainer
 from ml.explain.guided import guided
 from ml.explain.numbers import known
 from ml.explain.problem import prepare
+from ml.explain.removal import BY_SIMILAR_WORDS
 from ml.explain.rows import Row
 from ml.explain.sampling.interval import two_sided_95
 from ml.explain.similar import with_similar_words
@@ -39,7 +40,7 @@ from ml.result import (
     Trust,
     Update,
 )
-from ml.spec import ExplanationSpec, PrecisionPolicy, RemovalKind
+from ml.spec import ExplanationSpec, PrecisionPolicy
 
 
 class Run(Work):
@@ -61,7 +62,7 @@ class Run(Work):
     ) -> None:
         """Explain what `spec` asks about `model`. The other arguments are those of `Work`."""
         self.problem = prepare(model.tokenizer, model.info, spec)
-        if self.problem.perturbation.resolved.kind is RemovalKind.SIMILAR:
+        if self.problem.perturbation.resolved.kind in BY_SIMILAR_WORDS:
             self.problem = with_similar_words(self.problem, model)
         # Explainers of internals use the model's own precision.
         precision = (

@@ -11,16 +11,29 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from ml.encoding import Encoding
 from ml.errors import CapabilityError
 from ml.explain.features import Feature
 from ml.explain.problem import Problem
 from ml.models.protocol import ExplainableModel, ModelInternals
 from ml.result import SimilarWords
+from ml.spec import RemovalKind
 from ml.tokens import Tokenizer
 
 _LOOKED_AT = 128
 """Of the tokens nearest to a word, those that are looked at: many are the word itself, written in another way."""
+_SMALLEST_DISTANCE = 0.02
+"""Words nearer than this, such as copies of a word, count as this far away."""
+
+
+@dataclass(frozen=True)
+class _Similar:
+    """A token that is similar to a word, and how far their embeddings are apart: 1 less their cosine."""
+
+    token_id: int
+    distance: float
 
 
 @dataclass(frozen=True)
@@ -40,6 +53,9 @@ def with_similar_words(problem: Problem, model: ExplainableModel) -> Problem:
     word becomes one token, and punctuation around it stays. A feature without any similar word is taken out, and so is
     a word that the model does not know: its embedding is that of all unknown words.
 
+    With `RemovalKind.SIMILAR_SLOPES`, the nth removal counts 1/sqrt(n), and what it changes is multiplied by the mean
+    distance of the prompt's similar words over that of the nth ones. So the result keeps its unit.
+
     Raises:
         CapabilityError: the model's embeddings are out of reach.
     """
@@ -52,19 +68,30 @@ def with_similar_words(problem: Problem, model: ExplainableModel) -> Problem:
     special = _special(tokenizer)
     every = dict.fromkeys(word for words in cut for word in words)
     asked = [word for word in every if word.has_letters and special.isdisjoint(word.ids)]
-    nearest = model.nearest_tokens([word.ids for word in asked], _LOOKED_AT).tolist() if asked else []
-    similar = {
-        word: _similar(tokenizer, word, near, perturbed.removals) for word, near in zip(asked, nearest, strict=True)
-    }
-    replacements = [tuple(_replacement(words, similar, rank) for words in cut) for rank in range(perturbed.removals)]
+    similar: dict[_Word, list[_Similar]] = {}
+    if asked:
+        near = model.nearest_tokens([word.ids for word in asked], _LOOKED_AT)
+        for word, ids, cosines in zip(asked, near.ids.tolist(), near.cosines.tolist(), strict=True):
+            similar[word] = _similar(tokenizer, word, ids, cosines)[: perturbed.removals]
+    ranks = range(perturbed.removals)
+    replacements = [tuple(_replacement(words, similar, rank) for words in cut) for rank in ranks]
     used = tuple(
         SimilarWords(tuple(tokenizer.decode(ids).strip() for ids in dict.fromkeys(of_feature) if ids))
         for of_feature in zip(*replacements, strict=True)
     )
     resolved = replace(perturbed.resolved, similar=used)
+    slopes = perturbed.resolved.kind is RemovalKind.SIMILAR_SLOPES
+    factors = _factors(cut, similar, perturbed.removals) if slopes else [()] * perturbed.removals
     first, *others = (
-        replace(perturbed, replacements=each, resolved=resolved, others=(), weight=1 / (1 + rank))
-        for rank, each in enumerate(replacements)
+        replace(
+            perturbed,
+            replacements=replacements[rank],
+            resolved=resolved,
+            others=(),
+            weight=(1 + rank) ** (-0.5 if slopes else -1.0),
+            factors=factors[rank],
+        )
+        for rank in ranks
     )
     return replace(problem, perturbation=replace(first, others=tuple(others)))
 
@@ -94,21 +121,21 @@ def _has_letters(encoding: Encoding, position: int) -> bool:
     return any(character.isalnum() for character in encoding.text[start:end])
 
 
-def _similar(tokenizer: Tokenizer, word: _Word, nearest: Sequence[int], count: int) -> list[int]:
-    """Up to `count` tokens, the most similar first, that can stand where a word stands and are others than it.
+def _similar(tokenizer: Tokenizer, word: _Word, nearest: Sequence[int], cosines: Sequence[float]) -> list[_Similar]:
+    """The tokens, the most similar first, that can stand where a word stands and are others than it.
 
     They have its space, its capitals and its script, so that little else changes with the word.
     """
     special = _special(tokenizer)
     spaced, shape = tokenizer.token_text(word.ids[0])[:1].isspace(), _shape(word.text.strip())
-    found: dict[str, int] = {}  # by what it says, however it is written
-    for token_id in nearest:
+    found: dict[str, _Similar] = {}  # by what it says, however it is written
+    for token_id, cosine in zip(nearest, cosines, strict=True):
         text = tokenizer.token_text(token_id)
         bare = text.strip()
         fits = bare.isalnum() and text[:1].isspace() == spaced and _shape(bare) == shape
         if fits and token_id not in special and bare.casefold() != word.text.strip().casefold():
-            found.setdefault(bare.casefold(), token_id)
-    return [*found.values()][:count]
+            found.setdefault(bare.casefold(), _Similar(token_id, max(_SMALLEST_DISTANCE, 1 - cosine)))
+    return [*found.values()]
 
 
 def _special(tokenizer: Tokenizer) -> frozenset[int]:
@@ -124,7 +151,7 @@ def _shape(text: str) -> tuple[object, ...]:
     return bool(letters), is_name_of_letter, len(letters) > 1 and text.isupper(), text[:1].isupper(), scripts
 
 
-def _replacement(words: Sequence[_Word], similar: Mapping[_Word, Sequence[int]], rank: int) -> tuple[int, ...]:
+def _replacement(words: Sequence[_Word], similar: Mapping[_Word, Sequence[_Similar]], rank: int) -> tuple[int, ...]:
     """The tokens that take a feature's place: of each of its words the similar one of a rank, and what is around it."""
     if not any(similar.get(word) for word in words):
         return ()
@@ -132,7 +159,25 @@ def _replacement(words: Sequence[_Word], similar: Mapping[_Word, Sequence[int]],
     for word in words:
         choices = similar.get(word, ())
         if choices:
-            ids.append(choices[rank % len(choices)])
+            ids.append(choices[rank % len(choices)].token_id)
         elif not word.has_letters:
             ids.extend(word.ids)
     return tuple(ids)
+
+
+def _factors(
+    cut: Sequence[Sequence[_Word]], similar: Mapping[_Word, Sequence[_Similar]], removals: int
+) -> list[tuple[float, ...]]:
+    """For each removal and feature, the mean distance of all over its own, which is the mean over its words.
+
+    1 for a feature that is deleted: how far nothing is from a word is not known.
+    """
+    distances = np.full((removals, len(cut)), np.nan)
+    for feature, words in enumerate(cut):
+        known = [choices for word in words if (choices := similar.get(word))]
+        for rank in range(removals if known else 0):
+            distances[rank, feature] = np.mean([choices[rank % len(choices)].distance for choices in known])
+    has_words = np.isfinite(distances)
+    mean = distances[has_words].mean() if has_words.any() else 1.0
+    distances[~has_words] = mean
+    return [tuple(row) for row in (mean / distances).tolist()]

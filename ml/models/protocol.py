@@ -176,6 +176,19 @@ class Marking(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class NearestTokens:
+    """The tokens whose embeddings are most like those of some words, the most like first.
+
+    Attributes:
+        ids: int64 [words, count].
+        cosines: how like they are, float64 [words, count], at most 1.
+    """
+
+    ids: npt.NDArray[np.int64]
+    cosines: FloatArray
+
+
 @runtime_checkable
 class ModelInternals(Protocol):
     """What some explainers need in addition: access to a model's layers and gradients."""
@@ -220,8 +233,8 @@ class ModelInternals(Protocol):
         """
         ...
 
-    def nearest_tokens(self, words: Sequence[Sequence[int]], count: int) -> npt.NDArray[np.int64]:
-        """The tokens whose embeddings are most like those of a word, the most like first: int64 [words, count].
+    def nearest_tokens(self, words: Sequence[Sequence[int]], count: int) -> NearestTokens:
+        """The tokens whose embeddings are most like those of each word.
 
         A word's own tokens are among them. Fewer than `count` where the model has no more tokens.
 

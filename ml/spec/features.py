@@ -80,6 +80,7 @@ class RemovalKind(Enum):
     MEAN_EMBEDDING = "mean embedding"
     TEXT_AND_DELETE = "text and delete"
     SIMILAR = "similar words"
+    SIMILAR_SLOPES = "similar words, slopes"
 
 
 NEUTRAL = "*"

@@ -18,6 +18,7 @@ from gloss.citing import cite
 from ml import spec
 from ml.errors import OutOfReachError
 from ml.explain import prepare, start
+from ml.explain.removal import BY_SIMILAR_WORDS
 from ml.models.protocol import ExplainableModel
 from ml.models.served.model import ServedModel, open_model
 from ml.models.served.options import EngineOptions
@@ -227,7 +228,7 @@ def test_what_looks_inside_is_refused_with_what_would_work(subject: Subject, met
         prepare(subject.served.tokenizer, subject.served.info, ExplanationSpec(Prompt(TEXT), method))
 
 
-@pytest.mark.parametrize("kind", [spec.RemovalKind.MEAN_EMBEDDING, spec.RemovalKind.SIMILAR])
+@pytest.mark.parametrize("kind", [spec.RemovalKind.MEAN_EMBEDDING, *BY_SIMILAR_WORDS])
 def test_removal_by_embeddings_is_refused_with_what_would_work(subject: Subject, kind: spec.RemovalKind) -> None:
     removal = spec.Removal(kind)
     with pytest.raises(OutOfReachError, match="mask token, a text or deletion"):

@@ -36,6 +36,10 @@ class Texts:
         """See `ml.explain.values.prompts.Prompts.identity`."""
         return self.ids
 
+    def slopes(self, _coalition: BoolArray) -> None:
+        """A text's value is its own."""
+        return
+
     def __call__(self, coalition: BoolArray) -> Ids:
         """The text that a coalition stands for."""
         return np.array(self.ids[int(coalition.argmax())], dtype=np.int64)

@@ -42,10 +42,19 @@ class Prompts(Protocol):
         """How much each variant counts in a coalition's value."""
         ...
 
+    def slopes(self, coalition: BoolArray) -> Sequence[float] | None:
+        """What each variant's change of value is multiplied by, if the coalition's is the root of their mean square.
+
+        The value is then v - sign(m) * sqrt(|m|), where v is the value of the full coalition, and m is the weighted
+        mean of sign(x) * x^2 over the variants; x is how much a variant's value is below v, times its factor. None: the
+        coalition's value is the weighted mean of its variants' values.
+        """
+        ...
+
     def __call__(self, coalition: BoolArray) -> Ids:
         """The first variant of a coalition, bool [features]: int64, never empty."""
         ...
 
     def variants(self, coalition: BoolArray) -> Sequence[Ids]:
-        """The prompts whose weighted mean value is the coalition's; some may be equal."""
+        """The prompts from whose values the coalition's is made; some may be equal."""
         ...

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,7 +22,8 @@ class ValueFunction:
     """What the model does when only some features are present.
 
     It owns removal, the cache and the clock. Every coalition is computed once, and so is every prompt, however many
-    coalitions lead to it. With several removals, a coalition's value is the weighted mean over them.
+    coalitions lead to it. With several removals, a coalition's value is the weighted mean over them,
+    or follows from how much each changes: `Prompts.slopes`.
 
     Args:
         cache: the model's log-probabilities from other explanations, to be used and added to.
@@ -144,18 +145,24 @@ class ValueFunction:
             return True
         prompts: dict[bytes, Ids] = {}
         weights: dict[bytes, float] = {}
-        for prompt, weight in zip(self._prompts.variants(coalition), self._prompts.weights, strict=True):
+        variants = self._prompts.variants(coalition)
+        for prompt, weight in zip(variants, self._prompts.weights, strict=True):
             digest = self._digest(prompt)
             prompts[digest] = prompt
             weights[digest] = weights.get(digest, 0.0) + weight
+        parts = _Parts(weights)
+        if (factors := self._prompts.slopes(coalition)) is not None:
+            full = self._prompts(np.ones(self.features, dtype=np.bool_))
+            parts = _Parts(weights, dict(zip(map(self._digest, variants), factors, strict=True)), self._digest(full))
+            prompts.setdefault(parts.full, full)
         unknown = [digest for digest in prompts if self._known(digest) is None]
         if not unknown:
-            self.memory.values[key] = self._mean(weights)
+            self.memory.values[key] = self._value(parts)
             return True
         for digest in unknown:
             missing.prompts.setdefault(digest, prompts[digest])
             missing.waiting.setdefault(digest, []).append(index)
-        missing.weights[index] = weights
+        missing.parts[index] = parts
         return False
 
     def _compute(self, missing: _Missing, keys: Sequence[bytes], exact: int) -> Generator[None, None, None]:
@@ -176,9 +183,9 @@ class ValueFunction:
                 if self._cache is not None:
                     self._cache.put(digest, log_probabilities)
                 for index in missing.waiting[digest]:
-                    weights = missing.weights[index]
-                    if all(each in self._by_prompt for each in weights):
-                        self.memory.values[keys[index]] = self._mean(weights)
+                    parts = missing.parts[index]
+                    if all(each in self._by_prompt for each in parts.needed):
+                        self.memory.values[keys[index]] = self._value(parts)
                         self._count(keys[index])
             left -= len(chunk.indices)
             self.computed += len(chunk.indices)
@@ -195,6 +202,18 @@ class ValueFunction:
     def _digest(self, prompt: Ids) -> bytes:
         """The key of a prompt."""
         return hashlib.blake2b(prompt.tobytes(), digest_size=16, key=self._scope).digest()
+
+    def _value(self, parts: _Parts) -> FloatArray:
+        """A coalition's numbers from those of its prompts, which are known, [1 + rows]."""
+        if parts.factors is None:
+            return self._mean(parts.weights)
+        full, total = self._by_prompt[parts.full], np.zeros(1 + self.memory.rows)
+        for digest, weight in parts.weights.items():
+            change = parts.factors[digest] * (full - self._by_prompt[digest])
+            total += weight * change * np.abs(change)
+        mean = total / sum(parts.weights.values())
+        value: FloatArray = full - np.sign(mean) * np.sqrt(np.abs(mean))
+        return value
 
     def _mean(self, weights: Mapping[bytes, float]) -> FloatArray:
         """The weighted mean of the numbers of known prompts, [1 + rows]."""
@@ -226,6 +245,28 @@ class ValueFunction:
                 return values
 
 
+@dataclass(frozen=True)
+class _Parts:
+    """What a coalition's value is made of.
+
+    Attributes:
+        weights: how much each of its prompts counts, by digest.
+        factors: see `Prompts.slopes`, by digest.
+        full: with factors, the prompt of the full coalition.
+    """
+
+    weights: Mapping[bytes, float]
+    factors: Mapping[bytes, float] | None = None
+    full: bytes = b""
+
+    @property
+    def needed(self) -> Iterator[bytes]:
+        """The prompts whose numbers it takes."""
+        yield from self.weights
+        if self.factors is not None:
+            yield self.full
+
+
 @dataclass
 class _Missing:
     """The prompts that have to be computed for some coalitions.
@@ -233,12 +274,12 @@ class _Missing:
     Attributes:
         prompts: by digest.
         waiting: by digest, the coalitions that need it, by index.
-        weights: by coalition, how much each of its prompts counts in its value, by digest.
+        parts: what each coalition's value is made of.
     """
 
     prompts: dict[bytes, Ids] = field(default_factory=dict)
     waiting: dict[bytes, list[int]] = field(default_factory=dict)
-    weights: dict[int, dict[bytes, float]] = field(default_factory=dict)
+    parts: dict[int, _Parts] = field(default_factory=dict)
 
 
 def _keys(coalitions: BoolArray) -> list[bytes]:

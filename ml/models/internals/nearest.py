@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
+
+from ml.models.protocol import NearestTokens
 
 _ROWS = 1 << 15  # of an embedding that are looked at at once
 _WORDS = 64
@@ -28,7 +29,7 @@ _tables: WeakKeyDictionary[nn.Module, _Table] = WeakKeyDictionary()
 
 
 @torch.inference_mode()
-def nearest_tokens(embedding: nn.Module, words: Sequence[Sequence[int]], count: int) -> npt.NDArray[np.int64]:
+def nearest_tokens(embedding: nn.Module, words: Sequence[Sequence[int]], count: int) -> NearestTokens:
     """See `ml.models.protocol.ModelInternals.nearest_tokens`.
 
     Embeddings are compared by their cosine as seen from the mean of all, which is far from the origin: from there most
@@ -39,7 +40,7 @@ def nearest_tokens(embedding: nn.Module, words: Sequence[Sequence[int]], count: 
     if table is None:
         table = _tables[embedding] = _measure(weight)
     count = min(count, len(weight))
-    found = np.empty((len(words), count), dtype=np.int64)
+    ids, nearness = np.empty((len(words), count), dtype=np.int64), np.empty((len(words), count))
     for start in range(0, len(words), _WORDS):
         some = words[start : start + _WORDS]
         directions = torch.stack([_direction(weight[list(ids)].float() - table.mean) for ids in some])
@@ -49,8 +50,10 @@ def nearest_tokens(embedding: nn.Module, words: Sequence[Sequence[int]], count: 
                 for rows, lengths in zip(weight.split(_ROWS), table.lengths.split(_ROWS), strict=True)
             ]
         )
-        found[start : start + len(some)] = cosines.T.topk(count).indices.cpu().numpy()
-    return found
+        top = cosines.T.topk(count)
+        ids[start : start + len(some)] = top.indices.cpu().numpy()
+        nearness[start : start + len(some)] = top.values.cpu().numpy()
+    return NearestTokens(ids, nearness.clip(max=1.0))
 
 
 def _direction(tokens: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from ml.models.internals.nearest import nearest_tokens
 from ml.models.internals.objective import LogitsObjective, of_logits
 from ml.models.log_probabilities import LogitsModel
 from ml.models.objective import FloatArray, Objective
-from ml.models.protocol import Prefix
+from ml.models.protocol import NearestTokens, Prefix
 
 
 class OpenModel(LogitsModel):
@@ -102,7 +102,7 @@ class OpenModel(LogitsModel):
         """See `ModelInternals.key_gradients`: out of reach, unless a subclass reaches it."""
         return None
 
-    def nearest_tokens(self, words: Sequence[Sequence[int]], count: int) -> npt.NDArray[np.int64]:
+    def nearest_tokens(self, words: Sequence[Sequence[int]], count: int) -> NearestTokens:
         """See `ModelInternals.nearest_tokens`."""
         return nearest_tokens(self.embedding, words, count)
 

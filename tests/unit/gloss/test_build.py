@@ -75,6 +75,7 @@ def test_features_and_removal() -> None:
     assert build.removal() is None
     assert build.removal("mean-embedding") == v1.Removal(kind=v1.REMOVAL_KIND_MEAN_EMBEDDING)
     assert build.removal("similar") == v1.Removal(kind=v1.REMOVAL_KIND_SIMILAR)
+    assert build.removal("similar-slopes") == v1.Removal(kind=v1.REMOVAL_KIND_SIMILAR_SLOPES)
     assert build.removal(replacement=" ") == v1.Removal(kind=v1.REMOVAL_KIND_TEXT, text=" ")
     with pytest.raises(ValueError, match="choose from token, word, sentence"):
         build.features("paragraph")

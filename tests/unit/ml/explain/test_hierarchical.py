@@ -16,6 +16,7 @@ from ml.explain.explainers.hierarchical import HierarchicalExplainer
 from ml.explain.hierarchy.contributions import owen_coalitions
 from ml.explain.hierarchy.prior import prior_of
 from ml.explain.hierarchy.tree import Node, tree
+from ml.explain.removal import BY_SIMILAR_WORDS
 from ml.result import NodeLevel, StopReason, Verdict
 from ml.spec import (
     Budget,
@@ -498,7 +499,7 @@ def last(run):
     return update.result
 
 
-NEED_EMBEDDINGS = (RemovalKind.MEAN_EMBEDDING, RemovalKind.SIMILAR)
+NEED_EMBEDDINGS = (RemovalKind.MEAN_EMBEDDING, *BY_SIMILAR_WORDS)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in RemovalKind if kind not in NEED_EMBEDDINGS])

@@ -18,9 +18,12 @@ from ml.errors import CapabilityError, InputError, OutOfReachError
 from ml.explain import Run, prepare
 from ml.explain.removal import SIMILAR_WORDS
 from ml.explain.similar import with_similar_words
+from ml.explain.values.cache import ValueCache
+from ml.models.protocol import NearestTokens
 from ml.result import SimilarWords
 from ml.spec import (
     Budget,
+    ContrastTarget,
     ExplanationSpec,
     Features,
     InputTimesGradient,
@@ -31,6 +34,7 @@ from ml.spec import (
     Quality,
     Removal,
     RemovalKind,
+    Target,
     Unit,
 )
 from ml.tokens import Tokenizer
@@ -54,12 +58,14 @@ class OpenToy(ToyModel):
         self._nearest = nearest or {}
         self._order = order
 
-    def nearest_tokens(self, words: Sequence[Sequence[int]], count: int) -> np.ndarray[Any, Any]:
-        """Of each word the tokens of its list, and behind them what never fits."""
+    def nearest_tokens(self, words: Sequence[Sequence[int]], count: int) -> NearestTokens:
+        """Of each word the tokens of its list, each a tenth further away, and behind them what never fits."""
         if self._order:
-            return np.array([self._order[:count]] * len(words))
-        rows = [[self._id(near) for near in self._nearest.get(WORDS[word[0]], [])] for word in words]
-        return np.array([row + [self._id("<eos>")] * (count - len(row)) for row in rows])
+            ids = np.array([self._order[:count]] * len(words))
+        else:
+            rows = [[self._id(near) for near in self._nearest.get(WORDS[word[0]], [])] for word in words]
+            ids = np.array([row + [self._id("<eos>")] * (count - len(row)) for row in rows])
+        return NearestTokens(ids, np.tile(1 - 0.1 * np.arange(ids.shape[1]), (len(words), 1)))
 
     def path_gradients(self, *_: object, **__: object) -> Any:
         raise AssertionError("nothing here asks for gradients")
@@ -100,6 +106,77 @@ def test_what_words_do_beside_similar_ones(method):
         SimilarWords(()),
         SimilarWords(("bad", "very")),
     )
+
+
+SLOPES = Removal(RemovalKind.SIMILAR_SLOPES)
+
+
+def test_slopes_count_larger_changes_more_and_those_by_distant_words_less():
+    """Of "film" the nearest is "film" itself, so that its similar words are 0.1 and 0.2 away, as those of "good"."""
+    result = explained(OpenToy(NEAREST), replace(spec("the film was good"), removal=SLOPES))
+    weights = 1 / np.sqrt(np.arange(1, 1 + SIMILAR_WORDS))
+
+    def expected(*changes: float) -> float:
+        slopes = np.array([changes[rank % 2] * 0.15 / (0.1, 0.2)[rank % 2] for rank in range(SIMILAR_WORDS)])
+        mean = (weights * np.sign(slopes) * slopes**2).sum() / weights.sum()
+        return float(np.sign(mean) * np.sqrt(abs(mean)))
+
+    assert [each.attribution for each in result.attributions] == pytest.approx(
+        [0.0, expected(0.3 - 2.0, 0.3), 0.0, expected(2.0 + 1.0, 2.0 - 0.5)], abs=1e-9
+    )
+    assert result.removal.kind is RemovalKind.SIMILAR_SLOPES
+    assert result.removal.similar[3] == SimilarWords(("bad", "very"))
+
+
+def test_slopes_of_why_not_are_the_negative_of_those_of_why():
+    asked = replace(spec("the film was not good"), removal=SLOPES)
+    why = asked.target.kind
+    assert isinstance(why, ContrastTarget)
+    other_way = replace(asked, target=Target(ContrastTarget(why.rejected, why.chosen)))
+    ours, theirs = (
+        [each.attribution for each in explained(OpenToy(NEAREST), each).attributions] for each in (asked, other_way)
+    )
+    assert any(ours)
+    assert ours == pytest.approx([-each for each in theirs], abs=1e-12)
+
+
+def test_slopes_where_no_word_has_a_similar_one_are_those_of_deletion():
+    asked = spec("not good !")
+    ours, deleted = (
+        [each.attribution for each in explained(OpenToy({}), replace(asked, removal=removal)).attributions]
+        for removal in (SLOPES, Removal(RemovalKind.DELETE))
+    )
+    assert ours == pytest.approx(deleted, abs=1e-12)
+
+
+def test_where_several_features_are_missing_their_distances_are_averaged():
+    model, asked = OpenToy(NEAREST), replace(spec("the film was good"), removal=SLOPES)
+    perturbed = with_similar_words(prepare(model.tokenizer, model.info, asked), model).perturbation
+    assert perturbed.slopes(np.array([True, True, True, True])) == [1.0] * SIMILAR_WORDS
+    only_film = perturbed.slopes(np.array([True, False, True, True]))
+    assert only_film == pytest.approx([1.5, 0.75] * (SIMILAR_WORDS // 2))
+    deleted_too = perturbed.slopes(np.array([False, False, True, True]))  # 0.15 away, as the mean is
+    assert deleted_too == pytest.approx([0.15 / 0.125, 0.15 / 0.175] * (SIMILAR_WORDS // 2))
+
+
+def test_slopes_are_for_occlusion():
+    with pytest.raises(InputError, match="choose occlusion") as refused:
+        prepare(
+            (model := OpenToy(NEAREST)).tokenizer, model.info, replace(spec("so good", KernelShap()), removal=SLOPES)
+        )
+    assert refused.value.field == "removal.kind"
+
+
+def test_slopes_are_the_same_with_faithfulness_and_with_known_values():
+    """Coalitions of faithfulness lack several features, and what is in the cache is computed by nobody."""
+    model, cache = OpenToy(NEAREST), ValueCache()
+    asked = replace(spec("the film was not good"), removal=SLOPES)
+    alone = explained(model, asked).attributions
+    for _ in range(2):
+        *_, last = Run(model, replace(asked, quality=Quality()), cache=cache)
+        assert last.result is not None
+        assert last.result.attributions == alone
+        assert last.result.faithfulness is not None
 
 
 def test_the_whole_prompt_is_one_evaluation_and_has_its_own_value_to_the_bit():
