@@ -19,6 +19,9 @@ _STEP_SECONDS = 0.02
 _LOOP_SECONDS = 0.02
 """The longest that the model's thread waits for the event loop."""
 
+_MAX_REFUSED = 4096
+"""The most refused callers that are remembered: each connection without a key is one."""
+
 _QUIET_SECONDS = 0.001
 """The event loop has caught up if for so long no call came, was accepted, or was refused."""
 
@@ -62,7 +65,8 @@ class SharedInterpreter:
         """Take note of a refused call. If a step runs, the event loop soon waits for its end."""
         self._events += 1
         self._refusing = True
-        self._refused.add(caller)
+        if len(self._refused) < _MAX_REFUSED:  # while the model is idle, nothing else empties it
+            self._refused.add(caller)
         if not self._step_ended.is_set():
             self._loop.call_soon(self._step_aside)
 
@@ -121,8 +125,12 @@ class SharedInterpreter:
         """Whether a call was refused since the last wait."""
         return self._refusing
 
-    def let_loop_catch_up(self) -> None:
-        """Wait until the event loop has caught up, if it refused calls since the last wait."""
+    def let_loop_catch_up(self, seconds: float | None = None) -> None:
+        """Wait until the event loop has caught up, if it refused calls since the last wait.
+
+        Args:
+            seconds: the longest wait, if shorter than others.
+        """
         if not self._refusing:
             return
         if self._modest_caller_waits and not self._was_cut_short:
@@ -131,4 +139,4 @@ class SharedInterpreter:
             self._refusing = False
             self._caught_up.clear()
             self._to_loop(self._begin_to_catch_up)
-            self._caught_up.wait(_LOOP_SECONDS)
+            self._caught_up.wait(_LOOP_SECONDS if seconds is None else min(seconds, _LOOP_SECONDS))

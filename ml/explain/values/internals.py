@@ -124,12 +124,14 @@ class PromptInternals:
         None where the model does not show it; see `ml.models.protocol.ModelInternals.key_gradients`.
         """
         if (known := self._known(b"k")) is not None:
-            return known
+            return None if np.isnan(known).all() else known
         found = self._internals.key_gradients(self._sequence, self._target.objective)
         if found is None:
+            # Another attempt may have more memory. It goes on as this one began.
+            self.game.keep({vector_key(b"k"): np.full(self.features, np.nan)})
             return None
         self.game.charge(1, self._tokens)
-        return self._kept(b"k", 1, found)
+        return self._kept(b"k", 1, np.where(np.isfinite(found), found, 0.0))
 
     def attention_rollout(self) -> FloatArray:
         """Attention rollout by feature, float64 [features], mean over the positions that predict the target.

@@ -174,9 +174,9 @@ async def test_the_models_thread_waits_for_the_loop_once_a_round(llama: Language
             with super().step():
                 yield
 
-        def let_loop_catch_up(self) -> None:
+        def let_loop_catch_up(self, seconds: float | None = None) -> None:
             log.append("wait")
-            super().let_loop_catch_up()
+            super().let_loop_catch_up(seconds)
 
     monkeypatch.setattr("server.engine.SharedInterpreter", Logged)
     task = NextTokenTask((5, 6, 7))

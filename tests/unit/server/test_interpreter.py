@@ -216,3 +216,37 @@ def test_modest_callers_do_not_end_two_waits_in_a_row() -> None:
         assert bench.log == ["caught up", "second"]
 
     asyncio.run(scenario())
+
+
+def test_a_wait_may_be_shorter_than_others() -> None:
+    async def scenario() -> None:
+        bench = Bench()
+        bench.shared.note_refusal(GREEDY)
+        stepped = threading.Event()
+
+        def model() -> None:
+            bench.shared.let_loop_catch_up(0.001)
+            bench.log.append("step")
+            stepped.set()
+
+        async def calls() -> None:
+            while not stepped.is_set():
+                await bench.flood(1)
+            bench.log.append("caught up")
+
+        await asyncio.gather(asyncio.to_thread(model), calls())
+        assert bench.log == ["step", "caught up"]
+
+    asyncio.run(scenario())
+
+
+def test_few_of_those_who_are_refused_beside_an_idle_model_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interpreter, "_MAX_REFUSED", 10)
+
+    async def scenario() -> None:
+        bench = Bench()
+        for number in range(100):
+            bench.shared.note_refusal(number)
+        assert len(bench.shared._refused) == 10
+
+    asyncio.run(scenario())

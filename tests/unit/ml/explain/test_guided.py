@@ -79,3 +79,28 @@ def test_an_attempt_that_goes_on_knows_the_gradient(watched) -> None:
     *_, whole = Run(model, asked())
     assert len(times) == 2  # of the first attempt, and of the other explanation
     assert again.result.attributions == whole.result.attributions
+
+
+@pytest.mark.parametrize("limit", range(8, 20))
+def test_an_attempt_goes_on_as_it_began_where_there_was_no_gradient(watched, monkeypatch, limit: int) -> None:
+    model, _ = watched
+    budget = Budget(max_evaluations=limit)
+    with monkeypatch.context() as scarce:
+        scarce.setattr(type(model), "key_gradients", lambda *_: None)
+        begun = Run(model, asked(budget=budget))
+        *_, whole = begun
+    *_, again = Run(model, asked(budget=budget), begun.checkpoint())
+    assert again.result.attributions == whole.result.attributions
+    assert again.result.cost.evaluations == whole.result.cost.evaluations <= limit
+
+
+def test_a_gradient_that_is_no_number_leaves_the_prior(watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _ = watched
+    plain = type(model).key_gradients
+    found = []
+    for broken in (np.nan, np.inf, 0.0):
+        with monkeypatch.context() as patched:
+            patched.setattr(type(model), "key_gradients", lambda *each, by=broken: plain(*each) * 0 + by)
+            *_, update = Run(model, asked())
+        found.append(update.result.attributions)
+    assert found[0] == found[1] == found[2]
