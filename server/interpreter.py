@@ -44,13 +44,13 @@ class SharedInterpreter:
         """Whether a call of a caller without refusals was queued since the last step began."""
         self._was_cut_short = False
         """Whether such a caller ended the last wait of the model's thread, or kept it from waiting."""
+        self._may_cut_short = False
+        """Whether the model's thread waits, or is about to, and such a caller may end that."""
         # The rest is the event loop's.
         self._events = 0
         """Calls that came, were accepted, or were refused so far, each of which is one more."""
         self._waits = 0
         """Of the model's thread, so far."""
-        self._may_cut_short = False
-        """Whether a caller without refusals may end the last wait, if it goes on."""
         self._refused: set[Hashable] = set()
         """Callers who were refused since the model's thread began to wait."""
         self._refused_before: set[Hashable] = set()
@@ -80,7 +80,7 @@ class SharedInterpreter:
         if caller in self._refused or caller in self._refused_before:
             return
         self._modest_caller_waits = True
-        if self._may_cut_short and self._step_ended.is_set():
+        if self._may_cut_short:
             self._may_cut_short, self._was_cut_short = False, True
             self._caught_up.set()
 
@@ -92,7 +92,6 @@ class SharedInterpreter:
 
     def _begin_to_catch_up(self) -> None:
         self._waits += 1
-        self._may_cut_short, self._was_cut_short = not self._was_cut_short, False
         self._refused_before, self._refused = self._refused, set()
         self._look(self._waits, -1)
 
@@ -133,10 +132,13 @@ class SharedInterpreter:
         """
         if not self._refusing:
             return
-        if self._modest_caller_waits and not self._was_cut_short:
-            self._was_cut_short = True
-        else:
-            self._refusing = False
-            self._caught_up.clear()
-            self._to_loop(self._begin_to_catch_up)
-            self._caught_up.wait(_LOOP_SECONDS if seconds is None else min(seconds, _LOOP_SECONDS))
+        may_cut_short, self._was_cut_short = not self._was_cut_short, False
+        self._caught_up.clear()
+        self._may_cut_short = may_cut_short  # before the look: a call that is queued now is seen here, or ends the wait
+        if may_cut_short and self._modest_caller_waits:
+            self._may_cut_short, self._was_cut_short = False, True
+            return
+        self._refusing = False
+        self._to_loop(self._begin_to_catch_up)
+        self._caught_up.wait(_LOOP_SECONDS if seconds is None else min(seconds, _LOOP_SECONDS))
+        self._may_cut_short = False
