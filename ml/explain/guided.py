@@ -1,4 +1,4 @@
-"""Tell a method that goes from coarse to fine where to look first."""
+"""Give a method that goes from coarse to fine a prior of where to look first."""
 
 from __future__ import annotations
 

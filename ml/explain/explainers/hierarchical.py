@@ -51,8 +51,7 @@ class HierarchicalExplainer:
             return limit or max(DEFAULT_SAMPLES, self.min_evaluations)
         if self.method.node_value is NodeValue.OWEN:
             return owen_coalitions(self.root)
-        every = 2 + sum(1 for _ in self.root)
-        return min(every, limit or every)
+        return min(self._every, limit or self._every)
 
     @property
     def min_evaluations(self) -> int:
@@ -66,9 +65,7 @@ class HierarchicalExplainer:
     def has_choice(self) -> bool:
         """Whether it matters where it looks first: leave-one-out with fewer evaluations than all parts take."""
         limit = self.budget.max_evaluations
-        return (
-            self.method.node_value is NodeValue.REMOVAL and limit is not None and limit < 2 + sum(1 for _ in self.root)
-        )
+        return self.method.node_value is NodeValue.REMOVAL and limit is not None and limit < self._every
 
     def __call__(self, game: Game) -> Estimating:
         """Ask for the empty and the full coalition, then for parts, with estimates as the tree grows."""
@@ -135,6 +132,11 @@ class HierarchicalExplainer:
     def _left(self, orders: SampledOwen) -> int:
         """How many coalitions may still be drawn. Repeated ones count, or a small tree would never end."""
         return self.max_evaluations - 2 - orders.drawn
+
+    @property
+    def _every(self) -> int:
+        """What all parts take by leave-one-out: an evaluation each, one of the rest, and the empty and full coalition."""
+        return 2 + sum(1 for _ in self.root)
 
     @property
     def _samples(self) -> bool:

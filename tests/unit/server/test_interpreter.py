@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -21,6 +21,8 @@ class Bench:
         self.loop = asyncio.get_running_loop()
         self.shared = SharedInterpreter(self.loop, self.loop.call_soon_threadsafe)
         self.log: list[str] = []
+        self.stepped = threading.Event()
+        """Whether the model's thread has waited once."""
 
     def in_loop(self, function: Callable[[], None]) -> None:
         """Call a function in the loop and wait for it, from the model's thread."""
@@ -50,6 +52,25 @@ def log_of(model: Callable[[Bench], None]) -> list[str]:
         return bench.log
 
     return asyncio.run(scenario())
+
+
+def log_beside(calls: Callable[[Bench], Awaitable[None]], model: Callable[[Bench], None]) -> list[str]:
+    """As `log_of`, beside a loop that has refused a call and goes on with `calls`."""
+
+    async def scenario() -> list[str]:
+        bench = Bench()
+        bench.shared.note_refusal(GREEDY)
+        await asyncio.gather(asyncio.to_thread(model, bench), calls(bench))
+        return bench.log
+
+    return asyncio.run(scenario())
+
+
+def wait_and_step(bench: Bench) -> None:
+    """Let the loop catch up, and then step, in the model's thread."""
+    bench.shared.let_loop_catch_up()
+    bench.log.append("step")
+    bench.stepped.set()
 
 
 @pytest.fixture(autouse=True)
@@ -106,43 +127,22 @@ def test_the_loop_waits_once_for_a_step(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_the_model_waits_until_the_loop_has_caught_up() -> None:
-    async def scenario() -> None:
-        bench = Bench()
-        bench.shared.note_refusal(GREEDY)
+    async def calls(bench: Bench) -> None:
+        await bench.flood(500, lambda: bench.log.append("caught up"))
 
-        def model() -> None:
-            bench.shared.let_loop_catch_up()
-            bench.log.append("step")
-
-        await asyncio.gather(asyncio.to_thread(model), bench.flood(500, lambda: bench.log.append("caught up")))
-        assert bench.log == ["caught up", "step"]
-
-    asyncio.run(scenario())
+    assert log_beside(calls, wait_and_step) == ["caught up", "step"]
 
 
 @pytest.mark.parametrize(("caller", "order"), [(MODEST, ["step", "caught up"]), (GREEDY, ["caught up", "step"])])
 def test_a_modest_caller_is_not_kept_waiting(caller: str, order: list[str]) -> None:
-    async def scenario() -> None:
-        bench = Bench()
-        bench.shared.note_refusal(GREEDY)
-        stepped = threading.Event()
+    async def calls(bench: Bench) -> None:
+        await bench.flood(100)
+        bench.shared.note_acceptance(caller)
+        while caller == MODEST and not bench.stepped.is_set():
+            await bench.flood(1)
+        await bench.flood(100, lambda: bench.log.append("caught up"))
 
-        def model() -> None:
-            bench.shared.let_loop_catch_up()
-            bench.log.append("step")
-            stepped.set()
-
-        async def calls() -> None:
-            await bench.flood(100)
-            bench.shared.note_acceptance(caller)
-            while caller == MODEST and not stepped.is_set():
-                await bench.flood(1)
-            await bench.flood(100, lambda: bench.log.append("caught up"))
-
-        await asyncio.gather(asyncio.to_thread(model), calls())
-        assert bench.log == order
-
-    asyncio.run(scenario())
+    assert log_beside(calls, wait_and_step) == order
 
 
 def test_the_model_does_not_wait_if_a_modest_caller_waits_already() -> None:
@@ -169,75 +169,48 @@ def test_the_model_does_not_wait_if_a_modest_caller_waits_already() -> None:
 
 
 def test_calls_of_which_nothing_else_is_known_are_waited_for() -> None:
-    async def scenario() -> None:
-        bench = Bench()
-        bench.shared.note_refusal(GREEDY)
+    async def calls(bench: Bench) -> None:
+        for _ in range(500):
+            bench.shared.note_arrival()
+            await asyncio.sleep(0)
+        bench.log.append("caught up")
 
-        def model() -> None:
-            bench.shared.let_loop_catch_up()
-            bench.log.append("step")
-
-        async def calls() -> None:
-            for _ in range(500):
-                bench.shared.note_arrival()
-                await asyncio.sleep(0)
-            bench.log.append("caught up")
-
-        await asyncio.gather(asyncio.to_thread(model), calls())
-        assert bench.log == ["caught up", "step"]
-
-    asyncio.run(scenario())
+    assert log_beside(calls, wait_and_step) == ["caught up", "step"]
 
 
 def test_modest_callers_do_not_end_two_waits_in_a_row() -> None:
-    async def scenario() -> None:
-        bench = Bench()
-        bench.shared.note_refusal(GREEDY)
-        stepped = threading.Event()
+    def model(bench: Bench) -> None:
+        bench.shared.let_loop_catch_up()
+        bench.stepped.set()
+        bench.in_loop(lambda: bench.shared.note_refusal(GREEDY))
+        bench.shared.let_loop_catch_up()
+        bench.log.append("second")
 
-        def model() -> None:
-            bench.shared.let_loop_catch_up()
-            stepped.set()
-            bench.in_loop(lambda: bench.shared.note_refusal(GREEDY))
-            bench.shared.let_loop_catch_up()
-            bench.log.append("second")
+    async def calls(bench: Bench) -> None:
+        await bench.flood(100)
+        while not bench.stepped.is_set():
+            bench.shared.note_acceptance(MODEST)
+            await bench.flood(1)
+        for _ in range(200):
+            await bench.flood(1)
+            bench.shared.note_acceptance(MODEST)
+        bench.log.append("caught up")
 
-        async def calls() -> None:
-            await bench.flood(100)
-            while not stepped.is_set():
-                bench.shared.note_acceptance(MODEST)
-                await bench.flood(1)
-            for _ in range(200):
-                await bench.flood(1)
-                bench.shared.note_acceptance(MODEST)
-            bench.log.append("caught up")
-
-        await asyncio.gather(asyncio.to_thread(model), calls())
-        assert bench.log == ["caught up", "second"]
-
-    asyncio.run(scenario())
+    assert log_beside(calls, model) == ["caught up", "second"]
 
 
 def test_a_wait_may_be_shorter_than_others() -> None:
-    async def scenario() -> None:
-        bench = Bench()
-        bench.shared.note_refusal(GREEDY)
-        stepped = threading.Event()
+    def model(bench: Bench) -> None:
+        bench.shared.let_loop_catch_up(0.001)
+        bench.log.append("step")
+        bench.stepped.set()
 
-        def model() -> None:
-            bench.shared.let_loop_catch_up(0.001)
-            bench.log.append("step")
-            stepped.set()
+    async def calls(bench: Bench) -> None:
+        while not bench.stepped.is_set():
+            await bench.flood(1)
+        bench.log.append("caught up")
 
-        async def calls() -> None:
-            while not stepped.is_set():
-                await bench.flood(1)
-            bench.log.append("caught up")
-
-        await asyncio.gather(asyncio.to_thread(model), calls())
-        assert bench.log == ["step", "caught up"]
-
-    asyncio.run(scenario())
+    assert log_beside(calls, model) == ["step", "caught up"]
 
 
 def test_few_of_those_who_are_refused_beside_an_idle_model_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
