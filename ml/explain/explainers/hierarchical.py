@@ -135,7 +135,7 @@ class HierarchicalExplainer:
 
     @property
     def _every(self) -> int:
-        """What all parts take by leave-one-out: an evaluation each, one of the rest, and the empty and full coalition."""
+        """What leave-one-out takes for all parts: one each, one for the rest, and the empty and full coalition."""
         return 2 + sum(1 for _ in self.root)
 
     @property
