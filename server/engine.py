@@ -16,6 +16,7 @@ from typing import Any
 from ml.generation import Generation
 from ml.models.base import LanguageModel
 from ml.runtime.device import in_front
+from ml.runtime.preemption import PreemptedError
 from ml.threads import FreeCores
 from server.admission import QueueOverflowError
 from server.batches import Batches
@@ -216,8 +217,8 @@ class Engine:
                 sequences = self._queue.sequences(model) if any(item.pool for item in items) else 0
                 seconds = max(error.tokens / self._throughput.tokens_per_second, sequences / per_second)
                 raise _refusal(seconds) from None
+            self._interpreter.note_acceptance(items[0].caller)
             self._changed.notify()
-        self._interpreter.note_acceptance(items[0].caller)
 
     def _withdraw(self, call: Call) -> None:
         """Take what still waits of a call out of the queue."""
@@ -254,12 +255,17 @@ class Engine:
         steps = bool(chunks) or self._generations.busy
         if work:
             runner = self._runners[work[0].call.model]
-            with self._interpreter.step():
-                done = self._batches.run(work)
-                # Beside an event loop that refuses calls, this takes ten times as long. Else replies come first.
-                inserted = self._interpreter.is_shared
-                if inserted:
-                    insert_prefixes(work[0].call.model, runner)
+            callers = [item.caller for item in batch] if runner.is_preemptible and not chunks else []
+            try:
+                with self._interpreter.step(callers):
+                    done = self._batches.run(work, lambda: self._interpreter.is_preempted)
+                    # Beside an event loop that refuses calls, this takes ten times as long. Else replies come first.
+                    inserted = self._interpreter.is_shared
+                    if inserted:
+                        insert_prefixes(work[0].call.model, runner)
+            except PreemptedError:
+                self._put_back(batch)
+                return
             self._reply(done)
             if not steps:  # else sequences would wait for the event loop twice per token
                 self._interpreter.let_loop_catch_up()
@@ -279,6 +285,7 @@ class Engine:
         """Wait for work and take the next batch: empty if only running sequences need a step, None to stop."""
         with self._changed:
             while not self._stopping:
+                self._interpreter.note_batch()
                 schedule = self._queue.take(time.monotonic(), self._generations.free(), self._generations.callers())
                 for item in schedule.expired:
                     self._to_loop(self._expire, item.payload)
@@ -286,6 +293,11 @@ class Engine:
                     return schedule.batch
                 self._changed.wait()
         return None
+
+    def _put_back(self, batch: Sequence[Item[Work | ChunkedSequence]]) -> None:
+        """Put what a preempted batch is about back into the queue, unless its caller has left."""
+        with self._changed:
+            self._queue.put_back([item for item in batch if not item.payload.abandoned])
 
     def _wait(self, sequence: ChunkedSequence) -> None:
         """Put a sequence into the queue, for its next chunk or to start, unless its caller has left."""

@@ -270,6 +270,7 @@ class Failing:
     """A runner whose decode rows fail, and some of whose prompts; and if need be, it cannot drop a sequence."""
 
     pads = False
+    is_preemptible = False
     bytes = 0
 
     def __init__(self, runner: Runner, drops: bool = True) -> None:
