@@ -184,11 +184,15 @@ class Queue(Generic[T]):
         self._count(item)
 
     def put_back(self, batch: Sequence[Item[T]]) -> None:
-        """Put a batch that was not run before everything else that its callers have waiting. Their turns are over."""
+        """Put a batch that was not run before everything else that its callers have waiting, and these behind others.
+
+        Who came meanwhile for the first time goes before them, too.
+        """
         for item in reversed(batch):
-            caller = self._callers.setdefault(item.caller, _Caller())
+            caller = self._callers.pop(item.caller, None) or _Caller()
             others = caller.calls.pop(item.call, {})
             caller.calls = {item.call: {item: None, **others}, **caller.calls}
+            self._callers[item.caller] = caller
             self._count(item)
 
     def withdraw(self, items: Iterable[Item[T]]) -> None:

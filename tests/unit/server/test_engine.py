@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from ml.models.base import ModelInfo
+from ml.models.base import Chunk, ModelInfo, StepResult
+from ml.runtime.preemption import end_if_preempted
 from server.batching import Limits
 from server.engine import Engine
 from server.errors import ModelFailedError, OverloadedError
@@ -20,6 +21,26 @@ from tests.fixtures.runners import PromptRunner
 
 VOCABULARY = 50
 POISON = 49
+LONG = 48
+"""Its step is held up, and may end early."""
+
+
+class PreemptibleRunner(PromptRunner):
+    """Holds up prompts with the token `LONG`, and ends early meanwhile."""
+
+    is_preemptible = True
+
+    def __init__(self, model: FakeModel) -> None:
+        super().__init__(model.logits)
+        self.entered = threading.Semaphore(0)
+        self.opened = threading.Event()
+
+    def step(self, chunks: Sequence[Chunk]) -> StepResult:
+        if any(LONG in chunk.ids for chunk in chunks):
+            self.entered.release()
+            while not self.opened.wait(0.001):
+                end_if_preempted()
+        return super().step(chunks)
 
 
 class FakeModel:
@@ -232,6 +253,71 @@ def test_one_call_does_not_wait_for_anothers_thousand():
             assert (42,) in [sequence for batch in bench.model.batches[:3] for sequence in batch]
             assert not bulk.done()
             await bulk
+
+    asyncio.run(scenario())
+
+
+class PreemptibleBench(Bench):
+    """An engine over a fake model that is held up in a step of a caller who was refused."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = PreemptibleRunner(self.model)
+        self.model.runner = lambda *_: self.runner  # type: ignore[method-assign]
+        self.engine = Engine({"fake": self.model}, Limits(batch_items=1), self.metrics)
+
+    async def ask_and_hold(self) -> asyncio.Task[Any]:
+        """Ask as a greedy caller, and let the model be in that step."""
+        self.engine.note_refusal("greedy")
+        greedy = self.ask(LONG, caller="greedy")
+        await asyncio.to_thread(self.runner.entered.acquire)
+        return greedy
+
+    @property
+    def preempted(self) -> float:
+        return self.sample("gloss_batches_preempted_total", model="fake")
+
+
+def test_a_step_of_who_was_refused_ends_early_for_another_and_runs_again():
+    async def scenario():
+        async with PreemptibleBench() as bench:
+            greedy = await bench.ask_and_hold()
+            behind = bench.ask(LONG, 7, caller="greedy")
+            assert predicted(await bench.ask(5, caller="modest")) == [6]
+            assert not greedy.done()
+            bench.runner.opened.set()
+            assert predicted(await greedy) == [LONG + 1]
+            assert predicted(await behind) == [LONG + 1, 8]
+            assert bench.preempted == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_preempted_step_of_who_has_left_does_not_run_again():
+    async def scenario():
+        async with PreemptibleBench() as bench:
+            greedy = await bench.ask_and_hold()
+            greedy.cancel()
+            await asyncio.wait([greedy])
+            assert predicted(await bench.ask(5, caller="modest")) == [6]
+            assert bench.preempted == 1
+            assert bench.sample("gloss_inference_queue_depth") == 0
+            assert bench.model.batches == [[(5,)]]
+
+    asyncio.run(scenario())
+
+
+def test_a_step_of_who_was_not_refused_does_not_end_early():
+    async def scenario():
+        async with PreemptibleBench() as bench:
+            first = bench.ask(LONG, caller="modest")
+            await asyncio.to_thread(bench.runner.entered.acquire)
+            second = bench.ask(5, caller="another")
+            await asyncio.sleep(0)
+            bench.runner.opened.set()
+            assert predicted(await first) == [LONG + 1]
+            assert predicted(await second) == [6]
+            assert bench.preempted == 0
 
     asyncio.run(scenario())
 
