@@ -366,7 +366,7 @@ def test_prefixes_are_cached_once_the_caller_has_written_its_reply(monkeypatch):
 def test_a_dead_thread_is_told(monkeypatch):
     async def scenario():
         bench = Bench()
-        monkeypatch.setattr(bench.engine, "_schedule", lambda: 1 / 0)
+        monkeypatch.setattr(bench.engine._queue, "take", lambda *_: 1 / 0)
         bench.engine.start()
         call = bench.ask(1)
         with pytest.raises(RuntimeError, match="model's thread died"):
