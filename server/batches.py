@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from ml.models.base import LanguageModel, Runner
+from ml.runtime.preemption import PreemptedError, preemptible
 from server.calls import Done, Work
 from server.errors import of_model
 from server.metrics import Metrics
@@ -23,14 +24,22 @@ class Batches:
         self._runners = runners
         self._metrics = metrics
 
-    def run(self, batch: Sequence[Work]) -> Done:
-        """Run a batch and measure it."""
+    def run(self, batch: Sequence[Work], is_preempted: Callable[[], bool]) -> Done:
+        """Run a batch and measure it.
+
+        Raises:
+            PreemptedError: it was preempted, and is to run again.
+        """
         began = time.monotonic()
         model = batch[0].call.model
         try:
-            outcome = self._values(model, batch)
+            with preemptible(is_preempted):
+                outcome = self._values(model, batch)
             seconds = time.monotonic() - began
             self._observe(batch, outcome, began, seconds)
+        except PreemptedError:
+            self._metrics.of_model(model).preempted.inc()
+            raise
         except Exception as error:  # noqa: BLE001 -- it belongs to the callers of the batch, not to this thread
             failed = [of_model(model, error)] * len(batch)
             return Done(batch, failed, [None] * len(batch), time.monotonic() - began)
@@ -41,6 +50,8 @@ class Batches:
         namespaces = [work.call.namespace for work in batch]
         try:
             return run(self._models[model], self._runners[model], [work.task for work in batch], namespaces)
+        except PreemptedError:
+            raise
         except Exception as error:  # noqa: BLE001 -- whatever it is, it belongs to a caller, not to this thread
             if len(batch) == 1:
                 return Outcome([of_model(model, error)], [None], 0)

@@ -181,8 +181,19 @@ class Queue(Generic[T]):
     def put(self, item: Item[T]) -> None:
         """Add an item of a call that was admitted before: its next chunk, or a sequence that is prefilled again."""
         self._callers.setdefault(item.caller, _Caller()).calls.setdefault(item.call, {})[item] = None
-        self._admission.enter(item.caller, item.all_tokens, item.pool)
-        self._earliest_deadline = min(self._earliest_deadline, item.deadline)
+        self._count(item)
+
+    def put_back(self, batch: Sequence[Item[T]]) -> None:
+        """Put a batch that was not run before everything else that its callers have waiting, and these behind others.
+
+        Who came meanwhile for the first time goes before them, too.
+        """
+        for item in reversed(batch):
+            caller = self._callers.pop(item.caller, None) or _Caller()
+            others = caller.calls.pop(item.call, {})
+            caller.calls = {item.call: {item: None, **others}, **caller.calls}
+            self._callers[item.caller] = caller
+            self._count(item)
 
     def withdraw(self, items: Iterable[Item[T]]) -> None:
         """Take out those of `items` that still wait."""
@@ -216,6 +227,11 @@ class Queue(Generic[T]):
         for item in sorted(batch, key=lambda item: self._admission.tokens(item.caller)):
             self._rotate(item)
         return Schedule(batch, expired)
+
+    def _count(self, item: Item[T]) -> None:
+        """Take note of an item that waits from now on."""
+        self._admission.enter(item.caller, item.all_tokens, item.pool)
+        self._earliest_deadline = min(self._earliest_deadline, item.deadline)
 
     def _take_expired(self, now: float) -> tuple[Item[T], ...]:
         """Take out the items whose deadline has passed."""

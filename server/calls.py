@@ -72,6 +72,11 @@ class Work:
         """The name of the model that is asked."""
         return self.call.model
 
+    @property
+    def abandoned(self) -> bool:
+        """Whether nobody waits for its value any more."""
+        return self.call.answer.done()
+
 
 @dataclass(frozen=True)
 class Done:

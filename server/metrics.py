@@ -103,6 +103,13 @@ class Metrics:
             registry=registry,
         )
 
+        self.preempted = Counter(
+            "gloss_batches_preempted_total",
+            "Batches of callers who are refused that ended early for another caller, and ran again.",
+            ("model",),
+            registry=registry,
+        )
+
         self._engine = EngineMetrics(registry)
 
         self.model_load_seconds = Gauge(
@@ -170,6 +177,7 @@ class ModelMetrics:
         self.batch_seconds = metrics.batch_seconds.labels(model)
         self.queue_seconds = metrics.queue_seconds.labels(model)
         self.dropped = metrics.dropped.labels(model)
+        self.preempted = metrics.preempted.labels(model)
         self.prompt_tokens = metrics.tokens.labels(model, "prompt")
         self.saved_tokens = metrics.tokens.labels(model, "saved")
         self.padding_tokens = metrics.tokens.labels(model, "padding")

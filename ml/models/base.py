@@ -116,6 +116,11 @@ class Runner(Protocol):
         """Whether whole prompts of one step are padded to the longest."""
         ...
 
+    @property
+    def is_preemptible(self) -> bool:
+        """Whether a step of whole prompts ends early once it is preempted; see `ml.runtime.preemption`."""
+        ...
+
 
 class LanguageModel(ExplainableModel, Protocol):
     """A causal language model, resident and in evaluation mode. Not safe for use from several threads at once."""

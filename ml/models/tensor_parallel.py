@@ -277,6 +277,11 @@ class _LeadingRunner:
         """As the rank's own."""
         return self._runner.pads
 
+    @property
+    def is_preemptible(self) -> bool:
+        """No: the other ranks would wait for this one."""
+        return False
+
     def __del__(self) -> None:
         self._model.drop(self._number)
 

@@ -27,6 +27,7 @@ from transformers import PreTrainedModel
 
 from ml.runtime.device import to_device
 from ml.runtime.implementation import asked
+from ml.runtime.preemption import end_if_preempted
 
 IntArray = npt.NDArray[np.int64]
 
@@ -129,7 +130,9 @@ class TrimmedForward(ABC):
         Raises:
             NotImplementedError: the model asks for an attention of another kind.
             KeysKnownError: while collecting, once the keys and values are known.
+            PreemptedError: the pass is to end early.
         """
+        end_if_preempted()
         if any(call.arguments.get(name) is not None for name in _UNSUPPORTED):
             raise NotImplementedError(f"rows of a ragged batch cannot have attention with {', '.join(_UNSUPPORTED)}")
         count = len(self.rows_kept) if self.picked else self.count

@@ -54,6 +54,7 @@ class ModelRunner:
     """See `ml.models.base.Runner`."""
 
     pads = False
+    is_preemptible = True
 
     def __init__(
         self,

@@ -42,6 +42,11 @@ class RunnerByLength:
         """Memory of cached prefixes."""
         return self._short.bytes + self._long.bytes
 
+    @property
+    def is_preemptible(self) -> bool:
+        """Whether short sequences are."""
+        return self._short.is_preemptible
+
     def begin(self) -> int:
         """See `Runner.begin`."""
         number = next(self._numbers)

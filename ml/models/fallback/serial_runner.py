@@ -20,6 +20,7 @@ class SerialRunner(ABC, Generic[S]):
     """A runner of models that cannot mix rows; see `ml.models.base.Runner`. It caches no prefixes."""
 
     bytes = 0
+    is_preemptible = False
 
     def __init__(self, logits: Logits, *, pads: bool = True) -> None:
         """Run whole prompts by the model's own `logits`. `pads`: whether that pads them, or runs each alone."""

@@ -234,6 +234,36 @@ def test_what_is_withdrawn_never_runs(asked, data):
     assert not gone & {item for schedule in drain(queue) for item in schedule.batch + schedule.expired}
 
 
+@given(st.lists(ASKED, min_size=1, max_size=40))
+def test_what_is_put_back_comes_first_among_what_its_callers_ask(asked):
+    queue, items = queue_of(asked)
+    first = queue.take(NOW)
+    queue.put_back(first.batch)
+    assert len(queue) == len(items) - len(first.expired)
+    assert queue.tokens == sum(item.tokens for item in items if item not in first.expired)
+    later = [item for schedule in drain(queue) for item in schedule.batch]
+    assert Counter(later) == Counter(set(items) - set(first.expired))
+    for caller in {item.caller for item in first.batch}:
+        mine = [item for item in later if item.caller == caller and item.batch_key == first.batch[0].batch_key]
+        assert mine[0] in first.batch
+
+
+def test_who_came_meanwhile_goes_before_what_is_put_back():
+    queue: Queue[int] = Queue(Limits(batch_items=1))
+    queue.offer([simple(0, caller="greedy")])
+    batch = queue.take(NOW).batch
+    queue.offer([simple(1, caller="modest")])
+    queue.put_back(batch)
+    assert [queue.take(NOW).batch[0].payload for _ in range(2)] == [1, 0]
+
+
+def test_what_is_put_back_expires_like_others():
+    queue: Queue[int] = Queue(LIMITS)
+    queue.offer([Item(0, 3, "m", "a", "1", deadline=NOW + 1)])
+    queue.put_back(queue.take(NOW).batch)
+    assert [item.payload for item in queue.take(NOW + 1).expired] == [0]
+
+
 def test_lengths_go_together_only_where_they_are_padded():
     lengths = [3, 40, 5, 12]
     items = [Item(i, tokens=n, batch_key="m", caller="a", call="1", padded=False) for i, n in enumerate(lengths)]

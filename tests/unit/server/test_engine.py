@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from ml.models.base import ModelInfo
+from ml.models.base import Chunk, ModelInfo, StepResult
+from ml.runtime.preemption import end_if_preempted
 from server.batching import Limits
 from server.engine import Engine
 from server.errors import ModelFailedError, OverloadedError
@@ -20,6 +21,26 @@ from tests.fixtures.runners import PromptRunner
 
 VOCABULARY = 50
 POISON = 49
+LONG = 48
+"""Its step is held up, and may end early."""
+
+
+class PreemptibleRunner(PromptRunner):
+    """Holds up prompts with the token `LONG`, and ends early meanwhile."""
+
+    is_preemptible = True
+
+    def __init__(self, model: FakeModel) -> None:
+        super().__init__(model.logits)
+        self.entered = threading.Semaphore(0)
+        self.opened = threading.Event()
+
+    def step(self, chunks: Sequence[Chunk]) -> StepResult:
+        if any(LONG in chunk.ids for chunk in chunks):
+            self.entered.release()
+            while not self.opened.wait(0.001):
+                end_if_preempted()
+        return super().step(chunks)
 
 
 class FakeModel:
@@ -199,9 +220,9 @@ def test_calls_that_would_wait_too_long_are_refused_and_others_are_not():
     async def scenario():
         async with Bench() as bench:
             engine = Engine({"fake": bench.model}, Limits(shortest=1), Metrics(), waiting_seconds=2.05)
-            engine._throughput.note(1, 0.1)  # one slow batch says little
-            assert engine._throughput.tokens_per_second == float("inf")
-            engine._throughput.note(9, 0.9)  # ten tokens a second: twenty may wait
+            engine._queue._throughput.note(1, 0.1)  # one slow batch says little
+            assert engine._queue._throughput.tokens_per_second == float("inf")
+            engine._queue._throughput.note(9, 0.9)  # ten tokens a second: twenty may wait
             tasks = [NextTokenTask((1, 2, 3, 4, 5, 6, 7, 8))]
             calls = [asyncio.create_task(engine.submit("fake", tasks)) for _ in range(2)]
             await asyncio.sleep(0)
@@ -211,7 +232,7 @@ def test_calls_that_would_wait_too_long_are_refused_and_others_are_not():
             assert 1 < caught.value.retry_seconds < 3  # what 16 tokens take
             small = asyncio.create_task(engine.submit("fake", [NextTokenTask((1, 2, 3, 4))]))
             await asyncio.sleep(0)
-            engine._waiting_seconds = 1.0
+            engine._queue._waiting_seconds = 1.0
             with pytest.raises(OverloadedError):
                 engine.check_capacity()
             engine.start()
@@ -232,6 +253,71 @@ def test_one_call_does_not_wait_for_anothers_thousand():
             assert (42,) in [sequence for batch in bench.model.batches[:3] for sequence in batch]
             assert not bulk.done()
             await bulk
+
+    asyncio.run(scenario())
+
+
+class PreemptibleBench(Bench):
+    """An engine over a fake model that is held up in a step of a caller who was refused."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = PreemptibleRunner(self.model)
+        self.model.runner = lambda *_: self.runner  # type: ignore[method-assign]
+        self.engine = Engine({"fake": self.model}, Limits(batch_items=1), self.metrics)
+
+    async def ask_and_hold(self) -> asyncio.Task[Any]:
+        """Ask as a greedy caller, and let the model be in that step."""
+        self.engine.note_refusal("greedy")
+        greedy = self.ask(LONG, caller="greedy")
+        await asyncio.to_thread(self.runner.entered.acquire)
+        return greedy
+
+    @property
+    def preempted(self) -> float:
+        return self.sample("gloss_batches_preempted_total", model="fake")
+
+
+def test_a_step_of_who_was_refused_ends_early_for_another_and_runs_again():
+    async def scenario():
+        async with PreemptibleBench() as bench:
+            greedy = await bench.ask_and_hold()
+            behind = bench.ask(LONG, 7, caller="greedy")
+            assert predicted(await bench.ask(5, caller="modest")) == [6]
+            assert not greedy.done()
+            bench.runner.opened.set()
+            assert predicted(await greedy) == [LONG + 1]
+            assert predicted(await behind) == [LONG + 1, 8]
+            assert bench.preempted == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_preempted_step_of_who_has_left_does_not_run_again():
+    async def scenario():
+        async with PreemptibleBench() as bench:
+            greedy = await bench.ask_and_hold()
+            greedy.cancel()
+            await asyncio.wait([greedy])
+            assert predicted(await bench.ask(5, caller="modest")) == [6]
+            assert bench.preempted == 1
+            assert bench.sample("gloss_inference_queue_depth") == 0
+            assert bench.model.batches == [[(5,)]]
+
+    asyncio.run(scenario())
+
+
+def test_a_step_of_who_was_not_refused_does_not_end_early():
+    async def scenario():
+        async with PreemptibleBench() as bench:
+            first = bench.ask(LONG, caller="modest")
+            await asyncio.to_thread(bench.runner.entered.acquire)
+            second = bench.ask(5, caller="another")
+            await asyncio.sleep(0)
+            bench.runner.opened.set()
+            assert predicted(await first) == [LONG + 1]
+            assert predicted(await second) == [6]
+            assert bench.preempted == 0
 
     asyncio.run(scenario())
 
@@ -260,7 +346,7 @@ def test_a_runner_that_cannot_cache_harms_nobody(monkeypatch):
 
 
 def test_prefixes_are_cached_once_the_caller_has_written_its_reply(monkeypatch):
-    monkeypatch.setattr("server.engine._REPLY_SECONDS", 60)
+    monkeypatch.setattr("server.shared_queue._REPLY_SECONDS", 60)
     noted: list[str] = []
     monkeypatch.setattr(PromptRunner, "insert_prefixes", lambda *_: noted.append("cached"))
 
@@ -280,7 +366,7 @@ def test_prefixes_are_cached_once_the_caller_has_written_its_reply(monkeypatch):
 def test_a_dead_thread_is_told(monkeypatch):
     async def scenario():
         bench = Bench()
-        monkeypatch.setattr(bench.engine, "_schedule", lambda: 1 / 0)
+        monkeypatch.setattr(bench.engine._queue, "take", lambda *_: 1 / 0)
         bench.engine.start()
         call = bench.ask(1)
         with pytest.raises(RuntimeError, match="model's thread died"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Collection, Coroutine, Hashable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -169,9 +169,9 @@ async def test_the_models_thread_waits_for_the_loop_once_a_round(llama: Language
 
     class Logged(SharedInterpreter):
         @contextmanager
-        def step(self) -> Iterator[None]:
+        def step(self, callers: Collection[Hashable] = ()) -> Iterator[None]:
             log.append("step")
-            with super().step():
+            with super().step(callers):
                 yield
 
         def let_loop_catch_up(self, seconds: float | None = None) -> None:
@@ -270,6 +270,7 @@ class Failing:
     """A runner whose decode rows fail, and some of whose prompts; and if need be, it cannot drop a sequence."""
 
     pads = False
+    is_preemptible = False
     bytes = 0
 
     def __init__(self, runner: Runner, drops: bool = True) -> None:

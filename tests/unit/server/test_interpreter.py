@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import pytest
 
+from ml.runtime.preemption import PreemptedError
 from server import interpreter
 from server.interpreter import SharedInterpreter
 
@@ -211,6 +213,77 @@ def test_a_wait_may_be_shorter_than_others() -> None:
         bench.log.append("caught up")
 
     assert log_beside(calls, model) == ["step", "caught up"]
+
+
+def preempted_by(callers: list[str], caller: str, *, times: int = 1) -> list[bool]:
+    """Whether steps of some `callers`, one after the other, are preempted by a call of a `caller`."""
+
+    def model(bench: Bench) -> None:
+        bench.in_loop(lambda: bench.shared.note_refusal(GREEDY))
+        for _ in range(times):
+            bench.shared.note_batch()
+            with suppress(PreemptedError), bench.shared.step(callers):
+                bench.in_loop(lambda: bench.shared.note_refusal(GREEDY))
+                before = bench.shared.is_preempted
+                bench.in_loop(lambda: bench.shared.note_acceptance(caller))
+                found = bench.shared.is_preempted and not before
+                bench.log.append("preempted" if found else "")
+                if found:
+                    raise PreemptedError
+
+    return [entry == "preempted" for entry in log_of(model)]
+
+
+def test_a_step_of_refused_callers_is_preempted_by_others_alone() -> None:
+    assert preempted_by([GREEDY, GREEDY], MODEST) == [True]
+    assert preempted_by([GREEDY], GREEDY) == [False]
+
+
+@pytest.mark.parametrize("callers", [[], [MODEST], [GREEDY, MODEST]])
+def test_a_step_of_others_is_not_preempted(callers: list[str]) -> None:
+    def model(bench: Bench) -> None:
+        bench.in_loop(lambda: bench.shared.note_refusal(GREEDY))
+        with bench.shared.step(callers):
+            bench.loop.call_soon_threadsafe(bench.shared.note_acceptance, "another")
+            bench.log.append(str(bench.shared.is_preempted))
+
+    assert log_of(model) == ["False"]
+
+
+def test_a_few_steps_in_a_row_are_preempted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interpreter, "_MAX_PREEMPTED", 2)
+    monkeypatch.setattr(interpreter, "_STEP_SECONDS", 0.001)  # the loop waits for the step that is not
+    assert preempted_by([GREEDY], MODEST, times=6) == [True, True, False, True, True, False]
+
+
+def test_refusals_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interpreter, "_REFUSED_SECONDS", 0.0)
+    monkeypatch.setattr(interpreter, "_STEP_SECONDS", 0.001)
+    assert preempted_by([GREEDY], MODEST) == [False]
+
+
+def test_the_loop_works_during_a_preemptible_step_until_it_is_preempted() -> None:
+    def model(bench: Bench) -> None:
+        bench.in_loop(lambda: bench.shared.note_refusal(GREEDY))
+        with bench.shared.step([GREEDY]):
+            bench.in_loop(lambda: bench.shared.note_refusal(GREEDY))
+            bench.in_loop(lambda: bench.log.append("loop"))
+            bench.in_loop(lambda: bench.shared.note_acceptance(MODEST))
+            bench.loop.call_soon_threadsafe(bench.log.append, "waited")
+            bench.log.append("step")
+
+    assert log_of(model) == ["loop", "step", "waited"]
+
+
+def test_a_call_that_comes_between_a_batch_and_its_step_preempts_it() -> None:
+    def model(bench: Bench) -> None:
+        bench.in_loop(lambda: bench.shared.note_refusal(GREEDY))
+        bench.shared.note_batch()
+        bench.in_loop(lambda: bench.shared.note_acceptance(MODEST))
+        with bench.shared.step([GREEDY]):
+            bench.log.append(str(bench.shared.is_preempted))
+
+    assert log_of(model) == ["True"]
 
 
 def test_few_of_those_who_are_refused_beside_an_idle_model_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,7 @@ class Watched:
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
         self.pads = runner.pads
+        self.is_preemptible = runner.is_preemptible
         self.steps: list[list[Chunk]] = []
         self.sequences: set[int] = set()
         self.entered = threading.Semaphore(0)

@@ -21,6 +21,7 @@ from ml.runtime.kv_cache import KvCache
 from ml.runtime.model_runner import ModelRunner
 from ml.runtime.prefix_cache import BLOCK
 from ml.runtime.spans import spans_of
+from tests.fixtures.runners import preempt
 from tests.unit.ml.runtime.test_forward import KINDS, check, models
 
 few_examples = settings(max_examples=12, suppress_health_check=list(HealthCheck))
@@ -72,6 +73,8 @@ def run_any_mix(runner: Runner, compare: Plain, data: st.DataObject) -> None:
         if not asked:
             continue
         asked = data.draw(st.permutations(asked))
+        if runner.is_preemptible and all(chunk.sequence is None for _, chunk in asked):
+            preempt(runner, [chunk for _, chunk in asked], data.draw(st.integers(0, 1)))
         result = runner.step([chunk for _, chunk in asked])
         for (ids, chunk), logits, cached in zip(asked, result.logits, result.cached_tokens, strict=True):
             assert len(logits) == chunk.logits
@@ -244,6 +247,14 @@ def test_nothing_is_cached_of_a_step_that_failed(runner: ModelRunner, layer: int
     result = runner.step([Chunk(ids)])
     assert result.cached_tokens == [BLOCK if behind_cached else 0]
     check(plain, ids, result.logits[0])
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_nothing_is_cached_of_a_step_that_was_preempted(runner: ModelRunner, layer: int) -> None:
+    ids = [n % 7 + 1 for n in range(2 * BLOCK + 5)]
+    assert preempt(runner, [Chunk(ids)], layer)
+    runner.insert_prefixes()
+    assert runner.step([Chunk(ids)]).cached_tokens == [0]
 
 
 @pytest.mark.parametrize("grows", [False, True])
