@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import json
 import re
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -138,7 +140,7 @@ def connected(command: Command) -> Command:
             client = Client(address, timeout=timeout, key=key, tls=tls, ca=ca, certificate=certificate)
         except OSError as error:  # a file that a variable names
             raise click.UsageError(f"{error.filename}: {error.strerror}") from error
-        with client:
+        with client, _ctrl_c():
             try:
                 return command(Session(client, as_json), *args, **kwargs)
             except ExplanationFailedError as error:
@@ -149,6 +151,19 @@ def connected(command: Command) -> Command:
     for option in reversed(_CONNECTION_OPTIONS):
         run = option(run)
     return run  # type: ignore[return-value]
+
+
+@contextmanager
+def _ctrl_c() -> Iterator[None]:
+    """Let Ctrl-C raise `KeyboardInterrupt`, where `gloss.__main__` has let it end the process."""
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def with_model(command: Command) -> Command:
