@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import re
 import signal
 import sys
@@ -77,13 +78,28 @@ def emit(value: dict[str, Any], *, lines: bool = False) -> None:
     """Print JSON, on one line where several follow each other.
 
     What a terminal would obey is escaped in it, and all that is not ASCII where the output's encoding lacks a part of
-    it.
+    it. Numbers that JSON lacks are strings, as in the protobuf JSON mapping: "NaN", "Infinity" and "-Infinity".
     """
-    indent = None if lines else 2
-    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    write = functools.partial(json.dumps, indent=None if lines else 2, allow_nan=False)
+    try:
+        text = write(value, ensure_ascii=False)
+    except ValueError:
+        value = _with_names(value)
+        text = write(value, ensure_ascii=False)
     if not encodings.has(text):
-        text = json.dumps(value, indent=indent)
+        text = write(value)
     click.echo(text.translate(_IN_JSON))
+
+
+def _with_names(value: Any) -> Any:
+    """`value` with names for the numbers that JSON lacks."""
+    if isinstance(value, dict):
+        return {key: _with_names(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_with_names(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
 
 
 def as_dict(message: Message) -> dict[str, Any]:
