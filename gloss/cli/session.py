@@ -156,6 +156,8 @@ def connected(command: Command) -> Command:
             client = Client(address, timeout=timeout, key=key, tls=tls, ca=ca, certificate=certificate)
         except OSError as error:  # a file that a variable names
             raise click.UsageError(f"{error.filename}: {error.strerror}") from error
+        except ValueError as error:
+            raise click.UsageError(str(error)) from error
         with client, _ctrl_c():
             try:
                 return command(Session(client, as_json), *args, **kwargs)
@@ -228,7 +230,7 @@ def _advice(error: GlossError, client: Client) -> str:
     if _nobody_there(error):
         advice = unreachable(error.message, client)[1]
     elif error.code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        advice = f"It took longer than {client.timeout:g} s; allow more by --timeout."
+        advice = f"It took longer than {client.timeout or 0:g} s; allow more by --timeout."
     elif error.code is grpc.StatusCode.UNAUTHENTICATED:
         advice = "Present a key by GLOSS_KEY or --key."
     elif error.reason == "NO_WORKER":
@@ -244,8 +246,10 @@ def standard_input(param: click.Parameter | None, ctx: click.Context | None) -> 
     """Standard input, for the one text of a command that it can be.
 
     Raises:
-        click.BadParameter: another text of the command was read from it.
+        click.BadParameter: another text of the command was read from it, or the caller has closed it.
     """
+    if sys.stdin is None:
+        raise click.BadParameter("standard input is closed", ctx, param)
     if ctx is not None:
         if ctx.meta.get(_READ):
             raise click.BadParameter("standard input can be one text only, and is another already", ctx, param)

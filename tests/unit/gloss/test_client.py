@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -385,3 +386,19 @@ def test_what_a_callback_raises_is_its_own(client: Client) -> None:
 
     with pytest.raises(UnicodeEncodeError):
         client.explain("The capital of France is", on_progress=on_progress)
+
+
+@pytest.mark.parametrize("timeout", [None, 1e10, 1e300, math.inf])
+def test_a_long_timeout_is_no_limit(address: str, timeout: float | None) -> None:
+    """What gRPC takes for over."""
+    with Client(address, timeout=timeout) as client:
+        assert client.tokenize("hello").tokens
+        assert client.tokenize("hello", timeout=math.inf).tokens
+        assert list(client.generate("hello", timeout=1e18))
+        assert client.explain("hello", timeout=math.inf).result.attributions
+
+
+def test_a_timeout_is_a_number(client: Client) -> None:
+    for call in (client.tokenize, client.explain):
+        with pytest.raises(ValueError, match="number of seconds"):
+            call("hello", timeout=math.nan)  # type: ignore[operator]
