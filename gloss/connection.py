@@ -8,6 +8,7 @@ import inspect
 import json
 import math
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -51,6 +52,12 @@ SERVICE_CONFIG = json.dumps(
 
 _MAX_SECONDS = 1e9
 """gRPC takes times that end after the year 2262 for times that are over."""
+
+
+_ON_THIS_MACHINE = re.compile(
+    r"(?:dns:(?://[^/]*/)?|ipv4:|ipv6:)?(?:127\.[\d.]+|localhost|\[::1\])(?::\w+)?|unix(?:-abstract)?:.*", re.IGNORECASE
+)
+"""gRPC targets of a server on this machine."""
 
 
 class Connection:
@@ -106,7 +113,7 @@ class Connection:
             ("grpc.max_receive_message_length", -1),  # the server limits its replies
             ("grpc.max_reconnect_backoff_ms", 5000),  # to find a restarted server soon
             # A proxy for the web must not be used for a server on this machine.
-            ("grpc.enable_http_proxy", int(not self.address.startswith(("127.", "localhost:", "[::1]", "unix:")))),
+            ("grpc.enable_http_proxy", int(not _ON_THIS_MACHINE.fullmatch(self.address))),
         ]
 
     @contextmanager

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 import math
+import socket
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -402,3 +404,32 @@ def test_a_timeout_is_a_number(client: Client) -> None:
     for call in (client.tokenize, client.explain):
         with pytest.raises(ValueError, match="number of seconds"):
             call("hello", timeout=math.nan)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["127.0.0.1:{}", "localhost:{}", "LOCALHOST:{}", "ipv4:127.0.0.1:{}", "dns:localhost:{}", "dns:///127.0.0.1:{}"],
+)
+def test_a_proxy_is_not_asked_for_this_machine(
+    address: str, monkeypatch: pytest.MonkeyPatch, target: str, unused: str
+) -> None:
+    for variable in ("grpc_proxy", "https_proxy", "http_proxy"):
+        monkeypatch.setenv(variable, f"http://{unused}")
+    with Client(target.format(address.rpartition(":")[2]), timeout=10) as client:
+        assert client.tokenize("hello").tokens
+
+
+@pytest.mark.parametrize("target", ["dns:///{}", "{}"])
+def test_a_proxy_is_asked_for_other_machines(monkeypatch: pytest.MonkeyPatch, target: str, unused: str) -> None:
+    monkeypatch.setenv("grpc_proxy", f"http://{unused}")
+    with Client(target.format("gloss.invalid:1"), timeout=10) as client, pytest.raises(GlossError) as caught:
+        client.tokenize("hello")
+    assert unused in caught.value.message, "the proxy was tried, not a name server"
+
+
+@pytest.fixture
+def unused() -> Iterator[str]:
+    """HOST:PORT where nobody listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{taken.getsockname()[1]}"
