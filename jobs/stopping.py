@@ -6,9 +6,11 @@ nothing at all where the process is the first of a container.
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
+from contextlib import suppress
 from types import FrameType
 
 _END_SECONDS = 2.0
@@ -28,4 +30,12 @@ def stop_at_once() -> None:
 def _on_signal(_number: int, _frame: FrameType | None) -> None:
     signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
     signal.setitimer(signal.ITIMER_REAL, _END_SECONDS)
+    # Python sets the alarm's handler back when it exits, and then waits for a thread that reads a model's weights.
+    atexit.register(_end)
     sys.exit(0)
+
+
+def _end() -> None:
+    with suppress(OSError, ValueError):
+        sys.stderr.flush()
+    os._exit(0)
