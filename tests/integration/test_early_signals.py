@@ -13,19 +13,26 @@ from tests.fixtures.processes import CHECKOUT, environment
 # Runs a program as `python -m` does. It gets a signal when it first imports a module, there or in a `__del__`, where
 # Python drops what a handler raises.
 RUN = """
-import os, runpy, sys
+import os, runpy, sys, time
 
-program, number, where, dropped = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4] == "dropped"
+program, number, where, kind = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
 
 class Dropping:
     def __del__(self):
         os.kill(os.getpid(), number)
 
+class Slow:
+    def __del__(self, sleep=time.sleep):
+        sleep(30)
+
+if kind == "slow end":  # as where a thread reads a model's weights
+    sys.slow = Slow()
+
 class At:
     def find_spec(self, name, *_):
         if name == where:
             sys.meta_path.remove(self)
-            if dropped:
+            if kind == "dropped":
                 Dropping()
             else:
                 os.kill(os.getpid(), number)
@@ -44,9 +51,10 @@ def run(program, number, where, kind, *arguments, **env):
     )
 
 
+@pytest.mark.parametrize("kind", ["raised", "slow end"])
 @pytest.mark.parametrize(("program", "where"), [("server", "server.settings"), ("worker", "rq")])
-def test_a_signal_ends_a_start_as_later(program, where):
-    ended = run(program, signal.SIGTERM, where, "raised")
+def test_a_signal_ends_a_start_as_later(program, where, kind):
+    ended = run(program, signal.SIGTERM, where, kind)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
 
 
