@@ -6,7 +6,9 @@ import asyncio
 import functools
 import inspect
 import json
+import math
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -48,13 +50,23 @@ SERVICE_CONFIG = json.dumps(
 """Idempotent calls are retried within their time-out if the server is unavailable; all addresses take turns."""
 
 
+_MAX_SECONDS = 1e9
+"""gRPC takes times that end after the year 2262 for times that are over."""
+
+
+_ON_THIS_MACHINE = re.compile(
+    r"(?:dns:(?://[^/]*/)?|ipv4:|ipv6:)?(?:127\.[\d.]+|localhost|\[::1\])(?::\w+)?|unix(?:-abstract)?:.*", re.IGNORECASE
+)
+"""gRPC targets of a server on this machine."""
+
+
 class Connection:
     """Base of the clients: the settings of the connection.
 
     Args:
         address: ``HOST:PORT``, or any gRPC target such as ``dns:///gloss.example:443``, whose addresses take turns.
             Default: the environment variable GLOSS_ADDRESS, else 127.0.0.1:50051.
-        timeout: seconds that a call may take unless it says otherwise.
+        timeout: seconds that a call may take unless it says otherwise; None or more than 1e9 is no limit.
         key: API key, sent with every call as ``authorization: Bearer KEY``. Use TLS beyond this machine: without it the
             key travels in the clear. Default: the environment variable GLOSS_KEY, else none.
         tls: encrypt the connection, and trust gRPC's own authorities. Implied by the two below.
@@ -64,21 +76,26 @@ class Connection:
 
     Raises:
         OSError: one of the files cannot be read.
+        ValueError: the address is not valid Unicode, the key cannot be sent, or the timeout is not a number.
     """
 
     def __init__(
         self,
         address: str | None = None,
         *,
-        timeout: float = 30.0,
+        timeout: float | None = 30.0,
         key: str | None = None,
         tls: bool = False,
         ca: str | os.PathLike[str] | None = None,
         certificate: tuple[str | os.PathLike[str], str | os.PathLike[str]] | None = None,
     ) -> None:
         self.address = address or os.environ.get("GLOSS_ADDRESS") or DEFAULT_ADDRESS
-        self.timeout = timeout
+        if not _is_unicode(self.address):
+            raise ValueError(f"the address {self.address!r} is not valid Unicode")
+        self.timeout = limit(timeout)
         key = key or os.environ.get("GLOSS_KEY")
+        if key and not (key.isascii() and key.isprintable()):
+            raise ValueError("a key is sent as metadata, which has only printable ASCII characters")
         self._metadata = (("authorization", f"Bearer {key}"),) if key else ()
         self._credentials = credentials(tls=tls, ca=ca, certificate=certificate)
         self.secured = self._credentials is not None
@@ -96,7 +113,7 @@ class Connection:
             ("grpc.max_receive_message_length", -1),  # the server limits its replies
             ("grpc.max_reconnect_backoff_ms", 5000),  # to find a restarted server soon
             # A proxy for the web must not be used for a server on this machine.
-            ("grpc.enable_http_proxy", int(not self.address.startswith(("127.", "localhost:", "[::1]", "unix:")))),
+            ("grpc.enable_http_proxy", int(not _ON_THIS_MACHINE.fullmatch(self.address))),
         ]
 
     @contextmanager
@@ -122,7 +139,28 @@ class Connection:
 
     def _call_options(self, call: Call[Reply]) -> dict[str, Any]:
         """Keyword arguments of one call."""
-        return {"timeout": self.timeout if call.timeout is None else call.timeout, "metadata": self._metadata}
+        return {"timeout": self.timeout if call.timeout is None else limit(call.timeout), "metadata": self._metadata}
+
+
+def limit(timeout: float | None) -> float | None:
+    """A time limit as gRPC takes it; None is none.
+
+    Raises:
+        ValueError: it is not a number.
+    """
+    if timeout is None or timeout > _MAX_SECONDS:
+        return None
+    if math.isnan(timeout):
+        raise ValueError(f"a timeout is a number of seconds, not {timeout!r}")
+    return timeout
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def credentials(

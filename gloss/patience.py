@@ -7,6 +7,7 @@ import time
 
 import grpc
 
+from gloss.connection import limit
 from gloss.errors import GlossError
 from gloss.plans import Watch, is_final
 from gloss.v1 import Explanation
@@ -23,7 +24,8 @@ class Patience:
 
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
-        self._deadline = None if watch.timeout is None else time.monotonic() + watch.timeout
+        seconds = limit(watch.timeout)
+        self._deadline = None if seconds is None else time.monotonic() + seconds
         self._seen = watch.known_to_exist
         self._failures = 0
         self._away_since: float | None = None

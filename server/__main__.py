@@ -5,10 +5,14 @@ Exit codes: 0 after SIGTERM or SIGINT, 1 for a model that cannot be loaded, 2 fo
 
 from __future__ import annotations
 
+from jobs.stopping import stop_at_once
+
+if __name__ == "__main__":
+    stop_at_once()  # Before the imports, which take longest. Until it is ready there is nothing to finish.
+
 import asyncio
 import logging
 import os
-import signal
 import sys
 
 from pydantic import ValidationError
@@ -31,8 +35,6 @@ def main() -> int:
     log_to_stderr(settings.log_level)
     for warning in unknown_variables(os.environ):
         logging.getLogger(__name__).warning(warning)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _stop_at_once)  # Until it is ready there is nothing to finish.
     try:
         # A taken port or a wrong file should be reported at once, and torch takes seconds to import.
         credentials(settings)
@@ -48,10 +50,6 @@ def main() -> int:
     except StartError as error:
         return _complain(error.exit_code, str(error))
     return 0
-
-
-def _stop_at_once(*_: object) -> None:
-    sys.exit(0)
 
 
 def _complain(exit_code: int, *lines: str) -> int:

@@ -15,6 +15,8 @@ from types import FrameType
 from worker.model_process import INTERRUPT
 
 _SHORTEST_SECONDS = 0.001
+_AGAIN_SECONDS = 1.0
+"""Time after which an exception is raised again: Python drops what is raised in a ``__del__`` or a callback of C."""
 
 
 class Interrupted(BaseException):
@@ -30,18 +32,22 @@ class TimeLimitReached(BaseException):
 
 
 class Interruption:
-    """Raises exceptions for signals, only inside `allowed` and at most one each time."""
+    """Raises exceptions for signals, only inside `allowed` and at most one each time.
+
+    If the work goes on, the same exception is raised again after `_AGAIN_SECONDS`.
+    """
 
     def __init__(self) -> None:
         self._allowed = False
         self._limit = 0.0
+        self._raised: BaseException | None = None
         signal.signal(INTERRUPT, self._on_interrupt)
         signal.signal(signal.SIGALRM, self._on_alarm)
 
     @contextlib.contextmanager
     def allowed(self, seconds: float, spent: float = 0.0) -> Iterator[None]:
         """Raise `Interrupted` inside at the parent's signal, and `TimeLimitReached` after `seconds`, less `spent`."""
-        self._limit = seconds
+        self._limit, self._raised = seconds, None
         self._allowed = True
         try:
             signal.setitimer(signal.ITIMER_REAL, max(_SHORTEST_SECONDS, seconds - spent))  # 0 would be no limit
@@ -51,13 +57,14 @@ class Interruption:
             signal.setitimer(signal.ITIMER_REAL, 0)
 
     def _on_interrupt(self, _number: int, _frame: FrameType | None) -> None:
-        self._raise(Interrupted())
+        if self._raised is None:  # Code after the first exception must not be interrupted.
+            self._raise(Interrupted())
 
     def _on_alarm(self, _number: int, _frame: FrameType | None) -> None:
-        self._raise(TimeLimitReached(self._limit))
+        self._raise(self._raised or TimeLimitReached(self._limit))
 
     def _raise(self, error: BaseException) -> None:
-        # Code after the first exception, such as writing the final state, must not be interrupted.
         if self._allowed:
-            self._allowed = False
+            self._raised = error
+            signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECONDS, _AGAIN_SECONDS)
             raise error

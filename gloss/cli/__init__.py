@@ -16,7 +16,7 @@ import click
 from gloss.cli import encodings
 
 # Read when gRPC is imported: errors are reported in our own words, not by its log.
-os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 COMMANDS = {
     "next": "gloss.cli.infer:next_",

@@ -22,9 +22,9 @@ def tolerate() -> None:
 
 
 def has(text: str) -> bool:
-    """Whether the encoding of standard output has every character of a text."""
+    """Whether the encoding of standard output has every character of a text; one that is closed has all."""
     try:
-        text.encode(sys.stdout.encoding or "utf-8")
+        text.encode((sys.stdout and sys.stdout.encoding) or "utf-8")
     except UnicodeEncodeError:
         return False
     return True

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import re
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -75,13 +78,28 @@ def emit(value: dict[str, Any], *, lines: bool = False) -> None:
     """Print JSON, on one line where several follow each other.
 
     What a terminal would obey is escaped in it, and all that is not ASCII where the output's encoding lacks a part of
-    it.
+    it. Numbers that JSON lacks are strings, as in the protobuf JSON mapping: "NaN", "Infinity" and "-Infinity".
     """
-    indent = None if lines else 2
-    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    write = functools.partial(json.dumps, indent=None if lines else 2, allow_nan=False)
+    try:
+        text = write(value, ensure_ascii=False)
+    except ValueError:
+        value = _with_names(value)
+        text = write(value, ensure_ascii=False)
     if not encodings.has(text):
-        text = json.dumps(value, indent=indent)
+        text = write(value)
     click.echo(text.translate(_IN_JSON))
+
+
+def _with_names(value: Any) -> Any:
+    """`value` with names for the numbers that JSON lacks."""
+    if isinstance(value, dict):
+        return {key: _with_names(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_with_names(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
 
 
 def as_dict(message: Message) -> dict[str, Any]:
@@ -138,7 +156,9 @@ def connected(command: Command) -> Command:
             client = Client(address, timeout=timeout, key=key, tls=tls, ca=ca, certificate=certificate)
         except OSError as error:  # a file that a variable names
             raise click.UsageError(f"{error.filename}: {error.strerror}") from error
-        with client:
+        except ValueError as error:
+            raise click.UsageError(str(error)) from error
+        with client, _ctrl_c():
             try:
                 return command(Session(client, as_json), *args, **kwargs)
             except ExplanationFailedError as error:
@@ -149,6 +169,19 @@ def connected(command: Command) -> Command:
     for option in reversed(_CONNECTION_OPTIONS):
         run = option(run)
     return run  # type: ignore[return-value]
+
+
+@contextmanager
+def _ctrl_c() -> Iterator[None]:
+    """Let Ctrl-C raise `KeyboardInterrupt`, where `gloss.__main__` has let it end the process."""
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def with_model(command: Command) -> Command:
@@ -197,7 +230,7 @@ def _advice(error: GlossError, client: Client) -> str:
     if _nobody_there(error):
         advice = unreachable(error.message, client)[1]
     elif error.code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        advice = f"It took longer than {client.timeout:g} s; allow more by --timeout."
+        advice = f"It took longer than {client.timeout or 0:g} s; allow more by --timeout."
     elif error.code is grpc.StatusCode.UNAUTHENTICATED:
         advice = "Present a key by GLOSS_KEY or --key."
     elif error.reason == "NO_WORKER":
@@ -213,8 +246,10 @@ def standard_input(param: click.Parameter | None, ctx: click.Context | None) -> 
     """Standard input, for the one text of a command that it can be.
 
     Raises:
-        click.BadParameter: another text of the command was read from it.
+        click.BadParameter: another text of the command was read from it, or the caller has closed it.
     """
+    if sys.stdin is None:
+        raise click.BadParameter("standard input is closed", ctx, param)
     if ctx is not None:
         if ctx.meta.get(_READ):
             raise click.BadParameter("standard input can be one text only, and is another already", ctx, param)

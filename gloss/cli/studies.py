@@ -10,7 +10,7 @@ from gloss import build, v1
 from gloss.build import StudyLike
 from gloss.cli.asking import ask, prompt_of, target_of, with_question
 from gloss.cli.options import with_fields
-from gloss.cli.session import TEXT, Session, connected, with_model
+from gloss.cli.session import TEXT, Session, connected, standard_input, with_model
 
 
 class Group(click.ParamType[tuple[str, list[str]]]):
@@ -56,8 +56,19 @@ def bias(
     _ask(session, build.bias_probe(templates, dict(groups)), **asked)
 
 
+class PromptsFile(click.File):
+    """A text file, or standard input for ``-``."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> TextIO:
+        """Open it."""
+        if value == "-":
+            standard_input(param, ctx)  # refuses one that is closed, or is another text already
+        file: TextIO = super().convert(value, param, ctx)  # type: ignore[assignment]  # by its mode
+        return file
+
+
 @click.command(short_help="Find the words that go with a prediction, over many prompts.")
-@click.argument("prompts", type=click.File(encoding="utf-8"))
+@click.argument("prompts", type=PromptsFile(encoding="utf-8"))
 @with_fields(v1.GlobalSurrogate, leaving={"prompts"}, refused={"lasso"})
 @with_fields(v1.Budget, leaving={"standard_error"})
 @with_question

@@ -54,7 +54,9 @@ def percent(share: float) -> str:
 
 def decimals(largest_value: float) -> int:
     """Decimals that show three figures of a number, from 2 to 6."""
-    return min(6, max(2, 2 - math.floor(math.log10(largest_value)))) if largest_value else 2
+    if not largest_value or not math.isfinite(largest_value):
+        return 2
+    return min(6, max(2, 2 - math.floor(math.log10(largest_value))))
 
 
 def duration(time: float) -> str:

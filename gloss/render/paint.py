@@ -6,6 +6,7 @@ without colour, signs and numbers replace them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from rich.bar import Bar
@@ -28,17 +29,24 @@ FAINT = 0.06
 
 
 def shade(tones: tuple[Tone, Tone], strength: float) -> Style:
-    """White on a tone for a strength from 0 to 1; no style near 0."""
-    if strength < FAINT:
+    """White on a tone for a strength from 0 to 1; no style near 0, or for one that is not a number."""
+    if not strength >= FAINT:
         return Style.null()
     weak, strong = tones
-    mixed = (round(low + (high - low) * strength) for low, high in zip(weak, strong, strict=True))
+    mixed = (round(low + (high - low) * min(strength, 1.0)) for low, high in zip(weak, strong, strict=True))
     return Style(color="#ffffff", bgcolor=hexadecimal(tuple(mixed)), bold=strength > 0.6)
 
 
 def hexadecimal(tone: tuple[int, ...]) -> str:
     """``#d62828``."""
     return "#" + "".join(f"{part:02x}" for part in tone)
+
+
+def bar(size: float, begin: float, end: float, *, width: int, color: str) -> Bar:
+    """A bar from `begin` to `end` of `size`; an empty one where a number is not finite."""
+    if not all(map(math.isfinite, (size, begin, end))):
+        size, begin, end = 1.0, 0.0, 0.0
+    return Bar(size, begin, end, width=width, color=color)
 
 
 class Shaded:
@@ -90,7 +98,6 @@ def shares(rows: Iterable[tuple[RenderableType, float, str]], *, colour: str = "
     table.add_column(justify="right")
     table.add_column(justify="right", style="dim")
     for rank, (label, share, note) in enumerate(rows, 1):
-        table.add_row(
-            str(rank), label, Bar(1, 0, share / maximum, width=width, color=colour), figures.percent(share), note
-        )
+        drawn = bar(1, 0, share / maximum, width=width, color=colour)
+        table.add_row(str(rank), label, drawn, figures.percent(share), note)
     return table

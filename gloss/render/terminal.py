@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 
-from rich.bar import Bar
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.style import Style
@@ -18,7 +17,7 @@ from gloss.render import features, figures, surrogates, words
 from gloss.render.escaping import visible
 from gloss.render.findings import Finding, findings
 from gloss.render.hierarchy import Branch, branches, rest_line
-from gloss.render.paint import AGAINST, FOR, Shaded, hexadecimal, plain, shade
+from gloss.render.paint import AGAINST, FOR, Shaded, bar, hexadecimal, plain, shade
 from gloss.render.rows import RowTable, rows
 from gloss.render.surrogates import Fitted
 
@@ -87,7 +86,7 @@ def attributions(result: v1.ExplanationResult, *, top: int = 12, width: int = 32
     table.add_column(justify="right")
     table.add_column(justify="right", style="dim")
     for part in ranking[:top]:
-        bar = Bar(
+        drawn = bar(
             high - low,
             min(part.attribution, 0.0) - low,
             max(part.attribution, 0.0) - low,
@@ -95,7 +94,7 @@ def attributions(result: v1.ExplanationResult, *, top: int = 12, width: int = 32
             color=hexadecimal((FOR if part.attribution > 0 else AGAINST)[1]),
         )
         error = figures.uncertainty(part, digits_shown) if sampled else ""
-        table.add_row(plain(part.text), bar, figures.signed(part.attribution, digits_shown), error)
+        table.add_row(plain(part.text), drawn, figures.signed(part.attribution, digits_shown), error)
     left = len(ranking) - top
     more = [Text(f"and {left} smaller", "dim")] if left > 0 else []
     return Group(table, *more)

@@ -11,7 +11,7 @@ from ml.explain import numbers
 from ml.explain.target import TargetTokens
 from ml.explain.values.cache import ValueCache, scope
 from ml.explain.values.checkpoint import Memory
-from ml.explain.values.evaluation import Evaluator, rough_seconds
+from ml.explain.values.evaluation import Evaluator, chunk_tokens_within, rough_seconds
 from ml.explain.values.prompts import Prompts
 from ml.explain.values.trial import MIN_EVALUATIONS
 from ml.explain.values.value_function import ValueFunction
@@ -143,6 +143,7 @@ class Work:
             faster=faster,
             shared_prefix=prompts.shared_prefix,
             max_evaluations=self._task.max_evaluations,
+            tokens_per_chunk=chunk_tokens_within(self._model.info, self._budget.max_duration),
         )
         self._value = ValueFunction(
             prompts,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rich.bar import Bar
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.padding import Padding
 from rich.table import Table
@@ -13,7 +12,7 @@ from rich.text import Text
 from gloss.citations import Citations, Sentence
 from gloss.render.citations import sayings
 from gloss.render.escaping import visible
-from gloss.render.paint import FOR, hexadecimal, plain
+from gloss.render.paint import FOR, bar, hexadecimal, plain
 
 _WIDTH = 16
 _NARROW = 56
@@ -75,10 +74,10 @@ class _Carried:
         largest = max(citation.value for citation in self._citations)
         for citation in self._citations:
             place = plain(self._found.sources[citation.source].place)
-            bar = Bar(largest, 0, citation.value, width=_WIDTH, color=hexadecimal(FOR[1]))
+            drawn = bar(largest, 0, citation.value, width=_WIDTH, color=hexadecimal(FOR[1]))
             numbers = sayings.value(citation), sayings.share(citation), sayings.alone(citation)
             number = f"[{self._found.numbers[citation.source]}]"
-            table.add_row(number, *((place, bar) if wide else ()), *numbers)
+            table.add_row(number, *((place, drawn) if wide else ()), *numbers)
         yield table
 
 

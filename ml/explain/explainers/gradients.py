@@ -149,11 +149,11 @@ def _along_path(
     """
     every, numbers = points.repeat(len(prompt.numbers)), [*prompt.numbers] * len(points)
     found = np.empty((len(every), prompt.features))
-    size = prompt.batch_size
-    for first in range(0, len(every), size):
+    done = 0
+    while done < len(every):
         if prompt.late:
             return None
-        some = slice(first, first + size)
+        some = slice(done, done := done + prompt.batch_size)
         found[some] = prompt.path_gradients(every[some], numbers[some], from_removed=from_removed)
         yield
     of_numbers = found.reshape(len(points), len(prompt.numbers), prompt.features)

@@ -24,6 +24,8 @@ _CPU_OPERATIONS = 2e11
 _DEVICE_OPERATIONS = 1e13
 _ENGINE_TOKENS = 16384
 """The fewest tokens of a request to an external engine, some hundred short prompts: it idles between requests."""
+_SHARE_OF_DURATION = 0.2
+"""The most of a duration that one chunk is expected to take."""
 _MIN_TOKENS_PER_PREFIX_TOKEN = 4
 """Tokens of the prompts after their shared prefix, per token of it, from which a trial is worth reading it twice."""
 MIN_PREFIX = 16
@@ -55,6 +57,14 @@ def rough_seconds(info: ModelInfo, tokens: int) -> float | None:
     return tokens * 2 * info.parameters / rate
 
 
+def chunk_tokens_within(info: ModelInfo, duration: float | None) -> int:
+    """As `chunk_tokens`, or fewer if work that may take `duration` seconds in all would stop late."""
+    tokens, seconds = chunk_tokens(info), rough_seconds(info, 1)
+    if duration is None or seconds is None:
+        return tokens
+    return max(1, int(min(tokens, _SHARE_OF_DURATION * duration / seconds)))
+
+
 class Evaluator:
     """Asks a model for the log-probabilities of a target's tokens after prompts.
 
@@ -62,6 +72,7 @@ class Evaluator:
 
     Attributes:
         objective: from log-probabilities to the target's values.
+        tokens_per_chunk: tokens of one chunk, padding included, unless a request asks for fewer.
         precision: the current precision of values, and the largest error that the trial found.
         rounding: the errors of that precision, as measured; None if it is the model's own.
     """
@@ -93,7 +104,12 @@ class Evaluator:
         self._given = target.given
         self._shared_prefix = shared_prefix if len(shared_prefix) >= MIN_PREFIX else ()
         self._prefixes: dict[int, Prefix | None] = {}  # by the model's identity
-        self._budget = tokens_per_chunk or chunk_tokens(model.info)
+        self.tokens_per_chunk = tokens_per_chunk or chunk_tokens(model.info)
+
+    @property
+    def takes_small_chunks(self) -> bool:
+        """Whether chunks of fewer tokens cost little more: not during a trial, nor with an external engine."""
+        return not self._faster and not self._model.info.engine
 
     @property
     def noise(self) -> float:
@@ -107,13 +123,16 @@ class Evaluator:
 
     def batch_size(self, tokens: int) -> int:
         """The fewest prompts of `tokens` tokens to ask for at once: a chunk's on a GPU, which fewer leave idle."""
-        return 1 if self._model.info.device.startswith("cpu") else max(1, self._budget // max(1, tokens))
+        return 1 if self._model.info.device.startswith("cpu") else max(1, self.tokens_per_chunk // max(1, tokens))
 
-    def __call__(self, prompts: Sequence[Ids], exact: int = 0) -> Iterator[LogProbabilities]:
+    def __call__(
+        self, prompts: Sequence[Ids], exact: int = 0, *, tokens: int | None = None
+    ) -> Iterator[LogProbabilities]:
         """Log-probabilities after `prompts`, a chunk at a time, in any order.
 
         Args:
             exact: how many of the first prompts are computed in the model's own precision in any case.
+            tokens: tokens of one chunk outside a trial. Default: `tokens_per_chunk`.
 
         Raises:
             GlossError: a log-probability is not finite.
@@ -123,7 +142,7 @@ class Evaluator:
         if sample is not None and self._worth_reading_twice(prompts):
             yield from self._try(prompts, exact, sample)
             rest -= {*range(exact), *(exact + i for i in sample.exact)}
-        yield from self._chunks(self._model, prompts, sorted(rest))
+        yield from self._chunks(self._model, prompts, sorted(rest), tokens)
 
     def _worth_reading_twice(self, prompts: Sequence[Ids]) -> bool:
         """Whether `prompts` are much longer than their shared prefix, which each model of a trial has to read."""
@@ -153,7 +172,7 @@ class Evaluator:
         return dict(zip((i - exact for i in chunk.indices), self.objective.numbers(chunk.rows), strict=True))
 
     def _chunks(
-        self, model: ExplainableModel, prompts: Sequence[Ids], chosen: Sequence[int]
+        self, model: ExplainableModel, prompts: Sequence[Ids], chosen: Sequence[int], tokens: int | None = None
     ) -> Iterator[LogProbabilities]:
         """Log-probabilities after the `chosen` prompts."""
         if self._shared_prefix and id(model) not in self._prefixes:
@@ -162,7 +181,7 @@ class Evaluator:
         batches = model.stream_log_probabilities(
             [[*prompts[i].tolist(), *self._given] for i in chosen],
             self.objective.continuations,
-            max_tokens=self._budget,
+            max_tokens=tokens or self.tokens_per_chunk,
             prefix=self._prefixes.get(id(model)),
         )
         for batch in batches:

@@ -12,7 +12,7 @@ from ml.explain.estimator import Estimating, FloatArray
 from ml.explain.removal import Perturbation
 from ml.explain.target import TargetTokens
 from ml.explain.values.checkpoint import evaluations_of, vector_key
-from ml.explain.values.evaluation import MIN_PREFIX, chunk_tokens
+from ml.explain.values.evaluation import MIN_PREFIX
 from ml.explain.values.value_function import ValueFunction
 from ml.models.protocol import ExplainableModel, ModelInternals, Prefix
 
@@ -82,7 +82,7 @@ class PromptInternals:
     @property
     def batch_size(self) -> int:
         """How many gradients to ask for at once."""
-        return max(1, chunk_tokens(self._model.info) // (_GRADIENT_COST * (self._tokens - self._cached)))
+        return max(1, self.game.chunk_tokens // (_GRADIENT_COST * (self._tokens - self._cached)))
 
     def path_gradients(self, points: FloatArray, numbers: Sequence[int], *, from_removed: bool) -> FloatArray:
         """Gradient × path at points of a path to the prompt's embeddings, float64 [points, features].
@@ -150,9 +150,7 @@ class PromptInternals:
             yield known
             return
         layers, done, total = self._model.info.layers, 0, 0
-        work = self._internals.value_zeroing_rollout(
-            self._sequence, self._queries, max_tokens=chunk_tokens(self._model.info)
-        )
+        work = self._internals.value_zeroing_rollout(self._sequence, self._queries, max_tokens=self.game.chunk_tokens)
         while True:
             try:
                 positions = next(work)

@@ -16,6 +16,7 @@ from ml.explain.values.cache import ValueCache
 from ml.explain.values.checkpoint import Memory
 from ml.explain.values.evaluation import Evaluator
 from ml.explain.values.prompts import Prompts
+from ml.models.protocol import LogProbabilities
 
 
 class ValueFunction:
@@ -66,6 +67,15 @@ class ValueFunction:
         self._added: BoolArray = np.empty((0, self.features), dtype=np.bool_)
         self._cache = cache
         self._scope = scope
+        self._seconds_per_token: float | None = None  # of the latest chunk
+
+    @property
+    def chunk_tokens(self) -> int:
+        """Tokens of the next chunk of work: fewer if a whole one would end after the deadline."""
+        whole, each = self._evaluator.tokens_per_chunk, self._seconds_per_token
+        if each is None or math.isinf(self.deadline) or not self._evaluator.takes_small_chunks:
+            return whole
+        return max(1, int(min(whole, (self.deadline - self._clock()) / each)))
 
     @property
     def batch_size(self) -> int:
@@ -172,13 +182,16 @@ class ValueFunction:
             keys: of the coalitions, by their index.
             exact: how many of the first prompts are computed in the model's own precision.
         """
-        digests = list(missing.prompts)
-        chunks, left = self._evaluator(list(missing.prompts.values()), exact), len(digests)
+        left = dict(missing.prompts)
+        digests, chunks = list(left), self._evaluator(list(left.values()), exact)
         while left and not self.late:
-            chunk = next(chunks)
+            if (tokens := self.chunk_tokens) < self._evaluator.tokens_per_chunk:
+                digests, chunks = list(left), self._evaluator(list(left.values()), tokens=tokens)
+            chunk = self._timed(chunks)
             found = self._evaluator.objective.numbers(chunk.rows)
             for prompt, log_probabilities, numbers in zip(chunk.indices, chunk.rows, found, strict=True):
                 digest = digests[prompt]
+                del left[digest]
                 self._by_prompt[digest] = numbers
                 if self._cache is not None:
                     self._cache.put(digest, log_probabilities)
@@ -187,12 +200,19 @@ class ValueFunction:
                     if all(each in self._by_prompt for each in parts.needed):
                         self.memory.values[keys[index]] = self._value(parts)
                         self._count(keys[index])
-            left -= len(chunk.indices)
             self.computed += len(chunk.indices)
             self.memory.evaluations += len(chunk.indices)
             self.memory.tokens_computed += chunk.tokens_computed
             self.memory.tokens_saved += chunk.tokens_saved
             yield
+
+    def _timed(self, chunks: Iterator[LogProbabilities]) -> LogProbabilities:
+        """The next chunk. Measures how long it takes."""
+        began = self._clock()
+        chunk = next(chunks)
+        if chunk.tokens_computed:
+            self._seconds_per_token = (self._clock() - began) / chunk.tokens_computed
+        return chunk
 
     def _known_values(self, keys: Sequence[bytes]) -> FloatArray:
         """The values of coalitions by their keys, NaN for those not known."""

@@ -660,15 +660,60 @@ def test_a_connection_that_tls_prevents_is_told_with_its_cause(authority: Author
     assert "its certificate is for another name" in result.stderr, result.stderr
 
 
-def test_only_our_own_lines_say_that_tls_failed() -> None:
+@pytest.mark.parametrize(
+    ("options", "what", "advice"),
+    [
+        (["--tls"], "speaks no TLS", "Leave out --tls"),
+        (["--ca", __file__], "this client's PEM files cannot be used", "Look at --ca"),
+    ],
+)
+def test_only_our_own_lines_say_that_tls_failed(options: list[str], what: str, advice: str) -> None:
     with fake.serve() as (address, _):
-        arguments = [sys.executable, "-m", "gloss", "models", "--tls", "--address", address]
+        arguments = [sys.executable, "-m", "gloss", "models", *options, "--address", address]
         env = {name: value for name, value in os.environ.items() if name != "GRPC_VERBOSITY"}
         ended = subprocess.run(arguments, env=env, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 1
     first, second = ended.stderr.splitlines()
-    assert "speaks no TLS" in first
-    assert "Leave out --tls" in second
+    assert what in first
+    assert advice in second
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        (["--key", "a\nb"], "printable ASCII"),
+        (["--key", "é"], "printable ASCII"),
+        (["--key", "\udcff"], "printable ASCII"),
+        (["--address", "\udcff:1"], "is not valid Unicode"),
+        (["--timeout", "nan"], "a timeout is a number of seconds"),
+    ],
+)
+def test_a_connection_that_cannot_be_is_refused_in_a_line(options: list[str], what: str) -> None:
+    result = CliRunner().invoke(main, ["models", *options])
+    assert result.exit_code == 2
+    assert what in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [["tokenize", "-"], ["surrogate", "-"], ["cite", "--context", "-", "--question", "Why?"]]
+)
+def test_standard_input_that_is_closed_is_no_text(arguments: list[str]) -> None:
+    ended = _without(0, arguments)
+    assert ended.returncode == 2
+    assert "standard input is closed" in ended.stderr
+
+
+@pytest.mark.parametrize("arguments", [["models"], ["models", "--json"], ["generate", "hello", "--json"]])
+def test_standard_output_that_is_closed_gets_nothing(address: str, arguments: list[str]) -> None:
+    ended = _without(1, [*arguments, "--address", address])
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def _without(descriptor: int, arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run a command without one of its standard files."""
+    code = "import os, sys; os.close(int(sys.argv[1])); os.execv(sys.executable, [sys.executable, *sys.argv[2:]])"
+    command = [sys.executable, "-c", code, str(descriptor), "-m", "gloss", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
 def test_a_deadline_is_explained(run: Run, script: fake.Script) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import math
+import socket
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -385,3 +388,48 @@ def test_what_a_callback_raises_is_its_own(client: Client) -> None:
 
     with pytest.raises(UnicodeEncodeError):
         client.explain("The capital of France is", on_progress=on_progress)
+
+
+@pytest.mark.parametrize("timeout", [None, 1e10, 1e300, math.inf])
+def test_a_long_timeout_is_no_limit(address: str, timeout: float | None) -> None:
+    """What gRPC takes for over."""
+    with Client(address, timeout=timeout) as client:
+        assert client.tokenize("hello").tokens
+        assert client.tokenize("hello", timeout=math.inf).tokens
+        assert list(client.generate("hello", timeout=1e18))
+        assert client.explain("hello", timeout=math.inf).result.attributions
+
+
+def test_a_timeout_is_a_number(client: Client) -> None:
+    for call in (client.tokenize, client.explain):
+        with pytest.raises(ValueError, match="number of seconds"):
+            call("hello", timeout=math.nan)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["127.0.0.1:{}", "localhost:{}", "LOCALHOST:{}", "ipv4:127.0.0.1:{}", "dns:localhost:{}", "dns:///127.0.0.1:{}"],
+)
+def test_a_proxy_is_not_asked_for_this_machine(
+    address: str, monkeypatch: pytest.MonkeyPatch, target: str, unused: str
+) -> None:
+    for variable in ("grpc_proxy", "https_proxy", "http_proxy"):
+        monkeypatch.setenv(variable, f"http://{unused}")
+    with Client(target.format(address.rpartition(":")[2]), timeout=10) as client:
+        assert client.tokenize("hello").tokens
+
+
+@pytest.mark.parametrize("target", ["dns:///{}", "{}"])
+def test_a_proxy_is_asked_for_other_machines(monkeypatch: pytest.MonkeyPatch, target: str, unused: str) -> None:
+    monkeypatch.setenv("grpc_proxy", f"http://{unused}")
+    with Client(target.format("gloss.invalid:1"), timeout=10) as client, pytest.raises(GlossError) as caught:
+        client.tokenize("hello")
+    assert unused in caught.value.message, "the proxy was tried, not a name server"
+
+
+@pytest.fixture
+def unused() -> Iterator[str]:
+    """HOST:PORT where nobody listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{taken.getsockname()[1]}"

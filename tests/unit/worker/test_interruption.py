@@ -43,6 +43,34 @@ def test_interrupts_once(interruption):
             os.kill(os.getpid(), INTERRUPT)  # while it is being settled
 
 
+class Dropping:
+    """Python drops what is raised while this is deleted."""
+
+    def __init__(self, work):
+        self._work = work
+
+    def __del__(self):
+        self._work()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(
+    ("number", "limit", "error"), [(INTERRUPT, 60, Interrupted), (signal.SIGALRM, 0.02, TimeLimitReached)]
+)
+def test_what_python_drops_is_raised_again(interruption, monkeypatch, number, limit, error):
+    monkeypatch.setattr("worker.interruption._AGAIN_SECONDS", 0.02)
+
+    def struck():
+        if number == INTERRUPT:
+            os.kill(os.getpid(), INTERRUPT)
+        time.sleep(10)  # until the signal
+
+    with pytest.raises(error), interruption.allowed(limit):  # noqa: PT012
+        Dropping(struck)
+        time.sleep(10)
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+
+
 def test_time_is_limited(interruption):
     with pytest.raises(TimeLimitReached) as caught, interruption.allowed(0.02):
         time.sleep(10)

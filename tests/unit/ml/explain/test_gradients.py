@@ -151,13 +151,16 @@ def test_what_is_known_is_told_on_the_way(model, monkeypatch):
 def test_time_ends_it_at_the_last_rule_that_is_complete(model):
     ticks = count()
     spec = ExplanationSpec(PROMPT, IntegratedGradients(), removal=MEAN, quality=Quality(False))
-    late = replace(spec, budget=Budget(max_evaluations=1000, max_duration=25.0))
+    late = replace(spec, budget=Budget(max_evaluations=1000, max_duration=40.0))
     result = last(Run(model, late, clock=lambda: float(next(ticks))))
     assert result.cost.stop_reason is StopReason.DURATION
     same = last(Run(model, replace(spec, budget=Budget(max_evaluations=result.cost.evaluations))))
     assert result.cost.evaluations == same.cost.evaluations < 60
-    assert result.attributions == same.attributions
-    assert result.completeness_error == same.completeness_error > 0
+    # In smaller batches, as the time runs out: the last bits may differ.
+    for one, other in zip(result.attributions, same.attributions, strict=True):
+        assert one.attribution == pytest.approx(other.attribution, rel=1e-4, abs=1e-6)
+    assert result.completeness_error == pytest.approx(same.completeness_error, rel=1e-3, abs=1e-5)
+    assert result.completeness_error > 0
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -87,8 +87,8 @@ def test_one_step_a_chunk():
 
 
 def test_after_the_deadline_the_rest_is_unknown():
-    now = iter(range(100))
-    value = value_function(ToyModel(EFFECTS), tokens_per_chunk=8, clock=lambda: next(now))
+    model = ToyModel(EFFECTS)
+    value = value_function(model, tokens_per_chunk=8, clock=lambda: len(model.batches))
     value.deadline = 2
     found = value.evaluate(every_coalition(4))
     assert np.isfinite(found).sum() == 2 * 2  # two prompts a chunk, at times 0 and 1
@@ -97,9 +97,22 @@ def test_after_the_deadline_the_rest_is_unknown():
     assert np.isnan(value.evaluate(every_coalition(4))).sum() == 12  # nor does asking again help
 
 
+@pytest.mark.parametrize("seconds", range(1, 60, 5))
+def test_the_last_chunks_are_as_small_as_the_time_that_is_left(seconds):
+    """A token takes a second, a prompt four."""
+    model = ToyModel(EFFECTS)
+    value = value_function(model, tokens_per_chunk=40, clock=lambda: sum(model.batches))
+    value.evaluate(every_coalition(4)[:1])  # by which it learns how long a token takes
+    value.deadline = 4 + seconds
+    found = value.evaluate(every_coalition(4))
+    assert value.deadline <= sum(model.batches) < value.deadline + 4
+    assert np.isfinite(found).sum() == 1 + math.ceil(seconds / 4)
+    assert set(found[np.isfinite(found)]) <= set(value_function(ToyModel(EFFECTS)).evaluate(every_coalition(4)))
+
+
 def test_a_deadline_after_the_last_chunk_withholds_nothing():
-    now = iter(range(100))
-    value = value_function(ToyModel(EFFECTS), clock=lambda: next(now))
+    model = ToyModel(EFFECTS)
+    value = value_function(model, clock=lambda: len(model.batches))
     value.deadline = 1
     assert np.isfinite(value.evaluate(every_coalition(4))).all()
     assert np.isfinite(value.evaluate(every_coalition(4))).all()
