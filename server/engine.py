@@ -37,6 +37,9 @@ _logger = logging.getLogger(__name__)
 _SHORTEST_RETRY, _LONGEST_RETRY = 0.05, 30.0
 """Shortest and longest delay, in seconds, after which a refused caller may retry."""
 
+_MAX_PREEMPTIONS = 3
+"""How often an item's step ends early: those who are refused get at least a quarter of their steps, each of them."""
+
 _REPLY_SECONDS = 0.01
 """The longest that the model's thread waits for replies to be written."""
 
@@ -256,6 +259,8 @@ class Engine:
         if work:
             runner = self._runners[work[0].call.model]
             callers = [item.caller for item in batch] if runner.is_preemptible and not chunks else []
+            if any(item.times_put_back == _MAX_PREEMPTIONS for item in batch):
+                callers = []
             try:
                 with self._interpreter.step(callers):
                     done = self._batches.run(work, lambda: self._interpreter.is_preempted)
@@ -265,6 +270,7 @@ class Engine:
                         insert_prefixes(work[0].call.model, runner)
             except PreemptedError:
                 self._put_back(batch)
+                self._throughput.note(0, time.monotonic() - began)
                 return
             self._reply(done)
             if not steps:  # else sequences would wait for the event loop twice per token
@@ -297,7 +303,8 @@ class Engine:
     def _put_back(self, batch: Sequence[Item[Work | ChunkedSequence]]) -> None:
         """Put what a preempted batch is about back into the queue, unless its caller has left."""
         with self._changed:
-            self._queue.put_back([item for item in batch if not item.payload.abandoned])
+            left = [item for item in batch if not item.payload.abandoned]
+            self._queue.put_back(left, lambda caller: not self._interpreter.was_refused(caller))
 
     def _wait(self, sequence: ChunkedSequence) -> None:
         """Put a sequence into the queue, for its next chunk or to start, unless its caller has left."""

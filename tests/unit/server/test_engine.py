@@ -257,6 +257,12 @@ def test_one_call_does_not_wait_for_anothers_thousand():
     asyncio.run(scenario())
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that no refusal is forgotten because a machine is slow."""
+    monkeypatch.setattr("server.interpreter._REFUSED_SECONDS", 60)
+
+
 class PreemptibleBench(Bench):
     """An engine over a fake model that is held up in a step of a caller who was refused."""
 
@@ -289,6 +295,38 @@ def test_a_step_of_who_was_refused_ends_early_for_another_and_runs_again():
             assert predicted(await greedy) == [LONG + 1]
             assert predicted(await behind) == [LONG + 1, 8]
             assert bench.preempted == 1
+
+    asyncio.run(scenario())
+
+
+def test_what_was_preempted_three_times_runs():
+    async def scenario():
+        async with PreemptibleBench() as bench:
+            greedy = await bench.ask_and_hold()
+            for _ in range(3):
+                assert predicted(await bench.ask(5, caller="modest")) == [6]
+                await asyncio.to_thread(bench.runner.entered.acquire)
+            modest = bench.ask(5, caller="modest")
+            await asyncio.sleep(0)
+            bench.runner.opened.set()
+            assert predicted(await greedy) == [LONG + 1]
+            assert predicted(await modest) == [6]
+            assert bench.preempted == 3
+
+    asyncio.run(scenario())
+
+
+def test_time_of_preempted_steps_counts_where_waits_are_predicted():
+    async def scenario():
+        async with PreemptibleBench() as bench:
+            noted: list[tuple[int, float]] = []
+            bench.engine._throughput.note = lambda *each: noted.append(each)  # type: ignore[method-assign]
+            greedy = await bench.ask_and_hold()
+            await bench.ask(5, caller="modest")
+            bench.runner.opened.set()
+            await greedy
+            await bench.ask(5, caller="modest")  # behind the note of the one before
+            assert [tokens for tokens, _ in noted[:3]] == [0, bench.engine._shortest, bench.engine._shortest]
 
     asyncio.run(scenario())
 
