@@ -445,7 +445,7 @@ def test_a_cached_prefix_is_not_computed_again_and_answers_the_same(tiny_gpt2):
 def test_calls_that_would_wait_too_long_are_refused(gate, gated):
     with gated(max_waiting_seconds=0.5) as server:
         first = hold(gate, server)  # and with it the thread that would note the throughput of the warm-up only now
-        server.server.engine._throughput.note(10, 1.0)  # ten tokens a second
+        server.server.engine._queue._throughput.note(10, 1.0)  # ten tokens a second
         queued = server.inference.NextToken.future(pb.NextTokenRequest(prompts=[text("one two three four five")]))
         wait_for(lambda: waiting(server) == 1)
         refusal = refused(server.inference.NextToken, pb.NextTokenRequest(prompts=[text("c")]))

@@ -220,9 +220,9 @@ def test_calls_that_would_wait_too_long_are_refused_and_others_are_not():
     async def scenario():
         async with Bench() as bench:
             engine = Engine({"fake": bench.model}, Limits(shortest=1), Metrics(), waiting_seconds=2.05)
-            engine._throughput.note(1, 0.1)  # one slow batch says little
-            assert engine._throughput.tokens_per_second == float("inf")
-            engine._throughput.note(9, 0.9)  # ten tokens a second: twenty may wait
+            engine._queue._throughput.note(1, 0.1)  # one slow batch says little
+            assert engine._queue._throughput.tokens_per_second == float("inf")
+            engine._queue._throughput.note(9, 0.9)  # ten tokens a second: twenty may wait
             tasks = [NextTokenTask((1, 2, 3, 4, 5, 6, 7, 8))]
             calls = [asyncio.create_task(engine.submit("fake", tasks)) for _ in range(2)]
             await asyncio.sleep(0)
@@ -232,7 +232,7 @@ def test_calls_that_would_wait_too_long_are_refused_and_others_are_not():
             assert 1 < caught.value.retry_seconds < 3  # what 16 tokens take
             small = asyncio.create_task(engine.submit("fake", [NextTokenTask((1, 2, 3, 4))]))
             await asyncio.sleep(0)
-            engine._waiting_seconds = 1.0
+            engine._queue._waiting_seconds = 1.0
             with pytest.raises(OverloadedError):
                 engine.check_capacity()
             engine.start()
@@ -320,13 +320,17 @@ def test_time_of_preempted_steps_counts_where_waits_are_predicted():
     async def scenario():
         async with PreemptibleBench() as bench:
             noted: list[tuple[int, float]] = []
-            bench.engine._throughput.note = lambda *each: noted.append(each)  # type: ignore[method-assign]
+            bench.engine._queue._throughput.note = lambda *each: noted.append(each)  # type: ignore[method-assign]
             greedy = await bench.ask_and_hold()
             await bench.ask(5, caller="modest")
             bench.runner.opened.set()
             await greedy
             await bench.ask(5, caller="modest")  # behind the note of the one before
-            assert [tokens for tokens, _ in noted[:3]] == [0, bench.engine._shortest, bench.engine._shortest]
+            assert [tokens for tokens, _ in noted[:3]] == [
+                0,
+                bench.engine._queue._shortest,
+                bench.engine._queue._shortest,
+            ]
 
     asyncio.run(scenario())
 
@@ -384,7 +388,7 @@ def test_a_runner_that_cannot_cache_harms_nobody(monkeypatch):
 
 
 def test_prefixes_are_cached_once_the_caller_has_written_its_reply(monkeypatch):
-    monkeypatch.setattr("server.engine._REPLY_SECONDS", 60)
+    monkeypatch.setattr("server.shared_queue._REPLY_SECONDS", 60)
     noted: list[str] = []
     monkeypatch.setattr(PromptRunner, "insert_prefixes", lambda *_: noted.append("cached"))
 
@@ -404,7 +408,7 @@ def test_prefixes_are_cached_once_the_caller_has_written_its_reply(monkeypatch):
 def test_a_dead_thread_is_told(monkeypatch):
     async def scenario():
         bench = Bench()
-        monkeypatch.setattr(bench.engine, "_schedule", lambda: 1 / 0)
+        monkeypatch.setattr(bench.engine._queue, "take", lambda *_: 1 / 0)
         bench.engine.start()
         call = bench.ask(1)
         with pytest.raises(RuntimeError, match="model's thread died"):

@@ -137,7 +137,7 @@ async def test_texts_that_would_wait_too_long_for_a_place_are_refused(
     async with watched(llama, monkeypatch, sequences=1) as (bench, runner):
         await all_of(bench.begin([5], max_tokens=2))
         bench.engine._generations._turnovers[llama.info.name].note(10.0)  # a text takes about five seconds
-        bench.engine._waiting_seconds = 12.0
+        bench.engine._queue._waiting_seconds = 12.0
         runner.close()
         texts = [begin_as(bench, "first", [40])]
         await runner.hold()
