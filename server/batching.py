@@ -23,7 +23,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections import Counter
-from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Generic, TypeVar
@@ -98,6 +98,9 @@ class Item(Generic[T]):
 
     pool: Hashable = None
     """The pool that limits how many such sequences run; None where it needs no running sequence, or has one."""
+
+    times_put_back: int = 0
+    """How often it was put back into the queue without having run."""
 
     @property
     def all_tokens(self) -> int:
@@ -183,17 +186,24 @@ class Queue(Generic[T]):
         self._callers.setdefault(item.caller, _Caller()).calls.setdefault(item.call, {})[item] = None
         self._count(item)
 
-    def put_back(self, batch: Sequence[Item[T]]) -> None:
-        """Put a batch that was not run before everything else that its callers have waiting, and these behind others.
+    def put_back(self, batch: Sequence[Item[T]], is_ahead: Callable[[Hashable], bool] = lambda _: False) -> None:
+        """Put back a batch that was not run. It has its turn again, before what else its callers have waiting.
 
-        Who came meanwhile for the first time goes before them, too.
+        Args:
+            is_ahead: whether a caller goes before them, if it has items waiting. The others keep their places behind
+                them: else a caller whose batches are put back again and again might never have one that runs.
         """
         for item in reversed(batch):
-            caller = self._callers.pop(item.caller, None) or _Caller()
+            caller = self._callers.setdefault(item.caller, _Caller())
             others = caller.calls.pop(item.call, {})
             caller.calls = {item.call: {item: None, **others}, **caller.calls}
-            self._callers[item.caller] = caller
+            item.times_put_back += 1
             self._count(item)
+        again = dict.fromkeys(item.caller for item in batch)
+        ahead = [
+            name for name, caller in self._callers.items() if name not in again and caller.calls and is_ahead(name)
+        ]
+        self._callers = {name: self._callers[name] for name in dict.fromkeys((*ahead, *again, *self._callers))}
 
     def withdraw(self, items: Iterable[Item[T]]) -> None:
         """Take out those of `items` that still wait."""

@@ -32,6 +32,9 @@ from server.text_stream import Stream
 
 _logger = logging.getLogger(__name__)
 
+_MAX_PREEMPTIONS = 3
+"""How often an item's step ends early: each of those who are refused gets at least a quarter of their steps."""
+
 
 class Engine:
     """Runs tasks on models. All methods are for the event loop that made it."""
@@ -211,6 +214,8 @@ class Engine:
         if work:
             runner = self._runners[work[0].call.model]
             callers = [item.caller for item in batch] if runner.is_preemptible and not chunks else []
+            if any(item.times_put_back == _MAX_PREEMPTIONS for item in batch):
+                callers = []
             try:
                 with self._interpreter.step(callers):
                     done = self._batches.run(work, lambda: self._interpreter.is_preempted)
@@ -219,7 +224,7 @@ class Engine:
                     if inserted:
                         insert_prefixes(work[0].call.model, runner)
             except PreemptedError:
-                self._queue.put_back(batch)
+                self._queue.put_back(batch, time.monotonic() - began)
                 return
             self._reply(done)
             if not steps:  # else sequences would wait for the event loop twice per token

@@ -17,8 +17,6 @@ import time
 from collections.abc import Callable, Collection, Hashable, Iterator
 from contextlib import contextmanager
 
-from ml.runtime.preemption import PreemptedError
-
 _STEP_SECONDS = 0.02
 """The longest that the event loop waits for a step: all calls wait with it."""
 
@@ -28,14 +26,21 @@ _LOOP_SECONDS = 0.02
 _MAX_REFUSED = 4096
 """The most refused callers that are remembered: each connection without a key is one."""
 
-_MAX_PREEMPTED = 3
-"""Steps of refused callers that end early, one after the other: they get at least a quarter of their steps."""
-
 _REFUSED_SECONDS = 1.0
-"""How long after the last refusal steps are still preemptible."""
+"""How long a refused caller is remembered, at least; at most twice as long. Who asks for somewhat more than the server
+can answer is refused once in a while only, and would count as modest in between."""
 
 _QUIET_SECONDS = 0.001
 """The event loop has caught up if for so long no call came, was accepted, or was refused."""
+
+
+class _Step:
+    """A step of the model, of which the model's thread makes one after the other."""
+
+    def __init__(self, *, is_preemptible: bool) -> None:
+        self.is_preemptible = is_preemptible
+        """Whether it ends early for a caller without refusals."""
+        self.ended = threading.Event()
 
 
 class SharedInterpreter:
@@ -45,31 +50,30 @@ class SharedInterpreter:
         """Share it between `loop` and the thread that calls `step`; `to_loop` calls a function in the loop."""
         self._loop = loop
         self._to_loop = to_loop
-        self._step_ended = threading.Event()
-        self._step_ended.set()
+        self._step = _Step(is_preemptible=False)
+        """The step that runs, or ran last. What concerns a step that has ended may still wait in the event loop."""
+        self._step.ended.set()
         self._caught_up = threading.Event()
         self._refusing = False
         """Whether a call was refused since the model's thread last waited."""
-        self._stepped_aside = False
-        """Whether the event loop has waited for the step that runs."""
         self._modest_caller_waits = False
         """Whether a call of a caller without refusals was queued since the last batch was taken."""
-        self._step_is_preemptible = False
-        """Whether such a call ends the step that runs, or ran last."""
-        self._preempted = 0
-        """How many steps of refused callers ended early, one after the other."""
         self._was_cut_short = False
         """Whether such a caller ended the last wait of the model's thread, or kept it from waiting."""
         self._may_cut_short = False
         """Whether the model's thread waits, or is about to, and such a caller may end that."""
         # The rest is the event loop's.
+        self._waited_for: _Step | None = None
+        """The step that it waited for last."""
         self._events = 0
         """Calls that came, were accepted, or were refused so far, each of which is one more."""
         self._waits = 0
         """Of the model's thread, so far."""
         self._refused: set[Hashable] = set()
-        """Callers who were refused since the model's thread began to wait."""
+        """Callers who were refused since `_refused_from`."""
+        self._refused_from = float("-inf")
         self._refused_before: set[Hashable] = set()
+        """Callers who were refused in the time of the same length before that."""
         self._refused_at = float("-inf")
         """When the last call was refused."""
 
@@ -83,11 +87,16 @@ class SharedInterpreter:
         """Take note of a refused call. Unless a step is preemptible, the event loop soon waits for its end."""
         self._events += 1
         self._refusing = True
-        self._refused_at = time.monotonic()
-        if len(self._refused) < _MAX_REFUSED:  # while the model is idle, nothing else empties it
+        now = time.monotonic()
+        if now >= self._refused_from + _REFUSED_SECONDS:
+            self._refused_before = self._refused if now < self._refused_at + _REFUSED_SECONDS else set()
+            self._refused, self._refused_from = set(), now
+        self._refused_at = now
+        if len(self._refused) < _MAX_REFUSED:
             self._refused.add(caller)
-        if not self._step_is_preemptible and not self._step_ended.is_set():
-            self._loop.call_soon(self._step_aside)
+        step = self._step
+        if not step.is_preemptible and not step.ended.is_set():
+            self._loop.call_soon(self._step_aside, step)
 
     def note_acceptance(self, caller: Hashable) -> None:
         """Take note of a call that is queued; in the lock under which batches are taken.
@@ -97,24 +106,24 @@ class SharedInterpreter:
         time.
         """
         self._events += 1
-        if self._was_refused(caller):
+        if self.was_refused(caller):
             return
         self._modest_caller_waits = True
-        if self._step_is_preemptible and not self._step_ended.is_set():
-            self._loop.call_soon(self._step_aside)  # the step reaches its next layer sooner
+        step = self._step
+        if step.is_preemptible and not step.ended.is_set():
+            self._loop.call_soon(self._step_aside, step)  # it reaches its next layer sooner
         if self._may_cut_short:
             self._may_cut_short, self._was_cut_short = False, True
             self._caught_up.set()
 
-    def _step_aside(self) -> None:
-        """Wait for the end of the step that runs, once and not for long."""
-        if not self._stepped_aside:
-            self._stepped_aside = True
-            self._step_ended.wait(_STEP_SECONDS)
+    def _step_aside(self, step: _Step) -> None:
+        """Wait for the end of a step, once and not for long."""
+        if self._waited_for is not step:
+            self._waited_for = step
+            step.ended.wait(_STEP_SECONDS)
 
     def _begin_to_catch_up(self) -> None:
         self._waits += 1
-        self._refused_before, self._refused = self._refused, set()
         self._look(self._waits, -1)
 
     def _look(self, wait: int, events: int) -> None:
@@ -138,36 +147,27 @@ class SharedInterpreter:
         """For a step of the model.
 
         Args:
-            callers: whose step it is, if it can end early. If all of them were refused lately, a call of somebody else
-                preempts it. But only a few times in a row: else those who are refused would get no answers.
+            callers: whose step it is, if it may end early. If all of them were refused lately, a call of somebody else
+                preempts it.
         """
-        are_refused = (
-            bool(callers)
-            and time.monotonic() < self._refused_at + _REFUSED_SECONDS
-            and all(map(self._was_refused, callers))
-        )
-        self._step_is_preemptible = are_refused and self._preempted < _MAX_PREEMPTED
-        self._stepped_aside = False
-        self._step_ended.clear()
-        if self._refusing and not self._step_is_preemptible:
-            self._to_loop(self._step_aside)
+        step = _Step(is_preemptible=bool(callers) and all(map(self.was_refused, callers)))
+        self._step = step
+        if self._refusing and not step.is_preemptible:
+            self._to_loop(self._step_aside, step)
         try:
             yield
-            if are_refused:
-                self._preempted = 0
-        except PreemptedError:
-            self._preempted += 1
-            raise
         finally:
-            self._step_ended.set()
+            step.ended.set()
 
     @property
     def is_preempted(self) -> bool:
         """Whether the step that runs is to end."""
-        return self._step_is_preemptible and self._modest_caller_waits
+        return self._step.is_preemptible and self._modest_caller_waits
 
-    def _was_refused(self, caller: Hashable) -> bool:
-        return caller in self._refused or caller in self._refused_before
+    def was_refused(self, caller: Hashable) -> bool:
+        """Whether a caller was refused lately. For any thread."""
+        is_recent = time.monotonic() < self._refused_at + _REFUSED_SECONDS
+        return is_recent and (caller in self._refused or caller in self._refused_before)
 
     @property
     def is_shared(self) -> bool:

@@ -134,10 +134,12 @@ class SharedQueue:
                 self._changed.wait()
         return None
 
-    def put_back(self, batch: Sequence[Waiting]) -> None:
-        """Put what a preempted batch is about back, unless its caller has left."""
+    def put_back(self, batch: Sequence[Waiting], seconds: float) -> None:
+        """Put what a batch is about back that was preempted after some `seconds`, unless its caller has left."""
+        self._throughput.note(0, seconds)
         with self._changed:
-            self._queue.put_back([item for item in batch if not item.payload.abandoned])
+            left = [item for item in batch if not item.payload.abandoned]
+            self._queue.put_back(left, lambda caller: not self._interpreter.was_refused(caller))
 
     def put(self, sequence: ChunkedSequence, item: Waiting) -> None:
         """Let a sequence wait by `item`, for its next chunk or to start, unless its caller has left."""

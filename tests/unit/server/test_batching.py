@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 import pytest
@@ -252,9 +253,45 @@ def test_who_came_meanwhile_goes_before_what_is_put_back():
     queue: Queue[int] = Queue(Limits(batch_items=1))
     queue.offer([simple(0, caller="greedy")])
     batch = queue.take(NOW).batch
-    queue.offer([simple(1, caller="modest")])
-    queue.put_back(batch)
-    assert [queue.take(NOW).batch[0].payload for _ in range(2)] == [1, 0]
+    queue.offer([simple(1, caller="another")])
+    queue.offer([simple(2, caller="modest")])
+    queue.put_back(batch, lambda caller: caller == "modest")
+    assert [queue.take(NOW).batch[0].payload for _ in range(3)] == [2, 0, 1]
+
+
+def test_absent_callers_do_not_go_before_what_is_put_back():
+    queue: Queue[int] = Queue(Limits(batch_items=1))
+    queue.offer([simple(0, caller="modest")])
+    queue.take(NOW)
+    queue.offer([simple(1, caller="greedy")])
+    batch = queue.take(NOW).batch
+    queue.put_back(batch, lambda caller: caller == "modest")
+    queue.offer([simple(2, caller="modest")])
+    assert [queue.take(NOW).batch[0].payload for _ in range(2)] == [1, 2]
+
+
+@pytest.mark.parametrize("callers", [1, 2, 3, 4, 5, 8])
+@pytest.mark.parametrize("tokens", [20, 48])
+def test_all_whose_batches_are_put_back_get_as_much(callers: int, tokens: int):
+    queue: Queue[str] = Queue(Limits())
+    turns: Counter[Hashable] = Counter()
+
+    def asked(caller: str, tokens: int) -> Item[str]:
+        return Item(caller, tokens, "m", caller, object(), padded=False, shared_tokens=64)
+
+    for number in range(64 * callers):
+        queue.offer([asked(f"greedy {number % callers}", tokens)])
+    for _ in range(64 * callers):
+        batch = queue.take(NOW).batch
+        if any(item.caller == "modest" for item in batch):
+            continue
+        if all(item.times_put_back < 3 for item in batch):  # a modest caller comes whenever it may preempt
+            queue.offer([asked("modest", 5)])
+            queue.put_back(batch, lambda caller: caller == "modest")
+        else:
+            turns.update(item.caller for item in batch)
+    assert len(turns) == callers
+    assert max(turns.values()) <= 2 * min(turns.values())
 
 
 def test_what_is_put_back_expires_like_others():

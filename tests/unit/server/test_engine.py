@@ -257,19 +257,25 @@ def test_one_call_does_not_wait_for_anothers_thousand():
     asyncio.run(scenario())
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that no refusal is forgotten because a machine is slow."""
+    monkeypatch.setattr("server.interpreter._REFUSED_SECONDS", 60)
+
+
 class PreemptibleBench(Bench):
     """An engine over a fake model that is held up in a step of a caller who was refused."""
 
-    def __init__(self) -> None:
+    def __init__(self, batch_items: int = 1) -> None:
         super().__init__()
         self.runner = PreemptibleRunner(self.model)
         self.model.runner = lambda *_: self.runner  # type: ignore[method-assign]
-        self.engine = Engine({"fake": self.model}, Limits(batch_items=1), self.metrics)
+        self.engine = Engine({"fake": self.model}, Limits(batch_items=batch_items), self.metrics)
 
-    async def ask_and_hold(self) -> asyncio.Task[Any]:
+    async def ask_and_hold(self, **how: Any) -> asyncio.Task[Any]:
         """Ask as a greedy caller, and let the model be in that step."""
         self.engine.note_refusal("greedy")
-        greedy = self.ask(LONG, caller="greedy")
+        greedy = self.ask(LONG, caller="greedy", **how)
         await asyncio.to_thread(self.runner.entered.acquire)
         return greedy
 
@@ -289,6 +295,123 @@ def test_a_step_of_who_was_refused_ends_early_for_another_and_runs_again():
             assert predicted(await greedy) == [LONG + 1]
             assert predicted(await behind) == [LONG + 1, 8]
             assert bench.preempted == 1
+
+    asyncio.run(scenario())
+
+
+def test_what_was_preempted_three_times_runs():
+    async def scenario():
+        async with PreemptibleBench() as bench:
+            greedy = await bench.ask_and_hold()
+            for _ in range(3):
+                assert predicted(await bench.ask(5, caller="modest")) == [6]
+                await asyncio.to_thread(bench.runner.entered.acquire)
+            modest = bench.ask(5, caller="modest")
+            await asyncio.sleep(0)
+            bench.runner.opened.set()
+            assert predicted(await greedy) == [LONG + 1]
+            assert predicted(await modest) == [6]
+            assert bench.preempted == 3
+
+    asyncio.run(scenario())
+
+
+def test_time_of_preempted_steps_counts_where_waits_are_predicted():
+    async def scenario():
+        async with PreemptibleBench() as bench:
+            noted: list[tuple[int, float]] = []
+            bench.engine._queue._throughput.note = lambda *each: noted.append(each)  # type: ignore[method-assign]
+            greedy = await bench.ask_and_hold()
+            await bench.ask(5, caller="modest")
+            bench.runner.opened.set()
+            await greedy
+            await bench.ask(5, caller="modest")  # behind the note of the one before
+            assert [tokens for tokens, _ in noted[:3]] == [
+                0,
+                bench.engine._queue._shortest,
+                bench.engine._queue._shortest,
+            ]
+
+    asyncio.run(scenario())
+
+
+def test_a_preempted_batch_with_a_culprit_fails_its_call_alone():
+    async def scenario():
+        async with PreemptibleBench(batch_items=8) as bench:
+            bench.engine.note_refusal("greedy")
+            _, long, bad, good = await bench.ask_while_busy((LONG,), (POISON,), (3,), caller="greedy")
+            bench.model.gate.set()
+            await asyncio.to_thread(bench.runner.entered.acquire)
+            modest = bench.ask(5, caller="modest")
+            await asyncio.to_thread(bench.runner.entered.acquire)  # of a batch that the modest call is in, too
+            assert not any(call.done() for call in (long, bad, good))
+            bench.runner.opened.set()
+            assert predicted(await modest) == [6]
+            assert predicted(await long) == [LONG + 1]
+            assert predicted(await good) == [4]
+            with pytest.raises(RuntimeError, match="poison"):
+                await bad
+            assert bench.preempted == 1
+            assert [(POISON,)] in bench.model.batches
+
+    asyncio.run(scenario())
+
+
+def test_a_culprit_is_not_to_blame_if_others_are_preempted_while_it_is_looked_for():
+    async def scenario():
+        async with PreemptibleBench(batch_items=8) as bench:
+            bench.engine.note_refusal("greedy")
+            bench.runner.opened.set()
+            _, bad, long = await bench.ask_while_busy((POISON,), (LONG,), caller="greedy")
+            alone = threading.Semaphore(0)
+            logits = bench.model.logits
+
+            def fail_then_hold(sequences: Sequence[Sequence[int]], *arguments: Any) -> list[torch.Tensor]:
+                if len(sequences) > 1:  # what is run one by one is held up again
+                    bench.runner.opened.clear()
+                    alone.release()
+                return logits(sequences, *arguments)
+
+            bench.runner._logits = fail_then_hold
+            while bench.runner.entered.acquire(blocking=False):
+                pass
+            bench.model.gate.set()
+            await asyncio.to_thread(alone.acquire)
+            for _ in range(2):  # in the batch, and alone
+                await asyncio.to_thread(bench.runner.entered.acquire)
+            bench.runner._logits = logits
+            modest = bench.ask(5, caller="modest")
+            await asyncio.to_thread(bench.runner.entered.acquire)  # of a batch that the modest call is in, too
+            assert not bad.done()
+            assert not long.done()
+            bench.runner.opened.set()
+            assert predicted(await modest) == [6]
+            assert predicted(await long) == [LONG + 1]
+            assert bench.preempted == 1
+            with pytest.raises(RuntimeError, match="poison"):
+                await bad
+
+    asyncio.run(scenario())
+
+
+def test_what_expires_while_it_is_preempted_is_dropped():
+    async def scenario():
+        async with PreemptibleBench() as bench:
+            put_back = bench.engine._queue.put_back
+
+            def put_back_late(batch: Sequence[Any], seconds: float) -> None:
+                for item in batch:
+                    item.deadline = 0.0
+                put_back(batch, seconds)
+
+            bench.engine._queue.put_back = put_back_late  # type: ignore[method-assign]
+            late = await bench.ask_and_hold(seconds=60)
+            assert predicted(await bench.ask(5, caller="modest")) == [6]
+            with pytest.raises(asyncio.CancelledError):
+                await late
+            assert bench.sample("gloss_inference_dropped_total", model="fake") == 1
+            assert bench.sample("gloss_inference_queue_depth") == 0
+            assert bench.model.batches == [[(5,)]]
 
     asyncio.run(scenario())
 

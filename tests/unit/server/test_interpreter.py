@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 
 import pytest
 
-from ml.runtime.preemption import PreemptedError
 from server import interpreter
 from server.interpreter import SharedInterpreter
 
@@ -80,6 +78,7 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that no wait ends because a machine is slow."""
     monkeypatch.setattr(interpreter, "_STEP_SECONDS", 10)
     monkeypatch.setattr(interpreter, "_LOOP_SECONDS", 10)
+    monkeypatch.setattr(interpreter, "_REFUSED_SECONDS", 60)
 
 
 def test_the_loop_works_during_a_step_if_nobody_is_refused() -> None:
@@ -215,28 +214,24 @@ def test_a_wait_may_be_shorter_than_others() -> None:
     assert log_beside(calls, model) == ["step", "caught up"]
 
 
-def preempted_by(callers: list[str], caller: str, *, times: int = 1) -> list[bool]:
-    """Whether steps of some `callers`, one after the other, are preempted by a call of a `caller`."""
+def preempted_by(callers: list[str], caller: str) -> bool:
+    """Whether a step of some `callers` is preempted by a call of a `caller`."""
 
     def model(bench: Bench) -> None:
         bench.in_loop(lambda: bench.shared.note_refusal(GREEDY))
-        for _ in range(times):
-            bench.shared.note_batch()
-            with suppress(PreemptedError), bench.shared.step(callers):
-                bench.in_loop(lambda: bench.shared.note_refusal(GREEDY))
-                before = bench.shared.is_preempted
-                bench.in_loop(lambda: bench.shared.note_acceptance(caller))
-                found = bench.shared.is_preempted and not before
-                bench.log.append("preempted" if found else "")
-                if found:
-                    raise PreemptedError
+        bench.shared.note_batch()
+        with bench.shared.step(callers):
+            bench.in_loop(lambda: bench.shared.note_refusal(GREEDY))
+            assert not bench.shared.is_preempted
+            bench.in_loop(lambda: bench.shared.note_acceptance(caller))
+            bench.log.append(str(bench.shared.is_preempted))
 
-    return [entry == "preempted" for entry in log_of(model)]
+    return log_of(model) == ["True"]
 
 
 def test_a_step_of_refused_callers_is_preempted_by_others_alone() -> None:
-    assert preempted_by([GREEDY, GREEDY], MODEST) == [True]
-    assert preempted_by([GREEDY], GREEDY) == [False]
+    assert preempted_by([GREEDY, GREEDY], MODEST)
+    assert not preempted_by([GREEDY], GREEDY)
 
 
 @pytest.mark.parametrize("callers", [[], [MODEST], [GREEDY, MODEST]])
@@ -250,16 +245,38 @@ def test_a_step_of_others_is_not_preempted(callers: list[str]) -> None:
     assert log_of(model) == ["False"]
 
 
-def test_a_few_steps_in_a_row_are_preempted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(interpreter, "_MAX_PREEMPTED", 2)
-    monkeypatch.setattr(interpreter, "_STEP_SECONDS", 0.001)  # the loop waits for the step that is not
-    assert preempted_by([GREEDY], MODEST, times=6) == [True, True, False, True, True, False]
-
-
 def test_refusals_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interpreter, "_REFUSED_SECONDS", 0.0)
     monkeypatch.setattr(interpreter, "_STEP_SECONDS", 0.001)
-    assert preempted_by([GREEDY], MODEST) == [False]
+    assert not preempted_by([GREEDY], MODEST)
+
+
+def test_who_is_refused_once_in_a_while_is_remembered() -> None:
+    def model(bench: Bench) -> None:
+        bench.in_loop(lambda: bench.shared.note_refusal(GREEDY))
+        for _ in range(3):
+            bench.in_loop(lambda: bench.shared.note_refusal("another"))
+            bench.shared.let_loop_catch_up()
+        bench.log.append(str(bench.shared.was_refused(GREEDY)))
+
+    assert log_of(model) == ["True"]
+
+
+def test_of_those_who_were_refused_long_ago_none_is_remembered_for_a_later_refusal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scenario() -> None:
+        shared = Bench().shared
+        shared.note_refusal(GREEDY)
+        assert shared.was_refused(GREEDY)
+        assert not shared.was_refused(MODEST)
+        monkeypatch.setattr(interpreter, "_REFUSED_SECONDS", 0.0)  # as if much time had passed
+        shared.note_refusal("another")
+        monkeypatch.setattr(interpreter, "_REFUSED_SECONDS", 60)
+        assert not shared.was_refused(GREEDY)
+        assert shared.was_refused("another")
+
+    asyncio.run(scenario())
 
 
 def test_the_loop_works_during_a_preemptible_step_until_it_is_preempted() -> None:
@@ -273,6 +290,23 @@ def test_the_loop_works_during_a_preemptible_step_until_it_is_preempted() -> Non
             bench.log.append("step")
 
     assert log_of(model) == ["loop", "step", "waited"]
+
+
+def test_the_loop_does_not_wait_for_a_step_because_of_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interpreter, "_STEP_SECONDS", 30)  # longer than the test waits for the loop
+
+    def model(bench: Bench) -> None:
+        begun = threading.Event()
+        bench.in_loop(lambda: bench.shared.note_refusal(GREEDY))
+        bench.loop.call_soon_threadsafe(begun.wait, 10)
+        with bench.shared.step():
+            pass  # the loop has no time yet to wait for it
+        with bench.shared.step([GREEDY]):
+            begun.set()
+            bench.in_loop(lambda: bench.log.append("loop"))
+            bench.log.append("step")
+
+    assert log_of(model) == ["loop", "step"]
 
 
 def test_a_call_that_comes_between_a_batch_and_its_step_preempts_it() -> None:
