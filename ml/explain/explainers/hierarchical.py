@@ -42,6 +42,8 @@ class HierarchicalExplainer:
     budget: spec.Budget
     prior: FloatArray | None = None
     """How much each feature may matter, in no unit, float64 [features]; it decides where leave-one-out looks first."""
+    trust: float = 0.0
+    """The share of the evaluations that go by the prior, whatever they find."""
 
     @property
     def max_evaluations(self) -> int:
@@ -84,8 +86,10 @@ class HierarchicalExplainer:
         removal = LeaveOneOut(known.asked) if self.method.node_value is NodeValue.REMOVAL else None
         search = removal or ExactOwen(known.asked, self.root)
         limited = self.budget.max_evaluations is not None  # without a limit the order makes no difference
-        guide = Guide(self.root, self.prior, removal) if removal and limited and self.prior is not None else None
         limit = self.max_evaluations
+        guide = None
+        if removal and limited and self.prior is not None:
+            guide = Guide(self.root, self.prior, removal, trusted=int(self.trust * limit))
         found, reported = search.look_into(self.root), 0
         while found:
             if not (yield from known.asked.answer(game)):

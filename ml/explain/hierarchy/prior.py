@@ -48,20 +48,27 @@ class Guide:
     """The leaves in the order of a prior, and what they are expected to be worth.
 
     What the leaves that were measured for their prior turned out to be worth scales it. So a prior that misleads is
-    soon not followed any more.
+    soon not followed any more, but for the first leaves, if it is trusted so far.
     """
 
-    def __init__(self, root: Node, sizes: FloatArray, removal: LeaveOneOut) -> None:
-        """The leaves of `root` by the prior `sizes`, float64 [features]; only positive, finite numbers count."""
+    def __init__(self, root: Node, sizes: FloatArray, removal: LeaveOneOut, *, trusted: int = 0) -> None:
+        """The leaves of `root` by the prior `sizes`, float64 [features]; only positive, finite numbers count.
+
+        Args:
+            trusted: how many leaves are measured for their prior in any case.
+        """
         leaves = [node for node in root if not node.children]
         self._sizes = np.where(np.isfinite(sizes), sizes, 0.0)
         order = np.argsort(-self._sizes, kind="stable").tolist()
         self._waiting = [leaves[feature] for feature in order if self._sizes[feature] > 0]
         self._tried: list[Node] = []
+        self._trusted = trusted
         self._removal = removal
 
     def measure(self, values: Mapping[Node, float], limit: int, least: float) -> dict[Node, Contribution]:
         """The losses when each of the next leaves is left out; none if less than `least` is expected of one.
+
+        The first leaves are measured whatever is expected, if the prior is trusted.
 
         Args:
             values: of the known parts.
@@ -69,7 +76,8 @@ class Guide:
         """
         self._waiting = [leaf for leaf in self._waiting if leaf not in values]
         leaves = self._waiting[:limit]
-        if not leaves or self._expected(leaves, values) < least:
+        is_trusted = len(self._tried) < self._trusted
+        if not leaves or (not is_trusted and self._expected(leaves, values) < least):
             return {}
         self._tried += leaves
         return self._removal.of(leaves)

@@ -79,8 +79,8 @@ def trees(draw, smallest=2, largest=9):
     return nodes[0]
 
 
-def explain(root, game, node_value=REMOVAL, threshold=0.0, prior=None, **budget):
-    explainer = HierarchicalExplainer(root, Hierarchical(node_value, threshold), Budget(**budget), prior)
+def explain(root, game, node_value=REMOVAL, threshold=0.0, *, prior=None, trust=0.0, **budget):
+    explainer = HierarchicalExplainer(root, Hierarchical(node_value, threshold), Budget(**budget), prior, trust)
     return estimates(explainer, game)
 
 
@@ -304,6 +304,16 @@ def test_a_prior_finds_what_the_values_of_parts_do_not_tell():
         found.append(five_of(additive(effects), prior))
     assert np.mean(without) < 3
     assert np.mean(found) >= 4.5
+
+
+@pytest.mark.parametrize("trust", [0.25, 0.5, 1.0])
+def test_a_trusted_prior_is_followed_whatever_it_finds(trust):
+    root, effects = tree([], [(at, at + 1) for at in range(200)], NodeLevel.SENTENCE), sources_of_200(0)
+    misled = 1 / (np.abs(effects) + 0.01)
+    nodes = explain(root, additive(effects), prior=misled, trust=trust, max_evaluations=60)[-1].hierarchy.nodes
+    measured = {node.first_feature for node in nodes if node.feature_count == 1}
+    first = np.argsort(-misled, kind="stable")[: min(int(60 * trust), 60 - 2 - len(root.children) - 1)]
+    assert measured >= set(first.tolist())
 
 
 @pytest.mark.parametrize("make", [additive, enough])
