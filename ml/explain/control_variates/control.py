@@ -97,7 +97,7 @@ class Answers:
     def _answer(self, game: Sampled, fitted: FittedAnswers) -> Answer:
         unlike = self._unlike(game)
         share, (variances, freedom) = self._correction_share, self._variances(game, fitted, unlike)
-        variances = variances + unlike * self._squared_bias(fitted)
+        variances = self._at_least(variances, fitted) + unlike * self._squared_bias(fitted)
         variances = (1 - share) ** 2 * variances + share**2 * fitted.correction_variance
         values = fitted.values + share * fitted.correction
         errors = game.scale * np.sqrt(variances)
@@ -126,6 +126,19 @@ class Answers:
         own = self._own[0].values
         both = float(game.values @ game.values) * float(own @ own)
         return max(0.0, 1 - float(game.values @ own) ** 2 / both) if both else 0.0
+
+    def _at_least(self, variances: FloatArray, fitted: FittedAnswers) -> FloatArray:
+        """The fit's squared errors, [answers], with what no change shows that leaving out a block makes.
+
+        The blocks that are left out show by how much the fit misses others, and what this adds to the answers. If it is
+        more than its own deviation, on average over the answers, then the fit is biased, and the excess is added. And
+        the p parameters of a kernel that is fitted to n samples leave p/(n − p) of the variance in an expected value,
+        as in a regression.
+        """
+        own = fitted.missed_variance
+        least = self._process.share_of_parameters * (own + own.mean()) / 2
+        bias = max(0.0, float((fitted.missed**2).mean() - own.mean()))
+        return np.asarray(np.maximum(variances, least) + bias)
 
     def _squared_bias(self, fitted: FittedAnswers) -> FloatArray:
         """Squared errors, [answers], by which a kernel that was fitted to another game smooths too much.

@@ -156,6 +156,13 @@ class Process:
         """The part of the blocks that the kernel was fitted to."""
         return len(self.first.strata) / max(1, len(self.draws.strata))
 
+    @property
+    def share_of_parameters(self) -> float:
+        """p/(n − p) for p parameters of the kernel, which is fitted to n samples; 1 at most."""
+        parameters = self.covariance.parameters
+        samples = self.first.fixed + self.first.rows * len(self.first.strata)
+        return parameters / max(parameters, samples - parameters)
+
     @cached_property
     def own_kernel(self) -> Kernel:
         """The kernel in use."""
