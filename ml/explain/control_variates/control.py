@@ -101,6 +101,8 @@ class Answers:
         variances = (1 - share) ** 2 * variances + share**2 * fitted.correction_variance
         values = fitted.values + share * fitted.correction
         errors = game.scale * np.sqrt(variances)
+        # The answers have their residuals in common, so that many answers know their size no better than one.
+        freedom = min(freedom, game.freedom)
         return Answer(game.scale * values, errors, freedom, game.surprise, game.missed_in)
 
     @cached_property

@@ -304,3 +304,15 @@ def test_features_that_are_chosen_in_few_draws(surrogate):
     covered, mean, _ = calibration(explain, truth, 20)
     assert covered >= 0.92
     assert 0.8 <= mean <= 1.25
+
+
+@pytest.mark.parametrize("evaluations", [64, 166])
+@pytest.mark.parametrize("makes_1", [lambda five: five.all(axis=1), lambda five: five.any(axis=1)], ids=["and", "or"])
+def test_what_a_few_evaluations_hold_is_known_by_few(makes_1, evaluations):
+    """Five of twelve features decide together: only a few of the coalitions that are drawn tell of it."""
+    game = ToyGame(12, lambda present: makes_1(present[:, :5]) * 1.0)
+    covered, mean, _ = calibration(
+        lambda seed: kernel_shap(game, seed, evaluations=evaluations, control=True), np.repeat([0.2, 0], [5, 7]), 24
+    )
+    assert covered > 0.85
+    assert 0.8 < mean < 1.4
