@@ -13,6 +13,11 @@ answers to distinguish, the posterior deviation is computed as well, and the lar
 how much the kernel overfits, and the kernels that it fits to halves show how much the choice of the kernel changes an
 answer.
 
+A fit that smooths too much is off alike in all draws, and leaving out a sample does not show it. But the samples that
+are left out show by how much the fit misses others. If their mean is beyond its own deviation, then the fit is biased.
+And the parameters of the kernel are fitted too, which leaves a part of the deviation in the answers. If few samples
+hold most of what the fit misses, the errors have few degrees of freedom.
+
 The rows of a target are games other than the sum that the kernel was fitted to. The less alike they are, the more a
 kernel may smooth too much and learn no faster than a mean, and the larger the error that is reported.
 

@@ -97,10 +97,12 @@ class Answers:
     def _answer(self, game: Sampled, fitted: FittedAnswers) -> Answer:
         unlike = self._unlike(game)
         share, (variances, freedom) = self._correction_share, self._variances(game, fitted, unlike)
-        variances = variances + unlike * self._squared_bias(fitted)
+        variances = np.maximum(variances, self._least(fitted)) + self._bias(game, fitted)
         variances = (1 - share) ** 2 * variances + share**2 * fitted.correction_variance
         values = fitted.values + share * fitted.correction
         errors = game.scale * np.sqrt(variances)
+        # The answers have their residuals in common, so that many answers know their size no better than one.
+        freedom = min(freedom, game.freedom)
         return Answer(game.scale * values, errors, freedom, game.surprise, game.missed_in)
 
     @cached_property
@@ -126,6 +128,24 @@ class Answers:
         own = self._own[0].values
         both = float(game.values @ game.values) * float(own @ own)
         return max(0.0, 1 - float(game.values @ own) ** 2 / both) if both else 0.0
+
+    def _least(self, fitted: FittedAnswers) -> FloatArray:
+        """The least squared errors, [answers], of a fit whose kernel has p parameters that are fitted to n samples.
+
+        The blocks that are left out show by how much the fit misses others, and what this adds to the answers. As in a
+        regression, fitted parameters leave p/(n − p) of its variance.
+        """
+        own = fitted.missed_variance
+        return np.asarray(self._process.share_of_parameters * (own + own.mean()) / 2)
+
+    def _bias(self, game: Sampled, fitted: FittedAnswers) -> FloatArray:
+        """Squared errors, [answers], that are alike in all draws, so that leaving out a block does not show them.
+
+        What the fit misses of the blocks that are left out adds to the answers. If that is more than its own deviation,
+        on average over the answers, then the excess is a bias. `_squared_bias` is another measure of it.
+        """
+        excess = max(0.0, float((fitted.missed**2).mean() - fitted.missed_variance.mean()))
+        return np.asarray(np.maximum(excess, self._unlike(game) * self._squared_bias(fitted)))
 
     def _squared_bias(self, fitted: FittedAnswers) -> FloatArray:
         """Squared errors, [answers], by which a kernel that was fitted to another game smooths too much.

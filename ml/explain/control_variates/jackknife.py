@@ -25,6 +25,8 @@ class FittedAnswers:
         half_squares: the squared changes in a fit to half of the samples, summed over the same strata; mean of both
             halves.
         halves_shift: the difference of `values` from the mean of two fits to halves.
+        missed: an estimate of what the fit misses, from blocks that are left out; 0 where `posterior` is needed.
+        missed_variance: the variance of `missed`.
         kernel_variance: of the choice of the kernel; see `AnswerWeights`.
         posterior: the process's posterior variances, 0 where they are not needed.
         correction: an estimate of what the fit misses, from the samples that were not fitted; 0 without any.
@@ -36,6 +38,8 @@ class FittedAnswers:
     fourths: FloatArray
     half_squares: FloatArray
     halves_shift: FloatArray
+    missed: FloatArray
+    missed_variance: FloatArray
     kernel_variance: FloatArray
     posterior: FloatArray
     correction: FloatArray
@@ -53,24 +57,31 @@ class AnswerWeights:
 
     def __init__(self, process: Process, linear: Linear) -> None:
         self._process, self._linear = process, linear
-        cross = self._cross(process.covariance, process.known)
+        weights = linear.weights(process.known)
+        cross = self._cross(process.covariance, process.known, weights)
         self._projector = process.whole.projector(cross)
         self._half_projectors = [half.projector(cross) for half in process.halves]
         prior = linear.prior(process.covariance)
         self._posterior, self._kernel_shifts = np.zeros(len(cross)), list[FloatArray]()
+        self._drawn_weights: FloatArray | None = None  # of the blocks, [blocks, rows, answers]
         if prior is not None:
             self._posterior = np.maximum(prior - np.einsum("an,an->a", self._projector, cross), 0)
             return  # the posterior deviation is more than the choice of the kernel makes of so many answers
+        draws = process.draws
+        self._drawn_weights = weights[draws.fixed :].reshape(len(draws.strata), draws.rows, -1)
         own, first = process.own_kernel, len(process.own_kernel.fit.own)
         by_own = cross[:, :first] @ own.fit.inverse
         for kernel in process.kernels_of_halves:
-            other = self._cross(kernel.covariance, process.known[:first])
+            other = self._cross(kernel.covariance, process.known[:first], weights[:first])
             self._kernel_shifts.append(other @ kernel.fit.inverse - by_own)
 
-    def _cross(self, covariance: Covariance, coalitions: BoolArray) -> FloatArray:
-        """The answers for the games that the samples of `coalitions` [m, features] are, [answers, m]."""
-        noise = covariance.noise * self._linear.weights(coalitions).T
-        return self._linear.cross(covariance, coalitions) + noise
+    def _cross(self, covariance: Covariance, coalitions: BoolArray, weights: FloatArray) -> FloatArray:
+        """The answers for the games that the samples of `coalitions` [m, features] are, [answers, m].
+
+        Args:
+            weights: of the coalitions, [m, answers].
+        """
+        return self._linear.cross(covariance, coalitions) + covariance.noise * weights.T
 
     def answers(self, game: Sampled) -> FittedAnswers:
         """The answers for one game."""
@@ -84,6 +95,7 @@ class AnswerWeights:
             half_squares += (fit.changes(projector, left_out)[is_open[fit.blocks]] ** 2).sum(axis=0) / 2
             halves_mean += projector @ game.values[fit.own] / 2
         correction, variance = self._corrected(game.residuals) if len(game.residuals) else np.zeros((2, answers))
+        missed, missed_variance = self._missed(game.left_out)
         values = self._projector @ game.values
         return FittedAnswers(
             values=values,
@@ -91,11 +103,34 @@ class AnswerWeights:
             fourths=(changes[is_open] ** 4).sum(axis=0),
             half_squares=half_squares,
             halves_shift=values - halves_mean,
+            missed=missed,
+            missed_variance=missed_variance,
             kernel_variance=self._kernel_variance(game),
             posterior=game.variance * self._posterior,
             correction=correction,
             correction_variance=variance,
         )
+
+    def _missed(self, left_out: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """An estimate of what the fit misses of the blocks that were not sampled, and its variance, [answers] each.
+
+        Each of them is taken to miss as much as the mean block of its stratum does when it is left out.
+
+        Args:
+            left_out: residuals, [blocks, rows].
+        """
+        missed, variance = np.zeros((2, len(self._projector)))
+        if self._drawn_weights is None:
+            return missed, variance
+        draws = self._process.draws
+        each = np.einsum("bra,br->ba", self._drawn_weights, left_out)
+        for stratum in np.unique(draws.strata):
+            size = int((draws.strata == stratum).sum())
+            sample = (draws.counts[stratum] - size) * each[draws.strata == stratum]
+            missed += sample.mean(axis=0)
+            # A single one does not show its stratum's mean.
+            variance += (sample.var(axis=0, ddof=1) if size > 1 else sample[0] ** 2) / size
+        return missed, variance
 
     def _kernel_variance(self, game: Sampled) -> FloatArray:
         """How much another draw of the samples that the kernel was fitted to would change the answers, [answers].
@@ -130,12 +165,14 @@ class AnswerWeights:
         unfitted = draws.counts * (1 - draws.known)  # blocks of each stratum
         correction, variance = np.zeros((2, missed.shape[1]))
         for stratum in np.unique(strata):
-            sample, count = missed[strata == stratum], unfitted[stratum]
+            # Counts may be 1e200, and weights as small: neither has a square.
+            count = unfitted[stratum]
+            sample = count * missed[strata == stratum]
             size = len(sample)
-            correction += count / size * sample.sum(axis=0)
+            correction += sample.mean(axis=0)
             # A single one does not show its stratum's mean.
             spread = sample.var(axis=0, ddof=1) if size > 1 else sample[0] ** 2
-            variance += count * (count - size) / size * spread
+            variance += (1 - size / count) * spread / size
         return correction, variance
 
     @cached_property

@@ -15,6 +15,7 @@ import numpy as np
 from ml.explain.control_variates.covariance import MAX_SAMPLES, Covariance, inverse_of
 from ml.explain.control_variates.optimism import Optimism, Trial
 from ml.explain.estimator import BoolArray, FloatArray, IntArray
+from ml.explain.sampling.errors import freedom_of
 
 _AT_ONCE = 1024  # coalitions whose covariances with those of the fit are computed together
 
@@ -156,6 +157,13 @@ class Process:
         """The part of the blocks that the kernel was fitted to."""
         return len(self.first.strata) / max(1, len(self.draws.strata))
 
+    @property
+    def share_of_parameters(self) -> float:
+        """p/(n − p) for p parameters of the kernel, which is fitted to n samples; 1 at most."""
+        parameters = self.covariance.parameters
+        samples = self.first.fixed + self.first.rows * len(self.first.strata)
+        return parameters / max(parameters, samples - parameters)
+
     @cached_property
     def own_kernel(self) -> Kernel:
         """The kernel in use."""
@@ -287,6 +295,13 @@ class Sampled:
     optimism: float
     surprise: float
     residuals: FloatArray
+
+    @property
+    def freedom(self) -> int:
+        """Degrees of freedom of the mean square of what the fits without a sample miss: few if few samples hold it."""
+        squares = self.left_out.ravel() ** 2
+        [freedom] = freedom_of(squares.sum(keepdims=True), (squares**2).sum(keepdims=True), len(squares))
+        return int(freedom)
 
     @property
     def missed_in(self) -> float:

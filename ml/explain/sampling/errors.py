@@ -65,19 +65,22 @@ def stratified(influences: FloatArray, strata: IntArray, counts: FloatArray) -> 
     return standard_errors
 
 
-def moderated(errors: FloatArray, freedom: FloatArray) -> tuple[FloatArray, float]:
+def moderated(errors: FloatArray, freedom: FloatArray, prior: int = _PRIOR_FREEDOM) -> tuple[FloatArray, float]:
     """Shrink standard `errors` [answers], known by so many degrees of `freedom` [answers], to their root mean square.
 
     A feature that has not mattered yet in a few samples looks more certain than it is. So the mean variance of all
     features counts for a few degrees of freedom beside a feature's own (as in Smyth 2004).
 
+    Args:
+        prior: how many degrees of freedom the mean variance counts for.
+
     Returns:
         The moderated errors, and their degrees of freedom.
     """
     mean = root_sum_of_squares(errors) / math.sqrt(len(errors))
-    weighted = np.hypot(np.sqrt(freedom) * errors, math.sqrt(_PRIOR_FREEDOM) * mean)
-    together: FloatArray = weighted / np.sqrt(freedom + _PRIOR_FREEDOM)
-    return together, math.floor(_PRIOR_FREEDOM + float(np.median(freedom)))
+    weighted = np.hypot(np.sqrt(freedom) * errors, math.sqrt(prior) * mean)
+    together: FloatArray = weighted / np.sqrt(freedom + prior)
+    return together, math.floor(prior + float(np.median(freedom)))
 
 
 def freedom_of(squares: FloatArray, fourths: FloatArray, many: int) -> FloatArray:

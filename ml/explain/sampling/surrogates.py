@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from ml.explain.estimator import FloatArray, IntArray
-from ml.explain.sampling.errors import deviation, root_sum_of_squares
+from ml.explain.sampling.errors import deviation, moderated, root_sum_of_squares
 from ml.result import SurrogateFit, TreeNode
 from ml.spec import SurrogateKind
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:  # scikit-learn takes a second to import, which checking a spe
     from sklearn import tree
 
 _RESAMPLES = 40
+_PRIOR_FREEDOM = 4
+"""The weight of the mean variance of all features beside a feature's own, in resamples."""
 _NO_PENALTY = 1e-9
 """Penalties below this one count as none."""
 _ROUNDING = 1e-12
@@ -274,6 +276,9 @@ def _with_errors(
     The jackknife would not do: leaving out one sample hardly ever changes a split or the choice of features, as another
     draw does (Shao & Wu 1989).
 
+    A tree splits on a feature that hardly matters in few resamples, and a lasso drops it: it then looks more certain
+    than it is. So errors are moderated.
+
     Args:
         statistic: the attributions, from the indices of the samples to use and the weights [n] of all.
         weights: of the samples, [n].
@@ -288,5 +293,6 @@ def _with_errors(
 
     found = np.array([again() for _ in range(_RESAMPLES)])
     # A resample varies less than the sample did, by a factor that matters where samples are few.
-    standard_errors: FloatArray = deviation(found) * np.sqrt(drawn / max(1, drawn - 1))
-    return replace(fit, standard_errors=standard_errors, freedom=_RESAMPLES - 1)
+    own = deviation(found) * np.sqrt(drawn / max(1, drawn - 1))
+    standard_errors, freedom = moderated(own, np.full(len(own), _RESAMPLES - 1.0), _PRIOR_FREEDOM)
+    return replace(fit, standard_errors=standard_errors, freedom=freedom)

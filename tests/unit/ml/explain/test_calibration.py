@@ -274,3 +274,45 @@ def test_what_half_of_the_samples_fit_far_worse_is_no_measure_of_the_choice_of_t
     )
     assert covered > 0.9
     assert mean < 1.5
+
+
+def with_weak_features(make, weak):
+    """A game of 12 features beside others that add a little each, and its Shapley values."""
+    few = make(12)
+    game = ToyGame(12 + weak, lambda present: few._value(present[:, :12]) + 0.05 * present[:, 12:].sum(axis=1))
+    return game, np.append(shapley_values(few), np.full(weak, 0.05))
+
+
+@pytest.mark.parametrize("make", [saturating, crooked])
+def test_four_evaluations_for_each_of_many_features(make):
+    """A kernel of as many parameters smooths alike in all draws, which leaving out single samples does not show."""
+    game, truth = with_weak_features(make, 28)
+    covered, mean, _ = calibration(lambda seed: kernel_shap(game, seed, evaluations=166, control=True), truth, 12)
+    assert covered >= 0.92
+    assert 0.8 <= mean <= 1.25
+
+
+@pytest.mark.parametrize("surrogate", [SurrogateKind.DECISION_TREE, SurrogateKind.LASSO])
+def test_features_that_are_chosen_in_few_draws(surrogate):
+    """Most resamples of a draw that does not choose a feature do not choose it either."""
+    game, _ = with_weak_features(saturating, 28)
+
+    def explain(seed):
+        return lime(game, seed, evaluations=166, surrogate=surrogate)
+
+    truth = np.mean([explain(seed).attributions for seed in range(100, 180)], axis=0)
+    covered, mean, _ = calibration(explain, truth, 20)
+    assert covered >= 0.92
+    assert 0.8 <= mean <= 1.25
+
+
+@pytest.mark.parametrize("evaluations", [64, 166])
+@pytest.mark.parametrize("makes_1", [lambda five: five.all(axis=1), lambda five: five.any(axis=1)], ids=["and", "or"])
+def test_what_a_few_evaluations_hold_is_known_by_few(makes_1, evaluations):
+    """Five of twelve features decide together: only a few of the coalitions that are drawn tell of it."""
+    game = ToyGame(12, lambda present: makes_1(present[:, :5]) * 1.0)
+    covered, mean, _ = calibration(
+        lambda seed: kernel_shap(game, seed, evaluations=evaluations, control=True), np.repeat([0.2, 0], [5, 7]), 24
+    )
+    assert covered > 0.85
+    assert 0.8 < mean < 1.4

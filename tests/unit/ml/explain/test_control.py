@@ -174,3 +174,16 @@ def test_of_a_game_that_is_known_answers_are_exact():
         found = Control(np.arange(6.0), every, values, draws).estimate(index)
         assert found.values == pytest.approx(index.weights(every).T @ values)
         assert found.standard_errors == pytest.approx(np.zeros(len(found.values)), abs=1e-6)
+
+
+@pytest.mark.parametrize("linear", [Index.of_features(600), Coefficients(Sizes.of(600, 25.0), 1.0)])
+def test_more_coalitions_than_have_a_square(linear):
+    """There are 1e179 of 300 of 600 features, and each weighs as little; some samples are beyond the fit."""
+    random = np.random.default_rng(0)
+    coalitions = random.random((120, 600)) < random.random((120, 1))
+    effects = np.linspace(0, 1, 600)
+    draws = Draws(0, 1, (~coalitions).sum(axis=1), Sizes.of(600, 25.0).counts)
+    found = Control(effects, coalitions, coalitions @ effects, draws, max_samples=80).estimate(linear)
+    assert np.isfinite(found.values).all()
+    assert np.isfinite(found.standard_errors).all()
+    assert (found.standard_errors > 0).all()
