@@ -12,6 +12,7 @@ from typing import Any
 
 from redis.connection import UnixDomainSocketConnection
 
+from jobs.stopping import stop_at_once
 from tests.fixtures.blocking import block
 
 connect, look_up = UnixDomainSocketConnection._connect, socket.getaddrinfo
@@ -38,6 +39,7 @@ def block_once_asked() -> None:
 
 
 if __name__ == "__main__":
+    stop_at_once()  # as the process itself does before it imports anything else
     UnixDomainSocketConnection._connect = connect_or_block  # type: ignore[method-assign]
     socket.getaddrinfo = look_up_or_block
     ending: Any = importlib.import_module({"server": "server.app", "worker": "worker.stop"}[sys.argv[1]])
