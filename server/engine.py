@@ -213,11 +213,10 @@ class Engine:
         steps = bool(chunks) or self._generations.busy
         if work:
             runner = self._runners[work[0].call.model]
-            callers = [item.caller for item in batch] if runner.is_preemptible and not chunks else []
-            if any(item.times_put_back == _MAX_PREEMPTIONS for item in batch):
-                callers = []
+            may_end_early = runner.is_preemptible and not chunks
+            may_end_early &= all(item.times_put_back < _MAX_PREEMPTIONS for item in batch)
             try:
-                with self._interpreter.step(callers):
+                with self._interpreter.step([item.caller for item in batch] if may_end_early else ()):
                     done = self._batches.run(work, lambda: self._interpreter.is_preempted)
                     # Beside an event loop that refuses calls, this takes ten times as long. Else replies come first.
                     inserted = self._interpreter.is_shared
