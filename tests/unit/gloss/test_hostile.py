@@ -82,6 +82,13 @@ def everything() -> v1.ExplanationResult:
     return result
 
 
+def complete(reply: Any) -> None:
+    """Let the result of an explanation in a reply hold everything, unless it has rows."""
+    for explanation in (reply, getattr(reply, "explanation", None)):
+        if isinstance(explanation, v1.Explanation) and explanation.HasField("result") and not explanation.result.rows:
+            explanation.result.CopyFrom(everything())
+
+
 def explained() -> v1.Explanation:
     """A finished explanation, hostile in every field."""
     found = v1.Explanation(
@@ -240,13 +247,7 @@ def hostile(address: str, script: fake.Script, monkeypatch: pytest.MonkeyPatch) 
     keep = ("name", "next_page_token")  # by these the command goes on to ask
 
     def grown(reply: Any) -> Any:
-        for explanation in [reply, getattr(reply, "explanation", None)]:
-            if (
-                isinstance(explanation, v1.Explanation)
-                and explanation.HasField("result")
-                and not explanation.result.rows
-            ):
-                explanation.result.CopyFrom(everything())
+        complete(reply)
         text = reply.text if isinstance(reply, v1.TokenizeResponse) else ""
         fill(reply, keep=keep)
         if text:  # in which a client looks for what it sent

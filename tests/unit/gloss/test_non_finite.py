@@ -17,7 +17,7 @@ from gloss import v1
 from gloss.cli import COMMANDS, main
 from gloss.client import Client
 from tests.unit.gloss import fake
-from tests.unit.gloss.test_hostile import everything
+from tests.unit.gloss.test_hostile import complete
 
 ARGUMENTS = {
     "next": ["a b"],
@@ -65,13 +65,7 @@ def run(
     ask, read = Client._ask, Client._read
 
     def changed(reply: Any) -> Any:
-        for explanation in [reply, getattr(reply, "explanation", None)]:
-            if (
-                isinstance(explanation, v1.Explanation)
-                and explanation.HasField("result")
-                and not explanation.result.rows
-            ):
-                explanation.result.CopyFrom(everything())
+        complete(reply)
         fill(reply, request.param)
         return reply
 
