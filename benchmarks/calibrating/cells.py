@@ -92,6 +92,7 @@ class Cell:
         coverage: how often 95 % intervals held the true answer.
         ratio: the mean reported error beside the answers' standard deviation over seeds, both pooled over features.
         error: root mean square difference from the true answer.
+        spread: the answers' standard deviation over seeds, pooled over features; None where it was not written down.
         seconds: of the processor, one explanation without the game's own.
         refused: whether so few evaluations are refused; then nothing was measured.
     """
@@ -107,6 +108,12 @@ class Cell:
     error: float = 0.0
     seconds: float = 0.0
     refused: bool = False
+    spread: float | None = None
+
+    @property
+    def reported_to_error(self) -> float | None:
+        """The mean reported error beside the root mean square of the true ones, which have biases too."""
+        return self.ratio * self.spread / self.error if self.spread is not None and self.error else None
 
     @property
     def key(self) -> Key:
@@ -226,13 +233,15 @@ def _compared(key: Key, found: list[_Answer], truth: FloatArray | None, seconds:
     deviations = (answers - answers.mean(axis=0)) * np.sqrt(len(found) / (len(found) - 1))
     missed = deviations if truth is None else answers - truth
     exact = bool((errors < _ZERO).all() and (np.abs(missed) < _ZERO).all())
+    spread = _rms(deviations)
     return Cell(
         **asdict(key),
         exact=exact,
         coverage=float((np.abs(missed) <= reach * errors + 1e-9).mean()),
-        ratio=1.0 if exact else _rms(errors.mean(axis=0)) / max(_rms(deviations), 1e-12),
+        ratio=1.0 if exact else _rms(errors.mean(axis=0)) / max(spread, 1e-12),
         error=_rms(missed),
         seconds=seconds,
+        spread=spread,
     )
 
 
