@@ -10,8 +10,8 @@ the answer changes when a sample is left out, which has a closed form. The sum o
 falls with the square root of the samples as that of a mean. A fit learns faster, and fits to either half of the samples
 show how much. An answer that depends on no sample does not change when one is left out: so where there are too many
 answers to distinguish, the posterior deviation is computed as well, and the larger error counts. `optimism` measures
-how much the kernel overfits, and the kernels that it fits to halves show how much the choice of the kernel changes an
-answer.
+how much the kernel overfits, and whether it suits few samples by accident. The kernels that it fits to halves show how
+much the choice of the kernel changes an answer.
 
 A fit that smooths too much is off alike in all draws, and leaving out a sample does not show it. But the samples that
 are left out show by how much the fit misses others. If their mean is beyond its own deviation, then the fit is biased.

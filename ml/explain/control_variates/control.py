@@ -9,9 +9,10 @@ from functools import cached_property
 
 import numpy as np
 
+from ml.explain.control_variates.draws import Draws
 from ml.explain.control_variates.jackknife import AnswerWeights, FittedAnswers
 from ml.explain.control_variates.linear import Linear
-from ml.explain.control_variates.process import Draws, Process, Sampled
+from ml.explain.control_variates.process import Process, Sampled
 from ml.explain.estimator import BoolArray, FloatArray
 from ml.explain.sampling.errors import freedom_of, moderated
 

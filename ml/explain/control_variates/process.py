@@ -7,57 +7,21 @@ target. Everything is linear in the values, so the results for rows that sum to 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from ml.explain.control_variates.covariance import MAX_SAMPLES, Covariance, inverse_of
+from ml.explain.control_variates.draws import Draws
 from ml.explain.control_variates.optimism import Optimism, Trial
 from ml.explain.estimator import BoolArray, FloatArray, IntArray
 from ml.explain.sampling.errors import freedom_of
 
+_ENOUGH = 10  # evaluations for each feature from which on no kernel was seen to suit them by accident
+_SPLITS = 6  # of a smaller sample into halves
 _AT_ONCE = 1024  # coalitions whose covariances with those of the fit are computed together
-
-
-@dataclass(frozen=True)
-class Draws:
-    """How the coalitions of a sample were drawn: some are always there, the others in blocks without replacement.
-
-    Attributes:
-        fixed: how many of the first coalitions are in every sample.
-        rows: coalitions of a block.
-        strata: the stratum of each block, int64 [blocks].
-        counts: the number of blocks in each stratum, float64 [strata].
-    """
-
-    fixed: int
-    rows: int
-    strata: IntArray
-    counts: FloatArray
-
-    def first(self, blocks: int) -> Draws:
-        """The first blocks only."""
-        return Draws(self.fixed, self.rows, self.strata[:blocks], self.counts)
-
-    @property
-    def known(self) -> FloatArray:
-        """The share of each stratum that was drawn, float64 [strata]."""
-        return np.bincount(self.strata, minlength=len(self.counts)) / self.counts
-
-    def coalitions(self, blocks: IntArray) -> IntArray:
-        """The indices in the sample of the fixed coalitions and of those of `blocks`."""
-        own = self.fixed + self.rows * blocks[:, None] + np.arange(self.rows)
-        return np.concatenate([np.arange(self.fixed), own.ravel()])
-
-    def halves(self) -> list[IntArray]:
-        """The blocks of two halves, each a smaller sample of the same kind; fully sampled strata belong to both."""
-        whole = self.known[self.strata] >= 1
-        alternating = np.zeros(len(self.strata), dtype=np.int64)  # alternating within each stratum
-        for stratum in np.unique(self.strata):
-            own = np.flatnonzero(self.strata == stratum)
-            alternating[own] = (np.arange(len(own)) + stratum) % 2
-        return [np.flatnonzero(whole | (alternating == half)) for half in (0, 1)]
 
 
 class Process:
@@ -144,7 +108,16 @@ class Process:
             mine = np.isin(every, each.blocks)
             own, others = np.flatnonzero(mine & is_open), np.flatnonzero(~mine & is_open)
             trials.append(Trial(each.fit.residuals, own, others))
-        return Optimism(trials, self.share)
+        more = [each.fit.residuals for each in self._kernels_of_random_halves()]
+        return Optimism(self.own_kernel.fit.residuals, trials, more, self.share)
+
+    def _kernels_of_random_halves(self) -> Iterator[Kernel]:
+        """Kernels of random halves of the samples, where these are so few that a kernel may suit them by accident."""
+        if len(self.values) >= _ENOUGH * self.known.shape[1]:
+            return
+        random = np.random.default_rng(0)
+        for _ in range(_SPLITS):
+            yield from map(self._kernel_of, self.first.halves(random))
 
     @cached_property
     def first(self) -> Draws:
@@ -174,11 +147,12 @@ class Process:
     @cached_property
     def kernels_of_halves(self) -> list[Kernel]:
         """Kernels that were fitted to either half of the blocks that the one in use was fitted to."""
-        found = []
-        for half in self.first.halves():
-            own = self.first.coalitions(half)
-            found.append(self._kernel(self._prior.fitted(self.known[own], _standardized(self.values[own])), half))
-        return found
+        return [self._kernel_of(half) for half in self.first.halves()]
+
+    def _kernel_of(self, blocks: IntArray) -> Kernel:
+        """A kernel that is fitted to `blocks` of those that the one in use was fitted to."""
+        own = self.first.coalitions(blocks)
+        return self._kernel(self._prior.fitted(self.known[own], _standardized(self.values[own])), blocks)
 
     def _kernel(self, covariance: Covariance, blocks: IntArray) -> Kernel:
         every = np.arange(len(self.first.strata))

@@ -16,8 +16,8 @@ import numpy as np
 
 from ml import spec
 from ml.explain.control_variates.control import Answer, Control
+from ml.explain.control_variates.draws import Draws
 from ml.explain.control_variates.indices import Index
-from ml.explain.control_variates.process import Draws
 from ml.explain.estimator import (
     BoolArray,
     Estimate,

@@ -21,7 +21,7 @@ import numpy as np
 from ml import spec
 from ml.explain.control_variates.control import Control
 from ml.explain.control_variates.covariance import Covariance
-from ml.explain.control_variates.process import Draws
+from ml.explain.control_variates.draws import Draws
 from ml.explain.estimator import BoolArray, Estimate, FloatArray
 from ml.explain.explainers.lime_draws import Coefficients, Sizes, draw, kernel
 from ml.explain.explainers.surrogate import SurrogateExplainer

@@ -174,9 +174,12 @@ def test_hardly_more_pairs_than_features(make, control):
     assert 0.8 <= mean <= 1.4
 
 
-@pytest.mark.parametrize(("features", "evaluations"), [(8, 166), (16, 333)])
+@pytest.mark.parametrize(("features", "evaluations"), [(8, 64), (12, 64), (8, 166), (16, 333)])
 def test_a_kernel_that_follows_accidents_is_found_out(features, evaluations):
-    """A weighted vote is a step: whatever kernel fits the samples best, fits the others worse."""
+    """A weighted vote is a step: whatever kernel fits the samples best, fits the others worse.
+
+    Some draws of few evaluations look exactly like a vote of fewer features, and leaving out a sample does not show it.
+    """
     game = votes(features)
     covered, mean, _ = calibration(
         lambda seed: kernel_shap(game, seed, evaluations=evaluations, control=True),

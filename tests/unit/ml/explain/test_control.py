@@ -5,8 +5,9 @@ import pytest
 
 from ml.explain.control_variates.control import MAX_SAMPLES, Control
 from ml.explain.control_variates.covariance import Covariance
+from ml.explain.control_variates.draws import Draws
 from ml.explain.control_variates.indices import Index
-from ml.explain.control_variates.process import Draws, Process
+from ml.explain.control_variates.process import Process
 from ml.explain.explainers.kernel_shap import KernelShapExplainer
 from ml.explain.explainers.lime import LimeExplainer
 from ml.explain.explainers.lime_draws import Coefficients, Sizes
