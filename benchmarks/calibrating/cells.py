@@ -92,7 +92,7 @@ class Cell:
         coverage: how often 95 % intervals held the true answer.
         ratio: the mean reported error beside the answers' standard deviation over seeds, both pooled over features.
         error: root mean square difference from the true answer.
-        spread: the answers' standard deviation over seeds, pooled over features; None where it was not written down.
+        spread: the answers' standard deviation over seeds, pooled over features.
         seconds: of the processor, one explanation without the game's own.
         refused: whether so few evaluations are refused; then nothing was measured.
     """
@@ -108,12 +108,12 @@ class Cell:
     error: float = 0.0
     seconds: float = 0.0
     refused: bool = False
-    spread: float | None = None
+    spread: float = 0.0
 
     @property
-    def reported_to_error(self) -> float | None:
-        """The mean reported error beside the root mean square of the true ones, which have biases too."""
-        return self.ratio * self.spread / self.error if self.spread is not None and self.error else None
+    def true_ratio(self) -> float:
+        """The mean reported error beside the root mean square of the true ones, which count what all seeds share."""
+        return self.ratio * self.spread / self.error if self.error else 1.0
 
     @property
     def key(self) -> Key:

@@ -18,8 +18,9 @@ Written by `python -m benchmarks.calibration --page` from [what was measured](..
 An entry is the share of 95 % intervals that hold the true answer, on average over the subjects and, in brackets, for
 the worst of them; then the least and the greatest ratio of the mean reported error to the spread of the answers over
 seeds. `*` marks entries of which a subject lies outside of 0.8 to 1.25, or covers less than 0.88 less three binomial
-deviations. *Exact*: errors of 0, and the true answer within 1e-6. *Too few*: refused. Of cells that were measured with
-several numbers of seeds, the one with the most is shown.
+deviations. The list below each table also has the ratio to the true error, the root mean square over seeds: what all
+seeds miss alike is not in their spread, but in an honest error. *Exact*: errors of 0, and the true answer within 1e-6.
+*Too few*: refused. Of cells that were measured with several numbers of seeds, the one with the most is shown.
 """
 
 
@@ -57,7 +58,11 @@ def summary(cells: Sequence[Cell]) -> str:
         return f"{measured} cells, all of them exact."
     coverage = float(np.mean([cell.coverage for cell in sampled]))
     off = sum(cell.off for cell in sampled)
-    return f"{measured} cells, {exact} of them exact. The others cover {coverage:.3f} on average; {off} are off."
+    right = sum(0.8 <= cell.true_ratio <= 1.25 for cell in sampled)
+    return (
+        f"{measured} cells, {exact} of them exact. The other {len(sampled)} cover {coverage:.3f} on average;"
+        f" {off} are off, and {right} report 0.8 to 1.25 of the true error."
+    )
 
 
 def _section(title: str, subjects: Sequence[str], cells: Iterable[Cell]) -> Iterator[str]:
@@ -83,7 +88,8 @@ def _section(title: str, subjects: Sequence[str], cells: Iterable[Cell]) -> Iter
         if cell.off:
             yield (
                 f"- {cell.way}, {cell.subject}, {cell.features} features, {cell.evaluations:,} evaluations,"
-                f" {cell.seeds} seeds: coverage {cell.coverage:.3f}, ratio {cell.ratio:.2f}, error {cell.error:.1e}"
+                f" {cell.seeds} seeds: coverage {cell.coverage:.3f}, ratio {cell.ratio:.2f},"
+                f" {cell.true_ratio:.2f} to the true error of {cell.error:.1e}"
             )
     yield ""
 
