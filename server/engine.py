@@ -175,7 +175,7 @@ class Engine:
         return Item(
             work,
             tokens=len(task.ids),
-            batch_key=batch_key(name, task),
+            batch_key=batch_key(work),
             caller=caller,
             call=work.call,
             output_bytes=output_bytes(model, task),

@@ -442,6 +442,26 @@ def test_a_cached_prefix_is_not_computed_again_and_answers_the_same(tiny_gpt2):
         assert off.metric("gloss_prefix_cache_bytes", **model) == 0
 
 
+def test_attention_that_is_asked_of_two_models_at_once_is_each_models_own(gate, tiny_gpt2, tiny_llama, caplog):
+    def attention(server, model):
+        return server.inference.Attention.future(
+            pb.AttentionRequest(model=model, prompt=of_ids(1, 2, 3), layers=[0, 1]), timeout=20
+        )
+
+    models = ["tiny-gpt2", "tiny-llama"]
+    with serve([tiny_gpt2, tiny_llama]) as server:
+        alone = [array(attention(server, model).result(20).weights) for model in models]
+        first = hold(gate, server)
+        calls = [attention(server, model) for model in models * 2]
+        wait_for(lambda: waiting(server) == len(calls))
+        gate.open.set()
+        assert first.result(20).predictions
+        for call, expected in zip(calls, alone * 2, strict=True):
+            assert np.array_equal(array(call.result(20).weights), expected)
+    assert not np.allclose(*alone)
+    assert "failed" not in caplog.text
+
+
 def test_calls_that_would_wait_too_long_are_refused(gate, gated):
     with gated(max_waiting_seconds=0.5) as server:
         first = hold(gate, server)  # and with it the thread that would note the throughput of the warm-up only now
