@@ -2,7 +2,7 @@
 
 Sequences start and stop between steps, so a new one waits for a step and for memory, never for another's end while
 memory is free. How many may run follows from a bound on the memory of their keys and values. Which of the waiting ones
-starts, and whose prompt is prefilled next, is up to the queue (`server.batching`).
+starts, and whose prompt is prefilled next, is up to the queue (`server.queue`).
 
 What a caller has not read of its text is bounded. A text whose caller does not read pauses. It keeps its memory until
 another sequence needs it; then it is preempted, and is prefilled again, with what it had generated, when its caller

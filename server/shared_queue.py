@@ -11,11 +11,12 @@ import time
 from collections.abc import Hashable, Sequence
 
 from server.admission import QueueOverflowError
-from server.batching import Item, Limits, Queue, Schedule
+from server.batching import Item, Limits
 from server.calls import Work
 from server.errors import OverloadedError
 from server.generation import Generations
 from server.interpreter import SharedInterpreter
+from server.queue import Queue, Schedule
 from server.sequences import ChunkedSequence
 from server.throughput import Throughput
 

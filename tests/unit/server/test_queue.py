@@ -1,4 +1,4 @@
-"""The batching policy, by its rules: properties over arbitrary queues, and a worked example for each."""
+"""The policy of the queue, by its rules: properties over arbitrary queues, and a worked example for each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.admission import QueueOverflowError
-from server.batching import Item, Limits, Queue, Schedule
+from server.batching import Item, Limits
+from server.queue import Queue, Schedule
 
 LIMITS = Limits(
     batch_tokens=64, batch_items=4, batch_bytes=100, padding=0.25, shortest=4, waiting_items=200, waiting_tokens=10_000
