@@ -5,10 +5,11 @@ Which of them a batch is filled with, and in which order, is up to the queue (`s
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
+
+from server.admission import Load
 
 T = TypeVar("T")
 
@@ -33,10 +34,10 @@ class Limits:
     """Items shorter than this cost the model as much as this many tokens, so padding them up to it counts as free."""
 
     waiting_items: int = 2048
-    """Items that may wait."""
+    """Items that may wait for one model."""
 
     waiting_tokens: int = 256 * 1024
-    """Tokens that may wait. One longer call still enters an empty queue."""
+    """Tokens that may wait for one model. One longer call may still wait alone."""
 
 
 @dataclass(eq=False, slots=True)
@@ -47,8 +48,11 @@ class Item(Generic[T]):
     tokens: int
     """Tokens to compute now: all of the sequence, or a chunk."""
 
+    model: str
+    """The model that it waits for."""
+
     batch_key: Hashable
-    """Items of equal batch key may share a batch, others never."""
+    """Items of equal batch key, which are all of one model, may share a batch, others never."""
 
     caller: Hashable
     """Who asks."""
@@ -75,30 +79,26 @@ class Item(Generic[T]):
     """Tokens of a batch up to which it may hold this item beside those whose turn it is, while others come too; None
     is as many as fit."""
 
-    pool: Hashable = None
-    """The pool that limits how many such sequences run; None where it needs no running sequence, or has one."""
+    needs_place: bool = False
+    """Whether it waits for a place; not where it needs none, or has one."""
 
     times_put_back: int = 0
     """How often it was put back into the queue without having run."""
 
     @property
-    def all_tokens(self) -> int:
-        """Tokens of the sequence that remain, with those of later chunks."""
-        return self.tokens + self.later_tokens
+    def load(self) -> Load:
+        """What waits with it: all tokens of the sequence that remain."""
+        return Load(1, self.tokens + self.later_tokens, int(self.needs_place))
 
 
 class Batch(Generic[T]):
     """A batch that is being filled."""
 
-    def __init__(self, first: Item[T], limits: Limits, free: Mapping[Hashable, int]) -> None:
-        """Begin with `first`, whatever its size.
-
-        Args:
-            free: how many more sequences may run, by pool.
-        """
+    def __init__(self, first: Item[T], limits: Limits, free: int) -> None:
+        """Begin with `first`, whatever its size. `free` more sequences of its model may run."""
         self.items: list[Item[T]] = []
         self._limits = limits
-        self._free = Counter(free)
+        self._free = free
         self._padded = first.padded
         self._tokens = self._longest = self._useful = self._bytes = self._chunk_tokens = 0
         self._add(first)
@@ -117,17 +117,16 @@ class Batch(Generic[T]):
             and (count * longest if self._padded else tokens) <= limits.batch_tokens
             and total - useful <= limits.padding * total
             and self._bytes + item.output_bytes <= limits.batch_bytes
-            and self._has_sequence_for(item)
+            and (self._free or not item.needs_place)
+            and self._fits_beside_chunks(item)
         ):
             self._add(item)
 
-    def _has_sequence_for(self, item: Item[T]) -> bool:
-        """Whether there may be one more running sequence, and one more chunk."""
-        if item.pool is not None and self._free[item.pool] < 1:
-            return False
-        if item.chunk_tokens is None or not self._chunk_tokens:
-            return True
-        return self._chunk_tokens + item.tokens <= item.chunk_tokens
+    def _fits_beside_chunks(self, item: Item[T]) -> bool:
+        """Whether an item is no chunk, or the first, or leaves the batch's chunks within their tokens."""
+        return (
+            item.chunk_tokens is None or not self._chunk_tokens or self._chunk_tokens + item.tokens <= item.chunk_tokens
+        )
 
     def _add(self, item: Item[T]) -> None:
         self.items.append(item)
@@ -135,7 +134,6 @@ class Batch(Generic[T]):
         self._longest = max(self._longest, item.tokens)
         self._useful += max(item.tokens, self._limits.shortest)
         self._bytes += item.output_bytes
-        if item.pool is not None:
-            self._free[item.pool] -= 1
+        self._free -= item.needs_place
         if item.chunk_tokens is not None:
             self._chunk_tokens += item.tokens

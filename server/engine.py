@@ -75,7 +75,7 @@ class Engine:
         """The error that ended the model's thread, if there was one."""
         self._thread = threading.Thread(target=in_front(self._serve), name="model", daemon=True)
         metrics.watch_queue(lambda: float(len(self._queue)))
-        metrics.generations.labels("waiting").set_function(lambda: float(sum(map(self._queue.sequences, models))))
+        metrics.generations.labels("waiting").set_function(lambda: float(self._queue.sequences))
         for name, runner in self._runners.items():
             metrics.watch_prefixes(name, runner)
 
@@ -129,13 +129,13 @@ class Engine:
         if self._on_cpu:  # a GPU computes while the event loop runs Python
             self._interpreter.note_refusal(caller)
 
-    def check_capacity(self, caller: Hashable = None) -> None:
+    def check_capacity(self, model: str, caller: Hashable = None) -> None:
         """Refuse early, before the work of preparing a call.
 
         Raises:
-            OverloadedError: too much waits already.
+            OverloadedError: too much waits for `model` already.
         """
-        self._queue.check_capacity(caller)
+        self._queue.check_capacity(model, caller)
 
     def forget_throughput(self) -> None:
         """Forget how long batches took: a model's first ones are not typical."""
@@ -175,6 +175,7 @@ class Engine:
         return Item(
             work,
             tokens=len(task.ids),
+            model=name,
             batch_key=batch_key(work),
             caller=caller,
             call=work.call,

@@ -14,14 +14,15 @@ The policy in seven rules:
    waiting is backlogged: unless all callers are, those who are do not share the batches of those who are not, and share
    theirs with each other up to these few tokens. A caller who is alone has whole batches. Who has a running sequence
    is there too.
-7. Expired items are dropped before they cost anything, and a full queue refuses at once: waiting items, tokens
-   and sequences are bounded. A caller with less than an equal share of them is admitted anyway.
+7. Expired items are dropped before they cost anything, and a full queue refuses at once: items, tokens and sequences
+   that wait for a model are bounded. A caller with less than an equal share of them is admitted anyway.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
+from collections import defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -67,43 +68,41 @@ class Queue(Generic[T]):
         self._limits = limits
         self._callers: dict[Hashable, _Caller[T]] = {}
         """In the order of their turns."""
-        self._admission = Admission(limits.waiting_items, limits.waiting_tokens)
+        self._admissions: defaultdict[str, Admission] = defaultdict(
+            lambda: Admission(limits.waiting_items, limits.waiting_tokens)
+        )
+        """Of each model."""
         self._earliest_deadline = float("inf")
         """Of all items that wait, or of one that has left."""
 
     def __len__(self) -> int:
-        return self._admission.total.items
+        return sum(admission.total.items for admission in self._admissions.values())
 
     @property
-    def tokens(self) -> int:
-        """Tokens that wait, those of later chunks included."""
-        return self._admission.total.tokens
+    def waiting(self) -> dict[str, Load]:
+        """What waits for each model."""
+        return {model: admission.total for model, admission in self._admissions.items() if admission.total.items}
 
-    def sequences(self, pool: Hashable) -> int:
-        """How many items wait for a running sequence of `pool`."""
-        return self._admission.total.sequences[pool]
-
-    def check(self, caller: Hashable, max_tokens: float) -> None:
-        """Check whether `caller` may add anything; see `Admission.check`.
+    def check(self, model: str, caller: Hashable, max_tokens: float) -> None:
+        """Check whether `caller` may add an item for `model`; see `Admission.check`.
 
         Raises:
             QueueOverflowError: it may not.
         """
-        self._admission.check(caller, Load(tokens=1), max_tokens, float("inf"))
+        self._admissions[model].check(caller, Load(items=1, tokens=1), max_tokens=max_tokens)
 
     def offer(
         self, items: Sequence[Item[T]], max_tokens: float = float("inf"), max_sequences: float = float("inf")
     ) -> None:
-        """Add all `items` of a call, or none of them; see `Admission.check`.
+        """Add all `items` of a call, one at least, or none of them; see `Admission.check`.
 
         Raises:
             QueueOverflowError: they do not fit.
         """
-        if items:
-            load = Load()
-            for item in items:
-                load.add(1, item.all_tokens, item.pool)
-            self._admission.check(items[0].caller, load, max_tokens, max_sequences)
+        load = sum((item.load for item in items), Load())
+        self._admissions[items[0].model].check(
+            items[0].caller, load, max_tokens=max_tokens, max_sequences=max_sequences
+        )
         for item in items:
             self.put(item)
 
@@ -139,20 +138,20 @@ class Queue(Generic[T]):
             if item not in waiting:
                 continue
             del waiting[item]
-            self._admission.leave(item.caller, item.all_tokens, item.pool)
+            self._admissions[item.model].leave(item.caller, item.load)
             if not waiting:
                 del calls[item.call]
 
     def take(
         self,
         now: float,
-        free: Mapping[Hashable, int] = MappingProxyType({}),
+        free: Mapping[str, int] = MappingProxyType({}),
         running: Collection[Hashable] = (),
     ) -> Schedule[T]:
         """Take out the next batch and whatever expired by `now`. The batch is empty only if nothing waits that can run.
 
         Args:
-            free: how many more sequences may run, by pool.
+            free: how many more sequences may run, by model.
             running: callers who have a running sequence.
         """
         expired = self._take_expired(now)
@@ -160,13 +159,13 @@ class Queue(Generic[T]):
         batch = tuple(self._next_batch(free))
         self.withdraw(batch)
         # All have had their turn now, and those who have more waiting stand behind.
-        for item in sorted(batch, key=lambda item: self._admission.tokens(item.caller)):
+        for item in sorted(batch, key=lambda item: self._tokens(item.caller)):
             self._rotate(item)
         return Schedule(batch, expired)
 
     def _count(self, item: Item[T]) -> None:
         """Take note of an item that waits from now on."""
-        self._admission.enter(item.caller, item.all_tokens, item.pool)
+        self._admissions[item.model].enter(item.caller, item.load)
         self._earliest_deadline = min(self._earliest_deadline, item.deadline)
 
     def _take_expired(self, now: float) -> tuple[Item[T], ...]:
@@ -188,12 +187,12 @@ class Queue(Generic[T]):
             elif caller.seen <= now - self._SEEN_SECONDS:
                 del self._callers[name]
 
-    def _next_batch(self, free: Mapping[Hashable, int]) -> list[Item[T]]:
+    def _next_batch(self, free: Mapping[str, int]) -> list[Item[T]]:
         turns = self._turns()
-        first = next((item for _, item in turns if item.pool is None or free.get(item.pool, 0) > 0), None)
+        first = next((item for _, item in turns if not item.needs_place or free.get(item.model, 0) > 0), None)
         if first is None:
             return []
-        batch = Batch(first, self._limits, free)
+        batch = Batch(first, self._limits, free.get(first.model, 0))
         is_short = len(self._callers) > 1 and first.shared_tokens is not None
         window: Iterator[tuple[int, Item[T]]] = itertools.islice(
             ((rank, item) for rank, item in turns if item.batch_key == first.batch_key),
@@ -212,8 +211,12 @@ class Queue(Generic[T]):
 
     def _backlogged(self, tokens: int) -> set[Hashable]:
         """The callers with more than so many tokens waiting; none if all have."""
-        found = {caller for caller in self._callers if self._admission.tokens(caller) > tokens}
+        found = {caller for caller in self._callers if self._tokens(caller) > tokens}
         return set() if len(found) == len(self._callers) else found
+
+    def _tokens(self, caller: Hashable) -> int:
+        """Tokens that a caller has waiting, whichever model they are for."""
+        return sum(admission.load(caller).tokens for admission in self._admissions.values())
 
     def _waiting(self) -> Iterator[Item[T]]:
         """All items, in any order."""

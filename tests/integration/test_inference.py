@@ -465,7 +465,7 @@ def test_attention_that_is_asked_of_two_models_at_once_is_each_models_own(gate, 
 def test_calls_that_would_wait_too_long_are_refused(gate, gated):
     with gated(max_waiting_seconds=0.5) as server:
         first = hold(gate, server)  # and with it the thread that would note the throughput of the warm-up only now
-        server.server.engine._queue._throughput.note(10, 1.0)  # ten tokens a second
+        server.server.engine._queue._throughputs["tiny-gpt2"].note(10, 1.0)  # ten tokens a second
         queued = server.inference.NextToken.future(pb.NextTokenRequest(prompts=[text("one two three four five")]))
         wait_for(lambda: waiting(server) == 1)
         refusal = refused(server.inference.NextToken, pb.NextTokenRequest(prompts=[text("c")]))
@@ -473,3 +473,24 @@ def test_calls_that_would_wait_too_long_are_refused(gate, gated):
         gate.open.set()
         assert first.result(20).predictions
         assert queued.result(20).predictions
+
+
+def test_a_model_that_is_asked_too_much_keeps_no_call_of_another_out(gate, tiny_gpt2, tiny_llama):
+    def ask(server, model, prompts=1):
+        request = pb.NextTokenRequest(model=model, prompts=[text("one two three four five")] * prompts)
+        return server.inference.NextToken.future(request, timeout=20)
+
+    with serve([tiny_gpt2, tiny_llama], max_waiting_seconds=0.5) as server:
+        calls = [hold(gate, server)]
+        for model, tokens_per_second in (("tiny-gpt2", 10), ("tiny-llama", 10_000)):
+            server.server.engine._queue._throughputs[model].note(tokens_per_second, 1.0)
+        calls.append(ask(server, "tiny-gpt2"))
+        wait_for(lambda: waiting(server) == 1)
+        for prompts in (1, 8):
+            refusal = Refusal(ask(server, "tiny-gpt2", prompts).exception(20))
+            assert (refusal.code, refusal.reason) == (Code.RESOURCE_EXHAUSTED, "QUEUE_FULL")
+        calls.append(ask(server, "tiny-llama", 8))
+        wait_for(lambda: waiting(server) == 9)
+        gate.open.set()
+        for call in calls:
+            assert call.result(20).predictions
