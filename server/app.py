@@ -255,14 +255,10 @@ async def run(settings: Settings) -> None:
     """Run a server until it is signalled to stop. Print a ready line to stdout, for the process that started it.
 
     The process ends soon after it, even if a thread still looks up the name of Redis or of an engine, for which
-    Python's exit would wait. So does one that is signalled while it starts.
+    Python's exit would wait.
     """
     server = Server(settings)
-    try:
-        await server.start()
-    except (SystemExit, asyncio.CancelledError):
-        end_within(_EXIT_SECONDS)
-        raise
+    await server.start()
     exit_code = 1
     try:
         grpc_address = address(settings.host, server.port)
