@@ -27,7 +27,7 @@ from server.metrics import Metrics
 from server.questions import AttentionTask, Task
 from server.sequences import ChunkedSequence, LongPrompt, is_long, shared_tokens
 from server.shared_queue import SharedQueue, Waiting
-from server.tasks import batch_key, output_bytes
+from server.tasks import batch_key, one_of_each_kind, output_bytes
 from server.text_stream import Stream
 
 _logger = logging.getLogger(__name__)
@@ -83,6 +83,18 @@ class Engine:
         """Start the model's thread."""
         self._thread.start()
 
+    async def warm_up(self) -> None:
+        """Let each model answer each kind of task once: a first answer takes longer than others, and is not typical."""
+        for name, model in self._models.items():
+            began = time.perf_counter()
+            for task in one_of_each_kind(model):
+                try:
+                    await self.submit(name, [task])
+                except Exception as error:  # noqa: BLE001 -- callers of this kind of task get the error
+                    _logger.warning("model=%s cannot answer %s: %s", name, type(task).__name__, error)
+            _logger.info("warm model=%s seconds=%.2f", name, time.perf_counter() - began)
+        self._queue.forget_throughput()
+
     async def stop(self, seconds: float) -> None:
         """Stop after the batch in progress, or stop waiting for the thread after `seconds`."""
         self._queue.stop()
@@ -136,10 +148,6 @@ class Engine:
             OverloadedError: too much waits for `model` already.
         """
         self._queue.check_capacity(model, caller)
-
-    def forget_throughput(self) -> None:
-        """Forget how long batches took: a model's first ones are not typical."""
-        self._queue.forget_throughput()
 
     def generate(
         self,

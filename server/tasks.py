@@ -60,7 +60,7 @@ def run(model: LanguageModel, runner: Runner, tasks: Sequence[Task], namespaces:
             return _run_logits(runner, [task for task in tasks if not isinstance(task, AttentionTask)], namespaces)
 
 
-def warm_up(model: LanguageModel) -> Iterator[Task]:
+def one_of_each_kind(model: LanguageModel) -> Iterator[Task]:
     """One task of each kind, so that no caller waits for what a model does only once."""
     ids = (0,) * min(16, model.info.context_length)
     yield NextTokenTask(ids)
