@@ -17,6 +17,7 @@ from gloss import v1 as pb
 from gloss.durations import seconds
 from gloss.v1.inference_service_pb2_grpc import InferenceServiceStub
 from ml import spec
+from ml.runtime.preemption import end_if_preempted
 from tests.integration.explanations import wait_for
 from tests.integration.serving import Code, Refusal, refused, serve
 
@@ -494,3 +495,33 @@ def test_a_model_that_is_asked_too_much_keeps_no_call_of_another_out(gate, tiny_
         gate.open.set()
         for call in calls:
             assert call.result(20).predictions
+
+
+def test_a_greedy_step_ends_early_for_a_call_of_another_model(tiny_gpt2, tiny_llama, monkeypatch, request):
+    held, ended = threading.Event(), threading.Event()
+    request.addfinalizer(ended.set)  # where nothing ends the step
+
+    def hold_once():
+        """In place of a look whether the step is preempted: the first one holds the step up until it is."""
+        if held.is_set():
+            return
+        held.set()
+        try:
+            while not ended.wait(0.001):
+                end_if_preempted()
+        finally:
+            ended.set()
+
+    monkeypatch.setattr("server.interpreter._REFUSED_SECONDS", 60)  # so that none is forgotten
+    with serve([tiny_gpt2, tiny_llama], max_waiting_prompts=4) as server:
+        monkeypatch.setattr("ml.runtime.last_layer.end_if_preempted", hold_once)
+        greedy = server.inference
+        assert refused(greedy.NextToken, pb.NextTokenRequest(prompts=[text("too many")] * 5)).reason == "QUEUE_FULL"
+        call = greedy.NextToken.future(pb.NextTokenRequest(prompts=[text("It was")]), timeout=20)
+        assert held.wait(20)
+        with grpc.insecure_channel(f"127.0.0.1:{server.server.port}", [("gloss.connection", 1)]) as channel:
+            modest = pb.NextTokenRequest(model="tiny-llama", prompts=[text("It was")])
+            assert InferenceServiceStub(channel).NextToken(modest, timeout=20).predictions
+        assert ended.is_set()
+        assert call.result(20).predictions
+        assert server.metric("gloss_batches_preempted_total", model="tiny-gpt2") == 1
