@@ -1,7 +1,7 @@
 """Questions about models that external engines compute: asked over HTTP on the event loop, without a thread or torch.
 
 It offers the services what `server.engine.Engine` does. Batching is the engine's; what is bounded here is how many
-prompts wait for it, and how many of each caller's.
+prompts wait for it, and how many of each caller's. Callers take turns in asking.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from ml.models.served.exchange import Exchange
 from ml.models.served.opening import Found
 from ml.models.served.salts import Salts
 from ml.models.served.stream import Engine
+from ml.models.served.window import asked_by
 from ml.prediction import Prediction, Score
 from server import calls
 from server.admission import Admission, Load, QueueOverflowError
@@ -175,12 +176,13 @@ class ServedEngine:
 
     @contextmanager
     def _counted(self, model: str, caller: Hashable, prompts: int = 1) -> Iterator[None]:
-        """Count prompts as waiting, or refuse them."""
+        """Count prompts as waiting, and let their caller take turns with others; or refuse them."""
         self.check_capacity(model, caller, prompts)
         admission, load = self._admissions[model], Load(items=prompts)
         admission.enter(caller, load)
         try:
-            yield
+            with asked_by(caller):
+                yield
         finally:
             admission.leave(caller, load)
 

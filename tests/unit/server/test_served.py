@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -74,6 +75,29 @@ def test_each_engine_has_a_queue_of_its_own(engine: TestEngine, served_model: Se
         await asyncio.sleep(0)
         engine.hold.set()
         assert [len(answer.values) for answer in await asyncio.gather(*calls)] == [LIMIT, LIMIT]
+        await served.stop()
+
+    asyncio.run(asyncio.wait_for(run(), 30))
+
+
+def test_callers_take_turns_in_asking(engine: TestEngine, served_model: ServedModel) -> None:
+    async def run() -> None:
+        name, found = served_model.info.name, served_model.found
+        one_at_once = replace(found, options=replace(found.options, concurrency=1))
+        served = ServedEngine({name: one_at_once}, lambda exchange: None, max_waiting=100)
+        engine.hold.clear()
+        engine.asked.clear()
+        callers = {"greedy": 6, "modest": 2, "another": 1}
+        calls = [
+            asyncio.create_task(served.submit(name, [NextTokenTask((7 + place,))], caller=caller))
+            for place, (caller, count) in enumerate(callers.items())
+            for _ in range(count)
+        ]
+        await asyncio.sleep(0)
+        engine.hold.set()
+        await asyncio.gather(*calls)
+        asked = [body["prompt"][0][0] - 7 for body in engine.asked if len(body["prompt"][0]) == 1]
+        assert asked == [0, 0, 1, 2, 0, 1, 0, 0, 0]
         await served.stop()
 
     asyncio.run(asyncio.wait_for(run(), 30))
