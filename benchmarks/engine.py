@@ -3,8 +3,7 @@
     python -m benchmarks.engine [--model transformer | FOLDER] [--evaluations 1000] [--rounds 5] [--json FILE]
 
 vLLM is installed where it is missing (`benchmarks/vllm.py`), and serves the model in float32 on this machine's
-processor. A plain client is what a good engineer would write: it sends ids, 64 prompts a request, and asks for the
-target's log-probability by `logprob_token_ids` (or by `echo`), of the very prompts that Gloss asks about. It fits
+processor. A plain client (`benchmarks/plain_client.py`) asks about the very prompts that Gloss asks about, and fits
 nothing. Each round's prefixes are salted, so that everybody begins with an empty prefix cache, and the ways take turns.
 
 What a prefix cache is worth shows where the words that are explained stand behind a long text, by which all begin.
@@ -20,19 +19,18 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import numpy as np
 
 from benchmarks import vllm
 from benchmarks.explained import attributions, explained
 from benchmarks.machine import processor
+from benchmarks.plain_client import PlainClient, seconds_for
 from benchmarks.subjects import TEXT, folder_of
 from ml import spec
 from ml.models.loading import load
@@ -53,9 +51,6 @@ from ml.spec import (
     Quality,
     Target,
 )
-
-PROMPTS = 64
-"""Of one request of a plain client."""
 
 CONTEXT = 3 * TEXT
 """What the words stand behind, where there is a prefix to cache: some blocks of it, of 128 tokens each."""
@@ -138,46 +133,6 @@ def gloss(model: Recorded, asked: ExplanationSpec) -> Round:
     return Round(ended - began, model.busy(began))
 
 
-class PlainClient:
-    """Asks vLLM for one token's log-probability after many prompts."""
-
-    def __init__(self, url: str, model: str) -> None:
-        self._http = httpx2.Client(base_url=url, timeout=600)
-        self._model = model
-
-    def by_ids(self, prompts: Sequence[tuple[int, ...]], token: int, salt: str) -> list[float]:
-        """By `logprob_token_ids`, 64 prompts in one request."""
-        body = {"logprobs": 1, "logprob_token_ids": [token], "max_tokens": 1, "return_tokens_as_token_ids": True}
-        choices = self._choices([list(prompt) for prompt in prompts], body, salt)
-        return [choice["logprobs"]["top_logprobs"][0][f"token_id:{token}"] for choice in choices]
-
-    def by_echo(self, prompts: Sequence[tuple[int, ...]], token: int, salt: str) -> list[float]:
-        """By `echo`, with the token behind each prompt."""
-        body = {"echo": True, "logprobs": 1, "max_tokens": 0}
-        choices = self._choices([[*prompt, token] for prompt in prompts], body, salt)
-        return [choice["logprobs"]["token_logprobs"][-1] for choice in choices]
-
-    def _choices(self, prompts: list[list[int]], body: dict[str, Any], salt: str) -> list[Any]:
-        asked = {"model": self._model, "prompt": prompts, "temperature": 0, "cache_salt": salt, **body}
-        reply = self._http.post("/v1/completions", json=asked).raise_for_status().json()
-        return sorted(reply["choices"], key=lambda choice: choice["index"])
-
-
-def plain(
-    way: Callable[[Sequence[tuple[int, ...]], int, str], list[float]],
-    prompts: Sequence[tuple[int, ...]],
-    token: int,
-    at_once: int,
-) -> float:
-    """Seconds for all prompts, with so many requests at once."""
-    salt = f"plain round {next(_salts)} of the benchmark"
-    parts = [prompts[place : place + PROMPTS] for place in range(0, len(prompts), PROMPTS)]
-    began = time.perf_counter()
-    with ThreadPoolExecutor(at_once) as pool:
-        list(pool.map(lambda part: way(part, token, salt), parts))
-    return time.perf_counter() - began
-
-
 def agreement(served: ExplainableModel, local: ExplainableModel, evaluations: int) -> dict[str, float]:
     """The largest difference of any attribution, by method and target; so many evaluations where methods sample."""
     continuation = Target(Continuation(text=" of the city"))
@@ -230,14 +185,14 @@ def race(
     gloss(model, first)
     prompts, token = [*dict.fromkeys(model.prompts)], model.tokens[-1]
     ways: dict[str, Callable[[], float]] = {
-        "plain client, by ids": lambda: plain(client.by_ids, prompts, token, 1),
-        "plain client, by ids, 4 requests at once": lambda: plain(client.by_ids, prompts, token, 4),
-        "plain client, by echo": lambda: plain(client.by_echo, prompts, token, 1),
+        "plain client, by ids": lambda: seconds_for(client.by_ids, prompts, token, 1),
+        "plain client, by ids, 4 requests at once": lambda: seconds_for(client.by_ids, prompts, token, 4),
+        "plain client, by echo": lambda: seconds_for(client.by_echo, prompts, token, 1),
     }
     seconds: dict[str, list[float]] = {name: [] for name in (*asked, *ways)}
     shares: dict[str, list[float]] = {name: [] for name in seconds}
     runs: list[Round] = []
-    for way, times in itertools.chain.from_iterable(itertools.repeat(seconds.items(), rounds)):
+    for _, (way, times) in itertools.product(range(rounds), seconds.items()):
         before = _cached(url)
         if way in ways:
             times.append(ways[way]())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar, cast
 
 from google.protobuf.message import DecodeError, Message
@@ -168,3 +168,17 @@ class Record:
             return parse(self._fields[field])
         except (KeyError, ValueError, DecodeError):
             raise DataCorruptError(self.name, field) from None
+
+
+def read(
+    key: str, view: pb.ExplanationView, wanted: Sequence[str], answer: bytes | Sequence[bytes | None]
+) -> pb.Explanation:
+    """The explanation in an answer of the script `look`, which was asked for some fields.
+
+    Raises:
+        DataCorruptError: it cannot be read.
+    """
+    if isinstance(answer, bytes):
+        raise DataCorruptError(names.resource(key), answer.decode())
+    fields = {field: value for field, value in zip(wanted, answer, strict=True) if value is not None}
+    return Record(key, fields).explanation(view)

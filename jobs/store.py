@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import functools
-import heapq
-import itertools
 import logging
 import math
-from collections.abc import Sequence
 from typing import cast
 
 from redis import Redis
@@ -15,7 +12,7 @@ from redis.exceptions import ResponseError
 from rq.command import send_command
 
 from gloss import v1 as pb
-from jobs import names, page_token, question, record
+from jobs import names, question, record
 from jobs.access import UNNAMED, Access
 from jobs.errors import (
     DataCorruptError,
@@ -24,19 +21,17 @@ from jobs.errors import (
     RequestIdReusedError,
     WrongStateError,
 )
+from jobs.listing import Listing
 from jobs.outage import is_of_another_type
-from jobs.record import Question, Record, pack, state_name
+from jobs.record import Question, pack, state_name
 from jobs.rq import new_job, open_queue
 from jobs.scripts import Scripts
 
 DEFAULT_RETENTION_SECONDS = 24 * 3600.0
 DEFAULT_MAX_QUEUED = 1000
 
-_PAGE_BYTES = 1 << 20
-"""The most bytes of a page with more than one explanation."""
 _LARGEST_BYTES = 256 << 20
 """The most bytes of one explanation. A larger record counts as corrupt."""
-_MAX_LOGGED = 1000
 
 _log = logging.getLogger(__name__)
 
@@ -69,8 +64,7 @@ class ExplanationStore:
         self._scripts = Scripts(redis)
         self._retention_ms = round(retention_seconds * 1000)
         self._max_queued = max_queued
-        self._max_summary_bytes = max_summary_bytes
-        self._logged: set[str] = set()
+        self._listing = Listing(redis, self._scripts, max_summary_bytes)
 
     def create(
         self,
@@ -156,7 +150,7 @@ class ExplanationStore:
         [answer] = self._scripts("look", _LARGEST_BYTES, 0, len(fields), *fields, key)
         if not answer:
             raise ExplanationNotFoundError(names.resource(key))
-        explanation = _read(key, view, fields, answer)
+        explanation = record.read(key, view, fields, answer)
         if explanation.state == pb.EXPLANATION_STATE_SUCCEEDED and not (
             explanation.HasField("result") or explanation.HasField("study_result")
         ):
@@ -182,26 +176,7 @@ class ExplanationStore:
         """
         self._scripts("purge")
         word = "ALL" if state == pb.EXPLANATION_STATE_UNSPECIFIED else state_name(state)
-        indexes = [names.index(word, owner) for owner in access.lists]
-        position = last = page_token.parse(token, indexes[-1]) if token else b""
-        found: list[pb.Explanation] = []
-        size = 0
-        while len(found) < page_size:
-            missing = page_size - len(found)
-            keys = self._keys_after(position, indexes, missing + 1)
-            summaries = self._summaries(keys[:missing], view)
-            for key, explanation in zip(keys, summaries, strict=False):
-                if explanation is None:
-                    continue
-                size += explanation.ByteSize()
-                if found and size > _PAGE_BYTES:
-                    return found, page_token.make(indexes[-1], last)
-                found.append(explanation)
-                last = key
-            if len(summaries) == len(keys):
-                return found, ""
-            position = keys[len(summaries) - 1]
-        return found, page_token.make(indexes[-1], last)
+        return self._listing.page([names.index(word, owner) for owner in access.lists], page_size, token, view)
 
     def cancel(self, name: str, *, access: Access = UNNAMED) -> pb.Explanation:
         """End an explanation that has not ended; it keeps its partial result. Cancelling again changes nothing.
@@ -216,6 +191,16 @@ class ExplanationStore:
         if before in {"SUCCEEDED", "FAILED"}:
             raise WrongStateError(name, before)
         return self._get(key)
+
+    def _cancel(self, key: str) -> str:
+        answer = self._scripts("cancel", key, self._retention_ms)
+        if answer is None:
+            raise ExplanationNotFoundError(names.resource(key))
+        before, worker = (str(part, "utf-8", errors="replace") for part in answer)
+        if worker:
+            # Only the quicker way: it may get lost, and the worker also learns of it at its next report.
+            send_command(self._redis, worker, "stop-job", job_id=key)
+        return before
 
     def delete(self, name: str, *, access: Access = UNNAMED) -> None:
         """Cancel an explanation where needed, and forget it.
@@ -271,50 +256,3 @@ class ExplanationStore:
     def probe(self) -> None:
         """Raise what creating an explanation would raise where Redis takes no writes."""
         self._scripts("probe")
-
-    def _cancel(self, key: str) -> str:
-        answer = self._scripts("cancel", key, self._retention_ms)
-        if answer is None:
-            raise ExplanationNotFoundError(names.resource(key))
-        before, worker = (str(part, "utf-8", errors="replace") for part in answer)
-        if worker:
-            # Only the quicker way: it may get lost, and the worker also learns of it at its next report.
-            send_command(self._redis, worker, "stop-job", job_id=key)
-        return before
-
-    def _keys_after(self, position: bytes, indexes: Sequence[str], count: int) -> Sequence[bytes]:
-        newest = b"(" + position if position else b"+"
-        found = (self._redis.zrevrangebylex(index, newest, b"-", start=0, num=count) for index in indexes)
-        merged = heapq.merge(*(cast("Sequence[bytes]", keys) for keys in found), reverse=True)
-        return list(itertools.islice(merged, count))
-
-    def _summaries(self, keys: Sequence[bytes], view: pb.ExplanationView) -> Sequence[pb.Explanation | None]:
-        """The first of `keys`, as many as make a page; None for what has expired meanwhile or cannot be read."""
-        if not keys:
-            return []
-        fields = record.fields(view, results=False)
-        answers = self._scripts("look", self._max_summary_bytes, _PAGE_BYTES, len(fields), *fields, *keys)
-        return [self._summary(found, view, fields, answer) for found, answer in zip(keys, answers, strict=False)]
-
-    def _summary(
-        self, found: bytes, view: pb.ExplanationView, fields: Sequence[str], answer: bytes | Sequence[bytes | None]
-    ) -> pb.Explanation | None:
-        key = found.decode(errors="replace")
-        if not answer or names.parse_key(key) is None:
-            return None
-        try:
-            return _read(key, view, fields, answer)
-        except DataCorruptError as error:
-            if key not in self._logged and len(self._logged) < _MAX_LOGGED:
-                self._logged.add(key)
-                _log.error("left out of lists: %s", error)
-            return None
-
-
-def _read(
-    key: str, view: pb.ExplanationView, wanted: Sequence[str], answer: bytes | Sequence[bytes | None]
-) -> pb.Explanation:
-    if isinstance(answer, bytes):
-        raise DataCorruptError(names.resource(key), answer.decode())
-    fields = {field: value for field, value in zip(wanted, answer, strict=True) if value is not None}
-    return Record(key, fields).explanation(view)

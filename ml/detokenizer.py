@@ -1,4 +1,4 @@
-"""From token ids to text: all at once, or as tokens come.
+"""From token ids to text: all at once, or as tokens come, with each token's place in it.
 
 A tokenizer decodes a token differently in other company: the first one of a text may lose its space, words are joined
 by spaces, and a character may take several tokens. So a token's text is the difference that it makes to the text of the
@@ -13,6 +13,8 @@ from itertools import groupby
 
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders
+
+from ml.spec import Span
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 """Shown in place of bytes that are no character."""
@@ -48,6 +50,8 @@ class Detokenizer:
         self._has_stand_ins = b'"ByteFallback"' in state
         # What WordPiece writes before a token that goes on with a word.
         self._continuing = backend.decoder.prefix if isinstance(backend.decoder, decoders.WordPiece) else ""
+        self._texts: dict[int, str] = {}
+        self._bytes: dict[int, bytes] = {}
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`; each longest piece of a character that is not completed is one U+FFFD.
@@ -67,6 +71,42 @@ class Detokenizer:
 
     def token_text(self, token_id: int) -> str:
         """One token as a reader sees it; see `Tokenizer.token_text`."""
+        text = self._texts.get(token_id)
+        if text is None:
+            text = self._texts[token_id] = self._text_of(token_id)
+        return text
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The UTF-8 bytes that one token writes; see `Tokenizer.token_bytes`."""
+        found = self._bytes.get(token_id)
+        if found is None:
+            found = self._bytes[token_id] = self._bytes_of(token_id)
+        return found
+
+    def written(self, ids: Sequence[int], before: Sequence[int] = ()) -> tuple[str, tuple[Span | None, ...]]:
+        """The text of `ids` behind the tokens `before`, and each one's place in it; see `Tokenizer.written`."""
+        text = ""
+        spans: list[Span | None] = []
+        decoder = IncrementalDecoder(self, before)
+        for token_id in ids:
+            mid_character = decoder.ends_mid_character
+            added = decoder.push(token_id)
+            end = len(text) + len(added) + decoder.ends_mid_character
+            # Word-level decoders put a space between tokens that is no part of either.
+            space = len(added) > 1 and added[0] == " " != self.token_text(token_id)[:1]
+            # A character that was begun may turn out to be none, and then this token begins another.
+            broken = mid_character and added[:1] == REPLACEMENT and len(text) + 1 < end
+            span = (len(text) + (space or broken), end)
+            spans.append(span if span[0] < span[1] else None)
+            text += added
+        return text + decoder.rest(), tuple(spans)
+
+    def ends_mid_character(self, ids: Sequence[int]) -> bool:
+        """Whether the text of `ids`, all of them named, ends inside a character."""
+        data = b"".join(map(self.token_bytes, ids[-_CONTEXT:]))
+        return any(error.reason == "unexpected end of data" for error in _errors(data))
+
+    def _text_of(self, token_id: int) -> str:
         token = self._backend.id_to_token(token_id)
         if token is None:
             return f"<{token_id}>"
@@ -77,8 +117,7 @@ class Detokenizer:
             return bytes.fromhex(stand_in[1]).decode(errors="replace")
         return self.decode([token_id])
 
-    def token_bytes(self, token_id: int) -> bytes:
-        """The UTF-8 bytes that one token writes; see `Tokenizer.token_bytes`."""
+    def _bytes_of(self, token_id: int) -> bytes:
         token = self._backend.id_to_token(token_id)
         if token is None:
             return b""
@@ -88,11 +127,6 @@ class Detokenizer:
         if self._has_stand_ins and (stand_in := _STAND_IN.fullmatch(token)):
             return bytes.fromhex(stand_in[1])
         return self.token_text(token_id).removeprefix(self._continuing).encode()
-
-    def ends_mid_character(self, ids: Sequence[int]) -> bool:
-        """Whether the text of `ids`, all of them named, ends inside a character."""
-        data = b"".join(map(self.token_bytes, ids[-_CONTEXT:]))
-        return any(error.reason == "unexpected end of data" for error in _errors(data))
 
 
 def _errors(data: bytes) -> Iterator[UnicodeDecodeError]:

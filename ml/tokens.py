@@ -15,7 +15,7 @@ from tokenizers.processors import PostProcessor
 from transformers import PreTrainedTokenizerFast
 
 from ml import chat
-from ml.detokenizer import REPLACEMENT, Detokenizer, IncrementalDecoder
+from ml.detokenizer import Detokenizer, IncrementalDecoder
 from ml.encoding import Encoding
 from ml.errors import InputError, NoChatTemplateError, PromptTooLongError
 from ml.junction import Junction, spell, split
@@ -60,8 +60,6 @@ class Tokenizer:
         if self._backend.post_processor is not None:
             self._backend.post_processor = _with_whole_offsets(self._backend.post_processor)
         self._detokenizer = Detokenizer(self._backend)
-        self._texts: dict[int, str] = {}
-        self._bytes: dict[int, bytes] = {}
 
     @property
     def mask_token(self) -> tuple[int, str] | None:
@@ -91,8 +89,7 @@ class Tokenizer:
             field = "prompt.chat.messages"
             encoding = self._encode_chat(field, prompt.chat)
         else:
-            field = "prompt.token_ids.ids"
-            encoding = self._encode_ids(field, prompt.token_ids or ())
+            return self._encode_ids(self._checked_ids(prompt.token_ids or ()))
         if len(encoding.ids) > self.context_length:
             raise PromptTooLongError(field, len(encoding.ids), self.context_length)
         return encoding
@@ -105,11 +102,7 @@ class Tokenizer:
         """
         if prompt.text is not None or prompt.chat is not None:
             return self.encode(prompt).ids
-        ids = prompt.token_ids or ()
-        check_ids("prompt.token_ids.ids", ids, self.vocabulary_size)
-        if len(ids) > self.context_length:
-            raise PromptTooLongError("prompt.token_ids.ids", len(ids), self.context_length)
-        return ids
+        return self._checked_ids(prompt.token_ids or ())
 
     def continuation(self, prompt: Encoding, continuation: Continuation) -> Junction:
         """The tokens that continue a prompt.
@@ -189,10 +182,7 @@ class Tokenizer:
 
         An id that the model has but the tokenizer does not name is shown as ``<id>``.
         """
-        text = self._texts.get(token_id)
-        if text is None:
-            text = self._texts[token_id] = self._detokenizer.token_text(token_id)
-        return text
+        return self._detokenizer.token_text(token_id)
 
     def token_bytes(self, token_id: int) -> bytes:
         """The UTF-8 bytes that one token writes: those of its text, or part of a character where it holds only that.
@@ -200,10 +190,7 @@ class Tokenizer:
         Empty for an id that the model has but the tokenizer does not name. Joined over the tokens of a text they give
         the text, as far as the tokenizer keeps it: tokens that are words lack the spaces between them.
         """
-        found = self._bytes.get(token_id)
-        if found is None:
-            found = self._bytes[token_id] = self._detokenizer.token_bytes(token_id)
-        return found
+        return self._detokenizer.token_bytes(token_id)
 
     def token(self, token_id: int, span: Span | None = None) -> Token:
         """A token, and where it stands, as results and replies carry it."""
@@ -226,21 +213,7 @@ class Tokenizer:
 
         A token's span covers every character that it has a part in; None for one that writes nothing.
         """
-        text = ""
-        spans: list[Span | None] = []
-        decoder = self.decoder(before)
-        for token_id in ids:
-            mid_character = decoder.ends_mid_character
-            added = decoder.push(token_id)
-            end = len(text) + len(added) + decoder.ends_mid_character
-            # Word-level decoders put a space between tokens that is no part of either.
-            space = len(added) > 1 and added[0] == " " != self.token_text(token_id)[:1]
-            # A character that was begun may turn out to be none, and then this token begins another.
-            broken = mid_character and added[:1] == REPLACEMENT and len(text) + 1 < end
-            span = (len(text) + (space or broken), end)
-            spans.append(span if span[0] < span[1] else None)
-            text += added
-        return text + decoder.rest(), tuple(spans)
+        return self._detokenizer.written(ids, before)
 
     def tokens(self, encoding: Encoding) -> tuple[Token, ...]:
         """The tokens of a prompt, as results and replies carry them."""
@@ -288,10 +261,14 @@ class Tokenizer:
         written = replace(encoding, editable=chat.contents(self._fast, text, messages))
         return replace(written, editable=self.special.editable(written))
 
-    def _encode_ids(self, field: str, ids: tuple[int, ...]) -> Encoding:
-        check_ids(field, ids, self.vocabulary_size)
-        if len(ids) > self.context_length:  # before the decoding, which costs more than the check
-            raise PromptTooLongError(field, len(ids), self.context_length)
+    def _checked_ids(self, ids: tuple[int, ...]) -> tuple[int, ...]:
+        """The ids of a prompt, before they are decoded, which takes longer."""
+        check_ids("prompt.token_ids.ids", ids, self.vocabulary_size)
+        if len(ids) > self.context_length:
+            raise PromptTooLongError("prompt.token_ids.ids", len(ids), self.context_length)
+        return ids
+
+    def _encode_ids(self, ids: tuple[int, ...]) -> Encoding:
         text, spans = self.written(ids)
         encoding = Encoding(text, ids, spans, ((0, len(text)),))
         return replace(encoding, editable=self.special.editable(encoding))

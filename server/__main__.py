@@ -5,7 +5,7 @@ Exit codes: 0 after SIGTERM or SIGINT, 1 for a model that cannot be loaded, 2 fo
 
 from __future__ import annotations
 
-from jobs.stopping import stop_at_once
+from jobs.ending import stop_at_once
 
 if __name__ == "__main__":
     stop_at_once()  # Before the imports, which take longest. Until it is ready there is nothing to finish.

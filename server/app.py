@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-import time
-from collections.abc import Mapping
 from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +37,6 @@ from server.tls import credentials
 from server.unregistered import unregistered
 
 if TYPE_CHECKING:
-    from ml.models.base import LanguageModel
     from server.engine import Engine
 
 _logger = logging.getLogger(__name__)
@@ -206,8 +203,7 @@ class Server:
         engine.start()
         self._closing.push_async_callback(engine.stop, 1.0)
         engines.add(list(loaded), engine)
-        await _warm_up(engine, loaded)
-        engine.forget_throughput()
+        await engine.warm_up()
         expect_to_stay()
 
     async def _serve(self, registry: Registry, engines: Engines) -> None:
@@ -255,14 +251,10 @@ async def run(settings: Settings) -> None:
     """Run a server until it is signalled to stop. Print a ready line to stdout, for the process that started it.
 
     The process ends soon after it, even if a thread still looks up the name of Redis or of an engine, for which
-    Python's exit would wait. So does one that is signalled while it starts.
+    Python's exit would wait.
     """
     server = Server(settings)
-    try:
-        await server.start()
-    except (SystemExit, asyncio.CancelledError):
-        end_within(_EXIT_SECONDS)
-        raise
+    await server.start()
     exit_code = 1
     try:
         grpc_address = address(settings.host, server.port)
@@ -274,20 +266,6 @@ async def run(settings: Settings) -> None:
         end_within(settings.grace_seconds + _END_SECONDS, exit_code)
         await server.stop()
         end_within(_EXIT_SECONDS, exit_code)
-
-
-async def _warm_up(engine: Engine, models: Mapping[str, LanguageModel]) -> None:
-    """Let each model answer each kind of task once: a first answer takes longer than others."""
-    from server.tasks import warm_up  # noqa: PLC0415
-
-    for name, model in models.items():
-        began = time.perf_counter()
-        for task in warm_up(model):
-            try:
-                await engine.submit(name, [task])
-            except Exception as error:  # noqa: BLE001 -- callers of this kind of task get the error
-                _logger.warning("model=%s cannot answer %s: %s", name, type(task).__name__, error)
-        _logger.info("warm model=%s seconds=%.2f", name, time.perf_counter() - began)
 
 
 async def _cancel(task: asyncio.Future[Any]) -> None:

@@ -1,35 +1,15 @@
-"""Which waiting work runs next: pure policy, free of torch, gRPC, threads and clocks.
+"""What may be in one batch: items that are alike enough to run together, within the bounds of a batch.
 
-The policy in seven rules:
-
-1. Nothing waits while the model is idle: `Queue.take` returns a batch whenever something that can run waits.
-2. Round robin over callers, whatever they ask. A batch begins with an item of the caller whose last turn was longest
-   ago, and is filled with one item of every caller, then a second, and so on; likewise over the calls of one caller.
-3. A batch is bounded by its tokens, padding included, by its items and by the memory of its output.
-4. A long prompt is prefilled in chunks. Each is an item, the next one waits for its turn behind all others, and a batch
-   has few tokens of them. A sequence that is to run waits until one more may.
-5. Where a model pads, similar lengths go together: padding may take a small share of a batch only.
-6. Where several callers come, a batch is no longer than a turn of each needs: more than one item of a caller is in it
-   only up to a few tokens. So nobody waits for all that another sent at once. Whoever has more than these few tokens
-   waiting is backlogged: unless all callers are, those who are do not share the batches of those who are not, and share
-   theirs with each other up to these few tokens. A caller who is alone has whole batches. Who has a running sequence
-   is there too.
-7. Expired items are dropped before they cost anything, and a full queue refuses at once: waiting items, tokens
-   and sequences are bounded. A caller with less than an equal share of them is admitted anyway.
+Which of them a batch is filled with, and in which order, is up to the queue (`server.queue`).
 """
 
 from __future__ import annotations
 
-import functools
-import itertools
-from collections import Counter
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from types import MappingProxyType
+from collections.abc import Hashable
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from server.admission import Admission, Load
-from server.round_robin import interleave
+from server.admission import Load
 
 T = TypeVar("T")
 
@@ -54,10 +34,10 @@ class Limits:
     """Items shorter than this cost the model as much as this many tokens, so padding them up to it counts as free."""
 
     waiting_items: int = 2048
-    """Items that may wait."""
+    """Items that may wait for one model."""
 
     waiting_tokens: int = 256 * 1024
-    """Tokens that may wait. One longer call still enters an empty queue."""
+    """Tokens that may wait for one model. One longer call may still wait alone."""
 
 
 @dataclass(eq=False, slots=True)
@@ -68,8 +48,11 @@ class Item(Generic[T]):
     tokens: int
     """Tokens to compute now: all of the sequence, or a chunk."""
 
+    model: str
+    """The model that it waits for."""
+
     batch_key: Hashable
-    """Items of equal batch key may share a batch, others never."""
+    """Items of equal batch key, which are all of one model, may share a batch, others never."""
 
     caller: Hashable
     """Who asks."""
@@ -96,223 +79,26 @@ class Item(Generic[T]):
     """Tokens of a batch up to which it may hold this item beside those whose turn it is, while others come too; None
     is as many as fit."""
 
-    pool: Hashable = None
-    """The pool that limits how many such sequences run; None where it needs no running sequence, or has one."""
+    needs_place: bool = False
+    """Whether it waits for a place; not where it needs none, or has one."""
 
     times_put_back: int = 0
     """How often it was put back into the queue without having run."""
 
     @property
-    def all_tokens(self) -> int:
-        """Tokens of the sequence that remain, with those of later chunks."""
-        return self.tokens + self.later_tokens
+    def load(self) -> Load:
+        """What waits with it: all tokens of the sequence that remain."""
+        return Load(1, self.tokens + self.later_tokens, int(self.needs_place))
 
 
-@dataclass(frozen=True)
-class Schedule(Generic[T]):
-    """What to run now, and what has expired."""
-
-    batch: tuple[Item[T], ...]
-    expired: tuple[Item[T], ...]
-
-
-@dataclass(slots=True)
-class _Caller(Generic[T]):
-    """Who has items waiting or a running sequence, or had them a moment ago."""
-
-    calls: dict[Hashable, dict[Item[T], None]] = field(default_factory=dict)
-    """Those with items waiting, in the order of their turns; a dict serves as an ordered set of items."""
-
-    seen: float = float("-inf")
-    """When a batch was last taken while it had items waiting, or a running sequence."""
-
-
-class Queue(Generic[T]):
-    """Items on their way into batches. Not safe for use from several threads at once."""
-
-    # How many items, in the order of turns, are looked at to fill a batch: enough to find similar lengths, and few
-    # enough that scheduling costs far less than the batch.
-    _WINDOW = 4
-
-    # How long a caller keeps its place after its last item: others' batches stay short meanwhile.
-    _SEEN_SECONDS = 1.0
-
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
-        self._callers: dict[Hashable, _Caller[T]] = {}
-        """In the order of their turns."""
-        self._admission = Admission(limits.waiting_items, limits.waiting_tokens)
-        self._earliest_deadline = float("inf")
-        """Of all items that wait, or of one that has left."""
-
-    def __len__(self) -> int:
-        return self._admission.total.items
-
-    @property
-    def tokens(self) -> int:
-        """Tokens that wait, those of later chunks included."""
-        return self._admission.total.tokens
-
-    def sequences(self, pool: Hashable) -> int:
-        """How many items wait for a running sequence of `pool`."""
-        return self._admission.total.sequences[pool]
-
-    def check(self, caller: Hashable, max_tokens: float) -> None:
-        """Check whether `caller` may add anything; see `Admission.check`.
-
-        Raises:
-            QueueOverflowError: it may not.
-        """
-        self._admission.check(caller, Load(tokens=1), max_tokens, float("inf"))
-
-    def offer(
-        self, items: Sequence[Item[T]], max_tokens: float = float("inf"), max_sequences: float = float("inf")
-    ) -> None:
-        """Add all `items` of a call, or none of them; see `Admission.check`.
-
-        Raises:
-            QueueOverflowError: they do not fit.
-        """
-        if items:
-            load = Load()
-            for item in items:
-                load.add(1, item.all_tokens, item.pool)
-            self._admission.check(items[0].caller, load, max_tokens, max_sequences)
-        for item in items:
-            self.put(item)
-
-    def put(self, item: Item[T]) -> None:
-        """Add an item of a call that was admitted before: its next chunk, or a sequence that is prefilled again."""
-        self._callers.setdefault(item.caller, _Caller()).calls.setdefault(item.call, {})[item] = None
-        self._count(item)
-
-    def put_back(self, batch: Sequence[Item[T]], is_ahead: Callable[[Hashable], bool] = lambda _: False) -> None:
-        """Put back a batch that was not run. It has its turn again, before what else its callers have waiting.
-
-        Args:
-            is_ahead: whether a caller goes before them, if it has items waiting. The others keep their places behind
-                them: else a caller whose batches are put back again and again might never have one that runs.
-        """
-        for item in reversed(batch):
-            caller = self._callers.setdefault(item.caller, _Caller())
-            others = caller.calls.pop(item.call, {})
-            caller.calls = {item.call: {item: None, **others}, **caller.calls}
-            item.times_put_back += 1
-            self._count(item)
-        again = dict.fromkeys(item.caller for item in batch)
-        ahead = [
-            name for name, caller in self._callers.items() if name not in again and caller.calls and is_ahead(name)
-        ]
-        self._callers = {name: self._callers[name] for name in dict.fromkeys((*ahead, *again, *self._callers))}
-
-    def withdraw(self, items: Iterable[Item[T]]) -> None:
-        """Take out those of `items` that still wait."""
-        for item in items:
-            calls = self._callers[item.caller].calls if item.caller in self._callers else {}
-            waiting = calls.get(item.call, {})
-            if item not in waiting:
-                continue
-            del waiting[item]
-            self._admission.leave(item.caller, item.all_tokens, item.pool)
-            if not waiting:
-                del calls[item.call]
-
-    def take(
-        self,
-        now: float,
-        free: Mapping[Hashable, int] = MappingProxyType({}),
-        running: Collection[Hashable] = (),
-    ) -> Schedule[T]:
-        """Take out the next batch and whatever expired by `now`. The batch is empty only if nothing waits that can run.
-
-        Args:
-            free: how many more sequences may run, by pool.
-            running: callers who have a running sequence.
-        """
-        expired = self._take_expired(now)
-        self._look(now, running)
-        batch = tuple(self._next_batch(free))
-        self.withdraw(batch)
-        # All have had their turn now, and those who have more waiting stand behind.
-        for item in sorted(batch, key=lambda item: self._admission.tokens(item.caller)):
-            self._rotate(item)
-        return Schedule(batch, expired)
-
-    def _count(self, item: Item[T]) -> None:
-        """Take note of an item that waits from now on."""
-        self._admission.enter(item.caller, item.all_tokens, item.pool)
-        self._earliest_deadline = min(self._earliest_deadline, item.deadline)
-
-    def _take_expired(self, now: float) -> tuple[Item[T], ...]:
-        """Take out the items whose deadline has passed."""
-        if now < self._earliest_deadline:  # hundreds may wait: they are not looked through at every step
-            return ()
-        expired = tuple(item for item in self._waiting() if item.deadline <= now)
-        self.withdraw(expired)
-        self._earliest_deadline = min((item.deadline for item in self._waiting()), default=float("inf"))
-        return expired
-
-    def _look(self, now: float, running: Collection[Hashable]) -> None:
-        """Note who is there, and forget who has been gone for a while."""
-        for name in running:
-            self._callers.setdefault(name, _Caller())
-        for name, caller in list(self._callers.items()):
-            if caller.calls or name in running:
-                caller.seen = now
-            elif caller.seen <= now - self._SEEN_SECONDS:
-                del self._callers[name]
-
-    def _next_batch(self, free: Mapping[Hashable, int]) -> list[Item[T]]:
-        turns = self._turns()
-        first = next((item for _, item in turns if item.pool is None or free.get(item.pool, 0) > 0), None)
-        if first is None:
-            return []
-        batch = _Batch(first, self._limits, free)
-        is_short = len(self._callers) > 1 and first.shared_tokens is not None
-        window: Iterator[tuple[int, Item[T]]] = itertools.islice(
-            ((rank, item) for rank, item in turns if item.batch_key == first.batch_key),
-            (1 if is_short else self._WINDOW) * self._limits.batch_items,
-        )
-        if first.padded:  # Within one round of turns, those nearest in length come first.
-            window = iter(sorted(window, key=lambda rank: (rank[0], abs(rank[1].tokens - first.tokens))))
-        backlogged = functools.cache(self._backlogged)
-        for rank, item in window:
-            limit = item.shared_tokens
-            if limit is None or len(self._callers) == 1 or (rank == 0 and item.caller not in backlogged(limit)):
-                batch.add_if_it_fits(item)
-            elif item.caller not in backlogged(limit) or first.caller in backlogged(limit):
-                batch.add_if_it_fits(item, limit)
-        return batch.items
-
-    def _backlogged(self, tokens: int) -> set[Hashable]:
-        """The callers with more than so many tokens waiting; none if all have."""
-        found = {caller for caller in self._callers if self._admission.tokens(caller) > tokens}
-        return set() if len(found) == len(self._callers) else found
-
-    def _waiting(self) -> Iterator[Item[T]]:
-        """All items, in any order."""
-        return (item for caller in self._callers.values() for call in caller.calls.values() for item in call)
-
-    def _turns(self) -> Iterator[tuple[int, Item[T]]]:
-        """All items in the order of turns, each with the number of its caller's turn."""
-        present = [caller.calls.values() for caller in self._callers.values() if caller.calls]
-        return interleave((item for _, item in interleave(calls)) for calls in present)
-
-    def _rotate(self, item: Item[T]) -> None:
-        """Move the item's caller and call behind all others."""
-        caller = self._callers.pop(item.caller)
-        self._callers[item.caller] = caller
-        if waiting := caller.calls.pop(item.call, None):
-            caller.calls[item.call] = waiting
-
-
-class _Batch(Generic[T]):
+class Batch(Generic[T]):
     """A batch that is being filled."""
 
-    def __init__(self, first: Item[T], limits: Limits, free: Mapping[Hashable, int]) -> None:
+    def __init__(self, first: Item[T], limits: Limits, free: int) -> None:
+        """Begin with `first`, whatever its size. `free` more sequences of its model may run."""
         self.items: list[Item[T]] = []
         self._limits = limits
-        self._free = Counter(free)
+        self._free = free
         self._padded = first.padded
         self._tokens = self._longest = self._useful = self._bytes = self._chunk_tokens = 0
         self._add(first)
@@ -331,17 +117,16 @@ class _Batch(Generic[T]):
             and (count * longest if self._padded else tokens) <= limits.batch_tokens
             and total - useful <= limits.padding * total
             and self._bytes + item.output_bytes <= limits.batch_bytes
-            and self._has_sequence_for(item)
+            and (self._free or not item.needs_place)
+            and self._fits_beside_chunks(item)
         ):
             self._add(item)
 
-    def _has_sequence_for(self, item: Item[T]) -> bool:
-        """Whether there may be one more running sequence, and one more chunk."""
-        if item.pool is not None and self._free[item.pool] < 1:
-            return False
-        if item.chunk_tokens is None or not self._chunk_tokens:
-            return True
-        return self._chunk_tokens + item.tokens <= item.chunk_tokens
+    def _fits_beside_chunks(self, item: Item[T]) -> bool:
+        """Whether an item is no chunk, or the first, or leaves the batch's chunks within their tokens."""
+        return (
+            item.chunk_tokens is None or not self._chunk_tokens or self._chunk_tokens + item.tokens <= item.chunk_tokens
+        )
 
     def _add(self, item: Item[T]) -> None:
         self.items.append(item)
@@ -349,7 +134,6 @@ class _Batch(Generic[T]):
         self._longest = max(self._longest, item.tokens)
         self._useful += max(item.tokens, self._limits.shortest)
         self._bytes += item.output_bytes
-        if item.pool is not None:
-            self._free[item.pool] -= 1
+        self._free -= item.needs_place
         if item.chunk_tokens is not None:
             self._chunk_tokens += item.tokens

@@ -27,7 +27,7 @@ from server.metrics import Metrics
 from server.questions import AttentionTask, Task
 from server.sequences import ChunkedSequence, LongPrompt, is_long, shared_tokens
 from server.shared_queue import SharedQueue, Waiting
-from server.tasks import batch_key, output_bytes
+from server.tasks import batch_key, one_of_each_kind, output_bytes
 from server.text_stream import Stream
 
 _logger = logging.getLogger(__name__)
@@ -75,13 +75,25 @@ class Engine:
         """The error that ended the model's thread, if there was one."""
         self._thread = threading.Thread(target=in_front(self._serve), name="model", daemon=True)
         metrics.watch_queue(lambda: float(len(self._queue)))
-        metrics.generations.labels("waiting").set_function(lambda: float(sum(map(self._queue.sequences, models))))
+        metrics.generations.labels("waiting").set_function(lambda: float(self._queue.sequences))
         for name, runner in self._runners.items():
             metrics.watch_prefixes(name, runner)
 
     def start(self) -> None:
         """Start the model's thread."""
         self._thread.start()
+
+    async def warm_up(self) -> None:
+        """Let each model answer each kind of task once: a first answer takes longer than others, and is not typical."""
+        for name, model in self._models.items():
+            began = time.perf_counter()
+            for task in one_of_each_kind(model):
+                try:
+                    await self.submit(name, [task])
+                except Exception as error:  # noqa: BLE001 -- callers of this kind of task get the error
+                    _logger.warning("model=%s cannot answer %s: %s", name, type(task).__name__, error)
+            _logger.info("warm model=%s seconds=%.2f", name, time.perf_counter() - began)
+        self._queue.forget_throughput()
 
     async def stop(self, seconds: float) -> None:
         """Stop after the batch in progress, or stop waiting for the thread after `seconds`."""
@@ -129,17 +141,13 @@ class Engine:
         if self._on_cpu:  # a GPU computes while the event loop runs Python
             self._interpreter.note_refusal(caller)
 
-    def check_capacity(self, caller: Hashable = None) -> None:
+    def check_capacity(self, model: str, caller: Hashable = None) -> None:
         """Refuse early, before the work of preparing a call.
 
         Raises:
-            OverloadedError: too much waits already.
+            OverloadedError: too much waits for `model` already.
         """
-        self._queue.check_capacity(caller)
-
-    def forget_throughput(self) -> None:
-        """Forget how long batches took: a model's first ones are not typical."""
-        self._queue.forget_throughput()
+        self._queue.check_capacity(model, caller)
 
     def generate(
         self,
@@ -175,7 +183,8 @@ class Engine:
         return Item(
             work,
             tokens=len(task.ids),
-            batch_key=batch_key(name, task),
+            model=name,
+            batch_key=batch_key(work),
             caller=caller,
             call=work.call,
             output_bytes=output_bytes(model, task),

@@ -27,7 +27,7 @@ class Text(Protocol):
 class Engine(Protocol):
     """What answers questions about some models; see `server.engine.Engine`."""
 
-    def check_capacity(self, caller: Hashable = None) -> None:
+    def check_capacity(self, model: str, caller: Hashable = None) -> None:
         """Raise `OverloadedError` where a call would be refused."""
         ...
 
@@ -70,9 +70,9 @@ class Engines:
         """Refuse early, before the work of preparing tasks.
 
         Raises:
-            OverloadedError: too much is waiting already.
+            OverloadedError: too much waits for `model` already.
         """
-        self._engines[model].check_capacity(caller)
+        self._engines[model].check_capacity(model, caller)
 
     async def submit(
         self,

@@ -2,7 +2,7 @@
 
 Sequences start and stop between steps, so a new one waits for a step and for memory, never for another's end while
 memory is free. How many may run follows from a bound on the memory of their keys and values. Which of the waiting ones
-starts, and whose prompt is prefilled next, is up to the queue (`server.batching`).
+starts, and whose prompt is prefilled next, is up to the queue (`server.queue`).
 
 What a caller has not read of its text is bounded. A text whose caller does not read pauses. It keeps its memory until
 another sequence needs it; then it is preempted, and is prefilled again, with what it had generated, when its caller
@@ -118,6 +118,7 @@ class Generations:
         return Item(
             sequence,
             tokens=tokens,
+            model=sequence.model,
             later_tokens=later,
             chunk_tokens=size,
             batch_key=sequence if sequence.alone else shared,
@@ -125,13 +126,13 @@ class Generations:
             call=sequence,
             padded=False,
             deadline=sequence.deadline,
-            pool=sequence.model if sequence.number is None else None,
+            needs_place=sequence.number is None,
         )
 
-    def free(self) -> dict[Hashable, int]:
+    def free(self) -> dict[str, int]:
         """How many more sequences of each model may start, those counted in whose memory a paused one would give up."""
         # Before the first one runs, the memory of a sequence is not known.
-        found: dict[Hashable, int] = dict.fromkeys(self._models, 1)
+        found = dict.fromkeys(self._models, 1)
         for name, running in self._running.items():
             paused = sum(sequence.waits_for_reader() for sequence in running)
             found[name] = running.capacity - len(running) + min(paused, self._limits.preempted - len(self._preempted))

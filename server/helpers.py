@@ -2,8 +2,8 @@
 
 Messages of more than 8 KB go to one of two threads. Messages of more than 64 KB go to separate processes, as Python
 would run their thread instead of the model's; see `server.helper_process`. Two processes run at a time, callers
-take turns in getting one, and the number of bytes that may wait is bounded. If a call ends before its work does, the
-work is stopped at once.
+take turns in getting one, and the number of bytes that may wait is bounded, but for a caller who has less than an equal
+share of them waiting. If a call ends before its work does, the work is stopped at once.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import pickle
 import socket
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Hashable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
@@ -92,7 +93,8 @@ class Helpers:
         self._starting: asyncio.Task[_Warm] | None = None
         self._running = 0
         self._waiting: RoundRobin[asyncio.Future[None]] = RoundRobin()
-        self._waiting_bytes = 0
+        self._waiting_bytes: Counter[Hashable] = Counter()
+        """Of each caller with messages that wait."""
 
     async def run(
         self,
@@ -146,11 +148,13 @@ class Helpers:
             self._hand_over()
 
     async def _wait(self, caller: Hashable, size: int) -> None:
-        if self._waiting_bytes and self._waiting_bytes + size > _WAITING_BYTES:
+        waiting, own = self._waiting_bytes.total(), self._waiting_bytes[caller]
+        share = _WAITING_BYTES / len(self._waiting_bytes.keys() | {caller})
+        if waiting and waiting + size > _WAITING_BYTES and own + size > share:
             raise OverloadedError(_RETRY_SECONDS)
         ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.add(ready, caller)
-        self._waiting_bytes += size
+        self._waiting_bytes[caller] += size
         try:
             await ready
         except asyncio.CancelledError:
@@ -159,7 +163,7 @@ class Helpers:
             raise
         finally:
             self._waiting.remove(ready)
-            self._waiting_bytes -= size
+            self._waiting_bytes -= Counter({caller: size})  # which forgets callers of whom nothing waits
 
     def _hand_over(self) -> None:
         """Let whoever is next run a process in place of one's own."""

@@ -1,6 +1,6 @@
 """Sequences whose prompts are prefilled in chunks: generated texts, and long prompts of which only logits are asked.
 
-Each chunk is an item of the queue (`server.batching`), so no caller waits for the whole of another's prompt.
+Each chunk is an item of the queue (`server.queue`), so no caller waits for the whole of another's prompt.
 """
 
 from __future__ import annotations

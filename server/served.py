@@ -1,14 +1,12 @@
 """Questions about models that external engines compute: asked over HTTP on the event loop, without a thread or torch.
 
 It offers the services what `server.engine.Engine` does. Batching is the engine's; what is bounded here is how many
-prompts wait for it, and how many of each caller's.
+prompts wait for it, and how many of each caller's. Callers take turns in asking.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -25,6 +23,7 @@ from ml.models.served.exchange import Exchange
 from ml.models.served.opening import Found
 from ml.models.served.salts import Salts
 from ml.models.served.stream import Engine
+from ml.models.served.window import asked_by
 from ml.prediction import Prediction, Score
 from server import calls
 from server.admission import Admission, Load, QueueOverflowError
@@ -48,8 +47,8 @@ class ServedEngine:
 
         Args:
             observe: is called for every request that has ended.
-            max_waiting: prompts that may wait for their answers; more are refused at once, but for callers who have
-                less than an equal share of them.
+            max_waiting: prompts that may wait for one model's answers; more are refused at once, but for callers who
+                have less than an equal share of them.
         """
         self._models = models
         self._engines = {
@@ -61,7 +60,7 @@ class ServedEngine:
             for name, found in models.items()
         }
         self._checks = {name: ReplicaChecks(engine) for name, engine in self._engines.items()}
-        self._admission = Admission(max_waiting, sys.maxsize)
+        self._admissions = {name: Admission(max_waiting) for name in models}
         self._salts = Salts()
 
     async def stop(self) -> None:
@@ -69,14 +68,14 @@ class ServedEngine:
         for engine in self._engines.values():
             await engine.client.aclose()
 
-    def check_capacity(self, caller: Hashable = None, prompts: int = 1) -> None:
+    def check_capacity(self, model: str, caller: Hashable = None, prompts: int = 1) -> None:
         """Spare a caller the work of preparing tasks that would be refused.
 
         Raises:
-            OverloadedError: too many prompts are waiting already.
+            OverloadedError: too many prompts wait for `model` already.
         """
         try:
-            self._admission.check(caller, Load(items=prompts), math.inf, math.inf)
+            self._admissions[model].check(caller, Load(items=prompts))
         except QueueOverflowError:
             raise OverloadedError(_RETRY_SECONDS) from None
 
@@ -102,7 +101,7 @@ class ServedEngine:
         """
         began = time.monotonic()
         values: list[Any] = [None] * len(tasks)
-        with self._counted(caller, len(tasks)):
+        with self._counted(model, caller, len(tasks)):
             patience = _PATIENCE_SECONDS if seconds is None else min(seconds, _PATIENCE_SECONDS)
             asking = [
                 self._ask(model, query, patience, values, indices)
@@ -131,7 +130,7 @@ class ServedEngine:
         Raises:
             OverloadedError: too many prompts are waiting already.
         """
-        self.check_capacity(caller)
+        self.check_capacity(model, caller)
         found, engine = self._models[model], self._engines[model]
         asked = texts.body(
             found.address.model,
@@ -141,7 +140,7 @@ class ServedEngine:
             max_tokens=generation.max_tokens,
             salt=self._salts.of(namespace),
         )
-        return ServedText(engine, self._checks[model], asked, generation, lambda: self._counted(caller))
+        return ServedText(engine, self._checks[model], asked, generation, lambda: self._counted(model, caller))
 
     async def _ask(self, model: str, query: Query, patience: float, values: list[Any], indices: Sequence[int]) -> None:
         """Put the answers to `query` where they belong."""
@@ -176,16 +175,16 @@ class ServedEngine:
                 yield Query(sequences, tail=tail, top=top, salt=salt), some
 
     @contextmanager
-    def _counted(self, caller: Hashable, prompts: int = 1) -> Iterator[None]:
-        """Count prompts as waiting, or refuse them."""
-        self.check_capacity(caller, prompts)
-        for _ in range(prompts):
-            self._admission.enter(caller, 0, None)
+    def _counted(self, model: str, caller: Hashable, prompts: int = 1) -> Iterator[None]:
+        """Count prompts as waiting, and let their caller take turns with others; or refuse them."""
+        self.check_capacity(model, caller, prompts)
+        admission, load = self._admissions[model], Load(items=prompts)
+        admission.enter(caller, load)
         try:
-            yield
+            with asked_by(caller):
+                yield
         finally:
-            for _ in range(prompts):
-                self._admission.leave(caller, 0, None)
+            admission.leave(caller, load)
 
 
 async def _together(*work: Any) -> None:

@@ -120,16 +120,16 @@ class Settings(BaseSettings):
     """Prompts of one batch."""
 
     max_waiting_prompts: int = Field(default=2048, ge=1)
-    """Prompts waiting for the model, of whatever is asked; a call that would exceed it is refused at once, unless its
+    """Prompts waiting for one model, of whatever is asked; a call that would exceed it is refused at once, unless its
     caller has less than an equal share of them waiting. At least max_prompts."""
 
     max_waiting_tokens: int = Field(default=256 * 1024, ge=1)
-    """Tokens waiting for the model, as above: it bounds how long the last in the queue can have to wait."""
+    """Tokens waiting for one model, as above: it bounds how long the last in the queue can have to wait."""
 
     max_waiting_seconds: float = Field(default=5.0, gt=0)
-    """The longest that a call, or a text to be generated, may wait for the model, estimated from recent throughput; one
-    that would wait longer is refused at once. It bounds the latency of accepted calls under overload: set it to what
-    your callers can bear."""
+    """The longest that a call, or a text to be generated, may wait for its model, estimated from the model's recent
+    throughput; one that would wait longer is refused at once. It bounds the latency of accepted calls under overload:
+    set it to what your callers can bear."""
 
     prefix_cache_bytes: int = Field(default=256 * 1024 * 1024, ge=0)
     """Memory of each model for keys and values of cached prefixes, in bytes: a prefix that comes again is not computed

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Hashable, Sequence
 
-from server.admission import QueueOverflowError
-from server.batching import Item, Limits, Queue, Schedule
+from server.admission import Load, QueueOverflowError
+from server.batching import Item, Limits
 from server.calls import Work
 from server.errors import OverloadedError
 from server.generation import Generations
 from server.interpreter import SharedInterpreter
+from server.queue import Queue, Schedule
 from server.sequences import ChunkedSequence
 from server.throughput import Throughput
 
@@ -35,7 +37,7 @@ class SharedQueue:
         """Hold nothing.
 
         Args:
-            waiting_seconds: calls that would wait longer than this, by recent throughput, are refused.
+            waiting_seconds: calls that would wait longer than this, by their model's recent throughput, are refused.
             interpreter: hears of calls that are queued and of batches that are taken.
         """
         self._queue: Queue[Work | ChunkedSequence] = Queue(limits)
@@ -43,32 +45,36 @@ class SharedQueue:
         self._interpreter = interpreter
         self._waiting_seconds = waiting_seconds
         self._shortest = limits.shortest
-        self._throughput = Throughput()
+        self._throughputs: defaultdict[str, Throughput] = defaultdict(Throughput)
+        """Of each model."""
         self.stopping = False
         """Whether the model's thread is to stop. Once it is, it stays so."""
         self._replying = False
         """Whether the event loop has yet to write the replies of the last batch."""
 
     def __len__(self) -> int:
-        return len(self._queue)
+        with self._changed:
+            return len(self._queue)
 
-    def sequences(self, model: str) -> int:
-        """How many sequences wait for a place among those of `model` that run."""
-        return self._queue.sequences(model)
+    @property
+    def sequences(self) -> int:
+        """How many sequences wait for a place, whichever model they are for."""
+        with self._changed:
+            return sum(load.sequences for load in self._queue.waiting.values())
 
     # The event loop.
 
-    def check_capacity(self, caller: Hashable) -> None:
+    def check_capacity(self, model: str, caller: Hashable) -> None:
         """Refuse early, before the work of preparing a call.
 
         Raises:
-            OverloadedError: too much waits already.
+            OverloadedError: too much waits for `model` already.
         """
         with self._changed:
             try:
-                self._queue.check(caller, self._max_tokens)
-            except QueueOverflowError as error:
-                raise _refusal(error.tokens / self._throughput.tokens_per_second) from None
+                self._queue.check(model, caller, self._max_tokens(model))
+            except QueueOverflowError:
+                raise _refusal(sum(self._seconds().values())) from None
 
     def offer(self, items: Sequence[Waiting], ends_per_second: float) -> None:
         """Put all items of a call into the queue, or none.
@@ -77,15 +83,16 @@ class SharedQueue:
             ends_per_second: how many of the running sequences of their model end in a second.
 
         Raises:
-            OverloadedError: too much waits already.
+            OverloadedError: too much waits for their model already.
         """
+        model = items[0].model
         with self._changed:
             try:
-                self._queue.offer(items, self._max_tokens, self._waiting_seconds * ends_per_second)
-            except QueueOverflowError as error:
-                pools = {item.pool for item in items} - {None}
-                sequences = max((self._queue.sequences(pool) for pool in pools), default=0)
-                seconds = max(error.tokens / self._throughput.tokens_per_second, sequences / ends_per_second)
+                self._queue.offer(items, self._max_tokens(model), self._waiting_seconds * ends_per_second)
+            except QueueOverflowError:
+                seconds = sum(self._seconds().values())
+                if any(item.needs_place for item in items):
+                    seconds = max(seconds, self._queue.waiting.get(model, Load()).sequences / ends_per_second)
                 raise _refusal(seconds) from None
             self._interpreter.note_acceptance(items[0].caller)
             self._changed.notify()
@@ -110,7 +117,7 @@ class SharedQueue:
 
     def forget_throughput(self) -> None:
         """Forget how long batches took: a model's first ones are not typical."""
-        self._throughput = Throughput()
+        self._throughputs.clear()
 
     def note_replies_written(self) -> None:
         """Take note that the replies of the last batch are written."""
@@ -136,7 +143,7 @@ class SharedQueue:
 
     def put_back(self, batch: Sequence[Waiting], seconds: float) -> None:
         """Put what a batch is about back that was preempted after some `seconds`, unless its caller has left."""
-        self._throughput.note(0, seconds)
+        self._throughputs[batch[0].model].note(0, seconds)
         with self._changed:
             left = [item for item in batch if not item.payload.abandoned]
             self._queue.put_back(left, lambda caller: not self._interpreter.was_refused(caller))
@@ -152,7 +159,8 @@ class SharedQueue:
 
     def note_run(self, batch: Sequence[Waiting], seconds: float) -> None:
         """Take note of how long a batch took, with all that was done beside it."""
-        self._throughput.note(sum(max(item.tokens, self._shortest) for item in batch), seconds)
+        tokens = sum(max(item.tokens, self._shortest) for item in batch)
+        self._throughputs[batch[0].model].note(tokens, seconds)
 
     def note_replies(self) -> None:
         """Take note that the event loop gets the replies of a batch now."""
@@ -170,10 +178,22 @@ class SharedQueue:
                 _REPLY_SECONDS,
             )
 
-    @property
-    def _max_tokens(self) -> float:
-        """Tokens that may wait, by recent throughput."""
-        return self._waiting_seconds * self._throughput.tokens_per_second
+    def _max_tokens(self, model: str) -> float:
+        """Tokens that may wait for a model: what it computes in the time that others leave it, or in an equal share.
+
+        So work for one model keeps no call of another out.
+        """
+        seconds = self._seconds()
+        left = self._waiting_seconds - sum(seconds.values()) + seconds.get(model, 0.0)
+        share = self._waiting_seconds / len(seconds.keys() | {model})
+        return max(left, share) * self._throughputs[model].tokens_per_second
+
+    def _seconds(self) -> dict[str, float]:
+        """How long what waits for each model will take, by recent throughput."""
+        return {
+            model: load.tokens / self._throughputs[model].tokens_per_second
+            for model, load in self._queue.waiting.items()
+        }
 
 
 def _refusal(seconds: float) -> OverloadedError:

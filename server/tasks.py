@@ -11,14 +11,15 @@ import torch
 from ml import attention, predict
 from ml.models.base import Chunk, LanguageModel, Runner
 from ml.models.internals.attention_maps import attend
+from server.calls import Work
 from server.questions import AttentionTask, LogitsTask, NextTokenTask, ScoreTask, Task
 
 _LOGIT_BYTES = 4
 
 
-def batch_key(model: str, task: Task) -> Hashable:
+def batch_key(work: Work) -> Hashable:
     """Tasks of equal batch key may run together: those about logits do; attention runs alone."""
-    return task if isinstance(task, AttentionTask) else model
+    return work if isinstance(work.task, AttentionTask) else work.model
 
 
 def output_bytes(model: LanguageModel, task: Task) -> int:
@@ -59,7 +60,7 @@ def run(model: LanguageModel, runner: Runner, tasks: Sequence[Task], namespaces:
             return _run_logits(runner, [task for task in tasks if not isinstance(task, AttentionTask)], namespaces)
 
 
-def warm_up(model: LanguageModel) -> Iterator[Task]:
+def one_of_each_kind(model: LanguageModel) -> Iterator[Task]:
     """One task of each kind, so that no caller waits for what a model does only once."""
     ids = (0,) * min(16, model.info.context_length)
     yield NextTokenTask(ids)

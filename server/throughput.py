@@ -1,4 +1,4 @@
-"""How fast the model has been recently, from which a call's waiting time is estimated."""
+"""How fast a model has been recently, from which a call's waiting time is estimated."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Throughput:
     @property
     def tokens_per_second(self) -> float:
         """Infinite while too little is known, so that one slow batch refuses nobody."""
-        return self._tokens / self._seconds if self._seconds >= self._EVIDENCE_SECONDS else float("inf")
+        return self._tokens / self._seconds if self._tokens and self._seconds >= self._EVIDENCE_SECONDS else math.inf
 
     def note(self, tokens: int, seconds: float) -> None:
         """`tokens` took `seconds`."""
@@ -42,4 +42,4 @@ class Turnover:
 
     def per_second(self, capacity: int) -> float:
         """How many of `capacity` sequences end in a second. Infinite while nothing is known."""
-        return capacity / self._mean_seconds if self._mean_seconds else float("inf")
+        return capacity / self._mean_seconds if self._mean_seconds else math.inf

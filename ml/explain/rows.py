@@ -12,7 +12,8 @@ from ml import spec
 from ml.encoding import Encoding
 from ml.errors import InputError
 from ml.explain.features import MAX_FEATURES, segment
-from ml.explain.target import TargetPlan, TargetTokens, written
+from ml.explain.target import TargetPlan, TargetTokens
+from ml.explain.target_text import written
 from ml.spec import Features, Span, Unit
 from ml.tokens import Tokenizer
 

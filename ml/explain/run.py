@@ -21,7 +21,8 @@ from ml.explain.removal import BY_SIMILAR_WORDS
 from ml.explain.rows import Row
 from ml.explain.sampling.interval import two_sided_95
 from ml.explain.similar import with_similar_words
-from ml.explain.target import TargetTokens, describe, resolve
+from ml.explain.target import TargetTokens, resolve
+from ml.explain.target_text import describe
 from ml.explain.trust import doubts, faithfulness, verdict
 from ml.explain.values.internals import InternalsExplainer, PromptInternals
 from ml.explain.values.value_function import ValueFunction

@@ -12,7 +12,7 @@ from typing import Any
 
 from redis.connection import UnixDomainSocketConnection
 
-from jobs.stopping import stop_at_once
+from jobs.ending import stop_at_once
 from tests.fixtures.blocking import block
 
 connect, look_up = UnixDomainSocketConnection._connect, socket.getaddrinfo

@@ -17,6 +17,7 @@ from gloss import v1 as pb
 from gloss.durations import seconds
 from gloss.v1.inference_service_pb2_grpc import InferenceServiceStub
 from ml import spec
+from ml.runtime.preemption import end_if_preempted
 from tests.integration.explanations import wait_for
 from tests.integration.serving import Code, Refusal, refused, serve
 
@@ -442,10 +443,30 @@ def test_a_cached_prefix_is_not_computed_again_and_answers_the_same(tiny_gpt2):
         assert off.metric("gloss_prefix_cache_bytes", **model) == 0
 
 
+def test_attention_that_is_asked_of_two_models_at_once_is_each_models_own(gate, tiny_gpt2, tiny_llama, caplog):
+    def attention(server, model):
+        return server.inference.Attention.future(
+            pb.AttentionRequest(model=model, prompt=of_ids(1, 2, 3), layers=[0, 1]), timeout=20
+        )
+
+    models = ["tiny-gpt2", "tiny-llama"]
+    with serve([tiny_gpt2, tiny_llama]) as server:
+        alone = [array(attention(server, model).result(20).weights) for model in models]
+        first = hold(gate, server)
+        calls = [attention(server, model) for model in models * 2]
+        wait_for(lambda: waiting(server) == len(calls))
+        gate.open.set()
+        assert first.result(20).predictions
+        for call, expected in zip(calls, alone * 2, strict=True):
+            assert np.array_equal(array(call.result(20).weights), expected)
+    assert not np.allclose(*alone)
+    assert "failed" not in caplog.text
+
+
 def test_calls_that_would_wait_too_long_are_refused(gate, gated):
     with gated(max_waiting_seconds=0.5) as server:
         first = hold(gate, server)  # and with it the thread that would note the throughput of the warm-up only now
-        server.server.engine._queue._throughput.note(10, 1.0)  # ten tokens a second
+        server.server.engine._queue._throughputs["tiny-gpt2"].note(10, 1.0)  # ten tokens a second
         queued = server.inference.NextToken.future(pb.NextTokenRequest(prompts=[text("one two three four five")]))
         wait_for(lambda: waiting(server) == 1)
         refusal = refused(server.inference.NextToken, pb.NextTokenRequest(prompts=[text("c")]))
@@ -453,3 +474,54 @@ def test_calls_that_would_wait_too_long_are_refused(gate, gated):
         gate.open.set()
         assert first.result(20).predictions
         assert queued.result(20).predictions
+
+
+def test_a_model_that_is_asked_too_much_keeps_no_call_of_another_out(gate, tiny_gpt2, tiny_llama):
+    def ask(server, model, prompts=1):
+        request = pb.NextTokenRequest(model=model, prompts=[text("one two three four five")] * prompts)
+        return server.inference.NextToken.future(request, timeout=20)
+
+    with serve([tiny_gpt2, tiny_llama], max_waiting_seconds=0.5) as server:
+        calls = [hold(gate, server)]
+        for model, tokens_per_second in (("tiny-gpt2", 10), ("tiny-llama", 10_000)):
+            server.server.engine._queue._throughputs[model].note(tokens_per_second, 1.0)
+        calls.append(ask(server, "tiny-gpt2"))
+        wait_for(lambda: waiting(server) == 1)
+        for prompts in (1, 8):
+            refusal = Refusal(ask(server, "tiny-gpt2", prompts).exception(20))
+            assert (refusal.code, refusal.reason) == (Code.RESOURCE_EXHAUSTED, "QUEUE_FULL")
+        calls.append(ask(server, "tiny-llama", 8))
+        wait_for(lambda: waiting(server) == 9)
+        gate.open.set()
+        for call in calls:
+            assert call.result(20).predictions
+
+
+def test_a_greedy_step_ends_early_for_a_call_of_another_model(tiny_gpt2, tiny_llama, monkeypatch, request):
+    held, ended = threading.Event(), threading.Event()
+    request.addfinalizer(ended.set)  # where nothing ends the step
+
+    def hold_once():
+        """In place of a look whether the step is preempted: the first one holds the step up until it is."""
+        if held.is_set():
+            return
+        held.set()
+        try:
+            while not ended.wait(0.001):
+                end_if_preempted()
+        finally:
+            ended.set()
+
+    monkeypatch.setattr("server.interpreter._REFUSED_SECONDS", 60)  # so that none is forgotten
+    with serve([tiny_gpt2, tiny_llama], max_waiting_prompts=4) as server:
+        monkeypatch.setattr("ml.runtime.last_layer.end_if_preempted", hold_once)
+        greedy = server.inference
+        assert refused(greedy.NextToken, pb.NextTokenRequest(prompts=[text("too many")] * 5)).reason == "QUEUE_FULL"
+        call = greedy.NextToken.future(pb.NextTokenRequest(prompts=[text("It was")]), timeout=20)
+        assert held.wait(20)
+        with grpc.insecure_channel(f"127.0.0.1:{server.server.port}", [("gloss.connection", 1)]) as channel:
+            modest = pb.NextTokenRequest(model="tiny-llama", prompts=[text("It was")])
+            assert InferenceServiceStub(channel).NextToken(modest, timeout=20).predictions
+        assert ended.is_set()
+        assert call.result(20).predictions
+        assert server.metric("gloss_batches_preempted_total", model="tiny-gpt2") == 1

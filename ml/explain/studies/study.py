@@ -20,7 +20,8 @@ from ml.explain.estimator import FloatArray, IntArray
 from ml.explain.studies.bias import BiasProbeExplainer
 from ml.explain.studies.global_surrogate import GlobalSurrogateExplainer, bag
 from ml.explain.studies.texts import Texts
-from ml.explain.target import TargetPlan, TargetTokens, describe, plan, resolve
+from ml.explain.target import TargetPlan, TargetTokens, plan, resolve
+from ml.explain.target_text import describe
 from ml.explain.trust import verdict
 from ml.explain.trust.verdict import Reason
 from ml.explain.values.value_function import ValueFunction

@@ -4,7 +4,7 @@ address.py        where an engine is, and what it calls the model
 options.py        what a deployment decides: key, concurrency, patience
 client.py         requests to its replicas: in flight, retried, cancelled
 exchange.py       one of them, and what became of it
-window.py         how many prompts are in flight
+window.py         how many prompts are in flight, and whose are next
 completions.py    the API's messages: what is asked of sequences, and what comes back
 asking.py         one query with its answers
 salts.py          what keeps tenants apart in an engine's prefix cache

@@ -3,14 +3,17 @@
 An engine that batches gets faster with every prompt it has at once, up to a point that only its throughput shows. So
 the window doubles for as long as that pays, and goes back by one step where it does not. An engine that says it is
 overloaded halves it, and it takes a while until the window tries to grow again.
+
+Where several callers ask, their requests go in turns.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
 
 _FIRST = 128
 _GAIN = 1.1
@@ -26,8 +29,21 @@ _LARGEST_REQUEST = 256
 """Prompts; engines refuse what is much more, and a lost one costs the work of all."""
 
 
+_caller: ContextVar[Hashable] = ContextVar("caller", default=None)
+
+
+@contextmanager
+def asked_by(caller: Hashable) -> Iterator[None]:
+    """Within, and in tasks that begin there, `caller` is who asks."""
+    token = _caller.set(caller)
+    try:
+        yield
+    finally:
+        _caller.reset(token)
+
+
 class Window:
-    """Prompts in flight, in the order in which they were asked for. For one event loop."""
+    """Prompts in flight: callers take turns, and each one's requests keep their order. For one event loop."""
 
     def __init__(self, largest: int, clock: Callable[[], float]) -> None:
         """Let at most `largest` prompts be in flight; a request of more goes alone."""
@@ -37,7 +53,8 @@ class Window:
         """Prompts that are."""
         self._largest = largest
         self._clock = clock
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._waiting: dict[Hashable, deque[tuple[int, asyncio.Future[None]]]] = {}
+        """Requests by caller, in the order of turns; none is empty."""
         self._answered = 0
         self._since: float | None = None
         self._throughput = 0.0
@@ -103,19 +120,31 @@ class Window:
             self.in_flight += prompts
             return
         admitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((prompts, admitted))
+        caller, request = _caller.get(), (prompts, admitted)
+        self._waiting.setdefault(caller, deque()).append(request)
         try:
             await admitted
         except asyncio.CancelledError:
             if admitted.done() and not admitted.cancelled():
                 self.in_flight -= prompts
-            self._waiting = deque(entry for entry in self._waiting if entry[1] is not admitted)
+            elif request in self._waiting.get(caller, ()):
+                self._waiting[caller].remove(request)
+                if not self._waiting[caller]:
+                    del self._waiting[caller]
             self._admit()
             raise
 
     def _admit(self) -> None:
-        while self._waiting and self._fits(self._waiting[0][0]):
-            prompts, admitted = self._waiting.popleft()
+        """Let requests go, callers in turn, for as long as they fit."""
+        while self._waiting:
+            caller, requests = next(iter(self._waiting.items()))
+            prompts, admitted = requests[0]
+            if not self._fits(prompts):
+                return
+            del self._waiting[caller]
+            requests.popleft()
+            if requests:
+                self._waiting[caller] = requests  # behind the others
             if not admitted.cancelled():
                 self.in_flight += prompts
                 admitted.set_result(None)

@@ -8,21 +8,17 @@ from hypothesis import strategies as st
 
 from server.admission import Admission, Load, QueueOverflowError
 
-INFINITE = float("inf")
 ITEMS, TOKENS = 12, 100
 
 
-def enters(admission: Admission, caller: object, tokens: int = 1, pool: object = None, **limits: float) -> bool:
+def enters(admission: Admission, caller: object, tokens: int = 1, sequences: int = 0, **limits: float) -> bool:
     """Let an item wait, where it may."""
-    more = Load()
-    more.add(1, tokens, pool)
+    load = Load(1, tokens, sequences)
     try:
-        admission.check(
-            caller, more, limits.get("max_tokens", INFINITE), max_sequences=limits.get("max_sequences", INFINITE)
-        )
+        admission.check(caller, load, **limits)
     except QueueOverflowError:
         return False
-    admission.enter(caller, tokens, pool)
+    admission.enter(caller, load)
     return True
 
 
@@ -56,12 +52,11 @@ def test_tokens_of_any_number_enter_where_none_wait():
     assert not enters(admission, "a", tokens=1)
 
 
-def test_sequences_are_counted_by_pool_and_the_first_may_always_wait():
+def test_the_first_sequence_may_always_wait():
     admission = Admission(ITEMS, TOKENS)
-    assert enters(admission, "a", pool="one", max_sequences=0.1)
-    assert not enters(admission, "a", pool="one", max_sequences=0.1)
-    assert enters(admission, "a", pool="another", max_sequences=0.1)
-    assert enters(admission, "a", max_sequences=0.1), "it needs none"
+    assert enters(admission, "a", sequences=1, max_sequences=0.1)
+    assert not enters(admission, "a", sequences=1, max_sequences=0.1)
+    assert enters(admission, "a", max_sequences=0.1), "it is none"
 
 
 @given(st.lists(st.tuples(st.integers(0, 8), st.integers(1, 9)), max_size=300))
@@ -74,11 +69,11 @@ def test_what_waits_is_bounded_whoever_asks(asked):
     assert admission.total.tokens <= TOKENS * harmonic + 9
 
 
-@given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 9), st.sampled_from([None, "pool"])), max_size=60))
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 9), st.integers(0, 1)), max_size=60))
 def test_whoever_leaves_is_forgotten(asked):
     admission = Admission(10, TOKENS)
     entered = [item for item in asked if enters(admission, *item)]
-    for item in entered:
-        admission.leave(*item)
-    assert (admission.total.items, admission.total.tokens, admission.total.sequences["pool"]) == (0, 0, 0)
+    for caller, tokens, sequences in entered:
+        admission.leave(caller, Load(1, tokens, sequences))
+    assert admission.total == Load()
     assert [enters(admission, "a") for _ in range(11)] == [True] * 10 + [False]

@@ -220,13 +220,14 @@ def test_calls_that_would_wait_too_long_are_refused_and_others_are_not():
     async def scenario():
         async with Bench() as bench:
             engine = Engine({"fake": bench.model}, Limits(shortest=1), Metrics(), waiting_seconds=2.05)
-            engine._queue._throughput.note(1, 0.1)  # one slow batch says little
-            assert engine._queue._throughput.tokens_per_second == float("inf")
-            engine._queue._throughput.note(9, 0.9)  # ten tokens a second: twenty may wait
+            throughput = engine._queue._throughputs["fake"]
+            throughput.note(1, 0.1)  # one slow batch says little
+            assert throughput.tokens_per_second == float("inf")
+            throughput.note(9, 0.9)  # ten tokens a second: twenty may wait
             tasks = [NextTokenTask((1, 2, 3, 4, 5, 6, 7, 8))]
             calls = [asyncio.create_task(engine.submit("fake", tasks)) for _ in range(2)]
             await asyncio.sleep(0)
-            engine.check_capacity()
+            engine.check_capacity("fake")
             with pytest.raises(OverloadedError) as caught:
                 await engine.submit("fake", tasks)
             assert 1 < caught.value.retry_seconds < 3  # what 16 tokens take
@@ -234,7 +235,7 @@ def test_calls_that_would_wait_too_long_are_refused_and_others_are_not():
             await asyncio.sleep(0)
             engine._queue._waiting_seconds = 1.0
             with pytest.raises(OverloadedError):
-                engine.check_capacity()
+                engine.check_capacity("fake")
             engine.start()
             await asyncio.gather(*calls, small)
             await engine.stop(5)
@@ -270,7 +271,9 @@ class PreemptibleBench(Bench):
         super().__init__()
         self.runner = PreemptibleRunner(self.model)
         self.model.runner = lambda *_: self.runner  # type: ignore[method-assign]
-        self.engine = Engine({"fake": self.model}, Limits(batch_items=batch_items), self.metrics)
+        self.other = FakeModel()
+        models = {"fake": self.model, "other": self.other}
+        self.engine = Engine(models, Limits(batch_items=batch_items), self.metrics)
 
     async def ask_and_hold(self, **how: Any) -> asyncio.Task[Any]:
         """Ask as a greedy caller, and let the model be in that step."""
@@ -299,6 +302,21 @@ def test_a_step_of_who_was_refused_ends_early_for_another_and_runs_again():
     asyncio.run(scenario())
 
 
+def test_it_ends_early_for_a_call_of_another_model_too():
+    async def scenario():
+        async with PreemptibleBench() as bench:
+            greedy = await bench.ask_and_hold()
+            answer = await bench.engine.submit("other", [NextTokenTask((5,))], caller="modest")
+            assert predicted(answer) == [6]
+            assert bench.other.batches == [[(5,)]]
+            assert not greedy.done()
+            bench.runner.opened.set()
+            assert predicted(await greedy) == [LONG + 1]
+            assert bench.preempted == 1
+
+    asyncio.run(scenario())
+
+
 def test_what_was_preempted_three_times_runs():
     async def scenario():
         async with PreemptibleBench() as bench:
@@ -320,7 +338,7 @@ def test_time_of_preempted_steps_counts_where_waits_are_predicted():
     async def scenario():
         async with PreemptibleBench() as bench:
             noted: list[tuple[int, float]] = []
-            bench.engine._queue._throughput.note = lambda *each: noted.append(each)  # type: ignore[method-assign]
+            bench.engine._queue._throughputs["fake"].note = lambda *each: noted.append(each)  # type: ignore[method-assign]
             greedy = await bench.ask_and_hold()
             await bench.ask(5, caller="modest")
             bench.runner.opened.set()

@@ -160,7 +160,7 @@ async def test_few_run_at_a_time_and_callers_take_turns(found: Helpers, tmp_path
     running[1].cancel()
     await asyncio.wait(running)
     assert found._running == 0
-    assert found._waiting_bytes == 0
+    assert not found._waiting_bytes
 
 
 @on_the_loop
@@ -175,6 +175,31 @@ async def test_what_waits_is_bounded_in_bytes(found: Helpers, tmp_path, monkeypa
     for each in running:
         each.cancel()
     await asyncio.wait(running)
+
+
+@on_the_loop
+async def test_whoever_fills_what_waits_keeps_nobody_else_out(found: Helpers, tmp_path, monkeypatch):
+    monkeypatch.setattr(helpers, "_WAITING_BYTES", 4 * LARGE)
+
+    def ask(name: str, caller: str) -> asyncio.Task[None]:
+        return asyncio.create_task(found.run(LARGE, forever, MODEL, str(tmp_path / name), caller=caller))
+
+    calls = [ask(f"{number}", "greedy") for number in range(6)]
+    for number in range(2):
+        await begun(tmp_path / f"{number}")
+    calls += [ask(f"modest {number}", "modest") for number in range(2)]
+    await asyncio.sleep(0)
+    for caller in ("greedy", "modest"):
+        with pytest.raises(OverloadedError):
+            await found.run(LARGE, process_of, MODEL, caller=caller)
+    assert not any(call.done() for call in calls)
+    for call in calls[:2]:  # one for each caller
+        call.cancel()
+    await begun(tmp_path / "modest 0")
+    for call in calls:
+        call.cancel()
+    await asyncio.wait(calls)
+    assert not found._waiting_bytes
 
 
 def test_a_helper_process_does_without_torch():

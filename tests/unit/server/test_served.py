@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -33,26 +34,72 @@ def test_whoever_fills_the_queue_fills_it_for_nobody_else(engine: TestEngine, se
     async def run() -> None:
         name = served_model.info.name
         served = ServedEngine({name: served_model.found}, lambda exchange: None, max_waiting=LIMIT)
+
+        def generate(model: str, caller: str) -> object:
+            return served.generate(model, (1,), generation, caller=caller)
+
         greedy = asyncio.create_task(served.submit(name, [TASK] * LIMIT, caller="greedy"))
         await asyncio.sleep(0)
-        for refused in (served.check_capacity, lambda who: served.generate(name, (1,), generation, caller=who)):
+        for refused in (served.check_capacity, generate):
             with pytest.raises(OverloadedError):
-                refused("greedy")
+                refused(name, "greedy")
         with pytest.raises(OverloadedError):
             await served.submit(name, [TASK], caller="greedy")
-        served.check_capacity("modest")
+        served.check_capacity(name, "modest")
         modest = asyncio.create_task(served.submit(name, [TASK] * (LIMIT // 2), caller="modest"))
         await asyncio.sleep(0)
         with pytest.raises(OverloadedError):
-            served.check_capacity("modest")
+            served.check_capacity(name, "modest")
         engine.hold.set()
         answers = await asyncio.gather(greedy, modest)
         assert [len(answer.values) for answer in answers] == [LIMIT, LIMIT // 2]
         for caller in ("greedy", "modest"):
-            served.check_capacity(caller, LIMIT)
+            served.check_capacity(name, caller, LIMIT)
         await served.stop()
 
     generation = Generation(GenerationSpec(), served_model.tokenizer, (1,), 4)
+    asyncio.run(asyncio.wait_for(run(), 30))
+
+
+def test_each_engine_has_a_queue_of_its_own(engine: TestEngine, served_model: ServedModel) -> None:
+    engine.hold.clear()
+
+    async def run() -> None:
+        models = dict.fromkeys(["slow", "other"], served_model.found)
+        served = ServedEngine(models, lambda exchange: None, max_waiting=LIMIT)
+        calls = [asyncio.create_task(served.submit("slow", [TASK] * LIMIT, caller="greedy"))]
+        await asyncio.sleep(0)
+        with pytest.raises(OverloadedError):
+            served.check_capacity("slow", "greedy")
+        calls.append(asyncio.create_task(served.submit("other", [TASK] * LIMIT, caller="greedy")))
+        await asyncio.sleep(0)
+        engine.hold.set()
+        assert [len(answer.values) for answer in await asyncio.gather(*calls)] == [LIMIT, LIMIT]
+        await served.stop()
+
+    asyncio.run(asyncio.wait_for(run(), 30))
+
+
+def test_callers_take_turns_in_asking(engine: TestEngine, served_model: ServedModel) -> None:
+    async def run() -> None:
+        name, found = served_model.info.name, served_model.found
+        one_at_once = replace(found, options=replace(found.options, concurrency=1))
+        served = ServedEngine({name: one_at_once}, lambda exchange: None, max_waiting=100)
+        engine.hold.clear()
+        engine.asked.clear()
+        callers = {"greedy": 6, "modest": 2, "another": 1}
+        calls = [
+            asyncio.create_task(served.submit(name, [NextTokenTask((7 + place,))], caller=caller))
+            for place, (caller, count) in enumerate(callers.items())
+            for _ in range(count)
+        ]
+        await asyncio.sleep(0)
+        engine.hold.set()
+        await asyncio.gather(*calls)
+        asked = [body["prompt"][0][0] - 7 for body in engine.asked if len(body["prompt"][0]) == 1]
+        assert asked == [0, 0, 1, 2, 0, 1, 0, 0, 0]
+        await served.stop()
+
     asyncio.run(asyncio.wait_for(run(), 30))
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from ml.errors import InputError, PromptTooLongError
-from ml.explain import Run, prepare, target
+from ml.explain import Run, prepare, target, target_text
 from ml.explain.trust import doubts
 from ml.spec import (
     Continuation,
@@ -38,7 +38,7 @@ def tokens(kind, scale=Scale.LOG_PROBABILITY, text="the film was good", model=MO
 
 
 def description(*args, **kwargs):
-    return target.describe(MODEL.tokenizer, tokens(*args, **kwargs)).description
+    return target_text.describe(MODEL.tokenizer, tokens(*args, **kwargs)).description
 
 
 def test_the_most_likely_token():
@@ -110,7 +110,7 @@ def test_a_model_chooses_no_mask_and_the_result_says_so(kind, preferred, expecte
     model.preferred = preferred
     found = tokens(kind, model=model)
     assert found.tokens == expected
-    token = target.describe(model.tokenizer, found).skipped_token
+    token = target_text.describe(model.tokenizer, found).skipped_token
     assert token is None if skipped is None else (token.id, token.text) == (skipped, "<unk>")
 
 
@@ -181,7 +181,7 @@ def test_a_contrast_begins_where_the_two_part():
     assert [found.given, found.tokens, found.rejected] == [
         MODEL.tokenizer.ids(word) for word in ("very", "good", "bad")
     ]
-    resolved = target.describe(MODEL.tokenizer, found)
+    resolved = target_text.describe(MODEL.tokenizer, found)
     assert resolved.description == 'log p("good" | … "very") − log p("bad" | … "very")'
     assert resolved.rejected_tokens == (MODEL.tokenizer.token(MODEL.tokenizer.ids("bad")[0]),)
 
@@ -233,7 +233,7 @@ def test_a_contrast_of_which_one_side_continues_the_other_is_about_the_rest(kind
     found = tokens(kind)
     rest, shared = MODEL.tokenizer.ids("good film"), MODEL.tokenizer.ids("very")
     assert (found.given, found.appended, found.positions) == (shared, shared + rest[:1], 2)
-    resolved = target.describe(MODEL.tokenizer, found)
+    resolved = target_text.describe(MODEL.tokenizer, found)
     assert (resolved.description, resolved.prefix_contrast) == (description, True)
     assert [token.id for token in resolved.shared_tokens] == list(shared)
     longer, shorter = resolved.tokens, resolved.rejected_tokens

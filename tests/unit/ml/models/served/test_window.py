@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ml.models.served.window import Window
+from ml.models.served.window import Window, asked_by
 
 
 class Clock:
@@ -66,6 +66,28 @@ def test_prompts_in_flight_are_bounded_and_in_order() -> None:
         assert order == list(range(8))
         assert largest == 4
         assert window.in_flight == 0
+
+    run(work())
+
+
+def test_callers_take_turns_and_keep_the_order_of_their_own() -> None:
+    async def work() -> None:
+        window = Window(1, Clock())
+        order: list[str] = []
+
+        async def ask(name: str) -> None:
+            with asked_by(name[0]):
+                async with window.held(1):
+                    order.append(name)
+
+        async with window.held(1):
+            waiting = [asyncio.create_task(ask(name)) for name in ("a1", "a2", "a3", "a4", "b1", "b2", "c1", "d1")]
+            await asyncio.sleep(0)
+            for left in (1, -1):
+                waiting[left].cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        assert order == ["a1", "b1", "c1", "a3", "b2", "a4"]
+        assert not window._waiting
 
     run(work())
 

@@ -1,4 +1,4 @@
-"""The batching policy, by its rules: properties over arbitrary queues, and a worked example for each."""
+"""The policy of the queue, by its rules: properties over arbitrary queues, and a worked example for each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.admission import QueueOverflowError
-from server.batching import Item, Limits, Queue, Schedule
+from server.batching import Item, Limits
+from server.queue import Queue, Schedule
 
 LIMITS = Limits(
     batch_tokens=64, batch_items=4, batch_bytes=100, padding=0.25, shortest=4, waiting_items=200, waiting_tokens=10_000
@@ -47,6 +48,7 @@ def queue_of(asked: list[Asked], limits: Limits = LIMITS) -> tuple[Queue[int], l
         Item(
             index,
             tokens=a.tokens,
+            model=f"m{a.batch_key}",
             batch_key=a.batch_key,
             caller=a.caller,
             call=(a.caller, a.call),
@@ -70,8 +72,13 @@ def drain(queue: Queue[int], now: float = NOW) -> list[Schedule[int]]:
     return schedules
 
 
+def tokens_of(queue: Queue[int]) -> int:
+    """Tokens that wait, those of later chunks included."""
+    return sum(load.tokens for load in queue.waiting.values())
+
+
 def simple(payload: int, tokens: int = 8, caller: str = "a", call: str = "1", batch_key: str = "m") -> Item[int]:
-    return Item(payload, tokens=tokens, batch_key=batch_key, caller=caller, call=call)
+    return Item(payload, tokens, "m", batch_key=batch_key, caller=caller, call=call)
 
 
 @given(st.lists(ASKED, max_size=60))
@@ -83,7 +90,7 @@ def test_everything_runs_once_or_expires_once(asked):
     assert sorted(item.payload for item in ran + expired) == list(range(len(items)))
     assert all(item.deadline > NOW for item in ran)
     assert all(item.deadline <= NOW for item in expired)
-    assert queue.tokens == 0
+    assert tokens_of(queue) == 0
 
 
 @given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), max_size=40))
@@ -149,7 +156,7 @@ class TestShortBatches:
     def flooded(shared: int | None = 24) -> Queue[int]:
         queue: Queue[int] = Queue(Limits(batch_tokens=400, batch_items=50))
         for number in range(200):
-            item = Item(number, tokens=8, batch_key="m", caller="greedy", call=number, padded=False)
+            item = Item(number, tokens=8, model="m", batch_key="m", caller="greedy", call=number, padded=False)
             item.shared_tokens = shared
             queue.offer([item])
         return queue
@@ -158,7 +165,7 @@ class TestShortBatches:
     def come(queue: Queue[int], callers: int) -> None:
         """Callers with little each."""
         for number in range(callers):
-            queue.offer([Item(number, 8, "m", f"modest {number}", number, padded=False, shared_tokens=24)])
+            queue.offer([Item(number, 8, "m", "m", f"modest {number}", number, padded=False, shared_tokens=24)])
 
     def test_who_is_alone_has_whole_batches(self):
         assert len(self.flooded().take(NOW).batch) == 50
@@ -190,7 +197,7 @@ class TestShortBatches:
 
     def test_backlogged_callers_share_batches_while_nobody_else_is_there(self):
         queue = self.flooded()
-        queue.offer([Item(n, 8, "m", "grasping", -n, padded=False, shared_tokens=24) for n in range(1, 6)])
+        queue.offer([Item(n, 8, "m", "m", "grasping", -n, padded=False, shared_tokens=24) for n in range(1, 6)])
         assert [item.caller for item in queue.take(NOW).batch] == ["greedy", "grasping", "greedy"]
         self.come(queue, 1)
         assert [item.caller for item in queue.take(NOW).batch] == ["grasping", "greedy", "modest 0"]
@@ -198,7 +205,7 @@ class TestShortBatches:
     def test_a_long_prompt_does_not_join_those_of_others_who_join_it(self):
         queue: Queue[int] = Queue(Limits())
         self.come(queue, 1)
-        long = [Item(n, 100, "m", "long", n, padded=False, shared_tokens=24) for n in (1, 2)]
+        long = [Item(n, 100, "m", "m", "long", n, padded=False, shared_tokens=24) for n in (1, 2)]
         queue.offer(long[:1])
         assert [item.caller for item in queue.take(NOW).batch] == ["modest 0"]
         self.come(queue, 1)
@@ -231,7 +238,7 @@ def test_what_is_withdrawn_never_runs(asked, data):
     queue.withdraw(gone)
     queue.withdraw(gone)  # Again changes nothing.
     assert len(queue) == len(items) - len(gone)
-    assert queue.tokens == sum(item.tokens for item in items if item not in gone)
+    assert tokens_of(queue) == sum(item.tokens for item in items if item not in gone)
     assert not gone & {item for schedule in drain(queue) for item in schedule.batch + schedule.expired}
 
 
@@ -241,7 +248,7 @@ def test_what_is_put_back_comes_first_among_what_its_callers_ask(asked):
     first = queue.take(NOW)
     queue.put_back(first.batch)
     assert len(queue) == len(items) - len(first.expired)
-    assert queue.tokens == sum(item.tokens for item in items if item not in first.expired)
+    assert tokens_of(queue) == sum(item.tokens for item in items if item not in first.expired)
     later = [item for schedule in drain(queue) for item in schedule.batch]
     assert Counter(later) == Counter(set(items) - set(first.expired))
     for caller in {item.caller for item in first.batch}:
@@ -277,7 +284,7 @@ def test_all_whose_batches_are_put_back_get_as_much(callers: int, tokens: int):
     turns: Counter[Hashable] = Counter()
 
     def asked(caller: str, tokens: int) -> Item[str]:
-        return Item(caller, tokens, "m", caller, object(), padded=False, shared_tokens=64)
+        return Item(caller, tokens, "m", "m", caller, object(), padded=False, shared_tokens=64)
 
     for number in range(64 * callers):
         queue.offer([asked(f"greedy {number % callers}", tokens)])
@@ -296,14 +303,14 @@ def test_all_whose_batches_are_put_back_get_as_much(callers: int, tokens: int):
 
 def test_what_is_put_back_expires_like_others():
     queue: Queue[int] = Queue(LIMITS)
-    queue.offer([Item(0, 3, "m", "a", "1", deadline=NOW + 1)])
+    queue.offer([Item(0, 3, "m", "m", "a", "1", deadline=NOW + 1)])
     queue.put_back(queue.take(NOW).batch)
     assert [item.payload for item in queue.take(NOW + 1).expired] == [0]
 
 
 def test_lengths_go_together_only_where_they_are_padded():
     lengths = [3, 40, 5, 12]
-    items = [Item(i, tokens=n, batch_key="m", caller="a", call="1", padded=False) for i, n in enumerate(lengths)]
+    items = [Item(i, n, "m", "m", caller="a", call="1", padded=False) for i, n in enumerate(lengths)]
     queue: Queue[int] = Queue(LIMITS)
     queue.offer(items)
     assert [item.payload for item in queue.take(NOW).batch] == [0, 1, 2, 3]
@@ -365,23 +372,36 @@ def test_a_full_queue_takes_all_of_a_call_or_nothing():
 def test_tokens_bound_the_queue_but_an_empty_one_takes_any_call():
     queue: Queue[int] = Queue(Limits(waiting_tokens=100))
     queue.offer([simple(0, tokens=1000)])
-    with pytest.raises(QueueOverflowError) as caught:
+    with pytest.raises(QueueOverflowError):
         queue.offer([simple(1, tokens=1)])
-    assert caught.value.tokens == 1000
 
 
-def chunk(payload: int, tokens: int = 8, caller: str = "a", pool: str | None = None, later: int = 0) -> Item[int]:
+def test_each_model_has_bounds_of_its_own():
+    queue: Queue[int] = Queue(Limits(waiting_items=4))
+    queue.offer([simple(n, caller="greedy") for n in range(4)])
+    other = [Item(n, 8, "other", "other", "greedy", "2") for n in range(4)]
+    queue.offer(other)
+    for item in (simple(4, caller="greedy"), Item(4, 8, "other", "other", "greedy", "3")):
+        with pytest.raises(QueueOverflowError):
+            queue.offer([item])
+    assert {model: load.items for model, load in queue.waiting.items()} == {"m": 4, "other": 4}
+    queue.withdraw(other)
+    assert list(queue.waiting) == ["m"]
+
+
+def chunk(payload: int, tokens: int = 8, caller: str = "a", needs_place: bool = False, later: int = 0) -> Item[int]:
     """A chunk of a long prompt; a batch has 16 tokens of them."""
     return Item(
         payload,
         tokens=tokens,
+        model="m",
         batch_key="m",
         caller=caller,
         call=payload,
         padded=False,
         later_tokens=later,
         chunk_tokens=16,
-        pool=pool,
+        needs_place=needs_place,
     )
 
 
@@ -401,19 +421,19 @@ def test_a_chunk_that_is_longer_than_a_batch_has_of_them_is_the_only_one():
 
 def test_what_has_no_place_waits_and_holds_up_nobody():
     queue: Queue[int] = Queue(Limits())
-    queue.offer([chunk(n, tokens=1, pool="m") for n in range(4)])
+    queue.offer([chunk(n, tokens=1, needs_place=True) for n in range(4)])
     queue.offer([chunk(9), simple(10)])
     assert [item.payload for item in queue.take(NOW).batch] == [9, 10]
     assert queue.take(NOW, {"m": 0}) == Schedule((), ())
     assert [item.payload for item in queue.take(NOW, {"m": 3}).batch] == [0, 1, 2]
-    assert queue.sequences("m") == 1
+    assert queue.waiting["m"].sequences == 1
     assert [item.payload for item in queue.take(NOW, {"m": 3}).batch] == [3]
 
 
 def test_a_place_goes_to_whoever_has_waited_longest_for_a_turn():
     queue: Queue[int] = Queue(Limits())
-    queue.offer([chunk(n, caller="greedy", pool="m") for n in range(3)])
-    queue.offer([chunk(10, caller="modest", pool="m")])
+    queue.offer([chunk(n, caller="greedy", needs_place=True) for n in range(3)])
+    queue.offer([chunk(10, caller="modest", needs_place=True)])
     found = [queue.take(NOW, {"m": 1}).batch[0].payload for _ in range(4)]
     assert found == [0, 10, 1, 2]
 
@@ -421,9 +441,9 @@ def test_a_place_goes_to_whoever_has_waited_longest_for_a_turn():
 def test_what_follows_a_chunk_counts_as_waiting():
     queue: Queue[int] = Queue(Limits(waiting_tokens=100))
     queue.offer([chunk(0, later=90)])
-    assert queue.tokens == 98
+    assert tokens_of(queue) == 98
     with pytest.raises(QueueOverflowError):
         queue.offer([simple(1, tokens=3)])
     [first] = queue.take(NOW).batch
     queue.put(chunk(first.payload, later=first.later_tokens - 8))
-    assert queue.tokens == 90
+    assert tokens_of(queue) == 90

@@ -1,0 +1,235 @@
+"""Which waiting work runs next: pure policy, free of torch, gRPC, threads and clocks.
+
+The policy in seven rules:
+
+1. Nothing waits while the model is idle: `Queue.take` returns a batch whenever something that can run waits.
+2. Round robin over callers, whatever they ask. A batch begins with an item of the caller whose last turn was longest
+   ago, and is filled with one item of every caller, then a second, and so on; likewise over the calls of one caller.
+3. A batch is bounded by its tokens, padding included, by its items and by the memory of its output.
+4. A long prompt is prefilled in chunks. Each is an item, the next one waits for its turn behind all others, and a batch
+   has few tokens of them. A sequence that is to run waits until one more may.
+5. Where a model pads, similar lengths go together: padding may take a small share of a batch only.
+6. Where several callers come, a batch is no longer than a turn of each needs: more than one item of a caller is in it
+   only up to a few tokens. So nobody waits for all that another sent at once. Whoever has more than these few tokens
+   waiting is backlogged: unless all callers are, those who are do not share the batches of those who are not, and share
+   theirs with each other up to these few tokens. A caller who is alone has whole batches. Who has a running sequence
+   is there too.
+7. Expired items are dropped before they cost anything, and a full queue refuses at once: items, tokens and sequences
+   that wait for a model are bounded. A caller with less than an equal share of them is admitted anyway.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections import defaultdict
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Generic, TypeVar
+
+from server.admission import Admission, Load
+from server.batching import Batch, Item, Limits
+from server.round_robin import interleave
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Schedule(Generic[T]):
+    """What to run now, and what has expired."""
+
+    batch: tuple[Item[T], ...]
+    expired: tuple[Item[T], ...]
+
+
+@dataclass(slots=True)
+class _Caller(Generic[T]):
+    """Who has items waiting or a running sequence, or had them a moment ago."""
+
+    calls: dict[Hashable, dict[Item[T], None]] = field(default_factory=dict)
+    """Those with items waiting, in the order of their turns; a dict serves as an ordered set of items."""
+
+    seen: float = float("-inf")
+    """When a batch was last taken while it had items waiting, or a running sequence."""
+
+
+class Queue(Generic[T]):
+    """Items on their way into batches. Not safe for use from several threads at once."""
+
+    # How many items, in the order of turns, are looked at to fill a batch: enough to find similar lengths, and few
+    # enough that scheduling costs far less than the batch.
+    _WINDOW = 4
+
+    # How long a caller keeps its place after its last item: others' batches stay short meanwhile.
+    _SEEN_SECONDS = 1.0
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._callers: dict[Hashable, _Caller[T]] = {}
+        """In the order of their turns."""
+        self._admissions: defaultdict[str, Admission] = defaultdict(
+            lambda: Admission(limits.waiting_items, limits.waiting_tokens)
+        )
+        """Of each model."""
+        self._earliest_deadline = float("inf")
+        """Of all items that wait, or of one that has left."""
+
+    def __len__(self) -> int:
+        return sum(admission.total.items for admission in self._admissions.values())
+
+    @property
+    def waiting(self) -> dict[str, Load]:
+        """What waits for each model."""
+        return {model: admission.total for model, admission in self._admissions.items() if admission.total.items}
+
+    def check(self, model: str, caller: Hashable, max_tokens: float) -> None:
+        """Check whether `caller` may add an item for `model`; see `Admission.check`.
+
+        Raises:
+            QueueOverflowError: it may not.
+        """
+        self._admissions[model].check(caller, Load(items=1, tokens=1), max_tokens=max_tokens)
+
+    def offer(
+        self, items: Sequence[Item[T]], max_tokens: float = float("inf"), max_sequences: float = float("inf")
+    ) -> None:
+        """Add all `items` of a call, one at least, or none of them; see `Admission.check`.
+
+        Raises:
+            QueueOverflowError: they do not fit.
+        """
+        load = sum((item.load for item in items), Load())
+        self._admissions[items[0].model].check(
+            items[0].caller, load, max_tokens=max_tokens, max_sequences=max_sequences
+        )
+        for item in items:
+            self.put(item)
+
+    def put(self, item: Item[T]) -> None:
+        """Add an item of a call that was admitted before: its next chunk, or a sequence that is prefilled again."""
+        self._callers.setdefault(item.caller, _Caller()).calls.setdefault(item.call, {})[item] = None
+        self._count(item)
+
+    def put_back(self, batch: Sequence[Item[T]], is_ahead: Callable[[Hashable], bool] = lambda _: False) -> None:
+        """Put back a batch that was not run. It has its turn again, before what else its callers have waiting.
+
+        Args:
+            is_ahead: whether a caller goes before them, if it has items waiting. The others keep their places behind
+                them: else a caller whose batches are put back again and again might never have one that runs.
+        """
+        for item in reversed(batch):
+            caller = self._callers.setdefault(item.caller, _Caller())
+            others = caller.calls.pop(item.call, {})
+            caller.calls = {item.call: {item: None, **others}, **caller.calls}
+            item.times_put_back += 1
+            self._count(item)
+        again = dict.fromkeys(item.caller for item in batch)
+        ahead = [
+            name for name, caller in self._callers.items() if name not in again and caller.calls and is_ahead(name)
+        ]
+        self._callers = {name: self._callers[name] for name in dict.fromkeys((*ahead, *again, *self._callers))}
+
+    def withdraw(self, items: Iterable[Item[T]]) -> None:
+        """Take out those of `items` that still wait."""
+        for item in items:
+            calls = self._callers[item.caller].calls if item.caller in self._callers else {}
+            waiting = calls.get(item.call, {})
+            if item not in waiting:
+                continue
+            del waiting[item]
+            self._admissions[item.model].leave(item.caller, item.load)
+            if not waiting:
+                del calls[item.call]
+
+    def take(
+        self,
+        now: float,
+        free: Mapping[str, int] = MappingProxyType({}),
+        running: Collection[Hashable] = (),
+    ) -> Schedule[T]:
+        """Take out the next batch and whatever expired by `now`. The batch is empty only if nothing waits that can run.
+
+        Args:
+            free: how many more sequences may run, by model.
+            running: callers who have a running sequence.
+        """
+        expired = self._take_expired(now)
+        self._look(now, running)
+        batch = tuple(self._next_batch(free))
+        self.withdraw(batch)
+        # All have had their turn now, and those who have more waiting stand behind.
+        for item in sorted(batch, key=lambda item: self._tokens(item.caller)):
+            self._rotate(item)
+        return Schedule(batch, expired)
+
+    def _count(self, item: Item[T]) -> None:
+        """Take note of an item that waits from now on."""
+        self._admissions[item.model].enter(item.caller, item.load)
+        self._earliest_deadline = min(self._earliest_deadline, item.deadline)
+
+    def _take_expired(self, now: float) -> tuple[Item[T], ...]:
+        """Take out the items whose deadline has passed."""
+        if now < self._earliest_deadline:  # hundreds may wait: they are not looked through at every step
+            return ()
+        expired = tuple(item for item in self._waiting() if item.deadline <= now)
+        self.withdraw(expired)
+        self._earliest_deadline = min((item.deadline for item in self._waiting()), default=float("inf"))
+        return expired
+
+    def _look(self, now: float, running: Collection[Hashable]) -> None:
+        """Note who is there, and forget who has been gone for a while."""
+        for name in running:
+            self._callers.setdefault(name, _Caller())
+        for name, caller in list(self._callers.items()):
+            if caller.calls or name in running:
+                caller.seen = now
+            elif caller.seen <= now - self._SEEN_SECONDS:
+                del self._callers[name]
+
+    def _next_batch(self, free: Mapping[str, int]) -> list[Item[T]]:
+        turns = self._turns()
+        first = next((item for _, item in turns if not item.needs_place or free.get(item.model, 0) > 0), None)
+        if first is None:
+            return []
+        batch = Batch(first, self._limits, free.get(first.model, 0))
+        is_short = len(self._callers) > 1 and first.shared_tokens is not None
+        window: Iterator[tuple[int, Item[T]]] = itertools.islice(
+            ((rank, item) for rank, item in turns if item.batch_key == first.batch_key),
+            (1 if is_short else self._WINDOW) * self._limits.batch_items,
+        )
+        if first.padded:  # Within one round of turns, those nearest in length come first.
+            window = iter(sorted(window, key=lambda rank: (rank[0], abs(rank[1].tokens - first.tokens))))
+        backlogged = functools.cache(self._backlogged)
+        for rank, item in window:
+            limit = item.shared_tokens
+            if limit is None or len(self._callers) == 1 or (rank == 0 and item.caller not in backlogged(limit)):
+                batch.add_if_it_fits(item)
+            elif item.caller not in backlogged(limit) or first.caller in backlogged(limit):
+                batch.add_if_it_fits(item, limit)
+        return batch.items
+
+    def _backlogged(self, tokens: int) -> set[Hashable]:
+        """The callers with more than so many tokens waiting; none if all have."""
+        found = {caller for caller in self._callers if self._tokens(caller) > tokens}
+        return set() if len(found) == len(self._callers) else found
+
+    def _tokens(self, caller: Hashable) -> int:
+        """Tokens that a caller has waiting, whichever model they are for."""
+        return sum(admission.load(caller).tokens for admission in self._admissions.values())
+
+    def _waiting(self) -> Iterator[Item[T]]:
+        """All items, in any order."""
+        return (item for caller in self._callers.values() for call in caller.calls.values() for item in call)
+
+    def _turns(self) -> Iterator[tuple[int, Item[T]]]:
+        """All items in the order of turns, each with the number of its caller's turn."""
+        present = [caller.calls.values() for caller in self._callers.values() if caller.calls]
+        return interleave((item for _, item in interleave(calls)) for calls in present)
+
+    def _rotate(self, item: Item[T]) -> None:
+        """Move the item's caller and call behind all others."""
+        caller = self._callers.pop(item.caller)
+        self._callers[item.caller] = caller
+        if waiting := caller.calls.pop(item.call, None):
+            caller.calls[item.call] = waiting
