@@ -143,10 +143,13 @@ class Answers:
         """Squared errors, [answers], that are alike in all draws, so that leaving out a block does not show them.
 
         What the fit misses of the blocks that are left out adds to the answers. If that is more than its own deviation,
-        on average over the answers, then the excess is a bias. `_squared_bias` is another measure of it.
+        on average over the answers, then the excess is a bias. With few samples a fit may also take something of all
+        weak features and give it to the strong ones, which hardly shows in each of them. `_squared_bias` is another
+        measure of it.
         """
         excess = max(0.0, float((fitted.missed**2).mean() - fitted.missed_variance.mean()))
-        return np.asarray(np.maximum(excess, self._unlike(game) * self._squared_bias(fitted)))
+        alike = fitted.missed_in_common if self._process.has_few else 0.0
+        return np.maximum(np.maximum(excess, alike), self._unlike(game) * self._squared_bias(fitted))
 
     def _squared_bias(self, fitted: FittedAnswers) -> FloatArray:
         """Squared errors, [answers], by which a kernel that was fitted to another game smooths too much.

@@ -27,6 +27,8 @@ class FittedAnswers:
         halves_shift: the difference of `values` from the mean of two fits to halves.
         missed: an estimate of what the fit misses, from blocks that are left out; 0 where `posterior` is needed.
         missed_variance: the variance of `missed`.
+        missed_in_common: squares of what the fit misses alike in all of the smaller, or of the larger, half of the
+            answers, as far as it exceeds half of its variance.
         kernel_variance: of the choice of the kernel; see `AnswerWeights`.
         posterior: the process's posterior variances, 0 where they are not needed.
         correction: an estimate of what the fit misses, from the samples that were not fitted; 0 without any.
@@ -40,6 +42,7 @@ class FittedAnswers:
     halves_shift: FloatArray
     missed: FloatArray
     missed_variance: FloatArray
+    missed_in_common: FloatArray
     kernel_variance: FloatArray
     posterior: FloatArray
     correction: FloatArray
@@ -95,35 +98,40 @@ class AnswerWeights:
             half_squares += (fit.changes(projector, left_out)[is_open[fit.blocks]] ** 2).sum(axis=0) / 2
             halves_mean += projector @ game.values[fit.own] / 2
         correction, variance = self._corrected(game.residuals) if len(game.residuals) else np.zeros((2, answers))
-        missed, missed_variance = self._missed(game.left_out)
         values = self._projector @ game.values
+        by_size = _halves_by_size(values)
+        missed, variances = self._missed(game.left_out, by_size)
+        in_common = np.maximum(0, missed[answers:] ** 2 - variances[answers:] / 2)
         return FittedAnswers(
             values=values,
             squares=in_stratum @ changes**2,
             fourths=(changes[is_open] ** 4).sum(axis=0),
             half_squares=half_squares,
             halves_shift=values - halves_mean,
-            missed=missed,
-            missed_variance=missed_variance,
+            missed=missed[:answers],
+            missed_variance=variances[:answers],
+            missed_in_common=by_size**2 @ in_common,
             kernel_variance=self._kernel_variance(game),
             posterior=game.variance * self._posterior,
             correction=correction,
             correction_variance=variance,
         )
 
-    def _missed(self, left_out: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """An estimate of what the fit misses of the blocks that were not sampled, and its variance, [answers] each.
+    def _missed(self, left_out: FloatArray, directions: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Estimates of what the fit misses of the blocks that were not sampled, and variances, [answers + directions].
 
         Each of them is taken to miss as much as the mean block of its stratum does when it is left out.
 
         Args:
             left_out: residuals, [blocks, rows].
+            directions: weights of the answers, in sums of which it is estimated too, [answers, directions].
         """
-        missed, variance = np.zeros((2, len(self._projector)))
+        missed, variance = np.zeros((2, sum(directions.shape)))
         if self._drawn_weights is None:
             return missed, variance
         draws = self._process.draws
         each = np.einsum("bra,br->ba", self._drawn_weights, left_out)
+        each = np.hstack([each, each @ directions])
         for stratum in np.unique(draws.strata):
             size = int((draws.strata == stratum).sum())
             sample = (draws.counts[stratum] - size) * each[draws.strata == stratum]
@@ -179,6 +187,13 @@ class AnswerWeights:
     def _unfitted_weights(self) -> FloatArray:
         """The weights of the samples that were not fitted, [m, answers]."""
         return self._linear.weights(self._process.beyond)
+
+
+def _halves_by_size(answers: FloatArray) -> FloatArray:
+    """The mean directions of the smaller and of the larger half of `answers` [n], by their sizes; [n, 2]."""
+    larger = np.argsort(np.argsort(np.abs(answers))) >= len(answers) // 2
+    halves = np.stack([~larger, larger], axis=1)
+    return np.asarray(halves / np.sqrt(np.maximum(1, halves.sum(axis=0))))
 
 
 def _mean_square(each: FloatArray) -> float:

@@ -111,9 +111,14 @@ class Process:
         more = [each.fit.residuals for each in self._kernels_of_random_halves()]
         return Optimism(self.own_kernel.fit.residuals, trials, more, self.share)
 
+    @property
+    def has_few(self) -> bool:
+        """Whether samples are so few for the features that a kernel may suit them by accident."""
+        return len(self.values) < _ENOUGH * int(self.known.shape[1])
+
     def _kernels_of_random_halves(self) -> Iterator[Kernel]:
         """Kernels of random halves of the samples, where these are so few that a kernel may suit them by accident."""
-        if len(self.values) >= _ENOUGH * self.known.shape[1]:
+        if not self.has_few:
             return
         random = np.random.default_rng(0)
         for _ in range(_SPLITS):

@@ -295,6 +295,13 @@ def test_four_evaluations_for_each_of_many_features(make):
     assert 0.8 <= mean <= 1.25
 
 
+def test_what_a_fit_takes_from_all_weak_features_alike():
+    """It takes a little of each, far less than its error, and gives it to the strong ones."""
+    game, truth = with_weak_features(saturating, 28)
+    covered, *_ = calibration(lambda seed: kernel_shap(game, seed, evaluations=333, control=True), truth, 12)
+    assert covered >= 0.87
+
+
 @pytest.mark.parametrize("surrogate", [SurrogateKind.DECISION_TREE, SurrogateKind.LASSO])
 def test_features_that_are_chosen_in_few_draws(surrogate):
     """Most resamples of a draw that does not choose a feature do not choose it either."""
