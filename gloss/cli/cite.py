@@ -40,9 +40,9 @@ class ContextFile(click.ParamType[_Context]):
             if value == "-":
                 return _Context(Document.read("standard input", standard_input(param, ctx)), None)
             with Path(value).open("rb") as file:
-                return _Context(Document.read(str(value), file), Path(value).resolve())
+                return _Context(Document.read(click.format_filename(value), file), Path(value).resolve())
         except OSError as error:
-            self.fail(f"{value}: {error.strerror}", param, ctx)
+            self.fail(f"{click.format_filename(value)}: {error.strerror}", param, ctx)
         except ValueError as error:
             self.fail(str(error), param, ctx)
 
