@@ -81,7 +81,7 @@ def cite(
         parameters: the method's own, as the contract names them.
 
     Raises:
-        TypeError: the context is neither text nor texts by their names.
+        TypeError: the context is neither text nor texts by their names; question, answer or template is no text.
         ValueError: context, question or answer is blank, or is no text; the template lacks its marks; the method is not
             one of `METHODS`.
         ExplanationFailedError: the job ended as FAILED or CANCELLED.
@@ -89,12 +89,14 @@ def cite(
     rule, chosen = Rule(share, limit, level), build.method(method, **parameters)
     if not any(isinstance(chosen, type(build.method(name))) for name in METHODS):
         raise ValueError(f"this method cannot leave sources out for each sentence; choose from {', '.join(METHODS)}")
-    if answer is not None and not answer.strip():
-        raise ValueError("the answer is blank")
+    if answer is not None:
+        documents.check_text("the answer", answer)
+        if not answer.strip():
+            raise ValueError("the answer is blank")
     written = documents.prompt(PLAIN if template is None else template, documents.documents(context), question)
 
     def attribution(prepared: _CitedPrompt, follow: str | list[int]) -> Steps[v1.Explanation]:
-        limits = max_evaluations or _evaluations(len(prepared.sources.spans))
+        limits = _evaluations(len(prepared.sources.spans)) if max_evaluations is None else max_evaluations
         spec = build.spec(
             prepared.prompt,
             chosen,
