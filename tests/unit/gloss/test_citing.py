@@ -103,3 +103,36 @@ def test_the_number_of_evaluations_is_sent_as_it_was_given(client: Client, scrip
     assert isinstance(request, v1.CreateExplanationRequest)
     assert request.spec.budget.HasField("max_evaluations")
     assert request.spec.budget.max_evaluations == limit
+
+
+def test_an_estimate_asks_for_what_a_citation_would_cost(client: Client, script: fake.Script) -> None:
+    asked: dict[str, Any] = {"method": "lime", "alpha": 2.0, "unit": "line", "max_evaluations": 50, "seed": 7}
+    client.estimate_citations(CONTEXT, QUESTION, answer="Paris.", **asked)
+    client.cite(CONTEXT, QUESTION, answer="Paris.", **asked)
+    estimated, cited = script.requests["CreateExplanation"]
+    assert isinstance(estimated, v1.CreateExplanationRequest)
+    assert isinstance(cited, v1.CreateExplanationRequest)
+    assert estimated.validate_only
+    assert estimated.spec == cited.spec
+
+
+def test_an_estimate_without_an_answer_counts_the_longest_one(client: Client, script: fake.Script) -> None:
+    """Its number of sentences is unknown: gradients were refused where there might be one for each token."""
+    estimate = client.estimate_citations(CONTEXT, QUESTION)
+    client.estimate_citations(CONTEXT, QUESTION, max_tokens=5)
+    longest, five = (each.spec for each in script.requests["CreateExplanation"])
+    assert estimate.progress.evaluations_planned
+    assert 5 < longest.target.generation.max_tokens <= 128
+    assert five.target.generation.max_tokens == 5
+    assert not longest.HasField("rows")
+    assert not script.requests["Generate"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [({"method": "value-zeroing"}, "choose from"), ({"answer": " "}, "blank"), ({"template": ""}, "must")],
+)
+def test_an_estimate_refuses_what_a_citation_refuses(client: Client, asked: dict[str, Any], said: str) -> None:
+    for ask in (client.estimate_citations, client.cite):
+        with pytest.raises(ValueError, match=said):
+            ask(CONTEXT, QUESTION, **asked)

@@ -478,6 +478,8 @@ def test_an_address_without_a_port_is_told_what_it_lacks() -> None:
         ["explain", fake.TEXT, "--method", "lime"],
         ["bias", "The {} said", "--group", "a=king", "--group", "b=queen"],
         ["surrogate", "-"],
+        ["cite", "--context", "-", "--question", "Why?"],
+        ["cite", "--context", "-", "--question", "Why?", "--answer", "Because.", "--share", "0.5", "--fresh"],
     ],
 )
 def test_a_dry_run_says_the_cost_and_queues_nothing(run: Run, script: fake.Script, asked: list[str]) -> None:
@@ -486,6 +488,7 @@ def test_a_dry_run_says_the_cost_and_queues_nothing(run: Run, script: fake.Scrip
     printed = json.loads(output(run(*asked, "--dry-run", "--json", input="one\ntwo\n")))
     assert (printed["name"], printed["progress"]["evaluations_planned"]) == ("", "32")
     assert not script.explanations
+    assert not script.requests["Generate"]
     for contradiction in (["--no-wait"], ["--html", "page.html"]):
         assert run(*asked, "--dry-run", *contradiction, input="one\n").exit_code == 2
 
