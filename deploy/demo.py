@@ -57,7 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def once_ready(stack: Stack) -> None:
         tour(stack)
-        if not chosen.once:
+        if chosen.once:
+            said = "The tour has ended, and all of this stops. `make up` serves until Ctrl-C."
+            stack.console.print(f"\n{said}", style="bold")
+        else:
             invite(stack)
 
     return run(chosen.state.absolute(), once_ready, once=chosen.once)

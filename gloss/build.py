@@ -7,7 +7,8 @@ does not know raise `ValueError`; all other checks are the server's.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, cast
+from operator import index
+from typing import Any, Literal, SupportsIndex, cast
 
 from google.protobuf.message import Message
 
@@ -61,15 +62,21 @@ METHODS = tuple(name.replace("_", "-") for name in METHOD_FIELDS)
 
 
 def prompt(value: PromptLike) -> v1.Prompt:
-    """A prompt from text, token ids or chat messages."""
+    """A prompt from text, token ids or chat messages.
+
+    Raises:
+        TypeError: it is something else. Bytes are no text, and their numbers no tokens.
+    """
     if isinstance(value, v1.Prompt):
         return value
     if isinstance(value, str):
         return v1.Prompt(text=value)
-    ids = [item for item in value if isinstance(item, int)]
-    if len(ids) == len(value):
-        return v1.Prompt(token_ids=v1.TokenIds(ids=ids))
-    return v1.Prompt(chat=v1.Chat(messages=[_message(item) for item in value if not isinstance(item, int)]))
+    items = _items(value)
+    if items is not None and _are_ids(items):
+        return v1.Prompt(token_ids=_token_ids(items))
+    if items is not None and all(_is_message(item) for item in items):
+        return v1.Prompt(chat=v1.Chat(messages=map(_message, items)))
+    raise TypeError(f"a prompt is text, token ids or chat messages with role and content, not {value!r:.60}")
 
 
 def prompts(value: PromptLike | Sequence[PromptLike]) -> list[v1.Prompt]:
@@ -77,16 +84,36 @@ def prompts(value: PromptLike | Sequence[PromptLike]) -> list[v1.Prompt]:
 
     A list of ints is one prompt of token ids and a list of messages is one conversation; any other list is a batch.
     """
-    if isinstance(value, v1.Prompt | str) or (
-        value and all(isinstance(item, int) or _is_message(item) for item in value)
-    ):
+    items = _items(value)
+    if items is None or (items and (_are_ids(items) or all(_is_message(item) for item in items))):
         return [prompt(cast(PromptLike, value))]
-    return [prompt(cast(PromptLike, item)) for item in value]
+    return [prompt(item) for item in items]
+
+
+def _items(value: object) -> list[Any] | None:
+    """The items of a list, or of an array of numbers; None for what is one value, such as a text or bytes."""
+    if isinstance(value, str | bytes | bytearray | Mapping | Message) or not hasattr(value, "__len__"):
+        return None
+    return list(cast(Sequence[Any], value))
+
+
+def _are_ids(items: Sequence[Any]) -> bool:
+    """Whether all are whole numbers, those of arrays too. Arrays of several numbers are none."""
+    if {int}.issuperset(map(type, items)):  # of all cases the most frequent, and the fastest to check
+        return True
+    return all(hasattr(item, "__index__") and not getattr(item, "shape", ()) for item in items)
+
+
+def _token_ids(items: Sequence[SupportsIndex]) -> v1.TokenIds:
+    ids = items if {int}.issuperset(map(type, items)) else map(index, items)
+    return fill(v1.TokenIds(), {"ids": ids})
 
 
 def _is_message(item: object) -> bool:
-    pair = isinstance(item, tuple) and len(item) == 2 and all(isinstance(part, str) for part in item)
-    return pair or isinstance(item, v1.ChatMessage | Mapping)
+    match item:
+        case v1.ChatMessage() | (str(), str()) | {"role": str(), "content": str()}:
+            return True
+    return False
 
 
 def _message(value: ChatMessageLike) -> v1.ChatMessage:
@@ -97,10 +124,19 @@ def _message(value: ChatMessageLike) -> v1.ChatMessage:
 
 
 def continuation(value: ContinuationLike) -> v1.Continuation:
-    """A continuation from text or token ids."""
+    """A continuation from text or token ids.
+
+    Raises:
+        TypeError: it is something else.
+    """
     if isinstance(value, v1.Continuation):
         return value
-    return v1.Continuation(text=value) if isinstance(value, str) else v1.Continuation(token_ids=v1.TokenIds(ids=value))
+    if isinstance(value, str):
+        return v1.Continuation(text=value)
+    items = _items(value)
+    if items is None or not _are_ids(items):
+        raise TypeError(f"a continuation is text or token ids, not {value!r:.60}")
+    return v1.Continuation(token_ids=_token_ids(items))
 
 
 def target(
@@ -137,7 +173,7 @@ def target(
     elif against is not None:
         if value is None:
             raise ValueError("a contrast has two sides: give the preferred target too")
-        chosen = continuation([value] if isinstance(value, int) else value)
+        chosen = continuation(value if isinstance(value, str) else [value])
         built.contrast.CopyFrom(v1.ContrastTarget(chosen=chosen, rejected=continuation(against)))
     elif value is not None:
         fill(built.next_token, {"text" if isinstance(value, str) else "id": value})

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
 
-import grpc
+from google.protobuf.message import Message
 
 from gloss import build, documents, sources, v1
 from gloss.build import MethodLike, PrecisionName
 from gloss.calls import explanations, inference
 from gloss.citations import LEVEL, LIMIT, SHARE, Citations, Rule, Sentence, joint_level, judge
-from gloss.documents import CHAT, PLAIN, ContextLike, Span
+from gloss.cited_prompt import CitedPrompt, SourceUnit, length_errors, prepared_prompt
+from gloss.documents import PLAIN, ContextLike, Span
 from gloss.durations import DurationLike
 from gloss.errors import GlossError, unicode_only
 from gloss.plans import Conversation, Steps, explain_steps
 
-SourceUnit = Literal["sentence", "item", "line", "paragraph"]
+Outcome = TypeVar("Outcome")
+
 METHOD = "kernel-shap"
 METHODS = tuple(
     name for name in build.METHODS if name not in ("attention-rollout", "value-zeroing", "integrated-gradients")
@@ -81,37 +82,16 @@ def cite(
         parameters: the method's own, as the contract names them.
 
     Raises:
-        TypeError: the context is neither text nor texts by their names.
+        TypeError: the context is neither text nor texts by their names; question, answer or template is no text.
         ValueError: context, question or answer is blank, or is no text; the template lacks its marks; the method is not
             one of `METHODS`.
         ExplanationFailedError: the job ended as FAILED or CANCELLED.
     """
-    rule, chosen = Rule(share, limit, level), build.method(method, **parameters)
-    if not any(isinstance(chosen, type(build.method(name))) for name in METHODS):
-        raise ValueError(f"this method cannot leave sources out for each sentence; choose from {', '.join(METHODS)}")
-    if answer is not None and not answer.strip():
-        raise ValueError("the answer is blank")
-    written = documents.prompt(PLAIN if template is None else template, documents.documents(context), question)
-
-    def attribution(prepared: _CitedPrompt, follow: str | list[int]) -> Steps[v1.Explanation]:
-        limits = max_evaluations or _evaluations(len(prepared.sources.spans))
-        spec = build.spec(
-            prepared.prompt,
-            chosen,
-            model=model,
-            target=build.target(follow=follow),
-            features=build.features(prepared.sources.spans),
-            removal=build.removal("delete"),
-            budget=build.budget(max_evaluations=limits, max_duration=max_duration, seed=seed),
-            faithfulness=False,
-            precision=precision,
-            rows=build.rows("sentence"),
-        )
-        creating = explanations.create(spec, fresh=fresh)
-        return explain_steps(creating, wait=True, on_progress=on_progress, timeout=timeout)
+    rule, chosen = Rule(share, limit, level), _method(method, parameters)
+    written = _written(context, question, answer, template)
 
     def steps() -> Steps[Citations]:
-        prepared = yield from _prepared_prompt(written, unit, model, is_plain=template is not None)
+        prepared = yield from prepared_prompt(written, unit, model, is_plain=template is not None)
         follow: str | list[int]
         if answer is None:
             text, follow, complete = yield from _generated_answer(prepared, max_tokens, model, timeout)
@@ -121,8 +101,11 @@ def cite(
         found = Citations(question.strip(), text.strip(), complete, prepared.sources.passages, (), rule)
         if not text.strip():
             return found
-        with _length_errors():
-            explanation = yield from attribution(prepared, follow)
+        budget = _budget(prepared, max_evaluations, max_duration, seed)
+        spec = _spec(prepared, build.target(follow=follow), chosen, budget, model=model, precision=precision)
+        creating = explanations.create(spec, fresh=fresh)
+        with length_errors():
+            explanation = yield from explain_steps(creating, wait=True, on_progress=on_progress, timeout=timeout)
         result = explanation.result
         sentences = yield from _confirmed(judge(result, rule), result, prepared.question, rule, model)
         level = joint_level(result, rule)
@@ -130,29 +113,122 @@ def cite(
             found, answer=result.target.text.strip(), sentences=sentences, level=level, explanation=explanation
         )
 
-    def of_unicode() -> Steps[Citations]:
-        with unicode_only():
-            return (yield from steps())
-
-    return Conversation(of_unicode())
+    return Conversation(_of_unicode(steps()))
 
 
-@dataclass(frozen=True)
-class _CitedPrompt:
-    """Context and question as the model reads them.
+def estimate_citations(
+    context: ContextLike,
+    question: str,
+    *,
+    answer: str | None = None,
+    unit: SourceUnit = "sentence",
+    template: str | None = None,
+    max_tokens: int | None = None,
+    method: MethodLike = METHOD,
+    max_evaluations: int | None = None,
+    max_duration: DurationLike | None = None,
+    seed: int | None = None,
+    precision: PrecisionName | None = None,
+    model: str = "",
+    timeout: float | None = None,
+    **parameters: Any,
+) -> Conversation[v1.Explanation]:
+    """Checks what `cite` is asked, and answers what attributing the answer would cost, without generating or queueing.
 
-    Attributes:
-        text: what it reads, in which `question` has its place, with the white space before it.
-        answer_tokens: how many an answer can have.
-        stop: what the model's answer ends before.
+    As for `estimate`, the answer has no name, its `progress` holds the planned evaluations and tokens, and it needs no
+    worker. Without `answer`, the model's is counted with as many tokens as it may have, and as one sentence, of which
+    only gradients take more for more.
+
+    Args:
+        context: as for `cite`, and so are all others.
+        question: what is asked about it.
+        answer: the answer to attribute. Default: the model answers.
+        unit: what a source is.
+        template: the prompt as text.
+        max_tokens: the most tokens of the model's answer.
+        method: name of a method that gives rows, or its message.
+        max_evaluations: the most model evaluations.
+        max_duration: the most time of the job.
+        seed: of all draws.
+        precision: "float32" or "auto".
+        model: name of the model.
+        timeout: seconds for the last call. Default: the client's.
+        parameters: the method's own.
+
+    Raises:
+        TypeError: as `cite` does.
+        ValueError: as `cite` does.
     """
+    chosen, written = _method(method, parameters), _written(context, question, answer, template)
 
-    prompt: v1.Prompt
-    text: str
-    answer_tokens: int
-    sources: sources.Sources
-    question: Span
-    stop: tuple[str, ...]
+    def steps() -> Steps[v1.Explanation]:
+        prepared = yield from prepared_prompt(written, unit, model, is_plain=template is not None)
+        if answer is None:
+            target = build.target(generation=_answer_tokens(prepared, max_tokens))
+        else:
+            target = build.target(follow=(yield from _checked_answer(prepared, answer, model)))
+        budget = _budget(prepared, max_evaluations, max_duration, seed)
+        spec = _spec(prepared, target, chosen, budget, model=model, precision=precision)
+        if answer is None:  # rows of its sentences, of which nobody knows how many there are
+            spec.ClearField("rows")
+        with length_errors():
+            estimate: v1.Explanation = yield explanations.estimate(spec, timeout=timeout)
+        return estimate
+
+    return Conversation(_of_unicode(steps()))
+
+
+def _method(method: MethodLike, parameters: dict[str, Any]) -> Message:
+    """The message of a method that attributes each sentence."""
+    chosen = build.method(method, **parameters)
+    if not any(isinstance(chosen, type(build.method(name))) for name in METHODS):
+        raise ValueError(f"this method cannot leave sources out for each sentence; choose from {', '.join(METHODS)}")
+    return chosen
+
+
+def _written(context: ContextLike, question: str, answer: str | None, template: str | None) -> documents.Prompt:
+    """Documents and question in a template of text; the answer is only checked."""
+    if answer is not None:
+        documents.check_text("the answer", answer)
+        if not answer.strip():
+            raise ValueError("the answer is blank")
+    return documents.prompt(PLAIN if template is None else template, documents.documents(context), question)
+
+
+def _of_unicode(steps: Steps[Outcome]) -> Steps[Outcome]:
+    with unicode_only():
+        return (yield from steps)
+
+
+def _budget(
+    prepared: CitedPrompt, max_evaluations: int | None, max_duration: DurationLike | None, seed: int | None
+) -> v1.Budget | None:
+    limit = _evaluations(len(prepared.sources.spans)) if max_evaluations is None else max_evaluations
+    return build.budget(max_evaluations=limit, max_duration=max_duration, seed=seed)
+
+
+def _spec(
+    prepared: CitedPrompt,
+    target: v1.Target | None,
+    method: Message,
+    budget: v1.Budget | None,
+    *,
+    model: str,
+    precision: PrecisionName | None,
+) -> v1.ExplanationSpec:
+    """The attribution of each sentence of an answer to the sources."""
+    return build.spec(
+        prepared.prompt,
+        method,
+        model=model,
+        target=target,
+        features=build.features(prepared.sources.spans),
+        removal=build.removal("delete"),
+        budget=budget,
+        faithfulness=False,
+        precision=precision,
+        rows=build.rows("sentence"),
+    )
 
 
 def _evaluations(count: int) -> int:
@@ -160,71 +236,21 @@ def _evaluations(count: int) -> int:
     return max(64, 8 * count)
 
 
-@contextmanager
-def _length_errors() -> Iterator[None]:
-    """Let the error of a prompt that is too long say by how many tokens."""
-    try:
-        yield
-    except GlossError as error:
-        if error.reason != "PROMPT_TOO_LONG":
-            raise
-        tokens, limit = (int(error.metadata[name]) for name in ("tokens", "limit"))
-        raise _too_long(tokens, limit, error.message) from error
-
-
-def _too_long(tokens: int, limit: int, why: str) -> GlossError:
-    least = "at least " if f"more than {tokens}" in why else ""
-    excess = f"{tokens - limit:,} token{'' if tokens == limit + 1 else 's'}"
-    return GlossError(
-        grpc.StatusCode.INVALID_ARGUMENT,
-        f"this does not fit the model's context by {least}{excess}: {why}",
-        reason="PROMPT_TOO_LONG",
-        metadata={"tokens": str(tokens), "limit": str(limit)},
-    )
-
-
-def _prepared_prompt(plain: documents.Prompt, unit: SourceUnit, model: str, *, is_plain: bool) -> Steps[_CitedPrompt]:
-    """Find out how the model reads a question and its context, and where the sources are.
-
-    Args:
-        plain: both in a template of text; `is_plain` says to use it even where the model has a chat template.
-    """
-    written, prompt = plain, build.prompt(plain.text)
-    if not is_plain:
-        served: v1.ListModelsResponse = yield inference.models()
-        meant = [info for info in served.models if (info.version.name == model if model else info.is_default)]
-        if any(info.has_chat_template for info in meant):
-            written = documents.prompt(CHAT, plain.documents, plain.text[slice(*plain.question)])
-            prompt = build.prompt([("user", written.text)])
-    with _length_errors():
-        read: v1.TokenizeResponse = yield inference.tokenize(prompt, model=model)
-    answer_tokens = read.context_length - len(read.tokens)
-    if answer_tokens < 1:
-        why = f"the prompt has {len(read.tokens)} tokens, and nothing is left of {read.context_length} for an answer"
-        raise _too_long(len(read.tokens) + 1, read.context_length, why)
-    start = sources.begin(written, read.text)
-    sources.check_commands(written, read, start)
-    units: list[Sequence[v1.CharacterSpan]] = []
-    for document in written.documents:
-        cut: v1.TokenizeResponse = yield inference.tokenize(document.text, unit=unit, model=model)
-        units.append(cut.units)
-    found = sources.sources(written, read, start, units)
-    last = written.question[1]
-    first = len(written.text[: written.question[0]].rstrip())  # without it, nothing stands where it was
-    stop = (written.next_question,) if written.next_question else ()
-    return _CitedPrompt(prompt, read.text, answer_tokens, found, (start + first, start + last), stop)
+def _answer_tokens(prepared: CitedPrompt, max_tokens: int | None) -> int:
+    """The most tokens of the model's own answer."""
+    return min(MAX_TOKENS, prepared.answer_tokens) if max_tokens is None else max_tokens
 
 
 def _generated_answer(
-    prepared: _CitedPrompt, max_tokens: int | None, model: str, timeout: float | None
+    prepared: CitedPrompt, max_tokens: int | None, model: str, timeout: float | None
 ) -> Steps[tuple[str, str | list[int], bool]]:
     """The model's own answer, what to explain of it, and whether it ended by itself.
 
     Its text is explained, or its tokens where these write bytes that are no text: those of a text are others.
     """
-    limit = min(MAX_TOKENS, prepared.answer_tokens) if max_tokens is None else max_tokens
+    limit = _answer_tokens(prepared, max_tokens)
     step = inference.generate(prepared.prompt, max_tokens=limit, stop=prepared.stop, model=model, timeout=timeout)
-    with _length_errors():
+    with length_errors():
         replies: list[v1.GenerateResponse] = yield step
     text = "".join(reply.text for reply in replies)
     complete = replies[-1].finish_reason != v1.FINISH_REASON_LENGTH
@@ -243,7 +269,7 @@ def _whole_part(text: str, stop: Sequence[str]) -> str:
     return whole
 
 
-def _checked_answer(prepared: _CitedPrompt, answer: str, model: str) -> Steps[str]:
+def _checked_answer(prepared: CitedPrompt, answer: str, model: str) -> Steps[str]:
     """The caller's answer as it follows the prompt, with a space where one is missing."""
     try:
         read: v1.TokenizeResponse = yield inference.tokenize(answer, model=model)

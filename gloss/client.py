@@ -87,6 +87,7 @@ class Client(Connection):
     explain = _conversation(explanations.explain)
     study = _conversation(explanations.study)
     cite = _conversation(citing.cite)
+    estimate_citations = _conversation(citing.estimate_citations)
     create = _unary(explanations.create)
     estimate = _unary(explanations.estimate)
     get = _unary(explanations.get)

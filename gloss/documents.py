@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO
 
@@ -90,10 +90,13 @@ def documents(context: ContextLike) -> list[Document]:
 
     Raises:
         ValueError: none does, or one is no text.
+        TypeError: it is something else.
     """
     if isinstance(context, str):
         context = {"context": context}
     pairs = context.items() if isinstance(context, Mapping) else context
+    if isinstance(pairs, bytes | Document) or not isinstance(pairs, Iterable):
+        raise _no_context(pairs)
     read = [each if isinstance(each, Document) else Document.of(*_named(each)) for each in pairs]
     found = [each for each in read if each.text]
     if not found:
@@ -110,7 +113,22 @@ def _named(pair: object) -> tuple[str, str]:
     match pair:
         case (str(name), str(text)):
             return name, text
-    raise TypeError(f'a context is a text, or texts by their names such as {{"notes.md": "A text."}}, not {pair!r:.40}')
+    raise _no_context(pair)
+
+
+def _no_context(value: object) -> TypeError:
+    wanted = 'a text, or texts by their names such as {"notes.md": "A text."}'
+    return TypeError(f"a context is {wanted}, not {value!r:.40}")
+
+
+def check_text(name: str, value: object) -> None:
+    """Check that an argument is a text.
+
+    Raises:
+        TypeError: it is something else, such as bytes.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is a text, not {value!r:.40}")
 
 
 @dataclass(frozen=True)
@@ -134,7 +152,10 @@ def prompt(template: str, context: Sequence[Document], question: str) -> Prompt:
 
     Raises:
         ValueError: the template lacks one of its marks, or has one twice; the question is blank.
+        TypeError: one of them is no text.
     """
+    check_text("the template", template)
+    check_text("the question", question)
     if not question.strip():
         raise ValueError("the question is blank")
     for mark in (CONTEXT, QUESTION):

@@ -22,7 +22,7 @@ from gloss.build import (
 )
 from gloss.durations import DurationLike
 from gloss.plans import EXPLANATIONS, Conversation, Pages, Unary, Watch, explain_steps
-from gloss.values import enum_value
+from gloss.values import enum_value, fill
 
 StateName = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 ViewName = Literal["basic", "full"]
@@ -251,8 +251,8 @@ def list_(
         page_size: how many to fetch at a time. Default: the server's.
         timeout: seconds for each page. Default: the client's.
     """
-    number = enum_value(v1.ExplanationState, state)
-    return Pages(v1.ListExplanationsRequest(state=number, view=_view(view), page_size=page_size), timeout)
+    request = fill(v1.ListExplanationsRequest(), {"state": state, "view": view, "page_size": page_size})
+    return Pages(request, timeout)
 
 
 def watch(name: str, *, view: ViewName | None = None, timeout: float | None = None) -> Watch:

@@ -8,7 +8,7 @@ from typing import Literal
 from gloss import build, v1
 from gloss.build import ContinuationLike, PromptLike, TextUnitName
 from gloss.plans import INFERENCE, Stream, Unary
-from gloss.values import enum_value
+from gloss.values import fill
 
 ReductionName = Literal["raw", "head-mean", "rollout"]
 
@@ -30,7 +30,8 @@ def next_token(
         model: name of the model. Default: the server's.
         timeout: seconds. Default: the client's.
     """
-    request = v1.NextTokenRequest(model=model, prompts=build.prompts(prompts), top_k=top_k, temperature=temperature)
+    asked = {"model": model, "prompts": build.prompts(prompts), "top_k": top_k, "temperature": temperature}
+    request = fill(v1.NextTokenRequest(), asked)
     return Unary(INFERENCE, "NextToken", request, v1.NextTokenResponse, timeout)
 
 
@@ -63,7 +64,7 @@ def score_many(
 ) -> Unary[v1.ScoreResponse]:
     """As `score`, for a batch of (prompt, continuation) pairs; the scores come in the pairs' order."""
     pairs = [v1.ScoreItem(prompt=build.prompt(p), continuation=build.continuation(c)) for p, c in items]
-    request = v1.ScoreRequest(model=model, items=pairs, top_k=top_k)
+    request = fill(v1.ScoreRequest(), {"model": model, "items": pairs, "top_k": top_k})
     return Unary(INFERENCE, "Score", request, v1.ScoreResponse, timeout)
 
 
@@ -92,16 +93,17 @@ def generate(
         model: name of the model. Default: the server's.
         timeout: seconds for the whole generation. Default: the client's.
     """
-    request = v1.GenerateRequest(
-        model=model,
-        prompt=build.prompt(prompt),
-        max_tokens=max_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        seed=seed,
-        stop=build.texts(stop),
-        top_k=top_k,
-    )
+    asked = {
+        "model": model,
+        "prompt": build.prompt(prompt),
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "top_p": top_p,
+        "seed": seed,
+        "stop": build.texts(stop),
+        "top_k": top_k,
+    }
+    request = fill(v1.GenerateRequest(), asked)
     return Stream(INFERENCE, "Generate", request, v1.GenerateResponse, timeout)
 
 
@@ -130,16 +132,17 @@ def attention(
         model: name of the model. Default: the server's.
         timeout: seconds. Default: the client's.
     """
-    request = v1.AttentionRequest(
-        model=model,
-        prompt=build.prompt(prompt),
-        layers=layers,
-        heads=heads,
-        queries=queries,
-        reduction=enum_value(v1.AttentionReduction, reduction),
-        top_n=top_n,
-        type=v1.TENSOR_TYPE_FLOAT16 if half else v1.TENSOR_TYPE_FLOAT32,
-    )
+    asked = {
+        "model": model,
+        "prompt": build.prompt(prompt),
+        "layers": layers,
+        "heads": heads,
+        "queries": queries,
+        "reduction": reduction,
+        "top_n": top_n,
+        "type": v1.TENSOR_TYPE_FLOAT16 if half else v1.TENSOR_TYPE_FLOAT32,
+    }
+    request = fill(v1.AttentionRequest(), asked)
     return Unary(INFERENCE, "Attention", request, v1.AttentionResponse, timeout)
 
 
@@ -158,7 +161,7 @@ def tokenize(
         model: name of the model. Default: the server's.
         timeout: seconds. Default: the client's.
     """
-    request = v1.TokenizeRequest(model=model, prompt=build.prompt(prompt), unit=enum_value(v1.TextUnit, unit))
+    request = fill(v1.TokenizeRequest(), {"model": model, "prompt": build.prompt(prompt), "unit": unit})
     return Unary(INFERENCE, "Tokenize", request, v1.TokenizeResponse, timeout)
 
 

@@ -9,12 +9,14 @@ from typing import Any, get_args
 import click
 
 from gloss import citations, v1
-from gloss.citing import MAX_TOKENS, METHOD, METHODS, SourceUnit
+from gloss.cited_prompt import SourceUnit
+from gloss.citing import MAX_TOKENS, METHOD, METHODS
 from gloss.cli.options import with_fields
 from gloss.cli.page import with_page, write
-from gloss.cli.session import INT32, TEXT, Session, connected, emit, standard_input, with_model
+from gloss.cli.session import INT32, TEXT, Session, connected, emit, say, standard_input, with_model
 from gloss.cli.waiting import shown
 from gloss.documents import Document
+from gloss.render import words
 from gloss.render.citations import page as drawn
 from gloss.render.citations import terminal
 
@@ -40,9 +42,9 @@ class ContextFile(click.ParamType[_Context]):
             if value == "-":
                 return _Context(Document.read("standard input", standard_input(param, ctx)), None)
             with Path(value).open("rb") as file:
-                return _Context(Document.read(str(value), file), Path(value).resolve())
+                return _Context(Document.read(click.format_filename(value), file), Path(value).resolve())
         except OSError as error:
-            self.fail(f"{value}: {error.strerror}", param, ctx)
+            self.fail(f"{click.format_filename(value)}: {error.strerror}", param, ctx)
         except ValueError as error:
             self.fail(str(error), param, ctx)
 
@@ -108,19 +110,32 @@ class ContextFile(click.ParamType[_Context]):
 @with_fields(v1.Budget, leaving={"standard_error"})
 @with_fields(v1.ExplanationSpec, leaving={field.name for field in v1.ExplanationSpec.DESCRIPTOR.fields} - {"precision"})
 @click.option("--fresh", is_flag=True, help="Compute again, even if the same was explained before.")
+@click.option("--dry-run", is_flag=True, help="Only check the request and show its cost, without an answer.")
 @with_page()
 @with_model
 @connected
-def cite(session: Session, context: tuple[_Context, ...], question: str, *, page: Path | None, **asked: Any) -> None:
+def cite(
+    session: Session,
+    context: tuple[_Context, ...],
+    question: str,
+    *,
+    dry_run: bool,
+    page: Path | None,
+    **asked: Any,
+) -> None:
     """Answer a question from documents, and cite the passages that each sentence rests on.
 
     \b
     gloss cite --context notes.md --context plan.txt --question "Who keeps the lighthouse?"
     """
+    if dry_run and page:
+        raise click.UsageError("--dry-run computes nothing: leave out --html")
     documents: dict[Path | None, Document] = {}
     for each in context:
         documents.setdefault(each.file, each.document)
     try:
+        if dry_run:
+            return _tell_cost(session, [*documents.values()], question, **asked)
         with shown(session, "answering", "leaving out what is cited") as tell:
             found = session.client.cite([*documents.values()], question, on_progress=tell, **asked)
     except ValueError as error:
@@ -131,3 +146,11 @@ def cite(session: Session, context: tuple[_Context, ...], question: str, *, page
         session.show(terminal.citations(found))
     if page:
         write(page, drawn.page(found))
+    return None
+
+
+def _tell_cost(session: Session, context: list[Document], question: str, **asked: Any) -> None:
+    """Say what attributing the answer would cost; by which rule sources are cited does not matter."""
+    given = {name: value for name, value in asked.items() if name not in ("share", "limit", "level", "fresh")}
+    estimate = session.client.estimate_citations(context, question, **given)
+    return session.emit(estimate) if session.json else say(words.cost_ahead(estimate.progress))

@@ -6,7 +6,9 @@ from gloss import v1
 
 OBEYED = (*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x2028, 0x2029)
 """Code points that a terminal or a page would obey: control characters, line ends, and bidirectional overrides."""
-_VISIBLE = dict.fromkeys(OBEYED, "\ufffd") | {code: chr(0x2400 + code) for code in range(32)}
+_SURROGATES = range(0xD800, 0xE000)
+"""Halves of characters, which no encoding has: Python reads them for bytes of a file's name that are no UTF-8."""
+_VISIBLE = dict.fromkeys((*OBEYED, *_SURROGATES), "\ufffd") | {code: chr(0x2400 + code) for code in range(32)}
 _VISIBLE |= {0x7F: "\u2421", ord("\n"): "⏎", ord("\t"): "⇥"}
 
 

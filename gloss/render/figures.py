@@ -60,10 +60,15 @@ def decimals(largest_value: float) -> int:
 
 
 def duration(time: float) -> str:
-    """Seconds as ``12 ms``, ``1.3 s``, ``2 min 5 s``."""
-    if time < 1:
+    """Seconds as ``12 ms``, ``1.3 s``, ``2 min 5 s``, ``22 h 53 min``, ``3 d 4 h``."""
+    if time < 0.9995:
         return f"{1000 * time:.0f} ms"
-    return f"{time:.1f} s" if time < 60 else f"{int(time // 60)} min {int(time % 60)} s"
+    if time < 59.95:
+        return f"{time:.1f} s"
+    whole = round(time)
+    if whole >= 86400:
+        return f"{whole // 86400:,} d {whole % 86400 // 3600} h"
+    return f"{whole // 3600} h {whole % 3600 // 60} min" if whole >= 3600 else f"{whole // 60} min {whole % 60} s"
 
 
 def age(seconds: float) -> str:

@@ -57,9 +57,14 @@ def segment(
             start, end = features.within
             spans = [span for span in spans if start <= first_visible(text, span) < end]
         cut = _by_token(encoding, spans) if unit is Unit.TOKEN else _own(encoding, spans, merge=True)
+        if not cut and features.within is not None:
+            start = features.within[0]
+            why = f"no {unit.value} of the {of} begins there; there is nothing to explain"
+            raise InputError(f"{field}.within", why + _reason(encoding, start, of))
         if not cut:
-            where = field if features.within is None else f"{field}.within"
-            raise InputError(where, f"no {unit.value} of the {of} begins there; there is nothing to explain")
+            start = len(text) - len(text.lstrip())
+            why = f"the {of} has no {unit.value} of its own; there is nothing to explain"
+            raise InputError(field, why + _reason(encoding, start, of))
     if len(cut) > MAX_FEATURES:
         advice = "choose larger units" + (", or restrict them with features.within" if of == "prompt" else "")
         raise InputError(field, f"the {of} has {len(cut)} {field} and at most {MAX_FEATURES} fit; {advice}")
@@ -75,10 +80,15 @@ def _caller_features(encoding: Encoding, spans: Sequence[Span], field: str, of: 
     for index, (start, end) in enumerate(spans):
         if (start, end) not in held:
             why = f"no token of the {of} begins in [{start}, {end}) ({encoding.text[start:end]!r})"
-            if of == "prompt" and start >= max((span[1] for span in encoding.spans if span), default=0):
-                why += ": there the target's first token begins; let the prompt end between two words"
-            raise InputError(f"{field}.spans[{index}]", why)
+            raise InputError(f"{field}.spans[{index}]", why + _reason(encoding, start, of))
     return cut
+
+
+def _reason(encoding: Encoding, start: int, of: str) -> str:
+    """Why no token of a prompt begins from `start` on, where that is because a token of the target does."""
+    if of == "prompt" and max((span[1] for span in encoding.spans if span), default=0) <= start < len(encoding.text):
+        return ": there the target's first token begins; let the prompt end between two words"
+    return ""
 
 
 def _units(text: str, unit: Unit, regions: Sequence[Span]) -> list[Span]:

@@ -107,6 +107,7 @@ def test_the_demo_gives_a_tour_and_ends(tmp_path: Path, token: str) -> None:
     assert result.returncode == 0, result.stdout + result.stderr
     for part in ("gloss next", "gloss attention", "occlusion ·", "lime ·", "grpc", "/metrics"):
         assert part in result.stdout.lower(), f"no {part} in:\n{result.stdout}"
+    assert "all of this stops" in result.stdout.strip().splitlines()[-1]
     assert wait_until_none("TESTS_TOKEN", token) == []
 
 

@@ -82,6 +82,21 @@ def test_effects_are_those_of_prompts_with_parts_left_out(client: Client) -> Non
             assert citation.cost == cost(left_out[citation.source])
 
 
+@pytest.mark.parametrize("method", ["kernel-shap", "occlusion", "hierarchical", "input-times-gradient"])
+def test_an_estimate_is_the_most_that_a_citation_takes(client: Client, stack: str, method: str) -> None:
+    async def ask() -> v1.Explanation:
+        async with AsyncClient(stack) as other:
+            return await other.estimate_citations(FILES, QUESTION, answer=ANSWER, method=method)
+
+    found = client.cite(FILES, QUESTION, answer=ANSWER, method=method, fresh=True)
+    planned = client.estimate_citations(FILES, QUESTION, answer=ANSWER, method=method).progress
+    assert planned == asyncio.run(ask()).progress
+    assert found.explanation is not None
+    assert 0 < found.explanation.progress.evaluations_done <= planned.evaluations_planned
+    without = client.estimate_citations(FILES, QUESTION, max_tokens=8, method=method).progress
+    assert 0 < without.evaluations_planned <= planned.evaluations_planned
+
+
 def test_both_clients_find_the_same(client: Client, stack: str) -> None:
     async def ask() -> Citations:
         async with AsyncClient(stack) as other:

@@ -29,16 +29,39 @@ def test_commands_name_the_environment_that_make_demo_makes(path: Path) -> None:
             assert not re.match(r"(python3?|pip|gloss|pytest) ", command), line
 
 
-@pytest.mark.parametrize("example", [0, 1])
-def test_the_examples_of_the_client_run(
-    example: int, stack: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("document", "example", "shown"),
+    [
+        ("README.md", 0, r"Manchester .*±"),
+        ("README.md", 1, r"Manchester .*±"),
+        ("docs/citations.md", 0, ""),
+        ("docs/methods.md", 0, ""),
+        ("docs/methods.md", 1, "men women"),
+    ],
+)
+def test_the_examples_of_the_client_run(  # noqa: PLR0917
+    document: str,
+    example: int,
+    shown: str,
+    stack: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    code = blocks("README.md", "python")[example]
+    """Each in a folder with a text of the name that the page of citations has, short enough for the small model."""
+    (tmp_path / "pump.txt").write_text("The handle was removed in 1854.\nSnow had a map.\n")
+    monkeypatch.chdir(tmp_path)
+    code = blocks(document, "python")[example]
     assert "127.0.0.1:50051" in code
-    exec(compile(code.replace("127.0.0.1:50051", stack), "README.md", "exec"), {})  # noqa: S102
-    printed = capsys.readouterr().out
-    assert "Manchester" in printed
-    assert "±" in printed
+    exec(compile(code.replace("127.0.0.1:50051", stack), document, "exec"), {})  # noqa: S102
+    assert re.search(shown, capsys.readouterr().out)
+
+
+def test_every_example_of_the_client_is_run() -> None:
+    """How many each document has; the test above runs them."""
+    counts = {path.name: len(blocks(str(path.relative_to(ROOT)), "python")) for path in DOCUMENTS}
+    held = {name: count for name, count in counts.items() if count}
+    assert held == {"README.md": 2, "citations.md": 1, "methods.md": 2}
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")

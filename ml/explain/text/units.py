@@ -36,14 +36,26 @@ _WORD = re.compile(r"(?:w|a\.)(?:-(?:w|a\.))*|[^ ]")
 
 _HYPHENS = frozenset("-\u2010\u2011")
 _CLOSING = "\"'\u201d\u2019\u00bb)\\]}\u300d\u300f\uff09"
-_ENDED = re.compile(rf"[.!?\u2026\u203d\u061f\u06d4\u0964\u0965\u3002\uff01\uff1f:;][{_CLOSING}*_]*\Z")
+_OPENERS = "([{\u201c\u2018\u00ab\u3008\u300a\u300c\u300e\u3010\uff08\uff3b"
+_MARKS = "[.!?\u2026\u203d\u061f\u06d4\u0964\u0965\u3002\uff01\uff1f]"
+_ENDED = re.compile(rf"(?:{_MARKS}|[:;])[{_CLOSING}*_]*\Z")
+_REFERENCE = re.compile(
+    r"(?:\[[^\[\]\s][^\[\]\n]{0,30}\](?!\()|[\u00b9\u00b2\u00b3\u2070\u2074-\u2079])+(?::\s?\d[\d\u2013-]{0,9})?"
+)
+"""References behind a sentence, such as those of Wikipedia: ``1854.[1][2]: 45``. What goes on with ``(`` is a link."""
+
+_REFERENCES = re.compile(rf"({_MARKS}[{_CLOSING}*_]*){_REFERENCE.pattern}(\s*)\Z")
 _MORE_ENDS = re.compile(
     rf"""\u2026[{_CLOSING}]*\s+ | \.[{_CLOSING}]*\s+(?=\d) | [.!?][{_CLOSING}]*[*_`]+[{_CLOSING}]*\s+
+       | {_MARKS}[{_CLOSING}*_]*{_REFERENCE.pattern}\s+
        | (?<=[\u0e00-\u0eff])[^\S\n]+(?=[\u0e00-\u0eff])""",
     re.VERBOSE,
 )
-"""More ends of sentences: an ellipsis, a full stop before a number, a mark within emphasis, and a space in Thai and
-Lao, which have no full stops and put spaces between clauses."""
+"""More ends of sentences: an ellipsis, a full stop before a number, a mark within emphasis or before references, and a
+space in Thai and Lao, which have no full stops and put spaces between clauses."""
+
+_SAID = re.compile(r"\u3068(?:[\u3001\u3044\u306e\u3057\u3059]|[\u4e00-\u9fff])|\u3063\u3066")
+"""What goes on with the sentence around a Japanese quotation: "and said", "and thinks"."""
 
 _NEEDS_SPACE = re.compile(rf"[.!?][{_CLOSING}*_`]*\Z")
 _MARKER = re.compile(r"(?<![^\s\u3002\uff01\uff1f\uff1b])\(?(?P<number>\d{1,3})(?P<sign>[.)])(?=\s)")
@@ -72,7 +84,7 @@ def sentences(text: str) -> list[Span]:
 
     List items, headings, rows of tables and blocks of code are sentences. Elsewhere a sentence ends where UAX #29 ends
     it, except before a lower-case letter, after an abbreviation ("Dr.") and at the end of a full line. An ellipsis ends
-    a sentence too, and so does a space in Thai and Lao.
+    a sentence too, and so does a space in Thai and Lao. References behind a sentence belong to it.
     """
     found: list[Span] = []
     for block in blocks(text):
@@ -135,12 +147,29 @@ def _prose(text: str, start: int, end: int) -> Iterator[Span]:
 
 def _candidates(text: str, start: int, end: int) -> list[int]:
     """The positions at which a sentence may end."""
-    ends = {last for _, last in _breaks(SentenceBreaker, text, start, end)}
+    ends = {_moved(text, start, end, last) for _, last in _breaks(SentenceBreaker, text, start, end)}
     return sorted(ends | {match.end() for match in _MORE_ENDS.finditer(text, start, end)})
+
+
+def _moved(text: str, start: int, end: int, boundary: int) -> int:
+    """A boundary of UAX #29 before a bracket or quotation mark that opens there, or behind the references there.
+
+    UAX #29 takes all of these for a part of the sentence before: "1854.[" and "1] The map".
+    """
+    moved = boundary
+    while moved > start and text[moved - 1] in _OPENERS:
+        moved -= 1
+    if moved == start or boundary == end:
+        return boundary
+    reference = None if text[moved - 1].isspace() else _REFERENCE.match(text, moved, end)
+    return moved if reference is None else reference.end()
 
 
 def _goes_on(said: str, following: str) -> bool:
     """Whether a sentence continues from `said` to `following`."""
+    if said[-1:] in ("\u300d", "\u300f") and _SAID.match(following):
+        return True
+    said = _REFERENCES.sub(r"\1\2", said)
     line = said.rstrip()
     has_ended = _ENDED.search(line) is not None
     is_line_break = _LINE_BREAK.search(said, len(line)) is not None

@@ -8,10 +8,11 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, cast
 
+import numpy as np
 import pytest
 
 from gloss import build, durations, tensors, v1
-from gloss.calls import inference
+from gloss.calls import explanations, inference
 
 
 def test_prompts() -> None:
@@ -32,6 +33,58 @@ def test_batches_of_prompts() -> None:
     assert len(build.prompts([("user", "hi"), ("assistant", "hello")])) == 1
     assert len(build.prompts([[("user", "hi")], "text"])) == 2
     assert build.prompts([]) == []
+
+
+def test_arrays_of_numbers_are_token_ids() -> None:
+    two = build.prompts([[1, 2], [3, 4]])
+    assert build.prompts(cast(Any, np.array([[1, 2], [3, 4]]))) == two
+    assert build.prompts(cast(Any, np.array([1, 2]))) == two[:1]
+    assert build.prompt(cast(Any, np.array([1, 2]))) == two[0]
+    assert build.continuation(cast(Any, np.array([5]))) == build.continuation([5])
+    assert build.target(cast(Any, np.int64(5)), against=" b") == build.target(5, against=" b")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [b"text", bytearray(b"text"), None, 5, 1.5, [1.5], [1, "a"], ["ab", "cd"], [b"text"], {"role": "user"},
+     [{"role": "user"}], [{"role": "user", "content": ["a part"]}], [("user",)], np.array([1.5]), iter(["text"])],
+    ids=lambda value: type(value).__name__,
+)  # fmt: skip
+def test_what_is_no_prompt_is_refused_and_shown(value: Any) -> None:
+    """Bytes are numbers, and a text of two characters unpacks to two texts: neither was meant so."""
+    with pytest.raises(TypeError, match="a prompt is text, token ids or chat messages with role and content, not"):
+        build.prompt(value)
+    if not isinstance(value, list) or value != ["ab", "cd"]:  # which is a batch
+        with pytest.raises(TypeError, match="a prompt is text, token ids or chat messages"):
+            build.prompts(value)
+    with pytest.raises(TypeError, match="a continuation is text or token ids, not"):
+        build.continuation(value)
+
+
+@pytest.mark.parametrize(
+    ("asked", "field"),
+    [
+        (lambda: inference.generate("a", max_tokens=2**31), "max_tokens"),
+        (lambda: inference.generate("a", max_tokens=cast(Any, "3")), "max_tokens"),
+        (lambda: inference.generate("a", max_tokens=cast(Any, 1.5)), "max_tokens"),
+        (lambda: inference.generate("a", seed=-1), "seed"),
+        (lambda: inference.generate("a", temperature=cast(Any, "hot")), "temperature"),
+        (lambda: inference.generate("a", stop=cast(Any, [5])), "stop"),
+        (lambda: inference.generate("a", stop=cast(Any, b"ab")), "stop"),
+        (lambda: inference.generate("a", model=cast(Any, 5)), "model"),
+        (lambda: inference.next_token("a", top_k=2**31), "top_k"),
+        (lambda: inference.next_token([2**40]), "ids"),
+        (lambda: inference.score("a", "b", top_k=2**31), "top_k"),
+        (lambda: inference.attention("a", layers=[2**31]), "layers"),
+        (lambda: inference.attention("a", reduction=cast(Any, "mean")), "reduction"),
+        (lambda: inference.tokenize("a", unit=cast(Any, "page")), "unit"),
+        (lambda: explanations.list_(page_size=2**31), "page_size"),
+        (lambda: explanations.list_(state=cast(Any, "done")), "state"),
+    ],
+)
+def test_a_value_that_a_field_cannot_hold_is_refused_with_its_name(asked: Callable[[], object], field: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{field}: "):
+        asked()
 
 
 def test_targets() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gloss import Client, v1
+from gloss import Client, documents, v1
 from tests.unit.gloss import fake
 
 CONTEXT, QUESTION = "One line.", "Why?"
@@ -76,3 +76,63 @@ def test_methods_that_leave_no_source_out_are_refused(client: Client, method: An
 def test_an_empty_template_is_not_the_default(client: Client) -> None:
     with pytest.raises(ValueError, match="the template must hold"):
         client.cite(CONTEXT, QUESTION, template="")
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"context": None}, "a context is a text"),
+        ({"context": 5}, "a context is a text"),
+        ({"context": b"A text."}, r"not b'A text\.'"),
+        ({"context": documents.Document("a", "A text.")}, "a context is a text"),
+        ({"question": None}, "the question is a text, not None"),
+        ({"question": b"Why?"}, "the question is a text, not b'Why"),
+        ({"answer": 5}, "the answer is a text, not 5"),
+        ({"template": b"{context} {question}"}, "the template is a text"),
+    ],
+)
+def test_what_is_no_text_is_refused_and_named(client: Client, asked: dict[str, Any], said: str) -> None:
+    with pytest.raises(TypeError, match=said):
+        client.cite(**{"context": CONTEXT, "question": QUESTION, **asked})
+
+
+@pytest.mark.parametrize("limit", [0, 1, 40])
+def test_the_number_of_evaluations_is_sent_as_it_was_given(client: Client, script: fake.Script, limit: int) -> None:
+    client.cite(CONTEXT, QUESTION, answer="Paris.", max_evaluations=limit)
+    [request] = script.requests["CreateExplanation"]
+    assert isinstance(request, v1.CreateExplanationRequest)
+    assert request.spec.budget.HasField("max_evaluations")
+    assert request.spec.budget.max_evaluations == limit
+
+
+def test_an_estimate_asks_for_what_a_citation_would_cost(client: Client, script: fake.Script) -> None:
+    asked: dict[str, Any] = {"method": "lime", "alpha": 2.0, "unit": "line", "max_evaluations": 50, "seed": 7}
+    client.estimate_citations(CONTEXT, QUESTION, answer="Paris.", **asked)
+    client.cite(CONTEXT, QUESTION, answer="Paris.", **asked)
+    estimated, cited = script.requests["CreateExplanation"]
+    assert isinstance(estimated, v1.CreateExplanationRequest)
+    assert isinstance(cited, v1.CreateExplanationRequest)
+    assert estimated.validate_only
+    assert estimated.spec == cited.spec
+
+
+def test_an_estimate_without_an_answer_counts_the_longest_one(client: Client, script: fake.Script) -> None:
+    """Its number of sentences is unknown: gradients were refused where there might be one for each token."""
+    estimate = client.estimate_citations(CONTEXT, QUESTION)
+    client.estimate_citations(CONTEXT, QUESTION, max_tokens=5)
+    longest, five = (each.spec for each in script.requests["CreateExplanation"])
+    assert estimate.progress.evaluations_planned
+    assert 5 < longest.target.generation.max_tokens <= 128
+    assert five.target.generation.max_tokens == 5
+    assert not longest.HasField("rows")
+    assert not script.requests["Generate"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [({"method": "value-zeroing"}, "choose from"), ({"answer": " "}, "blank"), ({"template": ""}, "must")],
+)
+def test_an_estimate_refuses_what_a_citation_refuses(client: Client, asked: dict[str, Any], said: str) -> None:
+    for ask in (client.estimate_citations, client.cite):
+        with pytest.raises(ValueError, match=said):
+            ask(CONTEXT, QUESTION, **asked)

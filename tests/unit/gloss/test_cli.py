@@ -104,6 +104,24 @@ def test_a_citation_of_standard_input(run: Run) -> None:
     assert "[1]" in output(run(*asked, input="One line.\n\nAnother.\n"))
 
 
+def test_a_citation_of_a_file_whose_name_no_encoding_has(run: Run, tmp_path: Path) -> None:
+    """Its name is shown as well as it can be, in each kind of output, and in a line where it cannot be read."""
+    path, page = tmp_path / os.fsdecode(b"caf\xe9.txt"), tmp_path / "page.html"
+    asked = ("cite", "--context", str(path), "--question", "Why?")
+    missing = run(*asked)
+    assert missing.exit_code == 2
+    assert "caf\ufffd.txt: No such file" in missing.stderr
+    try:
+        path.write_text("One line.\n")
+    except OSError:
+        pytest.skip("this file system has no such names")
+    assert "caf\ufffd.txt:1" in output(run(*asked, "--html", str(page)))
+    assert "caf\ufffd.txt:1" in page.read_text(encoding="utf-8")
+    printed = output(run(*asked, "--json"))
+    assert "\\ud" not in printed
+    assert json.loads(printed)["sources"][0]["file"].endswith("caf\ufffd.txt")
+
+
 def test_a_terminal_shows_what_is_done_after_a_citation_is_explained(address: str) -> None:
     env = {"GLOSS_ADDRESS": address, "FORCE_COLOR": "1", "COLUMNS": "100"}
     asked = ["cite", "--context", "-", "--question", "Why?"]
@@ -460,6 +478,8 @@ def test_an_address_without_a_port_is_told_what_it_lacks() -> None:
         ["explain", fake.TEXT, "--method", "lime"],
         ["bias", "The {} said", "--group", "a=king", "--group", "b=queen"],
         ["surrogate", "-"],
+        ["cite", "--context", "-", "--question", "Why?"],
+        ["cite", "--context", "-", "--question", "Why?", "--answer", "Because.", "--share", "0.5", "--fresh"],
     ],
 )
 def test_a_dry_run_says_the_cost_and_queues_nothing(run: Run, script: fake.Script, asked: list[str]) -> None:
@@ -468,6 +488,7 @@ def test_a_dry_run_says_the_cost_and_queues_nothing(run: Run, script: fake.Scrip
     printed = json.loads(output(run(*asked, "--dry-run", "--json", input="one\ntwo\n")))
     assert (printed["name"], printed["progress"]["evaluations_planned"]) == ("", "32")
     assert not script.explanations
+    assert not script.requests["Generate"]
     for contradiction in (["--no-wait"], ["--html", "page.html"]):
         assert run(*asked, "--dry-run", *contradiction, input="one\n").exit_code == 2
 

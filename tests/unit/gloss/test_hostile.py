@@ -220,6 +220,15 @@ def test_the_page_of_citations_shows_it() -> None:
     assert seen.text.count(SHOWN.split("\n")[0]) >= 4  # question, answer, source and its file
 
 
+def test_halves_of_characters_are_shown_in_any_encoding() -> None:
+    """As Python reads bytes of a file's name that are no UTF-8."""
+    halves = "notes\ud83d\udcff.txt"
+    page = cited_page.page(citations(halves))
+    assert page.encode().decode() == page
+    assert page.count("notes\ufffd\ufffd.txt") >= 4
+    assert visible(halves) == "notes\ufffd\ufffd.txt"
+
+
 ARGUMENTS = {
     "next": [HOSTILE],
     "attention": [HOSTILE],

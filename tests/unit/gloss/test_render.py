@@ -432,7 +432,10 @@ def test_numbers_for_people() -> None:
         ">99.9%",
         "100.0%",
     ]
-    assert [figures.duration(value) for value in (0.012, 1.25, 125)] == ["12 ms", "1.2 s", "2 min 5 s"]
+    times = {0: "0 ms", 0.012: "12 ms", 0.9996: "1.0 s", 1.25: "1.2 s", 59.94: "59.9 s", 59.96: "1 min 0 s"}
+    times |= {125: "2 min 5 s", 125.6: "2 min 6 s", 3599.7: "1 h 0 min", 3600: "1 h 0 min", 82394: "22 h 53 min"}
+    times |= {86300: "23 h 58 min", 86400: "1 d 0 h", 90000: "1 d 1 h", 1e9: "11,574 d 1 h"}
+    assert {value: figures.duration(value) for value in times} == times
 
 
 def test_small_attributions_keep_their_figures() -> None:

@@ -18,6 +18,7 @@ from ml.spec import (
     Prompt,
     Scale,
     Target,
+    Unit,
 )
 from tests.fixtures import tokenizers
 from tests.unit.ml.explain.toys import ToyModel, byte_tokenizer, word_tokenizer
@@ -317,11 +318,27 @@ def test_a_space_at_the_prompts_end_is_the_targets_and_no_reason_for_doubt(schem
         assert not any("inside a token" in reason or "space" in reason for reason in update.result.trust.reasons)
 
 
-def test_a_span_in_the_targets_token_is_refused_with_the_reason():
+@pytest.mark.parametrize(
+    ("prompt", "features", "field"),
+    [
+        ("The old cap", Features(spans=((4, 7), (8, 11))), "features.spans[1]"),
+        ("The old cap", Features(within=(8, 11)), "features.within"),
+        (" cap", Features(unit=Unit.WORD), "features"),
+        (" cap", Features(unit=Unit.TOKEN), "features"),
+    ],
+)
+def test_features_in_the_targets_token_are_refused_with_the_reason(prompt, features, field):
     model = ToyModel({}, tokenizer=tokenizers.tokenizer("first"))
-    asked = ExplanationSpec(
-        Prompt(text="The old cap"), Occlusion(), Target(Continuation(text="ital")), Features(spans=((4, 7), (8, 11)))
-    )
+    asked = ExplanationSpec(Prompt(text=prompt), Occlusion(), Target(Continuation(text="ital")), features)
     with pytest.raises(InputError, match="there the target's first token begins") as error:
         prepare(model.tokenizer, model.info, asked)
-    assert error.value.field == "features.spans[1]"
+    assert error.value.field == field
+
+
+def test_a_part_without_a_word_is_refused_without_that_reason():
+    model = ToyModel({}, tokenizer=tokenizers.tokenizer("first"))
+    asked = ExplanationSpec(
+        Prompt(text="The old cap"), Occlusion(), Target(Continuation(text=" of")), Features(within=(5, 6))
+    )
+    with pytest.raises(InputError, match=r"begins there; there is nothing to explain$"):
+        prepare(model.tokenizer, model.info, asked)
