@@ -11,11 +11,11 @@ import numpy as np
 from ml import spec
 from ml.explain.estimator import BoolArray, Estimate, Explainer, FloatArray
 from ml.explain.explainers.context import ContextExplainer
+from ml.explain.explainers.enumeration import EnumerationExplainer
 from ml.explain.explainers.interactions import InteractionsExplainer
 from ml.explain.explainers.kernel_shap import KernelShapExplainer
 from ml.explain.explainers.lime import LimeExplainer
 from ml.explain.explainers.permutation import PermutationExplainer
-from ml.explain.explainers.shapley import EnumerationExplainer
 from ml.explain.sampling.draws import is_enumerable
 from ml.explain.sampling.interval import two_sided_95
 from ml.spec import Budget, SurrogateKind

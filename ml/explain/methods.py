@@ -10,6 +10,7 @@ from ml.errors import InputError, NoAttentionError, OutOfReachError
 from ml.explain.estimator import Explainer
 from ml.explain.explainers import sparse_interactions
 from ml.explain.explainers.context import ContextExplainer, link
+from ml.explain.explainers.enumeration import EnumerationExplainer
 from ml.explain.explainers.flow import AttentionRolloutExplainer, ValueZeroingExplainer
 from ml.explain.explainers.gradients import InputTimesGradientExplainer, IntegratedGradientsExplainer
 from ml.explain.explainers.hierarchical import HierarchicalExplainer
@@ -18,7 +19,6 @@ from ml.explain.explainers.kernel_shap import KernelShapExplainer
 from ml.explain.explainers.lime import LimeExplainer
 from ml.explain.explainers.occlusion import OcclusionExplainer
 from ml.explain.explainers.permutation import PermutationExplainer
-from ml.explain.explainers.shapley import EnumerationExplainer
 from ml.explain.explainers.sparse_interactions import SparseInteractionsExplainer
 from ml.explain.hierarchy.tree import Node
 from ml.explain.removal import BY_SIMILAR_WORDS, Perturbation

@@ -34,6 +34,11 @@ from ml.explain.sampling.stopping import Stopping
 
 _MIN_PAIRS = 32
 _TILT = 2  # the power that gives a fitted game the best Shapley values
+_MIN_FOR_FIT = 1.5
+"""Pairs for each feature, from which on a regression does not overfit."""
+_PULL = 0.5
+"""As in `errors.free`, and less than its default, as the means of strata are subtracted too: from two pairs for each
+feature on, errors are 0.95 to 1.08 of the true ones."""
 MIN_FOR_CONTROL = 4
 """Evaluations for each feature, from which on control variates are used."""
 
@@ -117,8 +122,8 @@ class KernelShapExplainer:
         """Ask for the empty and the full coalition, then for pairs."""
         return anytime_from_ends(
             game,
-            draw(self.features, self.budget.seed, tilt=_TILT if self.control else 0),
-            self._estimate,
+            draw(self.features, self.budget.seed, tilt=self._tilt),
+            self.estimate,
             nothing=Estimate.nothing(self.features),
             rows=2,
             blocks=self._pairs,
@@ -130,7 +135,12 @@ class KernelShapExplainer:
     def _pairs(self) -> int:
         return (self.budget.max_evaluations or DEFAULT_SAMPLES) // 2 - 1
 
-    def _estimate(self, coalitions: BoolArray, values: FloatArray) -> Estimate:
+    @property
+    def _tilt(self) -> int:
+        """As in `draw`. Where even all pairs are too few for a fit, those that the kernel draws have smaller errors."""
+        return _TILT if self.control and self._pairs >= _MIN_FOR_FIT * self.features else 0
+
+    def estimate(self, coalitions: BoolArray, values: FloatArray) -> Estimate:
         """From `coalitions` [pairs, 2, features], and the values of the empty, the full and these, [2 + 2 · pairs]."""
         pairs, every = Pairs.of(coalitions), with_ends(coalitions)
         if len(pairs) < 2:
@@ -194,7 +204,7 @@ class KernelShapExplainer:
 
     def _fits(self, pairs: Pairs) -> bool:
         """Whether there are enough pairs for a regression not to overfit."""
-        return len(pairs) >= 1.5 * self.features
+        return len(pairs) >= _MIN_FOR_FIT * self.features
 
     def _regression(self, pairs: Pairs) -> Regression:
         """γ and each pair's influence, from the pairs' differences.
@@ -208,7 +218,8 @@ class KernelShapExplainer:
         drawn = np.bincount(pairs.sizes - 1, minlength=len(layers.layer_weights))
         weights = (layers.layer_weights / np.maximum(drawn, 1))[pairs.sizes - 1]
         if self._fits(pairs):
-            return pairs.regression(weights)
+            # Fewer have larger errors anyway: see `_regressed`.
+            return pairs.regression(weights, _PULL if self._are_many(pairs) else 0.0)
         weights *= 2 * (1 / np.arange(1, self.features)).sum() / layers.layer_weights[drawn > 0].sum()
 
         def regress(differences: FloatArray) -> tuple[FloatArray, FloatArray]:

@@ -1,4 +1,4 @@
-"""Shapley values as a regression on pairs of coalitions, and from all coalitions.
+"""Shapley values as a regression on pairs of coalitions.
 
 Shapley values solve a weighted least-squares problem over all coalitions S but the empty and the whole one: v(S) fitted
 by v(∅) + Σ φᵢ over i in S, weight (d − 1) / [C(d, s) · s · (d − s)] for s = |S|, under the constraint that the values
@@ -10,13 +10,11 @@ their two equations can be replaced by one for half of their difference, without
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ml import spec
 from ml.explain.estimator import (
     BoolArray,
     Estimate,
@@ -25,16 +23,12 @@ from ml.explain.estimator import (
     Game,
     IntArray,
     empty_and_full,
-    with_ends,
     with_rows,
 )
-from ml.explain.sampling.anytime import anytime_from_ends
-from ml.explain.sampling.errors import completeness_error, has_converged, root_sum_of_squares
-from ml.explain.sampling.stopping import Stopping
+from ml.explain.sampling.errors import free
 from ml.result import StopReason
 
 _SINGULAR = 1e-10  # eigenvalues below this part of the largest are rounding errors
-_MIN_FREE = 1e-6  # the least value of 1 − leverage
 
 
 Regression = Callable[[FloatArray], tuple[FloatArray, FloatArray]]
@@ -77,22 +71,21 @@ class Pairs:
         differences: FloatArray = (values[:, 0] - values[:, 1]) / 2 - (self.share - 0.5) * gain
         return differences
 
-    def regression(self, weights: FloatArray) -> Regression:
+    def regression(self, weights: FloatArray, pull: float = 0.0) -> Regression:
         """Weighted least squares for any differences of these pairs; `weights` are float64 [pairs].
 
-        Influences are those of White (1980) with the residuals of HC2 (MacKinnon & White 1985). HC3 has the residuals
-        of fits without their own pair, which are too large where pairs are few.
+        Influences are those of White (1980), with residuals as `errors.free` makes them show the error, with `pull`.
         """
         weighted = self.design * weights[:, None]
         # Σ zᵢ = 0 in every row, so that the matrix is singular, and the solution sums to 0.
         inverse = np.linalg.pinv(self.design.T @ weighted, rcond=_SINGULAR, hermitian=True)
         projector = weighted @ inverse  # [pairs, features]
         leverage = np.einsum("pf,pf->p", projector, self.design)
-        free = np.sqrt(np.maximum(1 - leverage, _MIN_FREE))
+        divisors = free(leverage, pull)
 
         def regress(differences: FloatArray) -> tuple[FloatArray, FloatArray]:
             gamma: FloatArray = differences @ projector
-            residuals = (differences - self.design @ gamma) / free
+            residuals = (differences - self.design @ gamma) / divisors
             influences: FloatArray = projector * residuals[:, None]
             return gamma, influences
 
@@ -119,75 +112,3 @@ def of_one_feature(game: Game) -> Estimating:
         return Estimate(np.diff(values), np.zeros(1), converged=True, completeness_error=0.0)
 
     yield replace(with_rows(estimate, coalitions, values), stop=StopReason.COMPLETE)
-
-
-@dataclass(frozen=True)
-class EnumerationExplainer:
-    """Shapley values from all coalitions, which are evaluated in random order.
-
-    So when time runs out there is a sample without replacement, whose standard errors shrink to 0 as it becomes
-    complete.
-    """
-
-    features: int
-    budget: spec.Budget
-
-    @property
-    def max_evaluations(self) -> int:
-        """All coalitions."""
-        return int(2**self.features)
-
-    @property
-    def min_evaluations(self) -> int:
-        """All coalitions."""
-        return self.max_evaluations
-
-    def __call__(self, game: Game) -> Estimating:
-        """Ask for the empty and the full coalition, then for the pairs between them."""
-        if self.features == 1:
-            return of_one_feature(game)
-        return anytime_from_ends(
-            game,
-            self._draws(),
-            self._estimate,
-            nothing=Estimate.nothing(self.features),
-            rows=2,
-            blocks=self._pairs,
-            stopping=Stopping(self.budget.standard_error, enough=4 * self.features),
-            end=StopReason.COMPLETE,
-        )
-
-    @property
-    def _pairs(self) -> int:
-        return self.max_evaluations // 2 - 1
-
-    def _draws(self) -> Iterator[BoolArray]:
-        """Every pair once, by its first coalition's number: the members in binary, without the last feature."""
-        members = 1 << np.arange(self.features, dtype=np.int64)
-        for number in np.random.default_rng(self.budget.seed).permutation(self._pairs) + 1:
-            coalition = (number & members) > 0
-            yield np.stack([coalition, ~coalition])
-
-    def _estimate(self, coalitions: BoolArray, values: FloatArray) -> Estimate:
-        """From `coalitions` [pairs, 2, features], and the values of the empty, the full and these, [2 + 2 · pairs]."""
-        pairs = Pairs.of(coalitions)
-        left_out = 1 - len(pairs) / self._pairs
-        if left_out and len(pairs) < 2 * self.features:
-            return Estimate.nothing(self.features)
-        each = kernel(self.features) / [math.comb(self.features, size) for size in range(1, self.features)]
-        regress = pairs.regression(each[pairs.sizes - 1])
-
-        def estimate(values: FloatArray) -> Estimate:
-            gain = float(values[1] - values[0])
-            gamma, influences = regress(pairs.differences(values[2:].reshape(-1, 2), gain))
-            attributions = gain / self.features + gamma
-            # `left_out` is the correction for finite populations (Cochran 1977).
-            standard_errors = math.sqrt(left_out) * root_sum_of_squares(influences)
-            return Estimate(
-                attributions=attributions,
-                standard_errors=standard_errors,
-                converged=has_converged(attributions, standard_errors, self.budget.standard_error),
-                completeness_error=completeness_error(attributions, gain),
-            )
-
-        return with_rows(estimate, with_ends(coalitions), values)

@@ -11,6 +11,8 @@ import numpy as np
 
 from ml.explain.estimator import FloatArray, IntArray
 
+_MIN_FREE = 1e-6
+"""The least value of 1 − leverage."""
 _PRIOR_FREEDOM = 8
 """The weight of the mean variance of all features beside a feature's own, in degrees of freedom."""
 
@@ -72,7 +74,8 @@ def moderated(errors: FloatArray, freedom: FloatArray, prior: int = _PRIOR_FREED
     features counts for a few degrees of freedom beside a feature's own (as in Smyth 2004).
 
     Args:
-        prior: how many degrees of freedom the mean variance counts for.
+        prior: how many degrees of freedom the mean variance counts for. The returned ones count no more of them than it
+            has itself, which are few where samples are, or where one feature's variance is most of it.
 
     Returns:
         The moderated errors, and their degrees of freedom.
@@ -80,7 +83,31 @@ def moderated(errors: FloatArray, freedom: FloatArray, prior: int = _PRIOR_FREED
     mean = root_sum_of_squares(errors) / math.sqrt(len(errors))
     weighted = np.hypot(np.sqrt(freedom) * errors, math.sqrt(prior) * mean)
     together: FloatArray = weighted / np.sqrt(freedom + prior)
-    return together, math.floor(prior + float(np.median(freedom)))
+    return together, math.floor(min(prior, _freedom_of_mean(errors, freedom)) + float(np.median(freedom)))
+
+
+def _freedom_of_mean(errors: FloatArray, freedom: FloatArray) -> float:
+    """Degrees of freedom of the mean variance: (Σ v)² / Σ (v² / ν) of variances v with ν each (Satterthwaite 1946)."""
+    largest = float(errors.max())
+    if largest == 0:
+        return math.inf
+    variances = (errors / largest) ** 2  # squares of tiny errors would underflow
+    return float(variances.sum() ** 2 / (variances**2 / freedom).sum())
+
+
+def free(leverage: FloatArray, pull: float = 1.0) -> FloatArray:
+    """By what to divide residuals of a regression so that they show its errors, from the `leverage` h [n] of samples.
+
+    √(1 − h) is right for many samples (HC2; MacKinnon & White 1985), and too large where a fit has nearly as many
+    coefficients as samples: its residuals then vanish. 1 − h gives those of a fit without the sample (HC3, nearly the
+    jackknife). The power between them grows with the mean leverage, which is the coefficients for each sample.
+
+    Args:
+        pull: by how much of the mean leverage the power nears HC3's, at most 1.
+    """
+    power = (1 + pull * float(leverage.mean())) / 2
+    # A sample that the fit must pass through shows nothing of its own error; keep its term finite.
+    return np.asarray(np.maximum(1 - leverage, _MIN_FREE) ** power)
 
 
 def freedom_of(squares: FloatArray, fourths: FloatArray, many: int) -> FloatArray:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from ml.explain.estimator import FloatArray, IntArray
-from ml.explain.sampling.errors import deviation, moderated, root_sum_of_squares
+from ml.explain.sampling.errors import deviation, free, moderated, root_sum_of_squares
 from ml.result import SurrogateFit, TreeNode
 from ml.spec import SurrogateKind
 
@@ -77,10 +77,10 @@ class Ridge:
     """Weighted ridge regression with an unpenalized intercept, and standard errors that assume no error model.
 
     With Z the samples and y the values, centred and scaled by √w, the coefficients are β = G y, G = (Z'Z + αI)⁻¹ Z'.
-    Their covariance is the sandwich (White 1980) in its HC2 form (MacKinnon & White 1985): that of Σᵢ gᵢ rᵢ / √(1 − hᵢ)
-    where gᵢ is a column of G, rᵢ a residual and hᵢ a leverage. It holds whether or not the game is linear: the game has
-    no noise, so all of the error comes from the draw of coalitions. The mean of the terms is subtracted: it does not
-    vary, as the penalty and the fixed samples balance it.
+    Their covariance is the sandwich (White 1980): that of Σᵢ gᵢ rᵢ / fᵢ where gᵢ is a column of G, rᵢ a residual, and
+    fᵢ what `errors.free` makes of leverages. It holds whether or not the game is linear: the game has no noise, so all
+    of the error comes from the draw of coalitions. The mean of the terms is subtracted: it does not vary, as the
+    penalty and the fixed samples balance it.
 
     G is computed once and serves any values at these samples.
     """
@@ -125,11 +125,8 @@ class Ridge:
 
     @cached_property
     def _free(self) -> FloatArray:
-        """√(1 − h), by which residuals are divided, [n]."""
-        leverage = np.einsum("nf,fn->n", self._z, self._projector) + self._weights / self._weights.sum()
-        # A sample that the fit must pass through shows nothing of its own error; keep its term finite.
-        free: FloatArray = np.sqrt(np.maximum(1 - leverage, 1e-6))
-        return free
+        """What residuals are divided by, [n]; see `errors.free`."""
+        return free(np.einsum("nf,fn->n", self._z, self._projector) + self._weights / self._weights.sum())
 
 
 def _independent(influences: FloatArray) -> FloatArray:

@@ -18,6 +18,7 @@ from ml.explain.trust.verdict import Reason
 from ml.result import StopReason, Verdict
 from ml.spec import (
     AttentionRollout,
+    ContextAttribution,
     Estimator,
     InputTimesGradient,
     Interactions,
@@ -39,6 +40,9 @@ _ENOUGH = 10
 """Evaluations for each feature, from which on standard errors are believed."""
 _ENOUGH_FOR_RIDGE = 6
 """Evaluations for each feature, from which on those of LIME's ridge are."""
+_ENOUGH_FOR_SURROGATES = 2
+"""Evaluations for each coefficient, from which on those of linear surrogates are: with fewer, a penalty keeps
+coefficients near 0 for any game."""
 _SURPRISE = 4
 """Above it, errors were found up to 20 times too small. In prompts of models it hardly ever exceeds 3."""
 _MATTERS = 0.002
@@ -106,13 +110,14 @@ def of_ends(explainer: object, samples: int, found: Estimate, base_value: float,
     empty, full = explainer.link(np.array([base_value, full_value])).tolist()
     expected = found.surrogate.intercept or 0.0
     off = max(abs(empty - expected), abs(full - expected - math.fsum(found.attributions.tolist())))
-    coalitions = 2.0**explainer.features
-    added = 2 * off / math.sqrt(max(1, samples) * coalitions)
+    # The root, as 2^d itself is no float from 1,024 features on.
+    added = 2 * off / math.sqrt(max(1, samples)) * 2.0 ** (-explainer.features / 2)
     if added > max(float(found.standard_errors.max()), _RARELY * off):
         yield (
             Verdict.CAUTION,
             "The value of the whole prompt, or of the empty one, is far from what partial prompts suggest, and the"
-            f" standard errors may be too small; allow {coalitions:.0f} evaluations, which are all partial prompts.",
+            f" standard errors may be too small; allow {2**explainer.features} evaluations, which are all partial"
+            " prompts.",
         )
 
 
@@ -122,6 +127,8 @@ def _is_optimistic(method: Method, features: int, samples: int) -> bool:
         case KernelShap(Estimator.CONTROL_VARIATES):
             return samples >= MIN_FOR_CONTROL * features  # with fewer, nothing is fitted that could follow accidents
         case Lime(SurrogateKind.DECISION_TREE) | Interactions():
+            return True
+        case Lime() | ContextAttribution() if samples < _ENOUGH_FOR_SURROGATES * (features + 1):
             return True
         case Lime(SurrogateKind.RIDGE, estimator=Estimator.CONTROL_VARIATES):
             return MIN_FOR_CONTROL * features <= samples < _ENOUGH_FOR_RIDGE * features

@@ -5,9 +5,10 @@ import pytest
 
 from ml.errors import InputError
 from ml.explain import Run, prepare
+from ml.explain.explainers.enumeration import EnumerationExplainer
 from ml.explain.explainers.kernel_shap import KernelShapExplainer
 from ml.explain.explainers.permutation import PermutationExplainer
-from ml.explain.explainers.shapley import EnumerationExplainer, kernel
+from ml.explain.explainers.shapley import kernel
 from ml.explain.sampling.draws import is_enumerable
 from ml.result import StopReason
 from ml.spec import Budget, ExplanationSpec, KernelShap, Prompt, Quality, ShapleyPermutation

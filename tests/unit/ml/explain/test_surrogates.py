@@ -40,17 +40,38 @@ def test_ridge_of_degenerate_samples(alpha):
     assert fit.surrogate.r_squared == 1.0
 
 
-def test_sandwich_without_penalty_is_hc2():
-    samples, values, weights = data()
-    fit = Ridge(0, samples, weights)(values)
-    # The textbook's own: weighted least squares with the intercept as a column.
+def sandwich(samples, values, weights, power):
+    """The textbook's own: weighted least squares with the intercept as a column; residuals over (1 − leverage)^power.
+
+    Standard errors [features]: HC2 for a power of a half, HC3 for 1.
+    """
     x = np.column_stack([np.ones(len(samples)), samples]) * np.sqrt(weights)[:, None]
     y = values * np.sqrt(weights)
     bread = np.linalg.inv(x.T @ x)
     residuals = y - x @ (bread @ x.T @ y)
     leverage = np.einsum("nf,fg,ng->n", x, bread, x)
-    covariance = bread @ (x.T * residuals**2 / (1 - leverage)) @ x @ bread
-    assert fit.standard_errors == pytest.approx(np.sqrt(np.diag(covariance))[1:], rel=1e-3)
+    covariance = bread @ (x.T * residuals**2 / (1 - leverage) ** (2 * power)) @ x @ bread
+    return np.sqrt(np.diag(covariance))[1:]
+
+
+@pytest.mark.parametrize(("n", "power"), [(80, 0.5 + 7 / 160), (5000, 0.5), (14, 0.75)])
+def test_sandwich_without_penalty_is_between_hc2_and_hc3(n, power):
+    """By how many coefficients there are for each sample: 7 here, with the intercept."""
+    samples, values, weights = data(n)
+    fit = Ridge(0, samples, weights)(values)
+    assert fit.standard_errors == pytest.approx(sandwich(samples, values, weights, power), rel=2e-2 if n < 80 else 3e-3)
+
+
+@pytest.mark.parametrize("n", [6, 9, 12, 20, 40])
+def test_the_errors_of_a_fit_to_few_samples_are_those_of_other_draws(n):
+    """With as many coefficients as samples, a fit passes through all of them, and its residuals show nothing."""
+    found = []
+    for seed in range(200):
+        samples, values, _ = data(n, seed=seed)
+        found.append(Ridge(0.1, samples, np.ones(n))(values))
+    reported = np.sqrt(np.mean([each.standard_errors**2 for each in found]))
+    spread = np.sqrt(np.array([each.attributions for each in found]).var(axis=0).mean())
+    assert 0.6 < reported / spread < 2
 
 
 def test_lasso_is_that_of_scikit_learn():

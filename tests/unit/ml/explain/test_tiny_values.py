@@ -9,12 +9,12 @@ import pytest
 
 from ml.explain.estimator import Explainer, FloatArray
 from ml.explain.explainers.context import ContextExplainer
+from ml.explain.explainers.enumeration import EnumerationExplainer
 from ml.explain.explainers.hierarchical import HierarchicalExplainer
 from ml.explain.explainers.interactions import InteractionsExplainer
 from ml.explain.explainers.kernel_shap import KernelShapExplainer
 from ml.explain.explainers.lime import LimeExplainer
 from ml.explain.explainers.permutation import PermutationExplainer
-from ml.explain.explainers.shapley import EnumerationExplainer
 from ml.explain.explainers.sparse_interactions import SparseInteractionsExplainer
 from ml.explain.hierarchy.tree import tree
 from ml.explain.sampling.surrogates import r_squared

@@ -202,6 +202,14 @@ def test_a_single_feature_is_not_trusted_as_nothing_can_be_compared(measured):
     assert len(trust.reasons) == 1
 
 
+LINEAR_SURROGATES = [
+    Lime(),
+    Lime(estimator=Estimator.TEXTBOOK),
+    Lime(SurrogateKind.LASSO),
+    ContextAttribution(),
+]
+
+
 @pytest.mark.parametrize(
     ("method", "samples", "doubted"),
     [
@@ -215,6 +223,8 @@ def test_a_single_feature_is_not_trusted_as_nothing_can_be_compared(measured):
         (Lime(), 60, True),
         (Lime(), 72, False),
         (Lime(estimator=Estimator.TEXTBOOK), 60, False),
+        *((method, 25, True) for method in LINEAR_SURROGATES),  # fewer than two for each of 13 coefficients
+        *((method, 26, False) for method in LINEAR_SURROGATES),
         (ShapleyPermutation(), 64, False),
     ],
 )
@@ -350,3 +360,11 @@ def test_the_whole_or_the_empty_prompt_that_context_attribution_never_drew_is_a_
 )
 def test_smooth_values_and_many_features_leave_no_doubt_about_context_attribution(game, evaluations):
     assert np.mean([attributed(game, seed, evaluations)[1] for seed in range(20)]) <= 0.05
+
+
+@pytest.mark.parametrize("features", [1023, 1024, 4096])
+def test_as_many_features_as_there_may_be_leave_no_doubt_about_context_attribution(features):
+    """Their coalitions are more than the largest float."""
+    found, doubted = attributed(additive(np.full(features, 0.1)), 0, 64)
+    assert np.isfinite(found.standard_errors).all()
+    assert not doubted
