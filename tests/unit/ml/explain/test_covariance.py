@@ -148,7 +148,7 @@ def test_parameters_stay_while_more_samples_come(monkeypatch):
     last = estimates(explainer, game)[-1]
     fits = len(asked)
     again = estimates(explainer, game)[-1]
-    # Of all samples and either half, as long as there are fewer than the parameters are fitted to; and of 12 other halves
-    # where they are few.
+    # Of all samples and either half, as long as there are fewer than the parameters are fitted to; and of 12 other
+    # halves where they are few.
     assert fits <= 3 * 6 + 12
     assert (again.attributions == last.attributions).all()
