@@ -10,8 +10,9 @@ import numpy as np
 
 from ml.explain.control_variates.covariance import Covariance
 from ml.explain.control_variates.linear import Linear
+from ml.explain.control_variates.optimism import mean_square
 from ml.explain.control_variates.process import Process, Sampled
-from ml.explain.estimator import BoolArray, FloatArray
+from ml.explain.estimator import BoolArray, FloatArray, IntArray
 
 
 @dataclass(frozen=True)
@@ -126,19 +127,12 @@ class AnswerWeights:
             left_out: residuals, [blocks, rows].
             directions: weights of the answers, in sums of which it is estimated too, [answers, directions].
         """
-        missed, variance = np.zeros((2, sum(directions.shape)))
         if self._drawn_weights is None:
+            missed, variance = np.zeros((2, sum(directions.shape)))
             return missed, variance
-        draws = self._process.draws
         each = np.einsum("bra,br->ba", self._drawn_weights, left_out)
         each = np.hstack([each, each @ directions])
-        for stratum in np.unique(draws.strata):
-            size = int((draws.strata == stratum).sum())
-            sample = (draws.counts[stratum] - size) * each[draws.strata == stratum]
-            missed += sample.mean(axis=0)
-            # A single one does not show its stratum's mean.
-            variance += (sample.var(axis=0, ddof=1) if size > 1 else sample[0] ** 2) / size
-        return missed, variance
+        return self._scaled_up(each, self._process.draws.strata, are_beyond=False)
 
     def _kernel_variance(self, game: Sampled) -> FloatArray:
         """How much another draw of the samples that the kernel was fitted to would change the answers, [answers].
@@ -151,9 +145,9 @@ class AnswerWeights:
         if not self._kernel_shifts:
             return np.zeros(len(self._projector))
         process, values, squares = self._process, game.values, np.zeros(len(self._projector))
-        own = game.optimism * _mean_square(process.own_kernel.fit.residuals(values))
+        own = game.optimism * mean_square(process.own_kernel.fit.residuals(values))
         for shift, kernel in zip(self._kernel_shifts, process.kernels_of_halves, strict=True):
-            worse = _mean_square(kernel.fit.residuals(values)) / own if own else 1.0
+            worse = mean_square(kernel.fit.residuals(values)) / own if own else 1.0
             squares += (shift @ values[: shift.shape[1]]) ** 2 / (max(2.0, worse) - 1)
         return np.asarray(process.share * squares / len(self._kernel_shifts))
 
@@ -169,19 +163,28 @@ class AnswerWeights:
         draws, every = self._process.draws, self._process.every
         missed = self._unfitted_weights * residuals[:, None]
         missed = missed.reshape(-1, draws.rows, missed.shape[1]).sum(axis=1)  # by block
-        strata = every.strata[len(draws.strata) :]
-        unfitted = draws.counts * (1 - draws.known)  # blocks of each stratum
-        correction, variance = np.zeros((2, missed.shape[1]))
+        return self._scaled_up(missed, every.strata[len(draws.strata) :], are_beyond=True)
+
+    def _scaled_up(self, missed: FloatArray, strata: IntArray, *, are_beyond: bool) -> tuple[FloatArray, FloatArray]:
+        """An estimate of what the fit misses of all blocks that it is not given, and its variance, [answers] each.
+
+        Args:
+            missed: of some blocks, [blocks, answers].
+            strata: the stratum of each.
+            are_beyond: whether they are themselves not given to the fit, so that only the rest of these is unknown.
+        """
+        draws = self._process.draws
+        others = draws.counts * (1 - draws.known)  # blocks of each stratum
+        total, variance = np.zeros((2, missed.shape[1]))
         for stratum in np.unique(strata):
             # Counts may be 1e200, and weights as small: neither has a square.
-            count = unfitted[stratum]
-            sample = count * missed[strata == stratum]
+            sample = others[stratum] * missed[strata == stratum]
             size = len(sample)
-            correction += sample.mean(axis=0)
+            total += sample.mean(axis=0)
             # A single one does not show its stratum's mean.
             spread = sample.var(axis=0, ddof=1) if size > 1 else sample[0] ** 2
-            variance += (1 - size / count) * spread / size
-        return correction, variance
+            variance += (1 - size / others[stratum] if are_beyond else 1) * spread / size
+        return total, variance
 
     @cached_property
     def _unfitted_weights(self) -> FloatArray:
@@ -194,7 +197,3 @@ def _halves_by_size(answers: FloatArray) -> FloatArray:
     larger = np.argsort(np.argsort(np.abs(answers))) >= len(answers) // 2
     halves = np.stack([~larger, larger], axis=1)
     return np.asarray(halves / np.sqrt(np.maximum(1, halves.sum(axis=0))))
-
-
-def _mean_square(each: FloatArray) -> float:
-    return float((each**2).mean())

@@ -59,23 +59,22 @@ class Optimism:
 
     def factor(self, values: FloatArray) -> float:
         """The factor, at least 1, by which the squared residuals of `values` [n] are too small."""
-        own, others = 0.0, 0.0
+        own, others, halves = 0.0, 0.0, list[float]()
         for trial in self.trials:
-            squares = (trial.residuals(values) ** 2).sum(axis=1)
+            residuals = trial.residuals(values)
+            squares = (residuals**2).sum(axis=1)
             own += float(squares[trial.own].sum()) / max(1, len(trial.own))
             others += float(squares[trial.others].sum()) / max(1, len(trial.others))
-        overfit = others / own if own > 0 else 1.0
-        return 1 + self.share * (max(1.0, overfit, self._accident(values)) - 1)
-
-    def _accident(self, values: FloatArray) -> float:
-        """How many times more the worst kernel of a half misses, if it is more than learning explains; otherwise 1."""
-        if not self.more:
-            return 1.0
-        halves = [*(trial.residuals for trial in self.trials), *self.more]
-        worst, whole = max(_mean_square(half(values)) for half in halves), _mean_square(self.residuals(values))
-        return worst / whole if worst > _LEARNED * whole > 0 else 1.0
+            halves.append(mean_square(residuals))
+        factor = max(1.0, others / own) if own > 0 else 1.0
+        if self.more:
+            worst = max(*halves, *(mean_square(half(values)) for half in self.more))
+            whole = mean_square(self.residuals(values))
+            if worst > _LEARNED * whole > 0:
+                factor = max(factor, worst / whole)
+        return 1 + self.share * (factor - 1)
 
 
-def _mean_square(residuals: FloatArray) -> float:
-    """Of blocks' `residuals`, [blocks, rows]: the mean over blocks of their sums of squares."""
-    return float(np.square(residuals).sum() / max(1, len(residuals)))
+def mean_square(residuals: FloatArray) -> float:
+    """Of blocks' `residuals`, [blocks, rows]; 0 without any."""
+    return float(np.square(residuals).sum() / max(1, residuals.size))
