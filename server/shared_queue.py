@@ -40,7 +40,7 @@ class SharedQueue:
             waiting_seconds: calls that would wait longer than this, by their model's recent throughput, are refused.
             interpreter: hears of calls that are queued and of batches that are taken.
         """
-        self._queue: Queue[Work | ChunkedSequence] = Queue(limits)
+        self._queue: Queue[Work | ChunkedSequence] = Queue(limits, self._seconds_per_token, interpreter.was_refused)
         self._changed = threading.Condition()  # Guards the queue, `stopping` and `_replying`.
         self._interpreter = interpreter
         self._waiting_seconds = waiting_seconds
@@ -157,10 +157,17 @@ class SharedQueue:
                 sequence.item = item
                 self._queue.put(item)
 
-    def note_run(self, batch: Sequence[Waiting], seconds: float) -> None:
-        """Take note of how long a batch took, with all that was done beside it."""
+    def note_run(self, batch: Sequence[Waiting], seconds: float, model_seconds: float) -> None:
+        """Take note of how long a batch took.
+
+        Args:
+            seconds: with all that was done beside it.
+            model_seconds: of the model alone, which are its callers'.
+        """
         tokens = sum(max(item.tokens, self._shortest) for item in batch)
         self._throughputs[batch[0].model].note(tokens, seconds)
+        with self._changed:
+            self._queue.charge(batch, model_seconds, time.monotonic())
 
     def note_replies(self) -> None:
         """Take note that the event loop gets the replies of a batch now."""
@@ -187,6 +194,9 @@ class SharedQueue:
         left = self._waiting_seconds - sum(seconds.values()) + seconds.get(model, 0.0)
         share = self._waiting_seconds / len(seconds.keys() | {model})
         return max(left, share) * self._throughputs[model].tokens_per_second
+
+    def _seconds_per_token(self, model: str) -> float:
+        return 1.0 / self._throughputs[model].tokens_per_second
 
     def _seconds(self) -> dict[str, float]:
         """How long what waits for each model will take, by recent throughput."""

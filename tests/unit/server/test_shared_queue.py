@@ -24,8 +24,8 @@ def queue() -> Iterator[SharedQueue]:
     """A queue of two models that have run for a while, the slow one and the fast one."""
     loop = asyncio.new_event_loop()
     queue = SharedQueue(Limits(shortest=1), SECONDS, SharedInterpreter(loop, lambda *_: None))
-    queue.note_run([item("slow", SLOW)], 1.0)
-    queue.note_run([item("fast", FAST)], 1.0)
+    queue.note_run([item("slow", SLOW)], 1.0, 1.0)
+    queue.note_run([item("fast", FAST)], 1.0, 1.0)
     yield queue
     loop.close()
 

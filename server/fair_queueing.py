@@ -1,0 +1,138 @@
+"""Whose turn it is: callers share the models' time equally, whatever they ask and however many items that is.
+
+By weighted fair queueing (Demers, Keshav and Shenker 1989): next is the caller who will have had the least time when
+its next item is done. Time is measured; how long an item will take is predicted. Who comes starts level with those who
+are there, so nobody saves up time. That level is the virtual time of Bennett and Zhang (WF²Q+, 1996): it goes on while
+others run, so nobody waits for ever behind callers who come anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import Generic, NamedTuple, TypeVar
+
+from server.batching import Item
+
+T = TypeVar("T")
+
+_WEIGHT_OF_REFUSED = 8
+"""A refused caller's time counts so many times. Such callers ask for more than there is, and their steps end early for
+others; eight of them still get half of the time."""
+
+_MICROSECONDS = 6
+"""Digits to which ends of turns are compared: sums that differ less differ by rounding."""
+
+
+@dataclass(slots=True)
+class Caller(Generic[T]):
+    """Who has items waiting or a running sequence, or had them a moment ago."""
+
+    calls: dict[Hashable, dict[Item[T], None]] = field(default_factory=dict)
+    """Those with items waiting, in the order of their turns; a dict serves as an ordered set of items."""
+
+    seen: float = float("-inf")
+    """When a batch was last taken while it had items waiting, or a running sequence, or when its last batch ended."""
+
+    time: float = 0.0
+    """Seconds of the models' time that it had. Who comes counts as having had as much as those who are there."""
+
+    def first(self, free: Mapping[str, int]) -> Item[T] | None:
+        """The item that its next turn begins with, if it has one that can run."""
+        for call in self.calls.values():
+            item = next(iter(call))  # those of a call need a place, or need none
+            if can_run(item, free):
+                return item
+        return None
+
+
+class Candidate(NamedTuple, Generic[T]):
+    """A caller's next turn."""
+
+    end: float
+    """The time that its caller will have had after it."""
+
+    seconds: float
+    """How long the first item takes, by prediction."""
+
+    item: Item[T]
+    """The first one."""
+
+    caller: Caller[T]
+
+
+class FairQueueing(Generic[T]):
+    """Keeps count of time. Not safe for use from several threads at once."""
+
+    def __init__(self, shortest: int, was_refused: Callable[[Hashable], bool]) -> None:
+        """Count from 0.
+
+        Args:
+            shortest: an item with fewer tokens takes as long as with this many.
+            was_refused: whether a caller was refused lately.
+        """
+        self._shortest = shortest
+        self._was_refused = was_refused
+        self._virtual_time = 0.0
+        """What a caller has had who was there all along, with an equal share."""
+        self._shares = 1.0
+        """Among how many callers the time of the last batch is divided."""
+        self._ahead: frozenset[Hashable] = frozenset()
+        """Who goes before all others next."""
+
+    def come(self, caller: Caller[T]) -> None:
+        """Let a caller start who had nothing waiting."""
+        caller.time = max(caller.time, self._virtual_time)
+
+    def let_ahead(self, callers: Iterable[Hashable]) -> None:
+        """Let `callers` go before all others next, however much time they had."""
+        self._ahead = frozenset(callers)
+
+    def order(
+        self, callers: Mapping[Hashable, Caller[T]], free: Mapping[str, int], prices: Mapping[str, float]
+    ) -> list[Candidate[T]]:
+        """The next turns, the first one first; of equal ones, in the order of `callers`.
+
+        Args:
+            callers: all that there are. Those who have nothing that can run have no turn, and get nothing back later.
+            free: how many more sequences may run, by model.
+            prices: predicted seconds of a token, by model; 0 where nothing is known.
+        """
+        candidates: list[Candidate[T]] = []
+        shares = 0.0
+        for name, caller in callers.items():
+            item = caller.first(free)
+            if item is None:
+                self.come(caller)
+                continue
+            seconds = max(item.tokens, self._shortest) * prices[item.model]
+            weight = self._weight(name)
+            shares += 1 / weight
+            candidates.append(Candidate(round(caller.time + weight * seconds, _MICROSECONDS), seconds, item, caller))
+        if candidates:
+            candidates.sort(key=attrgetter("end"))
+            self._shares = shares
+            least = min(candidate.caller.time for candidate in candidates)
+            # Time that callers had beyond their share, having been let ahead, is not to be waited for.
+            self._virtual_time = max(least, min(self._virtual_time, candidates[0].end))
+        if self._ahead:
+            candidates.sort(key=lambda candidate: candidate.item.caller not in self._ahead)
+            self._ahead = frozenset()
+        return candidates
+
+    def charge(self, callers: Mapping[Hashable, Caller[T]], batch: Sequence[Item[T]], seconds: float) -> None:
+        """Count the `seconds` that a batch took as the time of its callers, by their tokens."""
+        tokens = sum(item.tokens for item in batch)
+        for item in batch:
+            if item.caller in callers:
+                callers[item.caller].time += self._weight(item.caller) * seconds * item.tokens / tokens
+        self._virtual_time += seconds / self._shares
+
+    def _weight(self, caller: Hashable) -> int:
+        return _WEIGHT_OF_REFUSED if self._was_refused(caller) else 1
+
+
+def can_run(item: Item[T], free: Mapping[str, int]) -> bool:
+    """Whether an item needs no place, or one is free."""
+    return not item.needs_place or free.get(item.model, 0) > 0
