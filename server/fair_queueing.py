@@ -8,12 +8,16 @@ others run, so nobody waits for ever behind callers who come anew.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+import heapq
+import itertools
+import math
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Generic, NamedTuple, TypeVar
 
 from server.batching import Item
+from server.round_robin import interleave
 
 T = TypeVar("T")
 
@@ -41,9 +45,10 @@ class Caller(Generic[T]):
     def first(self, free: Mapping[str, int]) -> Item[T] | None:
         """The item that its next turn begins with, if it has one that can run."""
         for call in self.calls.values():
-            item = next(iter(call))  # those of a call need a place, or need none
-            if can_run(item, free):
-                return item
+            for item in call:
+                if not item.needs_place or can_run(item, free):
+                    return item
+                break  # those of a call need a place, or need none
         return None
 
 
@@ -60,6 +65,12 @@ class Candidate(NamedTuple, Generic[T]):
     """The first one."""
 
     caller: Caller[T]
+
+    weight: int
+    """How many times its time counts."""
+
+
+_END = attrgetter("end")
 
 
 class FairQueueing(Generic[T]):
@@ -100,39 +111,73 @@ class FairQueueing(Generic[T]):
             prices: predicted seconds of a token, by model; 0 where nothing is known.
         """
         candidates: list[Candidate[T]] = []
-        shares = 0.0
-        for name, caller in callers.items():
+        shares, least = 0.0, math.inf
+        for name, caller in callers.items():  # of whom there may be hundreds
+            if not caller.calls:
+                continue
             item = caller.first(free)
             if item is None:
                 self.come(caller)
                 continue
-            seconds = max(item.tokens, self._shortest) * prices[item.model]
-            weight = self._weight(name)
+            seconds = self._seconds(item, prices)
+            weight = _WEIGHT_OF_REFUSED if self._was_refused(name) else 1
             shares += 1 / weight
-            candidates.append(Candidate(round(caller.time + weight * seconds, _MICROSECONDS), seconds, item, caller))
+            least = min(least, caller.time)
+            end = round(caller.time + weight * seconds, _MICROSECONDS)
+            candidates.append(Candidate(end, seconds, item, caller, weight))
         if candidates:
-            candidates.sort(key=attrgetter("end"))
+            candidates.sort(key=_END)
             self._shares = shares
-            least = min(candidate.caller.time for candidate in candidates)
-            # Time that callers had beyond their share, having been let ahead, is not to be waited for.
+            # Callers who were let ahead had more than their share. Who comes does not wait until the others have, too.
             self._virtual_time = max(least, min(self._virtual_time, candidates[0].end))
         if self._ahead:
             candidates.sort(key=lambda candidate: candidate.item.caller not in self._ahead)
             self._ahead = frozenset()
         return candidates
 
+    def items(
+        self, candidates: Sequence[Candidate[T]], free: Mapping[str, int], prices: Mapping[str, float]
+    ) -> Iterator[tuple[int, Item[T]]]:
+        """What a batch is filled with, each item with how many of its caller come before it.
+
+        They are the first item of every candidate, and then always one of the caller who will have had the least time.
+        """
+        for candidate in candidates:  # lazily: of hundreds, a batch needs a few
+            yield 0, candidate.item
+        further = [itertools.islice(_waiting(candidate.caller, free), 1, None) for candidate in candidates]
+        heap: list[tuple[float, int, int, Item[T]]] = []
+
+        def push(number: int, rank: int, before: float) -> None:
+            if (item := next(further[number], None)) is not None:
+                end = before + candidates[number].weight * self._seconds(item, prices)
+                heapq.heappush(heap, (round(end, _MICROSECONDS), rank, number, item))
+
+        for number, candidate in enumerate(candidates):
+            push(number, 1, candidate.end)
+        while heap:
+            end, rank, number, item = heapq.heappop(heap)
+            yield rank, item
+            push(number, rank + 1, end)
+
     def charge(self, callers: Mapping[Hashable, Caller[T]], batch: Sequence[Item[T]], seconds: float) -> None:
         """Count the `seconds` that a batch took as the time of its callers, by their tokens."""
-        tokens = sum(item.tokens for item in batch)
+        tokens = sum(item.tokens for item in batch) or 1
         for item in batch:
             if item.caller in callers:
-                callers[item.caller].time += self._weight(item.caller) * seconds * item.tokens / tokens
+                weight = _WEIGHT_OF_REFUSED if self._was_refused(item.caller) else 1
+                callers[item.caller].time += weight * seconds * item.tokens / tokens
         self._virtual_time += seconds / self._shares
 
-    def _weight(self, caller: Hashable) -> int:
-        return _WEIGHT_OF_REFUSED if self._was_refused(caller) else 1
+    def _seconds(self, item: Item[T], prices: Mapping[str, float]) -> float:
+        """How long an item takes, by prediction."""
+        return prices[item.model] * max(item.tokens, self._shortest)
 
 
 def can_run(item: Item[T], free: Mapping[str, int]) -> bool:
     """Whether an item needs no place, or one is free."""
     return not item.needs_place or free.get(item.model, 0) > 0
+
+
+def _waiting(caller: Caller[T], free: Mapping[str, int]) -> Iterator[Item[T]]:
+    """What a caller has waiting that can run, its calls in turn."""
+    return (item for _, item in interleave(caller.calls.values()) if can_run(item, free))

@@ -5,7 +5,8 @@ The policy in seven rules:
 1. Nothing waits while the model is idle: `Queue.take` returns a batch whenever something that can run waits.
 2. Callers take turns by time, whatever they ask (`server.fair_queueing`). A batch begins with an item of the caller
    who, with it, will have had the least of the models' time; among equals, of the one whose last turn was longest ago.
-   It is filled with one item of every caller, then a second, and so on; likewise over the calls of one caller.
+   It is filled with one item of every caller, then always with one of who will have had the least; in one caller's
+   turn, its calls take turns.
 3. A batch is bounded by its tokens, padding included, by its items and by the memory of its output.
 4. A long prompt is prefilled in chunks. Each is an item, the next one waits for its turn behind all others, and a batch
    has few tokens of them. A sequence that is to run waits until one more may.
@@ -32,8 +33,7 @@ from typing import Generic, TypeVar
 
 from server.admission import Admission, Load
 from server.batching import Batch, Item, Limits
-from server.fair_queueing import Caller, Candidate, FairQueueing, can_run
-from server.round_robin import interleave
+from server.fair_queueing import Caller, Candidate, FairQueueing
 
 T = TypeVar("T")
 
@@ -213,7 +213,7 @@ class Queue(Generic[T]):
         first = candidates[0].item
         batch = Batch(first, self._limits, free.get(first.model, 0))
         is_short = len(self._callers) > 1 and first.shared_tokens is not None
-        items = interleave(_items(candidate.caller, free) for candidate in candidates)
+        items = self._fair.items(candidates, free, prices)
         next(items)  # the first
         window: Iterator[tuple[int, Item[T]]] = itertools.islice(
             ((rank, item) for rank, item in items if item.batch_key == first.batch_key),
@@ -236,16 +236,12 @@ class Queue(Generic[T]):
 
     def _backlogged(self, tokens: int, model: str, prices: Mapping[str, float]) -> set[Hashable]:
         """The callers with more waiting than so many tokens of `model` take; none if all have."""
-        tokens_of = {
-            other: prices[other] / prices[model] if prices[other] and prices[model] else 1.0
-            for other, admission in self._admissions.items()
-            if admission.total.items
-        }
-
-        def waiting(caller: Hashable) -> float:
-            return sum(rate * self._admissions[other].load(caller).tokens for other, rate in tokens_of.items())
-
-        found = {caller for caller in self._callers if waiting(caller) > tokens}
+        waiting: dict[Hashable, float] = defaultdict(float)
+        for other, admission in self._admissions.items():
+            rate = prices[other] / prices[model] if prices[other] and prices[model] else 1.0
+            for caller, load in admission.loads.items():
+                waiting[caller] += rate * load.tokens
+        found = {caller for caller, much in waiting.items() if much > tokens}
         return set() if len(found) == len(self._callers) else found
 
     def _tokens(self, caller: Hashable) -> int:
@@ -262,8 +258,3 @@ class Queue(Generic[T]):
         self._callers[item.caller] = caller
         if waiting := caller.calls.pop(item.call, None):
             caller.calls[item.call] = waiting
-
-
-def _items(caller: Caller[T], free: Mapping[str, int]) -> Iterator[Item[T]]:
-    """What a caller has waiting that can run, its calls in turn."""
-    return (item for _, item in interleave(caller.calls.values()) if can_run(item, free))
