@@ -16,8 +16,8 @@ from ml.memory import give_back
 _SECONDS = 5.0
 """Between two looks."""
 
-_MOST_KEPT = 1 << 30
-"""Bytes. To give back a gigabyte takes a fifth of a second, in which other threads may wait."""
+_MAX_KEPT_BYTES = 1 << 30
+"""To give back a gigabyte takes a fifth of a second, in which other threads may wait."""
 
 
 def resident_bytes() -> int:
@@ -38,6 +38,6 @@ async def keep_little(
         await asyncio.sleep(seconds)
         now = resident()
         least = min(least, now)
-        if now - least > _MOST_KEPT:
+        if now - least > _MAX_KEPT_BYTES:
             await asyncio.to_thread(free)
             least = now  # it falls at the next look, if little of that is in use

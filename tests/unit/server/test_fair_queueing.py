@@ -81,6 +81,27 @@ def test_a_call_of_many_prompts_does_not_wait_for_turns_of_others_that_are_longe
     assert [len(batch) for batch in simulation.until(eight)] == [8]
 
 
+def with_much_time() -> Simulation:
+    """Beside a flood, the modest one has had more time than others."""
+    simulation = flooded()
+    modest = simulation.ask("modest", "fast")
+    assert list(simulation.until(modest)) == [modest]
+    simulation.queue.charge(modest, 100.0, simulation.now)
+    return simulation
+
+
+def test_a_call_of_many_prompts_keeps_batches_of_a_slow_model_short():
+    simulation = with_much_time()
+    simulation.ask("modest", "fast", items=8)
+    assert [str(item.caller).split()[0] for item in simulation.run()] == ["greedy"]
+
+
+def test_a_call_that_takes_as_long_as_those_of_others_does_not():
+    simulation = with_much_time()
+    simulation.ask("modest", "slow", items=8)
+    assert len({item.caller for item in simulation.run()}) == 9
+
+
 def test_much_of_a_slow_model_is_shared_by_time_with_a_fast_one():
     simulation = flooded(callers=1)
     for _ in range(1000):
@@ -182,13 +203,10 @@ def test_who_was_refused_has_half_of_the_time_beside_another():
 
 
 def test_what_is_put_back_runs_after_who_goes_ahead_whatever_that_one_had():
-    simulation = flooded(callers=1)
-    modest = simulation.ask("modest", "fast")
-    assert list(simulation.until(modest)) == [modest]
-    simulation.queue.charge(modest, 100.0, simulation.now)
+    simulation = with_much_time()
     modest = simulation.ask("modest", "fast")
     batch = simulation.queue.take(simulation.now).batch
-    assert batch[0].caller == "greedy 0"
+    assert modest[0] not in batch
     simulation.queue.put_back(batch, lambda name: name == "modest")
     assert simulation.run() == modest
     assert simulation.run()[0] is batch[0]
