@@ -89,6 +89,8 @@ class FairQueueing(Generic[T]):
         """What a caller has had who was there all along, with an equal share."""
         self._shares = 1.0
         """Among how many callers the time of the last batch is divided."""
+        self._longest = 0.0
+        """What the longest of the next turns is to be charged."""
         self._ahead: frozenset[Hashable] = frozenset()
         """Who goes before all others next."""
 
@@ -128,6 +130,7 @@ class FairQueueing(Generic[T]):
         if candidates:
             candidates.sort(key=_END)
             self._shares = shares
+            self._longest = max(candidate.weight * candidate.seconds for candidate in candidates)
             # Callers who were let ahead had more than their share. Who comes does not wait until the others have, too.
             self._virtual_time = max(least, min(self._virtual_time, candidates[0].end))
         if self._ahead:
@@ -160,12 +163,17 @@ class FairQueueing(Generic[T]):
             push(number, rank + 1, end)
 
     def charge(self, callers: Mapping[Hashable, Caller[T]], batch: Sequence[Item[T]], seconds: float) -> None:
-        """Count the `seconds` that a batch took as the time of its callers, by their tokens."""
+        """Count the `seconds` that a batch took as the time of its callers, by their tokens.
+
+        Nobody has more of a lead than turns take: else callers who share the batches of others, or were let ahead,
+        would later wait for as long as that went on.
+        """
         tokens = sum(item.tokens for item in batch) or 1
         for item in batch:
-            if item.caller in callers:
-                weight = _WEIGHT_OF_REFUSED if self._was_refused(item.caller) else 1
-                callers[item.caller].time += weight * seconds * item.tokens / tokens
+            if caller := callers.get(item.caller):
+                charged = seconds * (_WEIGHT_OF_REFUSED if self._was_refused(item.caller) else 1)
+                limit = self._virtual_time + self._longest + charged
+                caller.time = min(caller.time + charged * item.tokens / tokens, limit)
         self._virtual_time += seconds / self._shares
 
     def _seconds(self, item: Item[T], prices: Mapping[str, float]) -> float:

@@ -210,3 +210,22 @@ def test_what_is_put_back_runs_after_who_goes_ahead_whatever_that_one_had():
     simulation.queue.put_back(batch, lambda name: name == "modest")
     assert simulation.run() == modest
     assert simulation.run()[0] is batch[0]
+
+
+def test_who_joined_the_batches_of_others_does_not_wait_for_as_long_as_that_took():
+    simulation = Simulation(prices={**PRICES, "other": 0.0001})
+    asked = [
+        item
+        for _ in range(300)
+        for caller, tokens in (("short", 10), ("long", 40))
+        for item in simulation.ask(caller, "slow", tokens=tokens)
+    ]
+    for _ in range(100):
+        simulation.run()
+    assert simulation.time["long"] > simulation.time["short"] + 10
+    simulation.queue.withdraw(asked)
+    for _ in range(10_000):
+        simulation.ask("new", "fast")
+    one, start = simulation.ask("long", "other"), simulation.now
+    assert list(simulation.until(one))
+    assert simulation.now - start < 3 * SHARED * PRICES["slow"]
