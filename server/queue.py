@@ -13,10 +13,10 @@ The policy in seven rules:
 5. Where a model pads, similar lengths go together: padding may take a small share of a batch only.
 6. Where several callers come, a batch is no longer than a turn of each needs: more than one item of a caller is in it
    only up to a few tokens. So nobody waits for all that another sent at once. Of the caller whose turn it is, as much
-   is in it as takes no longer than the longest item whose turn comes next. Whoever has more than these few tokens
-   waiting is backlogged: unless all callers are, those who are do not share the batches of those who are not, and share
-   theirs with each other up to these few tokens. A caller who is alone has whole batches. Who has a running sequence
-   is there too.
+   is in it as takes no longer than the longest of the items that others' turns begin with. Whoever has more waiting
+   than these few tokens take is backlogged: unless all callers are, those who are do not share the batches of those who
+   are not, and share theirs with each other up to these few tokens. A caller who is alone has whole batches. Who has a
+   running sequence is there too.
 7. Expired items are dropped before they cost anything, and a full queue refuses at once: items, tokens and sequences
    that wait for a model are bounded. A caller with less than an equal share of them is admitted anyway.
 """
