@@ -211,6 +211,9 @@ class Queue(Generic[T]):
         if not candidates:
             return []
         first = candidates[0].item
+        calls = candidates[0].caller.calls
+        if len(candidates) == len(calls) == len(calls[first.call]) == 1:  # most often
+            return [first]
         batch = Batch(first, self._limits, free.get(first.model, 0))
         is_short = len(self._callers) > 1 and first.shared_tokens is not None
         items = self._fair.items(candidates, free, prices)
