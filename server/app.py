@@ -22,6 +22,7 @@ from server.chain import chain
 from server.drain import Drain
 from server.engines import Engines
 from server.health import EXPLANATION, INFERENCE, Health, watch_explanations
+from server.heap import keep_little
 from server.helpers import Helpers
 from server.listener import Listener
 from server.loading import load
@@ -245,6 +246,7 @@ class Server:
             watch_explanations(self.health, store, registry, self.metrics, settings.health_seconds)
         )
         self._closing.push_async_callback(_cancel, watch)
+        self._closing.push_async_callback(_cancel, asyncio.create_task(keep_little()))
 
 
 async def run(settings: Settings) -> None:

@@ -220,6 +220,7 @@ class Engine:
         work = [item.payload for item in batch if isinstance(item.payload, Work)]
         chunks = [item.payload for item in batch if isinstance(item.payload, ChunkedSequence)]
         steps = bool(chunks) or self._generations.busy
+        model_seconds = 0.0
         if work:
             runner = self._runners[work[0].call.model]
             may_end_early = runner.is_preemptible and not chunks
@@ -234,6 +235,7 @@ class Engine:
             except PreemptedError:
                 self._queue.put_back(batch, time.monotonic() - began)
                 return
+            model_seconds += done.seconds
             self._reply(done)
             if not steps:  # else sequences would wait for the event loop twice per token
                 self._interpreter.let_loop_catch_up()
@@ -241,12 +243,15 @@ class Engine:
             if not inserted:
                 insert_prefixes(work[0].call.model, runner)
         if steps:
+            step_began = time.monotonic()
             with self._interpreter.step():
                 self._generations.step(chunks)
+            if chunks:
+                model_seconds += time.monotonic() - step_began
             # A token takes a few milliseconds. However many calls are refused, texts have two thirds of the time.
             self._interpreter.let_loop_catch_up((time.monotonic() - began) / 2)
         if batch:
-            self._queue.note_run(batch, time.monotonic() - began)
+            self._queue.note_run(batch, time.monotonic() - began, model_seconds)
 
     def _reply(self, done: Done) -> None:
         """Send the values to the event loop, and withdraw the rest of a call that failed."""

@@ -3,17 +3,20 @@
 The policy in seven rules:
 
 1. Nothing waits while the model is idle: `Queue.take` returns a batch whenever something that can run waits.
-2. Round robin over callers, whatever they ask. A batch begins with an item of the caller whose last turn was longest
-   ago, and is filled with one item of every caller, then a second, and so on; likewise over the calls of one caller.
+2. Callers take turns by time, whatever they ask (`server.fair_queueing`). A batch begins with an item of the caller
+   who, with it, will have had the least of the models' time; among equals, of the one whose last turn was longest ago.
+   It is filled with one item of every caller, then always with one of who will have had the least; in one caller's
+   turn, its calls take turns.
 3. A batch is bounded by its tokens, padding included, by its items and by the memory of its output.
 4. A long prompt is prefilled in chunks. Each is an item, the next one waits for its turn behind all others, and a batch
    has few tokens of them. A sequence that is to run waits until one more may.
 5. Where a model pads, similar lengths go together: padding may take a small share of a batch only.
 6. Where several callers come, a batch is no longer than a turn of each needs: more than one item of a caller is in it
-   only up to a few tokens. So nobody waits for all that another sent at once. Whoever has more than these few tokens
-   waiting is backlogged: unless all callers are, those who are do not share the batches of those who are not, and share
-   theirs with each other up to these few tokens. A caller who is alone has whole batches. Who has a running sequence
-   is there too.
+   only up to a few tokens. So nobody waits for all that another sent at once. Of the caller whose turn it is, as much
+   is in it as takes no longer than the longest of the items that others' turns begin with. Whoever has more waiting
+   than these few tokens take is backlogged: unless all callers are, those who are do not share the batches of those who
+   are not, and share theirs with each other up to these few tokens. A caller who is alone has whole batches. Who has a
+   running sequence is there too.
 7. Expired items are dropped before they cost anything, and a full queue refuses at once: items, tokens and sequences
    that wait for a model are bounded. A caller with less than an equal share of them is admitted anyway.
 """
@@ -24,13 +27,13 @@ import functools
 import itertools
 from collections import defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Generic, TypeVar
 
 from server.admission import Admission, Load
 from server.batching import Batch, Item, Limits
-from server.round_robin import interleave
+from server.fair_queueing import Caller, Candidate, FairQueueing
 
 T = TypeVar("T")
 
@@ -43,17 +46,6 @@ class Schedule(Generic[T]):
     expired: tuple[Item[T], ...]
 
 
-@dataclass(slots=True)
-class _Caller(Generic[T]):
-    """Who has items waiting or a running sequence, or had them a moment ago."""
-
-    calls: dict[Hashable, dict[Item[T], None]] = field(default_factory=dict)
-    """Those with items waiting, in the order of their turns; a dict serves as an ordered set of items."""
-
-    seen: float = float("-inf")
-    """When a batch was last taken while it had items waiting, or a running sequence."""
-
-
 class Queue(Generic[T]):
     """Items on their way into batches. Not safe for use from several threads at once."""
 
@@ -64,10 +56,23 @@ class Queue(Generic[T]):
     # How long a caller keeps its place after its last item: others' batches stay short meanwhile.
     _SEEN_SECONDS = 1.0
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        seconds_per_token: Callable[[str], float] = lambda _: 0.0,
+        was_refused: Callable[[Hashable], bool] = lambda _: False,
+    ) -> None:
+        """Hold nothing.
+
+        Args:
+            seconds_per_token: of a model, as far as is known; 0 where it is not.
+            was_refused: whether a caller was refused lately.
+        """
         self._limits = limits
-        self._callers: dict[Hashable, _Caller[T]] = {}
-        """In the order of their turns."""
+        self._seconds_per_token = seconds_per_token
+        self._fair: FairQueueing[T] = FairQueueing(limits.shortest, was_refused)
+        self._callers: dict[Hashable, Caller[T]] = {}
+        """In the order of their last candidates."""
         self._admissions: defaultdict[str, Admission] = defaultdict(
             lambda: Admission(limits.waiting_items, limits.waiting_tokens)
         )
@@ -108,7 +113,10 @@ class Queue(Generic[T]):
 
     def put(self, item: Item[T]) -> None:
         """Add an item of a call that was admitted before: its next chunk, or a sequence that is prefilled again."""
-        self._callers.setdefault(item.caller, _Caller()).calls.setdefault(item.call, {})[item] = None
+        caller = self._callers.setdefault(item.caller, Caller())
+        if not caller.calls:
+            self._fair.come(caller)
+        caller.calls.setdefault(item.call, {})[item] = None
         self._count(item)
 
     def put_back(self, batch: Sequence[Item[T]], is_ahead: Callable[[Hashable], bool] = lambda _: False) -> None:
@@ -119,7 +127,7 @@ class Queue(Generic[T]):
                 them: else a caller whose batches are put back again and again might never have one that runs.
         """
         for item in reversed(batch):
-            caller = self._callers.setdefault(item.caller, _Caller())
+            caller = self._callers.setdefault(item.caller, Caller())
             others = caller.calls.pop(item.call, {})
             caller.calls = {item.call: {item: None, **others}, **caller.calls}
             item.times_put_back += 1
@@ -129,6 +137,14 @@ class Queue(Generic[T]):
             name for name, caller in self._callers.items() if name not in again and caller.calls and is_ahead(name)
         ]
         self._callers = {name: self._callers[name] for name in dict.fromkeys((*ahead, *again, *self._callers))}
+        self._fair.let_ahead(ahead)
+
+    def charge(self, batch: Sequence[Item[T]], seconds: float, now: float) -> None:
+        """Count the `seconds` that a batch took, until `now`, as the time of its callers."""
+        for item in batch:
+            if item.caller in self._callers:
+                self._callers[item.caller].seen = now
+        self._fair.charge(self._callers, batch, seconds)
 
     def withdraw(self, items: Iterable[Item[T]]) -> None:
         """Take out those of `items` that still wait."""
@@ -156,7 +172,9 @@ class Queue(Generic[T]):
         """
         expired = self._take_expired(now)
         self._look(now, running)
-        batch = tuple(self._next_batch(free))
+        prices = {model: self._seconds_per_token(model) for model in self._admissions}
+        candidates = self._fair.order(self._callers, free, prices)
+        batch = tuple(self._next_batch(candidates, free, prices))
         self.withdraw(batch)
         # All have had their turn now, and those who have more waiting stand behind.
         for item in sorted(batch, key=lambda item: self._tokens(item.caller)):
@@ -180,38 +198,53 @@ class Queue(Generic[T]):
     def _look(self, now: float, running: Collection[Hashable]) -> None:
         """Note who is there, and forget who has been gone for a while."""
         for name in running:
-            self._callers.setdefault(name, _Caller())
+            self._callers.setdefault(name, Caller())
         for name, caller in list(self._callers.items()):
             if caller.calls or name in running:
                 caller.seen = now
             elif caller.seen <= now - self._SEEN_SECONDS:
                 del self._callers[name]
 
-    def _next_batch(self, free: Mapping[str, int]) -> list[Item[T]]:
-        turns = self._turns()
-        first = next((item for _, item in turns if not item.needs_place or free.get(item.model, 0) > 0), None)
-        if first is None:
+    def _next_batch(
+        self, candidates: Sequence[Candidate[T]], free: Mapping[str, int], prices: Mapping[str, float]
+    ) -> list[Item[T]]:
+        if not candidates:
             return []
+        first = candidates[0].item
+        calls = candidates[0].caller.calls
+        if len(candidates) == len(calls) == len(calls[first.call]) == 1:  # most often
+            return [first]
         batch = Batch(first, self._limits, free.get(first.model, 0))
         is_short = len(self._callers) > 1 and first.shared_tokens is not None
+        items = self._fair.items(candidates, free, prices)
+        next(items)  # the first
         window: Iterator[tuple[int, Item[T]]] = itertools.islice(
-            ((rank, item) for rank, item in turns if item.batch_key == first.batch_key),
+            ((rank, item) for rank, item in items if item.batch_key == first.batch_key),
             (1 if is_short else self._WINDOW) * self._limits.batch_items,
         )
         if first.padded:  # Within one round of turns, those nearest in length come first.
             window = iter(sorted(window, key=lambda rank: (rank[0], abs(rank[1].tokens - first.tokens))))
-        backlogged = functools.cache(self._backlogged)
+        price = prices[first.model]
+        longest = int(max((candidate.seconds for candidate in candidates[1:]), default=0.0) / price) if price else 0
+        backlogged = functools.cache(functools.partial(self._backlogged, model=first.model, prices=prices))
         for rank, item in window:
             limit = item.shared_tokens
             if limit is None or len(self._callers) == 1 or (rank == 0 and item.caller not in backlogged(limit)):
                 batch.add_if_it_fits(item)
+            elif item.caller == first.caller:
+                batch.add_if_it_fits(item, max(limit, longest))
             elif item.caller not in backlogged(limit) or first.caller in backlogged(limit):
                 batch.add_if_it_fits(item, limit)
         return batch.items
 
-    def _backlogged(self, tokens: int) -> set[Hashable]:
-        """The callers with more than so many tokens waiting; none if all have."""
-        found = {caller for caller in self._callers if self._tokens(caller) > tokens}
+    def _backlogged(self, tokens: int, model: str, prices: Mapping[str, float]) -> set[Hashable]:
+        """The callers with more waiting than so many tokens of `model` take; none if all have."""
+        waiting: dict[Hashable, float] = defaultdict(float)
+        for other, admission in self._admissions.items():
+            rate = prices[other] / prices[model] if prices[other] and prices[model] else 1.0
+            for caller, load in admission.loads.items():
+                waiting[caller] += rate * load.tokens
+        found = {caller for caller, much in waiting.items() if much > tokens}
         return set() if len(found) == len(self._callers) else found
 
     def _tokens(self, caller: Hashable) -> int:
@@ -221,11 +254,6 @@ class Queue(Generic[T]):
     def _waiting(self) -> Iterator[Item[T]]:
         """All items, in any order."""
         return (item for caller in self._callers.values() for call in caller.calls.values() for item in call)
-
-    def _turns(self) -> Iterator[tuple[int, Item[T]]]:
-        """All items in the order of turns, each with the number of its caller's turn."""
-        present = [caller.calls.values() for caller in self._callers.values() if caller.calls]
-        return interleave((item for _, item in interleave(calls)) for calls in present)
 
     def _rotate(self, item: Item[T]) -> None:
         """Move the item's caller and call behind all others."""

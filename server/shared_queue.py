@@ -19,7 +19,7 @@ from server.generation import Generations
 from server.interpreter import SharedInterpreter
 from server.queue import Queue, Schedule
 from server.sequences import ChunkedSequence
-from server.throughput import Throughput
+from server.throughput import Throughput, TimeShares
 
 _SHORTEST_RETRY, _LONGEST_RETRY = 0.05, 30.0
 """Shortest and longest delay, in seconds, after which a refused caller may retry."""
@@ -40,13 +40,14 @@ class SharedQueue:
             waiting_seconds: calls that would wait longer than this, by their model's recent throughput, are refused.
             interpreter: hears of calls that are queued and of batches that are taken.
         """
-        self._queue: Queue[Work | ChunkedSequence] = Queue(limits)
+        self._queue: Queue[Work | ChunkedSequence] = Queue(limits, self._seconds_per_token, interpreter.was_refused)
         self._changed = threading.Condition()  # Guards the queue, `stopping` and `_replying`.
         self._interpreter = interpreter
         self._waiting_seconds = waiting_seconds
         self._shortest = limits.shortest
         self._throughputs: defaultdict[str, Throughput] = defaultdict(Throughput)
         """Of each model."""
+        self._time_shares = TimeShares()
         self.stopping = False
         """Whether the model's thread is to stop. Once it is, it stays so."""
         self._replying = False
@@ -118,6 +119,7 @@ class SharedQueue:
     def forget_throughput(self) -> None:
         """Forget how long batches took: a model's first ones are not typical."""
         self._throughputs.clear()
+        self._time_shares.forget()
 
     def note_replies_written(self) -> None:
         """Take note that the replies of the last batch are written."""
@@ -157,10 +159,18 @@ class SharedQueue:
                 sequence.item = item
                 self._queue.put(item)
 
-    def note_run(self, batch: Sequence[Waiting], seconds: float) -> None:
-        """Take note of how long a batch took, with all that was done beside it."""
+    def note_run(self, batch: Sequence[Waiting], seconds: float, model_seconds: float) -> None:
+        """Take note of how long a batch took.
+
+        Args:
+            seconds: with all that was done beside it.
+            model_seconds: of the model alone, which are its callers'.
+        """
         tokens = sum(max(item.tokens, self._shortest) for item in batch)
         self._throughputs[batch[0].model].note(tokens, seconds)
+        with self._changed:
+            self._time_shares.note(batch[0].model, seconds)
+            self._queue.charge(batch, model_seconds, time.monotonic())
 
     def note_replies(self) -> None:
         """Take note that the event loop gets the replies of a batch now."""
@@ -181,12 +191,17 @@ class SharedQueue:
     def _max_tokens(self, model: str) -> float:
         """Tokens that may wait for a model: what it computes in the time that others leave it, or in an equal share.
 
-        So work for one model keeps no call of another out.
+        So work for one model keeps no call of another out. What others take is what they have waiting, and what they
+        took of late: who asks for one thing at a time has little waiting.
         """
         seconds = self._seconds()
-        left = self._waiting_seconds - sum(seconds.values()) + seconds.get(model, 0.0)
-        share = self._waiting_seconds / len(seconds.keys() | {model})
+        waiting = sum(seconds.values()) - seconds.get(model, 0.0)
+        left = self._waiting_seconds - max(waiting, self._waiting_seconds * self._time_shares.of_others(model))
+        share = self._waiting_seconds / max(2, len(seconds.keys() | {model}))
         return max(left, share) * self._throughputs[model].tokens_per_second
+
+    def _seconds_per_token(self, model: str) -> float:
+        return 1.0 / self._throughputs[model].tokens_per_second
 
     def _seconds(self) -> dict[str, float]:
         """How long what waits for each model will take, by recent throughput."""

@@ -26,6 +26,30 @@ class Throughput:
         self._seconds = share * self._seconds + seconds
 
 
+class TimeShares:
+    """How the models shared the time of late, with an exponential memory."""
+
+    _MEMORY_SECONDS = 2.0
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+
+    def note(self, model: str, seconds: float) -> None:
+        """A step of `model` took `seconds`."""
+        share = math.exp(-seconds / self._MEMORY_SECONDS)
+        self._seconds = {other: share * before for other, before in self._seconds.items()}
+        self._seconds[model] = self._seconds.get(model, 0.0) + seconds
+
+    def of_others(self, model: str) -> float:
+        """Which part of the time, from 0 to 1, was that of other models."""
+        total = sum(self._seconds.values())
+        return 1 - self._seconds.get(model, 0.0) / total if total else 0.0
+
+    def forget(self) -> None:
+        """Begin anew."""
+        self._seconds.clear()
+
+
 class Turnover:
     """How often running sequences end, and others may start."""
 

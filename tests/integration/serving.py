@@ -114,6 +114,8 @@ class Gate:
         self.open.set()
         self.entered = threading.Semaphore(0)
         self.batches: list[int] = []
+        self.models: list[str] = []
+        """Of each batch."""
 
     def load(self, source: str, **options: Any) -> LanguageModel:
         """In place of `ml.models.loading.load`."""
@@ -132,6 +134,7 @@ class _Gated:
 
     def logits(self, sequences: Sequence[Sequence[int]], logit_counts: Sequence[int] | None = None) -> list[Any]:
         self._gate.batches.append(len(sequences))
+        self._gate.models.append(self.info.name)
         self._gate.entered.release()
         assert self._gate.open.wait(20)
         return self._model.logits(sequences, logit_counts)

@@ -7,6 +7,8 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import partial
 
 import grpc
 import numpy as np
@@ -18,6 +20,7 @@ from gloss.durations import seconds
 from gloss.v1.inference_service_pb2_grpc import InferenceServiceStub
 from ml import spec
 from ml.runtime.preemption import end_if_preempted
+from tests.fixtures.runners import PromptRunner
 from tests.integration.explanations import wait_for
 from tests.integration.serving import Code, Refusal, refused, serve
 
@@ -495,6 +498,35 @@ def test_a_model_that_is_asked_too_much_keeps_no_call_of_another_out(gate, tiny_
         gate.open.set()
         for call in calls:
             assert call.result(20).predictions
+
+
+def test_a_call_of_many_prompts_does_not_wait_for_many_turns_of_a_slow_model(gate, monkeypatch, tiny_gpt2, tiny_llama):
+    monkeypatch.setattr("tests.integration.serving.PromptRunner", partial(PromptRunner, pads=False))
+    prompt = of_ids(*range(2, 50))
+    with ExitStack() as stack:
+        server = stack.enter_context(serve([tiny_gpt2, tiny_llama], max_waiting_seconds=60))
+        address = f"127.0.0.1:{server.server.port}"
+
+        def connect():
+            channel = grpc.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)])
+            return InferenceServiceStub(stack.enter_context(channel))
+
+        calls = [hold(gate, server)]
+        for model, tokens_per_second in (("tiny-gpt2", 100), ("tiny-llama", 10_000)):
+            server.server.engine._queue._throughputs[model].note(tokens_per_second, 1.0)
+        for greedy in [connect() for _ in range(4)]:
+            slow = pb.NextTokenRequest(model="tiny-gpt2", prompts=[prompt])
+            calls += [greedy.NextToken.future(slow, timeout=20) for _ in range(3)]
+        wait_for(lambda: waiting(server) == 12)
+        eight = pb.NextTokenRequest(model="tiny-llama", prompts=[prompt] * 8)
+        calls.append(connect().NextToken.future(eight, timeout=20))
+        wait_for(lambda: waiting(server) == 20)
+        ran = len(gate.models)
+        gate.open.set()
+        for call in calls:
+            assert call.result(20).predictions
+        assert (gate.models[ran], gate.batches[ran]) == ("tiny-llama", 8), "before all that came earlier, as a whole"
+        assert "tiny-llama" not in gate.models[ran + 1 :]
 
 
 def test_a_greedy_step_ends_early_for_a_call_of_another_model(tiny_gpt2, tiny_llama, monkeypatch, request):

@@ -21,11 +21,12 @@ SLOW, FAST = 10, 1000
 
 @pytest.fixture
 def queue() -> Iterator[SharedQueue]:
-    """A queue of two models that have run for a while, the slow one and the fast one."""
+    """A queue of two models of which it is known how fast they are, the slow one and the fast one."""
     loop = asyncio.new_event_loop()
     queue = SharedQueue(Limits(shortest=1), SECONDS, SharedInterpreter(loop, lambda *_: None))
-    queue.note_run([item("slow", SLOW)], 1.0)
-    queue.note_run([item("fast", FAST)], 1.0)
+    queue.note_run([item("slow", SLOW)], 1.0, 1.0)
+    queue.note_run([item("fast", FAST)], 1.0, 1.0)
+    queue._time_shares.forget()
     yield queue
     loop.close()
 
@@ -66,6 +67,16 @@ def test_alone_a_model_has_all_of_the_time_and_else_an_equal_share(queue: Shared
     queue.withdraw(list(queue._queue._waiting()))
     assert enters(queue, "fast", FAST)
     assert fill(queue, "slow", 5) == (SECONDS - 1) * SLOW, "what the other model leaves"
+
+
+@pytest.mark.parametrize("part", [0.0, 0.2, 0.5, 0.9])
+def test_what_others_took_of_late_is_left_to_them(queue: SharedQueue, part: float):
+    for _ in range(100):
+        queue.note_run([item("slow", SLOW)], 0.1 * (1 - part), 0.1 * (1 - part))
+        queue.note_run([item("fast", FAST)], 0.1 * part, 0.1 * part)
+    speed = queue._throughputs["slow"].tokens_per_second
+    left = max(1 - part, 0.5)  # an equal share in any case
+    assert fill(queue, "slow", 5) == pytest.approx(left * SECONDS * speed, rel=0.1)
 
 
 def test_a_refusal_says_how_long_all_takes_that_waits(queue: SharedQueue):

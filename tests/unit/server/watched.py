@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
 
 from ml.models.base import Chunk, LanguageModel, Runner, StepResult
+from server.shared_queue import SharedQueue, Waiting
 from tests.unit.server.test_generation import Bench, all_of, engine_of
 
 CHUNK = 8
@@ -80,7 +82,12 @@ class Watched:
 async def watched(
     model: LanguageModel, monkeypatch: pytest.MonkeyPatch, *, held: bool = False, **limits: int
 ) -> AsyncIterator[tuple[Bench, Watched]]:
-    """An engine over `model`, and its runner. `held`: in its first step."""
+    """An engine over `model`, and its runner. `held`: in its first step. A token takes a second, on any machine."""
+
+    def note_run(queue: SharedQueue, batch: Sequence[Waiting], *_: float) -> None:
+        queue._queue.charge(batch, sum(item.tokens for item in batch), time.monotonic())
+
+    monkeypatch.setattr(SharedQueue, "note_run", note_run)
     runner = Watched(model.runner())
     monkeypatch.setattr(model, "runner", lambda *_: runner)
     if held:
