@@ -17,7 +17,7 @@ from ml.explain.values.value_function import ValueFunction
 
 _TRUST = 0.75
 """Of a search that knows gradients: in texts they find more than the values of parts do."""
-_SHARE_OF_ROWS = 1 / 8
+_SHARE_OF_ROWS = 1 / 6
 """Of the evaluations, what gradients of rows may take; where there are more rows, one gradient is of them all."""
 
 
@@ -51,27 +51,32 @@ def _with_prior(
     value: ValueFunction,
     prompt: PromptInternals | None,
 ) -> HierarchicalExplainer:
-    ends = value.row_values(perturbed.empty_and_full)
-    effects = np.abs(np.append(np.diff(value.known(perturbed.empty_and_full)), np.diff(ends)))
     priors = [prior_of(perturbed, target.tokens + target.rejected)]
     priors += [prior_of(perturbed, [target.tokens[position] for position in row]) for row in target.rows]
-    limit, numbers = explainer.budget.max_evaluations, [0]
+    weights = _weights(value, perturbed)
+    limit = explainer.budget.max_evaluations
     spared = 0 if limit is None else limit - explainer.min_evaluations
-    if limit is not None and target.rows:
-        of_rows = _mattering(effects, target)
-        numbers = of_rows if len(of_rows) <= min(_SHARE_OF_ROWS * limit, spared) else numbers
+    numbers = np.flatnonzero(weights == 1).tolist() if target.rows else [0]
+    if target.is_sum_of_rows:
+        numbers = numbers[1:]  # they sum to the target's
+    if limit is None or len(numbers) > min(_SHARE_OF_ROWS * limit, spared):
+        numbers = [0]
     gradients = None if prompt is None or spared < 1 else prompt.key_gradients(numbers)
     if gradients is None or limit is None:
-        return replace(explainer, prior=for_any(priors, effects, LEAST))
+        return replace(explainer, prior=for_any(priors, weights))
     whole = gradients[0] if numbers[0] == 0 else gradients.sum(axis=0)
-    of_number = dict(zip(numbers, gradients, strict=True)) | {0: whole}
-    rest = whole if len(numbers) == 1 else np.zeros_like(whole)  # of rows without a gradient of their own
-    known = [with_gradients(each, of_number.get(number, rest)) for number, each in enumerate(priors)]
+    own = dict(zip(numbers, gradients, strict=True))
+    priors = [with_gradients(each, own.get(number, whole)) for number, each in enumerate(priors)]
     budget = replace(explainer.budget, max_evaluations=limit - len(numbers))
-    return replace(explainer, prior=for_any(known, effects, LEAST), trust=_TRUST, budget=budget)
+    return replace(explainer, prior=for_any(priors, weights), trust=_TRUST, budget=budget)
 
 
-def _mattering(effects: FloatArray, target: TargetTokens) -> list[int]:
-    """Which numbers have gradients: the rows on which leaving out everything has an effect, and the whole if needed."""
-    rows = [number for number in range(1, len(effects)) if effects[number] >= LEAST * effects.max()]
-    return rows if rows and target.is_sum_of_rows else [0, *rows]
+def _weights(value: ValueFunction, perturbed: Perturbation) -> FloatArray:
+    """How much the target and each of its rows count, up to 1, float64 [1 + rows].
+
+    A row counts less if leaving out everything changes it by less than a tenth of what it changes another one by.
+    """
+    effects = np.abs(np.diff(value.row_values(perturbed.empty_and_full), axis=1))[:, 0]
+    top = np.nanmax(effects, initial=0.0)
+    rows = np.minimum(1.0, np.nan_to_num(effects) / (LEAST * top)) if top else np.ones(len(effects))
+    return np.append(1.0, rows)

@@ -44,23 +44,19 @@ def with_gradients(prior: FloatArray, gradients: FloatArray) -> FloatArray:
     return prior / prior.sum() + supports / supports.sum() if supports.any() else prior
 
 
-def for_any(priors: Sequence[FloatArray], effects: FloatArray, least: float) -> FloatArray:
+def for_any(priors: Sequence[FloatArray], weights: FloatArray) -> FloatArray:
     """How much each feature may matter for any of some numbers, float64 [features].
 
-    It is the root of the sum of the squares, so that what matters much for one number comes before what matters a
-    little for all.
+    It is as much as for the number for which the feature matters most.
 
     Args:
         priors: of each number, float64 [features].
-        effects: how much each number changes if everything is left out, float64 [numbers]; NaN where that is unknown.
-        least: the share of the largest effect below which a number counts less.
+        weights: of each number, float64 [numbers].
     """
     if len(priors) == 1:
         return priors[0]
-    top = np.nanmax(effects, initial=0.0)
-    weights = np.minimum(1.0, np.nan_to_num(effects) / (least * top)) if top else np.ones(len(priors))
-    each = np.array([weight * prior / prior.sum() for weight, prior in zip(weights, priors, strict=True)])
-    found: FloatArray = np.sqrt((each**2).sum(axis=0))
+    each = [weight * prior / prior.sum() for weight, prior in zip(weights.tolist(), priors, strict=True)]
+    found: FloatArray = np.max(each, axis=0)
     return found
 
 

@@ -177,11 +177,10 @@ def test_rows_have_gradients_of_their_own_where_these_take_few_of_the_evaluation
         return plain(self, ids, objective, asked_for)
 
     monkeypatch.setattr(type(model), "key_gradients", key_gradients)
-    for limit in (12, 26):
+    for limit in (10, 26):
         *_, update = Run(model, asked(budget=Budget(max_evaluations=limit), rows=Rows(Unit.WORD)))
         assert update.result.cost.evaluations <= limit
         assert len(update.result.rows) == 2
     few, many = numbers
     assert few == [0] or len(few) == 1
-    assert len(many) >= len(few)
-    assert set(many) <= {1, 2}
+    assert many == [1, 2]
