@@ -17,7 +17,7 @@ from ml.explain.values.value_function import ValueFunction
 
 _TRUST = 0.75
 """Of a search that knows gradients: in texts they find more than the values of parts do."""
-_SHARE_OF_ROWS = 1 / 6
+_SHARE_OF_ROWS = 1 / 8
 """Of the evaluations, what gradients of rows may take; where there are more rows, one gradient is of them all."""
 
 
