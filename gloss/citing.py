@@ -249,7 +249,14 @@ def _generated_answer(
     Its text is explained, or its tokens where these write bytes that are no text: those of a text are others.
     """
     limit = _answer_tokens(prepared, max_tokens)
-    step = inference.generate(prepared.prompt, max_tokens=limit, stop=prepared.stop, model=model, timeout=timeout)
+    step = inference.generate(
+        prepared.prompt,
+        max_tokens=limit,
+        stop=prepared.stop,
+        no_placeholders=True,
+        model=model,
+        timeout=timeout,
+    )
     with length_errors():
         replies: list[v1.GenerateResponse] = yield step
     text = "".join(reply.text for reply in replies)

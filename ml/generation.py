@@ -36,6 +36,7 @@ class GenerationSpec:
         seed: of the draws.
         stop: the text ends before the first of these.
         top_k: alternatives to list at each position.
+        no_placeholders: whether mask and unknown tokens are never generated, however likely; they are listed.
 
     Raises:
         InputError: a value is not allowed, whatever the model.
@@ -47,6 +48,7 @@ class GenerationSpec:
     seed: int = 0
     stop: tuple[str, ...] = ()
     top_k: int = 0
+    no_placeholders: bool = False
 
     def __post_init__(self) -> None:
         if self.max_tokens is not None and self.max_tokens < 1:
@@ -102,13 +104,18 @@ class Step:
 
 
 class Generation:
-    """One text on its way. Hand it the model's log-probabilities, and it says what comes."""
+    """One text on its way. Hand it the model's log-probabilities, and it says what comes.
+
+    Attributes:
+        banned: tokens that are never chosen.
+    """
 
     def __init__(self, spec: GenerationSpec, tokenizer: Tokenizer, prompt: Sequence[int], max_tokens: int) -> None:
         """Continue `prompt` by at most `max_tokens` tokens."""
         self.spec = spec
         self.max_tokens = max_tokens
         self._ends = tokenizer.special.ends
+        self.banned = tokenizer.special.placeholders if spec.no_placeholders else ()
         self._left = max_tokens
         self._draws = np.random.default_rng(spec.seed)
         self._decoder = tokenizer.decoder(prompt)
@@ -147,6 +154,9 @@ class Generation:
         return Step(token_id, log_probability, top, text, finish)
 
     def _choose(self, log_probabilities: npt.NDArray[np.float64]) -> int:
+        if self.banned:
+            log_probabilities = log_probabilities.copy()
+            log_probabilities[list(self.banned)] = -np.inf
         if self.spec.temperature == 0:
             return int(log_probabilities.argmax())
         probabilities = np.exp(log_probabilities)

@@ -138,6 +138,7 @@ class ServedEngine:
             generation.spec,
             found.abilities,
             max_tokens=generation.max_tokens,
+            banned=generation.banned,
             salt=self._salts.of(namespace),
         )
         return ServedText(engine, self._checks[model], asked, generation, lambda: self._counted(model, caller))

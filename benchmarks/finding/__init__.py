@@ -1,1 +1,1 @@
-"""How `benchmarks.hierarchical` looks for sources: contexts whose sources are known, or are found by asking for all."""
+"""How benchmarks of coarse to fine look for sources: contexts whose sources are known or found by asking for all."""

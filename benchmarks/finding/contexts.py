@@ -114,6 +114,28 @@ def real(lines: Sequence[str], count: int, words: int) -> Iterator[Context]:
             paragraphs, left = [], 0
 
 
+def continued(lines: Sequence[str], count: int, words: int) -> Iterator[Context]:
+    """Real texts, and for an answer the three sentences that follow; otherwise as `real`."""
+    for context in real(lines, count + 3, words):
+        end = sentences(context.prompt)[count][0]
+        yield _answered(context, end, context.prompt[end:])
+
+
+def quoted(lines: Sequence[str], count: int, words: int) -> Iterator[Context]:
+    """Real texts, and for an answer a sentence of the text, the one that follows it, and another of the text."""
+    for number, context in enumerate(real(lines, count + 1, words)):
+        said = [context.prompt[start:end] for start, end in sentences(context.prompt)]
+        one, other = np.random.default_rng([number, count]).choice(count, 2, replace=False).tolist()
+        end = sentences(context.prompt)[count][0]
+        yield _answered(context, end, " ".join([said[one], said[count], said[other]]), frozenset([one, other]))
+
+
+def _answered(context: Context, end: int, answer: str, sources: frozenset[int] = frozenset()) -> Context:
+    """A context that ends at a character, and what is said behind it."""
+    prompt = context.prompt[:end].rstrip()
+    return Context(context.name, prompt, len(prompt), f" {answer}", sources)
+
+
 def wikitext(folder: Path) -> list[str]:
     """The lines of WikiText-2's training part, of which there are enough."""
     return (folder / "train.txt").read_text(encoding="utf-8").splitlines()

@@ -77,6 +77,7 @@ def generate(
     seed: int | None = None,
     stop: Sequence[str] = (),
     top_k: int | None = None,
+    no_placeholders: bool = False,
     model: str = "",
     timeout: float | None = None,
 ) -> Stream[v1.GenerateResponse]:
@@ -90,6 +91,7 @@ def generate(
         seed: the same seed gives the same text. Default: drawn by the server.
         stop: generation stops before the first of these texts.
         top_k: how many alternatives to list at each position. Default: 0.
+        no_placeholders: never generate the model's mask token or its unknown token, however likely.
         model: name of the model. Default: the server's.
         timeout: seconds for the whole generation. Default: the client's.
     """
@@ -102,6 +104,7 @@ def generate(
         "seed": seed,
         "stop": build.texts(stop),
         "top_k": top_k,
+        "no_placeholders": no_placeholders,
     }
     request = fill(v1.GenerateRequest(), asked)
     return Stream(INFERENCE, "Generate", request, v1.GenerateResponse, timeout)

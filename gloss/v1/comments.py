@@ -209,6 +209,7 @@ COMMENTS: dict[str, str] = {
     'FinishReason.FINISH_REASON_UNSPECIFIED': 'It has not ended.',
     'GenerateRequest.max_tokens': "Maximum number of tokens to generate, at least 1. Prompt and generated tokens together must fit the model's context. Default: 64, or as many as fit the context.",
     'GenerateRequest.model': "Name of the model. Default: the server's default model.",
+    'GenerateRequest.no_placeholders': "Never generates the model's mask token or its unknown token, however likely: these are no text. A generation that is explained never has them.",
     'GenerateRequest.prompt': 'The prompt to continue.',
     'GenerateRequest.seed': 'Seed of the draws: the same seed gives the same text. Default: drawn by the server.',
     'GenerateRequest.stop': 'Generation stops before the first of these texts, even if it spans several tokens; at most 16. Default: none.',

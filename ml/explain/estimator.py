@@ -45,6 +45,15 @@ def batch_size(game: Game) -> int:
     return int(getattr(game, "batch_size", 1))
 
 
+def row_values(game: Game, coalitions: BoolArray) -> FloatArray:
+    """The values of evaluated coalitions [n, features] for each row of the target, float64 [rows, n].
+
+    A game that says nothing of rows has none.
+    """
+    of_rows: RowValues | None = getattr(game, "row_values", None)
+    return np.empty((0, len(coalitions))) if of_rows is None else of_rows(coalitions)
+
+
 def empty_and_full(features: int) -> BoolArray:
     """The empty and the full coalition, bool [2, features]."""
     return np.array([[False], [True]]).repeat(features, axis=1)

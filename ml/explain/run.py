@@ -138,7 +138,7 @@ class Run(Work):
         if isinstance(self._model, ModelInternals):
             prompt = PromptInternals(self._model, self._model, perturbed, target, value)
         if isinstance(explainer, HierarchicalExplainer):
-            explainer = guided(explainer, perturbed, target, prompt)
+            return guided(explainer, perturbed, target, value, prompt)
         if not isinstance(explainer, InternalsExplainer):
             return explainer(value)
         if prompt is None:

@@ -271,14 +271,17 @@ class HuggingFaceModel(OpenModel):
             return values, found[:, known.length :]
         return gradients(self.module, points, tail, objective, known.by_heads if known else (), span_of=span_of)
 
-    def key_gradients(self, ids: Sequence[int], objective: Objective) -> FloatArray | None:
+    def key_gradients(
+        self, ids: Sequence[int], objective: Objective, numbers: Sequence[int] = (0,)
+    ) -> FloatArray | None:
         """See `ModelInternals.key_gradients`."""
         if not self.info.heads or len(ids) > self.ways.differentiated:
             return None
-        value, positions = of_logits(objective)
+        values = [of_logits(objective, [number])[0] for number in numbers]
+        _, positions = of_logits(objective)
         try:
             with self._capable("gives no gradients at its keys"):
-                found = key_gradients(self.module, self.embed(ids)[None], positions, value, self._span_of)
+                found = key_gradients(self.module, self.embed(ids)[None], positions, values, self._span_of)
         except (CapabilityError, torch.OutOfMemoryError):
             return None
         return None if found is None else found.double().cpu().numpy()

@@ -219,14 +219,17 @@ class ModelInternals(Protocol):
         """
         ...
 
-    def key_gradients(self, ids: Sequence[int], objective: Objective) -> FloatArray | None:
-        """How much an objective depends, to first order, on how much is seen of each token, float64 [T].
+    def key_gradients(
+        self, ids: Sequence[int], objective: Objective, numbers: Sequence[int] = (0,)
+    ) -> FloatArray | None:
+        """How much an objective depends, to first order, on how much is seen of each token, float64 [numbers, T].
 
         It is the gradient with respect to a number that is added to all scores of the token's keys, in all layers and
         heads and for all queries.
 
         Args:
             ids, objective: as those of `path_gradients`.
+            numbers: which of the objective's numbers are differentiated: 0 for itself, else a row's, from 1.
 
         Returns:
             None where the model computes its attention itself, has none, or the memory for it is not there.

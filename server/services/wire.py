@@ -50,7 +50,8 @@ def generation_spec(request: pb.GenerateRequest) -> GenerationSpec:
         raise InputError("stop", f"send at most {_MAX_STOPS} texts, not {len(request.stop)}")
     fields = ("max_tokens", "temperature", "top_p", "seed", "top_k")
     given: dict[str, Any] = {name: getattr(request, name) for name in fields if request.HasField(name)}
-    return GenerationSpec(**{"seed": secrets.randbits(64), "stop": tuple(request.stop), **given})
+    given |= {"stop": tuple(request.stop), "no_placeholders": request.no_placeholders}
+    return GenerationSpec(**{"seed": secrets.randbits(64), **given})
 
 
 def write_duration(message: Duration, seconds: float) -> None:

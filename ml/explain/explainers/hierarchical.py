@@ -156,7 +156,7 @@ def _next(known: KnownParts, search: Search, guide: Guide | None, limit: int) ->
     part = next((each for each in candidates if search.cost(each) <= limit), None)
     if guide is not None and candidates and limit > 0:
         least = 0.0 if part is None else candidates[part] / _evaluations_to_a_leaf(part)
-        if found := guide.measure(known.values, min(MAX_CHILDREN, limit), least):
+        if found := guide.measure(known.sizes, min(MAX_CHILDREN, limit), least):
             return found
     return {} if part is None else search.look_into(part)
 
@@ -167,6 +167,6 @@ def _evaluations_to_a_leaf(part: Node) -> float:
 
 
 def _out_of_time(known: KnownParts) -> Estimate:
-    if not known.values:
+    if known.is_empty:
         return Estimate.nothing(known.asked.features, StopReason.DURATION)
     return replace(known.estimate(), stop=StopReason.DURATION)

@@ -15,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
-from ml.explain.estimator import BoolArray, FloatArray, Game, IntArray, empty_and_full
+from ml.explain.estimator import BoolArray, FloatArray, Game, IntArray, empty_and_full, row_values
 from ml.explain.hierarchy.tree import Node
 
 EMPTY, FULL = 0, 1
@@ -27,11 +27,13 @@ class Asked:
 
     Attributes:
         values: of the coalitions so far, float64 [n]; NaN for those without an answer.
+        row_values: their values for each row of the target, float64 [rows, n].
     """
 
     def __init__(self, features: int) -> None:
         self.features = features
         self.values: FloatArray = np.empty(0)
+        self.row_values: FloatArray = np.empty((0, 0))
         self._coalitions: list[BoolArray] = []
         self._numbers: dict[bytes, int] = {}
         self.numbers(empty_and_full(features))
@@ -59,6 +61,8 @@ class Asked:
         new = self._coalitions[len(self.values) :]
         if new:
             answers = yield from game(np.array(new))
+            rows = row_values(game, np.array(new))
+            self.row_values = np.concatenate([self.row_values, rows], axis=1) if len(self.values) else rows
             self.values = np.concatenate([self.values, answers])
         return bool(np.isfinite(self.values).all())
 
@@ -76,15 +80,16 @@ class Contribution:
     before: IntArray
     shares: FloatArray | None = None
 
-    def value(self, values: FloatArray) -> float:
-        """The mean difference."""
+    def value(self, values: FloatArray) -> FloatArray:
+        """The mean difference of values [..., n], float64 [...]."""
         if self.shares is None:
-            return float(self.of_pairs(values).mean())
-        return float(self.shares @ (values[self.after] - values[self.before]))
+            return np.asarray(self.of_pairs(values).mean(axis=-1))
+        return np.asarray((values[..., self.after] - values[..., self.before]) @ self.shares)
 
     def of_pairs(self, values: FloatArray) -> FloatArray:
-        """The mean difference of each pair of a sample, float64 [pairs]."""
-        return np.asarray((values[self.after] - values[self.before]).reshape(-1, 2).mean(axis=1))
+        """The mean difference of each pair of a sample, float64 [..., pairs], for values [..., n]."""
+        differences = values[..., self.after] - values[..., self.before]
+        return np.asarray(differences.reshape(*values.shape[:-1], len(self.after) // 2, 2).mean(axis=-1))
 
 
 WHOLE = Contribution(np.array([FULL]), np.array([EMPTY]), np.ones(1))

@@ -44,6 +44,22 @@ def with_gradients(prior: FloatArray, gradients: FloatArray) -> FloatArray:
     return prior / prior.sum() + supports / supports.sum() if supports.any() else prior
 
 
+def for_any(priors: Sequence[FloatArray], weights: FloatArray) -> FloatArray:
+    """How much each feature may matter for any of some numbers, float64 [features].
+
+    It is as much as for the number for which the feature matters most.
+
+    Args:
+        priors: of each number, float64 [features].
+        weights: of each number, float64 [numbers].
+    """
+    if len(priors) == 1:
+        return priors[0]
+    each = [weight * prior / prior.sum() for weight, prior in zip(weights.tolist(), priors, strict=True)]
+    found: FloatArray = np.max(each, axis=0)
+    return found
+
+
 class Guide:
     """The leaves in the order of a prior, and what they are expected to be worth.
 
@@ -65,28 +81,28 @@ class Guide:
         self._trusted = trusted
         self._removal = removal
 
-    def measure(self, values: Mapping[Node, float], limit: int, least: float) -> dict[Node, Contribution]:
+    def measure(self, sizes: Mapping[Node, float], limit: int, least: float) -> dict[Node, Contribution]:
         """The losses when each of the next leaves is left out; none if less than `least` is expected of one.
 
         The first leaves are measured whatever is expected, if the prior is trusted.
 
         Args:
-            values: of the known parts.
+            sizes: how much the known parts matter; see `KnownParts.sizes`.
             limit: how many leaves at most.
         """
-        self._waiting = [leaf for leaf in self._waiting if leaf not in values]
+        self._waiting = [leaf for leaf in self._waiting if leaf not in sizes]
         leaves = self._waiting[:limit]
         is_trusted = len(self._tried) < self._trusted
-        if not leaves or (not is_trusted and self._expected(leaves, values) < least):
+        if not leaves or (not is_trusted and self._expected(leaves, sizes) < least):
             return {}
         self._tried += leaves
         return self._removal.of(leaves)
 
-    def _expected(self, leaves: Sequence[Node], values: Mapping[Node, float]) -> float:
-        """The mean size of the values that `leaves` are expected to have; infinite before any was tried."""
+    def _expected(self, leaves: Sequence[Node], sizes: Mapping[Node, float]) -> float:
+        """The mean size that `leaves` are expected to have; infinite before any was tried."""
         if not self._tried:
             return math.inf
-        scale = sum(abs(values[leaf]) for leaf in self._tried) / self._prior(self._tried)
+        scale = sum(sizes[leaf] for leaf in self._tried) / self._prior(self._tried)
         return scale * self._prior(leaves) / len(leaves)
 
     def _prior(self, leaves: Sequence[Node]) -> float:

@@ -12,12 +12,14 @@ from ml.explain.estimator import Estimating, FloatArray
 from ml.explain.removal import Perturbation
 from ml.explain.target import TargetTokens
 from ml.explain.values.checkpoint import evaluations_of, vector_key
-from ml.explain.values.evaluation import MIN_PREFIX
+from ml.explain.values.evaluation import MIN_PREFIX, rough_seconds
 from ml.explain.values.value_function import ValueFunction
 from ml.models.protocol import ExplainableModel, ModelInternals, Prefix
 
 _GRADIENT_COST = 3
 """The cost of a gradient in values: the backward pass has two matmuls for each of the forward pass."""
+_SHARE_OF_TIME = 0.5
+"""Of the time that is left, what gradients may take that only tell where to look first."""
 
 
 @runtime_checkable
@@ -118,20 +120,39 @@ class PromptInternals:
         self.game.charge(len(points), len(points) * len(ids), saved=len(points) * self._cached)
         return [self._by_feature(each) for each in found]
 
-    def key_gradients(self) -> FloatArray | None:
-        """How much the value depends on how much is seen of each feature, to first order, float64 [features].
+    def key_gradients(self, numbers: Sequence[int]) -> FloatArray | None:
+        """How much values depend on how much is seen of each feature, to first order, float64 [numbers, features].
 
-        None where the model does not show it; see `ml.models.protocol.ModelInternals.key_gradients`.
+        None where the model does not show it (see `ml.models.protocol.ModelInternals.key_gradients`), or where it would
+        take more than a half of the time that is left.
+
+        Args:
+            numbers: which values: 0 for the target's, from 1 for those of the rows. Each counts as an evaluation.
         """
-        if (known := self._known(b"k")) is not None:
-            return None if np.isnan(known).all() else known
-        found = self._internals.key_gradients(self._sequence, self._target.objective)
-        if found is None:
-            # Another attempt may have more memory. It goes on as this one began.
-            self.game.keep({vector_key(b"k"): np.full(self.features, np.nan)})
+        keys, none = [vector_key(b"k", 1, number) for number in numbers], vector_key(b"k")
+        vectors = self.game.memory.vectors
+        if none in vectors:
             return None
-        self.game.charge(1, self._tokens)
-        return self._kept(b"k", 1, np.where(np.isfinite(found), found, 0.0))
+        if not all(key in vectors for key in keys):
+            found = None
+            if self._seconds_of_gradients(len(numbers)) <= _SHARE_OF_TIME * self.game.seconds_left:
+                found = self._internals.key_gradients(self._sequence, self._target.objective, numbers)
+            if found is None:
+                # Another attempt may have more memory or time. It goes on as this one began.
+                self.game.keep({none: np.full(self.features, np.nan)})
+                return None
+            self.game.charge(len(numbers), self._tokens)
+            by_feature = [self._by_feature(each) for each in np.where(np.isfinite(found), found, 0.0)]
+            self.game.keep(dict(zip(keys, by_feature, strict=True)))
+        else:
+            self.game.answered += len(numbers)
+        return np.array([vectors[key] for key in keys])
+
+    def _seconds_of_gradients(self, count: int) -> float:
+        """About how long gradients of so many values take, which share a forward pass."""
+        tokens = self._tokens * (1 + count * _GRADIENT_COST)
+        each = self.game.seconds_per_token
+        return (rough_seconds(self._model.info, tokens) or 0.0) if each is None else tokens * each
 
     def attention_rollout(self) -> FloatArray:
         """Attention rollout by feature, float64 [features], mean over the positions that predict the target.

@@ -39,6 +39,7 @@ class ValueFunction:
         cached: prompts behind the values returned before anything was computed, which an earlier attempt knew.
         unkept: evaluations that were charged, but whose results are not in `memory` yet, nor in a checkpoint.
         out_of_time: whether the deadline has ever prevented an evaluation.
+        seconds_per_token: how long the latest chunk took for each of its tokens; None before the first.
     """
 
     def __init__(
@@ -67,15 +68,20 @@ class ValueFunction:
         self._added: BoolArray = np.empty((0, self.features), dtype=np.bool_)
         self._cache = cache
         self._scope = scope
-        self._seconds_per_token: float | None = None  # of the latest chunk
+        self.seconds_per_token: float | None = None
 
     @property
     def chunk_tokens(self) -> int:
         """Tokens of the next chunk of work: fewer if a whole one would end after the deadline."""
-        whole, each = self._evaluator.tokens_per_chunk, self._seconds_per_token
+        whole, each = self._evaluator.tokens_per_chunk, self.seconds_per_token
         if each is None or math.isinf(self.deadline) or not self._evaluator.takes_small_chunks:
             return whole
-        return max(1, int(min(whole, (self.deadline - self._clock()) / each)))
+        return max(1, int(min(whole, self.seconds_left / each)))
+
+    @property
+    def seconds_left(self) -> float:
+        """Until the deadline; negative after it."""
+        return self.deadline - self._clock()
 
     @property
     def batch_size(self) -> int:
@@ -211,7 +217,7 @@ class ValueFunction:
         began = self._clock()
         chunk = next(chunks)
         if chunk.tokens_computed:
-            self._seconds_per_token = (self._clock() - began) / chunk.tokens_computed
+            self.seconds_per_token = (self._clock() - began) / chunk.tokens_computed
         return chunk
 
     def _known_values(self, keys: Sequence[bytes]) -> FloatArray:

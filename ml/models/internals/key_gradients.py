@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 import torch
@@ -30,16 +30,17 @@ class _TooMuchMemoryError(Exception):
 
 
 def key_gradients(
-    module: PreTrainedModel, embeddings: Tensor, tail: int, objective: LogitsObjective, span_of: SpanOf
+    module: PreTrainedModel, embeddings: Tensor, tail: int, objectives: Sequence[LogitsObjective], span_of: SpanOf
 ) -> Tensor | None:
-    """The gradient with respect to a number that is added to all scores of each key, float32 [T].
+    """Gradients with respect to a number that is added to all scores of each key, float32 [objectives, T].
 
     The number is the same in all layers and heads and for all queries, and 0. So its gradient is what all of them lose
-    to first order if a little less is seen of the token.
+    to first order if a little less is seen of the token. There is one forward pass, and a backward pass for each
+    objective.
 
     Args:
         embeddings: of one sequence, float32 [1, T, size].
-        tail: how many last positions `objective` is given.
+        tail: how many last positions each of `objectives` is given.
         span_of: what the layers see.
 
     Returns:
@@ -51,8 +52,9 @@ def key_gradients(
         embeddings = embeddings.detach().to(module.device, module.dtype)
         biases = torch.zeros(embeddings.shape[1], device=module.device, dtype=module.dtype, requires_grad=True)
         logits = _BiasedForward(embeddings, tail, span_of, biases).forward(module)
-        (found,) = torch.autograd.grad(objective(logits.float()).sum(), biases)
-        return found.float()
+        values = [objective(logits.float()).sum() for objective in objectives]
+        found = [torch.autograd.grad(value, biases, retain_graph=value is not values[-1])[0] for value in values]
+        return torch.stack(found).float()
     return None
 
 

@@ -98,7 +98,9 @@ class OpenModel(LogitsModel):
         found: FloatArray = ((end - begin) * gradients).sum(-1, dtype=torch.float64).cpu().numpy()
         return found
 
-    def key_gradients(self, ids: Sequence[int], objective: Objective) -> FloatArray | None:
+    def key_gradients(
+        self, ids: Sequence[int], objective: Objective, numbers: Sequence[int] = (0,)
+    ) -> FloatArray | None:
         """See `ModelInternals.key_gradients`: out of reach, unless a subclass reaches it."""
         return None
 

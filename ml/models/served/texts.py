@@ -37,14 +37,21 @@ class Generated:
 
 
 def body(
-    model: str, ids: Sequence[int], spec: GenerationSpec, abilities: Abilities, *, max_tokens: int, salt: str = ""
+    model: str,
+    ids: Sequence[int],
+    spec: GenerationSpec,
+    abilities: Abilities,
+    *,
+    max_tokens: int,
+    banned: Collection[int] = (),
+    salt: str = "",
 ) -> dict[str, Any]:
-    """The request that continues `ids` token by token.
+    """The request that continues `ids` token by token, none of which is `banned`.
 
     Stop texts are left out: they are looked for in the text as it comes.
     """
     return {
-        **_common(model, ids, abilities, max_tokens, salt),
+        **_common(model, ids, abilities, max_tokens=max_tokens, banned=banned, salt=salt),
         "temperature": spec.temperature,
         "top_p": spec.top_p,
         "seed": spec.seed % (1 << _SEED_BITS),
@@ -63,9 +70,11 @@ def greedy_body(
     salt: str = "",
 ) -> dict[str, Any]:
     """The request that continues `ids` by the likeliest tokens that are not `banned`, behind everybody's requests."""
-    asked = {**_common(model, ids, abilities, max_tokens, salt), "temperature": 0, "logprobs": 1}
-    if banned:
-        asked["logit_bias"] = {str(token): _BANNED for token in banned}
+    asked = {
+        **_common(model, ids, abilities, max_tokens=max_tokens, banned=banned, salt=salt),
+        "temperature": 0,
+        "logprobs": 1,
+    }
     if abilities.priority:
         asked["priority"] = BEHIND
     return asked
@@ -81,7 +90,9 @@ def greedy_ids(data: Any, abilities: Abilities) -> list[int]:
     return [token_id(name, abilities) for name in choice["logprobs"]["tokens"]]
 
 
-def _common(model: str, ids: Sequence[int], abilities: Abilities, max_tokens: int, salt: str) -> dict[str, Any]:
+def _common(
+    model: str, ids: Sequence[int], abilities: Abilities, *, max_tokens: int, banned: Collection[int], salt: str
+) -> dict[str, Any]:
     asked = {
         "model": model,
         "prompt": list(ids),
@@ -89,6 +100,8 @@ def _common(model: str, ids: Sequence[int], abilities: Abilities, max_tokens: in
         **_NEUTRAL,
         "return_tokens_as_token_ids": True,
     }
+    if banned:
+        asked["logit_bias"] = {str(token): _BANNED for token in banned}
     if salt and abilities.salt:
         asked["cache_salt"] = salt
     return asked

@@ -43,6 +43,13 @@ def test_an_answer_that_ended_by_itself_stays_as_it_is(client: Client, script: f
     assert explained(script) == " Paris.\nQuestion"
 
 
+def test_an_answer_has_no_placeholders(client: Client, script: fake.Script) -> None:
+    client.cite(CONTEXT, QUESTION)
+    [request] = script.requests["Generate"]
+    assert isinstance(request, v1.GenerateRequest)
+    assert request.no_placeholders
+
+
 @pytest.mark.parametrize("template", [None, "{context} {question}", "Ask: {question} {context}"])
 def test_an_answer_of_nothing_but_a_half_is_said_to_be_cut(
     client: Client, script: fake.Script, template: str | None

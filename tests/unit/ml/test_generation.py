@@ -50,6 +50,23 @@ def test_no_character_is_cut(text: str):
     assert "".join(step.text for step in steps) == text
 
 
+@pytest.mark.parametrize("settings", [{}, {"temperature": 1.0}, {"temperature": 0.5, "top_p": 0.9}], ids=str)
+def test_no_placeholder_is_generated_where_none_is_wanted(settings: dict[str, Any]):
+    [unknown] = BYTES.special.placeholders
+    [other] = by_bytes("a")
+    likely = np.full(BYTES.vocabulary_size, -50.0)
+    likely[[unknown, other]] = np.log(0.9), np.log(0.1)
+    for wanted in (False, True):
+        spec = GenerationSpec(top_k=2, no_placeholders=not wanted, **settings)
+        generation = Generation(spec, BYTES, (), 50)
+        steps = [generation.advance(likely.copy()) for _ in range(50)]
+        assert (unknown in {step.token_id for step in steps}) == wanted
+        assert {step.top[0][0] for step in steps} == {unknown}  # it is listed all the same
+        if not wanted:
+            assert {step.token_id for step in steps} == {other}
+            assert all(step.log_probability == dict(step.top)[other] for step in steps)
+
+
 def test_a_character_of_four_bytes_comes_with_its_last():
     assert [step.text for step in said(GenerationSpec(), by_bytes("a😀"))] == ["a", "", "", "", "😀"]
 

@@ -222,6 +222,32 @@ def test_events_of_no_use_end_a_text_with_an_error(name: str, engine: TestEngine
     asyncio.run(asyncio.wait_for(run(), 30))
 
 
+def test_no_placeholder_is_generated_where_none_is_wanted(
+    engine: TestEngine, served_model: ServedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [unknown] = served_model.tokenizer.special.placeholders
+    plain = engine.logits
+
+    def logits(ids: Any) -> Any:
+        found = plain(ids).copy()
+        found[..., unknown] += 50 * (tuple(ids[: len(TASK.ids)]) == TASK.ids)
+        return found
+
+    monkeypatch.setattr(engine, "logits", logits)
+
+    async def run() -> None:
+        name = served_model.info.name
+        served = ServedEngine({name: served_model.found}, lambda exchange: None, max_waiting=LIMIT)
+        for wanted in (True, False):
+            asked = GenerationSpec(no_placeholders=not wanted)
+            generation = Generation(asked, served_model.tokenizer, TASK.ids, 4)
+            steps = [step async for step in served.generate(name, TASK.ids, generation)]
+            assert all((step.token_id == unknown) == wanted for step in steps)
+        await served.stop()
+
+    asyncio.run(asyncio.wait_for(run(), 30))
+
+
 def test_questions_are_answered_while_one_of_the_replicas_is_away(engine: TestEngine, small_model: SmallModel) -> None:
     other = TestEngine(byte_level(unknown="<unk>"), small_model, origin=engine.origin, longest=LONGEST)
     model = open_model(f"vllm+{engine.url};{other.url}/tiny", EngineOptions())

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from ml.explain import Run
+from ml.result import StopReason
 from ml.spec import (
     Budget,
     Continuation,
@@ -18,6 +19,7 @@ from ml.spec import (
     NodeValue,
     Prompt,
     Quality,
+    Rows,
     Target,
     Unit,
 )
@@ -104,3 +106,81 @@ def test_a_gradient_that_is_no_number_leaves_the_prior(watched, monkeypatch: pyt
             *_, update = Run(model, asked())
         found.append(update.result.attributions)
     assert found[0] == found[1] == found[2]
+
+
+class Watch:
+    """A clock that only the model's work moves: a second for each token, and three more for each of a gradient."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, model) -> None:
+        self.now, self.tokens_of_gradients = 0.0, []
+        read, gradients = type(model).stream_log_probabilities, type(model).key_gradients
+
+        def stream_log_probabilities(model, *arguments, **named):
+            for found in read(model, *arguments, **named):
+                self.now += found.tokens_computed
+                yield found
+
+        def key_gradients(model, ids, objective, numbers=(0,)):
+            self.now += len(ids) * (1 + 3 * len(numbers))
+            self.tokens_of_gradients.append(len(ids))
+            return gradients(model, ids, objective, numbers)
+
+        monkeypatch.setattr(type(model), "stream_log_probabilities", stream_log_probabilities)
+        monkeypatch.setattr(type(model), "key_gradients", key_gradients)
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize("rows", [None, Rows(Unit.TOKEN)])
+@pytest.mark.parametrize("seconds", [1, 100, 200, 300, 500, 800, 1200, 2000, 5000, 1e6])
+def test_no_gradient_is_begun_that_would_take_most_of_the_time(
+    tiny_llama, load_model, monkeypatch, seconds, rows
+) -> None:
+    model = load_model(tiny_llama)
+    clock = Watch(monkeypatch, model)
+    budget = Budget(max_evaluations=16, max_duration=seconds)
+    *_, update = Run(model, asked(budget=budget, rows=rows), clock=clock)
+    found = update.result
+    assert np.isfinite([each.attribution for each in found.attributions]).all()
+    whole = len(found.tokens) + len(found.target.tokens)
+    assert clock.now <= max(seconds, 2 * whole) + 4 * whole  # the ends, and a chunk that was begun in time
+    if seconds <= 300:
+        assert not clock.tokens_of_gradients
+    if seconds >= 5000:
+        assert len(clock.tokens_of_gradients) == 1
+
+
+@pytest.mark.parametrize("seconds", [300, 5000])
+def test_an_attempt_goes_on_as_it_began_however_much_time_is_left(tiny_llama, load_model, monkeypatch, seconds) -> None:
+    model = load_model(tiny_llama)
+    clock = Watch(monkeypatch, model)
+    first = Run(model, asked(budget=Budget(max_evaluations=16, max_duration=seconds)), clock=clock)
+    *_, whole = first
+    spent = clock.now
+    *_, again = Run(model, asked(budget=Budget(max_evaluations=16, max_duration=1e6)), first.checkpoint(), clock=clock)
+    assert len(clock.tokens_of_gradients) == (seconds > 300)
+    if whole.result.cost.stop_reason is not StopReason.DURATION:
+        assert again.result.attributions == whole.result.attributions
+        assert clock.now == spent
+
+
+def test_rows_have_gradients_of_their_own_where_these_take_few_of_the_evaluations(
+    tiny_llama, load_model, monkeypatch
+) -> None:
+    model = load_model(tiny_llama)
+    numbers = []
+    plain = type(model).key_gradients
+
+    def key_gradients(self, ids, objective, asked_for=(0,)):
+        numbers.append([*asked_for])
+        return plain(self, ids, objective, asked_for)
+
+    monkeypatch.setattr(type(model), "key_gradients", key_gradients)
+    for limit in (10, 26):
+        *_, update = Run(model, asked(budget=Budget(max_evaluations=limit), rows=Rows(Unit.WORD)))
+        assert update.result.cost.evaluations <= limit
+        assert len(update.result.rows) == 2
+    few, many = numbers
+    assert few == [0] or len(few) == 1
+    assert many == [1, 2]

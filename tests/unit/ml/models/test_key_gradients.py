@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from ml.models.internals.attention_capture import prepare
 from ml.models.internals.gradients import DenseForward
 from ml.models.internals.objective import of_logits
 from ml.models.loading import load
-from ml.models.objective import Objective
+from ml.models.objective import Objective, Transform
 from ml.models.verification.verify import verify
 from tests.unit.ml.models.test_huggingface import KINDS
 
@@ -62,7 +63,22 @@ def test_they_are_what_small_shifts_of_the_scores_do(kind: str) -> None:
         return
     changes = [(shifted(model, step) - shifted(model, -step)) / (2 * STEP) for step in STEP * torch.eye(len(SEQUENCE))]
     assert np.abs(found).max() > 1e-3
-    np.testing.assert_allclose(found, changes, atol=1e-3 * np.abs(found).max() + 1e-5)
+    np.testing.assert_allclose(found[0], changes, atol=1e-3 * np.abs(found).max() + 1e-5)
+
+
+@pytest.mark.parametrize("transform", Transform)
+def test_each_row_has_its_own(transform: Transform) -> None:
+    model = of_kind("sliding window")
+    whole = replace(OBJECTIVE, transform=transform, rows=((0, 2), (1,)))
+    found = model.key_gradients(SEQUENCE, whole, [0, 1, 2])
+    assert found is not None
+    for number, each in enumerate(found):
+        alone = model.key_gradients(SEQUENCE, whole, [number])
+        assert alone is not None
+        np.testing.assert_allclose(each, alone[0], rtol=1e-5, atol=1e-9)
+    assert not np.allclose(found[1], found[2])
+    if transform is Transform.NONE:
+        np.testing.assert_allclose(found[1] + found[2], found[0], atol=1e-5 * np.abs(found).max())
 
 
 def test_scores_with_a_cap_have_them_too() -> None:
