@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,9 +17,6 @@ from ml.explain.sampling.errors import freedom_of, moderated
 
 MAX_SAMPLES = 1024
 """The most samples that a process is fitted to: its cost grows with their third power."""
-_MAX_RATE = 2.0
-"""The fastest rate at which a squared error is assumed to fall; a mean's is 1. Fast starts do not last."""
-
 _IN_COMMON = 0.5
 """The part of a squared error by which the choice of the kernel has to exceed it before it counts."""
 
@@ -149,7 +145,7 @@ class Answers:
         """
         excess = max(0.0, float((fitted.missed**2).mean() - fitted.missed_variance.mean()))
         alike = fitted.missed_in_common if self._process.has_few else 0.0
-        return np.maximum(np.maximum(excess, alike), self._unlike(game) * self._squared_bias(fitted))
+        return np.maximum(np.full(len(fitted.values), excess), alike)
 
     def _squared_bias(self, fitted: FittedAnswers) -> FloatArray:
         """Squared errors, [answers], by which a kernel that was fitted to another game smooths too much.
@@ -176,26 +172,15 @@ class Answers:
         draws = self._process.draws
         is_open = draws.known < 1  # whether a stratum is not fully sampled
         squares = fitted.squares[is_open]
-        # A fit learns faster than a mean only with a kernel that suits the game.
-        learned = 1 + (1 - unlike) * (_learning_rate(squares, fitted.half_squares) - 1)
-        rate = min(learned, _MAX_RATE)
-        shares = (1 - draws.known[is_open, None] ** rate) / rate
+        shown = squares.sum(axis=0)
+        variances = ((1 - draws.known[is_open, None]) * squares).sum(axis=0)
+        if fitted.posterior is not None:
+            scale = np.divide(shown, fitted.expected, out=np.zeros_like(shown), where=fitted.expected > 0)
+            variances = fitted.posterior * scale
         blocks = int((draws.known[draws.strata] < 1).sum())
-        variances = blocks / max(1, blocks - 1) * (shares * squares).sum(axis=0)
-        own = freedom_of(squares.sum(axis=0), fitted.fourths, max(1, blocks))
-        errors, freedom = moderated(np.sqrt(variances), own)
-        squares = game.optimism * np.maximum(errors**2, fitted.posterior)
+        own = freedom_of(shown, fitted.fourths, max(1, blocks))
+        errors, freedom = moderated(np.sqrt(blocks / max(1, blocks - 1) * variances), own)
+        squares = game.optimism * errors**2
         by_kernel = (fitted.kernel_variance + fitted.kernel_variance.mean()) / 2  # few kernels say little of an answer
-        by_kernel *= self._not_sampled / (2**learned - 1)  # half of the samples vary by so much more than all
+        by_kernel *= self._not_sampled
         return squares + np.maximum(0, by_kernel - _IN_COMMON * squares), freedom
-
-
-def _learning_rate(squares: FloatArray, half_squares: FloatArray) -> float:
-    """The power of the number of samples with which the squared error seems to fall, at least 1.
-
-    Args:
-        squares: squared changes in the fit to all samples, [strata, answers].
-        half_squares: in fits to half of them, [answers].
-    """
-    whole, halves = float(squares.sum()), float(half_squares.sum())
-    return max(1.0, math.log2(halves / whole)) if whole > 0 and halves > 0 else 1.0

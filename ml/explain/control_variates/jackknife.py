@@ -23,15 +23,14 @@ class FittedAnswers:
         values: the answers for the fitted game.
         squares: their squared changes by leaving out a block, summed by stratum, [strata, answers].
         fourths: the changes to the fourth power, summed over the strata that are not fully sampled.
-        half_squares: the squared changes in a fit to half of the samples, summed over the same strata; mean of both
-            halves.
+        expected: of `squares`, summed over the same strata, in games drawn from the process.
+        posterior: the answers' variances in such games, given the samples; None where the prior ones are unknown.
         halves_shift: the difference of `values` from the mean of two fits to halves.
-        missed: an estimate of what the fit misses, from blocks that are left out; 0 where `posterior` is needed.
+        missed: an estimate of what the fit misses, from blocks that are left out; 0 where answers are many.
         missed_variance: the variance of `missed`.
         missed_in_common: squares of what the fit misses alike in all of the smaller, or of the larger, half of the
             answers, as far as it exceeds half of its variance.
         kernel_variance: of the choice of the kernel; see `AnswerWeights`.
-        posterior: the process's posterior variances, 0 where they are not needed.
         correction: an estimate of what the fit misses, from the samples that were not fitted; 0 without any.
         correction_variance: the variance of `correction`.
     """
@@ -39,13 +38,13 @@ class FittedAnswers:
     values: FloatArray
     squares: FloatArray
     fourths: FloatArray
-    half_squares: FloatArray
+    expected: FloatArray
+    posterior: FloatArray | None
     halves_shift: FloatArray
     missed: FloatArray
     missed_variance: FloatArray
     missed_in_common: FloatArray
     kernel_variance: FloatArray
-    posterior: FloatArray
     correction: FloatArray
     correction_variance: FloatArray
 
@@ -53,7 +52,8 @@ class FittedAnswers:
     def joined(cls, parts: Sequence[FittedAnswers]) -> FittedAnswers:
         """The answers of all `parts`."""
         names = [field.name for field in fields(cls)]
-        return cls(*(np.concatenate([getattr(part, name) for part in parts], axis=-1) for name in names))
+        every = {name: [getattr(part, name) for part in parts] for name in names}
+        return cls(**{name: None if own[0] is None else np.concatenate(own, axis=-1) for name, own in every.items()})
 
 
 class AnswerWeights:
@@ -65,16 +65,22 @@ class AnswerWeights:
         cross = self._cross(process.covariance, process.known, weights)
         self._projector = process.whole.projector(cross)
         self._half_projectors = [half.projector(cross) for half in process.halves]
-        prior = linear.prior(process.covariance)
-        self._posterior, self._kernel_shifts = np.zeros(len(cross)), list[FloatArray]()
-        self._drawn_weights: FloatArray | None = None  # of the blocks, [blocks, rows, answers]
+        prior, draws = linear.prior(process.covariance), process.draws
+        self._posterior: FloatArray | None = None
         if prior is not None:
             self._posterior = np.maximum(prior - np.einsum("an,an->a", self._projector, cross), 0)
-            return  # the posterior deviation is more than the choice of the kernel makes of so many answers
-        draws = process.draws
+        self._expected = process.whole.expected_squares(self._projector)
+        self._kernel_shifts = list[FloatArray]()
+        self._drawn_weights: FloatArray | None = None  # of the blocks, [blocks, rows, answers]
+        if linear.are_many:
+            return  # their posterior deviations are more than the choice of the kernel makes
         self._drawn_weights = weights[draws.fixed :].reshape(len(draws.strata), draws.rows, -1)
         own, first = process.own_kernel, len(process.own_kernel.fit.own)
         by_own = cross[:, :first] @ own.fit.inverse
+        self._share = process.share
+        if prior is not None and self._posterior is not None and process.share < 1:
+            before = np.maximum(prior - np.einsum("an,an->a", by_own, cross[:, :first]), 0)
+            self._share = float(self._posterior.sum()) / (float(before.sum()) or 1.0)
         for kernel in process.kernels_of_halves:
             other = self._cross(kernel.covariance, process.known[:first], weights[:first])
             self._kernel_shifts.append(other @ kernel.fit.inverse - by_own)
@@ -93,10 +99,8 @@ class AnswerWeights:
         changes = self._process.whole.changes(self._projector, game.left_out)
         in_stratum = draws.strata == np.arange(len(draws.counts))[:, None]  # [strata, blocks]
         is_open = draws.known[draws.strata] < 1  # whether a block's stratum is not fully sampled
-        half_squares, halves_mean = np.zeros(answers), np.zeros(answers)
-        halves = zip(self._process.halves, self._half_projectors, game.left_out_of_halves, strict=True)
-        for fit, projector, left_out in halves:
-            half_squares += (fit.changes(projector, left_out)[is_open[fit.blocks]] ** 2).sum(axis=0) / 2
+        halves_mean = np.zeros(answers)
+        for fit, projector in zip(self._process.halves, self._half_projectors, strict=True):
             halves_mean += projector @ game.values[fit.own] / 2
         correction, variance = self._corrected(game.residuals) if len(game.residuals) else np.zeros((2, answers))
         values = self._projector @ game.values
@@ -107,13 +111,13 @@ class AnswerWeights:
             values=values,
             squares=in_stratum @ changes**2,
             fourths=(changes[is_open] ** 4).sum(axis=0),
-            half_squares=half_squares,
+            expected=self._expected[is_open].sum(axis=0),
+            posterior=self._posterior,
             halves_shift=values - halves_mean,
             missed=missed[:answers],
             missed_variance=variances[:answers],
             missed_in_common=by_size**2 @ in_common,
             kernel_variance=self._kernel_variance(game),
-            posterior=game.variance * self._posterior,
             correction=correction,
             correction_variance=variance,
         )
@@ -149,7 +153,7 @@ class AnswerWeights:
         for shift, kernel in zip(self._kernel_shifts, process.kernels_of_halves, strict=True):
             worse = mean_square(kernel.fit.residuals(values)) / own if own else 1.0
             squares += (shift @ values[: shift.shape[1]]) ** 2 / (max(2.0, worse) - 1)
-        return np.asarray(process.share * squares / len(self._kernel_shifts))
+        return np.asarray(self._share * squares / len(self._kernel_shifts))
 
     def _corrected(self, residuals: FloatArray) -> tuple[FloatArray, FloatArray]:
         """An estimate of what the fit misses, and its variance, [answers] each.

@@ -66,7 +66,6 @@ class Process:
                 scale=float(scale[game, 0]),
                 values=values[game, :fitted],
                 left_out=left_out[game],
-                left_out_of_halves=[half.left_out(half.weights(values[game])) for half in self.halves],
                 variance=self._variance(left_out[game]),
                 optimism=self.optimism.factor(values[game, :fitted]),
                 surprise=self.whole.surprise(weights[game]),
@@ -249,6 +248,12 @@ class Fit:
         changes: FloatArray = np.einsum("abr,br->ba", weights, left_out)
         return changes
 
+    def expected_squares(self, projector: FloatArray) -> FloatArray:
+        """The expected squares of `changes` in games drawn from the process, [blocks, answers]."""
+        weights = projector[:, self.fixed :].reshape(len(projector), *self.alone.shape[:2])
+        squares: FloatArray = np.einsum("abr,brs,abs->ba", weights, np.linalg.inv(self.alone), weights)
+        return squares
+
 
 @dataclass(frozen=True)
 class Sampled:
@@ -257,7 +262,6 @@ class Sampled:
     Attributes:
         values: of the coalitions that the process is given, [n].
         left_out: the residuals of each block when it is left out, [blocks, rows].
-        left_out_of_halves: as `left_out`, for fits to either half.
         variance: of the process, estimated from each block when it is left out; their mean is the most likely value
             (ibid. 5.4.1). Each fitted parameter costs a degree of freedom, as in a regression. A block counts as its
             mean, as an interaction is the same in a coalition and its complement, and cancels in their difference.
@@ -269,7 +273,6 @@ class Sampled:
     scale: float
     values: FloatArray
     left_out: FloatArray
-    left_out_of_halves: list[FloatArray]
     variance: float
     optimism: float
     surprise: float
