@@ -97,6 +97,11 @@ class Answers:
         variances = np.maximum(variances, self._least(fitted)) + self._bias(game, fitted)
         variances = (1 - share) ** 2 * variances + share**2 * fitted.correction_variance
         values = fitted.values + share * fitted.correction
+        if len(self._chunks) == 1 and not self._process_many:
+            D, c = self._c
+            values = values + (1 - share) * D @ (c * (D.T @ fitted.missed))
+            dv = fitted.dv  # only right for the own game
+            variances = variances + (1 - share)**2 * (D**2 @ (c**2 * dv))
         errors = game.scale * np.sqrt(variances)
         # The answers have their residuals in common, so that many answers know their size no better than one.
         freedom = min(freedom, game.freedom)
@@ -143,9 +148,25 @@ class Answers:
         weak features and give it to the strong ones, which hardly shows in each of them. `_squared_bias` is another
         measure of it.
         """
-        excess = max(0.0, float((fitted.missed**2).mean() - fitted.missed_variance.mean()))
-        alike = fitted.missed_in_common if self._process.has_few else 0.0
+        if self._process_many: return np.zeros(len(fitted.values))
+        own, of = self._own
+        D, c = self._c
+        m = D.T @ fitted.missed
+        left = fitted.missed - D @ (c * m)
+        excess = max(0.0, float((left**2).mean() - fitted.missed_variance.mean()))
+        alike = D**2 @ ((1 - c)**2 * np.maximum(0, m**2 - fitted.dv/2)) if self._process.has_few else 0.0
         return np.maximum(np.full(len(fitted.values), excess), alike)
+
+    @property
+    def _process_many(self): return self._chunks[0].are_many
+
+    @cached_property
+    def _c(self):
+        own, fitted = self._own
+        from ml.explain.control_variates.jackknife import _halves_by_size
+        D = _halves_by_size(fitted.values)
+        m2, v = fitted.dm**2, fitted.dv
+        return D, np.maximum(0, m2 - v) / np.where(m2 > 0, m2, 1)
 
     def _squared_bias(self, fitted: FittedAnswers) -> FloatArray:
         """Squared errors, [answers], by which a kernel that was fitted to another game smooths too much.

@@ -47,6 +47,8 @@ class FittedAnswers:
     kernel_variance: FloatArray
     correction: FloatArray
     correction_variance: FloatArray
+    dm: FloatArray
+    dv: FloatArray
 
     @classmethod
     def joined(cls, parts: Sequence[FittedAnswers]) -> FittedAnswers:
@@ -107,6 +109,7 @@ class AnswerWeights:
         by_size = _halves_by_size(values)
         missed, variances = self._missed(game.left_out, by_size)
         in_common = np.maximum(0, missed[answers:] ** 2 - variances[answers:] / 2)
+        self.dirs = (by_size, missed[answers:], variances[answers:])
         return FittedAnswers(
             values=values,
             squares=in_stratum @ changes**2,
@@ -117,6 +120,7 @@ class AnswerWeights:
             missed=missed[:answers],
             missed_variance=variances[:answers],
             missed_in_common=by_size**2 @ in_common,
+            dm=missed[answers:], dv=variances[answers:], 
             kernel_variance=self._kernel_variance(game),
             correction=correction,
             correction_variance=variance,
