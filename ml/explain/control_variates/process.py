@@ -66,7 +66,6 @@ class Process:
                 scale=float(scale[game, 0]),
                 values=values[game, :fitted],
                 left_out=left_out[game],
-                variance=self._variance(left_out[game]),
                 optimism=self.optimism.factor(values[game, :fitted]),
                 surprise=self.whole.surprise(weights[game]),
                 residuals=residuals[game],
@@ -74,11 +73,10 @@ class Process:
             for game in range(len(games))
         ]
 
-    def _variance(self, left_out: FloatArray) -> float:
-        """The process's variance, estimated from the means of blocks' residuals `left_out`, [blocks, rows]."""
-        shown = left_out.mean(axis=1) ** 2 / self.whole.variances_of_means
-        freedom = max(1, len(self.known) - self.covariance.parameters)
-        return float(shown.mean()) * len(self.known) / freedom
+    @cached_property
+    def own(self) -> Sampled:
+        """The game that the kernel was fitted to."""
+        return self.sampled(self.values[None])[0]
 
     def _expected(self, weights: FloatArray) -> FloatArray:
         """The expected values of the coalitions beyond, [games, m], from the `weights` [games, n]."""
@@ -88,15 +86,7 @@ class Process:
     @cached_property
     def whole(self) -> Fit:
         """The fit to all blocks."""
-        return self._fit(np.arange(len(self.draws.strata)))
-
-    @cached_property
-    def halves(self) -> list[Fit]:
-        """The fits to either half of the blocks."""
-        return [self._fit(blocks) for blocks in self.draws.halves()]
-
-    def _fit(self, blocks: IntArray) -> Fit:
-        return Fit.of(self._matrix, self.draws, blocks)
+        return Fit.of(self._matrix, self.draws, np.arange(len(self.draws.strata)))
 
     @cached_property
     def optimism(self) -> Optimism:
@@ -211,12 +201,6 @@ class Fit:
         own = values[self.own]
         return self.left_out(self.weights(values - own.mean()))
 
-    @cached_property
-    def variances_of_means(self) -> FloatArray:
-        """The variances of the means of blocks, each given all others, [blocks]."""
-        variances: FloatArray = np.linalg.inv(self.alone).mean(axis=(1, 2))
-        return variances
-
     def weights(self, values: FloatArray) -> FloatArray:
         """The weights of the covariances with these coalitions in an expected value, [n], from all `values`."""
         weights: FloatArray = self.inverse @ values[self.own]
@@ -262,9 +246,6 @@ class Sampled:
     Attributes:
         values: of the coalitions that the process is given, [n].
         left_out: the residuals of each block when it is left out, [blocks, rows].
-        variance: of the process, estimated from each block when it is left out; their mean is the most likely value
-            (ibid. 5.4.1). Each fitted parameter costs a degree of freedom, as in a regression. A block counts as its
-            mean, as an interaction is the same in a coalition and its complement, and cancels in their difference.
         optimism: the factor of squared residuals; see `optimism`.
         surprise: see `Fit.surprise`.
         residuals: of the values that the process is not given, [m].
@@ -273,7 +254,6 @@ class Sampled:
     scale: float
     values: FloatArray
     left_out: FloatArray
-    variance: float
     optimism: float
     surprise: float
     residuals: FloatArray
