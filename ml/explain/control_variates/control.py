@@ -11,6 +11,7 @@ import numpy as np
 from ml.explain.control_variates.draws import Draws
 from ml.explain.control_variates.jackknife import AnswerWeights, FittedAnswers
 from ml.explain.control_variates.linear import Linear
+from ml.explain.control_variates.missed import InCommon, Missed
 from ml.explain.control_variates.process import Process, Sampled
 from ml.explain.estimator import BoolArray, FloatArray
 from ml.explain.sampling.errors import freedom_of, moderated
@@ -93,9 +94,10 @@ class Answers:
 
     def _answer(self, game: Sampled, fitted: FittedAnswers) -> Answer:
         share, (variances, freedom) = self._correction_share, self._variances(game, fitted)
-        variances = variances + fitted.in_common_variance + fitted.bias
+        in_common, bias = self._in_common(fitted)
+        variances = variances + in_common.variance + bias
         variances = (1 - share) ** 2 * variances + share**2 * fitted.correction_variance
-        values = fitted.values + (1 - share) * fitted.in_common + share * fitted.correction
+        values = fitted.values + (1 - share) * in_common.lack + share * fitted.correction
         errors = game.scale * np.sqrt(variances)
         # The answers have their residuals in common, so that many answers know their size no better than one.
         freedom = min(freedom, game.freedom)
@@ -109,10 +111,32 @@ class Answers:
         """
         if not len(self._process.beyond):
             return 0.0
-        own = self._process.own
-        [fitted] = self._fitted([own])
-        variances, _ = self._variances(own, fitted)
-        return float(variances.mean()) / (float((variances + fitted.correction_variance).mean()) or 1.0)
+        variances, _ = self._variances(self._process.own, self._own)
+        return float(variances.mean()) / (float((variances + self._own.correction_variance).mean()) or 1.0)
+
+    def _in_common(self, fitted: FittedAnswers) -> tuple[Missed, FloatArray]:
+        """The correction by what the fit misses alike in many answers, and squares of what it leaves, [answers].
+
+        Leaving out a block does not show what is alike in all draws. If what left-out blocks add to the answers is more
+        than its own deviation, on average over the answers, then the excess is alike in all draws, too.
+        """
+        draws, shown = self._process.draws, fitted.shown
+        if shown is None or self._common is None:
+            return Missed.nothing(len(fitted.values)), np.zeros(len(fitted.values))
+        correction, left = self._common.believed(shown, draws)
+        missed = Missed.of(shown, draws.strata, draws)
+        excess = float(((missed.lack - correction.lack) ** 2).mean() - missed.variance.mean())
+        return correction, np.maximum(left, max(0.0, excess))
+
+    @cached_property
+    def _common(self) -> InCommon | None:
+        shown = self._own.shown
+        return None if shown is None else InCommon.of(self._own.values, shown, self._process.draws)
+
+    @cached_property
+    def _own(self) -> FittedAnswers:
+        """The answers for the game that the kernel was fitted to."""
+        return self._fitted([self._process.own])[0]
 
     def _variances(self, game: Sampled, fitted: FittedAnswers) -> tuple[FloatArray, float]:
         """Squared errors of the fit's own answers, [answers], and their degrees of freedom.
@@ -137,7 +161,7 @@ class Answers:
         blocks = int((draws.known[draws.strata] < 1).sum())
         own = freedom_of(shown, fitted.fourths, max(1, blocks))
         errors, freedom = moderated(np.sqrt(blocks / max(1, blocks - 1) * variances), own)
-        squares = game.optimism * (1 + self._process.share_of_parameters) * errors**2
+        squares = max(game.optimism, 1 + self._process.share_of_parameters) * errors**2
         by_kernel = (fitted.kernel_variance + fitted.kernel_variance.mean()) / 2  # few kernels say little of an answer
         return squares + np.maximum(0, self._not_sampled * by_kernel - _IN_COMMON * squares), freedom
 

@@ -143,7 +143,8 @@ class Covariance:
 
     def _variance(self, of_product: Callable[[FloatArray], FloatArray]) -> FloatArray:
         """The variances of answers for the interactions of a game, from those `of_product`s of factors."""
-        return np.sum([scale * of_product(factors) for factors, scale in self._products()], axis=0)
+        variances: FloatArray = np.sum([scale * of_product(factors) for factors, scale in self._products()], axis=0)
+        return variances
 
     def _products(self) -> Iterator[tuple[FloatArray, float]]:
         """The two terms of the interactions: products of factors [features, 2, 2] by sᵢ and tᵢ, and their scales."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from ml.explain.control_variates.covariance import Covariance
 from ml.explain.control_variates.linear import Linear
-from ml.explain.control_variates.missed import InCommon, Missed
+from ml.explain.control_variates.missed import Missed
 from ml.explain.control_variates.optimism import mean_square
 from ml.explain.control_variates.process import Process, Sampled
 from ml.explain.estimator import BoolArray, FloatArray
@@ -27,9 +28,8 @@ class FittedAnswers:
         expected: of `squares`, summed over the same strata, in games drawn from the process.
         posterior: the answers' variances in such games, given the samples; None where the prior ones are unknown.
         kernel_variance: of the choice of the kernel; see `AnswerWeights`.
-        in_common: what the fit misses alike in many answers, as far as it is believed; 0 where answers are many.
-        in_common_variance: the variance of `in_common`.
-        bias: squares of what is left of it, alike in all draws.
+        shown: what each left-out block adds to the answers beyond the fit, [blocks, answers]; None where answers are
+            many.
         correction: an estimate of what the fit misses, from the samples that were not fitted; 0 without any.
         correction_variance: the variance of `correction`.
     """
@@ -40,17 +40,19 @@ class FittedAnswers:
     expected: FloatArray
     posterior: FloatArray | None
     kernel_variance: FloatArray
-    in_common: FloatArray
-    in_common_variance: FloatArray
-    bias: FloatArray
+    shown: FloatArray | None
     correction: FloatArray
     correction_variance: FloatArray
 
     @classmethod
     def joined(cls, parts: Sequence[FittedAnswers]) -> FittedAnswers:
         """The answers of all `parts`."""
-        every = {field.name: [getattr(part, field.name) for part in parts] for field in fields(cls)}
-        return cls(**{name: None if own[0] is None else np.concatenate(own, axis=-1) for name, own in every.items()})
+
+        def join(name: str) -> Any:
+            own = [getattr(part, name) for part in parts]
+            return None if own[0] is None else np.concatenate(own, axis=-1)
+
+        return cls(**{field.name: join(field.name) for field in fields(cls)})
 
 
 class AnswerWeights:
@@ -75,10 +77,10 @@ class AnswerWeights:
         for kernel in process.kernels_of_halves:
             other = self._cross(kernel.covariance, process.known[:first], weights[:first])
             self._kernel_shifts.append(other @ kernel.fit.inverse - by_own)
-        self._still_open = process.share
+        self._still_open = np.full(len(cross), process.share)
         if prior is not None and self._posterior is not None:
             before = _given(prior, by_own, cross[:, :first])
-            self._still_open = float(self._posterior.sum()) / (float(before.sum()) or 1.0)
+            self._still_open = np.divide(self._posterior, before, out=self._still_open, where=before > 0)
 
     def _cross(self, covariance: Covariance, coalitions: BoolArray, weights: FloatArray) -> FloatArray:
         """The answers for the games that the samples of `coalitions` [m, features] are, [answers, m].
@@ -94,8 +96,7 @@ class AnswerWeights:
         changes = self._process.whole.changes(self._projector, game.left_out)
         in_stratum = draws.strata == np.arange(len(draws.counts))[:, None]  # [strata, blocks]
         is_open = draws.known[draws.strata] < 1  # whether a block's stratum is not fully sampled
-        in_common, bias = self._in_common(game)
-        correction = self._corrected(game.residuals)
+        weights, correction = self._drawn_weights, self._corrected(game.residuals)
         return FittedAnswers(
             values=self._projector @ game.values,
             squares=in_stratum @ changes**2,
@@ -103,39 +104,10 @@ class AnswerWeights:
             expected=self._expected[is_open].sum(axis=0),
             posterior=self._posterior,
             kernel_variance=self._kernel_variance(game),
-            in_common=in_common.lack,
-            in_common_variance=in_common.variance,
-            bias=bias,
+            shown=None if weights is None else np.einsum("bra,br->ba", weights, game.left_out),
             correction=correction.lack,
             correction_variance=correction.variance,
         )
-
-    def _in_common(self, game: Sampled) -> tuple[Missed, FloatArray]:
-        """The correction by what the fit misses alike in many answers, and the squares of what it leaves, [answers].
-
-        If what left-out blocks add to the answers is more than its own deviation, on average over the answers, then
-        the excess is alike in all draws, too.
-        """
-        answers = len(self._projector)
-        if self._drawn_weights is None:
-            return Missed.nothing(answers), np.zeros(answers)
-        draws, shown = self._process.draws, self._shown(self._drawn_weights, game)
-        correction, left = self._common.believed(shown, draws)
-        missed = Missed.of(shown, draws.strata, draws)
-        excess = float(((missed.lack - correction.lack) ** 2).mean() - missed.variance.mean())
-        return correction, np.maximum(left, max(0.0, excess))
-
-    @cached_property
-    def _common(self) -> InCommon:
-        own = self._process.own
-        assert self._drawn_weights is not None
-        return InCommon.of(self._projector @ own.values, self._shown(self._drawn_weights, own), self._process.draws)
-
-    @staticmethod
-    def _shown(weights: FloatArray, game: Sampled) -> FloatArray:
-        """What left-out blocks add to the answers beyond the fit, [blocks, answers], by `weights` of the drawn ones."""
-        shown: FloatArray = np.einsum("bra,br->ba", weights, game.left_out)
-        return shown
 
     def _kernel_variance(self, game: Sampled) -> FloatArray:
         """How much another draw of the samples that the kernel was fitted to would change the answers, [answers].
@@ -171,4 +143,5 @@ class AnswerWeights:
 
 def _given(prior: FloatArray, projector: FloatArray, cross: FloatArray) -> FloatArray:
     """Answers' variances given samples, [answers], from `prior` ones and `cross` covariances [answers, n]."""
-    return np.maximum(prior - np.einsum("an,an->a", projector, cross), 0)
+    variances: FloatArray = np.maximum(prior - np.einsum("an,an->a", projector, cross), 0)
+    return variances

@@ -136,7 +136,7 @@ class Coefficients:
         return False
 
     def prior(self, covariance: Covariance) -> FloatArray | None:
-        """See `linear.Linear`. Not for more than `_MAX_FOR_PRIOR` features: it takes the third power of their number."""
+        """See `linear.Linear`. It takes the third power of the number of features, and so not for very many."""
         features, counts = self.sizes.features, self.sizes.counts
         if features > _MAX_FOR_PRIOR:
             return None
@@ -147,11 +147,11 @@ class Coefficients:
         squares = every**2 + kept * (2 * every * own + own**2)
         noise = covariance.noise * float((squares / counts).sum())
         variances = covariance.by_size_variance(every[::-1], own[::-1]) + noise
-        # Of the additive part: the mean over features has another coefficient than the differences from it.
-        mine, all_others = 1 - self.alpha / self._apart, (self.alpha / self._apart - self.alpha / self._together)
-        additive = covariance.additive_variance
-        shared = all_others / features
-        return variances + (mine**2 + 2 * mine * shared) * additive + shared**2 * additive.sum()
+        # In the additive part, the penalty shrinks the mean over features by another factor than differences from it.
+        additive, mine = covariance.additive_variance, 1 - self.alpha / self._apart
+        every_other = (self.alpha / self._apart - self.alpha / self._together) / features
+        variances += (mine**2 + 2 * mine * every_other) * additive + every_other**2 * additive.sum()
+        return variances
 
     @cached_property
     def _mean(self) -> float:
