@@ -65,7 +65,7 @@ class AnswerWeights:
         self._projector = process.whole.projector(cross)
         self._expected = process.whole.expected_squares(self._projector)
         prior = linear.prior(process.covariance)
-        self._posterior = None if prior is None else _given(prior, self._projector, cross)
+        self._posterior = None if prior is None else _left_over(prior, self._projector, cross, process.matrix)
         self._kernel_shifts = list[FloatArray]()
         self._drawn_weights: FloatArray | None = None  # of the blocks, [blocks, rows, answers]
         if linear.are_many:
@@ -79,7 +79,7 @@ class AnswerWeights:
             self._kernel_shifts.append(other @ kernel.fit.inverse - by_own)
         self._still_open = np.full(len(cross), process.share)
         if prior is not None and self._posterior is not None:
-            before = _given(prior, by_own, cross[:, :first])
+            before = _left_over(prior, by_own, cross[:, :first], process.matrix[:first, :first])
             self._still_open = np.divide(self._posterior, before, out=self._still_open, where=before > 0)
 
     def _cross(self, covariance: Covariance, coalitions: BoolArray, weights: FloatArray) -> FloatArray:
@@ -141,7 +141,17 @@ class AnswerWeights:
         return self._linear.weights(self._process.beyond)
 
 
-def _given(prior: FloatArray, projector: FloatArray, cross: FloatArray) -> FloatArray:
-    """Answers' variances given samples, [answers], from `prior` ones and `cross` covariances [answers, n]."""
-    variances: FloatArray = np.maximum(prior - np.einsum("an,an->a", projector, cross), 0)
+def _left_over(prior: FloatArray, projector: FloatArray, cross: FloatArray, matrix: FloatArray) -> FloatArray:
+    """The variances of answers given samples, [answers].
+
+    These are tiny beside the `prior` ones. prior - projector · cross would be the same without rounding, but the
+    projector's rounding counts there, and only its square counts here.
+
+    Args:
+        projector: the weights of the samples in the answers, [answers, n].
+        cross: the covariances of the answers with the samples, [answers, n].
+        matrix: those of the samples, with noise, [n, n].
+    """
+    explained = np.einsum("an,an->a", projector, 2 * cross - projector @ matrix)
+    variances: FloatArray = np.maximum(prior - explained, 0)
     return variances

@@ -34,6 +34,7 @@ class Process:
         beyond: the other sampled coalitions, bool [m, features].
         values: of all of them, float64 [n + m].
         covariance: the kernel.
+        matrix: the covariances of the coalitions that it is given, with noise, float64 [n, n].
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class Process:
         self.values = values
         self._prior = Covariance.of(first)
         self.covariance = self._prior.fitted(self.known, _standardized(values[: min(fitted, MAX_SAMPLES)]))
-        self._matrix = self.covariance.of_samples(self.known)
+        self.matrix = self.covariance.of_samples(self.known)
 
     def sampled(self, games: FloatArray) -> list[Sampled]:
         """The process given the values of `games`, float64 [games, n + m], for all coalitions."""
@@ -86,7 +87,7 @@ class Process:
     @cached_property
     def whole(self) -> Fit:
         """The fit to all blocks."""
-        return Fit.of(self._matrix, self.draws, np.arange(len(self.draws.strata)))
+        return Fit.of(self.matrix, self.draws, np.arange(len(self.draws.strata)))
 
     @cached_property
     def optimism(self) -> Optimism:
