@@ -29,16 +29,13 @@ from ml.explain.estimator import (
 from ml.explain.explainers.shapley import Pairs, Regression, kernel
 from ml.explain.sampling.anytime import CONTROLLED_GROWTH, PLAIN_GROWTH, anytime_from_ends
 from ml.explain.sampling.draws import DEFAULT_SAMPLES, GOLDEN, subset_counts
-from ml.explain.sampling.errors import completeness_error, has_converged, stability, stratified
+from ml.explain.sampling.errors import PULL_OF_STRATA, completeness_error, has_converged, stability, stratified
 from ml.explain.sampling.stopping import Stopping
 
 _MIN_PAIRS = 32
 _TILT = 2  # the power that gives a fitted game the best Shapley values
 _MIN_FOR_FIT = 1.5
 """Pairs for each feature, from which on a regression does not overfit."""
-_PULL = 0.5
-"""As in `errors.free`, and less than its default, as the means of strata are subtracted too: from two pairs for each
-feature on, errors are 0.95 to 1.08 of the true ones."""
 MIN_FOR_CONTROL = 4
 """Evaluations for each feature, from which on control variates are used."""
 
@@ -219,7 +216,7 @@ class KernelShapExplainer:
         weights = (layers.layer_weights / np.maximum(drawn, 1))[pairs.sizes - 1]
         if self._fits(pairs):
             # Fewer have larger errors anyway: see `_regressed`.
-            return pairs.regression(weights, _PULL if self._are_many(pairs) else 0.0)
+            return pairs.regression(weights, PULL_OF_STRATA if self._are_many(pairs) else 0.0)
         weights *= 2 * (1 / np.arange(1, self.features)).sum() / layers.layer_weights[drawn > 0].sum()
 
         def regress(differences: FloatArray) -> tuple[FloatArray, FloatArray]:
