@@ -18,7 +18,7 @@ from ml.explain.sampling.errors import freedom_of, moderated
 
 MAX_SAMPLES = 1024
 """The most samples that a process is fitted to: its cost grows with their third power."""
-_IN_COMMON = 0.5
+_OVERLAP = 0.5
 """The part of a squared error by which the choice of the kernel has to exceed it before it counts."""
 
 
@@ -63,8 +63,9 @@ class Control:
 class Answers:
     """Linear answers for any games that were sampled at a process's coalitions.
 
-    An answer is that for the fitted game, plus a share of what the samples that were not fitted add to it. The error of
-    the first comes from the jackknife: how much it changes when a block of samples is left out.
+    An answer is that for the fitted game, corrected by what left-out samples show many answers to lack alike, and by a
+    share of what the samples that were not fitted add to it. The error of the fitted game's answer comes from the
+    jackknife: how much it changes when a block of samples is left out.
     """
 
     def __init__(self, process: Process, linear: Linear) -> None:
@@ -163,7 +164,7 @@ class Answers:
         errors, freedom = moderated(np.sqrt(blocks / max(1, blocks - 1) * variances), own)
         squares = max(game.optimism, 1 + self._process.share_of_parameters) * errors**2
         by_kernel = (fitted.kernel_variance + fitted.kernel_variance.mean()) / 2  # few kernels say little of an answer
-        return squares + np.maximum(0, self._not_sampled * by_kernel - _IN_COMMON * squares), freedom
+        return squares + np.maximum(0, self._not_sampled * by_kernel - _OVERLAP * squares), freedom
 
     @property
     def _not_sampled(self) -> float:
