@@ -144,7 +144,7 @@ class Answers:
 
         In games drawn from the process these would be the posterior variances, and leaving out each block would change
         an answer by a known amount. The game at hand changes it by more or less: so are the errors. As in a regression,
-        p fitted parameters of the kernel leave p/(n - p) of the variance more.
+        p parameters of a kernel leave p/(n - p) of the variance more, if they are fitted to this game.
 
         Another draw changes the kernel too, which the jackknife keeps as it is. The two changes have a part in common,
         about half of what the jackknife shows, so that of the first only the rest is added.
@@ -162,9 +162,15 @@ class Answers:
         blocks = int((draws.known[draws.strata] < 1).sum())
         own = freedom_of(shown, fitted.fourths, max(1, blocks))
         errors, freedom = moderated(np.sqrt(blocks / max(1, blocks - 1) * variances), own)
-        squares = max(game.optimism, 1 + self._process.share_of_parameters) * errors**2
+        squares = max(game.optimism, 1 + self._likeness(game) * self._process.share_of_parameters) * errors**2
         by_kernel = (fitted.kernel_variance + fitted.kernel_variance.mean()) / 2  # few kernels say little of an answer
         return squares + np.maximum(0, self._not_sampled * by_kernel - _OVERLAP * squares), freedom
+
+    def _likeness(self, game: Sampled) -> float:
+        """The share, 0 to 1, of a game's variance that the game explains to which the kernel was fitted."""
+        own = self._process.own.values
+        both = float(game.values @ game.values) * float(own @ own)
+        return min(1.0, float(game.values @ own) ** 2 / both) if both else 1.0
 
     @property
     def _not_sampled(self) -> float:
