@@ -36,8 +36,10 @@ _MIN_PAIRS = 32
 _TILT = 2  # the power that gives a fitted game the best Shapley values
 _MIN_FOR_FIT = 1.5
 """Pairs for each feature, from which on a regression does not overfit."""
-MIN_FOR_CONTROL = 4
-"""Evaluations for each feature, from which on control variates are used."""
+MIN_FOR_CONTROL = 2 * _MIN_FOR_FIT
+"""Evaluations for each feature, from which on control variates are used. With fewer, their intervals hold too little."""
+_MANY = 4
+"""Evaluations for each feature, from which on a regression's residuals show what varies within each size."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,7 @@ class KernelShapExplainer:
         if len(pairs) < 2:
             return Estimate.nothing(self.features)
         estimate = self._regressed(pairs)
-        if self.control and self._are_many(pairs):
+        if self.control and self._fits(pairs):
             early = Covariance.first_samples(self.features) // 2
             first = self._regressed(pairs[np.arange(len(pairs)) < early])(values[: 2 + 2 * early]).attributions
             estimate = self._controlled(pairs, every, values, first)
@@ -196,8 +198,8 @@ class KernelShapExplainer:
         return stability(*(self._regression(pairs[halves == half])(differences[halves == half])[0] for half in (0, 1)))
 
     def _are_many(self, pairs: Pairs) -> bool:
-        """Whether there are enough pairs for control variates."""
-        return 2 * len(pairs) >= MIN_FOR_CONTROL * self.features
+        """Whether residuals show what varies within each size."""
+        return 2 * len(pairs) >= _MANY * self.features
 
     def _fits(self, pairs: Pairs) -> bool:
         """Whether there are enough pairs for a regression not to overfit."""
