@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,16 +11,14 @@ import numpy as np
 from ml.explain.control_variates.draws import Draws
 from ml.explain.control_variates.jackknife import AnswerWeights, FittedAnswers
 from ml.explain.control_variates.linear import Linear
+from ml.explain.control_variates.missed import InCommon, Missed
 from ml.explain.control_variates.process import Process, Sampled
 from ml.explain.estimator import BoolArray, FloatArray
 from ml.explain.sampling.errors import freedom_of, moderated
 
 MAX_SAMPLES = 1024
 """The most samples that a process is fitted to: its cost grows with their third power."""
-_MAX_RATE = 2.0
-"""The fastest rate at which a squared error is assumed to fall; a mean's is 1. Fast starts do not last."""
-
-_IN_COMMON = 0.5
+_OVERLAP = 0.5
 """The part of a squared error by which the choice of the kernel has to exceed it before it counts."""
 
 
@@ -66,8 +63,9 @@ class Control:
 class Answers:
     """Linear answers for any games that were sampled at a process's coalitions.
 
-    An answer is that for the fitted game, plus a share of what the samples that were not fitted add to it. The error of
-    the first comes from the jackknife: how much it changes when a block of samples is left out.
+    An answer is that for the fitted game, corrected by what left-out samples show many answers to lack alike, and by a
+    share of what the samples that were not fitted add to it. The error of the fitted game's answer comes from the
+    jackknife: how much it changes when a block of samples is left out.
     """
 
     def __init__(self, process: Process, linear: Linear) -> None:
@@ -96,11 +94,11 @@ class Answers:
         return AnswerWeights(self._process, self._chunks[0])
 
     def _answer(self, game: Sampled, fitted: FittedAnswers) -> Answer:
-        unlike = self._unlike(game)
-        share, (variances, freedom) = self._correction_share, self._variances(game, fitted, unlike)
-        variances = np.maximum(variances, self._least(fitted)) + self._bias(game, fitted)
+        share, (variances, freedom) = self._correction_share, self._variances(game, fitted)
+        in_common, bias = self._in_common(fitted)
+        variances = variances + in_common.variance + bias
         variances = (1 - share) ** 2 * variances + share**2 * fitted.correction_variance
-        values = fitted.values + share * fitted.correction
+        values = fitted.values + (1 - share) * in_common.lack + share * fitted.correction
         errors = game.scale * np.sqrt(variances)
         # The answers have their residuals in common, so that many answers know their size no better than one.
         freedom = min(freedom, game.freedom)
@@ -114,61 +112,39 @@ class Answers:
         """
         if not len(self._process.beyond):
             return 0.0
-        own, fitted = self._own
-        variances, _ = self._variances(own, fitted, 0.0)
-        return float(variances.mean()) / (float((variances + fitted.correction_variance).mean()) or 1.0)
+        variances, _ = self._variances(self._process.own, self._own)
+        return float(variances.mean()) / (float((variances + self._own.correction_variance).mean()) or 1.0)
+
+    def _in_common(self, fitted: FittedAnswers) -> tuple[Missed, FloatArray]:
+        """The correction by what the fit misses alike in many answers, and squares of what it leaves, [answers].
+
+        Leaving out a block does not show what is alike in all draws. If what left-out blocks add to the answers is more
+        than its own deviation, on average over the answers, then the excess is alike in all draws, too.
+        """
+        draws, shown = self._process.draws, fitted.shown
+        if shown is None or self._common is None:
+            return Missed.nothing(len(fitted.values)), np.zeros(len(fitted.values))
+        correction, left = self._common.believed(shown, draws)
+        missed = Missed.of(shown, draws.strata, draws)
+        excess = float(((missed.lack - correction.lack) ** 2).mean() - missed.variance.mean())
+        return correction, np.maximum(left, max(0.0, excess))
 
     @cached_property
-    def _own(self) -> tuple[Sampled, FittedAnswers]:
-        """The game that the kernel was fitted to."""
-        sampled = self._process.sampled(self._process.values[None])
-        return sampled[0], self._fitted(sampled)[0]
+    def _common(self) -> InCommon | None:
+        shown = self._own.shown
+        return None if shown is None else InCommon.of(self._own.values, shown, self._process.draws)
 
-    def _unlike(self, game: Sampled) -> float:
-        """The share, 0 to 1, of a game's variance that is not explained by the game that the kernel was fitted to."""
-        own = self._own[0].values
-        both = float(game.values @ game.values) * float(own @ own)
-        return max(0.0, 1 - float(game.values @ own) ** 2 / both) if both else 0.0
+    @cached_property
+    def _own(self) -> FittedAnswers:
+        """The answers for the game that the kernel was fitted to."""
+        return self._fitted([self._process.own])[0]
 
-    def _least(self, fitted: FittedAnswers) -> FloatArray:
-        """The least squared errors, [answers], of a fit whose kernel has p parameters that are fitted to n samples.
-
-        The blocks that are left out show by how much the fit misses others, and what this adds to the answers. As in a
-        regression, fitted parameters leave p/(n − p) of its variance.
-        """
-        own = fitted.missed_variance
-        return np.asarray(self._process.share_of_parameters * (own + own.mean()) / 2)
-
-    def _bias(self, game: Sampled, fitted: FittedAnswers) -> FloatArray:
-        """Squared errors, [answers], that are alike in all draws, so that leaving out a block does not show them.
-
-        What the fit misses of the blocks that are left out adds to the answers. If that is more than its own deviation,
-        on average over the answers, then the excess is a bias. With few samples a fit may also take something of all
-        weak features and give it to the strong ones, which hardly shows in each of them. `_squared_bias` is another
-        measure of it.
-        """
-        excess = max(0.0, float((fitted.missed**2).mean() - fitted.missed_variance.mean()))
-        alike = fitted.missed_in_common if self._process.has_few else 0.0
-        return np.maximum(np.maximum(excess, alike), self._unlike(game) * self._squared_bias(fitted))
-
-    def _squared_bias(self, fitted: FittedAnswers) -> FloatArray:
-        """Squared errors, [answers], by which a kernel that was fitted to another game smooths too much.
-
-        Leaving out a block does not show this, as it is alike in all blocks. But with more samples a kernel smooths
-        less, so the difference between the fit to all and fits to halves shows how much. Only coalitions that were not
-        sampled can be wrong.
-        """
-        bias = self._not_sampled * fitted.halves_shift**2
-        return np.asarray((bias + bias.mean()) / 2)
-
-    @property
-    def _not_sampled(self) -> float:
-        """The share of all blocks that were not sampled."""
-        draws = self._process.draws
-        return 1 - len(draws.strata) / float(draws.counts.sum())
-
-    def _variances(self, game: Sampled, fitted: FittedAnswers, unlike: float) -> tuple[FloatArray, float]:
+    def _variances(self, game: Sampled, fitted: FittedAnswers) -> tuple[FloatArray, float]:
         """Squared errors of the fit's own answers, [answers], and their degrees of freedom.
+
+        In games drawn from the process these would be the posterior variances, and leaving out each block would change
+        an answer by a known amount. The game at hand changes it by more or less: so are the errors. As in a regression,
+        p parameters of a kernel leave p/(n - p) of the variance more, if they are fitted to this game.
 
         Another draw changes the kernel too, which the jackknife keeps as it is. The two changes have a part in common,
         about half of what the jackknife shows, so that of the first only the rest is added.
@@ -176,26 +152,28 @@ class Answers:
         draws = self._process.draws
         is_open = draws.known < 1  # whether a stratum is not fully sampled
         squares = fitted.squares[is_open]
-        # A fit learns faster than a mean only with a kernel that suits the game.
-        learned = 1 + (1 - unlike) * (_learning_rate(squares, fitted.half_squares) - 1)
-        rate = min(learned, _MAX_RATE)
-        shares = (1 - draws.known[is_open, None] ** rate) / rate
+        shown = squares.sum(axis=0)
+        if fitted.posterior is None:
+            variances = ((1 - draws.known[is_open, None]) * squares).sum(axis=0)
+        else:
+            pooled = float(shown.sum()) / (float(fitted.expected.sum()) or 1.0)
+            scale = np.divide(shown, fitted.expected, out=np.full(len(shown), pooled), where=fitted.expected > 0)
+            variances = fitted.posterior * scale
         blocks = int((draws.known[draws.strata] < 1).sum())
-        variances = blocks / max(1, blocks - 1) * (shares * squares).sum(axis=0)
-        own = freedom_of(squares.sum(axis=0), fitted.fourths, max(1, blocks))
-        errors, freedom = moderated(np.sqrt(variances), own)
-        squares = game.optimism * np.maximum(errors**2, fitted.posterior)
+        own = freedom_of(shown, fitted.fourths, max(1, blocks))
+        errors, freedom = moderated(np.sqrt(blocks / max(1, blocks - 1) * variances), own)
+        squares = max(game.optimism, 1 + self._likeness(game) * self._process.share_of_parameters) * errors**2
         by_kernel = (fitted.kernel_variance + fitted.kernel_variance.mean()) / 2  # few kernels say little of an answer
-        by_kernel *= self._not_sampled / (2**learned - 1)  # half of the samples vary by so much more than all
-        return squares + np.maximum(0, by_kernel - _IN_COMMON * squares), freedom
+        return squares + np.maximum(0, self._not_sampled * by_kernel - _OVERLAP * squares), freedom
 
+    def _likeness(self, game: Sampled) -> float:
+        """The share, 0 to 1, of a game's variance that the game explains to which the kernel was fitted."""
+        own = self._process.own.values
+        both = float(game.values @ game.values) * float(own @ own)
+        return min(1.0, float(game.values @ own) ** 2 / both) if both else 1.0
 
-def _learning_rate(squares: FloatArray, half_squares: FloatArray) -> float:
-    """The power of the number of samples with which the squared error seems to fall, at least 1.
-
-    Args:
-        squares: squared changes in the fit to all samples, [strata, answers].
-        half_squares: in fits to half of them, [answers].
-    """
-    whole, halves = float(squares.sum()), float(half_squares.sum())
-    return max(1.0, math.log2(halves / whole)) if whole > 0 and halves > 0 else 1.0
+    @property
+    def _not_sampled(self) -> float:
+        """The share of all blocks that were not sampled."""
+        draws = self._process.draws
+        return 1 - len(draws.strata) / float(draws.counts.sum())

@@ -13,7 +13,7 @@ and 5.4.1).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -124,12 +124,27 @@ class Covariance:
             own += scale * each_own
         return total, own.T
 
+    def shapley_variance(self) -> FloatArray:
+        """Variances of the Shapley values of a game drawn from the process, float64 [features]."""
+        return self._variance(product_games.shapley_twice) + self.additive_variance
+
     def interactions_variance(self, pairs: IntArray) -> FloatArray:
         """Variances of the interaction indices of a game drawn from the process, float64 [pairs]."""
-        return sum(
-            (scale * product_games.interactions_twice(factors, pairs) for factors, scale in self._products()),
-            np.zeros(pairs.shape[1]),
-        )
+        return self._variance(lambda factors: product_games.interactions_twice(factors, pairs))
+
+    def by_size_variance(self, every: FloatArray, own: FloatArray) -> FloatArray:
+        """Variances of sums over the interactions of a game, [features]; see `product_games.by_size_twice`."""
+        return self._variance(lambda factors: product_games.by_size_twice(factors, every, own))
+
+    @property
+    def additive_variance(self) -> FloatArray:
+        """Variances of what each feature adds in the additive part of a game, float64 [features]."""
+        return np.asarray(4 * self.linear * self.relevance**2)
+
+    def _variance(self, of_product: Callable[[FloatArray], FloatArray]) -> FloatArray:
+        """The variances of answers for the interactions of a game, from those `of_product`s of factors."""
+        variances: FloatArray = np.sum([scale * of_product(factors) for factors, scale in self._products()], axis=0)
+        return variances
 
     def _products(self) -> Iterator[tuple[FloatArray, float]]:
         """The two terms of the interactions: products of factors [features, 2, 2] by sᵢ and tᵢ, and their scales."""

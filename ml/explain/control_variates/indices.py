@@ -68,15 +68,21 @@ class Index:
         shapley: FloatArray = covariance.shapley(others)[self.members[0]]
         return shapley
 
-    def prior(self, covariance: Covariance) -> FloatArray | None:
-        """See `linear.Linear`. Only for pairs, which are often too many for the samples to distinguish."""
-        if self.order == 1:
-            return None
+    @property
+    def are_many(self) -> bool:
+        """See `linear.Linear`."""
+        return self.order == 2
+
+    def prior(self, covariance: Covariance) -> FloatArray:
+        """See `linear.Linear`."""
         others = self.features - self.order
         rarities = sum(1 / math.comb(others, size) for size in range(others + 1))
         squares = 2**self.order * rarities / (others + 1) ** 2  # Σ of squared weights over all coalitions
-        variances: FloatArray = covariance.interactions_variance(self.members) + covariance.noise * squares
-        return variances
+        if self.order == 2:
+            variances = covariance.interactions_variance(self.members)
+        else:
+            variances = covariance.shapley_variance()[self.members[0]]
+        return np.asarray(variances + covariance.noise * squares)
 
     @cached_property
     def _by_size(self) -> FloatArray:

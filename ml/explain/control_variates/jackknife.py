@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from ml.explain.control_variates.covariance import Covariance
 from ml.explain.control_variates.linear import Linear
+from ml.explain.control_variates.missed import Missed
 from ml.explain.control_variates.optimism import mean_square
 from ml.explain.control_variates.process import Process, Sampled
-from ml.explain.estimator import BoolArray, FloatArray, IntArray
+from ml.explain.estimator import BoolArray, FloatArray
 
 
 @dataclass(frozen=True)
@@ -23,15 +25,11 @@ class FittedAnswers:
         values: the answers for the fitted game.
         squares: their squared changes by leaving out a block, summed by stratum, [strata, answers].
         fourths: the changes to the fourth power, summed over the strata that are not fully sampled.
-        half_squares: the squared changes in a fit to half of the samples, summed over the same strata; mean of both
-            halves.
-        halves_shift: the difference of `values` from the mean of two fits to halves.
-        missed: an estimate of what the fit misses, from blocks that are left out; 0 where `posterior` is needed.
-        missed_variance: the variance of `missed`.
-        missed_in_common: squares of what the fit misses alike in all of the smaller, or of the larger, half of the
-            answers, as far as it exceeds half of its variance.
+        expected: of `squares`, summed over the same strata, in games drawn from the process.
+        posterior: the answers' variances in such games, given the samples; None where the prior ones are unknown.
         kernel_variance: of the choice of the kernel; see `AnswerWeights`.
-        posterior: the process's posterior variances, 0 where they are not needed.
+        shown: what each left-out block adds to the answers beyond the fit, [blocks, answers]; None where answers are
+            many.
         correction: an estimate of what the fit misses, from the samples that were not fitted; 0 without any.
         correction_variance: the variance of `correction`.
     """
@@ -39,38 +37,39 @@ class FittedAnswers:
     values: FloatArray
     squares: FloatArray
     fourths: FloatArray
-    half_squares: FloatArray
-    halves_shift: FloatArray
-    missed: FloatArray
-    missed_variance: FloatArray
-    missed_in_common: FloatArray
+    expected: FloatArray
+    posterior: FloatArray | None
     kernel_variance: FloatArray
-    posterior: FloatArray
+    shown: FloatArray | None
     correction: FloatArray
     correction_variance: FloatArray
 
     @classmethod
     def joined(cls, parts: Sequence[FittedAnswers]) -> FittedAnswers:
         """The answers of all `parts`."""
-        names = [field.name for field in fields(cls)]
-        return cls(*(np.concatenate([getattr(part, name) for part in parts], axis=-1) for name in names))
+
+        def join(name: str) -> Any:
+            own = [getattr(part, name) for part in parts]
+            return None if own[0] is None else np.concatenate(own, axis=-1)
+
+        return cls(**{field.name: join(field.name) for field in fields(cls)})
 
 
 class AnswerWeights:
-    """The weights of the sampled values in linear answers, for the fit to all samples and for those to halves."""
+    """The weights of the sampled values in linear answers."""
 
     def __init__(self, process: Process, linear: Linear) -> None:
         self._process, self._linear = process, linear
         weights = linear.weights(process.known)
         cross = self._cross(process.covariance, process.known, weights)
         self._projector = process.whole.projector(cross)
-        self._half_projectors = [half.projector(cross) for half in process.halves]
+        self._expected = process.whole.expected_squares(self._projector)
         prior = linear.prior(process.covariance)
-        self._posterior, self._kernel_shifts = np.zeros(len(cross)), list[FloatArray]()
+        self._posterior = None if prior is None else _left_over(prior, self._projector, cross, process.matrix)
+        self._kernel_shifts = list[FloatArray]()
         self._drawn_weights: FloatArray | None = None  # of the blocks, [blocks, rows, answers]
-        if prior is not None:
-            self._posterior = np.maximum(prior - np.einsum("an,an->a", self._projector, cross), 0)
-            return  # the posterior deviation is more than the choice of the kernel makes of so many answers
+        if linear.are_many:
+            return  # their posterior deviations are more than the choice of the kernel makes, or a correction shows
         draws = process.draws
         self._drawn_weights = weights[draws.fixed :].reshape(len(draws.strata), draws.rows, -1)
         own, first = process.own_kernel, len(process.own_kernel.fit.own)
@@ -78,6 +77,10 @@ class AnswerWeights:
         for kernel in process.kernels_of_halves:
             other = self._cross(kernel.covariance, process.known[:first], weights[:first])
             self._kernel_shifts.append(other @ kernel.fit.inverse - by_own)
+        self._still_open = np.full(len(cross), process.share)
+        if prior is not None and self._posterior is not None:
+            before = _left_over(prior, by_own, cross[:, :first], process.matrix[:first, :first])
+            self._still_open = np.divide(self._posterior, before, out=self._still_open, where=before > 0)
 
     def _cross(self, covariance: Covariance, coalitions: BoolArray, weights: FloatArray) -> FloatArray:
         """The answers for the games that the samples of `coalitions` [m, features] are, [answers, m].
@@ -89,58 +92,30 @@ class AnswerWeights:
 
     def answers(self, game: Sampled) -> FittedAnswers:
         """The answers for one game."""
-        draws, answers = self._process.draws, len(self._projector)
+        draws = self._process.draws
         changes = self._process.whole.changes(self._projector, game.left_out)
         in_stratum = draws.strata == np.arange(len(draws.counts))[:, None]  # [strata, blocks]
         is_open = draws.known[draws.strata] < 1  # whether a block's stratum is not fully sampled
-        half_squares, halves_mean = np.zeros(answers), np.zeros(answers)
-        halves = zip(self._process.halves, self._half_projectors, game.left_out_of_halves, strict=True)
-        for fit, projector, left_out in halves:
-            half_squares += (fit.changes(projector, left_out)[is_open[fit.blocks]] ** 2).sum(axis=0) / 2
-            halves_mean += projector @ game.values[fit.own] / 2
-        correction, variance = self._corrected(game.residuals) if len(game.residuals) else np.zeros((2, answers))
-        values = self._projector @ game.values
-        by_size = _halves_by_size(values)
-        missed, variances = self._missed(game.left_out, by_size)
-        in_common = np.maximum(0, missed[answers:] ** 2 - variances[answers:] / 2)
+        weights, correction = self._drawn_weights, self._corrected(game.residuals)
         return FittedAnswers(
-            values=values,
+            values=self._projector @ game.values,
             squares=in_stratum @ changes**2,
             fourths=(changes[is_open] ** 4).sum(axis=0),
-            half_squares=half_squares,
-            halves_shift=values - halves_mean,
-            missed=missed[:answers],
-            missed_variance=variances[:answers],
-            missed_in_common=by_size**2 @ in_common,
+            expected=self._expected[is_open].sum(axis=0),
+            posterior=self._posterior,
             kernel_variance=self._kernel_variance(game),
-            posterior=game.variance * self._posterior,
-            correction=correction,
-            correction_variance=variance,
+            shown=None if weights is None else np.einsum("bra,br->ba", weights, game.left_out),
+            correction=correction.lack,
+            correction_variance=correction.variance,
         )
-
-    def _missed(self, left_out: FloatArray, directions: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Estimates of what the fit misses of the blocks that were not sampled, and variances, [answers + directions].
-
-        Each of them is taken to miss as much as the mean block of its stratum does when it is left out.
-
-        Args:
-            left_out: residuals, [blocks, rows].
-            directions: weights of the answers, in sums of which it is estimated too, [answers, directions].
-        """
-        if self._drawn_weights is None:
-            missed, variance = np.zeros((2, sum(directions.shape)))
-            return missed, variance
-        each = np.einsum("bra,br->ba", self._drawn_weights, left_out)
-        each = np.hstack([each, each @ directions])
-        return self._scaled_up(each, self._process.draws.strata, are_beyond=False)
 
     def _kernel_variance(self, game: Sampled) -> FloatArray:
         """How much another draw of the samples that the kernel was fitted to would change the answers, [answers].
 
         By a jackknife that leaves out a half (Shao & Wu 1989): the squared changes by kernels that were fitted to
         either half, all given the same samples. Half as many samples vary twice as much. A kernel of a half that misses
-        samples by more than that is as much further away. Samples that no kernel was fitted to make its choice matter
-        less.
+        samples by more than that is as much further away. The kernel decides what is not known, and so its choice
+        matters less with further samples, as the posterior variance does.
         """
         if not self._kernel_shifts:
             return np.zeros(len(self._projector))
@@ -149,42 +124,16 @@ class AnswerWeights:
         for shift, kernel in zip(self._kernel_shifts, process.kernels_of_halves, strict=True):
             worse = mean_square(kernel.fit.residuals(values)) / own if own else 1.0
             squares += (shift @ values[: shift.shape[1]]) ** 2 / (max(2.0, worse) - 1)
-        return np.asarray(process.share * squares / len(self._kernel_shifts))
+        return np.asarray(self._still_open * squares / len(self._kernel_shifts))
 
-    def _corrected(self, residuals: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """An estimate of what the fit misses, and its variance, [answers] each.
-
-        A stratum's coalitions that were not fitted are a random sample of those that were not sampled at all: each of
-        the latter is taken to miss as much as the mean of the former.
-
-        Args:
-            residuals: of the samples that were not fitted, [m].
-        """
+    def _corrected(self, residuals: FloatArray) -> Missed:
+        """An estimate of what the fit misses from the residuals of the samples that were not fitted, [m]."""
+        if not len(residuals):
+            return Missed.nothing(len(self._projector))
         draws, every = self._process.draws, self._process.every
-        missed = self._unfitted_weights * residuals[:, None]
-        missed = missed.reshape(-1, draws.rows, missed.shape[1]).sum(axis=1)  # by block
-        return self._scaled_up(missed, every.strata[len(draws.strata) :], are_beyond=True)
-
-    def _scaled_up(self, missed: FloatArray, strata: IntArray, *, are_beyond: bool) -> tuple[FloatArray, FloatArray]:
-        """An estimate of what the fit misses of all blocks that it is not given, and its variance, [answers] each.
-
-        Args:
-            missed: of some blocks, [blocks, answers].
-            strata: the stratum of each.
-            are_beyond: whether they are themselves not given to the fit, so that only the rest of these is unknown.
-        """
-        draws = self._process.draws
-        others = draws.counts * (1 - draws.known)  # blocks of each stratum
-        total, variance = np.zeros((2, missed.shape[1]))
-        for stratum in np.unique(strata):
-            # Counts may be 1e200, and weights as small: neither has a square.
-            sample = others[stratum] * missed[strata == stratum]
-            size = len(sample)
-            total += sample.mean(axis=0)
-            # A single one does not show its stratum's mean.
-            spread = sample.var(axis=0, ddof=1) if size > 1 else sample[0] ** 2
-            variance += (1 - size / others[stratum] if are_beyond else 1) * spread / size
-        return total, variance
+        shown = self._unfitted_weights * residuals[:, None]
+        shown = shown.reshape(-1, draws.rows, shown.shape[1]).sum(axis=1)  # by block
+        return Missed.of(shown, every.strata[len(draws.strata) :], draws, are_beyond=True)
 
     @cached_property
     def _unfitted_weights(self) -> FloatArray:
@@ -192,8 +141,17 @@ class AnswerWeights:
         return self._linear.weights(self._process.beyond)
 
 
-def _halves_by_size(answers: FloatArray) -> FloatArray:
-    """The mean directions of the smaller and of the larger half of `answers` [n], by their sizes; [n, 2]."""
-    larger = np.argsort(np.argsort(np.abs(answers))) >= len(answers) // 2
-    halves = np.stack([~larger, larger], axis=1)
-    return np.asarray(halves / np.sqrt(np.maximum(1, halves.sum(axis=0))))
+def _left_over(prior: FloatArray, projector: FloatArray, cross: FloatArray, matrix: FloatArray) -> FloatArray:
+    """The variances of answers given samples, [answers].
+
+    These are tiny beside the `prior` ones. prior - projector · cross would be the same without rounding, but the
+    projector's rounding counts there, and only its square counts here.
+
+    Args:
+        projector: the weights of the samples in the answers, [answers, n].
+        cross: the covariances of the answers with the samples, [answers, n].
+        matrix: those of the samples, with noise, [n, n].
+    """
+    explained = np.einsum("an,an->a", projector, 2 * cross - projector @ matrix)
+    variances: FloatArray = np.maximum(prior - explained, 0)
+    return variances

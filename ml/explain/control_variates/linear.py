@@ -24,9 +24,14 @@ class Linear(Protocol):
         """The answers for the games k(·, t), t in `others` [m, features]. Returns [answers, m]."""
         ...
 
+    @property
+    def are_many(self) -> bool:
+        """Whether answers may be more than the samples can tell apart."""
+        ...
+
     def prior(self, covariance: Covariance) -> FloatArray | None:
         """The answers' variances over games drawn from the process, with its noise, [answers].
 
-        None where there are enough samples for each answer to do without.
+        None where they would take too long.
         """
         ...

@@ -34,6 +34,7 @@ class Process:
         beyond: the other sampled coalitions, bool [m, features].
         values: of all of them, float64 [n + m].
         covariance: the kernel.
+        matrix: the covariances of the coalitions that it is given, with noise, float64 [n, n].
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class Process:
         self.values = values
         self._prior = Covariance.of(first)
         self.covariance = self._prior.fitted(self.known, _standardized(values[: min(fitted, MAX_SAMPLES)]))
-        self._matrix = self.covariance.of_samples(self.known)
+        self.matrix = self.covariance.of_samples(self.known)
 
     def sampled(self, games: FloatArray) -> list[Sampled]:
         """The process given the values of `games`, float64 [games, n + m], for all coalitions."""
@@ -66,8 +67,6 @@ class Process:
                 scale=float(scale[game, 0]),
                 values=values[game, :fitted],
                 left_out=left_out[game],
-                left_out_of_halves=[half.left_out(half.weights(values[game])) for half in self.halves],
-                variance=self._variance(left_out[game]),
                 optimism=self.optimism.factor(values[game, :fitted]),
                 surprise=self.whole.surprise(weights[game]),
                 residuals=residuals[game],
@@ -75,11 +74,10 @@ class Process:
             for game in range(len(games))
         ]
 
-    def _variance(self, left_out: FloatArray) -> float:
-        """The process's variance, estimated from the means of blocks' residuals `left_out`, [blocks, rows]."""
-        shown = left_out.mean(axis=1) ** 2 / self.whole.variances_of_means
-        freedom = max(1, len(self.known) - self.covariance.parameters)
-        return float(shown.mean()) * len(self.known) / freedom
+    @cached_property
+    def own(self) -> Sampled:
+        """The game that the kernel was fitted to."""
+        return self.sampled(self.values[None])[0]
 
     def _expected(self, weights: FloatArray) -> FloatArray:
         """The expected values of the coalitions beyond, [games, m], from the `weights` [games, n]."""
@@ -89,15 +87,7 @@ class Process:
     @cached_property
     def whole(self) -> Fit:
         """The fit to all blocks."""
-        return self._fit(np.arange(len(self.draws.strata)))
-
-    @cached_property
-    def halves(self) -> list[Fit]:
-        """The fits to either half of the blocks."""
-        return [self._fit(blocks) for blocks in self.draws.halves()]
-
-    def _fit(self, blocks: IntArray) -> Fit:
-        return Fit.of(self._matrix, self.draws, blocks)
+        return Fit.of(self.matrix, self.draws, np.arange(len(self.draws.strata)))
 
     @cached_property
     def optimism(self) -> Optimism:
@@ -212,12 +202,6 @@ class Fit:
         own = values[self.own]
         return self.left_out(self.weights(values - own.mean()))
 
-    @cached_property
-    def variances_of_means(self) -> FloatArray:
-        """The variances of the means of blocks, each given all others, [blocks]."""
-        variances: FloatArray = np.linalg.inv(self.alone).mean(axis=(1, 2))
-        return variances
-
     def weights(self, values: FloatArray) -> FloatArray:
         """The weights of the covariances with these coalitions in an expected value, [n], from all `values`."""
         weights: FloatArray = self.inverse @ values[self.own]
@@ -249,6 +233,12 @@ class Fit:
         changes: FloatArray = np.einsum("abr,br->ba", weights, left_out)
         return changes
 
+    def expected_squares(self, projector: FloatArray) -> FloatArray:
+        """The expected squares of `changes` in games drawn from the process, [blocks, answers]."""
+        weights = projector[:, self.fixed :].reshape(len(projector), *self.alone.shape[:2])
+        squares: FloatArray = np.einsum("abr,brs,abs->ba", weights, np.linalg.inv(self.alone), weights)
+        return squares
+
 
 @dataclass(frozen=True)
 class Sampled:
@@ -257,10 +247,6 @@ class Sampled:
     Attributes:
         values: of the coalitions that the process is given, [n].
         left_out: the residuals of each block when it is left out, [blocks, rows].
-        left_out_of_halves: as `left_out`, for fits to either half.
-        variance: of the process, estimated from each block when it is left out; their mean is the most likely value
-            (ibid. 5.4.1). Each fitted parameter costs a degree of freedom, as in a regression. A block counts as its
-            mean, as an interaction is the same in a coalition and its complement, and cancels in their difference.
         optimism: the factor of squared residuals; see `optimism`.
         surprise: see `Fit.surprise`.
         residuals: of the values that the process is not given, [m].
@@ -269,8 +255,6 @@ class Sampled:
     scale: float
     values: FloatArray
     left_out: FloatArray
-    left_out_of_halves: list[FloatArray]
-    variance: float
     optimism: float
     surprise: float
     residuals: FloatArray

@@ -15,6 +15,9 @@ mean over the coalitions of a size among the first j players follows from those 
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
+
 import numpy as np
 
 from ml.explain.estimator import FloatArray, IntArray
@@ -51,26 +54,50 @@ def interactions(present: FloatArray, absent: FloatArray, pairs: IntArray) -> Fl
     return integral
 
 
-def interactions_twice(factors: FloatArray, pairs: IntArray) -> FloatArray:
-    """The interaction index over S of the interaction index over T of v(S, T), a product of positive factors.
+def shapley_twice(factors: FloatArray) -> FloatArray:
+    """The Shapley values over S of the Shapley values over T of v(S, T), a product of positive factors.
 
     Args:
         factors: by each feature's presence in S and in T, float64 [features, 2, 2].
+
+    Returns:
+        [features].
+    """
+    weighted, _ = _integrand(factors, len(factors))
+    return np.asarray(_both(factors) * weighted.sum(axis=0))
+
+
+def interactions_twice(factors: FloatArray, pairs: IntArray) -> FloatArray:
+    """The interaction index over S of the interaction index over T; see `shapley_twice`.
+
+    Args:
         pairs: int64 [2, pairs].
 
     Returns:
         [pairs].
     """
     first, second = pairs
-    points, weights = _rule(len(factors) - 1)
+    weighted, inverse = _integrand(factors, len(factors) - 1)
+    both = _both(factors)
+    return np.asarray((weighted.T @ inverse)[first, second] * both[first] * both[second])
+
+
+def _integrand(factors: FloatArray, others: int) -> tuple[FloatArray, FloatArray]:
+    """The product without each factor, times its weight, at the points of a rule for both probabilities.
+
+    Also the inverse of each factor. Returns [points, features] twice.
+    """
+    points, weights = _rule(others)
     share = np.stack([1 - points, points])  # [2, points]
     each = np.einsum("sp,tr,fst->prf", share, share, factors).reshape(-1, len(factors))
     inverse = 1 / each
-    weighted = inverse * (np.outer(weights, weights).reshape(-1, 1) * each.prod(axis=1, keepdims=True))
-    integral: FloatArray = (weighted.T @ inverse)[first, second]
-    both = factors[:, 1, 1] - factors[:, 1, 0] - factors[:, 0, 1] + factors[:, 0, 0]
-    integral *= both[first] * both[second]
-    return integral
+    return inverse * (np.outer(weights, weights).reshape(-1, 1) * each.prod(axis=1, keepdims=True)), inverse
+
+
+def _both(factors: FloatArray) -> FloatArray:
+    """The difference over S of the difference over T that each factor makes, [features]."""
+    both: FloatArray = factors[:, 1, 1] - factors[:, 1, 0] - factors[:, 0, 1] + factors[:, 0, 0]
+    return both
 
 
 def by_size(present: FloatArray, absent: FloatArray, size_weights: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -110,6 +137,50 @@ def _by_size(present: FloatArray, absent: FloatArray, size_weights: FloatArray) 
         own[j - 1] = (joining * means[j - 1][:j]).sum(axis=0)
         counts = counts[:j] * absent[j - 1] * ((j - sizes[:j]) / j) + joining
     return total, own.T
+
+
+def by_size_twice(factors: FloatArray, every: FloatArray, own: FloatArray) -> FloatArray:
+    """Σ w(S) w(T) v(S, T) for each player over all pairs of coalitions, of a product v with symmetric factors.
+
+    Args:
+        factors: by each player's presence in S and in T, float64 [players, 2, 2].
+        every: the part of w that is the same for all coalitions of a size: their weights together, float64
+            [players + 1].
+        own: as `every`, what w is more for coalitions with the player.
+
+    Returns:
+        [players].
+    """
+    players = len(factors)
+    means = np.zeros((players + 1, players + 1, players + 1))  # by players, members of S, members of T
+    means[0, 0, 0] = 1
+    for j in range(1, players + 1):
+        for s, t, share in _joining(factors[j - 1], j):
+            means[j, s : j + s, t : j + t] += share * means[j - 1, :j, :j]
+    sums = np.full(players, every @ means[players] @ every)
+    weights = np.stack([np.outer(every, own), np.outer(own, own)])
+    for j in range(players, 0, -1):
+        before, left = means[j - 1, :j, :j], np.zeros((2, j, j))
+        for s, t, share in _joining(factors[j - 1], j):
+            part = share * weights[:, s : j + s, t : j + t]
+            left += part
+            if t:
+                sums[j - 1] += 2 * float((part[0] * before).sum())
+            if s and t:
+                sums[j - 1] += float((part[1] * before).sum())
+        weights = left
+    return sums
+
+
+def _joining(factor: FloatArray, players: int) -> Iterator[tuple[int, int, FloatArray]]:
+    """Whether the last of so many players is in S and in T, and the share of such coalitions times its factor.
+
+    Shares are by the members of S and of T among the others, [players, players].
+    """
+    with_last = np.arange(1, players + 1) / players
+    shares = (with_last[::-1], with_last)  # without, with
+    for s, t in itertools.product((0, 1), repeat=2):
+        yield s, t, factor[s, t] * np.outer(shares[s], shares[t])
 
 
 def _rule(features: int) -> tuple[FloatArray, FloatArray]:

@@ -29,18 +29,17 @@ from ml.explain.estimator import (
 from ml.explain.explainers.shapley import Pairs, Regression, kernel
 from ml.explain.sampling.anytime import CONTROLLED_GROWTH, PLAIN_GROWTH, anytime_from_ends
 from ml.explain.sampling.draws import DEFAULT_SAMPLES, GOLDEN, subset_counts
-from ml.explain.sampling.errors import completeness_error, has_converged, stability, stratified
+from ml.explain.sampling.errors import PULL_OF_STRATA, completeness_error, has_converged, stability, stratified
 from ml.explain.sampling.stopping import Stopping
 
 _MIN_PAIRS = 32
 _TILT = 2  # the power that gives a fitted game the best Shapley values
 _MIN_FOR_FIT = 1.5
 """Pairs for each feature, from which on a regression does not overfit."""
-_PULL = 0.5
-"""As in `errors.free`, and less than its default, as the means of strata are subtracted too: from two pairs for each
-feature on, errors are 0.95 to 1.08 of the true ones."""
-MIN_FOR_CONTROL = 4
-"""Evaluations for each feature, from which on control variates are used."""
+MIN_FOR_CONTROL = 2 * _MIN_FOR_FIT
+"""Evaluations for each feature, from which on control variates are used: with fewer, intervals hold too little."""
+_MANY = 4
+"""Evaluations for each feature, from which on a regression's residuals show what varies within each size."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +145,7 @@ class KernelShapExplainer:
         if len(pairs) < 2:
             return Estimate.nothing(self.features)
         estimate = self._regressed(pairs)
-        if self.control and self._are_many(pairs):
+        if self.control and self._fits(pairs):
             early = Covariance.first_samples(self.features) // 2
             first = self._regressed(pairs[np.arange(len(pairs)) < early])(values[: 2 + 2 * early]).attributions
             estimate = self._controlled(pairs, every, values, first)
@@ -199,8 +198,8 @@ class KernelShapExplainer:
         return stability(*(self._regression(pairs[halves == half])(differences[halves == half])[0] for half in (0, 1)))
 
     def _are_many(self, pairs: Pairs) -> bool:
-        """Whether there are enough pairs for control variates."""
-        return 2 * len(pairs) >= MIN_FOR_CONTROL * self.features
+        """Whether residuals show what varies within each size."""
+        return 2 * len(pairs) >= _MANY * self.features
 
     def _fits(self, pairs: Pairs) -> bool:
         """Whether there are enough pairs for a regression not to overfit."""
@@ -219,7 +218,7 @@ class KernelShapExplainer:
         weights = (layers.layer_weights / np.maximum(drawn, 1))[pairs.sizes - 1]
         if self._fits(pairs):
             # Fewer have larger errors anyway: see `_regressed`.
-            return pairs.regression(weights, _PULL if self._are_many(pairs) else 0.0)
+            return pairs.regression(weights, PULL_OF_STRATA if self._are_many(pairs) else 0.0)
         weights *= 2 * (1 / np.arange(1, self.features)).sum() / layers.layer_weights[drawn > 0].sum()
 
         def regress(differences: FloatArray) -> tuple[FloatArray, FloatArray]:

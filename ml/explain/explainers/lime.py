@@ -33,7 +33,7 @@ from ml.explain.sampling.surrogates import DecisionTree, Fit, Fitter, Lasso, Rid
 from ml.result import SurrogateFit
 from ml.spec import SurrogateKind
 
-_MIN_FOR_CONTROL = 4  # samples per feature
+_MIN_FOR_CONTROL = 2  # samples per feature
 _DEFAULT_ALPHA = {SurrogateKind.RIDGE: 1.0, SurrogateKind.LASSO: 0.01}
 
 

@@ -14,6 +14,8 @@ from ml.explain.sampling.draws import DEFAULT_SAMPLES, GOLDEN, subset_counts
 
 _EVENLY = 0.1
 """Share of the draws with a uniform size."""
+_MAX_FOR_PRIOR = 128
+"""Features: with more, the variances of a fit's coefficients would take a second and over 17 MB."""
 
 
 def draw(features: int, samples: int, seed: int) -> Iterator[BoolArray]:
@@ -128,8 +130,28 @@ class Coefficients:
         coefficients: FloatArray = together / self._together + additive * (1 - self.alpha / self._together)
         return coefficients + apart / self._apart + unlike * (1 - self.alpha / self._apart)
 
-    def prior(self, covariance: Covariance) -> None:
-        """See `linear.Linear`. There are many samples for each coefficient."""
+    @property
+    def are_many(self) -> bool:
+        """See `linear.Linear`."""
+        return False
+
+    def prior(self, covariance: Covariance) -> FloatArray | None:
+        """See `linear.Linear`. It takes the third power of the number of features, and so not for very many."""
+        features, counts = self.sizes.features, self.sizes.counts
+        if features > _MAX_FOR_PRIOR:
+            return None
+        kept = 1 - np.arange(features + 1) / features
+        size_weights = self.sizes.size_weights
+        every = size_weights * ((kept - self._mean) / self._together - kept / self._apart)
+        own = size_weights / self._apart
+        squares = every**2 + kept * (2 * every * own + own**2)
+        noise = covariance.noise * float((squares / counts).sum())
+        variances = covariance.by_size_variance(every[::-1], own[::-1]) + noise
+        # In the additive part, the penalty shrinks the mean over features by another factor than differences from it.
+        additive, mine = covariance.additive_variance, 1 - self.alpha / self._apart
+        every_other = (self.alpha / self._apart - self.alpha / self._together) / features
+        variances += (mine**2 + 2 * mine * every_other) * additive + every_other**2 * additive.sum()
+        return variances
 
     @cached_property
     def _mean(self) -> float:

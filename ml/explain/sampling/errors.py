@@ -13,6 +13,12 @@ from ml.explain.estimator import FloatArray, IntArray
 
 _MIN_FREE = 1e-6
 """The least value of 1 − leverage."""
+PULL_OF_STRATA = 0.5
+"""As in `free`, where the means of strata are subtracted too, and there are more samples than coefficients.
+
+LIME's ridge then reports 0.98 to 1.19 of the true errors with 1.25 to 4 samples for each of 20 or 40 coefficients,
+where a pull of 1 makes it 1.0 to 1.7; KernelSHAP 0.95 to 1.08 from two pairs for each feature on.
+"""
 _PRIOR_FREEDOM = 8
 """The weight of the mean variance of all features beside a feature's own, in degrees of freedom."""
 

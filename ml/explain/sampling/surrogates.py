@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from ml.explain.estimator import FloatArray, IntArray
-from ml.explain.sampling.errors import deviation, free, moderated, root_sum_of_squares
+from ml.explain.sampling.errors import PULL_OF_STRATA, deviation, free, moderated, root_sum_of_squares
 from ml.result import SurrogateFit, TreeNode
 from ml.spec import SurrogateKind
 
@@ -98,7 +98,7 @@ class Ridge:
 
         Args:
             fixed: how many of the first samples are the same in every draw.
-            spread: the standard errors where samples are not drawn independently.
+            spread: the standard errors where samples are drawn from strata.
         """
         self._samples, self._weights, self._fixed, self._spread = samples, weights, fixed, spread
         self._scale = np.sqrt(weights)
@@ -126,7 +126,9 @@ class Ridge:
     @cached_property
     def _free(self) -> FloatArray:
         """What residuals are divided by, [n]; see `errors.free`."""
-        return free(np.einsum("nf,fn->n", self._z, self._projector) + self._weights / self._weights.sum())
+        samples, features = self._z.shape
+        pull = PULL_OF_STRATA if self._spread and samples > features + 1 else 1.0
+        return free(np.einsum("nf,fn->n", self._z, self._projector) + self._weights / self._weights.sum(), pull)
 
 
 def _independent(influences: FloatArray) -> FloatArray:

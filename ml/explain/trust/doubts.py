@@ -38,8 +38,6 @@ _BY_CHANCE = {
 """Methods that did no better than chance in `benchmarks.known_answers`, on one model at least."""
 _ENOUGH = 10
 """Evaluations for each feature, from which on standard errors are believed."""
-_ENOUGH_FOR_RIDGE = 6
-"""Evaluations for each feature, from which on those of LIME's ridge are."""
 _ENOUGH_FOR_SURROGATES = 2
 """Evaluations for each coefficient, from which on those of linear surrogates are: with fewer, a penalty keeps
 coefficients near 0 for any game."""
@@ -130,8 +128,6 @@ def _is_optimistic(method: Method, features: int, samples: int) -> bool:
             return True
         case Lime() | ContextAttribution() if samples < _ENOUGH_FOR_SURROGATES * (features + 1):
             return True
-        case Lime(SurrogateKind.RIDGE, estimator=Estimator.CONTROL_VARIATES):
-            return MIN_FOR_CONTROL * features <= samples < _ENOUGH_FOR_RIDGE * features
     return False
 
 

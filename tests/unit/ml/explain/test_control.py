@@ -1,5 +1,7 @@
 """Control variates: the same numbers as the plain estimators in the long run, and closer to them before."""
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ from ml.explain.control_variates.control import MAX_SAMPLES, Control
 from ml.explain.control_variates.covariance import Covariance
 from ml.explain.control_variates.draws import Draws
 from ml.explain.control_variates.indices import Index
+from ml.explain.control_variates.missed import InCommon, Missed
 from ml.explain.control_variates.process import Process
 from ml.explain.explainers.kernel_shap import KernelShapExplainer
 from ml.explain.explainers.lime import LimeExplainer
@@ -90,6 +93,26 @@ def test_halves_are_smaller_samples_of_the_same_kind():
     assert set(first) & set(second) == {*whole}  # which are known whole, in either half
     assert {*first, *second} == {*range(11)}
     assert np.bincount(strata[first])[1] == np.bincount(strata[second])[1] == 3
+
+
+def test_what_is_missed_is_estimated_without_bias():
+    """On average over all draws of three of seven blocks, it is what the four others add."""
+    added = np.random.default_rng(0).normal(size=(7, 2))
+    strata, counts = np.zeros(3, dtype=int), np.array([7.0])
+    found = [Missed.of(added[[*drawn]], strata, Draws(0, 1, strata, counts)) for drawn in combinations(range(7), 3)]
+    assert np.mean([each.lack for each in found], axis=0) == pytest.approx(4 * added.mean(axis=0))
+
+
+@pytest.mark.parametrize(("deviation", "least", "most"), [(1e-3, 0.99, 1.0), (30.0, 0.0, 0.5)])
+def test_what_answers_lack_alike_is_believed_as_far_as_it_is_sure(deviation, least, most):
+    values, strata = np.array([0.1, 3.0, -0.1, -2.0]), np.zeros(50, dtype=int)
+    draws = Draws(0, 1, strata, np.array([1000.0]))
+    alike = np.array([1.0, -1.0, 1.0, -1.0])  # the smaller half lacks something that the larger one has
+    shown = alike + deviation * np.random.default_rng(0).normal(size=(50, 4))
+    in_common = InCommon.of(values, shown, draws)
+    assert all(least <= share <= most for share in in_common.shares)
+    correction, left = in_common.believed(shown, draws)
+    assert correction.lack == pytest.approx(950 * alike, rel=0.01) if least else (correction.variance + left >= 0).all()
 
 
 def test_more_samples_than_are_fitted_to():

@@ -11,7 +11,9 @@ import pytest
 from ml.explain.control_variates import covariance, product_games
 from ml.explain.control_variates.covariance import Covariance
 from ml.explain.control_variates.indices import Index
+from ml.explain.control_variates.linear import Linear
 from ml.explain.explainers.lime import LimeExplainer
+from ml.explain.explainers.lime_draws import Coefficients, Sizes
 from ml.spec import Budget, Lime
 from tests.unit.ml.explain.games import bumpy, shapley_values, subsets
 from tests.unit.ml.explain.toys import ToyGame, estimates
@@ -103,10 +105,28 @@ def test_interactions_of_a_covariance():
     assert COVARIANCE.interactions(others, PAIRS) == pytest.approx(expected)
 
 
-def test_interactions_vary_as_drawn_games_do():
-    matrix = interaction_matrix()
-    expected = np.einsum("cf,ce,ef->f", matrix, COVARIANCE(EVERY, EVERY), matrix)
-    assert COVARIANCE.interactions_variance(PAIRS) == pytest.approx(expected)
+def linear_answers(features: int) -> list[Linear]:
+    """Answers of each kind, of a narrow and a wide kernel of LIME too."""
+    fits = [Coefficients(Sizes.of(features, width), alpha) for width, alpha in ((25.0, 1.0), (8.0, 0.1))]
+    return [Index.of_features(features), Index.of_pairs(features), *fits]
+
+
+@pytest.mark.parametrize("features", [2, 3, 5, 8])
+@pytest.mark.parametrize("kind", range(4))
+def test_answers_vary_as_those_of_drawn_games_do(features, kind):
+    """Their variances are those of weighted sums over all coalitions."""
+    answers = linear_answers(features)[kind]
+    relevance = np.random.default_rng(features).normal(size=features)
+    process = replace(Covariance.of(relevance), growth=0.4, linear=3.0)
+    every = (np.arange(2**features)[:, None] >> np.arange(features) & 1) == 1
+    weights = answers.weights(every)
+    expected = np.einsum("cf,ce,ef->f", weights, process.of_samples(every), weights)
+    assert answers.prior(process) == pytest.approx(expected, rel=1e-6)
+
+
+def test_no_variances_are_computed_that_would_take_long():
+    many = 200
+    assert Coefficients(Sizes.of(many, 25.0), 1.0).prior(Covariance.of(np.ones(many))) is None
 
 
 def test_a_covariance_is_symmetric_and_positive():

@@ -53,7 +53,7 @@ LINEAR = {
     "occlusion": (Occlusion(), EXACT),
     "windows": (Occlusion(window=3, stride=2), EXACT),
     "LIME": (Lime(), SAMPLED),
-    "LIME, few": (Lime(), Budget(max_evaluations=20)),
+    "LIME, few": (Lime(), Budget(max_evaluations=16)),
     "LIME, textbook": (Lime(estimator=Estimator.TEXTBOOK), SAMPLED),
     "LIME, exact": (Lime(), EXACT),
     "KernelSHAP": (KernelShap(), SAMPLED),

@@ -1,0 +1,96 @@
+"""What a fit misses of coalitions that it is not given, estimated from samples that it was not fitted to.
+
+A stratum's blocks are drawn at random. So those that were not sampled are taken to be missed as much as the mean of
+those that a fit without them misses (Horvitz & Thompson 1952).
+
+Of each answer alone, such an estimate is mostly noise. But a fit to few samples takes a little of all weak features
+and gives it to the strong ones. So the smaller and the larger half of the answers are looked at as one: along these
+two directions the estimate is worth more than its noise, and a share of it corrects the answers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ml.explain.control_variates.draws import Draws
+from ml.explain.estimator import FloatArray, IntArray
+
+
+@dataclass(frozen=True)
+class Missed:
+    """An estimate of what answers lack, and its variance, float64 [answers] each."""
+
+    lack: FloatArray
+    variance: FloatArray
+
+    @classmethod
+    def of(cls, shown: FloatArray, strata: IntArray, draws: Draws, *, are_beyond: bool = False) -> Missed:
+        """Scale up what the fit to `draws` misses of some blocks to all others of their strata.
+
+        Args:
+            shown: what each block adds to the answers beyond the fit, [blocks, answers].
+            strata: the stratum of each.
+            are_beyond: whether the blocks are themselves not given to the fit, so that only the rest is unknown.
+        """
+        others = draws.counts * (1 - draws.known)  # blocks of each stratum
+        lack, variance = np.zeros((2, shown.shape[1]))
+        for stratum in np.unique(strata):
+            # Counts may be 1e200, and weights as small: neither has a square.
+            sample = others[stratum] * shown[strata == stratum]
+            size = len(sample)
+            lack += sample.mean(axis=0)
+            # A single one does not show its stratum's mean.
+            spread = sample.var(axis=0, ddof=1) if size > 1 else sample[0] ** 2
+            variance += (1 - size / others[stratum] if are_beyond else 1) * spread / size
+        return cls(lack, variance)
+
+    @classmethod
+    def nothing(cls, answers: int) -> Missed:
+        """Where nothing is known to be missed."""
+        return cls(*np.zeros((2, answers)))
+
+
+@dataclass(frozen=True)
+class InCommon:
+    """What the smaller and the larger half of the answers each lack alike, and which share of it is believed.
+
+    It is found for one game, and serves all that were sampled alike, so that their answers stay linear in the values.
+
+    Attributes:
+        directions: the halves, orthonormal, float64 [answers, 2].
+        shares: 0 to 1, float64 [2]: of an estimate with the square b² + v and the variance v, b²/(b² + v) has the
+            smallest error.
+    """
+
+    directions: FloatArray
+    shares: FloatArray
+
+    @classmethod
+    def of(cls, values: FloatArray, shown: FloatArray, draws: Draws) -> InCommon:
+        """Of the answers `values` [answers], from what left-out blocks add to them, `shown` [blocks, answers]."""
+        directions = _halves_by_size(values)
+        along = Missed.of(shown @ directions, draws.strata, draws)
+        squares = along.lack**2
+        excess = np.maximum(0, squares - along.variance)
+        return cls(directions, np.divide(excess, squares, out=np.zeros(2), where=squares > 0))
+
+    def believed(self, shown: FloatArray, draws: Draws) -> tuple[Missed, FloatArray]:
+        """The correction of the answers, and the squares of what it leaves, [answers].
+
+        Args:
+            shown: what left-out blocks of any game add to its answers, [blocks, answers].
+        """
+        along = Missed.of(shown @ self.directions, draws.strata, draws)
+        left = (1 - self.shares) ** 2 * np.maximum(0, along.lack**2 - along.variance)
+        squares = self.directions**2
+        correction = Missed(self.directions @ (self.shares * along.lack), squares @ (self.shares**2 * along.variance))
+        return correction, squares @ left
+
+
+def _halves_by_size(answers: FloatArray) -> FloatArray:
+    """The mean directions of the smaller and of the larger half of `answers` [n], by their sizes; [n, 2]."""
+    larger = np.argsort(np.argsort(np.abs(answers))) >= len(answers) // 2
+    halves = np.stack([~larger, larger], axis=1)
+    return np.asarray(halves / np.sqrt(np.maximum(1, halves.sum(axis=0))))
