@@ -103,14 +103,14 @@ def test_what_is_missed_is_estimated_without_bias():
     assert np.mean([each.lack for each in found], axis=0) == pytest.approx(4 * added.mean(axis=0))
 
 
-@pytest.mark.parametrize(("deviation", "least", "most"), [(1e-3, 0.99, 1.0), (30.0, 0.0, 0.5)])
-def test_what_answers_lack_alike_is_believed_as_far_as_it_is_sure(deviation, least, most):
+@pytest.mark.parametrize(("deviation", "least", "greatest"), [(1e-3, 0.99, 1.0), (30.0, 0.0, 0.5)])
+def test_what_answers_lack_alike_is_believed_as_far_as_it_is_sure(deviation, least, greatest):
     values, strata = np.array([0.1, 3.0, -0.1, -2.0]), np.zeros(50, dtype=int)
     draws = Draws(0, 1, strata, np.array([1000.0]))
     alike = np.array([1.0, -1.0, 1.0, -1.0])  # the smaller half lacks something that the larger one has
     shown = alike + deviation * np.random.default_rng(0).normal(size=(50, 4))
     in_common = InCommon.of(values, shown, draws)
-    assert all(least <= share <= most for share in in_common.shares)
+    assert all(least <= share <= greatest for share in in_common.shares)
     correction, left = in_common.believed(shown, draws)
     assert correction.lack == pytest.approx(950 * alike, rel=0.01) if least else (correction.variance + left >= 0).all()
 
