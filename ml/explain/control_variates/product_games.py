@@ -55,7 +55,7 @@ def interactions(present: FloatArray, absent: FloatArray, pairs: IntArray) -> Fl
 
 
 def shapley_twice(factors: FloatArray) -> FloatArray:
-    """The Shapley values over S of the Shapley values over T of v(S, T), a product of positive factors.
+    """The Shapley values over S of the Shapley values over T of v(S, T), a product of positive, symmetric factors.
 
     Args:
         factors: by each feature's presence in S and in T, float64 [features, 2, 2].
@@ -63,8 +63,10 @@ def shapley_twice(factors: FloatArray) -> FloatArray:
     Returns:
         [features].
     """
-    weighted, _ = _integrand(factors, len(factors))
-    return np.asarray(_both(factors) * weighted.sum(axis=0))
+    integral = np.zeros(len(factors))
+    for weighted, _ in _integrand(factors, len(factors)):
+        integral += weighted.sum(axis=0)
+    return _both(factors) * integral
 
 
 def interactions_twice(factors: FloatArray, pairs: IntArray) -> FloatArray:
@@ -77,21 +79,29 @@ def interactions_twice(factors: FloatArray, pairs: IntArray) -> FloatArray:
         [pairs].
     """
     first, second = pairs
-    weighted, inverse = _integrand(factors, len(factors) - 1)
-    both = _both(factors)
-    return np.asarray((weighted.T @ inverse)[first, second] * both[first] * both[second])
+    integral, both = np.zeros((len(factors), len(factors))), _both(factors)
+    for weighted, inverse in _integrand(factors, len(factors) - 1):
+        integral += weighted.T @ inverse
+    return np.asarray(integral[first, second] * both[first] * both[second])
 
 
-def _integrand(factors: FloatArray, others: int) -> tuple[FloatArray, FloatArray]:
+def _integrand(factors: FloatArray, others: int) -> Iterator[tuple[FloatArray, FloatArray]]:
     """The product without each factor, times its weight, at the points of a rule for both probabilities.
 
-    Also the inverse of each factor. Returns [points, features] twice.
+    Also the inverse of each factor. Yields [points, features] twice, for some points each time: all of them together
+    are the third power of the features, 2 GB for 1,000.
     """
     points, weights = _rule(others)
-    share = np.stack([1 - points, points])  # [2, points]
-    each = np.einsum("sp,tr,fst->prf", share, share, factors).reshape(-1, len(factors))
-    inverse = 1 / each
-    return inverse * (np.outer(weights, weights).reshape(-1, 1) * each.prod(axis=1, keepdims=True)), inverse
+    first, second = np.triu_indices(len(points))  # the other half is the same
+    weights = np.where(first < second, 2, 1) * weights[first] * weights[second]
+    by_presence = np.stack([factors[:, 0, 0], factors[:, 0, 1], factors[:, 1, 1]])  # in none, in one, in both
+    size = max(1, _MAX_NUMBERS // len(factors))
+    for start in range(0, len(weights), size):
+        some = slice(start, start + size)
+        p, q = points[first[some]], points[second[some]]
+        each = np.stack([(1 - p) * (1 - q), p + q - 2 * p * q, p * q], axis=1) @ by_presence
+        inverse = 1 / each
+        yield inverse * (weights[some, None] * each.prod(axis=1, keepdims=True)), inverse
 
 
 def _both(factors: FloatArray) -> FloatArray:

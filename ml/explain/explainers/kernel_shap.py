@@ -37,7 +37,7 @@ _TILT = 2  # the power that gives a fitted game the best Shapley values
 _MIN_FOR_FIT = 1.5
 """Pairs for each feature, from which on a regression does not overfit."""
 MIN_FOR_CONTROL = 2 * _MIN_FOR_FIT
-"""Evaluations for each feature, from which on control variates are used: with fewer, intervals hold too little."""
+"""Evaluations for each feature, beside the two ends, from which on control variates are used."""
 _MANY = 4
 """Evaluations for each feature, from which on a regression's residuals show what varies within each size."""
 

@@ -123,7 +123,8 @@ def _is_optimistic(method: Method, features: int, samples: int) -> bool:
     """Whether a method's errors were found too small in `benchmarks.calibration` where samples are few."""
     match method:
         case KernelShap(Estimator.CONTROL_VARIATES):
-            return samples >= MIN_FOR_CONTROL * features  # with fewer, nothing is fitted that could follow accidents
+            # With fewer beside the two ends, nothing is fitted that could follow accidents.
+            return samples - 2 >= MIN_FOR_CONTROL * features
         case Lime(SurrogateKind.DECISION_TREE) | Interactions():
             return True
         case Lime() | ContextAttribution() if samples < _ENOUGH_FOR_SURROGATES * (features + 1):

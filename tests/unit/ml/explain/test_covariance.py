@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 from math import comb
 
@@ -122,6 +123,23 @@ def test_answers_vary_as_those_of_drawn_games_do(features, kind):
     weights = answers.weights(every)
     expected = np.einsum("cf,ce,ef->f", weights, process.of_samples(every), weights)
     assert answers.prior(process) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("index", [Index.of_features, Index.of_pairs])
+def test_variances_do_not_depend_on_the_points_taken_together(index, monkeypatch):
+    answers, process = index(9), Covariance.of(np.arange(1.0, 10.0))
+    expected = answers.prior(process)
+    monkeypatch.setattr(product_games, "_MAX_NUMBERS", 40)
+    assert answers.prior(process) == pytest.approx(expected)
+
+
+def test_variances_of_many_features_take_little_memory():
+    process = Covariance.of(np.ones(300))
+    tracemalloc.start()
+    process.shapley_variance()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**25
 
 
 def test_no_variances_are_computed_that_would_take_long():

@@ -215,7 +215,8 @@ LINEAR_SURROGATES = [
     [
         (KernelShap(), 64, True),
         (KernelShap(), 120, False),
-        (KernelShap(), 34, False),  # nothing is fitted to so few
+        (KernelShap(), 38, True),
+        (KernelShap(), 37, False),  # nothing is fitted to so few
         (KernelShap(Estimator.TEXTBOOK), 64, False),
         (Interactions(), 64, True),
         (Lime(SurrogateKind.DECISION_TREE), 40, True),
