@@ -122,17 +122,19 @@ class Answers:
         than its own deviation, on average over the answers, then the excess is alike in all draws, too.
         """
         draws, shown = self._process.draws, fitted.shown
-        if shown is None or self._common is None:
-            return Missed.nothing(len(fitted.values)), np.zeros(len(fitted.values))
-        correction, left = self._common.believed(shown, draws)
         missed = Missed.of(shown, draws.strata, draws)
+        correction, left = Missed.nothing(len(missed.lack)), np.zeros(len(missed.lack))
+        if self._common is not None:
+            correction, left = self._common.believed(shown, draws)
         excess = float(((missed.lack - correction.lack) ** 2).mean() - missed.variance.mean())
         return correction, np.maximum(left, max(0.0, excess))
 
     @cached_property
     def _common(self) -> InCommon | None:
-        shown = self._own.shown
-        return None if shown is None else InCommon.of(self._own.values, shown, self._process.draws)
+        """None where answers are many: what these lack has no direction in common."""
+        if self._chunks[0].are_many:
+            return None
+        return InCommon.of(self._own.values, self._own.shown, self._process.draws)
 
     @cached_property
     def _own(self) -> FittedAnswers:

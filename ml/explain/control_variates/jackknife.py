@@ -28,8 +28,7 @@ class FittedAnswers:
         expected: of `squares`, summed over the same strata, in games drawn from the process.
         posterior: the answers' variances in such games, given the samples; None where the prior ones are unknown.
         kernel_variance: of the choice of the kernel; see `AnswerWeights`.
-        shown: what each left-out block adds to the answers beyond the fit, [blocks, answers]; None where answers are
-            many.
+        shown: what each left-out block adds to the answers beyond the fit, [blocks, answers].
         correction: an estimate of what the fit misses, from the samples that were not fitted; 0 without any.
         correction_variance: the variance of `correction`.
     """
@@ -40,7 +39,7 @@ class FittedAnswers:
     expected: FloatArray
     posterior: FloatArray | None
     kernel_variance: FloatArray
-    shown: FloatArray | None
+    shown: FloatArray
     correction: FloatArray
     correction_variance: FloatArray
 
@@ -66,12 +65,11 @@ class AnswerWeights:
         self._expected = process.whole.expected_squares(self._projector)
         prior = linear.prior(process.covariance)
         self._posterior = None if prior is None else _left_over(prior, self._projector, cross, process.matrix)
-        self._kernel_shifts = list[FloatArray]()
-        self._drawn_weights: FloatArray | None = None  # of the blocks, [blocks, rows, answers]
-        if linear.are_many:
-            return  # their posterior deviations are more than the choice of the kernel makes, or a correction shows
         draws = process.draws
         self._drawn_weights = weights[draws.fixed :].reshape(len(draws.strata), draws.rows, -1)
+        self._kernel_shifts = list[FloatArray]()
+        if linear.are_many:
+            return  # their posterior deviations are more than the choice of the kernel makes
         own, first = process.own_kernel, len(process.own_kernel.fit.own)
         by_own = cross[:, :first] @ own.fit.inverse
         for kernel in process.kernels_of_halves:
@@ -96,7 +94,7 @@ class AnswerWeights:
         changes = self._process.whole.changes(self._projector, game.left_out)
         in_stratum = draws.strata == np.arange(len(draws.counts))[:, None]  # [strata, blocks]
         is_open = draws.known[draws.strata] < 1  # whether a block's stratum is not fully sampled
-        weights, correction = self._drawn_weights, self._corrected(game.residuals)
+        correction = self._corrected(game.residuals)
         return FittedAnswers(
             values=self._projector @ game.values,
             squares=in_stratum @ changes**2,
@@ -104,7 +102,7 @@ class AnswerWeights:
             expected=self._expected[is_open].sum(axis=0),
             posterior=self._posterior,
             kernel_variance=self._kernel_variance(game),
-            shown=None if weights is None else np.einsum("bra,br->ba", weights, game.left_out),
+            shown=np.einsum("bra,br->ba", self._drawn_weights, game.left_out),
             correction=correction.lack,
             correction_variance=correction.variance,
         )
