@@ -41,6 +41,8 @@ _ENOUGH = 10
 _ENOUGH_FOR_SURROGATES = 2
 """Evaluations for each coefficient, from which on those of linear surrogates are: with fewer, a penalty keeps
 coefficients near 0 for any game."""
+_ENOUGH_FOR_RIDGE = 4
+"""Evaluations for each feature, from which on those of LIME's ridge are: with fewer, products of five are missed."""
 _SURPRISE = 4
 """Above it, errors were found up to 20 times too small. In prompts of models it hardly ever exceeds 3."""
 _MATTERS = 0.002
@@ -129,6 +131,8 @@ def _is_optimistic(method: Method, features: int, samples: int) -> bool:
             return True
         case Lime() | ContextAttribution() if samples < _ENOUGH_FOR_SURROGATES * (features + 1):
             return True
+        case Lime(SurrogateKind.RIDGE, estimator=Estimator.CONTROL_VARIATES):
+            return samples < _ENOUGH_FOR_RIDGE * features
     return False
 
 

@@ -220,10 +220,11 @@ LINEAR_SURROGATES = [
         (KernelShap(Estimator.TEXTBOOK), 64, False),
         (Interactions(), 64, True),
         (Lime(SurrogateKind.DECISION_TREE), 40, True),
-        (Lime(), 40, False),
+        (Lime(), 47, True),
+        (Lime(), 48, False),
         (Lime(estimator=Estimator.TEXTBOOK), 60, False),
         *((method, 25, True) for method in LINEAR_SURROGATES),  # fewer than two for each of 13 coefficients
-        *((method, 26, False) for method in LINEAR_SURROGATES),
+        *((method, 26, False) for method in LINEAR_SURROGATES[1:]),
         (ShapleyPermutation(), 64, False),
     ],
 )
