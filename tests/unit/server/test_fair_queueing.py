@@ -55,6 +55,13 @@ class Simulation:
                 self.time[item.caller] += item.tokens * self._prices[item.model]
         return batch
 
+    def run_for(self, seconds: float) -> dict[Hashable, float]:
+        """Run batches for so long; what each caller had of it."""
+        before, end = dict(self.time), self.now + seconds
+        while self.now < end:
+            self.run()
+        return {name: had - before.get(name, 0.0) for name, had in self.time.items()}
+
     def until(self, items: list[Item[object]]) -> Iterator[list[Item[object]]]:
         """The batches until all of `items` have run."""
         left = set(items)
@@ -106,11 +113,7 @@ def test_much_of_a_slow_model_is_shared_by_time_with_a_fast_one():
     simulation = flooded(callers=1)
     for _ in range(1000):
         simulation.ask("other", "fast", items=8)
-    before = dict(simulation.time)
-    end = simulation.now + 10
-    while simulation.now < end:
-        simulation.run()
-    had = {name: simulation.time[name] - before.get(name, 0.0) for name in simulation.time}
+    had = simulation.run_for(10)
     assert abs(had["other"] - had["greedy 0"]) <= 2 * TOKENS * PRICES["slow"]
 
 
@@ -192,13 +195,9 @@ def test_who_was_refused_has_half_of_the_time_beside_another():
     simulation = flooded(refused="greedy")
     for _ in range(4000):
         simulation.ask("heavy", "fast", items=8)
-    before = dict(simulation.time)
-    end = simulation.now + 30
-    while simulation.now < end:
-        simulation.run()
-    heavy = simulation.time["heavy"]
-    assert abs(heavy - 15) < 2
-    greedy = [simulation.time[f"greedy {number}"] - before[f"greedy {number}"] for number in range(8)]
+    had = simulation.run_for(30)
+    assert abs(had["heavy"] - 15) < 2
+    greedy = [had[f"greedy {number}"] for number in range(8)]
     assert max(greedy) - min(greedy) <= 2 * TOKENS * PRICES["slow"]
 
 
