@@ -7,7 +7,7 @@ request puts the way there in front.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, get_args, get_origin, get_type_hints
 
@@ -21,7 +21,7 @@ class Range:
     low: float
     high: float | None = None
     open: bool = False
-    unit: str = field(default="", compare=False)
+    unit: str = ""
     """For messages."""
 
     def __contains__(self, value: float) -> bool:

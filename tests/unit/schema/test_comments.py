@@ -18,7 +18,8 @@ from schema import codec, convert
 _DEFAULT = re.compile(r"Default: ([\w.+-]+?)[.,](?: |$)")
 _NUMBER = r"([\d,.]*\d(?:e[+-]?\d+)?)"
 _RANGES = {
-    rf"{_NUMBER} to {_NUMBER}": Range,
+    rf"{_NUMBER} to {_NUMBER}(?! seconds)\b": Range,
+    rf"{_NUMBER} to {_NUMBER} seconds": lambda low, high: Range(low, high, unit="seconds"),
     rf"above {_NUMBER} and below {_NUMBER}": lambda low, high: Range(low, high, open=True),
     rf"at least {_NUMBER}": Range,
 }

@@ -220,6 +220,10 @@ class TestToQuestion:
         with pytest.raises(InputError, match=r"between 1e-09 and 1e\+09 seconds, not 0"):
             convert.to_question(message(budget=pb.Budget(max_duration=Duration())))
 
+    def test_what_is_no_length_of_time_has_no_unit(self):
+        with pytest.raises(InputError, match=r"between 1e-09 and 1e\+09, not 0"):  # an equal range of another field
+            convert.to_question(message(budget=pb.Budget(standard_error=0)))
+
     def test_a_method_must_be_set(self):
         with pytest.raises(InputError, match=r"occlusion, lime, .*interactions") as caught:
             convert.to_question(pb.ExplanationSpec(prompt=pb.Prompt(text="one")))
