@@ -143,6 +143,7 @@ def score(session: Session, text: str, continuations: tuple[str, ...], top_k: in
 @click.option("--seed", type=click.IntRange(0, 2**64 - 1), help="Random seed. [default: chosen by the server]")
 @click.option("--stop", type=TEXT, multiple=True, help="Stop before this text; may be repeated.")
 @click.option("--top-k", type=INT32, help="Number of alternatives to list for each token. [default: 0]")
+@click.option("--no-placeholders", is_flag=True, help="Never generate the model's mask token or its unknown token.")
 @with_model
 @connected
 def generate(
@@ -155,6 +156,7 @@ def generate(
     seed: int | None,
     stop: tuple[str, ...],
     top_k: int | None,
+    no_placeholders: bool,
     model: str,
 ) -> None:
     """Generate text: continue TEXT, token by token."""
@@ -166,6 +168,7 @@ def generate(
         seed=seed,
         stop=stop,
         top_k=top_k,
+        no_placeholders=no_placeholders,
         model=model,
     )
     seen: list[v1.GenerateResponse] = []

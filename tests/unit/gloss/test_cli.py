@@ -60,6 +60,12 @@ def test_answers_say_what_they_took(run: Run) -> None:
     assert "tokens: 3 prompt, 2 completion" in output(run("generate", "a b"))
 
 
+def test_placeholders_are_generated_unless_refused(run: Run, script: fake.Script) -> None:
+    for options in ([], ["--no-placeholders"]):
+        output(run("generate", "a b", *options))
+    assert [request.no_placeholders for request in script.requests["Generate"]] == [False, True]
+
+
 def test_alternatives_are_asked_for_and_shown(run: Run, script: fake.Script) -> None:
     for arguments, alternative in ((["score", "a b", " Paris"], "␣Rome 25.0%"), (["generate", "a"], "␣Rome 25.0%")):
         assert alternative not in output(run(*arguments))
