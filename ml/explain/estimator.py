@@ -125,6 +125,12 @@ class Estimate:
     hierarchy: Hierarchy | None = None
     rows: Callable[[RowValues], Iterable[Estimate]] | None = None
 
+    @property
+    def largest_error(self) -> float:
+        """The largest standard error of all attributions and interactions."""
+        pairs = np.zeros(0) if self.interactions is None else self.interactions.standard_errors
+        return float(max(self.standard_errors.max(), pairs.max(initial=0)))
+
     @classmethod
     def nothing(cls, features: int, stop: StopReason | None = None) -> Estimate:
         """The estimate before any evaluation."""

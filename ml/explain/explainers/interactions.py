@@ -70,34 +70,22 @@ class InteractionsExplainer:
             for step in of_one_feature(game):
                 yield step and replace(step, interactions=Pairwise(np.zeros(0), np.zeros(0)))
             return
-        steps = anytime_from_ends(
+        yield from anytime_from_ends(
             game,
             draw(self.features, self.budget.seed, tilt=_TILT),
             self._estimate,
             nothing=self._nothing(),
             rows=2,
             blocks=self._pairs,
-            stopping=Stopping(),
+            stopping=Stopping(self.budget.standard_error),
             growth=CONTROLLED_GROWTH,
             end=StopReason.COMPLETE if is_enumerable(self.features, self.budget) else StopReason.EVALUATIONS,
         )
-        for step in steps:
-            if step is not None and step.stop is not StopReason.COMPLETE and self._within_limit(step):
-                yield replace(step, stop=StopReason.STANDARD_ERROR)
-                return
-            yield step
 
     @property
     def _pairs(self) -> int:
         limit = self.budget.max_evaluations or max(DEFAULT_SAMPLES, self.min_evaluations)
         return int(min(limit, 2**self.features) // 2 - 1)
-
-    def _within_limit(self, found: Estimate) -> bool:
-        """Whether the standard errors of features and pairs are within the limit."""
-        limit, pairs = self.budget.standard_error, found.interactions
-        if limit is None or pairs is None:
-            return False
-        return float(max(found.standard_errors.max(), pairs.standard_errors.max())) < limit
 
     def _nothing(self) -> Estimate:
         pairs = math.comb(self.features, 2)

@@ -50,7 +50,7 @@ def anytime(
     coalitions = np.empty((0, rows, game.features), dtype=np.bool_)
     values = np.empty((0, rows))
     looks = stopping.looks(blocks)
-    before: Estimate | None = None  # of the look before
+    before: Estimate | None = None  # of the check before
     while True:
         size = max(_FIRST_BATCH // rows, int(len(values) * growth), batch_size(game) // rows, 1)
         size = min(size, *(count - len(values) for count in (*looks, blocks) if count > len(values)))
@@ -77,7 +77,7 @@ def anytime(
             stop = end
         if stop is StopReason.RANKED and before is not None:
             found = widened(before, found)
-        if len(values) in looks:
+        if stopping.is_check(len(values), blocks):
             before = found
         yield replace(found, stop=stop)
         if stop is not None:

@@ -1,12 +1,16 @@
 """When to stop sampling.
 
-A budget with a standard error or a number of evaluations decides by itself. Without either, sampling ends once the
-largest attributions are ranked: their signs, and their order among themselves and before all others, are certain beyond
-their errors, or so precise that the rest makes no difference.
+A number of evaluations decides by itself. So does a standard error, once all errors are below it; but a game that is
+fitted, such as a step, may suit few samples by accident, whose errors are then hundreds of times too small for one
+estimate. So an estimate whose errors fell by more than ten times since the one before, of half as many samples or more,
+does not end sampling: the next one shows whether they stay small.
+
+Without either, sampling ends once the largest attributions are ranked: their signs, and their order among themselves
+and before all others, are certain beyond their errors, or so precise that the rest makes no difference.
 
 Stopping when errors look small favours errors that look smaller than they are, as those of few samples do. So there are
-only three checks, at an eighth, a quarter and half of the most evaluations, and the ranking has to hold at two of them
-in a row, the second time with twice the samples. Each comparison has to hold by three standard errors.
+only three checks of ranks, at an eighth, a quarter and half of the most evaluations, and the ranking has to hold at two
+of them in a row, the second time with twice the samples. Each comparison has to hold by three standard errors.
 
 Such an end is chosen by its errors, and these are then no longer those of a sample of a fixed size. And a fit that
 smooths too much is off alike in all draws, which no error of a single check shows. So the reported error is that of the
@@ -34,6 +38,8 @@ _ALIKE = 0.05
 """Errors below this part of the largest attribution need no order."""
 _LOOKS = (1 / 8, 1 / 4, 1 / 2)
 """Parts of the most blocks at which to check the ranking."""
+_FALL = 10.0
+"""By how many times errors may fall from one check to the next and be believed."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,7 @@ class Stopping:
     """When to stop before all blocks are sampled.
 
     Attributes:
-        limit: the standard error that all have to fall below, if any.
+        limit: the standard error that all, of attributions and interactions, have to fall below, if any.
         ranks: whether to stop once the largest attributions are ranked.
         enough: blocks from which on errors are believed.
     """
@@ -62,17 +68,22 @@ class Stopping:
             return []
         return sorted({max(math.ceil(share * max_blocks), self.enough) for share in _LOOKS})
 
+    def is_check(self, now: int, max_blocks: int) -> bool:
+        """Whether sampling may end with `now` blocks of `max_blocks`."""
+        return now >= min(self.enough, max_blocks) and (self.limit is not None or now in self.looks(max_blocks))
+
     def reason(self, found: Estimate, before: Estimate | None, now: int, max_blocks: int) -> StopReason | None:
         """Why to stop with an estimate `found` from `now` blocks of `max_blocks`; None to go on.
 
         Args:
             before: the estimate of the check before this one.
         """
-        if now < min(self.enough, max_blocks):
+        if not self.is_check(now, max_blocks):
             return None
-        if self.limit is not None and float(found.standard_errors.max()) < self.limit:
-            return StopReason.STANDARD_ERROR
-        if before is None or now not in self.looks(max_blocks):
+        if self.limit is not None:
+            enough = found.largest_error < self.limit and not _fell(before, found)
+            return StopReason.STANDARD_ERROR if enough else None
+        if before is None:
             return None
         return StopReason.RANKED if is_ranked(before) and is_ranked(found) and agree(before, found) else None
 
@@ -121,6 +132,13 @@ def widened(before: Estimate, found: Estimate) -> Estimate:
         converged=has_converged(found.attributions, errors, None),
         rows=None if found.rows is None else rows,
     )
+
+
+def _fell(before: Estimate | None, found: Estimate) -> bool:
+    """Whether errors fell further since the check before than a few more samples explain."""
+    if before is None or not math.isfinite(before.largest_error):
+        return False
+    return before.largest_error > _FALL * found.largest_error
 
 
 def _by_size(found: Estimate) -> IntArray:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from ml.explain.estimator import BoolArray, Estimate, Explainer, FloatArray
+from ml.explain.estimator import BoolArray, Estimate, Explainer, FloatArray, Pairwise
 from ml.explain.explainers.context import ContextExplainer
 from ml.explain.explainers.kernel_shap import KernelShapExplainer
 from ml.explain.explainers.lime import LimeExplainer
@@ -120,6 +120,42 @@ def test_what_is_seen_for_the_first_time_is_not_believed() -> None:
     assert stopping.reason(ranked, None, 125, 1000) is None
     assert stopping.reason(ranked, open_, 250, 1000) is None
     assert stopping.reason(ranked, ranked, 250, 1000) is StopReason.RANKED
+
+
+@pytest.mark.parametrize(
+    ("before", "errors", "ends"),
+    [
+        (None, 0.01, True),
+        (np.inf, 0.01, True),  # nothing was known before
+        (0.05, 0.01, True),
+        (0.05, 0.02, False),  # not below the limit
+        (0.5, 0.01, False),  # a fit that suits few samples by accident
+        (0.0, 0.0, True),
+    ],
+)
+def test_errors_that_suddenly_fell_do_not_end_sampling(before: float | None, errors: float, ends: bool) -> None:
+    stopping = Stopping(limit=0.02)
+    was = None if before is None else Estimate(np.ones(2), np.full(2, before))
+    assert stopping.reason(Estimate(np.ones(2), np.full(2, errors)), was, 50, 100) is (
+        StopReason.STANDARD_ERROR if ends else None
+    )
+
+
+def test_a_limit_holds_for_interactions_too() -> None:
+    pairs = Pairwise(np.ones(1), np.full(1, 0.5))
+    found = Estimate(np.ones(2), np.zeros(2), interactions=pairs)
+    assert Stopping(limit=0.4).reason(found, None, 50, 100) is None
+    assert Stopping(limit=0.6).reason(found, None, 50, 100) is StopReason.STANDARD_ERROR
+
+
+def test_a_kernel_that_suits_a_step_by_accident_does_not_end_sampling() -> None:
+    """With these seeds, KernelSHAP reports errors below 0.001 after 128 evaluations of a vote, and 0.03 after more."""
+    votes = 1.0 / np.arange(1, FEATURES + 1)
+    game = ToyGame(FEATURES, lambda present: (present @ votes > votes.sum() / 2) * 1.0)
+    for seed in (0, 7):
+        budget = Budget(standard_error=0.005, max_evaluations=400, seed=seed)
+        found = estimates(KernelShapExplainer(FEATURES, budget, control=True), game)[-1]
+        assert found.stop is StopReason.EVALUATIONS
 
 
 @pytest.mark.parametrize("method", ["KernelSHAP", "permutations"])
