@@ -24,6 +24,7 @@ ROWS = "rows"
 """The subject whose target has every toy game for a row: their sum is what is explained."""
 _ZERO = 1e-6  # an exact answer's error, and what it may be off by
 _MIN_SEEDS = 8
+_LARGEST = 3  # answers whose coverage is looked at alone
 
 Values = Callable[[BoolArray], FloatArray]
 """A game's values [n] of coalitions, bool [n, features]."""
@@ -95,6 +96,7 @@ class Cell:
         spread: the answers' standard deviation over seeds, pooled over features.
         seconds: of the processor, one explanation without the game's own.
         refused: whether so few evaluations are refused; then nothing was measured.
+        largest: the coverage of the three largest true answers alone; None where it was not measured.
     """
 
     subject: str
@@ -109,6 +111,7 @@ class Cell:
     seconds: float = 0.0
     refused: bool = False
     spread: float = 0.0
+    largest: float | None = None
 
     @property
     def true_ratio(self) -> float:
@@ -234,14 +237,17 @@ def _compared(key: Key, found: list[_Answer], truth: FloatArray | None, seconds:
     missed = deviations if truth is None else answers - truth
     exact = bool((errors < _ZERO).all() and (np.abs(missed) < _ZERO).all())
     spread = _rms(deviations)
+    held = (np.abs(missed) <= reach * errors + 1e-9).mean(axis=0)
+    largest = np.argsort(-np.abs(answers.mean(axis=0) if truth is None else truth), kind="stable")[:_LARGEST]
     return Cell(
         **asdict(key),
         exact=exact,
-        coverage=float((np.abs(missed) <= reach * errors + 1e-9).mean()),
+        coverage=float(held.mean()),
         ratio=1.0 if exact else _rms(errors.mean(axis=0)) / max(spread, 1e-12),
         error=_rms(missed),
         seconds=seconds,
         spread=spread,
+        largest=float(held[largest].mean()),
     )
 
 

@@ -19,7 +19,8 @@ An entry is the share of 95 % intervals that hold the true answer, on average ov
 the worst of them; then the least and the greatest ratio of the mean reported error to the spread of the answers over
 seeds. `*` marks entries of which a subject lies outside of 0.8 to 1.25, or covers less than 0.88 less three binomial
 deviations. The list below each table also has the ratio to the true error, the root mean square over seeds: what all
-seeds miss alike is not in their spread, but in an honest error. *Exact*: errors of 0, and the true answer within 1e-6.
+seeds miss alike is not in their spread, but in an honest error. And it has how often intervals hold the three largest
+answers alone. *Exact*: errors of 0, and the true answer within 1e-6.
 *Too few*: refused. Of cells that were measured with several numbers of seeds, the one with the most is shown.
 """
 
@@ -90,6 +91,7 @@ def _section(title: str, subjects: Sequence[str], cells: Iterable[Cell]) -> Iter
                 f"- {cell.way}, {cell.subject}, {cell.features} features, {cell.evaluations:,} evaluations,"
                 f" {cell.seeds} seeds: coverage {cell.coverage:.3f}, ratio {cell.ratio:.2f},"
                 f" {cell.true_ratio:.2f} to the true error of {cell.error:.1e}"
+                + ("" if cell.largest is None else f", coverage of the three largest {cell.largest:.2f}")
             )
     yield ""
 

@@ -4,8 +4,9 @@ A stratum's blocks are drawn at random. So those that were not sampled are taken
 those that a fit without them misses (Horvitz & Thompson 1952).
 
 Of each answer alone, such an estimate is mostly noise. But a fit to few samples takes a little of all weak features
-and gives it to the strong ones. So the smaller and the larger half of the answers are looked at as one: along these
-two directions the estimate is worth more than its noise, and a share of it corrects the answers.
+and gives it to the strong ones, and of a step most of all to the strongest. So the smaller and the larger half of the
+answers are looked at as one, and the larger half also in proportion to the answers: along these three directions the
+estimate is worth more than its noise, and a share of it corrects the answers.
 """
 
 from __future__ import annotations
@@ -16,6 +17,10 @@ import numpy as np
 
 from ml.explain.control_variates.draws import Draws
 from ml.explain.estimator import FloatArray, IntArray
+from ml.explain.sampling.errors import root_sum_of_squares
+
+_NEGLIGIBLE = 1e-9
+"""Parts of the answers below which only rounding is left."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +59,14 @@ class Missed:
 
 @dataclass(frozen=True)
 class InCommon:
-    """What the smaller and the larger half of the answers each lack alike, and which share of it is believed.
+    """What the smaller and the larger half of the answers lack alike, and which share of it is believed.
 
     It is found for one game, and serves all that were sampled alike, so that their answers stay linear in the values.
 
     Attributes:
-        directions: the halves, orthonormal, float64 [answers, 2].
-        shares: 0 to 1, float64 [2]: of an estimate with the square b² + v and the variance v, b²/(b² + v) has the
-            smallest error.
+        directions: orthonormal, float64 [answers, directions].
+        shares: 0 to 1, float64 [directions]: of an estimate with the square b² + v and the variance v, b²/(b² + v) has
+            the smallest error.
     """
 
     directions: FloatArray
@@ -70,11 +75,11 @@ class InCommon:
     @classmethod
     def of(cls, values: FloatArray, shown: FloatArray, draws: Draws) -> InCommon:
         """Of the answers `values` [answers], from what left-out blocks add to them, `shown` [blocks, answers]."""
-        directions = _halves_by_size(values)
+        directions = _directions(values)
         along = Missed.of(shown @ directions, draws.strata, draws)
         squares = along.lack**2
         excess = np.maximum(0, squares - along.variance)
-        return cls(directions, np.divide(excess, squares, out=np.zeros(2), where=squares > 0))
+        return cls(directions, np.divide(excess, squares, out=np.zeros(len(squares)), where=squares > 0))
 
     def believed(self, shown: FloatArray, draws: Draws) -> tuple[Missed, FloatArray]:
         """The correction of the answers, and the squares of what it leaves, [answers].
@@ -89,8 +94,18 @@ class InCommon:
         return correction, squares @ left
 
 
-def _halves_by_size(answers: FloatArray) -> FloatArray:
-    """The mean directions of the smaller and of the larger half of `answers` [n], by their sizes; [n, 2]."""
+def _directions(answers: FloatArray) -> FloatArray:
+    """Along what `answers` [n] may lack something alike, orthonormal, [n, 2 or 3].
+
+    The smaller and the larger half by size, each alike; then the larger half in proportion to the answers, as far as
+    that differs.
+    """
     larger = np.argsort(np.argsort(np.abs(answers))) >= len(answers) // 2
     halves = np.stack([~larger, larger], axis=1)
-    return np.asarray(halves / np.sqrt(np.maximum(1, halves.sum(axis=0))))
+    alike = halves / np.sqrt(np.maximum(1, halves.sum(axis=0)))
+    proportional = np.where(larger, answers, 0.0)
+    differs = proportional - alike @ (alike.T @ proportional)
+    size, whole = (float(root_sum_of_squares(each)) for each in (differs, proportional))
+    if size <= _NEGLIGIBLE * whole:
+        return np.asarray(alike)
+    return np.column_stack([alike, differs / size])

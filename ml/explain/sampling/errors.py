@@ -77,19 +77,42 @@ def moderated(errors: FloatArray, freedom: FloatArray, prior: int = _PRIOR_FREED
     """Shrink standard `errors` [answers], known by so many degrees of `freedom` [answers], to their root mean square.
 
     A feature that has not mattered yet in a few samples looks more certain than it is. So the mean variance of all
-    features counts for a few degrees of freedom beside a feature's own (as in Smyth 2004).
+    features counts for a few degrees of freedom beside a feature's own (as in Smyth 2004). But where variances differ
+    by more than their degrees of freedom explain, one above the mean is really larger, and shrunk by less: its own
+    share is at least the credibility of Bühlmann & Straub (1970).
 
     Args:
         prior: how many degrees of freedom the mean variance counts for. The returned ones count no more of them than it
-            has itself, which are few where samples are, or where one feature's variance is most of it.
+            has itself, which are few where samples are, or where one feature's variance is most of it; and none but
+            those by which variances were shrunk.
 
     Returns:
         The moderated errors, and their degrees of freedom.
     """
-    mean = root_sum_of_squares(errors) / math.sqrt(len(errors))
-    weighted = np.hypot(np.sqrt(freedom) * errors, math.sqrt(prior) * mean)
-    together: FloatArray = weighted / np.sqrt(freedom + prior)
-    return together, math.floor(min(prior, _freedom_of_mean(errors, freedom)) + float(np.median(freedom)))
+    mean = float(root_sum_of_squares(errors)) / math.sqrt(len(errors))
+    fixed = freedom / (freedom + prior)
+    variances = (errors / (mean or 1.0)) ** 2
+    own = np.maximum(fixed, _credibility(variances, freedom))
+    share = np.where(variances > 1, own, fixed)
+    together: FloatArray = mean * np.sqrt(share * variances + 1 - share)
+    counted = float(np.median(np.where(own > fixed, freedom * (1 - own) / own, prior)))
+    return together, math.floor(min(counted, _freedom_of_mean(errors, freedom)) + float(np.median(freedom)))
+
+
+def _credibility(variances: FloatArray, freedom: FloatArray) -> FloatArray:
+    """Which share of a variance's distance from the mean is no chance, 0 to 1, [n].
+
+    Variances of samples with ν degrees of freedom vary by 2σ⁴/ν. What they vary by beyond that is how the true ones
+    differ.
+
+    Args:
+        variances: with a mean of 1, [n].
+    """
+    if len(variances) < 3:
+        return np.zeros(len(variances))
+    chance = 2 / freedom
+    differ = max(0.0, float((variances.var(ddof=1) - chance.mean()) / (1 + chance.mean())))
+    return np.asarray(differ / (differ + chance * (1 + differ)))
 
 
 def _freedom_of_mean(errors: FloatArray, freedom: FloatArray) -> float:

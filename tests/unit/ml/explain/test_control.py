@@ -107,7 +107,8 @@ def test_what_is_missed_is_estimated_without_bias():
 def test_what_answers_lack_alike_is_believed_as_far_as_it_is_sure(deviation, is_sure):
     values, strata = np.array([0.1, 3.0, -0.1, -2.0]), np.zeros(50, dtype=int)
     draws = Draws(0, 1, strata, np.array([1000.0]))
-    alike = np.array([1.0, -1.0, 1.0, -1.0])  # the smaller half lacks something that the larger one has
+    # The smaller half lacks something that the larger one has, and the largest have too much.
+    alike = np.array([1.0, -1.0, 1.0, -1.0]) - 0.3 * np.array([0.0, 3.0, 0.0, -2.0])
     shown = alike + deviation * np.random.default_rng(0).normal(size=(50, 4))
     in_common = InCommon.of(values, shown, draws)
     correction, left = in_common.believed(shown, draws)

@@ -120,3 +120,14 @@ def test_the_mean_variance_has_no_more_degrees_of_freedom_than_its_parts():
     assert moderated(np.zeros(8), ones)[1] == 9
     errors = np.array([1.0, 0.5, 0.25])
     assert moderated(errors, np.full(3, 2.0))[1] == 5  # 2 + (1 + 1/4 + 1/16)² / ((1 + 1/16 + 1/256) / 2)
+
+
+def test_a_feature_that_varies_more_than_others_keeps_its_error():
+    """Over draws of eleven pairs, the mean variance of one of twelve features that has four times the others' error."""
+    random, freedom = np.random.default_rng(0), np.full(12, 10.0)
+    true = np.array([4.0, *np.ones(11)])
+    found = [moderated(true * np.sqrt(random.chisquare(freedom) / freedom), freedom)[0] for _ in range(400)]
+    assert np.mean(np.square(found), axis=0)[0] > 0.75 * 16  # a fixed share of the mean made it 0.62
+    alike = [moderated(np.sqrt(random.chisquare(freedom) / freedom), freedom)[0] for _ in range(400)]
+    assert np.mean(np.square(alike)) == pytest.approx(1, abs=0.05)
+    assert np.var(np.square(alike)) < 0.5 * 2 / 10  # of which chance alone would make 2 / 10
