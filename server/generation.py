@@ -274,6 +274,7 @@ class Generations:
         retried: list[ChunkedSequence] = []
         for sequence, numbers in found.items():
             sequence.model_seconds += seconds
+            answering = time.monotonic()
             try:
                 answers[sequence] = sequence.answer(numbers)
             except Exception as error:  # noqa: BLE001 -- a sequence that cannot go on ends alone
@@ -283,6 +284,7 @@ class Generations:
                 else:
                     answers[sequence] = of_model(sequence.model, error)
                     sequence.finished = True
+            sequence.model_seconds += time.monotonic() - answering
         generated = sum(isinstance(sequence, Stream) for sequence in answers)
         self._metrics.of_model(running.model).generated_tokens.inc(generated)
         try:
