@@ -79,6 +79,8 @@ class Queue(Generic[T]):
         """Of each model."""
         self._earliest_deadline = float("inf")
         """Of all items that wait, or of one that has left."""
+        self._resting_since: float | None = None
+        """When a batch was last asked for and nothing waited that could run; None if a batch was taken since."""
 
     def __len__(self) -> int:
         return sum(admission.total.items for admission in self._admissions.values())
@@ -115,7 +117,7 @@ class Queue(Generic[T]):
         """Add an item of a call that was admitted before: its next chunk, or a sequence that is prefilled again."""
         caller = self._callers.setdefault(item.caller, Caller())
         if not caller.calls:
-            self._fair.come(caller)
+            self._fair.come(item.caller, caller)
         caller.calls.setdefault(item.call, {})[item] = None
         self._count(item)
 
@@ -172,9 +174,12 @@ class Queue(Generic[T]):
         """
         expired = self._take_expired(now)
         self._look(now, running)
+        if self._resting_since is not None:
+            self._fair.rest(self._callers, max(0.0, now - self._resting_since))
         prices = {model: self._seconds_per_token(model) for model in self._admissions}
         candidates = self._fair.order(self._callers, free, prices)
         batch = tuple(self._next_batch(candidates, free, prices))
+        self._resting_since = None if batch else now
         self.withdraw(batch)
         # All have had their turn now, and those who have more waiting stand behind.
         for item in sorted(batch, key=lambda item: self._tokens(item.caller)):
@@ -199,11 +204,15 @@ class Queue(Generic[T]):
         """Note who is there, and forget who has been gone for a while."""
         for name in running:
             self._callers.setdefault(name, Caller())
-        for name, caller in list(self._callers.items()):
+        gone: dict[Hashable, Caller[T]] = {}
+        for name, caller in self._callers.items():
             if caller.calls or name in running:
                 caller.seen = now
             elif caller.seen <= now - self._SEEN_SECONDS:
-                del self._callers[name]
+                gone[name] = caller
+        for name in gone:
+            del self._callers[name]
+        self._fair.go(gone)
 
     def _next_batch(
         self, candidates: Sequence[Candidate[T]], free: Mapping[str, int], prices: Mapping[str, float]

@@ -6,9 +6,11 @@ import itertools
 from collections import defaultdict
 from collections.abc import Hashable, Iterator
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from server.admission import Load
 from server.batching import Item, Limits
 from server.queue import Queue
 
@@ -22,12 +24,19 @@ TOKENS = 48
 class Simulation:
     """A queue, and a clock that each batch moves by what its tokens take."""
 
-    def __init__(self, refused: str = "", prices: dict[str, float] = PRICES) -> None:
-        """`refused`: how the names of callers begin who were refused lately."""
+    def __init__(
+        self, refused: str = "", prices: dict[str, float] = PRICES, predicted: dict[str, float] | None = None
+    ) -> None:
+        """Simulate callers.
+
+        Args:
+            refused: how the names of callers begin who were refused lately.
+            predicted: prices that the queue takes for those of the models.
+        """
         self._prices = prices
         self.queue: Queue[object] = Queue(
             Limits(shortest=1, waiting_items=10**6, waiting_tokens=10**9),
-            prices.__getitem__,
+            (predicted or prices).__getitem__,
             lambda name: bool(refused) and str(name).startswith(refused),
         )
         self.now = 0.0
@@ -228,3 +237,43 @@ def test_who_joined_the_batches_of_others_does_not_wait_for_as_long_as_that_took
     one, start = simulation.ask("long", "other"), simulation.now
     assert list(simulation.until(one))
     assert simulation.now - start < 3 * SHARED * PRICES["slow"]
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.5, 1.1, 3.0])
+def test_to_go_and_come_back_gains_nothing(pause: float):
+    """Neither if what is asked takes a hundred times as long as was predicted."""
+    simulation = Simulation(prices={"slow": 0.01, "odd": 1.0}, predicted={"slow": 0.01, "odd": 0.01})
+    others = [f"other {number}" for number in range(4)]
+    odd = simulation.ask("odd", "odd", tokens=5)
+    back = 0.0
+    while simulation.now < 300:
+        if simulation.queue.waiting.get("slow", Load()).items < 20:
+            for other in others:
+                simulation.ask(other, "slow")
+        if simulation.run() == odd:
+            back = simulation.now + pause
+        if back and simulation.now >= back:
+            odd, back = simulation.ask("odd", "odd", tokens=5), 0.0
+    assert simulation.time["odd"] <= 300 / 5 + 2 * 5
+
+
+@pytest.mark.parametrize("hours", [0, 1])
+@pytest.mark.parametrize("seconds", [0.0, 2.0])
+def test_while_nothing_waits_all_become_level(hours: int, seconds: float):
+    """Who had much in the morning, and comes back in the evening, waits no longer than others.
+
+    Others go on for some `seconds`, or nobody asks any more.
+    """
+    simulation = Simulation(prices={"slow": 0.01, "odd": 1.0}, predicted={"slow": 0.01, "odd": 0.01})
+    waiting = [item for number in range(4) for item in simulation.ask(f"other {number}", "slow", items=50)]
+    assert list(simulation.until(simulation.ask("odd", "odd", tokens=5)))
+    simulation.run_for(seconds)
+    simulation.queue.withdraw(waiting)
+    assert not simulation.run()
+    simulation.now += 3600 * hours
+    for _ in range(100):
+        for number in range(4):
+            simulation.ask(f"other {number}", "slow")
+    one, start = simulation.ask("odd", "odd", tokens=1), simulation.now
+    assert list(simulation.until(one))
+    assert (simulation.now - start < 5) == bool(hours)
