@@ -178,6 +178,10 @@ class FairQueueing(Generic[T]):
             yield rank, item
             push(number, rank + 1, end)
 
+    def is_due(self, caller: Caller[T], first: Candidate[T]) -> bool:
+        """Whether a caller has had no more than the one whose turn is `first` will have had after it."""
+        return round(caller.time, _MICROSECONDS) <= first.end
+
     def charge(self, callers: Mapping[Hashable, Caller[T]], batch: Sequence[Item[T]], seconds: float) -> None:
         """Count the `seconds` that a batch took as the time of its callers, by their tokens.
 
