@@ -37,7 +37,8 @@ def check_grpc(address: str, service: str = "", timeout: float = 5) -> None:
                 health_pb2.HealthCheckRequest(service=service), timeout=timeout
             )
         except grpc.RpcError as error:
-            raise NotServingError(f"{address}: {error.code().name}: {error.details()}") from None
+            why = error.details() or f"the server has no service {service!r}"  # gRPC says nothing of one
+            raise NotServingError(f"{address}: {error.code().name}: {why}") from None
     if reply.status != health_pb2.HealthCheckResponse.SERVING:
         status = health_pb2.HealthCheckResponse.ServingStatus.Name(reply.status)
         raise NotServingError(f"{address}: {service or 'the server'} is {status}")

@@ -258,8 +258,11 @@ def method(name: MethodLike, **parameters: Any) -> Message:
         parameters: the method's fields in the contract; None is not sent.
 
     Raises:
+        TypeError: it is neither text nor a message.
         ValueError: there is no such method, or it has no such parameter.
     """
+    if not isinstance(name, str | Message):
+        raise TypeError(f"a method is a name such as {METHODS[0]!r}, or a message, not {name!r}")
     if isinstance(name, str):
         field = name.replace("-", "_")
         if field not in METHOD_FIELDS:
@@ -363,8 +366,11 @@ def _choose(spec: v1.ExplanationSpec | v1.StudySpec, method: Message) -> None:
     """Set the member of the oneof `method` that has the type of `method`.
 
     Raises:
+        TypeError: `method` is no message.
         ValueError: there is none.
     """
+    if not isinstance(method, Message):
+        raise TypeError(f"the method of {spec.DESCRIPTOR.name} is a message, not {method!r}")
     members = {field.name: field.message_type for field in spec.DESCRIPTOR.oneofs_by_name["method"].fields}
     for name, kind in members.items():
         if kind is method.DESCRIPTOR:
@@ -376,5 +382,11 @@ def _choose(spec: v1.ExplanationSpec | v1.StudySpec, method: Message) -> None:
 
 
 def resource_name(name: str) -> str:
-    """The resource name of an explanation: ``explanations/ID`` from itself or from ``ID``."""
+    """The resource name of an explanation: ``explanations/ID`` from itself or from ``ID``.
+
+    Raises:
+        TypeError: it is no text.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f'the name of an explanation is text, "explanations/ID" or the ID, not {type(name).__name__}')
     return name if "/" in name else f"explanations/{name}"

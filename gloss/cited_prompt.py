@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import grpc
 
@@ -64,7 +64,12 @@ def prepared_prompt(plain: documents.Prompt, unit: SourceUnit, model: str, *, is
 
     Args:
         plain: both in a template of text; `is_plain` says to use it even where the model has a chat template.
+
+    Raises:
+        ValueError: a source cannot be such a unit.
     """
+    if unit not in get_args(SourceUnit):
+        raise ValueError(f"unit: {unit!r} is unknown; choose from {', '.join(get_args(SourceUnit))}")
     written, prompt = plain, build.prompt(plain.text)
     if not is_plain:
         served: v1.ListModelsResponse = yield inference.models()

@@ -83,8 +83,8 @@ def cite(
 
     Raises:
         TypeError: the context is neither text nor texts by their names; question, answer or template is no text.
-        ValueError: context, question or answer is blank, or is no text; the template lacks its marks; the method is not
-            one of `METHODS`.
+        ValueError: context, question or answer is blank, or is no text; the template lacks its marks; there is no such
+            unit; the method is not one of `METHODS`.
         ExplanationFailedError: the job ended as FAILED or CANCELLED.
     """
     rule, chosen = Rule(share, limit, level), _method(method, parameters)

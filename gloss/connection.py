@@ -12,8 +12,9 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from numbers import Real
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 import grpc
 
@@ -76,7 +77,8 @@ class Connection:
 
     Raises:
         OSError: one of the files cannot be read.
-        ValueError: the address is not valid Unicode, the key cannot be sent, or the timeout is not a number.
+        TypeError: the address or the key is no text, or the timeout is no number.
+        ValueError: the address is not valid Unicode, the key cannot be sent, or the timeout is NaN.
     """
 
     def __init__(
@@ -89,6 +91,9 @@ class Connection:
         ca: str | os.PathLike[str] | None = None,
         certificate: tuple[str | os.PathLike[str], str | os.PathLike[str]] | None = None,
     ) -> None:
+        for name, value in (("an address", address), ("a key", key)):
+            if not isinstance(value, str | None):
+                raise TypeError(f"{name} is text, not {type(value).__name__}")  # a key is never shown
         self.address = address or os.environ.get("GLOSS_ADDRESS") or DEFAULT_ADDRESS
         if not _is_unicode(self.address):
             raise ValueError(f"the address {self.address!r} is not valid Unicode")
@@ -146,8 +151,11 @@ def limit(timeout: float | None) -> float | None:
     """A time limit as gRPC takes it; None is none.
 
     Raises:
-        ValueError: it is not a number.
+        TypeError: it is of another type than a number.
+        ValueError: it is NaN.
     """
+    if not isinstance(cast(object, timeout), Real | None):
+        raise TypeError(f"a timeout is a number of seconds, not {timeout!r}")
     if timeout is None or timeout > _MAX_SECONDS:
         return None
     if math.isnan(timeout):

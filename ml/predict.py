@@ -11,7 +11,8 @@ from ml.errors import GlossError
 from ml.prediction import Prediction, Score
 
 _ROWS = 64
-"""Rows whose probabilities are in memory at once, beside their logarithms."""
+"""Rows whose numbers in double precision are in memory at once. For all rows of a long text they would be a gigabyte,
+and to get that much from the system takes several times as long as to compute them."""
 
 
 def next_token(logits: Tensor, top_k: Sequence[int], temperatures: Sequence[float]) -> list[Prediction]:
@@ -44,12 +45,18 @@ def score(logits: Tensor, ids: Sequence[int], top_k: int = 0) -> Score:
         GlossError: a row is not a distribution.
     """
     wanted = torch.tensor(list(ids), device=logits.device).unsqueeze(1)
-    log_probabilities = torch.log_softmax(logits.double(), dim=-1)
-    scores = log_probabilities.gather(1, wanted).squeeze(1)
-    _check_numbers(scores)
-    ranks = (logits > logits.gather(1, wanted)).sum(dim=-1) + 1
-    predictions = _top_tokens(log_probabilities, [top_k] * len(ids)) if top_k else ()
-    return Score(tuple(scores.tolist()), tuple(ranks.tolist()), tuple(predictions))
+    scores: list[Tensor] = []
+    ranks: list[Tensor] = []
+    predictions: list[Prediction] = []
+    for rows, ids_of_rows in zip(logits.split(_ROWS), wanted.split(_ROWS), strict=True):
+        log_probabilities = torch.log_softmax(rows.double(), dim=-1)
+        scores.append(log_probabilities.gather(1, ids_of_rows).squeeze(1))
+        ranks.append((rows > rows.gather(1, ids_of_rows)).sum(dim=-1) + 1)
+        if top_k:
+            predictions += _top_tokens(log_probabilities, [top_k] * len(rows))
+    found = torch.cat(scores)
+    _check_numbers(found)
+    return Score(tuple(found.tolist()), tuple(torch.cat(ranks).tolist()), tuple(predictions))
 
 
 def _top_tokens(log_probabilities: Tensor, top_k: Sequence[int]) -> list[Prediction]:

@@ -243,11 +243,8 @@ class Engine:
             if not inserted:
                 insert_prefixes(work[0].call.model, runner)
         if steps:
-            step_began = time.monotonic()
             with self._interpreter.step():
-                self._generations.step(chunks)
-            if chunks:
-                model_seconds += time.monotonic() - step_began
+                model_seconds += self._generations.step(chunks)
             # A token takes a few milliseconds. However many calls are refused, texts have two thirds of the time.
             self._interpreter.let_loop_catch_up((time.monotonic() - began) / 2)
         if batch:

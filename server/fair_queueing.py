@@ -3,7 +3,8 @@
 By weighted fair queueing (Demers, Keshav and Shenker 1989): next is the caller who will have had the least time when
 its next item is done. Time is measured; how long an item will take is predicted. Who comes starts level with those who
 are there, so nobody saves up time. That level is the virtual time of Bennett and Zhang (WF²Q+, 1996): it goes on while
-others run, so nobody waits for ever behind callers who come anew.
+others run, so nobody waits for ever behind callers who come anew, and while nothing waits. Who goes and comes back has
+had what it had, until that level has reached it: else to go for a moment would be worth more than to stay.
 """
 
 from __future__ import annotations
@@ -93,10 +94,25 @@ class FairQueueing(Generic[T]):
         """What the longest of the next turns is to be charged."""
         self._ahead: frozenset[Hashable] = frozenset()
         """Who goes before all others next."""
+        self._gone: dict[Hashable, float] = {}
+        """The time of callers who have gone, and had more than their share."""
 
-    def come(self, caller: Caller[T]) -> None:
+    def come(self, name: Hashable, caller: Caller[T]) -> None:
         """Let a caller start who had nothing waiting."""
-        caller.time = max(caller.time, self._virtual_time)
+        caller.time = max(caller.time, self._virtual_time, self._gone.pop(name, 0.0))
+
+    def go(self, callers: Mapping[Hashable, Caller[T]]) -> None:
+        """Remember what callers had who are forgotten otherwise, as far as it is more than their share."""
+        self._gone.update((name, caller.time) for name, caller in callers.items())
+        if self._gone:
+            self._gone = {name: time for name, time in self._gone.items() if time > self._virtual_time}
+
+    def rest(self, callers: Mapping[Hashable, Caller[T]], seconds: float) -> None:
+        """Let `seconds` pass in which nothing waited that could run: all who wait now have come since."""
+        self._virtual_time += seconds
+        for name, caller in callers.items():
+            if caller.calls:
+                self.come(name, caller)
 
     def let_ahead(self, callers: Iterable[Hashable]) -> None:
         """Let `callers` go before all others next, however much time they had."""
@@ -119,7 +135,7 @@ class FairQueueing(Generic[T]):
                 continue
             item = caller.first(free)
             if item is None:
-                self.come(caller)
+                self.come(name, caller)
                 continue
             seconds = self._seconds(item, prices)
             weight = _WEIGHT_OF_REFUSED if self._was_refused(name) else 1
@@ -161,6 +177,10 @@ class FairQueueing(Generic[T]):
             end, rank, number, item = heapq.heappop(heap)
             yield rank, item
             push(number, rank + 1, end)
+
+    def is_due(self, caller: Caller[T], first: Candidate[T]) -> bool:
+        """Whether a caller has had no more than the one whose turn is `first` will have had after it."""
+        return round(caller.time, _MICROSECONDS) <= first.end
 
     def charge(self, callers: Mapping[Hashable, Caller[T]], batch: Sequence[Item[T]], seconds: float) -> None:
         """Count the `seconds` that a batch took as the time of its callers, by their tokens.

@@ -143,8 +143,11 @@ class Generations:
         running = self._running.get(model)
         return float("inf") if running is None else self._turnovers[model].per_second(running.capacity)
 
-    def step(self, prompts: Sequence[ChunkedSequence]) -> None:
-        """Prefill a chunk of each of `prompts`, and decode a token of every running sequence that does not pause."""
+    def step(self, prompts: Sequence[ChunkedSequence]) -> float:
+        """Prefill a chunk of each of `prompts`, and decode a token of every running sequence that does not pause.
+
+        Returns the seconds that the chunks took: of the steps that prefilled some, as much as is theirs by tokens.
+        """
         started = [
             sequence
             for sequence in prompts
@@ -158,15 +161,22 @@ class Generations:
         preempted, self._preempted = self._preempted, []
         for sequence in preempted:
             self._wait(sequence)
+        seconds = 0.0
         for name, running in list(self._running.items()):
-            for step in running.schedule([sequence for sequence in started if sequence in running]):
+            chunks = [sequence for sequence in started if sequence in running]
+            for step in running.schedule(chunks):
+                began = time.monotonic()
                 with self._failures_of(name, *step):
                     self._run(running, step)
+                tokens = {sequence: len(chunk.ids) for sequence, chunk in step.items()}
+                prefilled = sum(tokens.get(sequence, 0) for sequence in chunks)
+                seconds += (time.monotonic() - began) * prefilled / sum(tokens.values())
                 if self._running.get(name) is not running:  # It failed, and all sequences lost their memory.
                     break
         if self._unread and not (self._preempted or self._all_running()):
             self._unread = False
             give_back()
+        return seconds
 
     @contextmanager
     def _failures_of(self, model: str, *batch: ChunkedSequence) -> Iterator[None]:
@@ -274,6 +284,7 @@ class Generations:
         retried: list[ChunkedSequence] = []
         for sequence, numbers in found.items():
             sequence.model_seconds += seconds
+            answering = time.monotonic()
             try:
                 answers[sequence] = sequence.answer(numbers)
             except Exception as error:  # noqa: BLE001 -- a sequence that cannot go on ends alone
@@ -283,6 +294,7 @@ class Generations:
                 else:
                     answers[sequence] = of_model(sequence.model, error)
                     sequence.finished = True
+            sequence.model_seconds += time.monotonic() - answering
         generated = sum(isinstance(sequence, Stream) for sequence in answers)
         self._metrics.of_model(running.model).generated_tokens.inc(generated)
         try:

@@ -15,8 +15,9 @@ The policy in seven rules:
    only up to a few tokens. So nobody waits for all that another sent at once. Of the caller whose turn it is, as much
    is in it as takes no longer than the longest of the items that others' turns begin with. Whoever has more waiting
    than these few tokens take is backlogged: unless all callers are, those who are do not share the batches of those who
-   are not, and share theirs with each other up to these few tokens. A caller who is alone has whole batches. Who has a
-   running sequence is there too.
+   are not, and share theirs with each other up to these few tokens. A longer item is added only if its caller has had
+   no more than the one whose turn it is will have had. A caller who is alone has whole batches. Who has a running
+   sequence is there too.
 7. Expired items are dropped before they cost anything, and a full queue refuses at once: items, tokens and sequences
    that wait for a model are bounded. A caller with less than an equal share of them is admitted anyway.
 """
@@ -79,6 +80,8 @@ class Queue(Generic[T]):
         """Of each model."""
         self._earliest_deadline = float("inf")
         """Of all items that wait, or of one that has left."""
+        self._resting_since: float | None = None
+        """When a batch was last asked for and nothing waited that could run; None if a batch was taken since."""
 
     def __len__(self) -> int:
         return sum(admission.total.items for admission in self._admissions.values())
@@ -115,7 +118,7 @@ class Queue(Generic[T]):
         """Add an item of a call that was admitted before: its next chunk, or a sequence that is prefilled again."""
         caller = self._callers.setdefault(item.caller, Caller())
         if not caller.calls:
-            self._fair.come(caller)
+            self._fair.come(item.caller, caller)
         caller.calls.setdefault(item.call, {})[item] = None
         self._count(item)
 
@@ -172,9 +175,12 @@ class Queue(Generic[T]):
         """
         expired = self._take_expired(now)
         self._look(now, running)
+        if self._resting_since is not None:
+            self._fair.rest(self._callers, max(0.0, now - self._resting_since))
         prices = {model: self._seconds_per_token(model) for model in self._admissions}
         candidates = self._fair.order(self._callers, free, prices)
         batch = tuple(self._next_batch(candidates, free, prices))
+        self._resting_since = None if batch else now
         self.withdraw(batch)
         # All have had their turn now, and those who have more waiting stand behind.
         for item in sorted(batch, key=lambda item: self._tokens(item.caller)):
@@ -199,11 +205,15 @@ class Queue(Generic[T]):
         """Note who is there, and forget who has been gone for a while."""
         for name in running:
             self._callers.setdefault(name, Caller())
-        for name, caller in list(self._callers.items()):
+        gone: dict[Hashable, Caller[T]] = {}
+        for name, caller in self._callers.items():
             if caller.calls or name in running:
                 caller.seen = now
             elif caller.seen <= now - self._SEEN_SECONDS:
-                del self._callers[name]
+                gone[name] = caller
+        for name in gone:
+            del self._callers[name]
+        self._fair.go(gone)
 
     def _next_batch(
         self, candidates: Sequence[Candidate[T]], free: Mapping[str, int], prices: Mapping[str, float]
@@ -226,16 +236,28 @@ class Queue(Generic[T]):
             window = iter(sorted(window, key=lambda rank: (rank[0], abs(rank[1].tokens - first.tokens))))
         price = prices[first.model]
         longest = int(max((candidate.seconds for candidate in candidates[1:]), default=0.0) / price) if price else 0
+        is_alone = len(self._callers) == 1
+
+        def is_due(item: Item[T]) -> bool:
+            return self._fair.is_due(self._callers[item.caller], candidates[0])
+
         backlogged = functools.cache(functools.partial(self._backlogged, model=first.model, prices=prices))
         for rank, item in window:
             limit = item.shared_tokens
-            if limit is None or len(self._callers) == 1 or (rank == 0 and item.caller not in backlogged(limit)):
+            if not is_alone and self._is_long(item) and not is_due(item):
+                continue
+            if limit is None or is_alone or (rank == 0 and item.caller not in backlogged(limit)):
                 batch.add_if_it_fits(item)
             elif item.caller == first.caller:
                 batch.add_if_it_fits(item, max(limit, longest))
             elif item.caller not in backlogged(limit) or first.caller in backlogged(limit):
                 batch.add_if_it_fits(item, limit)
         return batch.items
+
+    def _is_long(self, item: Item[T]) -> bool:
+        """Whether an item lengthens a batch by more than what all callers share."""
+        limit = self._limits.shortest if item.chunk_tokens is not None else item.shared_tokens
+        return limit is not None and item.tokens > limit
 
     def _backlogged(self, tokens: int, model: str, prices: Mapping[str, float]) -> set[Hashable]:
         """The callers with more waiting than so many tokens of `model` take; none if all have."""

@@ -6,7 +6,7 @@ import ipaddress
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from jobs.start import EngineKey, RedisUrl
@@ -173,6 +173,23 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """How much is logged to stderr. Prompts are never logged."""
 
+    @field_validator("tls_certificate", "tls_key", "tls_client_ca", "api_keys_file", "audit_file", mode="before")
+    @classmethod
+    def _named(cls, file: object) -> object:
+        if file == "":  # else it would be the current folder
+            raise ValueError("it is set, but empty; name a file, or unset the variable")
+        return file
+
+    @field_validator("model")
+    @classmethod
+    def _each_once(cls, names: str) -> str:
+        found = sources(names)
+        if not found:
+            raise ValueError("it names no model")
+        if len(set(found)) < len(found):
+            raise ValueError("it names a model more than once")
+        return names
+
     @model_validator(mode="after")
     def _closed_to_others(self) -> Self:
         checked = self.api_keys_file is not None or self.tls_client_ca is not None
@@ -216,7 +233,12 @@ class Settings(BaseSettings):
     @property
     def models(self) -> tuple[str, ...]:
         """The models' sources, the default one first."""
-        return tuple(name.strip() for name in self.model.split(",") if name.strip())
+        return sources(self.model)
+
+
+def sources(names: str) -> tuple[str, ...]:
+    """The sources of models in a list that is separated by commas."""
+    return tuple(name.strip() for name in names.split(",") if name.strip())
 
 
 def is_loopback(host: str) -> bool:

@@ -13,10 +13,9 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from gloss import v1
 from gloss.calls.explanations import ViewName
 from gloss.cli.session import Session, interrupted, say
-from gloss.durations import seconds
 from gloss.errors import ExplanationFailedError
 from gloss.plans import complete, is_final
-from gloss.render import figures, terminal, words
+from gloss.render import terminal, words
 
 
 def queue(
@@ -134,7 +133,7 @@ def _live(session: Session, first: str, last: str) -> Iterator[Callable[[v1.Expl
                 completed=at.evaluations_done,
                 total=at.evaluations_planned or None,
                 count=_count(at),
-                remaining=_remaining(at),
+                remaining=words.remaining(explanation),
             )
             drawing: list[RenderableType] = [progress]
             if explanation.partial_result.attributions and not session.json:
@@ -142,12 +141,6 @@ def _live(session: Session, first: str, last: str) -> Iterator[Callable[[v1.Expl
             live.update(Group(*drawing))
 
         yield show
-
-
-def _remaining(at: v1.Progress) -> str:
-    if not at.HasField("remaining_duration"):
-        return ""
-    return f"{figures.duration(seconds(at.remaining_duration))} left"
 
 
 def _count(at: v1.Progress) -> str:

@@ -42,11 +42,16 @@ def hexadecimal(tone: tuple[int, ...]) -> str:
     return "#" + "".join(f"{part:02x}" for part in tone)
 
 
-def bar(size: float, begin: float, end: float, *, width: int, color: str) -> Bar:
-    """A bar from `begin` to `end` of `size`; an empty one where a number is not finite."""
+def bar(size: float, begin: float, end: float, *, color: str) -> Bar:
+    """A bar from `begin` to `end` of `size`, as wide as its place; an empty one where a number is not finite."""
     if not all(map(math.isfinite, (size, begin, end))):
         size, begin, end = 1.0, 0.0, 0.0
-    return Bar(size, begin, end, width=width, color=color)
+    return Bar(size, begin, end, color=color)
+
+
+def add_bars(table: Table, header: str = "", *, width: int) -> None:
+    """Add a column for bars to `table`. Where the console is narrow it shrinks first, so that numbers stay."""
+    table.add_column(header, max_width=width)
 
 
 class Shaded:
@@ -92,12 +97,12 @@ def shares(rows: Iterable[tuple[RenderableType, float, str]], *, colour: str = "
     rows = list(rows)
     maximum = max((share for _, share, _ in rows), default=0.0) or 1.0
     table = Table.grid(padding=(0, 1))
-    table.add_column(justify="right", style="dim")
+    table.add_column(justify="right", style="dim", no_wrap=True)
     table.add_column(min_width=10)
-    table.add_column(width=width)
-    table.add_column(justify="right")
-    table.add_column(justify="right", style="dim")
+    add_bars(table, width=width)
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(justify="right", style="dim", no_wrap=True)
     for rank, (label, share, note) in enumerate(rows, 1):
-        drawn = bar(1, 0, share / maximum, width=width, color=colour)
+        drawn = bar(1, 0, share / maximum, color=colour)
         table.add_row(str(rank), label, drawn, figures.percent(share), note)
     return table

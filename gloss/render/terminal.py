@@ -17,7 +17,7 @@ from gloss.render import features, figures, surrogates, words
 from gloss.render.escaping import visible
 from gloss.render.findings import Finding, findings
 from gloss.render.hierarchy import Branch, branches, rest_line
-from gloss.render.paint import AGAINST, FOR, Shaded, bar, hexadecimal, plain, shade
+from gloss.render.paint import AGAINST, FOR, Shaded, add_bars, bar, hexadecimal, plain, shade
 from gloss.render.rows import RowTable, rows
 from gloss.render.surrogates import Fitted
 
@@ -82,15 +82,14 @@ def attributions(result: v1.ExplanationResult, *, top: int = 12, width: int = 32
     high = maximum if any(part.attribution > 0 for part in ranking) or not low else 0.0
     table = Table.grid(padding=(0, 1))
     table.add_column(max_width=40, no_wrap=True, overflow="ellipsis")
-    table.add_column(width=width)
-    table.add_column(justify="right")
-    table.add_column(justify="right", style="dim")
+    add_bars(table, width=width)
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(justify="right", style="dim", no_wrap=True)
     for part in ranking[:top]:
         drawn = bar(
             high - low,
             min(part.attribution, 0.0) - low,
             max(part.attribution, 0.0) - low,
-            width=width,
             color=hexadecimal((FOR if part.attribution > 0 else AGAINST)[1]),
         )
         error = figures.uncertainty(part, digits_shown) if sampled else ""

@@ -68,6 +68,14 @@ def stage(progress: v1.Progress) -> str:
     return names.get(progress.stage, "")
 
 
+def remaining(explanation: v1.Explanation) -> str:
+    """How long it still takes; while it is queued, once it runs: for how long it will wait is unknown."""
+    if not explanation.progress.HasField("remaining_duration"):
+        return ""
+    duration = figures.duration(seconds(explanation.progress.remaining_duration))
+    return f"takes {duration}" if explanation.state == v1.EXPLANATION_STATE_QUEUED else f"{duration} left"
+
+
 def unit(spec: v1.ExplanationSpec, count: int = 1) -> str:
     """What a feature is called: "word", "tokens"."""
     name = "span" if spec.features.spans else _UNITS.get(spec.features.unit, "word")

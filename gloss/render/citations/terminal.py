@@ -12,7 +12,7 @@ from rich.text import Text
 from gloss.citations import Citations, Sentence
 from gloss.render.citations import sayings
 from gloss.render.escaping import visible
-from gloss.render.paint import FOR, bar, hexadecimal, plain
+from gloss.render.paint import FOR, add_bars, bar, hexadecimal, plain
 
 _WIDTH = 16
 _NARROW = 56
@@ -68,13 +68,13 @@ class _Carried:
         table.add_column("", style=_NUMBER, justify="right", no_wrap=True)
         if wide:
             table.add_column("source", overflow="fold")
-            table.add_column("", width=_WIDTH)
+            add_bars(table, width=_WIDTH)
         for name in ("carries", "of all", "alone"):
             table.add_column(name, justify="right", no_wrap=True)
         largest = max(citation.value for citation in self._citations)
         for citation in self._citations:
             place = plain(self._found.sources[citation.source].place)
-            drawn = bar(largest, 0, citation.value, width=_WIDTH, color=hexadecimal(FOR[1]))
+            drawn = bar(largest, 0, citation.value, color=hexadecimal(FOR[1]))
             numbers = sayings.value(citation), sayings.share(citation), sayings.alone(citation)
             number = f"[{self._found.numbers[citation.source]}]"
             table.add_row(number, *((place, drawn) if wide else ()), *numbers)

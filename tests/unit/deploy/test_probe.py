@@ -30,7 +30,7 @@ def test_a_serving_server_and_its_services(address: str, capsys: pytest.CaptureF
     assert main([address, "down"]) == 1
     assert "down is NOT_SERVING" in capsys.readouterr().err
     assert main([address, "unknown"]) == 1
-    assert "NOT_FOUND" in capsys.readouterr().err
+    assert "NOT_FOUND: the server has no service 'unknown'" in capsys.readouterr().err
 
 
 def test_nobody_there(capsys: pytest.CaptureFixture[str]) -> None:

@@ -103,6 +103,16 @@ def test_what_is_no_text_is_refused_and_named(client: Client, asked: dict[str, A
         client.cite(**{"context": CONTEXT, "question": QUESTION, **asked})
 
 
+@pytest.mark.parametrize("unit", ["word", "token", "sentences", "", None])
+def test_a_unit_that_is_none_of_a_source_is_refused_before_anything_is_asked(
+    client: Client, script: fake.Script, unit: Any
+) -> None:
+    for ask in (client.cite, client.estimate_citations):
+        with pytest.raises(ValueError, match=f"unit: {unit!r} is unknown; choose from sentence, item, line, paragraph"):
+            ask(CONTEXT, QUESTION, unit=unit)
+    assert not script.requests
+
+
 @pytest.mark.parametrize("limit", [0, 1, 40])
 def test_the_number_of_evaluations_is_sent_as_it_was_given(client: Client, script: fake.Script, limit: int) -> None:
     client.cite(CONTEXT, QUESTION, answer="Paris.", max_evaluations=limit)

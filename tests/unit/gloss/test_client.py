@@ -7,7 +7,7 @@ import math
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -433,3 +433,24 @@ def unused() -> Iterator[str]:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield f"127.0.0.1:{taken.getsockname()[1]}"
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda client: client.get(v1.Explanation(name="explanations/1")), "the name of an explanation is text"),
+        (lambda client: client.cancel(7), "the name of an explanation is text"),
+        (
+            lambda client: client.explain("A text", None),
+            "a method is a name such as 'occlusion'",
+        ),
+        (lambda client: client.study("bias"), "the method of StudySpec is a message, not 'bias'"),
+        (lambda client: client.next_token("A text", timeout="1"), "a timeout is a number of seconds, not '1'"),
+        (lambda client: type(client)(50051), "an address is text, not int"),
+        (lambda client: type(client)(key=7), "a key is text, not int"),
+        (lambda client: type(client)(timeout="1"), "a timeout is a number of seconds, not '1'"),
+    ],
+)
+def test_an_argument_of_another_type_is_named(call: Callable[[Client], object], said: str) -> None:
+    with Client("127.0.0.1:1") as client, pytest.raises(TypeError, match=said):
+        call(client)

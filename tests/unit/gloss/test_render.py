@@ -53,6 +53,20 @@ def test_colours_are_relative_to_the_largest_and_follow_the_sign() -> None:
     assert "of" in re.sub(r"\x1b\[[\d;]*m[^\x1b]+\x1b\[0m", "", shown)  # near zero: not coloured
 
 
+@pytest.mark.parametrize("width", [36, 40, 60, 100])
+def test_on_a_narrow_console_bars_shrink_and_numbers_stay(width: int) -> None:
+    shown = draw(terminal.attributions(fake.result(sampled=True)), width=width)
+    assert re.findall(r"[+−]\d\.\d\d ± 0\.20$", shown, re.MULTILINE) == [
+        "+2.50 ± 0.20",
+        "+0.90 ± 0.20",
+        "−0.40 ± 0.20",
+        "+0.05 ± 0.20",
+    ]
+    top = [v1.TokenProbability(text=" is", probability=0.5, log_probability=-0.69)]
+    shown = draw(inference.next_token("France", v1.NextTokenPrediction(top=top)), width=width)
+    assert re.search(r"␣is +█{8,36} 50\.0% −0\.69", shown)
+
+
 def test_without_colour_numbers_stand_in() -> None:
     shown = draw(terminal.coloured_words(fake.result()))
     assert shown == "The[−0.40] capital[+0.90] of France[+2.50] is\n"
@@ -248,6 +262,15 @@ def test_a_study_that_has_only_begun_is_drawn() -> None:
 def test_stages_have_names() -> None:
     assert words.stage(v1.Progress(stage=v1.STAGE_MEASURING_FAITHFULNESS)) == "measuring faithfulness"
     assert words.stage(v1.Progress()) == words.stage(v1.Progress(stage=99)) == ""  # of a newer server
+
+
+def test_how_long_an_explanation_waits_in_the_queue_is_not_said() -> None:
+    found = v1.Explanation(state=v1.EXPLANATION_STATE_QUEUED)
+    assert words.remaining(found) == ""
+    found.progress.remaining_duration.FromMilliseconds(60)
+    assert words.remaining(found) == "takes 60 ms"
+    found.state = v1.EXPLANATION_STATE_RUNNING
+    assert words.remaining(found) == "60 ms left"
 
 
 def test_shares_speak_neither_for_nor_against() -> None:

@@ -62,6 +62,18 @@ def test_score() -> None:
     assert found.ranks == (2, 1), "equals share the better rank"
 
 
+@pytest.mark.parametrize("top_k", [0, 3])
+@pytest.mark.parametrize("rows", [1, 64, 65, 200])
+def test_rows_of_a_long_text_are_scored_as_each_alone(rows: int, top_k: int) -> None:
+    logits = torch.randn(rows, 50, generator=torch.Generator().manual_seed(rows))
+    ids = [7 * row % 50 for row in range(rows)]
+    found = predict.score(logits, ids, top_k)
+    alone = [predict.score(logits[row : row + 1], [id_], top_k) for row, id_ in enumerate(ids)]
+    assert found.log_probabilities == tuple(one.log_probabilities[0] for one in alone)
+    assert found.ranks == tuple(one.ranks[0] for one in alone)
+    assert found.predictions == tuple(prediction for one in alone for prediction in one.predictions)
+
+
 def test_score_lists_alternatives_as_next_token_does() -> None:
     found = predict.score(LOGITS, [3, 2], top_k=3)
     assert (found.log_probabilities, found.ranks) == tuple(vars(predict.score(LOGITS, [3, 2])).values())[:2]

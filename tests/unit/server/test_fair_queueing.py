@@ -5,10 +5,13 @@ from __future__ import annotations
 import itertools
 from collections import defaultdict
 from collections.abc import Hashable, Iterator
+from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from server.admission import Load
 from server.batching import Item, Limits
 from server.queue import Queue
 
@@ -16,18 +19,26 @@ PRICES = {"slow": 0.01, "fast": 0.0001}
 """Seconds of a token of each model."""
 
 SHARED = 64
+CHUNK = 128
 TOKENS = 48
 
 
 class Simulation:
     """A queue, and a clock that each batch moves by what its tokens take."""
 
-    def __init__(self, refused: str = "", prices: dict[str, float] = PRICES) -> None:
-        """`refused`: how the names of callers begin who were refused lately."""
+    def __init__(
+        self, refused: str = "", prices: dict[str, float] = PRICES, predicted: dict[str, float] | None = None
+    ) -> None:
+        """Simulate callers.
+
+        Args:
+            refused: how the names of callers begin who were refused lately.
+            predicted: prices that the queue takes for those of the models.
+        """
         self._prices = prices
         self.queue: Queue[object] = Queue(
             Limits(shortest=1, waiting_items=10**6, waiting_tokens=10**9),
-            prices.__getitem__,
+            (predicted or prices).__getitem__,
             lambda name: bool(refused) and str(name).startswith(refused),
         )
         self.now = 0.0
@@ -35,12 +46,12 @@ class Simulation:
         """What each caller had."""
         self._calls = itertools.count()
 
-    def ask(self, caller: str, model: str, items: int = 1, tokens: int = TOKENS, **how: bool) -> list[Item[object]]:
+    def ask(
+        self, caller: str, model: str, items: int = 1, tokens: int = TOKENS, *, chunks: bool = False, **how: bool
+    ) -> list[Item[object]]:
         call = next(self._calls)
-        asked = [
-            Item(object(), tokens, model, model, caller, call, padded=False, shared_tokens=SHARED, **how)
-            for _ in range(items)
-        ]
+        size: dict[str, Any] = {"chunk_tokens": CHUNK} if chunks else {"shared_tokens": SHARED}
+        asked = [Item(object(), tokens, model, model, caller, call, padded=False, **size, **how) for _ in range(items)]
         self.queue.offer(asked)
         return asked
 
@@ -228,3 +239,77 @@ def test_who_joined_the_batches_of_others_does_not_wait_for_as_long_as_that_took
     one, start = simulation.ask("long", "other"), simulation.now
     assert list(simulation.until(one))
     assert simulation.now - start < 3 * SHARED * PRICES["slow"]
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.5, 1.1, 3.0])
+def test_to_go_and_come_back_gains_nothing(pause: float):
+    """Neither if what is asked takes a hundred times as long as was predicted."""
+    simulation = Simulation(prices={"slow": 0.01, "odd": 1.0}, predicted={"slow": 0.01, "odd": 0.01})
+    others = [f"other {number}" for number in range(4)]
+    odd = simulation.ask("odd", "odd", tokens=5)
+    back = 0.0
+    while simulation.now < 150:
+        if simulation.queue.waiting.get("slow", Load()).items < 20:
+            for other in others:
+                simulation.ask(other, "slow")
+        if simulation.run() == odd:
+            back = simulation.now + pause
+        if back and simulation.now >= back:
+            odd, back = simulation.ask("odd", "odd", tokens=5), 0.0
+    assert simulation.time["odd"] <= 150 / 5 + 2 * 5
+
+
+@pytest.mark.parametrize("hours", [0, 1])
+@pytest.mark.parametrize("seconds", [0.0, 2.0])
+def test_while_nothing_waits_all_become_level(hours: int, seconds: float):
+    """Who had much in the morning, and comes back in the evening, waits no longer than others.
+
+    Others go on for some `seconds`, or nobody asks any more.
+    """
+    simulation = Simulation(prices={"slow": 0.01, "odd": 1.0}, predicted={"slow": 0.01, "odd": 0.01})
+    waiting = [item for number in range(4) for item in simulation.ask(f"other {number}", "slow", items=50)]
+    assert list(simulation.until(simulation.ask("odd", "odd", tokens=5)))
+    simulation.run_for(seconds)
+    simulation.queue.withdraw(waiting)
+    assert not simulation.run()
+    simulation.now += 3600 * hours
+    for _ in range(100):
+        for number in range(4):
+            simulation.ask(f"other {number}", "slow")
+    one, start = simulation.ask("odd", "odd", tokens=1), simulation.now
+    assert list(simulation.until(one))
+    assert (simulation.now - start < 5) == bool(hours)
+
+
+@pytest.mark.parametrize("others", [1, 8])
+@pytest.mark.parametrize(("tokens", "chunks"), [(SHARED + 1, False), (100, False), (420, False), (CHUNK, True)])
+def test_one_long_prompt_at_a_time_gets_no_more_than_many_short_ones(others: int, tokens: int, chunks: bool):
+    simulation = Simulation()
+    long = simulation.ask("long", "slow", tokens=tokens, chunks=chunks)
+    for _ in range(1500):
+        if simulation.queue.waiting["slow"].items <= 20 * others:
+            for number in range(others):
+                simulation.ask(f"short {number}", "slow", items=10)
+        if long[0] in simulation.run():
+            long = simulation.ask("long", "slow", tokens=tokens, chunks=chunks)
+    assert abs(simulation.time["long"] / simulation.now - 1 / (others + 1)) < 0.02
+
+
+@given(st.lists(st.integers(SHARED + 1, 500), min_size=2, max_size=6))
+def test_callers_of_long_prompts_get_equal_shares(lengths: list[int]):
+    simulation = Simulation()
+    items = [
+        simulation.ask(f"caller {number}", "slow", items=200, tokens=tokens) for number, tokens in enumerate(lengths)
+    ]
+    for _ in range(20):
+        simulation.run()
+    had = [simulation.time[one[0].caller] for one in items]
+    assert max(had) - min(had) <= 2 * max(lengths) * PRICES["slow"] + 1e-5
+
+
+def test_callers_of_prompts_of_one_length_share_batches_whatever_it_is():
+    simulation = Simulation()
+    for number in range(4):
+        for _ in range(10):
+            simulation.ask(f"caller {number}", "slow", tokens=300)
+    assert [len(simulation.run()) for _ in range(10)] == [4] * 10

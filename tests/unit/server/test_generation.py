@@ -7,6 +7,7 @@ import functools
 from collections.abc import Callable, Collection, Coroutine, Hashable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +22,9 @@ from server.errors import ModelFailedError, OverloadedError
 from server.generation import GenerationLimits
 from server.interpreter import SharedInterpreter
 from server.metrics import Metrics
+from server.running_sequences import RunningSequences
+from server.sequences import CHUNK_TOKENS, ChunkedSequence
+from server.shared_queue import SharedQueue
 from server.tasks import NextTokenTask
 from server.text_stream import Stream
 
@@ -360,3 +364,31 @@ async def test_a_sequence_that_cannot_be_dropped_harms_nobody(
             stream.abandon()
         failing.drops = True
         await check_alive(bench)
+
+
+@on_a_loop
+async def test_prompts_pay_for_their_tokens_of_a_step_only(llama: LanguageModel, monkeypatch: pytest.MonkeyPatch):
+    """A long one is read while a text grows. Each step takes a second."""
+    passed, shares, charged = 0.0, [], []
+    run_step = RunningSequences.run
+
+    def run(self: RunningSequences, step: dict[ChunkedSequence, Chunk]) -> StepResult:
+        nonlocal passed
+        passed += 1.0
+        prompts = sum(len(chunk.ids) for sequence, chunk in step.items() if not sequence.is_prefilled)
+        shares.append(prompts / sum(len(chunk.ids) for chunk in step.values()))
+        return run_step(self, step)
+
+    monkeypatch.setitem(CHUNK_TOKENS, "cpu", 8)
+    monkeypatch.setattr("server.generation.time", SimpleNamespace(monotonic=lambda: passed))
+    monkeypatch.setattr(RunningSequences, "run", run)
+    monkeypatch.setattr(
+        SharedQueue, "note_run", lambda self, batch, seconds, model_seconds: charged.append(model_seconds)
+    )
+    bench = Bench(llama)
+    streams = [bench.begin([5, 6, 7], max_tokens=30), bench.begin([5 + i for i in range(45)], max_tokens=1)]
+    bench.engine.start()
+    await asyncio.gather(*map(all_of, streams))
+    await bench.engine.stop(10)
+    assert charged == pytest.approx([share for share in shares if share])
+    assert sum(share < 1 for share in charged) >= 4

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ from ml.models.base import LanguageModel
 from server.calls import Answer
 from server.errors import ModelFailedError, OverloadedError
 from server.sequences import CHUNK_TOKENS
-from server.tasks import NextTokenTask, ScoreTask, Task
+from server.tasks import NextTokenTask, ScoreTask, Task, values_of
 from tests.unit.server.test_generation import Bench, all_of, check_alive, engine_of, ids_of, on_a_loop
 from tests.unit.server.test_poison import poisoned
 from tests.unit.server.watched import CHUNK, LONG, begin_as, prompt, watched
@@ -53,6 +55,23 @@ async def test_long_prompts_are_answered_as_if_read_as_a_whole(
                 assert found.log_probabilities == pytest.approx(expected.log_probabilities, abs=1e-4)
                 assert answer.model_seconds > 0
         assert (bench.gauge("running"), bench.gauge("waiting")) == (0, 0)
+
+
+@on_a_loop
+async def test_scoring_a_long_prompt_is_time_of_the_model(llama: LanguageModel, monkeypatch: pytest.MonkeyPatch):
+    """Else the caller is told that it waited for others."""
+    passed = 0.0
+
+    def scored(*arguments: Any) -> list[Any]:
+        nonlocal passed
+        passed += 100.0
+        return values_of(*arguments)
+
+    monkeypatch.setattr("server.sequences.values_of", scored)
+    monkeypatch.setattr("server.generation.time", SimpleNamespace(monotonic=lambda: time.monotonic() + passed))
+    async with engine_of(llama) as bench:
+        answer = await submit(bench, VERBS["score"](LONG))
+    assert 100 <= answer.model_seconds < 200
 
 
 @pytest.mark.parametrize("verb", ["next token", "score"])

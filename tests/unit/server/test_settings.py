@@ -37,6 +37,28 @@ def test_a_wrong_value_is_named_by_its_variable_without_the_value(monkeypatch):
     assert not any("secret" in line for line in lines)
 
 
+FILES = [name for name, field in Settings.model_fields.items() if "Path" in str(field.annotation)]
+
+
+@pytest.mark.parametrize("field", FILES)
+def test_an_empty_file_name_is_not_the_current_folder(monkeypatch, field):
+    monkeypatch.setenv(f"GLOSS_{field.upper()}", "")
+    with pytest.raises(ValidationError) as caught:
+        Settings()
+    [line] = complaints(caught.value)
+    assert line == f"GLOSS_{field.upper()}: it is set, but empty; name a file, or unset the variable"
+
+
+@pytest.mark.parametrize(("names", "said"), [("", "no model"), (" , ", "no model"), ("lstm, lstm", "more than once")])
+def test_models_are_counted_before_they_are_loaded(monkeypatch, names, said):
+    monkeypatch.setenv("GLOSS_MODEL", names)
+    with pytest.raises(ValidationError) as caught:
+        Settings()
+    [line] = complaints(caught.value)
+    assert line.startswith("GLOSS_MODEL: ")
+    assert said in line
+
+
 def test_an_open_address_is_refused_unless_it_is_meant(monkeypatch):
     monkeypatch.setenv("GLOSS_HOST", "0.0.0.0")  # noqa: S104 -- the very address that is refused
     with pytest.raises(ValidationError) as caught:
