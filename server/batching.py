@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from server.admission import Load
+from server.places import Places
 
 T = TypeVar("T")
 
@@ -94,11 +95,11 @@ class Item(Generic[T]):
 class Batch(Generic[T]):
     """A batch that is being filled."""
 
-    def __init__(self, first: Item[T], limits: Limits, free: int) -> None:
-        """Begin with `first`, whatever its size. `free` more sequences of its model may run."""
+    def __init__(self, first: Item[T], limits: Limits, places: Places) -> None:
+        """Begin with `first`, whatever its size. `places` of its model count what starts."""
         self.items: list[Item[T]] = []
         self._limits = limits
-        self._free = free
+        self._places = places
         self._padded = first.padded
         self._tokens = self._longest = self._useful = self._bytes = self._chunk_tokens = 0
         self._add(first)
@@ -117,7 +118,7 @@ class Batch(Generic[T]):
             and (count * longest if self._padded else tokens) <= limits.batch_tokens
             and total - useful <= limits.padding * total
             and self._bytes + item.output_bytes <= limits.batch_bytes
-            and (self._free or not item.needs_place)
+            and (not item.needs_place or self._places.may_start(item.caller))
             and self._fits_beside_chunks(item)
         ):
             self._add(item)
@@ -134,6 +135,7 @@ class Batch(Generic[T]):
         self._longest = max(self._longest, item.tokens)
         self._useful += max(item.tokens, self._limits.shortest)
         self._bytes += item.output_bytes
-        self._free -= item.needs_place
+        if item.needs_place:
+            self._places.start(item.caller)
         if item.chunk_tokens is not None:
             self._chunk_tokens += item.tokens

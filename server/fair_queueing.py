@@ -18,6 +18,7 @@ from operator import attrgetter
 from typing import Generic, NamedTuple, TypeVar
 
 from server.batching import Item
+from server.places import Places
 from server.round_robin import interleave
 
 T = TypeVar("T")
@@ -43,11 +44,11 @@ class Caller(Generic[T]):
     time: float = 0.0
     """Seconds of the models' time that it had. Who comes counts as having had as much as those who are there."""
 
-    def first(self, free: Mapping[str, int]) -> Item[T] | None:
+    def first(self, places: Mapping[str, Places]) -> Item[T] | None:
         """The item that its next turn begins with, if it has one that can run."""
         for call in self.calls.values():
             for item in call:
-                if not item.needs_place or can_run(item, free):
+                if not item.needs_place or can_run(item, places):
                     return item
                 break  # those of a call need a place, or need none
         return None
@@ -119,13 +120,13 @@ class FairQueueing(Generic[T]):
         self._ahead = frozenset(callers)
 
     def order(
-        self, callers: Mapping[Hashable, Caller[T]], free: Mapping[str, int], prices: Mapping[str, float]
+        self, callers: Mapping[Hashable, Caller[T]], places: Mapping[str, Places], prices: Mapping[str, float]
     ) -> list[Candidate[T]]:
         """The next turns, the first one first; of equal ones, in the order of `callers`.
 
         Args:
             callers: all that there are. Those who have nothing that can run have no turn, and get nothing back later.
-            free: how many more sequences may run, by model.
+            places: for sequences, by model.
             prices: predicted seconds of a token, by model; 0 where nothing is known.
         """
         candidates: list[Candidate[T]] = []
@@ -133,7 +134,7 @@ class FairQueueing(Generic[T]):
         for name, caller in callers.items():  # of whom there may be hundreds
             if not caller.calls:
                 continue
-            item = caller.first(free)
+            item = caller.first(places)
             if item is None:
                 self.come(name, caller)
                 continue
@@ -155,7 +156,7 @@ class FairQueueing(Generic[T]):
         return candidates
 
     def items(
-        self, candidates: Sequence[Candidate[T]], free: Mapping[str, int], prices: Mapping[str, float]
+        self, candidates: Sequence[Candidate[T]], places: Mapping[str, Places], prices: Mapping[str, float]
     ) -> Iterator[tuple[int, Item[T]]]:
         """What a batch is filled with, each item with how many of its caller come before it.
 
@@ -163,7 +164,7 @@ class FairQueueing(Generic[T]):
         """
         for candidate in candidates:  # lazily: of hundreds, a batch needs a few
             yield 0, candidate.item
-        further = [itertools.islice(_waiting(candidate.caller, free), 1, None) for candidate in candidates]
+        further = [itertools.islice(_waiting(candidate.caller, places), 1, None) for candidate in candidates]
         heap: list[tuple[float, int, int, Item[T]]] = []
 
         def push(number: int, rank: int, before: float) -> None:
@@ -201,11 +202,11 @@ class FairQueueing(Generic[T]):
         return prices[item.model] * max(item.tokens, self._shortest)
 
 
-def can_run(item: Item[T], free: Mapping[str, int]) -> bool:
-    """Whether an item needs no place, or one is free."""
-    return not item.needs_place or free.get(item.model, 0) > 0
+def can_run(item: Item[T], places: Mapping[str, Places]) -> bool:
+    """Whether an item needs no place, or its caller may have one."""
+    return not item.needs_place or (item.model in places and places[item.model].may_start(item.caller))
 
 
-def _waiting(caller: Caller[T], free: Mapping[str, int]) -> Iterator[Item[T]]:
+def _waiting(caller: Caller[T], places: Mapping[str, Places]) -> Iterator[Item[T]]:
     """What a caller has waiting that can run, its calls in turn."""
-    return (item for _, item in interleave(caller.calls.values()) if can_run(item, free))
+    return (item for _, item in interleave(caller.calls.values()) if can_run(item, places))

@@ -27,6 +27,7 @@ from ml.models.base import LanguageModel, Runner, StepResult
 from server.batching import Item
 from server.errors import of_model
 from server.metrics import Metrics
+from server.places import Places
 from server.running_sequences import RunningSequences, Step
 from server.sequences import ChunkedSequence, chunk_tokens
 from server.text_stream import Stream
@@ -129,13 +130,14 @@ class Generations:
             needs_place=sequence.number is None,
         )
 
-    def free(self) -> dict[str, int]:
-        """How many more sequences of each model may start, those counted in whose memory a paused one would give up."""
+    def places(self) -> dict[str, Places]:
+        """The places of each model. Those that a paused sequence would give up are free."""
         # Before the first one runs, the memory of a sequence is not known.
-        found = dict.fromkeys(self._models, 1)
+        found = {name: Places(1) for name in self._models if name not in self._running}
         for name, running in self._running.items():
-            paused = sum(sequence.waits_for_reader() for sequence in running)
-            found[name] = running.capacity - len(running) + min(paused, self._limits.preempted - len(self._preempted))
+            holders = [sequence.caller for sequence in running if not sequence.waits_for_reader()]
+            paused = min(len(running) - len(holders), self._limits.preempted - len(self._preempted))
+            found[name] = Places(running.capacity - len(running) + paused, holders)
         return found
 
     def ends_per_second(self, model: str) -> float:
@@ -151,7 +153,7 @@ class Generations:
         started = [
             sequence
             for sequence in prompts
-            if not sequence.abandoned and (sequence.number is not None or self._start(sequence))
+            if not sequence.abandoned and (sequence.number is not None or self._start(sequence, prompts))
         ]
         for name, running in list(self._running.items()):
             with self._failures_of(name):
@@ -217,14 +219,17 @@ class Generations:
         else:
             self._enqueue(sequence)
 
-    def _start(self, sequence: ChunkedSequence) -> bool:
-        """Let a sequence run, and preempt a paused one if need be. Returns whether it runs now."""
+    def _start(self, sequence: ChunkedSequence, beside: Collection[ChunkedSequence]) -> bool:
+        """Let a sequence run, and preempt one that is not `beside` it if need be. Returns whether it runs now."""
         running = self._running.get(sequence.model)
         if running is not None and running.full:
+            giving = running.giving_way(beside)
+            if giving is None:
+                self._wait(sequence)
+                return False
             with self._failures_of(sequence.model):
-                paused = next(each for each in running if each.paused)
-                self._preempted.append(paused)
-                self._stop(running, paused)
+                self._preempted.append(giving)
+                self._stop(running, giving)
         with self._failures_of(sequence.model, sequence):
             self._running_of(sequence.model).start(sequence)
         return sequence.number is not None

@@ -5,9 +5,10 @@ A step decodes one token of every generated text, and prefills chunks of the pro
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from ml.models.base import Chunk, Runner, StepResult
+from server.places import Places
 from server.sequences import ChunkedSequence
 
 Step = dict[ChunkedSequence, Chunk]
@@ -38,6 +39,20 @@ class RunningSequences:
     def full(self) -> bool:
         """Whether no other sequence can start."""
         return len(self._sequences) >= self.capacity
+
+    def giving_way(self, beside: Collection[ChunkedSequence]) -> ChunkedSequence | None:
+        """Which one is preempted for another: a paused one, or one of whoever holds most, but none `beside` it.
+
+        Of the latter's, it is the one with the least to prefill again. Nothing is lost but that time.
+        """
+        paused = next((each for each in self if each.paused), None)
+        if paused is not None:
+            return paused
+        others = [each for each in self if each not in beside and not each.waits_for_reader()]
+        if not others:
+            return None
+        giver = Places(0, [each.caller for each in others]).giver()
+        return min((each for each in others if each.caller == giver), key=lambda each: len(each.ids))
 
     def start(self, sequence: ChunkedSequence) -> None:
         """Reserve memory for a sequence's keys and values."""

@@ -137,7 +137,7 @@ class SharedQueue:
         with self._changed:
             while not self.stopping:
                 self._interpreter.note_batch()
-                schedule = self._queue.take(time.monotonic(), generations.free(), generations.callers())
+                schedule = self._queue.take(time.monotonic(), generations.places(), generations.callers())
                 if schedule.batch or schedule.expired or generations.busy:
                     return schedule
                 self._changed.wait()

@@ -125,6 +125,22 @@ async def test_who_leaves_frees_the_place(llama: LanguageModel):
 
 
 @on_a_loop
+async def test_a_caller_without_places_gets_one_of_whoever_holds_most(llama: LanguageModel):
+    """It does not wait for the end of the other's texts, and these are what they would have been."""
+    prompts = [[5 + i, 6, 7] * (i + 1) for i in range(4)]
+    settings = {"temperature": 0.7, "max_tokens": 40}
+    async with engine_of(llama, sequences=1) as bench:
+        alone = [ids_of(await all_of(bench.begin(ids, seed=i, **settings))) for i, ids in enumerate(prompts)]
+    async with engine_of(llama, sequences=4) as bench:
+        streams = [bench.begin(ids, seed=i, caller="greedy", **settings) for i, ids in enumerate(prompts)]
+        begun = [[await anext(stream)] for stream in streams]
+        assert len(await all_of(bench.begin([7], caller="other", max_tokens=2))) == 2
+        assert not any(stream.finished for stream in streams)
+        rest = await asyncio.gather(*map(all_of, streams))
+        assert [ids_of(first + more) for first, more in zip(begun, rest, strict=True)] == alone
+
+
+@on_a_loop
 async def test_who_is_cancelled_frees_the_place(llama: LanguageModel):
     async with engine_of(llama, sequences=1) as bench:
         waiting = asyncio.create_task(all_of(bench.begin([5, 6], max_tokens=120)))

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from server.admission import QueueOverflowError
 from server.batching import Item, Limits
+from server.places import Places
 from server.queue import Queue, Schedule
 
 LIMITS = Limits(
@@ -424,18 +425,27 @@ def test_what_has_no_place_waits_and_holds_up_nobody():
     queue.offer([chunk(n, tokens=1, needs_place=True) for n in range(4)])
     queue.offer([chunk(9), simple(10)])
     assert [item.payload for item in queue.take(NOW).batch] == [9, 10]
-    assert queue.take(NOW, {"m": 0}) == Schedule((), ())
-    assert [item.payload for item in queue.take(NOW, {"m": 3}).batch] == [0, 1, 2]
+    assert queue.take(NOW, {"m": Places(0)}) == Schedule((), ())
+    assert [item.payload for item in queue.take(NOW, {"m": Places(3)}).batch] == [0, 1, 2]
     assert queue.waiting["m"].sequences == 1
-    assert [item.payload for item in queue.take(NOW, {"m": 3}).batch] == [3]
+    assert [item.payload for item in queue.take(NOW, {"m": Places(3)}).batch] == [3]
 
 
 def test_a_place_goes_to_whoever_has_waited_longest_for_a_turn():
     queue: Queue[int] = Queue(Limits())
     queue.offer([chunk(n, caller="greedy", needs_place=True) for n in range(3)])
     queue.offer([chunk(10, caller="modest", needs_place=True)])
-    found = [queue.take(NOW, {"m": 1}).batch[0].payload for _ in range(4)]
+    found = [queue.take(NOW, {"m": Places(1)}).batch[0].payload for _ in range(4)]
     assert found == [0, 10, 1, 2]
+
+
+def test_whoever_has_few_places_goes_before_whoever_has_all():
+    queue: Queue[int] = Queue(Limits())
+    queue.offer([chunk(n, caller="greedy", needs_place=True) for n in range(2)])
+    queue.offer([chunk(10 + n, caller="modest", needs_place=True) for n in range(3)])
+    places = {"m": Places(0, ["greedy"] * 4)}
+    assert [item.payload for item in queue.take(NOW, places).batch] == [10], "with half of a share, it waits"
+    assert queue.take(NOW, places) == Schedule((), ())
 
 
 def test_what_follows_a_chunk_counts_as_waiting():
