@@ -25,13 +25,17 @@ _FOREIGN_MARKER = re.compile(
 )
 _CODE = re.compile(
     r"""[{};\\]\s*$ | [\w\])]\s*[-+*/|&]?=\s*\S | [=-]> | \w\([^()]*\)
-      | ^\s*(?://|@\w)
+      | ^\s*(?://|@\w|"[^"]*":\s)
       | ^\s*(?:import|from|def|class|return|func|fn|function|const|let|var|public|private|else|try|SELECT)\b
       | ^\s*(?:if|for|while|with|elif|except)\b.*:\s*$""",
     re.VERBOSE,
 )
-_FIELD = re.compile(r"(?:\[[^\]\r\n]+\]|[^\W\d_][\w-]*(?: [\w-]+){0,2})(?::(?=\s|\Z)|\uff1a)")
-"""A field's name, or Markdown's name of a link."""
+_FIELD = re.compile(
+    r"""(?:\[[^\]\r\n]+\] | [^\W\d_][\w-]*(?:[ ][\w-]+){0,2}) (?::(?=\s|\Z) | \uff1a)
+      | \[?(?:\d{4}-\d\d-\d\d[T ])?\d\d:\d\d""",
+    re.VERBOSE,
+)
+"""The name of a field or of Markdown's link, or the time of an entry in a log."""
 
 _FENCE = re.compile(r"[\s>]*(?:(?:[-*+]|\d{1,9}[.)])[ \t]+)?(?P<fence>`{3,}|~{3,})(?P<info>[^\r\n]*)")
 _UNDERLINE = re.compile(r"(?:`{5,}|~{5,})(?=[ \t]*[\r\n]*\Z)")
