@@ -124,6 +124,10 @@ class Tokenizer:
         if self._has_words:
             self.check_length(field, text)
             found = Junction(prompt, self.ids(text))
+        elif not prompt.text:  # ids that write nothing
+            self.check_length(field, text)
+            encode = partial(self._raw, special=False)
+            found = Junction(prompt, spell(encode, self.decode, "", text, own=prompt.ids, words=False) or ())
         else:
             whole = self._encode_text(field, prompt.text + text, special=prompt.has_special)
             is_given = not prompt.has_special and self._encode_text(field, prompt.text, special=False).ids != prompt.ids

@@ -139,6 +139,19 @@ def test_whole_words_are_words_of_their_own() -> None:
         assert found == Junction(alone, words.ids(text))
 
 
+@pytest.mark.parametrize("kind", [*BYTES, "unigram"])
+def test_ids_that_write_nothing_are_followed_by_the_text_alone(kind: str) -> None:
+    tokens = tokenizer(kind)
+    silent = {(tokens.vocabulary_size - 1,), tokens.ids(" ")[:1]}
+    for ids in silent:
+        prompt = tokens.encode(Prompt(token_ids=ids))
+        for text in ("The", " The", "12", "ld") if not prompt.text else ():
+            found = tokens.continuation(prompt, Continuation(text=text))
+            assert found.prompt.ids == ids
+            # A decoder may drop the first space, and a unigram vocabulary does not know every character.
+            assert tokens.decode((*ids, *found.ids)) in {text, text.lstrip(), tokens.decode(tokens.ids(text))}
+
+
 @pytest.mark.parametrize("prompt", [Prompt(text="The </s>"), Prompt(token_ids=(1,))], ids=["text", "ids"])
 def test_a_space_that_the_tokenizer_adds_before_what_follows_goes_with_it(prompt: Prompt) -> None:
     for text in ("12", "The"):
