@@ -50,6 +50,8 @@ def split(prompt: Encoding, whole: Encoding, *, is_given: bool) -> Junction:
     else:
         first = _first_behind(whole, border)
         after = _end(prompt)  # where special tokens follow a text, they follow the prompt
+        if prompt.ids[:after] == whole.ids[:after]:
+            first = _with_added_spaces(whole, first, after)
         kept = replace(
             prompt,
             ids=whole.ids[:first] + prompt.ids[after:],
@@ -68,7 +70,7 @@ def _common(prompt: Encoding, whole: Encoding) -> tuple[Encoding, int]:
         count = _first_behind(prompt, border)
         start = _start(prompt, count, border)
         if start >= border:
-            return prompt.first(count), first
+            return prompt.first(count), _with_added_spaces(whole, first, 0)
         border = start
 
 
@@ -76,6 +78,13 @@ def _first_behind(encoding: Encoding, border: int) -> int:
     """Index of the first token that ends behind the character `border`."""
     spans = enumerate(encoding.spans)
     return next((index for index, span in spans if span is not None and span[1] > border), len(encoding.ids))
+
+
+def _with_added_spaces(encoding: Encoding, index: int, least: int) -> int:
+    """Index of the first token, from `least`, of those that stand nowhere in the text before the one at `index`."""
+    while index > least and encoding.spans[index - 1] is None:
+        index -= 1
+    return index
 
 
 def _end(encoding: Encoding) -> int:
@@ -91,7 +100,13 @@ def _start(encoding: Encoding, index: int, default: int) -> int:
 
 
 def spell(
-    encode: Callable[[str], RawEncoding], decode: Callable[[Sequence[int]], str], before: str, text: str, *, words: bool
+    encode: Callable[[str], RawEncoding],
+    decode: Callable[[Sequence[int]], str],
+    before: str,
+    text: str,
+    *,
+    own: Sequence[int] | None = None,
+    words: bool,
 ) -> tuple[int, ...] | None:
     """The tokens that write `text` behind those of `before`, which stay as they are.
 
@@ -100,10 +115,11 @@ def spell(
 
     Args:
         encode: without special tokens of the tokenizer's own.
+        own: the last tokens of what stands before, if they are not those of `before` alone.
         words: whether a token is a word whatever surrounds it, so that `text` is words of its own even where no space
             separates it from `before`.
     """
-    own, whole = encode(before).ids, encode(before + text)
+    own, whole = list(encode(before).ids if own is None else own), encode(before + text)
     ids = tuple(whole.ids[len(own) :])
     # A token for something unknown may cover both texts.
     if whole.ids[: len(own)] == own and (ids or not text.strip()):

@@ -1,7 +1,8 @@
 """Between text and token ids, with every token's place in the text.
 
 Offsets count Unicode code points. A token's span covers its text, the space before a word included where the token
-holds it. A character that takes several tokens (an emoji in byte-level BPE) gives each of them its whole span.
+holds it. A character that takes several tokens (an emoji in byte-level BPE) gives each of them its whole span. A space
+that the tokenizer adds before a text stands nowhere in it.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
+from itertools import pairwise
 
 from tokenizers import Encoding as RawEncoding
 from tokenizers.processors import PostProcessor
@@ -122,6 +124,10 @@ class Tokenizer:
         if self._has_words:
             self.check_length(field, text)
             found = Junction(prompt, self.ids(text))
+        elif not prompt.text:  # ids that write nothing
+            self.check_length(field, text)
+            encode = partial(self._raw, special=False)
+            found = Junction(prompt, spell(encode, self.decode, "", text, own=prompt.ids, words=False) or ())
         else:
             whole = self._encode_text(field, prompt.text + text, special=prompt.has_special)
             is_given = not prompt.has_special and self._encode_text(field, prompt.text, special=False).ids != prompt.ids
@@ -171,7 +177,9 @@ class Tokenizer:
         old = encoding.text[start:end]
         space = "" if text[:1].isspace() else old[: len(old) - len(old.lstrip())]
         before = encoding.text[max(0, start - _REACH) : start]
-        return spell(partial(self._raw, special=False), self.decode, before, space + text, words=self._has_words)
+        added = encoding.ids[position - 1 : position] if self._follows_added_space(encoding, position) else None
+        encode = partial(self._raw, special=False)
+        return spell(encode, self.decode, before, space + text, own=added, words=self._has_words)
 
     def ids(self, text: str) -> tuple[int, ...]:
         """The tokens of `text` alone, without special tokens of the tokenizer's own."""
@@ -248,10 +256,32 @@ class Tokenizer:
             raise InputError(field, "the text has no tokens in this model; send other text")
         check_ids(field, raw.ids, self.vocabulary_size)
         spans = [(spelled + start, spelled + end) if start < end else None for start, end in raw.offsets]
+        for position in self._added_spaces(text, raw.ids, spans):
+            spans[position] = None
         if spelled:  # it takes the place of the one that is added
             spans[0] = (0, spelled)
         encoding = Encoding(text, tuple(raw.ids), tuple(spans), ((0, len(text)),), special)
         return replace(encoding, editable=self.special.editable(encoding))
+
+    def _follows_added_space(self, encoding: Encoding, position: int) -> bool:
+        """Whether the token before the one at `position` is a space that the tokenizer added."""
+        before = position - 1
+        return before >= 0 and encoding.spans[before] is None and self.token_text(encoding.ids[before]).isspace()
+
+    def _added_spaces(self, text: str, ids: Sequence[int], spans: Sequence[Span | None]) -> list[int]:
+        """The positions of spaces that the tokenizer added: each has the place of a token that it is no part of."""
+        return [
+            position
+            for position, (span, after) in enumerate(pairwise(spans))
+            if span is not None
+            and after is not None
+            and span[0] == after[0]
+            and self.token_text(ids[position]).isspace()
+            and (
+                self.token_text(ids[position]) != text[slice(*span)]
+                or self.token_text(ids[position + 1]) == text[slice(*after)]
+            )
+        ]
 
     def _encode_chat(self, field: str, messages: Sequence[ChatMessage]) -> Encoding:
         if not self.has_chat_template:

@@ -139,6 +139,28 @@ def test_whole_words_are_words_of_their_own() -> None:
         assert found == Junction(alone, words.ids(text))
 
 
+@pytest.mark.parametrize("kind", [*BYTES, "unigram"])
+def test_ids_that_write_nothing_are_followed_by_the_text_alone(kind: str) -> None:
+    tokens = tokenizer(kind)
+    silent = {(tokens.vocabulary_size - 1,), tokens.ids(" ")[:1]}
+    for ids in silent:
+        prompt = tokens.encode(Prompt(token_ids=ids))
+        for text in ("The", " The", "12", "ld") if not prompt.text else ():
+            found = tokens.continuation(prompt, Continuation(text=text))
+            assert found.prompt.ids == ids
+            # A decoder may drop the first space, and a unigram vocabulary does not know every character.
+            assert tokens.decode((*ids, *found.ids)) in {text, text.lstrip(), tokens.decode(tokens.ids(text))}
+
+
+@pytest.mark.parametrize("prompt", [Prompt(text="The </s>"), Prompt(token_ids=(1,))], ids=["text", "ids"])
+def test_a_space_that_the_tokenizer_adds_before_what_follows_goes_with_it(prompt: Prompt) -> None:
+    for text in ("12", "The"):
+        encoding, found = follow("always", prompt, text)
+        assert found.prompt == encoding
+        assert "".join(map(tokenizer("always").token_text, found.ids)) == f" {text}"
+        assert not found.overlap
+
+
 @pytest.mark.parametrize("kind", SPELLING)
 @pytest.mark.parametrize(
     ("prompt", "old", "new", "expected"),
@@ -147,6 +169,7 @@ def test_whole_words_are_words_of_their_own() -> None:
         ("The capital of", "The", "bird", "bird capital of"),
         ("“capital” of", "capital", "bird", "“bird” of"),
         ("The capital of", "capital", " bird", "The bird of"),
+        ("12 of", "12", "bird", "bird of"),
     ],
 )
 def test_a_replacement_stands_where_the_old_text_stood(
@@ -161,3 +184,32 @@ def test_a_replacement_stands_where_the_old_text_stood(
     # WordPiece puts spaces around marks, whatever the text had there.
     shown = tokens.decode(ids[special:]).strip().replace("“ ", "“").replace(" ”", "”")
     assert shown == expected
+
+
+@pytest.mark.parametrize("kind", BYTES)
+def test_a_replaced_token_leaves_the_others_as_they_are(kind: str) -> None:
+    tokens = tokenizer(kind)
+
+    @settings(max_examples=40)
+    @given(TEXTS.filter(str.strip), st.sampled_from(["*", "ld", " x", "🦊", "a b"]), st.integers(0, 40))
+    @example("12 of", "*", 0)
+    @example("\nThe", "ld", 0)
+    @example(" Paris", "*", 0)
+    @example("  ld", "*", 0)
+    def check(text: str, new: str, number: int) -> None:
+        encoding = tokens.encode(Prompt(text=text))
+        at = [position for position, span in enumerate(encoding.spans) if span and encoding.spans.count(span) == 1]
+        position = at[number % len(at)] if at else None
+        if position is None:
+            return
+        start, end = encoding.spans[position] or (0, 0)
+        old = text[start:end]
+        space = "" if new.startswith(" ") else old[: len(old) - len(old.lstrip())]
+        written = tokens.replacement(encoding, position, new)
+        assert written is not None
+        special = len(encoding.ids) - len(tokens.ids(text))
+        shown = tokens.decode((*encoding.ids[special:position], *written, *encoding.ids[position + 1 :]))
+        expected = text[:start] + space + new + text[end:]
+        assert shown in {expected, expected.removeprefix(" ")}  # a decoder may drop the first space
+
+    check()

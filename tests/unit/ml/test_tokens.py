@@ -270,6 +270,20 @@ def test_a_start_token_that_a_text_spells_out_is_there_once_and_no_feature(kind:
     assert not known.has_start(known.encode(Prompt(token_ids=added.ids[1:])))
 
 
+@pytest.mark.parametrize("kind", [*BYTES, "unigram"])
+@pytest.mark.parametrize("text", ["123 x", "\nThe man", " The man", "  ldwor", "ldwor 12", "“Yes”, said", "1. The"])
+def test_a_space_that_the_tokenizer_adds_stands_nowhere_in_the_text(kind: str, text: str) -> None:
+    known = tokenizer(kind)
+    encoding = known.encode(Prompt(text=text))
+    for token, span in zip(known.tokens(encoding), encoding.spans, strict=True):
+        if span is not None:
+            assert token.text.isspace() == text[slice(*span)].isspace() or token.text == "<unk>"
+    parts = {feature.span: feature.text for feature in segment(encoding, Features(Unit.TOKEN))}
+    assert "".join(parts.values()) == text
+    if text.isascii():
+        assert len(segment(encoding, Features(Unit.TOKEN))) == len(parts), "each character is in one token"
+
+
 def test_starts_and_ends_within_a_text_are_no_features() -> None:
     known = tokenizer("llama3")
     text = "<s>The man</s> was <s>here"
