@@ -33,6 +33,8 @@ TOLERANCE = 1e-4
 """How much of the sum of squares a lasso's coordinate descent may miss: scikit-learn's default."""
 EXACT_TOLERANCE = 1e-12
 """The same for all coalitions, as that answer is called exact: with the other, coefficients were off by up to 0.004."""
+_NEGLIGIBLE = 1e-12
+"""The part of the largest weight below which a sample is left out of a tree: it hardly moves any mean."""
 _ROUNDING = 1e-12
 """Values whose relative difference is smaller are equal."""
 
@@ -231,6 +233,9 @@ class DecisionTree:
         from sklearn import tree  # noqa: PLC0415
 
         samples, values, weights = self.samples[rows], values[rows], weights[rows]
+        # A node's sums are those of its parent less the other node's: of tiny weights, nothing but rounding is left.
+        heavy = weights >= _NEGLIGIBLE * weights.max()
+        samples, values, weights = samples[heavy], values[heavy], weights[heavy]
         # scikit-learn takes variances below 2e-16 for none, and probabilities may differ by less than their root.
         mean = values.mean()
         scale = np.abs(values - mean).max() or 1.0
