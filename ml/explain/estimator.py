@@ -94,6 +94,7 @@ class Estimate:
         attributions: float64 [features], in the value's unit.
         standard_errors: float64 [features]; 0 where exact, infinite where unknown.
         stop: why the explainer stopped; None while it goes on.
+        samples: how many coalitions were drawn, one that was drawn repeatedly each time; 0 for methods that draw none.
         converged: whether more evaluations would hardly change the attributions.
         surrogate: the fitted model, for methods that fit one.
         interactions: of pairs of features, for methods that estimate them.
@@ -113,6 +114,7 @@ class Estimate:
     attributions: FloatArray
     standard_errors: FloatArray
     stop: StopReason | None = None
+    samples: int = 0
     converged: bool = False
     surrogate: SurrogateFit | None = None
     interactions: Pairwise | None = None

@@ -94,7 +94,8 @@ class Run(Work):
             yield from self._reported(value(empty_and_full), Stage.EXPLAINING)
         blank = yield from self._with_rows(value, blank, estimate)
         result = self._filled(value, blank, estimate)
-        samples = value.answered // self.problem.prompts.removals
+        # The textbook's draws may be far more than there are different coalitions, and the evaluations fewer.
+        samples = max(value.answered // self.problem.prompts.removals, estimate.samples)
         few = [
             *doubts.of_samples(self._spec.method, value.features, samples, estimate),
             *doubts.of_ends(self.problem.explainer, samples, estimate, blank.base_value, blank.full_value),

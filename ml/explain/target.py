@@ -45,7 +45,8 @@ class TargetTokens:
         rows: parts of `tokens` that have values of their own, as positions there; see `ml.explain.rows`.
         apart, overlap: whether the prompt ends inside a token, and its part of that token; see `ml.junction.Junction`.
         skipped: a mask or unknown token that the model found more likely than the tokens it may generate, if any.
-        spaced: the token with a leading space that is more likely than the target's first; see `TargetPlan`.
+        spaced: tokens with a leading space that are more likely than the first ones of the target's texts; see
+            `TargetPlan`.
     """
 
     tokens: tuple[int, ...]
@@ -97,15 +98,15 @@ class TargetPlan:
         prompt: what it follows. Where the request's prompt ends inside a token, that token belongs to the target.
         tokens: None where the model decides.
         generate: how many tokens the model may then generate; 1 for its most likely next token.
-        spaced: the first token of the target's text with a leading space, where neither text nor prompt has one and the
-            token would differ: often the one that was meant.
+        spaced: the first token of each of the target's texts, and the first one of the same text with a leading space,
+            where neither text nor prompt has one and the two differ: the second is often the one that was meant.
     """
 
     prompt: Encoding
     scale: Scale
     tokens: TargetTokens | None
     generate: int = 0
-    spaced: tuple[int, ...] = ()
+    spaced: tuple[tuple[int, int], ...] = ()
 
     @property
     def longest(self) -> int:
@@ -139,7 +140,7 @@ def plan(tokenizer: Tokenizer, info: ModelInfo, encoding: Encoding, target: Targ
 def _plan(tokenizer: Tokenizer, info: ModelInfo, encoding: Encoding, target: Target) -> tuple[TargetPlan, str]:
     prompt, generate = encoding, 0
     tokens: TargetTokens | None = None
-    text: str | None = None
+    texts: tuple[str | None, ...] = ()
     match target.kind:
         case NextTokenTarget(text=None, id=None):
             field, generate = "target.next_token", 1
@@ -149,22 +150,25 @@ def _plan(tokenizer: Tokenizer, info: ModelInfo, encoding: Encoding, target: Tar
                 raise InputError(field, f"must be between 0 and {info.vocabulary_size - 1}, not {token_id}")
             tokens = TargetTokens((token_id,), target.scale)
         case NextTokenTarget(text=text):
-            field = "target.next_token"
+            field, texts = "target.next_token", (text,)
             found = _follow(tokenizer, info, encoding, Continuation(text=text), field)
             prompt, tokens = found.prompt, _target(found, target.scale, count=1)
         case Continuation() as continuation:
-            field, text = "target.continuation", continuation.text
+            field, texts = "target.continuation", (continuation.text,)
             found = _follow(tokenizer, info, encoding, continuation, field)
             prompt, tokens = found.prompt, _target(found, target.scale)
         case GenerationTarget(max_tokens):
             field, generate = "target.generation.max_tokens", max_tokens
         case ContrastTarget(chosen, rejected):
-            field, text = "target.contrast", chosen.text
+            field, texts = "target.contrast", (chosen.text, rejected.text)
             prompt, tokens = _contrast(
                 _follow(tokenizer, info, encoding, chosen, f"{field}.chosen"),
                 _follow(tokenizer, info, encoding, rejected, f"{field}.rejected"),
             )
-    spaced = () if text is None or tokens is None else _spaced(tokenizer, encoding, text)
+    pairs = (_spaced(tokenizer, encoding, text) for text in texts if text is not None)
+    # Where the prompt ends inside a token of a side, both sides begin with that token.
+    different = dict.fromkeys(pair for pair in pairs if pair is not None)  # both sides may begin alike
+    spaced = tuple(different) if len(prompt.ids) == len(encoding.ids) else ()
     return TargetPlan(prompt, target.scale, tokens, generate, spaced), field
 
 
@@ -173,18 +177,17 @@ def _target(found: Junction, scale: Scale, count: int | None = None) -> TargetTo
     return TargetTokens(found.ids[:count], scale, apart=found.apart, overlap=found.overlap)
 
 
-def _spaced(tokenizer: Tokenizer, encoding: Encoding, text: str) -> tuple[int, ...]:
-    """See `TargetPlan.spaced`."""
+def _spaced(tokenizer: Tokenizer, encoding: Encoding, text: str) -> tuple[int, int] | None:
+    """The two tokens of a text, see `TargetPlan.spaced`; None where there is nothing to compare."""
     if text[:1].isspace() or encoding.text[-1:].isspace():
-        return ()
+        return None
     try:
         with_space, without = (tokenizer.continuation(encoding, Continuation(text=each)) for each in (f" {text}", text))
     except InputError:  # this vocabulary has no tokens for one of them
-        return ()
-    if with_space.apart or without.apart:  # they follow different prompts
-        return ()
-    first = with_space.ids[:1]
-    return first if first != without.ids[:1] else ()
+        return None
+    if with_space.apart or without.apart or not (with_space.ids and without.ids):  # they follow different prompts
+        return None
+    return None if with_space.ids[0] == without.ids[0] else (without.ids[0], with_space.ids[0])
 
 
 def _follow(
@@ -234,7 +237,7 @@ def resolve(model: ExplainableModel, encoding: Encoding, planned: TargetPlan) ->
     no mask and no unknown token: a placeholder for removed features is no text to explain.
     """
     if planned.tokens is not None:
-        return replace(planned.tokens, spaced=_likelier(model, encoding.ids, planned.tokens, planned.spaced))
+        return replace(planned.tokens, spaced=_likelier(model, encoding.ids, planned.spaced))
     placeholders = model.tokenizer.special.placeholders
     generated: list[int] = []
     skipped: tuple[int, ...] = ()
@@ -253,16 +256,14 @@ def resolve(model: ExplainableModel, encoding: Encoding, planned: TargetPlan) ->
     return TargetTokens(tuple(generated), planned.scale, skipped=skipped)
 
 
-def _likelier(
-    model: ExplainableModel, ids: Sequence[int], target: TargetTokens, spaced: tuple[int, ...]
-) -> tuple[int, ...]:
-    """`spaced` if it is more likely than the target's first token, else nothing."""
+def _likelier(model: ExplainableModel, ids: Sequence[int], spaced: Sequence[tuple[int, int]]) -> tuple[int, ...]:
+    """The second tokens of those pairs in which it is more likely than the first."""
     if not spaced:
         return ()
-    first = (target.given + target.tokens + target.rejected)[:1]
-    (found,) = model.stream_log_probabilities([ids], [first, spaced], max_tokens=len(ids) + 1)
-    own, other = found.rows[0]
-    return spaced if other > own else ()
+    each = [(token_id,) for pair in spaced for token_id in pair]
+    (found,) = model.stream_log_probabilities([ids], each, max_tokens=len(ids) + 1)
+    without, with_space = found.rows[0][0::2], found.rows[0][1::2]
+    return tuple(meant for (_, meant), likelier in zip(spaced, with_space > without, strict=True) if likelier)
 
 
 def unit(scale: Scale) -> AttributionUnit:

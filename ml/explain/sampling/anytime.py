@@ -79,7 +79,7 @@ def anytime(
             found = widened(before, found)
         if stopping.is_check(len(values), blocks):
             before = found
-        yield replace(found, stop=stop)
+        yield replace(found, stop=stop, samples=values.size)
         if stop is not None:
             return
 

@@ -139,7 +139,7 @@ def _is_optimistic(method: Method, features: int, samples: int) -> bool:
 def of_question(tokenizer: Tokenizer, encoding: Encoding, target: TargetTokens) -> Iterator[Reason]:
     """Reasons to doubt a prompt and its target, where a space seems to be missing or superfluous."""
     if target.spaced:
-        meant = json.dumps(tokenizer.token_text(target.spaced[0]), ensure_ascii=False)
+        meant = " and ".join(json.dumps(tokenizer.token_text(each), ensure_ascii=False) for each in target.spaced)
         yield (
             Verdict.CAUTION,
             f"The target begins without a space, and the model finds {meant} more likely; write the target with its"

@@ -34,7 +34,7 @@ IDS = st.lists(st.integers(0, 13) | st.integers(0, 150), min_size=1, max_size=8)
 
 
 def in_range(allowed: Range, *, whole: bool) -> st.SearchStrategy[Any]:
-    """Numbers of a range: its ends, what is near the lower one, and any."""
+    """Numbers of a range: its ends, what is near the lower one, any, and any order of magnitude."""
     if whole:
         low, high = int(allowed.low), LARGEST if allowed.high is None else int(allowed.high)
         return st.sampled_from([low, high]) | st.integers(low, min(low + 8, high)) | st.integers(low, high)
@@ -42,7 +42,11 @@ def in_range(allowed: Range, *, whole: bool) -> st.SearchStrategy[Any]:
     low, high = float(allowed.low), float(allowed.high)
     any_one = st.floats(low, high, exclude_min=allowed.open, exclude_max=allowed.open)
     ends = [] if allowed.open else [low, high]
-    return st.sampled_from([*ends, math.sqrt(max(low, 1e-12) * high)]) | any_one
+    # Of each order of magnitude: nearly all floats between 0.01 and a million are above 1,000.
+    scaled = st.floats(math.log(max(low, 1e-12)), math.log(high)).map(
+        lambda power: min(max(low, math.exp(power)), high)
+    )
+    return st.sampled_from([*ends, math.sqrt(max(low, 1e-12) * high)]) | any_one | scaled.filter(allowed.__contains__)
 
 
 def valued(kind: type, name: str, hint: Any) -> st.SearchStrategy[Any]:

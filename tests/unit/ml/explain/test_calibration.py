@@ -73,6 +73,22 @@ def test_few_features_are_exact_and_the_package_agrees(features):
     assert last.surrogate.r_squared == pytest.approx(score, abs=1e-6)
 
 
+@pytest.mark.parametrize("features", range(1, 9))
+@pytest.mark.parametrize("game", [saturating, bumpy])
+def test_the_lasso_of_all_coalitions_is_the_least_of_its_objective(features, game):
+    """Its optimality conditions (Tibshirani 1996) hold, as coordinate descent was not ended early."""
+    subject = game(features)
+    last = lime(subject, surrogate=SurrogateKind.LASSO)
+    samples = every_coalition(features) * 1.0
+    weights = lime_weights(features) / lime_weights(features).sum()
+    found = last.attributions
+    residuals = subject._value(samples == 1) - last.surrogate.intercept - samples @ found
+    slopes = (samples - weights @ samples).T @ (weights * residuals)
+    assert weights @ residuals == pytest.approx(0, abs=1e-9)
+    assert slopes[found != 0] == pytest.approx(0.01 * np.sign(found[found != 0]), abs=1e-7)
+    assert (np.abs(slopes[found == 0]) <= 0.01 + 1e-7).all()
+
+
 @pytest.mark.parametrize("features", [1, 3, 5])
 def test_few_features_are_the_mean_of_the_package_s_draws(features):
     game = bumpy(features) if features > 1 else saturating(1)

@@ -107,6 +107,18 @@ def test_few_features_are_not_said_to_take_more_than_all_their_coalitions(method
             assert spent == planned
 
 
+@pytest.mark.parametrize("evaluations", [3, None])
+@pytest.mark.parametrize("surrogate", list(SurrogateKind))
+@pytest.mark.parametrize("text", ["film", "good film", "the film was", "the film was bad", "the film was not good"])
+def test_repeated_draws_count_each_time(text, surrogate, evaluations):
+    """A thousand draws of a few features are not few, although hardly any of them is a new evaluation."""
+    method, budget = Lime(surrogate, estimator=Estimator.TEXTBOOK), Budget(max_evaluations=evaluations)
+    result = last(Run(toy(), ExplanationSpec(Prompt(text=text), method, YES_RATHER_THAN_NO, budget=budget)))
+    assert result.cost.evaluations <= 2 ** len(result.attributions)
+    few = [reason for reason in result.trust.reasons if " are few for " in reason]
+    assert len(few) == (evaluations is not None)
+
+
 def test_progress_moves_forward_to_its_end():
     ticks = count()
     every = Budget(max_evaluations=1000)

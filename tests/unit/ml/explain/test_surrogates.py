@@ -111,6 +111,19 @@ def test_tree_is_that_of_scikit_learn_and_reads_as_written():
     assert fit.surrogate.nodes[0].samples == len(samples)
 
 
+@pytest.mark.parametrize("lightest", [1e-300, 1e-105, 1e-30, 1e-16, 1e-9])
+@pytest.mark.parametrize("samples", [2, 3, 5, 7, 9, 40])
+def test_a_tree_of_weights_that_hardly_compare_has_numbers(lightest, samples):
+    """As narrow kernels make them: the whole prompt weighs 1, and others next to nothing."""
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        present = (random.random((samples, 5)) < 0.5) * 1.0
+        weights = np.geomspace(1, lightest, samples)
+        fit = DecisionTree(3, present, weights, fixed=1)(present @ np.linspace(-1, 2, 5) - 7)
+        assert np.abs(fit.attributions).sum() == pytest.approx(1) or (fit.attributions == 0).all()
+        assert np.isfinite(fit.standard_errors).all()
+
+
 def test_without_errors_they_are_unknown():
     samples, values, weights = data()
     for kind, parameter in ((Ridge, 1), (Lasso, 0.1), (DecisionTree, 2)):

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -147,6 +148,29 @@ def test_a_target_without_its_space_is_doubted_where_the_model_expects_one(kind,
     reasons = [reason for _, reason in doubts.of_question(tokenizer, encoding, found)]
     assert found.spaced == ((meant,) if likelier == " P" else ())
     assert [json.dumps(tokenizer.token_text(meant)) in reason for reason in reasons] == [True] * (likelier == " P")
+
+
+@pytest.mark.parametrize("others", [" London", "London"])
+@pytest.mark.parametrize("swapped", [False, True])
+def test_each_side_of_a_contrast_is_doubted_for_itself(others, swapped):
+    tokenizer = byte_tokenizer(unk=True)
+    encoding = tokenizer.encode(Prompt(text=CAPITAL))
+    meant = tokenizer.continuation(encoding, Continuation(text=" Paris")).ids[0]
+    model = Preferring({}, tokenizer=tokenizer)
+    model.preferred = {len(encoding.ids): meant}
+    sides = [Continuation(text="Paris"), Continuation(text=others)]
+    found = tokens(ContrastTarget(*(reversed(sides) if swapped else sides)), text=CAPITAL, model=model)
+    assert found.spaced == (meant,)
+
+
+def test_both_sides_of_a_contrast_may_lack_their_spaces():
+    tokenizer = byte_tokenizer(unk=True)
+    encoding = tokenizer.encode(Prompt(text=CAPITAL))
+    spaced = tuple(tokenizer.continuation(encoding, Continuation(text=each)).ids[0] for each in (" Paris", " London"))
+    found = tokens(NextTokenTarget(text="Paris"), text=CAPITAL, model=ToyModel({}, tokenizer=tokenizer))
+    doubted = replace(found, spaced=spaced)
+    [(_, reason)] = doubts.of_question(tokenizer, encoding, doubted)
+    assert all(json.dumps(tokenizer.token_text(each)) in reason for each in spaced)
 
 
 @pytest.mark.parametrize("text", [" Paris", "\nParis"])
