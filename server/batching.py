@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from server.admission import Load
-from server.places import Places
+from server.slots import Slots
 
 T = TypeVar("T")
 
@@ -80,7 +80,7 @@ class Item(Generic[T]):
     """Tokens of a batch up to which it may hold this item beside those whose turn it is, while others come too; None
     is as many as fit."""
 
-    needs_place: bool = False
+    needs_slot: bool = False
     """Whether it waits for a place; not where it needs none, or has one."""
 
     times_put_back: int = 0
@@ -89,17 +89,17 @@ class Item(Generic[T]):
     @property
     def load(self) -> Load:
         """What waits with it: all tokens of the sequence that remain."""
-        return Load(1, self.tokens + self.later_tokens, int(self.needs_place))
+        return Load(1, self.tokens + self.later_tokens, int(self.needs_slot))
 
 
 class Batch(Generic[T]):
     """A batch that is being filled."""
 
-    def __init__(self, first: Item[T], limits: Limits, places: Places) -> None:
-        """Begin with `first`, whatever its size. `places` of its model count what starts."""
+    def __init__(self, first: Item[T], limits: Limits, slots: Slots) -> None:
+        """Begin with `first`, whatever its size. `slots` of its model count what starts."""
         self.items: list[Item[T]] = []
         self._limits = limits
-        self._places = places
+        self._slots = slots
         self._padded = first.padded
         self._tokens = self._longest = self._useful = self._bytes = self._chunk_tokens = 0
         self._add(first)
@@ -118,7 +118,7 @@ class Batch(Generic[T]):
             and (count * longest if self._padded else tokens) <= limits.batch_tokens
             and total - useful <= limits.padding * total
             and self._bytes + item.output_bytes <= limits.batch_bytes
-            and (not item.needs_place or self._places.may_start(item.caller))
+            and (not item.needs_slot or self._slots.may_start(item.caller))
             and self._fits_beside_chunks(item)
         ):
             self._add(item)
@@ -135,7 +135,7 @@ class Batch(Generic[T]):
         self._longest = max(self._longest, item.tokens)
         self._useful += max(item.tokens, self._limits.shortest)
         self._bytes += item.output_bytes
-        if item.needs_place:
-            self._places.start(item.caller)
+        if item.needs_slot:
+            self._slots.start(item.caller)
         if item.chunk_tokens is not None:
             self._chunk_tokens += item.tokens

@@ -18,8 +18,8 @@ from operator import attrgetter
 from typing import Generic, NamedTuple, TypeVar
 
 from server.batching import Item
-from server.places import Places
 from server.round_robin import interleave
+from server.slots import Slots
 
 T = TypeVar("T")
 
@@ -44,11 +44,11 @@ class Caller(Generic[T]):
     time: float = 0.0
     """Seconds of the models' time that it had. Who comes counts as having had as much as those who are there."""
 
-    def first(self, places: Mapping[str, Places]) -> Item[T] | None:
+    def first(self, slots: Mapping[str, Slots]) -> Item[T] | None:
         """The item that its next turn begins with, if it has one that can run."""
         for call in self.calls.values():
             for item in call:
-                if not item.needs_place or can_run(item, places):
+                if not item.needs_slot or can_run(item, slots):
                     return item
                 break  # those of a call need a place, or need none
         return None
@@ -120,13 +120,13 @@ class FairQueueing(Generic[T]):
         self._ahead = frozenset(callers)
 
     def order(
-        self, callers: Mapping[Hashable, Caller[T]], places: Mapping[str, Places], prices: Mapping[str, float]
+        self, callers: Mapping[Hashable, Caller[T]], slots: Mapping[str, Slots], prices: Mapping[str, float]
     ) -> list[Candidate[T]]:
         """The next turns, the first one first; of equal ones, in the order of `callers`.
 
         Args:
             callers: all that there are. Those who have nothing that can run have no turn, and get nothing back later.
-            places: for sequences, by model.
+            slots: for sequences, by model.
             prices: predicted seconds of a token, by model; 0 where nothing is known.
         """
         candidates: list[Candidate[T]] = []
@@ -134,7 +134,7 @@ class FairQueueing(Generic[T]):
         for name, caller in callers.items():  # of whom there may be hundreds
             if not caller.calls:
                 continue
-            item = caller.first(places)
+            item = caller.first(slots)
             if item is None:
                 self.come(name, caller)
                 continue
@@ -156,7 +156,7 @@ class FairQueueing(Generic[T]):
         return candidates
 
     def items(
-        self, candidates: Sequence[Candidate[T]], places: Mapping[str, Places], prices: Mapping[str, float]
+        self, candidates: Sequence[Candidate[T]], slots: Mapping[str, Slots], prices: Mapping[str, float]
     ) -> Iterator[tuple[int, Item[T]]]:
         """What a batch is filled with, each item with how many of its caller come before it.
 
@@ -164,7 +164,7 @@ class FairQueueing(Generic[T]):
         """
         for candidate in candidates:  # lazily: of hundreds, a batch needs a few
             yield 0, candidate.item
-        further = [itertools.islice(_waiting(candidate.caller, places), 1, None) for candidate in candidates]
+        further = [itertools.islice(_waiting(candidate.caller, slots), 1, None) for candidate in candidates]
         heap: list[tuple[float, int, int, Item[T]]] = []
 
         def push(number: int, rank: int, before: float) -> None:
@@ -202,11 +202,11 @@ class FairQueueing(Generic[T]):
         return prices[item.model] * max(item.tokens, self._shortest)
 
 
-def can_run(item: Item[T], places: Mapping[str, Places]) -> bool:
-    """Whether an item needs no place, or its caller may have one."""
-    return not item.needs_place or (item.model in places and places[item.model].may_start(item.caller))
+def can_run(item: Item[T], slots: Mapping[str, Slots]) -> bool:
+    """Whether an item needs no slot, or its caller may have one."""
+    return not item.needs_slot or (item.model in slots and slots[item.model].may_start(item.caller))
 
 
-def _waiting(caller: Caller[T], places: Mapping[str, Places]) -> Iterator[Item[T]]:
+def _waiting(caller: Caller[T], slots: Mapping[str, Slots]) -> Iterator[Item[T]]:
     """What a caller has waiting that can run, its calls in turn."""
-    return (item for _, item in interleave(caller.calls.values()) if can_run(item, places))
+    return (item for _, item in interleave(caller.calls.values()) if can_run(item, slots))

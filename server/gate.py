@@ -91,7 +91,7 @@ class Gate(Interceptor):
 
     @contextmanager
     def _admitted(self, request: Message) -> Iterator[None]:
-        """Hold one of the key's places while a call is in progress.
+        """Hold one of the key's slots while a call is in progress.
 
         Raises:
             UnauthenticatedError: the call has no key that is known.

@@ -27,9 +27,9 @@ from ml.models.base import LanguageModel, Runner, StepResult
 from server.batching import Item
 from server.errors import of_model
 from server.metrics import Metrics
-from server.places import Places
 from server.running_sequences import RunningSequences, Step
 from server.sequences import ChunkedSequence, chunk_tokens
+from server.slots import Slots
 from server.text_stream import Stream
 from server.throughput import Turnover
 
@@ -127,17 +127,17 @@ class Generations:
             call=sequence,
             padded=False,
             deadline=sequence.deadline,
-            needs_place=sequence.number is None,
+            needs_slot=sequence.number is None,
         )
 
-    def places(self) -> dict[str, Places]:
-        """The places of each model. Those that a paused sequence would give up are free."""
+    def slots(self) -> dict[str, Slots]:
+        """The slots of each model. Those that a paused sequence would give up are free."""
         # Before the first one runs, the memory of a sequence is not known.
-        found = {name: Places(1) for name in self._models if name not in self._running}
+        found = {name: Slots(1) for name in self._models if name not in self._running}
         for name, running in self._running.items():
             holders = [sequence.caller for sequence in running if not sequence.waits_for_reader()]
             paused = min(len(running) - len(holders), self._limits.preempted - len(self._preempted))
-            found[name] = Places(running.capacity - len(running) + paused, holders)
+            found[name] = Slots(running.capacity - len(running) + paused, holders)
         return found
 
     def ends_per_second(self, model: str) -> float:

@@ -35,7 +35,7 @@ from typing import Generic, TypeVar
 from server.admission import Admission, Load
 from server.batching import Batch, Item, Limits
 from server.fair_queueing import Caller, Candidate, FairQueueing
-from server.places import Places
+from server.slots import Slots
 
 T = TypeVar("T")
 
@@ -165,13 +165,13 @@ class Queue(Generic[T]):
     def take(
         self,
         now: float,
-        places: Mapping[str, Places] = MappingProxyType({}),
+        slots: Mapping[str, Slots] = MappingProxyType({}),
         running: Collection[Hashable] = (),
     ) -> Schedule[T]:
         """Take out the next batch and whatever expired by `now`. The batch is empty only if nothing waits that can run.
 
         Args:
-            places: for sequences, by model. They count what starts.
+            slots: for sequences, by model. They count what starts.
             running: callers who have a running sequence.
         """
         expired = self._take_expired(now)
@@ -179,8 +179,8 @@ class Queue(Generic[T]):
         if self._resting_since is not None:
             self._fair.rest(self._callers, max(0.0, now - self._resting_since))
         prices = {model: self._seconds_per_token(model) for model in self._admissions}
-        candidates = self._fair.order(self._callers, places, prices)
-        batch = tuple(self._next_batch(candidates, places, prices))
+        candidates = self._fair.order(self._callers, slots, prices)
+        batch = tuple(self._next_batch(candidates, slots, prices))
         self._resting_since = None if batch else now
         self.withdraw(batch)
         # All have had their turn now, and those who have more waiting stand behind.
@@ -217,7 +217,7 @@ class Queue(Generic[T]):
         self._fair.go(gone)
 
     def _next_batch(
-        self, candidates: Sequence[Candidate[T]], places: Mapping[str, Places], prices: Mapping[str, float]
+        self, candidates: Sequence[Candidate[T]], slots: Mapping[str, Slots], prices: Mapping[str, float]
     ) -> list[Item[T]]:
         if not candidates:
             return []
@@ -225,9 +225,9 @@ class Queue(Generic[T]):
         calls = candidates[0].caller.calls
         if len(candidates) == len(calls) == len(calls[first.call]) == 1:  # most often
             return [first]
-        batch = Batch(first, self._limits, places.get(first.model, Places()))
+        batch = Batch(first, self._limits, slots.get(first.model, Slots()))
         is_short = len(self._callers) > 1 and first.shared_tokens is not None
-        items = self._fair.items(candidates, places, prices)
+        items = self._fair.items(candidates, slots, prices)
         next(items)  # the first
         window: Iterator[tuple[int, Item[T]]] = itertools.islice(
             ((rank, item) for rank, item in items if item.batch_key == first.batch_key),

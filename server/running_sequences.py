@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 
 from ml.models.base import Chunk, Runner, StepResult
-from server.places import Places
 from server.sequences import ChunkedSequence
+from server.slots import Slots
 
 Step = dict[ChunkedSequence, Chunk]
 """What one step computes of each sequence."""
@@ -51,7 +51,7 @@ class RunningSequences:
         others = [each for each in self if each not in beside and not each.waits_for_reader()]
         if not others:
             return None
-        giver = Places(0, [each.caller for each in others]).giver()
+        giver = Slots(0, [each.caller for each in others]).giver()
         return min((each for each in others if each.caller == giver), key=lambda each: len(each.ids))
 
     def start(self, sequence: ChunkedSequence) -> None:

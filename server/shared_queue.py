@@ -92,7 +92,7 @@ class SharedQueue:
                 self._queue.offer(items, self._max_tokens(model), self._waiting_seconds * ends_per_second)
             except QueueOverflowError:
                 seconds = sum(self._seconds().values())
-                if any(item.needs_place for item in items):
+                if any(item.needs_slot for item in items):
                     seconds = max(seconds, self._queue.waiting.get(model, Load()).sequences / ends_per_second)
                 raise _refusal(seconds) from None
             self._interpreter.note_acceptance(items[0].caller)
@@ -137,7 +137,7 @@ class SharedQueue:
         with self._changed:
             while not self.stopping:
                 self._interpreter.note_batch()
-                schedule = self._queue.take(time.monotonic(), generations.places(), generations.callers())
+                schedule = self._queue.take(time.monotonic(), generations.slots(), generations.callers())
                 if schedule.batch or schedule.expired or generations.busy:
                     return schedule
                 self._changed.wait()

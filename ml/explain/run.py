@@ -98,6 +98,7 @@ class Run(Work):
         samples = max(value.answered // self.problem.prompts.removals, estimate.samples)
         few = [
             *doubts.of_samples(self._spec.method, value.features, samples, estimate),
+            *doubts.of_row_pairs(self._spec.rows, estimate),
             *doubts.of_ends(self.problem.explainer, samples, estimate, blank.base_value, blank.full_value),
         ]
 

@@ -25,6 +25,7 @@ from ml.spec import (
     KernelShap,
     Lime,
     Method,
+    Rows,
     SurrogateKind,
     ValueZeroing,
 )
@@ -96,6 +97,16 @@ def of_samples(method: Method, features: int, samples: int, found: Estimate) -> 
             Verdict.CAUTION,
             f"Nearly all that a fit misses is in one or two of {samples} evaluations. Others like them may be missing,"
             f" and the standard errors may be too small; allow {2 * samples}.",
+        )
+
+
+def of_row_pairs(rows: Rows | None, found: Estimate) -> Iterator[Reason]:
+    """Reasons to doubt the interactions of rows, whose kernel knows the sum of the rows alone."""
+    if rows is not None and rows.pairs and found.interactions is not None and found.stop not in _ERRORS_HOLD:
+        yield (
+            Verdict.CAUTION,
+            "The interactions of rows are fitted as those of the whole target. One that matters to a single row may be"
+            " much larger than its standard error allows; to see it, explain that part of the target alone.",
         )
 
 

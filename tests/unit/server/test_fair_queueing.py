@@ -169,7 +169,7 @@ def test_nobody_waits_for_ever_behind_callers_who_come_anew():
 
 def test_while_nothing_that_waits_can_run_no_time_is_saved_up():
     simulation = Simulation()
-    text = simulation.ask("blocked", "fast", needs_place=True)
+    text = simulation.ask("blocked", "fast", needs_slot=True)
     for _ in range(50):
         simulation.ask("other", "slow")
         simulation.run()
@@ -185,7 +185,7 @@ def test_while_nothing_that_waits_can_run_no_time_is_saved_up():
 
 def test_what_has_no_place_holds_up_no_other_call_of_its_caller():
     simulation = Simulation()
-    simulation.ask("caller", "fast", needs_place=True)
+    simulation.ask("caller", "fast", needs_slot=True)
     other = simulation.ask("caller", "fast")
     for _ in range(50):
         simulation.ask("greedy", "slow")

@@ -1,4 +1,4 @@
-"""Texts in the making: places, turns, callers that leave, failures. The models are tiny and real, or count."""
+"""Texts in the making: slots, turns, callers that leave, failures. The models are tiny and real, or count."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ async def test_too_many_waiting_texts_are_refused(llama: LanguageModel):
 
 @on_a_loop
 async def test_texts_may_arrive_at_any_moment(llama: LanguageModel):
-    """They are offered on the event loop while the model's thread gives places to those before them."""
+    """They are offered on the event loop while the model's thread gives slots to those before them."""
     async with engine_of(llama, sequences=2) as bench:
         tasks = []
         for i in range(300):

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from server.admission import QueueOverflowError
 from server.batching import Item, Limits
-from server.places import Places
 from server.queue import Queue, Schedule
+from server.slots import Slots
 
 LIMITS = Limits(
     batch_tokens=64, batch_items=4, batch_bytes=100, padding=0.25, shortest=4, waiting_items=200, waiting_tokens=10_000
@@ -390,7 +390,7 @@ def test_each_model_has_bounds_of_its_own():
     assert list(queue.waiting) == ["m"]
 
 
-def chunk(payload: int, tokens: int = 8, caller: str = "a", needs_place: bool = False, later: int = 0) -> Item[int]:
+def chunk(payload: int, tokens: int = 8, caller: str = "a", needs_slot: bool = False, later: int = 0) -> Item[int]:
     """A chunk of a long prompt; a batch has 16 tokens of them."""
     return Item(
         payload,
@@ -402,7 +402,7 @@ def chunk(payload: int, tokens: int = 8, caller: str = "a", needs_place: bool = 
         padded=False,
         later_tokens=later,
         chunk_tokens=16,
-        needs_place=needs_place,
+        needs_slot=needs_slot,
     )
 
 
@@ -422,30 +422,30 @@ def test_a_chunk_that_is_longer_than_a_batch_has_of_them_is_the_only_one():
 
 def test_what_has_no_place_waits_and_holds_up_nobody():
     queue: Queue[int] = Queue(Limits())
-    queue.offer([chunk(n, tokens=1, needs_place=True) for n in range(4)])
+    queue.offer([chunk(n, tokens=1, needs_slot=True) for n in range(4)])
     queue.offer([chunk(9), simple(10)])
     assert [item.payload for item in queue.take(NOW).batch] == [9, 10]
-    assert queue.take(NOW, {"m": Places(0)}) == Schedule((), ())
-    assert [item.payload for item in queue.take(NOW, {"m": Places(3)}).batch] == [0, 1, 2]
+    assert queue.take(NOW, {"m": Slots(0)}) == Schedule((), ())
+    assert [item.payload for item in queue.take(NOW, {"m": Slots(3)}).batch] == [0, 1, 2]
     assert queue.waiting["m"].sequences == 1
-    assert [item.payload for item in queue.take(NOW, {"m": Places(3)}).batch] == [3]
+    assert [item.payload for item in queue.take(NOW, {"m": Slots(3)}).batch] == [3]
 
 
 def test_a_place_goes_to_whoever_has_waited_longest_for_a_turn():
     queue: Queue[int] = Queue(Limits())
-    queue.offer([chunk(n, caller="greedy", needs_place=True) for n in range(3)])
-    queue.offer([chunk(10, caller="modest", needs_place=True)])
-    found = [queue.take(NOW, {"m": Places(1)}).batch[0].payload for _ in range(4)]
+    queue.offer([chunk(n, caller="greedy", needs_slot=True) for n in range(3)])
+    queue.offer([chunk(10, caller="modest", needs_slot=True)])
+    found = [queue.take(NOW, {"m": Slots(1)}).batch[0].payload for _ in range(4)]
     assert found == [0, 10, 1, 2]
 
 
 def test_whoever_has_few_places_goes_before_whoever_has_all():
     queue: Queue[int] = Queue(Limits())
-    queue.offer([chunk(n, caller="greedy", needs_place=True) for n in range(2)])
-    queue.offer([chunk(10 + n, caller="modest", needs_place=True) for n in range(3)])
-    places = {"m": Places(0, ["greedy"] * 4)}
-    assert [item.payload for item in queue.take(NOW, places).batch] == [10], "with half of a share, it waits"
-    assert queue.take(NOW, places) == Schedule((), ())
+    queue.offer([chunk(n, caller="greedy", needs_slot=True) for n in range(2)])
+    queue.offer([chunk(10 + n, caller="modest", needs_slot=True) for n in range(3)])
+    slots = {"m": Slots(0, ["greedy"] * 4)}
+    assert [item.payload for item in queue.take(NOW, slots).batch] == [10], "with half of a share, it waits"
+    assert queue.take(NOW, slots) == Schedule((), ())
 
 
 def test_what_follows_a_chunk_counts_as_waiting():

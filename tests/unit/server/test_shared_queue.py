@@ -31,9 +31,9 @@ def queue() -> Iterator[SharedQueue]:
     loop.close()
 
 
-def item(model: str, tokens: int, caller: str = "a", *, needs_place: bool = False) -> Waiting:
+def item(model: str, tokens: int, caller: str = "a", *, needs_slot: bool = False) -> Waiting:
     payload = cast("Any", SimpleNamespace(abandoned=False))
-    return Item(payload, tokens, model, model, caller, object(), needs_place=needs_place)
+    return Item(payload, tokens, model, model, caller, object(), needs_slot=needs_slot)
 
 
 def enters(queue: SharedQueue, model: str, tokens: int, caller: str = "a") -> bool:
@@ -89,10 +89,10 @@ def test_a_refusal_says_how_long_all_takes_that_waits(queue: SharedQueue):
 
 
 def test_a_text_that_is_refused_waits_for_places_too(queue: SharedQueue):
-    text = item("slow", 1, needs_place=True)
+    text = item("slow", 1, needs_slot=True)
     queue.offer([text], ends_per_second=0.1)
     with pytest.raises(OverloadedError) as caught:
-        queue.offer([item("slow", 1, needs_place=True)], ends_per_second=0.1)
+        queue.offer([item("slow", 1, needs_slot=True)], ends_per_second=0.1)
     assert caught.value.retry_seconds == pytest.approx(10)
     assert enters(queue, "slow", 1), "it needs none"
 
@@ -105,6 +105,6 @@ def test_a_model_of_which_no_step_has_ended_refuses_nobody(queue: SharedQueue):
 
 
 def test_a_call_of_more_than_may_wait_is_refused_though_nothing_waits(queue: SharedQueue):
-    texts = [item("slow", 1, needs_place=True) for _ in range(Limits().waiting_items + 1)]
+    texts = [item("slow", 1, needs_slot=True) for _ in range(Limits().waiting_items + 1)]
     with pytest.raises(OverloadedError):
         queue.offer(texts, ends_per_second=1.0)

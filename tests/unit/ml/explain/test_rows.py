@@ -176,6 +176,7 @@ def test_rows_of_pairs_sum_to_the_pairs():
         assert each_row(result, "interactions").sum(axis=0) == pytest.approx(pairs, abs=1e-9)
         assert np.abs(pairs).max() > 0.1
         assert all(len(row.interaction_standard_errors) in (0, len(pairs)) for row in result.rows)
+        assert any("interactions of rows" in reason for reason in result.trust.reasons) is (budget is SAMPLED)
 
 
 def test_rows_on_the_scale_of_probabilities():

@@ -1,9 +1,9 @@
-"""Who may start a sequence, and who gives up a place for it: pure policy.
+"""Who may start a sequence, and who gives up a slot for it: pure policy.
 
-Texts run for seconds, and the places for them are few. While one is free, anybody may take it. When none is, a caller
+Texts run for seconds, and the slots for them are few. While one is free, anybody may take it. When none is, a caller
 who holds less than half of an equal share is given one of the caller who holds most. So nobody waits for the end of
 another's texts. Only half of a share is given so, as each change costs a prefill of the text that gives way: callers
-who hold about as many would take places from each other for ever.
+who hold about as many would take slots from each other for ever.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from collections import Counter
 from collections.abc import Hashable, Iterable
 
 
-class Places:
-    """The places of one model."""
+class Slots:
+    """The slots of one model."""
 
     def __init__(self, free: int = 0, holders: Iterable[Hashable] = ()) -> None:
-        """Begin with `free` places, and with the callers of the sequences that hold the others, one for each."""
+        """Begin with `free` slots, and with the callers of the sequences that hold the others, one for each."""
         self._free = free
         self._held = Counter(holders)
 
     def may_start(self, caller: Hashable) -> bool:
         """Whether a sequence of `caller` may start now."""
-        own, most = self._held[caller], max(self._held.values(), default=0)
+        own, largest = self._held[caller], max(self._held.values(), default=0)
         callers = len(self._held.keys() | {caller})
-        return self._free > 0 or (own + 2 <= most and 2 * own * callers < self._held.total())
+        return self._free > 0 or (own + 2 <= largest and 2 * own * callers < self._held.total())
 
     def start(self, caller: Hashable) -> None:
         """Count a sequence of `caller` that starts."""
@@ -35,7 +35,7 @@ class Places:
         self._held[caller] += 1
 
     def giver(self) -> Hashable:
-        """The caller who gives up a place: whoever holds most.
+        """The caller who gives up a slot: whoever holds most.
 
         Raises:
             ValueError: nobody holds any.
