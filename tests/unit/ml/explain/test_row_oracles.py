@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -29,6 +30,7 @@ from ml.spec import (
     Target,
     Unit,
 )
+from tests.fixtures import inseq_rows
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # captum's own
 TEXT = "The film was good , and the book"
@@ -98,6 +100,19 @@ def test_occlusion_is_captums_feature_ablation(model):
     found = Captum(model, run).perturbed(FeatureAblation, TEXT)
     assert each_row(result) == pytest.approx(found.token_attr.numpy(), abs=1e-4)
     assert whole(result) == pytest.approx(found.seq_attr.numpy(), abs=1e-4)
+
+
+def test_occlusion_and_the_first_tokens_gradients_are_inseqs(load_model):
+    """Of the shipped transformer; inseq's occlusion is without a sign."""
+    model, found = load_model("transformer"), json.loads(inseq_rows.ROWS.read_text())
+    parts = {
+        "target": Target(Continuation(text=inseq_rows.ANSWER)),
+        "removal": Removal(RemovalKind.MASK_TOKEN),
+    }
+    result = last(Run(model, asked(Occlusion(), inseq_rows.TEXT, **parts)))
+    assert np.abs(each_row(result)) == pytest.approx(np.array(found["occlusion"]), abs=1e-4)
+    result = last(Run(model, asked(IntegratedGradients(50), inseq_rows.TEXT, **parts)))
+    assert each_row(result)[:1] == pytest.approx(np.array(found["integrated_gradients"]), abs=1e-4)
 
 
 @pytest.mark.parametrize("method", [KernelShap(), ShapleyPermutation()])
