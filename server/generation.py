@@ -131,7 +131,7 @@ class Generations:
         )
 
     def slots(self) -> dict[str, Slots]:
-        """The slots of each model. Free are also those whose caller has left, or that a paused sequence would give up."""
+        """The slots of each model. Free are also those whose callers have left, or that paused sequences give up."""
         # Before the first one runs, the memory of a sequence is not known.
         found = {name: Slots(1) for name in self._models if name not in self._running}
         for name, running in self._running.items():
