@@ -131,13 +131,14 @@ class Generations:
         )
 
     def slots(self) -> dict[str, Slots]:
-        """The slots of each model. Those that a paused sequence would give up are free."""
+        """The slots of each model. Free are also those whose callers have left, or that paused sequences give up."""
         # Before the first one runs, the memory of a sequence is not known.
         found = {name: Slots(1) for name in self._models if name not in self._running}
         for name, running in self._running.items():
-            holders = [sequence.caller for sequence in running if not sequence.waits_for_reader()]
-            paused = min(len(running) - len(holders), self._limits.preempted - len(self._preempted))
-            found[name] = Slots(running.capacity - len(running) + paused, holders)
+            staying = [sequence for sequence in running if not sequence.abandoned]
+            holders = [sequence.caller for sequence in staying if not sequence.waits_for_reader()]
+            paused = max(0, min(len(staying) - len(holders), self._limits.preempted - len(self._preempted)))
+            found[name] = Slots(running.capacity - len(staying) + paused, holders)
         return found
 
     def ends_per_second(self, model: str) -> float:
@@ -150,16 +151,18 @@ class Generations:
 
         Returns the seconds that the chunks took: of the steps that prefilled some, as much as is theirs by tokens.
         """
-        started = [
-            sequence
-            for sequence in prompts
-            if not sequence.abandoned and (sequence.number is not None or self._start(sequence, prompts))
-        ]
+        ran = [sequence for sequence in prompts if sequence.number is not None]
         for name, running in list(self._running.items()):
             with self._failures_of(name):
                 for sequence in [sequence for sequence in running if sequence.abandoned]:
                     self._unread |= sequence.paused
                     self._stop(running, sequence)
+        # A failure puts those that ran back into the queue: they do not start here.
+        started = [
+            sequence
+            for sequence in prompts
+            if not sequence.abandoned and (sequence in ran or self._start(sequence, prompts))
+        ]
         preempted, self._preempted = self._preempted, []
         for sequence in preempted:
             self._wait(sequence)
@@ -223,13 +226,18 @@ class Generations:
         """Let a sequence run, and preempt one that is not `beside` it if need be. Returns whether it runs now."""
         running = self._running.get(sequence.model)
         if running is not None and running.full:
-            giving = running.giving_way(beside)
+            may_be_paused = sum(each.paused for each in self._preempted) < self._limits.preempted
+            giving = running.giving_way(sequence.caller, beside, may_be_paused=may_be_paused)
             if giving is None:
                 self._wait(sequence)
                 return False
             with self._failures_of(sequence.model):
                 self._preempted.append(giving)
-                self._stop(running, giving)
+                if giving.paused:
+                    self._stop(running, giving)
+                else:  # It takes a slot again: only the other's end lets one more start.
+                    giving.times_given_way += 1
+                    running.stop(giving)
         with self._failures_of(sequence.model, sequence):
             self._running_of(sequence.model).start(sequence)
         return sequence.number is not None
@@ -241,7 +249,10 @@ class Generations:
         return self._running[model]
 
     def _stop(self, running: RunningSequences, sequence: ChunkedSequence) -> None:
-        self._turnovers[sequence.model].note(running.stop(sequence))
+        """Free the memory of a sequence, and count its time in a slot as one that has ended."""
+        running.stop(sequence)
+        self._turnovers[sequence.model].note(sequence.running_seconds)
+        sequence.running_seconds = 0.0
 
     def _run(self, running: RunningSequences, step: Step) -> None:
         """Run one step of a model."""
@@ -303,9 +314,10 @@ class Generations:
         generated = sum(isinstance(sequence, Stream) for sequence in answers)
         self._metrics.of_model(running.model).generated_tokens.inc(generated)
         try:
-            for sequence in (*(sequence for sequence in answers if sequence.finished), *retried):
+            for sequence in (sequence for sequence in answers if sequence.finished):
                 self._stop(running, sequence)
             for sequence in retried:
+                running.stop(sequence)
                 self._wait(sequence)
         finally:  # After the memory is freed: a caller who learns of an end may count on it.
             for sequence, answer in answers.items():

@@ -115,12 +115,18 @@ class Queue(Generic[T]):
         for item in items:
             self.put(item)
 
-    def put(self, item: Item[T]) -> None:
-        """Add an item of a call that was admitted before: its next chunk, or a sequence that is prefilled again."""
+    def put(self, item: Item[T], *, first: bool = False) -> None:
+        """Add an item of a call that was admitted before: its next chunk, or a sequence that is prefilled again.
+
+        Args:
+            first: whether it goes before what else its caller has waiting.
+        """
         caller = self._callers.setdefault(item.caller, Caller())
         if not caller.calls:
             self._fair.come(item.caller, caller)
         caller.calls.setdefault(item.call, {})[item] = None
+        if first:
+            caller.calls = {item.call: caller.calls.pop(item.call), **caller.calls}
         self._count(item)
 
     def put_back(self, batch: Sequence[Item[T]], is_ahead: Callable[[Hashable], bool] = lambda _: False) -> None:

@@ -5,11 +5,11 @@ A step decodes one token of every generated text, and prefills chunks of the pro
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Hashable, Iterator, Sequence
 
 from ml.models.base import Chunk, Runner, StepResult
 from server.sequences import ChunkedSequence
-from server.slots import Slots
 
 Step = dict[ChunkedSequence, Chunk]
 """What one step computes of each sequence."""
@@ -40,32 +40,38 @@ class RunningSequences:
         """Whether no other sequence can start."""
         return len(self._sequences) >= self.capacity
 
-    def giving_way(self, beside: Collection[ChunkedSequence]) -> ChunkedSequence | None:
-        """Which one is preempted for another: a paused one, or one of whoever holds most, but none `beside` it.
+    def giving_way(
+        self, caller: Hashable, beside: Collection[ChunkedSequence], *, may_be_paused: bool
+    ) -> ChunkedSequence | None:
+        """Which one is preempted for another of `caller`: a paused one, or one of whoever holds most.
 
-        Of the latter's, it is the one with the least to prefill again. Nothing is lost but that time.
+        Of the latter's, it is the one that has given way least often, so that none is prefilled again for ever; among
+        equals, the one with the least to prefill again. Nothing is lost but that time.
+
+        Args:
+            beside: those that have a part in the next step. None of them gives way, nor one of who holds hardly more.
+            may_be_paused: whether one more paused one may be preempted.
         """
+        active = [each for each in self if not each.waits_for_reader()]
         paused = next((each for each in self if each.paused), None)
-        if paused is not None:
+        if paused is not None and may_be_paused:
             return paused
-        others = [each for each in self if each not in beside and not each.waits_for_reader()]
-        if not others:
-            return None
-        giver = Slots(0, [each.caller for each in others]).giver()
-        return min((each for each in others if each.caller == giver), key=lambda each: len(each.ids))
+        held = Counter(each.caller for each in active)
+        others = [each for each in active if each not in beside and held[caller] + 2 <= held[each.caller]]
+        return min(others, key=lambda each: (-held[each.caller], each.times_given_way, len(each.ids)), default=None)
 
     def start(self, sequence: ChunkedSequence) -> None:
         """Reserve memory for a sequence's keys and values."""
         sequence.start(self.runner.begin())
         self._sequences[sequence] = None
 
-    def stop(self, sequence: ChunkedSequence) -> float:
-        """Free a sequence's memory. Returns for how many seconds it ran."""
+    def stop(self, sequence: ChunkedSequence) -> None:
+        """Free a sequence's memory."""
         del self._sequences[sequence]
-        number, seconds = sequence.number, sequence.stop()
+        number = sequence.number
+        sequence.stop()
         if number is not None:
             self.runner.drop(number)
-        return seconds
 
     def schedule(self, prompts: Sequence[ChunkedSequence]) -> list[Step]:
         """Plan the next steps: one that prefills chunks of `prompts` and decodes, and one for each that runs alone.

@@ -104,10 +104,15 @@ class ChunkedSequence:
         """Whether it runs in steps of its own, after a step with others failed."""
         self.prefilled_from_cache = 0
         """Tokens of this prefill that came from the prefix cache."""
+        self.times_given_way = 0
+        """How often it was preempted for another caller."""
+        self.running_seconds = 0.0
+        """Time for which it had a slot, until it last stopped."""
         self._wake = wake
         self._logits = logits
         self._tokens = len(self.ids)  # to prefill: after a preemption the generated tokens too
         self._prefilled = 0
+        self._cached = self._read = 0  # of the prompt: tokens that came from the cache, and tokens ever prefilled
         self._started = 0.0
         self._retried_at = -1  # length at which it last ran alone
 
@@ -139,11 +144,11 @@ class ChunkedSequence:
         self._started = time.monotonic()
         self._tokens, self._prefilled, self.prefilled_from_cache = len(self.ids), 0, 0
 
-    def stop(self) -> float:
-        """Run no more. Returns for how many seconds it ran."""
+    def stop(self) -> None:
+        """Run no more."""
         self.number = None
         self._prefilled = 0
-        return time.monotonic() - self._started
+        self.running_seconds += time.monotonic() - self._started
 
     @property
     def is_prefilled(self) -> bool:
@@ -169,12 +174,15 @@ class ChunkedSequence:
 
     def note_prefilled(self, chunk: Chunk, cached_tokens: int) -> None:
         """Count a chunk as prefilled."""
+        # After a preemption the cache has what this sequence itself computed.
+        self._cached += max(0, self._prefilled + cached_tokens - max(self._prefilled, self._read))
         self._prefilled += len(chunk.ids)
+        self._read = max(self._read, self._prefilled)
         self.prefilled_from_cache += cached_tokens
         if self.is_prefilled:
             self.alone = False
             if self.cached_tokens is None:  # not after a preemption
-                self.cached_tokens = self.prefilled_from_cache
+                self.cached_tokens = self._cached
 
     def retry_alone(self) -> bool:
         """After a step with others failed: decide whether to retry in steps of its own, which it does once a length."""

@@ -157,7 +157,8 @@ class SharedQueue:
                 self._queue.withdraw([sequence.item])
             if not sequence.abandoned:
                 sequence.item = item
-                self._queue.put(item)
+                # One that began before, and gave up its slot, does not wait for all that its caller has sent since.
+                self._queue.put(item, first=item.needs_slot)
 
     def note_run(self, batch: Sequence[Waiting], seconds: float, model_seconds: float) -> None:
         """Take note of how long a batch took.

@@ -19,12 +19,18 @@ class Slots:
         """Begin with `free` slots, and with the callers of the sequences that hold the others, one for each."""
         self._free = free
         self._held = Counter(holders)
+        self._may_start: dict[Hashable, bool] = {}
+        """By caller, until the next one starts: each of a thousand items of a caller asks."""
 
     def may_start(self, caller: Hashable) -> bool:
         """Whether a sequence of `caller` may start now."""
-        own, largest = self._held[caller], max(self._held.values(), default=0)
-        callers = len(self._held.keys() | {caller})
-        return self._free > 0 or (own + 2 <= largest and 2 * own * callers < self._held.total())
+        if self._free > 0:
+            return True
+        if caller not in self._may_start:
+            own, largest = self._held[caller], max(self._held.values(), default=0)
+            callers = len(self._held.keys() | {caller})
+            self._may_start[caller] = own + 2 <= largest and 2 * own * callers < self._held.total()
+        return self._may_start[caller]
 
     def start(self, caller: Hashable) -> None:
         """Count a sequence of `caller` that starts."""
@@ -33,6 +39,7 @@ class Slots:
         else:
             self._held[self.giver()] -= 1
         self._held[caller] += 1
+        self._may_start.clear()
 
     def giver(self) -> Hashable:
         """The caller who gives up a slot: whoever holds most.

@@ -140,6 +140,127 @@ async def test_a_caller_without_places_gets_one_of_whoever_holds_most(llama: Lan
         assert [ids_of(first + more) for first, more in zip(begun, rest, strict=True)] == alone
 
 
+def gave_way(bench: Bench, texts: Sequence[Stream], other: Stream) -> Stream:
+    """Let `texts` run, without the model's thread, and `other` take the slot of one. Returns that one."""
+    generations = bench.engine._generations
+    generations.step(texts)
+    generations.step([other])
+    assert other.number is not None
+    [found] = [text for text in texts if text.number is None]
+    return found
+
+
+def taken(bench: Bench) -> list[Any]:
+    """The payloads of the next batch."""
+    schedule = bench.engine._queue.take(bench.engine._generations)
+    assert schedule is not None
+    return [item.payload for item in schedule.batch]
+
+
+@on_a_loop
+async def test_who_gives_way_has_not_ended(llama: LanguageModel):
+    """Else more would be let wait than end in time: it takes a slot again."""
+    bench = Bench(llama, sequences=2)
+    gave_way(bench, [bench.begin([5], caller="greedy") for _ in range(2)], bench.begin([7], caller="other"))
+    assert bench.engine._generations.ends_per_second(llama.info.name) == float("inf")
+
+
+@on_a_loop
+async def test_all_time_in_slots_counts_when_a_text_ends(llama: LanguageModel, monkeypatch: pytest.MonkeyPatch):
+    passed = 0.0
+    monkeypatch.setattr("server.sequences.time", SimpleNamespace(monotonic=lambda: passed))
+    bench = Bench(llama, sequences=2)
+    generations = bench.engine._generations
+    texts, other = [bench.begin([5], caller="greedy") for _ in range(2)], bench.begin([7], caller="other")
+    generations.step(texts)
+    passed = 30.0
+    generations.step([other])
+    other.abandon()
+    generations.step([])  # after no time
+    [text] = [text for text in texts if text.number is None]
+    generations.step([text])
+    passed = 40.0
+    for each in texts:
+        each.abandon()
+    generations.step([])
+    assert generations.ends_per_second(llama.info.name) == pytest.approx(2 / ((0 + 40 + 40) / 3))
+
+
+@on_a_loop
+async def test_who_gave_way_does_not_wait_for_what_its_caller_sent_since(llama: LanguageModel):
+    bench = Bench(llama, sequences=2)
+    texts = [bench.begin([5], caller="greedy") for _ in range(2)]
+    assert taken(bench) == texts[:1]  # before the first one runs, the memory of a sequence is not known
+    bench.engine._queue.withdraw([text.item for text in texts if text.item is not None])
+    bench.begin([6], caller="greedy")
+    other = bench.begin([7], caller="other")
+    bench.engine._queue.withdraw([other.item] if other.item is not None else [])
+    gave = gave_way(bench, texts, other)
+    other.abandon()
+    bench.engine._generations.step([])
+    assert taken(bench) == [gave]
+
+
+@on_a_loop
+async def test_what_was_cached_of_a_prompt_that_gave_way_is_what_was_cached_before(
+    llama: LanguageModel, monkeypatch: pytest.MonkeyPatch
+):
+    """Not what the prompt itself left in the cache until then."""
+    monkeypatch.setitem(CHUNK_TOKENS, "cpu", 32)
+    prompts = [[5 + i % 40 for i in range(70)], [50 - 1 - i % 40 for i in range(70)]]
+    bench = Bench(llama, sequences=2, prefix_bytes=1 << 22)
+    gave = gave_way(bench, [bench.begin(ids, caller="greedy") for ids in prompts], bench.begin([7], caller="other"))
+    running = [each for each in bench.engine._generations._all_running() if each is not gave]
+    for each in running:
+        each.abandon()
+    for _ in range(3):
+        bench.engine._generations.step([gave])
+    assert gave.prefilled_from_cache >= 32
+    assert gave.cached_tokens == 0
+
+
+@on_a_loop
+async def test_who_loses_its_memory_as_another_starts_waits_once(llama: LanguageModel, monkeypatch: pytest.MonkeyPatch):
+    """It does not start beside its own item in the queue, by which it would later be prefilled with nothing."""
+    monkeypatch.setitem(CHUNK_TOKENS, "cpu", 8)
+    failing = Failing(llama.runner())
+    monkeypatch.setattr(llama, "runner", lambda *_: failing)
+    bench = Bench(llama)
+    generations = bench.engine._generations
+    long, new = bench.begin([5 + i for i in range(20)], max_tokens=3), bench.begin([6], max_tokens=3)
+    generations.step([long])
+    with monkeypatch.context() as patched:
+        patched.setattr(failing, "begin", lambda: 1 / 0)
+        generations.step([new, long])
+    assert long.number is None
+    bench.engine.start()
+    assert len(await all_of(long)) == 3
+    await bench.engine.stop(10)
+
+
+@on_a_loop
+async def test_nobody_gives_way_while_one_runs_whose_caller_has_left(llama: LanguageModel):
+    bench = Bench(llama, sequences=3)
+    generations = bench.engine._generations
+    texts = [bench.begin([5], caller="greedy") for _ in range(3)]
+    generations.step(texts)
+    texts[1].abandon()
+    other = bench.begin([7], caller="other")
+    assert generations.slots()[llama.info.name].may_start("greedy")
+    generations.step([other])
+    assert [each.number is not None for each in (*texts, other)] == [True, False, True, True]
+
+
+@on_a_loop
+async def test_preempted_texts_beyond_the_bound_take_no_free_slot(llama: LanguageModel):
+    """As after a failure, which preempts all of a model."""
+    bench = Bench(llama, sequences=4, preempted=1)
+    generations = bench.engine._generations
+    generations.step([bench.begin([5], caller="greedy")])
+    generations._preempted = [bench.begin([6]) for _ in range(4)]
+    assert generations.slots()[llama.info.name].may_start("greedy")
+
+
 @on_a_loop
 async def test_who_is_cancelled_frees_the_place(llama: LanguageModel):
     async with engine_of(llama, sequences=1) as bench:
