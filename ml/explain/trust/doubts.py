@@ -26,6 +26,7 @@ from ml.spec import (
     Lime,
     Method,
     Rows,
+    ShapleyPermutation,
     SurrogateKind,
     ValueZeroing,
 )
@@ -138,7 +139,7 @@ def _is_optimistic(method: Method, features: int, samples: int) -> bool:
         case KernelShap(Estimator.CONTROL_VARIATES):
             # With fewer beside the two ends, nothing is fitted that could follow accidents.
             return samples - 2 >= MIN_FOR_CONTROL * features
-        case Lime(SurrogateKind.DECISION_TREE) | Interactions():
+        case Lime(SurrogateKind.DECISION_TREE) | Interactions() | ShapleyPermutation():
             return True
         case Lime() | ContextAttribution() if samples < _ENOUGH_FOR_SURROGATES * (features + 1):
             return True

@@ -225,7 +225,8 @@ LINEAR_SURROGATES = [
         (Lime(estimator=Estimator.TEXTBOOK), 60, False),
         *((method, 25, True) for method in LINEAR_SURROGATES),  # fewer than two for each of 13 coefficients
         *((method, 26, False) for method in LINEAR_SURROGATES[1:]),
-        (ShapleyPermutation(), 64, False),
+        (ShapleyPermutation(), 64, True),  # the largest, from two or three pairs of permutations
+        (ShapleyPermutation(), 120, False),
     ],
 )
 def test_errors_from_few_evaluations_are_doubted_where_they_were_found_too_small(method, samples, doubted):
