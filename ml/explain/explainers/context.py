@@ -19,7 +19,7 @@ from ml.explain.estimator import BoolArray, Estimate, FloatArray
 from ml.explain.explainers.surrogate import SurrogateExplainer
 from ml.explain.sampling.draws import is_enumerable
 from ml.explain.sampling.fits import fitted
-from ml.explain.sampling.surrogates import EXACT_TOLERANCE, TOLERANCE, Fit, Fitter, Lasso
+from ml.explain.sampling.surrogates import Fit, Fitter, Lasso
 from ml.models.objective import log_odds
 from ml.spec import ContrastTarget, Scale
 
@@ -88,8 +88,7 @@ class ContextExplainer(SurrogateExplainer[spec.ContextAttribution]):
         deviations = coalitions.std(axis=0)
         deviations[deviations == 0] = 1  # a feature that never changed has no coefficient
         samples, weights = coalitions / deviations, np.ones(len(coalitions))
-        tolerance = EXACT_TOLERANCE if self.enumerates else TOLERANCE
-        lasso = Lasso(self.method.alpha, samples, weights, tolerance=tolerance)
+        lasso = Lasso(self.method.alpha, samples, weights, is_exact=self.enumerates)
         left_out = np.sqrt(1 - known)  # the correction for finite populations
 
         def fit(values: FloatArray, *, errors: bool = True) -> Fit:

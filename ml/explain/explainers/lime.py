@@ -29,16 +29,7 @@ from ml.explain.sampling.anytime import CONTROLLED_GROWTH, PLAIN_GROWTH
 from ml.explain.sampling.draws import is_enumerable
 from ml.explain.sampling.errors import stratified
 from ml.explain.sampling.fits import fitted
-from ml.explain.sampling.surrogates import (
-    EXACT_TOLERANCE,
-    TOLERANCE,
-    DecisionTree,
-    Fit,
-    Fitter,
-    Lasso,
-    Ridge,
-    r_squared,
-)
+from ml.explain.sampling.surrogates import DecisionTree, Fit, Fitter, Lasso, Ridge, r_squared
 from ml.result import SurrogateFit
 from ml.spec import SurrogateKind
 
@@ -103,8 +94,7 @@ class LimeExplainer(SurrogateExplainer[spec.Lime]):
             case SurrogateKind.RIDGE:
                 return Ridge(self._alpha, samples, weights, fixed=1)
             case SurrogateKind.LASSO:
-                tolerance = EXACT_TOLERANCE if self.enumerates else TOLERANCE
-                fitter: Fitter = Lasso(self._alpha, samples, weights, fixed=1, tolerance=tolerance)
+                fitter: Fitter = Lasso(self._alpha, samples, weights, fixed=1, is_exact=self.enumerates)
             case SurrogateKind.DECISION_TREE:
                 fitter = DecisionTree(self.method.max_depth or spec.DEFAULT_DEPTH, samples, weights, fixed=1)
         if not self.enumerates:

@@ -29,9 +29,9 @@ _PRIOR_FREEDOM = 4
 """The weight of the mean variance of all features beside a feature's own, in resamples."""
 _NO_PENALTY = 1e-9
 """Penalties below this one count as none."""
-TOLERANCE = 1e-4
+_TOLERANCE = 1e-4
 """How much of the sum of squares a lasso's coordinate descent may miss: scikit-learn's default."""
-EXACT_TOLERANCE = 1e-12
+_EXACT_TOLERANCE = 1e-12
 """The same for all coalitions, as that answer is called exact: with the other, coefficients were off by up to 0.004."""
 _NEGLIGIBLE = 1e-12
 """The part of the largest weight below which a sample is left out of a tree: it hardly moves any mean."""
@@ -159,14 +159,14 @@ class Lasso:
     """Weighted lasso (Tibshirani 1996) with an intercept; standard errors by the bootstrap.
 
     Attributes:
-        tolerance: how much of the sum of squares coordinate descent may miss.
+        is_exact: whether the samples are all coalitions, so that the answer has to be exact.
     """
 
     alpha: float
     samples: FloatArray
     weights: FloatArray
     fixed: int = 0
-    tolerance: float = TOLERANCE
+    is_exact: bool = False
 
     def __call__(self, values: FloatArray, *, errors: bool = True) -> Fit:
         """See `Fitter`."""
@@ -191,10 +191,11 @@ class Lasso:
         samples, values, weights = self.samples[rows], values[rows], weights[rows] / weights[rows].mean()
         centre, mean, scale = weights @ samples / len(weights), weights @ values / len(weights), np.sqrt(weights)
         z, y = np.asfortranarray((samples - centre) * scale[:, None]), (values - mean) * scale
+        tolerance = _EXACT_TOLERANCE if self.is_exact else _TOLERANCE
         with warnings.catch_warnings(), _unchecked():
             warnings.simplefilter("ignore", ConvergenceWarning)  # a few samples may be fitted without error
             _, path, _ = linear_model.lasso_path(
-                z, y, alphas=[self.alpha], precompute=False, check_input=False, tol=self.tolerance
+                z, y, alphas=[self.alpha], precompute=False, check_input=False, tol=tolerance
             )
         coefficients: FloatArray = path[:, 0]
         return coefficients, float(mean - centre @ coefficients)
