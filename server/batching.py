@@ -81,7 +81,7 @@ class Item(Generic[T]):
     is as many as fit."""
 
     needs_slot: bool = False
-    """Whether it waits for a place; not where it needs none, or has one."""
+    """Whether it waits for a slot; not where it needs none, or has one."""
 
     times_put_back: int = 0
     """How often it was put back into the queue without having run."""

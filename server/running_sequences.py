@@ -10,6 +10,7 @@ from collections.abc import Collection, Hashable, Iterator, Sequence
 
 from ml.models.base import Chunk, Runner, StepResult
 from server.sequences import ChunkedSequence
+from server.slots import may_give
 
 Step = dict[ChunkedSequence, Chunk]
 """What one step computes of each sequence."""
@@ -57,7 +58,7 @@ class RunningSequences:
         if paused is not None and may_be_paused:
             return paused
         held = Counter(each.caller for each in active)
-        others = [each for each in active if each not in beside and held[caller] + 2 <= held[each.caller]]
+        others = [each for each in active if each not in beside and may_give(held[each.caller], held[caller])]
         return min(others, key=lambda each: (-held[each.caller], each.times_given_way, len(each.ids)), default=None)
 
     def start(self, sequence: ChunkedSequence) -> None:

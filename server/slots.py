@@ -12,6 +12,11 @@ from collections import Counter
 from collections.abc import Hashable, Iterable
 
 
+def may_give(held: int, other: int) -> bool:
+    """Whether a caller who has `held` slots may give one to a caller with `other`: not if it would then have fewer."""
+    return other + 2 <= held
+
+
 class Slots:
     """The slots of one model."""
 
@@ -29,7 +34,7 @@ class Slots:
         if caller not in self._may_start:
             own, largest = self._held[caller], max(self._held.values(), default=0)
             callers = len(self._held.keys() | {caller})
-            self._may_start[caller] = own + 2 <= largest and 2 * own * callers < self._held.total()
+            self._may_start[caller] = may_give(largest, own) and 2 * own * callers < self._held.total()
         return self._may_start[caller]
 
     def start(self, caller: Hashable) -> None:

@@ -59,7 +59,7 @@ async def test_long_prompts_are_answered_as_if_read_as_a_whole(
 
 @on_a_loop
 async def test_scoring_a_long_prompt_is_time_of_the_model(llama: LanguageModel, monkeypatch: pytest.MonkeyPatch):
-    """Else the caller is told that it waited for others."""
+    """Else its caller reads that it waited for others."""
     passed = 0.0
 
     def scored(*arguments: Any) -> list[Any]:
